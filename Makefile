@@ -1,0 +1,68 @@
+# One command each for using, checking and measuring sign_ext. `make help` lists them.
+# Everything but gpu-check works in .venv/, which the first command that needs it makes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The interpreter .venv is made from (and, for gpu-check, the one that holds torch).
+PYTHON ?= python3
+# Extra words for pip, the demo, pytest and gpu-check: make test PYTEST_ARGS="-k sign_update -x"
+PIP_FLAGS ?=
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+GPU_CHECK_ARGS ?=
+# Where bench and gpu-check leave their JSON.
+OUT ?= benchmarks/results
+export OUT PYTHON PIP_FLAGS
+
+VENV := .venv/bin
+CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
+
+.PHONY: help venv demo test lint format bench gpu-check docs constraints clean
+
+help:  ## List these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+venv:  ## Make or repair .venv: pinned torch, the package (editable, native), test and lint tools
+	@tools/venv.sh
+
+demo: venv  ## Train, transform, retrain and evaluate on real images; writes a page (under 3 minutes)
+	@$(VENV)/sign-ext demo $(DEMO_ARGS)
+
+test: venv  ## Every test that can run here: C++ under sanitizers (ctest), then Python (pytest)
+	@tools/test.sh $(PYTEST_ARGS)
+
+lint: venv  ## ruff (lint and format), mypy and clang-format, nothing changed
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/mypy tools benchmarks
+	$(VENV)/clang-format --dry-run -Werror $(CPP_SOURCES)
+
+format: venv  ## Rewrite the sources as ruff and clang-format want them
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
+	$(VENV)/clang-format -i $(CPP_SOURCES)
+
+bench: venv  ## Our backends against their peers on this machine; prints ratios, writes $OUT/bench.json
+	@mkdir -p build
+	$(VENV)/python -m pytest benchmarks --benchmark-json=build/bench-raw.json \
+		--benchmark-columns=median,rounds $(PYTEST_ARGS)
+	@$(VENV)/python tools/bench_table.py build/bench-raw.json --out "$$OUT/bench.json"
+
+gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (8 minutes)
+	@$(PYTHON) tools/gpu_check.py --out "$$OUT" $(GPU_CHECK_ARGS)
+
+docs: venv  ## The documentation as HTML, in docs/_build/html
+	@$(VENV)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt $$($(VENV)/python tools/requirements.py docs)
+	$(VENV)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "docs: open docs/_build/html/index.html"
+
+constraints:  ## Refresh constraints.txt: the newest version of everything that pyproject.toml allows
+	@$(PYTHON) tools/refresh_constraints.py
+
+clean:  ## Remove what was built (not .venv: the next command brings the extension back into it)
+	rm -rf build dist docs/_build ./*.egg-info sign_ext/*.so .pytest_cache .mypy_cache .ruff_cache \
+		.hypothesis .benchmarks .venv/.sign-ext-installed
+	find sign_ext python_tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,69 @@
+"""Say at once, in one message, everything that this machine lacks for `make venv`.
+
+Uses nothing newer than Python 3.7, since an interpreter that is too old must be able to say so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+
+OLDEST = (3, 11)
+
+
+def has_compiler(environ: Mapping[str, str]) -> bool:
+    """Whether a C++ compiler answers under the names that build tools try."""
+    for name in (environ.get("CXX", ""), "c++", "g++", "clang++"):
+        # CXX may hold a launcher and flags ("ccache g++"): its first word must be there.
+        if name.split() and shutil.which(name.split()[0], path=environ.get("PATH")):
+            return True
+    return False
+
+
+def missing(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
+    """What has to be installed first.
+
+    Args:
+        environ: The environment variables to go by (CXX, PATH, SIGN_EXT_BUILD).
+
+    Returns:
+        Pairs of what is missing and the Debian package that has it ("" for none).
+    """
+    here = sys.executable
+    if sys.version_info < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        given = ".".join(map(str, sys.version_info[:2]))
+        return [(f"Python {needed}: {here} is {given} (another: make venv PYTHON=...)", "")]
+    found = []
+    if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+        found.append((f"the modules venv and ensurepip of {here}", "python3-venv"))
+    if environ.get("SIGN_EXT_BUILD") == "none":
+        return found  # pure Python: nothing is compiled
+    if not has_compiler(environ):
+        found.append(("a C++ compiler (c++, g++ or clang++; CXX names another)", "g++"))
+    header = os.path.join(sysconfig.get_path("include"), "Python.h")
+    if not os.path.exists(header):
+        found.append((f"Python's headers ({header})", "python3-dev"))
+    return found
+
+
+def message(found: list[tuple[str, str]]) -> str:
+    """What is missing and how to get it, as text for a person."""
+    lines = ["make venv: this machine lacks"]
+    lines += [f"  - {what}" for what, _ in found]
+    packages = [package for _, package in found if package]
+    if packages:
+        lines.append("On Debian or Ubuntu:  apt-get install " + " ".join(packages))
+    if {"g++", "python3-dev"} & set(packages):
+        lines.append("Without a compiler:   make venv SIGN_EXT_BUILD=none   (works, but slower)")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    lacking = missing()
+    if lacking:
+        sys.exit(message(lacking))

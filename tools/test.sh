@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# `make test`: the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, then the Python
+# tests. Both always run; the exit status is nonzero when either failed. Arguments go to pytest.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# cmake, ninja and the rest come from the pinned wheels, also where the system has others.
+PATH=$PWD/.venv/bin:$PATH
+export PATH
+failed=0
+
+echo "» C++ tests (ctest, sanitizers)"
+{
+  cmake -S . -B build/ctest -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo >build/ctest-configure.log 2>&1 ||
+    { cat build/ctest-configure.log; false; }
+} && cmake --build build/ctest && ctest --test-dir build/ctest --output-on-failure --no-tests=error ||
+  failed=1
+if ((failed)); then echo "» the C++ tests FAILED (above)"; fi
+
+# Tests marked gpu are left out where there is no GPU to run them on, and run where there is one.
+select=()
+if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  select=(-m "not gpu")
+fi
+echo "» Python tests (pytest)"
+python -m pytest "${select[@]}" "$@" || failed=1
+if ((failed)); then echo "make test: FAILED" >&2; fi
+exit "$failed"

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Makes or repairs .venv and installs into it what every make command uses; quick when nothing
+# that matters has changed. Environment: PYTHON, PIP_FLAGS, SIGN_EXT_BUILD, TORCH_CUDA_ARCH_LIST.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=${PYTHON:-python3}
+venv=.venv
+installed=$venv/.sign-ext-installed    # fingerprint of what was installed, then the extension's file
+installing=$venv/.sign-ext-installing  # there while pip works: left over, it tells of a killed run
+extras=experiments,test,lint
+
+# A user's own settings must not send the install elsewhere, nor lend it another interpreter's packages.
+unset VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX
+# Isolated builds take their tools from the same pins (older pips read the first, newer the second).
+export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+fingerprint() {
+  {
+    echo "$PWD" "$extras" "${SIGN_EXT_BUILD:-auto}" "${TORCH_CUDA_ARCH_LIST:-}" "${CXX:-}" \
+      "${CUDA_HOME:-}" "$(command -v nvcc || true)"
+    find pyproject.toml constraints.txt setup.py build_backend.py tools/venv.sh csrc -type f \
+      -not -path 'csrc/tests/*' -not -path 'csrc/testing/*' -print0 |
+      LC_ALL=C sort -z | xargs -0 sha256sum
+  } | sha256sum | cut -d' ' -f1
+}
+
+works() {  # pip answers, and the environment was made here (not copied, its python not removed)
+  [[ $("$venv/bin/python" -c 'import pip, sys; print(sys.prefix)' 2>/dev/null) == "$PWD/$venv" ]]
+}
+
+up_to_date() {
+  [[ -f $installed && ! -e $installing ]] || return 1
+  local print extension
+  { read -r print; read -r extension; } <"$installed" || return 1
+  [[ $print == "$(fingerprint)" && ( $extension == none || -f $extension ) ]] && works
+}
+
+# Two make commands at once: the second waits for the first.
+mkdir -p build
+exec 9>build/.venv-lock
+if command -v flock >/dev/null; then flock 9; fi
+if up_to_date; then exit 0; fi
+
+pip() { "$venv/bin/python" -m pip "$@" 9>&-; }
+# shellcheck disable=SC2206  # PIP_FLAGS is a list of words
+flags=(${PIP_FLAGS:-})
+
+if [[ -e $installing ]] || ! works; then
+  "$python" tools/check_machine.py
+  echo "» making $venv with $("$python" --version)"
+  "$python" -m venv --clear "$venv"
+fi
+print=$(fingerprint)
+rm -f "$installed"
+touch "$installing"
+echo "» installing the pinned torch (the first time takes minutes: it is large)"
+pip install "${flags[@]}" -q --upgrade pip
+pip install "${flags[@]}" torch numpy
+echo "» building and installing sign-ext[$extras]"
+pip install "${flags[@]}" -e ".[$extras]"
+extension=$(cd build && "../$venv/bin/python" - <<'CODE'
+import sys
+import sign_ext
+config = sign_ext.build_config()
+print("» sign-ext is installed:", ", ".join(f"{key} {value}" for key, value in config.items()), file=sys.stderr)
+print(getattr(sys.modules.get("sign_ext._C"), "__file__", "none"))
+CODE
+)
+printf '%s\n%s\n' "$print" "$extension" >"$installed"
+rm -f "$installing"
