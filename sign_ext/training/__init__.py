@@ -1,0 +1,15 @@
+"""One training loop, its settings, its resumable state and its checkpoints."""
+
+from sign_ext.training.checkpoints import load_checkpoint, save_checkpoint
+from sign_ext.training.loop import train
+from sign_ext.training.result import TrainResult
+from sign_ext.training.settings import TrainSettings, steps_per_epoch
+
+__all__ = [
+    "TrainResult",
+    "TrainSettings",
+    "load_checkpoint",
+    "save_checkpoint",
+    "steps_per_epoch",
+    "train",
+]

@@ -1,0 +1,190 @@
+"""Checkpoints: weights and the configuration that rebuilds their model, without pickle.
+
+model.safetensors is complete in itself: the configuration is in its header. model.json beside it
+is the same configuration for people and scripts to read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.training.files import write_json, write_tensors
+
+CHECKPOINT_NAME = "model.safetensors"
+_CONFIG_KEY = "sign_ext.config"
+_MODEL_KEYS = ("name", "num_classes", "image_shape", "options")
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    config: Mapping[str, Any],
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a model's weights and configuration to PATH, and the configuration beside it as JSON.
+
+    Killed at any moment it leaves a checkpoint that loads: the old one or the new one.
+
+    Args:
+        path: of the .safetensors file; its folder is made. The JSON has the same name, .json.
+        model: whose state_dict is written, from any device, in contiguous layout.
+        config: plain JSON values. `config["model"]` with name, num_classes, image_shape and
+            options is what :func:`load_checkpoint` rebuilds the model from.
+        weights: written instead of the model's present state_dict.
+
+    Raises:
+        ValueError: the path does not end in .safetensors, config["model"] lacks a key, or the
+            configuration is not plain JSON.
+
+    Example:
+        >>> from sign_ext.models import build_model
+        >>> spec = {"name": "basic_cnn", "num_classes": 10, "image_shape": [3, 32, 32]}
+        >>> config = {"model": {**spec, "options": {}}}
+        >>> save_checkpoint("out/model.safetensors", build_model("basic_cnn"), config)
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors; got {str(path)!r}.")
+    if "model" in config:
+        _check_model_config(config["model"], "config['model']")
+    try:
+        text = json.dumps(config, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config must hold plain, finite JSON values: {error}.") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    side = path.with_suffix(".json")
+    # In this order no moment has weights of one model beside the configuration of another.
+    side.unlink(missing_ok=True)
+    write_tensors(path, model.state_dict() if weights is None else weights, {_CONFIG_KEY: text})
+    write_json(side, json.loads(text))
+
+
+def load_checkpoint(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild a model from a checkpoint.
+
+    Args:
+        path: the .safetensors file, or a folder that holds model.safetensors.
+        device: where the model is put.
+
+    Returns:
+        The model, in eval mode, and its configuration.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, is no checkpoint of this package, does not say how to
+            build its model, disagrees with the JSON beside it, or its tensors do not fit.
+
+    Example:
+        >>> model, config = load_checkpoint("out")  # doctest: +SKIP
+    """
+    from sign_ext.models import build_model
+
+    path = _find(Path(path))
+    tensors, config = _read(path)
+    if "model" not in config:
+        raise ValueError(
+            f"{path} does not say which model it holds (its configuration has no 'model'): build "
+            "the model yourself and fill it with safetensors.torch.load_model(model, path)."
+        )
+    spec = config["model"]
+    _check_model_config(spec, f"the 'model' part of {path}")
+    model = build_model(
+        spec["name"],
+        num_classes=spec["num_classes"],
+        image_shape=tuple(spec["image_shape"]),
+        **spec["options"],
+    )
+    _check_tensors(path, model.state_dict(), tensors, spec["name"])
+    model.load_state_dict(tensors)
+    return model.to(device).eval(), config
+
+
+def _find(path: Path) -> Path:
+    """Turn a file or folder into the checkpoint file that is meant."""
+    if path.is_dir():
+        inside = path / CHECKPOINT_NAME
+        if inside.is_file():
+            return inside
+        unfinished = (path / "last.safetensors").is_file()
+        why = (
+            "its training run has not finished; resume it first (train(..., resume=True))"
+            if unfinished
+            else "give the folder that a training run wrote, or the file itself"
+        )
+        raise FileNotFoundError(f"The folder {path} holds no {CHECKPOINT_NAME}: {why}.")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No checkpoint at {path}: give a .safetensors file, or a folder that holds "
+            f"{CHECKPOINT_NAME}."
+        )
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and configuration, and check the JSON beside them if it is there."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+    if _CONFIG_KEY not in metadata:
+        raise ValueError(
+            f"{path} holds no configuration of this package: give a file that save_checkpoint or "
+            "sign-ext train wrote."
+        )
+    config: dict[str, Any] = json.loads(metadata[_CONFIG_KEY])
+    side = path.with_suffix(".json")
+    if side.is_file() and _read_json(side) != config:
+        raise ValueError(
+            f"{side} is not the configuration of {path}: one of the two comes from another run or "
+            f"was edited. The .safetensors file is complete in itself; if it is the one you want, "
+            f"remove {side.name}."
+        )
+    return tensors, config
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+
+
+def _check_model_config(spec: Any, where: str) -> None:
+    missing = [k for k in _MODEL_KEYS if not isinstance(spec, Mapping) or k not in spec]
+    if missing:
+        raise ValueError(
+            f"{where} must be a mapping with {', '.join(_MODEL_KEYS)}; missing: "
+            f"{', '.join(missing)}."
+        )
+
+
+def _check_tensors(
+    path: Path, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str
+) -> None:
+    """Raise with the first few differences between a model and a file's tensors."""
+    differences = [f"{k} is missing" for k in wanted if k not in given]
+    differences += [f"{k} is not in the model" for k in given if k not in wanted]
+    differences += [
+        f"{k} is {tuple(given[k].shape)}, the model's {tuple(wanted[k].shape)}"
+        for k in wanted
+        if k in given and given[k].shape != wanted[k].shape
+    ]
+    if differences:
+        shown = "; ".join(differences[:3]) + ("; …" if len(differences) > 3 else "")
+        raise ValueError(
+            f"The tensors in {path} do not fit model {name!r} as its configuration builds it: "
+            f"{shown}. It was written by another version or edited."
+        )

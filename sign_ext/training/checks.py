@@ -1,0 +1,87 @@
+"""What must hold before a training run begins, so that it fails early and says why."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sign_ext.data import ImageSet
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn a device argument into a device with its index, or say why it cannot be.
+
+    Raises:
+        ValueError: neither a CPU nor a CUDA device, or no such CUDA device here.
+    """
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device must be 'cpu', 'cuda' or 'cuda:INDEX'; got {device!r}."
+        ) from error
+    if place.type == "cpu":
+        return place
+    if place.type != "cuda":
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:INDEX'; got {device!r}.")
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"device={str(device)!r}, but PyTorch {torch.__version__} sees no CUDA device here: "
+            "use device='cpu', or install a CUDA build of PyTorch and a driver."
+        )
+    index = torch.cuda.current_device() if place.index is None else place.index
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"device={str(device)!r}: there are {torch.cuda.device_count()} here.")
+    return torch.device("cuda", index)
+
+
+def check_sets(train_set: ImageSet, validation: ImageSet) -> None:
+    """Raise ValueError unless both sets hold images of one shape and the same classes."""
+    for name, images in (("train_set", train_set), ("validation", validation)):
+        if len(images) == 0:
+            raise ValueError(f"{name} ({images.name}) is empty: give at least one image.")
+        least, most = int(images.labels.min()), int(images.labels.max())
+        if least < 0 or most >= len(images.class_names):
+            raise ValueError(
+                f"{name} ({images.name}) has labels {least} to {most} for "
+                f"{len(images.class_names)} class names: labels are 0 to classes − 1."
+            )
+        if images.images.is_floating_point() and not bool(torch.isfinite(images.images).all()):
+            raise ValueError(f"{name} ({images.name}) holds images with NaN or Inf.")
+    a, b = tuple(train_set.images.shape[1:]), tuple(validation.images.shape[1:])
+    if a != b:
+        raise ValueError(f"train_set has images of shape {a}, validation {b}: they must agree.")
+    if tuple(train_set.class_names) != tuple(validation.class_names):
+        raise ValueError(
+            f"train_set and validation name different classes: {train_set.class_names} and "
+            f"{validation.class_names}."
+        )
+
+
+def check_model(model: nn.Module, train_set: ImageSet, device: torch.device) -> None:
+    """Raise ValueError unless the model is trainable float32 and gives one logit a class.
+
+    One image goes through it in eval mode; the caller has forked the random number generators and
+    puts the training flags back.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "model has no parameter with requires_grad=True: nothing would be trained. Call "
+            "model.requires_grad_(True), on the part that is to learn."
+        )
+    dtypes = {p.dtype for p in model.parameters()}
+    if dtypes != {torch.float32}:
+        raise ValueError(
+            f"model must have float32 parameters; it has {', '.join(sorted(map(str, dtypes)))}. "
+            "Call model.float(); for bfloat16 arithmetic use TrainSettings(precision='bfloat16')."
+        )
+    model.eval()
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        logits = model(train_set.images[:1].to(device, torch.float32))
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != (1, len(train_set.class_names)):
+        raise ValueError(
+            f"model gives {shape} for one image, and {train_set.name} has "
+            f"{len(train_set.class_names)} classes: logits must be (N, classes). Build it with "
+            f"num_classes={len(train_set.class_names)}."
+        )

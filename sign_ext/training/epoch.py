@@ -1,0 +1,196 @@
+"""One pass over the training set, and one over the validation set, with all data on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sign_ext.augment import Augment
+from sign_ext.data import ImageSet
+from sign_ext.errors import SignError
+from sign_ext.training import rng
+from sign_ext.training.settings import TrainSettings, steps_per_epoch
+
+# Reading a loss waits for the device, so on CUDA losses are looked at only this often.
+STEPS_BETWEEN_CHECKS = 50
+VALIDATION_BATCH = 512
+
+
+class TrainingDivergedError(SignError):
+    """The loss is no longer a finite number.
+
+    Attributes:
+        epoch: counted from 1.
+        step: the gradient step, counted from 1 over the whole run.
+    """
+
+    def __init__(self, what: str, epoch: int, step: int) -> None:
+        """Say where it happened and what to change."""
+        super().__init__(
+            f"{what} is NaN or Inf in epoch {epoch} at gradient step {step}. Lower learning_rate "
+            "(a tenth is a good first try), or use precision='float32' if it was 'bfloat16'; if "
+            "it happens at step 1, look at the images and the model's first layers."
+        )
+        self.epoch = epoch
+        self.step = step
+
+
+@dataclass(frozen=True)
+class DeviceSet:
+    """A data set on the training device: uint8 stays uint8 there and is converted by the batch.
+
+    Attributes:
+        images: uint8 or float32 (N, C, H, W), 0–255.
+        labels: int64 (N,).
+        memory_format: of the float32 batches that are cut from it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    memory_format: torch.memory_format
+
+    @classmethod
+    def place(
+        cls, source: ImageSet, device: torch.device, memory_format: torch.memory_format
+    ) -> DeviceSet:
+        """Copy a set to the device, once."""
+        return cls(source.images.to(device), source.labels.to(device), memory_format)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.labels)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Cut a batch: images as float32, labels; a model that works in place may change them."""
+        return self.images[index].to(torch.float32, copy=True), self.labels[index]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What every epoch of a run needs.
+
+    Attributes:
+        model: in its training layout, on the data's device.
+        optimizer: over the model's trainable parameters.
+        settings: of the run.
+        augment: called on each batch.
+        data: the training set.
+        total_steps: of the whole run, for the learning rate.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: TrainSettings
+    augment: Augment
+    data: DeviceSet
+    total_steps: int
+
+    def run_epoch(
+        self, epoch: int, steps_done: int, report: Callable[[int, int], object]
+    ) -> tuple[float, float, int]:
+        """Train for one epoch, or up to the run's last step.
+
+        Args:
+            epoch: counted from 1; with the settings' seed it fixes everything random.
+            steps_done: gradient steps taken before this epoch.
+            report: called after each step with (steps done, total steps).
+
+        Returns:
+            Mean loss and accuracy over the epoch's batches, and the steps done by now.
+
+        Raises:
+            TrainingDivergedError: a loss is not finite.
+        """
+        device, settings = self.data.labels.device, self.settings
+        order = torch.randperm(
+            len(self.data), generator=rng.generator(settings.seed, epoch, "order")
+        ).to(device)
+        draws = rng.generator(settings.seed, epoch, "augment")
+        rng.seed_model(device, rng.derived_seed(settings.seed, epoch, "model"))
+        count = min(
+            steps_per_epoch(len(self.data), settings.batch_size), self.total_steps - steps_done
+        )
+        batches = batch_indices(order, settings.batch_size)[:count]
+        losses = torch.empty(count, device=device)
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.model.train()
+        for i, index in enumerate(batches):
+            self._set_rate(steps_done + i)
+            images, labels = self.data.batch(index)
+            images, targets = self.augment(images, labels, draws)
+            losses[i], hits = self._step(images, targets)
+            correct += hits
+            if device.type == "cpu" or (i + 1) % STEPS_BETWEEN_CHECKS == 0 or i + 1 == count:
+                self._check(losses[: i + 1], epoch, steps_done)
+            report(steps_done + i + 1, self.total_steps)
+        sizes = torch.tensor([len(index) for index in batches], dtype=torch.float64)
+        seen = float(sizes.sum())
+        loss = float(losses.cpu().to(torch.float64) @ sizes) / seen
+        return loss, float(correct) / seen, steps_done + count
+
+    def _step(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one gradient step; return the loss before it and the number of hits."""
+        images = images.contiguous(memory_format=self.data.memory_format)
+        self.optimizer.zero_grad(set_to_none=True)
+        lower = self.settings.precision == "bfloat16"
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=lower):
+            logits = self.model(images)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, targets)
+        loss.backward()
+        self.optimizer.step()
+        classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        return loss.detach(), (logits.detach().argmax(dim=1) == classes).sum()
+
+    def _set_rate(self, step: int) -> None:
+        rate = self.settings.rate_at(step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    @staticmethod
+    def _check(losses: Tensor, epoch: int, steps_done: int) -> None:
+        if not bool(torch.isfinite(losses).all()):
+            first = int((~torch.isfinite(losses)).nonzero()[0, 0])
+            raise TrainingDivergedError("The training loss", epoch, steps_done + first + 1)
+
+
+def batch_indices(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Cut an order of images into the batches that steps_per_epoch counts.
+
+    Args:
+        order: int64 (N,), a permutation.
+        batch_size: of every batch but the last, which holds 2 to batch_size + 1 images.
+
+    Returns:
+        One int64 tensor a batch; together they are `order`.
+    """
+    count = steps_per_epoch(len(order), batch_size)
+    starts = [i * batch_size for i in range(count)]
+    return [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
+
+
+def validate(model: nn.Module, data: DeviceSet) -> tuple[float, float]:
+    """Measure a model in eval mode and float32, whatever precision it is trained in.
+
+    Args:
+        model: left in eval mode.
+        data: the validation set.
+
+    Returns:
+        Mean cross-entropy and accuracy.
+    """
+    model.eval()
+    device = data.labels.device
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for start in range(0, len(data), VALIDATION_BATCH):
+            images, labels = data.batch(slice(start, start + VALIDATION_BATCH))
+            logits = model(images.contiguous(memory_format=data.memory_format)).double()
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(dim=1) == labels).sum()
+    return float(loss) / len(data), float(correct) / len(data)

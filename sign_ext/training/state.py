@@ -1,0 +1,214 @@
+"""A run's state after each epoch, in one file, so that an interrupted run continues exactly.
+
+last.safetensors holds the model, the optimiser's tensors and the best weights so far; history,
+settings and what the run was made from are JSON in the same file's header. One file, replaced in
+one step: killed at any moment, a run leaves its last whole epoch. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.training.files import write_tensors
+
+STATE_NAME = "last.safetensors"
+_KEY = "sign_ext.run"
+
+
+@dataclass
+class RunState:
+    """Where a run stands after a whole epoch.
+
+    Attributes:
+        epoch: epochs done.
+        steps: gradient steps done.
+        seconds: spent so far.
+        history: as in TrainResult.
+        best_epoch: 0 before the first epoch.
+        best_accuracy: on the validation set.
+        best_weights: the state_dict after best_epoch, contiguous, on the training device.
+    """
+
+    epoch: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float | int]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def add_epoch(self, row: dict[str, float | int], model: nn.Module) -> None:
+        """Take in an epoch's row, and the model's weights if it is the best so far."""
+        self.epoch, self.steps = int(row["epoch"]), int(row["steps"])
+        self.history.append(row)
+        # Strictly better: of equal epochs the earlier one stays.
+        if row["validation_accuracy"] > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = self.epoch, float(row["validation_accuracy"])
+            self.best_weights = {
+                name: t.detach().clone(memory_format=torch.contiguous_format)
+                for name, t in model.state_dict().items()
+            }
+
+
+_SCALARS = ("epoch", "steps", "seconds", "history", "best_epoch", "best_accuracy")
+
+
+def save_state(
+    folder: Path,
+    state: RunState,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> None:
+    """Write last.safetensors, replacing the epoch before.
+
+    Args:
+        folder: of the run.
+        state: after the epoch.
+        model: after the epoch.
+        optimizer: after the epoch.
+        identity: what the run is made from, as :func:`load_state` compares it.
+    """
+    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+    tensors |= {f"best.{name}": t for name, t in state.best_weights.items()}
+    for i, parameter in enumerate(_parameters(optimizer)):
+        for key, value in optimizer.state[parameter].items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{i}.{key}"] = value
+    run = {
+        "identity": identity,
+        "environment": _environment(model),
+        **{name: getattr(state, name) for name in _SCALARS},
+    }
+    write_tensors(folder / STATE_NAME, tensors, {_KEY: json.dumps(run, allow_nan=False)})
+
+
+def load_state(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> RunState:
+    """Put a run's model and optimiser back as they were, and return the rest of its state.
+
+    Args:
+        folder: that holds last.safetensors.
+        model: of the run's architecture; its weights are replaced.
+        optimizer: fresh, over the model's parameters.
+        identity: of the run that is asked for now.
+
+    Returns:
+        The state, its tensors on the model's device.
+
+    Raises:
+        ValueError: the file is damaged, or belongs to a run made from something else; the message
+            lists the differences.
+    """
+    tensors, run = _read(folder / STATE_NAME)
+    differences = describe_differences(run["identity"], _as_json(identity))
+    if differences:
+        shown = differences[:8] + [f"and {len(differences) - 8} more"] * (len(differences) > 8)
+        raise ValueError(
+            f"The run in {folder} cannot be resumed, because it was made from something else:\n  "
+            + "\n  ".join(shown)
+            + "\nGive what it was started with, another folder, or overwrite=True to begin anew."
+        )
+    _warn_of_environment(run["environment"], _environment(model))
+    model.load_state_dict(_part(tensors, "model."))
+    for i, parameter in enumerate(_parameters(optimizer)):
+        for key, value in _part(tensors, f"optimizer.{i}.").items():
+            # In the parameter's own layout: the fused step walks both in memory order.
+            same_shape = value.shape == parameter.shape
+            target = torch.empty_like(
+                parameter if same_shape else value, device=parameter.device, dtype=value.dtype
+            )
+            optimizer.state[parameter][key] = target.detach().copy_(value)
+    state = RunState(**{name: run[name] for name in _SCALARS})
+    device = next(model.parameters()).device
+    state.best_weights = {name: t.to(device) for name, t in _part(tensors, "best.").items()}
+    return state
+
+
+def peek(folder: Path) -> tuple[int, int]:
+    """Read the epochs and steps done of the run in a folder."""
+    _, run = _read(folder / STATE_NAME, tensors=False)
+    return run["epoch"], run["steps"]
+
+
+def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """List what differs between two nested dicts, one line each, with both values.
+
+    Example:
+        >>> describe_differences({"settings": {"epochs": 2}}, {"settings": {"epochs": 3}})
+        ['settings.epochs: 2 in the folder, 3 now']
+    """
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{key}: {old.get(key, 'nothing')} in the folder, {new.get(key, 'nothing')} now"
+        for key in list(dict.fromkeys([*old, *new]))
+        if old.get(key, None) != new.get(key, None)
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys()) if tensors else []
+            values = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}): remove it, or give another folder."
+        ) from error
+    if _KEY not in metadata:
+        raise ValueError(f"{path} is not the state of a training run: give another folder.")
+    return values, json.loads(metadata[_KEY])
+
+
+def _environment(model: nn.Module) -> dict[str, Any]:
+    """What changes the last bits of a result, and nothing else."""
+    device = next(model.parameters()).device.type
+    threads = torch.get_num_threads()
+    return {"torch": torch.__version__, "device": device, "threads": threads}
+
+
+def _warn_of_environment(before: dict[str, Any], now: dict[str, Any]) -> None:
+    differences = describe_differences(before, now)
+    if differences:
+        warnings.warn(
+            "The resumed run continues where it was, but not bit for bit: "
+            + "; ".join(differences),
+            stacklevel=4,
+        )
