@@ -40,12 +40,6 @@ def check_sets(train_set: ImageSet, validation: ImageSet) -> None:
     for name, images in (("train_set", train_set), ("validation", validation)):
         if len(images) == 0:
             raise ValueError(f"{name} ({images.name}) is empty: give at least one image.")
-        least, most = int(images.labels.min()), int(images.labels.max())
-        if least < 0 or most >= len(images.class_names):
-            raise ValueError(
-                f"{name} ({images.name}) has labels {least} to {most} for "
-                f"{len(images.class_names)} class names: labels are 0 to classes − 1."
-            )
         if images.images.is_floating_point() and not bool(torch.isfinite(images.images).all()):
             raise ValueError(f"{name} ({images.name}) holds images with NaN or Inf.")
     a, b = tuple(train_set.images.shape[1:]), tuple(validation.images.shape[1:])

@@ -90,14 +90,14 @@ class Trainer:
     total_steps: int
 
     def run_epoch(
-        self, epoch: int, steps_done: int, report: Callable[[int, int], object]
+        self, epoch: int, steps_done: int, report: Callable[[int], None]
     ) -> tuple[float, float, int]:
         """Train for one epoch, or up to the run's last step.
 
         Args:
             epoch: counted from 1; with the settings' seed it fixes everything random.
             steps_done: gradient steps taken before this epoch.
-            report: called after each step with (steps done, total steps).
+            report: called after each step with the steps done.
 
         Returns:
             Mean loss and accuracy over the epoch's batches, and the steps done by now.
@@ -126,7 +126,7 @@ class Trainer:
             correct += hits
             if device.type == "cpu" or (i + 1) % STEPS_BETWEEN_CHECKS == 0 or i + 1 == count:
                 self._check(losses[: i + 1], epoch, steps_done)
-            report(steps_done + i + 1, self.total_steps)
+            report(steps_done + i + 1)
         sizes = torch.tensor([len(index) for index in batches], dtype=torch.float64)
         seen = float(sizes.sum())
         loss = float(losses.cpu().to(torch.float64) @ sizes) / seen

@@ -8,10 +8,9 @@ needs by name; it earns its place when a run spans several devices.
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ import torch
 from torch import nn
 
 from sign_ext.augment import Augment, NoAugment
-from sign_ext.data import ImageSet, fingerprint
+from sign_ext.data import ImageSet
 from sign_ext.precision import arithmetic
+from sign_ext.progress import Progress, reporting
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 from sign_ext.training.checks import check_model, check_sets, resolve_device
+from sign_ext.training.describe import full_config, run_identity
 from sign_ext.training.epoch import DeviceSet, Trainer, TrainingDivergedError, validate
-from sign_ext.training.progress import ProgressCallback, reporting
+from sign_ext.training.layout import flags_put_back, training_layout
 from sign_ext.training.result import TrainResult
 from sign_ext.training.rng import forked_rng
 from sign_ext.training.scalars import ScalarLog, remove_scalars, scalar_log
@@ -43,7 +44,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: bool | ProgressCallback = False,
+    progress: Progress = False,
     config: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Train a model and leave in it the weights of the epoch that is best on validation.
@@ -68,7 +69,8 @@ def train(
         resume: continue the run in `out`; begin one if there is none yet; return at once what a
             complete one returned. Bit for bit on a CPU what an uninterrupted run gives.
         overwrite: discard the run in `out`.
-        progress: True for a bar on stderr, or a callable(done, total) in gradient steps.
+        progress: True for a bar on stderr, or a callable(done, total) in gradient steps, called
+            before the first step (done is above 0 in a resumed run) and after each.
         config: plain JSON values for model.json; `config["model"]` lets load_checkpoint rebuild
             the model. "train", "class_names" and "versions" are filled in if absent.
 
@@ -78,7 +80,8 @@ def train(
     Raises:
         ValueError: settings, sets, model or `out` that do not fit; the message says which.
         FileExistsError: `out` holds a run and neither resume nor overwrite was asked for.
-        TrainingDivergedError: the loss became NaN or Inf; `out` keeps the last good epoch.
+        TrainingDivergedError: the loss became NaN or Inf; `out` keeps the last good epoch, the
+            model what the last step left in it (so it does after any other exception).
 
     Example:
         >>> from sign_ext.augment import Classical
@@ -97,20 +100,20 @@ def train(
     place = resolve_device(device)
     check_sets(train_set, validation)
     folder = None if out is None else Path(out)
+    total = settings.total_steps(len(train_set))
     with ExitStack() as stack:
-        report = stack.enter_context(reporting(progress))
+        report = stack.enter_context(reporting(progress, total, "training"))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(arithmetic(settings.precision))
         stack.enter_context(forked_rng(place))
-        stack.enter_context(_flags_put_back(model))
+        stack.enter_context(flags_put_back(model))
         check_model(model.to(place), train_set, place)
         if folder is not None:
             _open_folder(folder, resume=resume, overwrite=overwrite)
         elif resume or overwrite:
             raise ValueError("resume and overwrite are about the run in `out`: give out=FOLDER.")
-        layout = stack.enter_context(_training_layout(model, place, settings))
-        total = settings.total_steps(len(train_set))
+        layout = stack.enter_context(training_layout(model, place, settings))
         trainable = [p for p in model.parameters() if p.requires_grad]
         trainer = Trainer(
             model=model,
@@ -122,15 +125,15 @@ def train(
         )
         run = _Run(trainer, DeviceSet.place(validation, place, layout), folder, {}, RunState())
         if folder is not None:
-            run.identity = _identity(model, train_set, validation, settings, augment)
+            run.identity = run_identity(model, train_set, validation, settings, augment)
             if (folder / STATE_NAME).is_file():
                 run.state = load_state(folder, model, trainer.optimizer, run.identity)
         with scalar_log(folder if run.state.steps < total else None, run.state.steps) as log:
-            run.to_the_end(report, log)
+            run.to_the_end(report or _nothing, log)
         model.load_state_dict(run.state.best_weights)
     result = run.result()
     if folder is not None and not _complete(folder):
-        full = _full_config(config, train_set, settings, augment, result)
+        full = full_config(config, train_set, settings, augment, result)
         save_checkpoint(folder / CHECKPOINT_NAME, model, full)
     return result
 
@@ -145,11 +148,11 @@ class _Run:
     identity: dict[str, Any]
     state: RunState
 
-    def to_the_end(self, report: ProgressCallback, log: ScalarLog) -> None:
+    def to_the_end(self, report: Callable[[int], None], log: ScalarLog) -> None:
         """Take the epochs that are left, saving the state after each."""
         state, total = self.state, self.trainer.total_steps
         began = time.monotonic() - state.seconds
-        report(state.steps, total)
+        report(state.steps)
         while state.steps < total:
             row = self._epoch(state.epoch + 1, state.steps, report)
             state.add_epoch(row, self.trainer.model)
@@ -160,7 +163,7 @@ class _Run:
                 save_state(self.folder, state, model, optimizer, self.identity)
 
     def _epoch(
-        self, epoch: int, steps_done: int, report: ProgressCallback
+        self, epoch: int, steps_done: int, report: Callable[[int], None]
     ) -> dict[str, float | int]:
         loss, accuracy, steps = self.trainer.run_epoch(epoch, steps_done, report)
         validation_loss, validation_accuracy = validate(self.trainer.model, self.validation)
@@ -183,34 +186,8 @@ class _Run:
         )
 
 
-@contextmanager
-def _flags_put_back(model: nn.Module) -> Iterator[None]:
-    """Put every module's training flag back, and drop the gradients of training."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-        model.zero_grad(set_to_none=True)
-
-
-@contextmanager
-def _training_layout(
-    model: nn.Module, device: torch.device, settings: TrainSettings
-) -> Iterator[torch.memory_format]:
-    """Keep convolution weights channels_last while training, contiguous afterwards.
-
-    oneDNN's convolutions are quicker so on a CPU (a quarter of BasicCNN's step), and NHWC is the
-    layout of CUDA's matrix units; IEEE float32 on CUDA does not use those and stays contiguous.
-    """
-    wanted = device.type == "cpu" or settings.precision != "float32"
-    layout = torch.channels_last if wanted else torch.contiguous_format
-    try:
-        model.to(memory_format=layout)
-        yield layout
-    finally:
-        model.to(memory_format=torch.contiguous_format)
+def _nothing(done: int) -> None:
+    """Stand in for a report where nobody listens."""
 
 
 def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -239,56 +216,3 @@ def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
 def _complete(folder: Path) -> bool:
     checkpoint = folder / CHECKPOINT_NAME
     return checkpoint.is_file() and checkpoint.with_suffix(".json").is_file()
-
-
-def _describe_augment(augment: Augment) -> dict[str, Any]:
-    options = dataclasses.asdict(augment) if dataclasses.is_dataclass(augment) else {}  # type: ignore[call-overload]
-    return {"class": type(augment).__qualname__, **options}
-
-
-def _identity(
-    model: nn.Module,
-    train_set: ImageSet,
-    validation: ImageSet,
-    settings: TrainSettings,
-    augment: Augment,
-) -> dict[str, Any]:
-    """What a run is made from, besides its initial weights, for telling whether it changed."""
-    layers = {
-        name or "whole": f"{type(m).__name__}({' '.join(m.extra_repr().split())})"
-        for name, m in model.named_modules()
-    }
-    sets = {"train_set": train_set, "validation": validation}
-    return {
-        "settings": settings.to_dict(),
-        "augment": _describe_augment(augment),
-        **{
-            key: {"name": s.name, "images": len(s), "sha256": fingerprint(s)}
-            for key, s in sets.items()
-        },
-        "model": {"parameters": sum(p.numel() for p in model.parameters()), "layers": layers},
-    }
-
-
-def _full_config(
-    config: Mapping[str, Any] | None,
-    train_set: ImageSet,
-    settings: TrainSettings,
-    augment: Augment,
-    result: TrainResult,
-) -> dict[str, Any]:
-    """Fill in what the caller's configuration does not say."""
-    described = {
-        "settings": settings.to_dict(),
-        "augment": _describe_augment(augment),
-        "train_set": train_set.name,
-        "best_epoch": result.best_epoch,
-        "best_validation_accuracy": result.best_validation_accuracy,
-        "steps": result.steps,
-    }
-    defaults: dict[str, Any] = {
-        "train": described,
-        "class_names": list(train_set.class_names),
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
-    }
-    return {**defaults, **(config or {})}
