@@ -1,0 +1,58 @@
+"""A machine that lacks something is told so in one message, with what to install."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import check_machine
+import pytest
+
+
+def script(folder: Path, name: str) -> None:
+    """Put something to run under a name."""
+    path = folder / name
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["c++", "g++", "clang++"])
+def test_a_compiler_is_found_under_each_name(tmp_path: Path, name: str) -> None:
+    assert not check_machine.has_compiler({"PATH": str(tmp_path)})
+    script(tmp_path, name)
+    assert check_machine.has_compiler({"PATH": str(tmp_path)})
+
+
+def test_cxx_may_be_a_launcher_with_words(tmp_path: Path) -> None:
+    script(tmp_path, "ccache")
+    environ = {"PATH": str(tmp_path), "CXX": "ccache odd-compiler"}
+    assert check_machine.has_compiler(environ)
+    assert not check_machine.has_compiler({**environ, "CXX": "absent-compiler"})
+
+
+def test_without_a_compiler_the_package_and_the_way_around_are_named(tmp_path: Path) -> None:
+    found = check_machine.missing({"PATH": str(tmp_path)})
+    text = check_machine.message(found)
+    assert "C++ compiler" in text
+    assert "apt-get install" in text
+    assert "g++" in text
+    assert "SIGN_EXT_BUILD=none" in text
+
+
+def test_pure_python_needs_no_compiler(tmp_path: Path) -> None:
+    environ = {"PATH": str(tmp_path), "SIGN_EXT_BUILD": "none"}
+    assert not [what for what, _ in check_machine.missing(environ) if "compiler" in what]
+
+
+def test_an_old_python_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 2))
+    ((what, package),) = check_machine.missing({})
+    assert "3.11" in what
+    assert "3.9" in what
+    assert package == ""
+
+
+def test_missing_venv_names_the_debian_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_machine.importlib.util, "find_spec", lambda name: None)
+    found = check_machine.missing({"SIGN_EXT_BUILD": "none"})
+    assert [package for _, package in found] == ["python3-venv"]

@@ -1,0 +1,111 @@
+"""Stages end in time, leave nothing running, and tell apart what failed and what did not apply."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import stages
+from stages import Outcome, Stage
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def run(stage: Stage, folder: Path, seconds_left: float = 60) -> Outcome:
+    return stages.run_stage(stage, seconds_left=seconds_left, folder=folder, log=folder / "all.log")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (one that has ended but is not yet collected does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_good_command_passes_with_its_last_line(tmp_path: Path) -> None:
+    outcome = run(Stage("one", python("print('first'); print('== 3 passed ==\\n')"), 30), tmp_path)
+    assert (outcome.status, outcome.detail) == (stages.PASSED, "3 passed")
+    assert "first" in (tmp_path / "all.log").read_text()
+
+
+def test_a_bad_command_fails_with_its_status(tmp_path: Path) -> None:
+    outcome = run(Stage("one", python("print('oh'); raise SystemExit(7)"), 30), tmp_path)
+    assert outcome.status == stages.FAILED
+    assert "7" in outcome.detail
+    assert "oh" in outcome.detail
+
+
+def test_a_command_that_is_not_there_fails(tmp_path: Path) -> None:
+    outcome = run(Stage("one", [str(tmp_path / "absent")], 30), tmp_path)
+    assert outcome.status == stages.FAILED
+    assert "could not be started" in outcome.detail
+
+
+def test_a_stage_out_of_time_is_ended_with_its_children(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "pathlib.Path('child.pid').write_text(str(child.pid))\n"
+        "print('started', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    outcome = run(Stage("one", python(code), 3), tmp_path)
+    assert outcome.status == stages.TIMED_OUT
+    assert "started" in outcome.detail
+    child = int((tmp_path / "child.pid").read_text())
+    for _ in range(200):  # the kernel takes a moment to end it
+        if not alive(child):
+            break
+        time.sleep(0.05)
+    assert not alive(child)
+
+
+def test_without_time_left_nothing_is_started(tmp_path: Path) -> None:
+    code = python("open('ran', 'w')")
+    outcome = run(Stage("one", code, 30), tmp_path, seconds_left=0.5)
+    assert outcome.status == stages.TIMED_OUT
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_excuse_turns_a_failure_into_a_skip_and_only_then(tmp_path: Path) -> None:
+    def excuse(output: str) -> str | None:
+        return "refused here" if "no such device" in output else None
+
+    refused = Stage("a", python("print('no such device'); raise SystemExit(1)"), 30, excuse=excuse)
+    broken = Stage("b", python("print('a bug'); raise SystemExit(1)"), 30, excuse=excuse)
+    assert run(refused, tmp_path).status == stages.SKIPPED
+    assert run(broken, tmp_path).status == stages.FAILED  # reads its own output, not a's
+
+
+def test_a_failure_does_not_stop_later_stages(tmp_path: Path) -> None:
+    todo = [
+        Stage("bad", python("raise SystemExit(1)"), 30),
+        Stage("none", (), 0, reason="not on this machine"),
+        Stage("good", python("print('fine')"), 30),
+    ]
+    outcomes = stages.run_all(todo, seconds=60, folder=tmp_path, log=tmp_path / "all.log")
+    assert [outcome.status for outcome in outcomes] == [
+        stages.FAILED,
+        stages.SKIPPED,
+        stages.PASSED,
+    ]
+    assert not stages.succeeded(outcomes)
+    assert stages.succeeded(outcomes[1:])
+    lines = stages.table(outcomes).splitlines()
+    assert len(lines) == 3
+    assert "not on this machine" in lines[1]
+
+
+@pytest.mark.parametrize("name", ["SIGN_EXT_STAGE_TEST", "PATH"])
+def test_variables_are_for_the_stage_alone(tmp_path: Path, name: str) -> None:
+    before = os.environ.get(name)
+    code = python(f"import os; print(os.environ[{name!r}])")
+    outcome = run(Stage("one", code, 30, {name: "given"}), tmp_path)
+    assert outcome.detail == "given"
+    assert os.environ.get(name) == before
