@@ -1,0 +1,178 @@
+"""What is here to build with: torch, a CUDA toolkit, a C++ compiler, memory."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import re
+import shlex
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from build_tools.decide import Missing, Toolkit, Torch, is_too_old
+
+
+def target_folders() -> list[str]:
+    """The package folders of the environment that the package is being installed into.
+
+    pip's build isolation runs the target's own interpreter with its package folders hidden, so
+    sysconfig still names them. uv builds in an environment of its own, where they are not known.
+    """
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    config = Path(sys.prefix, "pyvenv.cfg")
+    sees_base = config.is_file() and re.search(
+        r"(?im)^include-system-site-packages\s*=\s*true", config.read_text()
+    )
+    if sys.prefix == sys.base_prefix or sees_base:
+        folders += [*site.getsitepackages([sys.base_prefix]), site.getusersitepackages()]
+    return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
+
+
+def add_target_folders() -> None:
+    """Make the target's packages importable, behind everything that is already."""
+    # At the end, never in front: the build's own setuptools must not be shadowed by an older one.
+    sys.path += [folder for folder in target_folders() if folder not in sys.path]
+    importlib.invalidate_caches()
+
+
+def usable_torch_installed() -> bool:
+    """Whether a torch that is new enough is here, without importing it."""
+    path = [*sys.path, *target_folders()]
+    for distribution in importlib.metadata.distributions(name="torch", path=path):
+        return not is_too_old(distribution.version)
+    return False
+
+
+def find_torch() -> Torch | Missing:
+    """The torch that can be imported."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Missing(f"import torch: {error}")
+    return Torch(str(torch.__version__), torch.version.cuda)
+
+
+def wheel_cuda_folders(part: str) -> list[str]:
+    """`part` ("include", "lib", "bin") of the nvidia-* wheels that came with torch."""
+    import torch
+
+    nvidia = Path(torch.__file__).parent.parent / "nvidia"
+    major = (torch.version.cuda or "").split(".")[0]
+    # CUDA 13 wheels share one folder, those of CUDA 12 have one each.
+    folders = [nvidia / f"cu{major}" / part, *sorted(nvidia.glob(f"cuda_*/{part}"))]
+    return [str(folder) for folder in folders if folder.is_dir()]
+
+
+def find_toolkit() -> Toolkit | Missing:
+    """The CUDA toolkit: CUDA_HOME or CUDA_PATH where set, else nvcc's on PATH, else usual places."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    on_path = shutil.which("nvcc")
+    if named:
+        candidates = [Path(named, "bin", "nvcc")]
+        where = f"CUDA_HOME is {named}, which has no bin/nvcc that runs"
+    else:
+        candidates = [Path(on_path)] if on_path else []
+        candidates.append(Path("/usr/local/cuda/bin/nvcc"))
+        candidates += [Path(folder, "nvcc") for folder in wheel_cuda_folders("bin")]
+        where = "nvcc is not on PATH, CUDA_HOME is not set and /usr/local/cuda has none"
+    for nvcc in candidates:
+        toolkit = _ask_nvcc(nvcc)
+        if toolkit is not None:
+            return toolkit
+    return Missing(where)
+
+
+def _ask_nvcc(nvcc: Path) -> Toolkit | None:
+    """The toolkit that an nvcc belongs to, by its own word: nvcc on PATH may be a wrapper."""
+    try:
+        version = _output([str(nvcc), "--version"])
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "empty.cu")
+            source.touch()
+            dry_run = _output([str(nvcc), "--dryrun", "-c", str(source)])
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    release = re.search(r"release (\d+\.\d+)", version)
+    top = re.search(r"^#\$ TOP=(.*)$", dry_run, re.MULTILINE)
+    if release is None:
+        return None
+    home = Path(top.group(1)).resolve() if top else nvcc.resolve().parent.parent
+    if not (home / "bin" / "nvcc").exists():
+        home = nvcc.parent.parent
+    return Toolkit(str(home), release.group(1))
+
+
+def supported_arches(toolkit: Toolkit) -> list[str]:
+    """The compute capabilities that the toolkit compiles for."""
+    listed = _output([os.path.join(toolkit.home, "bin", "nvcc"), "--list-gpu-arch"])
+    return [f"{major}.{minor}" for major, minor in re.findall(r"compute_(\d+)(\d)\b", listed)]
+
+
+def visible_arches() -> list[str]:
+    """The compute capabilities of this host's GPUs; none where there is no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    capabilities = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+    return sorted({f"{major}.{minor}" for major, minor in capabilities})
+
+
+def find_compiler() -> str | Missing:
+    """The C++ compiler, once it has compiled a few lines that need C++20 and Python's headers."""
+    if sys.platform == "win32":
+        return "cl"
+    command = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")[:1]
+    if shutil.which(command[0]) is None:
+        return Missing(f"there is no C++ compiler ({command[0]} is not on PATH)")
+    include = sysconfig.get_path("include")
+    if not os.path.exists(os.path.join(include, "Python.h")):
+        return Missing(f"Python.h is not in {include} (on Debian it is in python3-dev)")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text(
+            "#include <Python.h>\n#include <concepts>\nstatic_assert(std::integral<int>);\n"
+        )
+        probe = [*command, "-std=c++20", "-fsyntax-only", f"-I{include}", str(source)]
+        result = subprocess.run(probe, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        complaint = next(
+            (line for line in result.stderr.splitlines() if "error" in line), "it failed"
+        )
+        return Missing(f"{command[0]} does not compile C++20 with Python's headers: {complaint}")
+    return command[0]
+
+
+def free_memory() -> int:
+    """Bytes that can be allocated without swapping, within the control group's limit."""
+    free = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        available = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+        free += [int(available.group(1)) * 1024] if available else []
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        free += [int(limit) - int((group / "memory.current").read_text())] if limit != "max" else []
+    except (OSError, ValueError):
+        pass
+    return min(free, default=8 * 2**30)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _output(command: list[str]) -> str:
+    result = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return result.stdout

@@ -1,0 +1,135 @@
+// Schema and registration of sign_ext::sign_update_ through LibTorch's stable ABI.
+
+#include "sign_update/sign_update.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+
+#include "bindings/checks.h"
+
+namespace sign_ext::bindings {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+// Elements a thread should have at least; below it, waking one costs more than it saves.
+constexpr std::int64_t kGrain = 32768;
+
+DeltaType delta_type_of(const Tensor& delta) {
+  switch (delta.scalar_type()) {
+    case ScalarType::Float:
+      return DeltaType::kFloat32;
+    case ScalarType::BFloat16:
+      return DeltaType::kBFloat16;
+    case ScalarType::Half:
+      return DeltaType::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, "sign_update_: delta must be float32, bfloat16 or float16");
+  }
+}
+
+void check_companion(const char* name, const Tensor& tensor, const Tensor& p) {
+  STD_TORCH_CHECK(same_shape(tensor, p), "sign_update_: ", name, " must have p's shape");
+  STD_TORCH_CHECK(tensor.is_cuda() == p.is_cuda() && tensor.is_cpu() == p.is_cpu() &&
+                      tensor.get_device_index() == p.get_device_index(),
+                  "sign_update_: ", name, " must be on p's device");
+  STD_TORCH_CHECK(same_strides(tensor, p), "sign_update_: ", name,
+                  " must have p's strides (both contiguous, or both channels_last)");
+}
+
+SignUpdateArgs checked_args(const Tensor& p, const Tensor& delta,
+                            const std::optional<Tensor>& velocity, double step_size,
+                            double momentum, std::optional<double> clamp_min,
+                            std::optional<double> clamp_max) {
+  STD_TORCH_CHECK(p.scalar_type() == ScalarType::Float, "sign_update_: p must be float32");
+  check_companion("delta", delta, p);
+  STD_TORCH_CHECK(dense_and_non_overlapping(p),
+                  "sign_update_: p must be dense, without gaps or overlaps: pass p.contiguous()");
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const double low = clamp_min.value_or(-kInfinity);
+  const double high = clamp_max.value_or(kInfinity);
+  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high),
+                  "sign_update_: clamp_min and clamp_max must be numbers, not NaN");
+
+  SignUpdateArgs args{};
+  args.n = p.numel();
+  args.p = static_cast<float*>(p.mutable_data_ptr());
+  args.delta = delta.const_data_ptr();
+  args.delta_type = delta_type_of(delta);
+  args.step_size = static_cast<float>(step_size);
+  args.momentum = static_cast<float>(momentum);
+  args.clamp_min = static_cast<float>(low);
+  args.clamp_max = static_cast<float>(high);
+
+  const std::int64_t p_bytes = args.n * 4;
+  const std::int64_t delta_bytes = args.n * (args.delta_type == DeltaType::kFloat32 ? 4 : 2);
+  STD_TORCH_CHECK(!overlap(args.p, p_bytes, args.delta, delta_bytes),
+                  "sign_update_: p and delta share memory: pass delta.clone()");
+  if (velocity.has_value()) {
+    STD_TORCH_CHECK(velocity->scalar_type() == ScalarType::Float,
+                    "sign_update_: velocity must be float32");
+    check_companion("velocity", *velocity, p);
+    args.velocity = static_cast<float*>(velocity->mutable_data_ptr());
+    STD_TORCH_CHECK(!overlap(args.velocity, p_bytes, args.p, p_bytes) &&
+                        !overlap(args.velocity, p_bytes, args.delta, delta_bytes),
+                    "sign_update_: velocity shares memory with p or delta: pass velocity.clone()");
+  }
+  return args;
+}
+
+void sign_update_on_cpu(const Tensor& p, const Tensor& delta, const std::optional<Tensor>& velocity,
+                        double step_size, double momentum, std::optional<double> clamp_min,
+                        std::optional<double> clamp_max) {
+  const SignUpdateArgs args =
+      checked_args(p, delta, velocity, step_size, momentum, clamp_min, clamp_max);
+  if (args.n == 0) return;
+  // torch's own thread pool: torch.set_num_threads holds, and no second pool competes with it.
+  torch::stable::parallel_for(0, args.n, kGrain, [&args](std::int64_t begin, std::int64_t end) {
+    sign_update_cpu(args, begin, end);
+  });
+}
+
+#ifdef SIGN_EXT_WITH_CUDA
+void sign_update_on_cuda(const Tensor& p, const Tensor& delta,
+                         const std::optional<Tensor>& velocity, double step_size, double momentum,
+                         std::optional<double> clamp_min, std::optional<double> clamp_max) {
+  const SignUpdateArgs args =
+      checked_args(p, delta, velocity, step_size, momentum, clamp_min, clamp_max);
+  if (args.n == 0) return;
+  const auto device = p.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  const char* error = sign_update_cuda(args, stream);
+  STD_TORCH_CHECK(error == nullptr, "sign_update_: CUDA launch failed: ", error);
+}
+#endif
+
+}  // namespace
+}  // namespace sign_ext::bindings
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
+  library.def(
+      "sign_update_(Tensor(a!) p, Tensor delta, Tensor(b!)? velocity, float step_size, "
+      "float momentum, float? clamp_min, float? clamp_max) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
+  library.impl("sign_update_", TORCH_BOX(&sign_ext::bindings::sign_update_on_cpu));
+}
+
+#ifdef SIGN_EXT_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
+  library.impl("sign_update_", TORCH_BOX(&sign_ext::bindings::sign_update_on_cuda));
+}
+#endif

@@ -1,0 +1,79 @@
+"""Where a tensor's elements lie in memory: the questions that operators ask before they write."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, each place once.
+
+    True for contiguous and channels_last tensors and any permutation of such.
+
+    Args:
+        tensor: any strided tensor.
+    """
+    expected = 1
+    dimensions = zip(tensor.stride(), tensor.shape, strict=True)
+    for stride, size in sorted((stride, size) for stride, size in dimensions if size != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def same_layout(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape keep their elements in the same order.
+
+    Args:
+        a: any strided tensor.
+        b: a tensor of the same shape.
+    """
+    layouts = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return all(size <= 1 or first == second for size, first, second in layouts)
+
+
+def may_overlap_itself(tensor: Tensor) -> bool:
+    """Whether two elements may share a place, as in an expanded tensor.
+
+    Args:
+        tensor: any strided tensor. Interleaved strides that happen not to collide count as
+            overlapping.
+    """
+    if tensor.numel() == 0:
+        return False
+    reach = 1
+    dimensions = zip(tensor.stride(), tensor.shape, strict=True)
+    for stride, size in sorted((stride, size) for stride, size in dimensions if size != 1):
+        if stride < reach:
+            return True
+        reach = stride * (size - 1) + reach
+    return False
+
+
+def share_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether the stretches of memory that two tensors span have a place in common.
+
+    Args:
+        a: any strided tensor.
+        b: any strided tensor.
+    """
+    if torch.compiler.is_compiling():
+        return False  # the compiler's tensors have no memory; the operator asks again when it runs
+    if a.numel() == 0 or b.numel() == 0:
+        return False
+    # Storages compare by identity here, so that this also works for tensors without data.
+    if a.untyped_storage()._cdata != b.untyped_storage()._cdata:
+        return False
+    (a_begin, a_end), (b_begin, b_end) = _span(a), _span(b)
+    return a_begin < b_end and b_begin < a_end
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First byte and one past the last byte, counted from the storage's beginning."""
+    last = sum(
+        stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+    begin = tensor.storage_offset() * tensor.element_size()
+    return begin, begin + (last + 1) * tensor.element_size()

@@ -1,0 +1,103 @@
+"""Loads the extension `sign_ext._C`, once, and says what was built and what runs."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import json
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_RECORD = Path(__file__).resolve().parent.parent / "_build_info.json"  # written by the build
+_OLDEST_TORCH = (2, 11)
+_REINSTALL = "run pip install --force-reinstall --no-deps sign-ext from its source again"
+
+
+@dataclass(frozen=True)
+class Native:
+    """The loaded extension, or why there is none."""
+
+    module: Any  # sign_ext._C, or None
+    why: str  # of the build where it loaded, of the fallback where it did not
+
+
+@functools.cache
+def load_native() -> Native:
+    """Load the extension on the first call; every later call returns the same answer.
+
+    An extension that was left out on purpose is no news. One that should be here and cannot be
+    used is told in one warning with its cause and cure; everything then runs on plain torch.
+
+    Returns:
+        The module and why it was built as it is, or None and why it is not there.
+    """
+    record = _read_record()
+    built_why = str(record.get("why", "built by hand, without a record of why"))
+    if record.get("native") is False:
+        return Native(None, f"pure Python was installed: {built_why}")
+    expected = bool(record)
+    version = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if version and (int(version[1]), int(version[2])) < _OLDEST_TORCH:
+        return _give_up(
+            f"torch {torch.__version__} is older than 2.11", "run pip install -U 'torch>=2.11'"
+        )
+    if importlib.util.find_spec("sign_ext._C") is None:
+        if not expected:
+            return Native(None, "not built: this is a source tree, run pip install -e . in it")
+        return _give_up("the extension sign_ext._C that was built is not here", _REINSTALL)
+    try:
+        module = importlib.import_module("sign_ext._C")
+    except Exception as error:  # whatever a broken library does on loading, sign_ext still works
+        return _give_up(f"the extension sign_ext._C cannot be loaded ({error})", _REINSTALL)
+    return Native(module, built_why)
+
+
+def _read_record() -> dict[str, Any]:
+    try:
+        record = json.loads(_RECORD.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _give_up(cause: str, cure: str) -> Native:
+    warnings.warn(
+        f"sign_ext runs on plain torch, which is slower: {cause}. To mend it, {cure}.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return Native(None, cause)
+
+
+def build_config() -> dict[str, Any]:
+    """Say what was built, with what, and why.
+
+    Returns:
+        A dict with `native` (bool: the extension is loaded), `cuda` (bool: it has CUDA operators),
+        `arches` (list of str, as in TORCH_CUDA_ARCH_LIST), `torch` (the version that runs),
+        `torch_built_with`, `compiler` and `toolkit` (nvcc's version) of the build, each None where
+        there is none, and `why` (str).
+
+    Example:
+        >>> from sign_ext import build_config
+        >>> sorted(build_config())
+        ['arches', 'compiler', 'cuda', 'native', 'toolkit', 'torch', 'torch_built_with', 'why']
+    """
+    native = load_native()
+    module = native.module
+    return {
+        "native": module is not None,
+        "cuda": bool(module and module.cuda),
+        "arches": module.arches.split(";") if module and module.arches else [],
+        "torch": str(torch.__version__),
+        "torch_built_with": module.torch_built_with if module else None,
+        "compiler": module.compiler if module else None,
+        "toolkit": (module.toolkit or None) if module else None,
+        "why": native.why,
+    }

@@ -1,0 +1,231 @@
+"""sign_update_: the last line of Algorithm 1's loop, p ← p + δ, in place and in one pass."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sign_ext.ops.layout import is_dense, may_overlap_itself, same_layout, share_memory
+from sign_ext.ops.native import load_native
+
+_ITERATE_TYPES = (torch.float32, torch.float64)
+_DELTA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_NATIVE_DELTA_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def sign_update_(
+    p: Tensor,
+    delta: Tensor,
+    velocity: Tensor | None = None,
+    *,
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
+) -> None:
+    """Add one step of δ to the iterate p, in place (Algorithm 1, line 4).
+
+    With a velocity: v ← momentum · v + δ, then p ← p + step_size · v ("accumulating a velocity
+    across iterations"). Without: p ← p + step_size · δ. Then p is clamped, if bounds are given. The
+    native operator makes one pass over memory; `sign_update_route` says whether it runs.
+
+    Args:
+        p: the iterate, any shape, float32 or float64, pixel units (0–255). Changed in place.
+        delta: δ = Σ_a ∂Φ^a/∂x at p, p's shape and device, any of float32, float64, bfloat16, float16.
+        velocity: v, p's shape, dtype and device, or None. Changed in place.
+        step_size: factor of what is added to p.
+        momentum: factor of the old velocity; used only with a velocity.
+        clamp_min: lower bound of p in pixel units, or None. NaN stays NaN, as in `torch.clamp`.
+        clamp_max: upper bound, or None. It wins where the bounds are crossed.
+
+    Raises:
+        TypeError: a dtype that is not accepted.
+        ValueError: a shape, device or bound that does not fit, p or velocity written through
+            overlapping elements, or arguments that share memory.
+        RuntimeError: grad mode is on and an argument requires grad: the update has no derivative.
+
+    Example:
+        >>> p, delta = torch.zeros(2, 3), torch.ones(2, 3)
+        >>> sign_update_(p, delta, step_size=0.5, clamp_max=0.25)
+        >>> p[0, 0].item()
+        0.25
+    """
+    _check(p, delta, velocity, clamp_min, clamp_max)
+    if sign_update_route(p, delta, velocity).startswith("native"):
+        torch.ops.sign_ext.sign_update_(
+            p, delta, velocity, step_size, momentum, clamp_min, clamp_max
+        )
+        # Autograd must notice that a tensor it saved has changed; a C++ operator does not tell it.
+        _bump_versions(p, velocity)
+    else:
+        _update_with_torch(p, delta, velocity, step_size, momentum, clamp_min, clamp_max)
+
+
+def sign_update_route(p: Tensor, delta: Tensor, velocity: Tensor | None = None) -> str:
+    """Say how `sign_update_` would run these arguments.
+
+    Args:
+        p: as for `sign_update_`.
+        delta: as for `sign_update_`.
+        velocity: as for `sign_update_`.
+
+    Returns:
+        "native-cpu", "native-cuda", or "torch: " and the reason.
+
+    Example:
+        >>> p = torch.zeros(4, dtype=torch.float64)
+        >>> sign_update_route(p, p.clone())
+        'torch: p is float64, the native operator is float32'
+    """
+    native = load_native()
+    device = p.device.type
+    if native.module is None:
+        return f"torch: {native.why}"
+    if device not in ("cpu", "cuda"):
+        return f"torch: there is no native operator for {device}"
+    if device == "cuda" and not native.module.cuda:
+        return f"torch: no CUDA operator was built: {native.why}"
+    if p.dtype != torch.float32:
+        return f"torch: p is {_name(p.dtype)}, the native operator is float32"
+    if delta.dtype not in _NATIVE_DELTA_TYPES:
+        return f"torch: delta is {_name(delta.dtype)}"
+    if not is_dense(p):
+        return "torch: p is not dense"
+    if not same_layout(p, delta):
+        return "torch: p and delta have different strides"
+    if velocity is not None and not same_layout(p, velocity):
+        return "torch: p and velocity have different strides"
+    return f"native-{device}"
+
+
+def sign_update_reference_(
+    p: Tensor,
+    delta: Tensor,
+    velocity: Tensor | None = None,
+    *,
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
+) -> None:
+    """The definition of `sign_update_` in plain torch, for any device and layout.
+
+    Args:
+        p: as for `sign_update_`.
+        delta: as for `sign_update_`.
+        velocity: as for `sign_update_`.
+        step_size: as for `sign_update_`.
+        momentum: as for `sign_update_`.
+        clamp_min: as for `sign_update_`.
+        clamp_max: as for `sign_update_`.
+
+    Raises:
+        TypeError: as `sign_update_`.
+        ValueError: as `sign_update_`.
+        RuntimeError: as `sign_update_`.
+
+    Example:
+        >>> p, v = torch.zeros(3), torch.ones(3)
+        >>> sign_update_reference_(p, torch.ones(3), v, momentum=0.5)
+        >>> p.tolist()
+        [1.5, 1.5, 1.5]
+    """
+    _check(p, delta, velocity, clamp_min, clamp_max)
+    _update_with_torch(p, delta, velocity, step_size, momentum, clamp_min, clamp_max)
+
+
+def _update_with_torch(
+    p: Tensor,
+    delta: Tensor,
+    velocity: Tensor | None,
+    step_size: float,
+    momentum: float,
+    clamp_min: float | None,
+    clamp_max: float | None,
+) -> None:
+    direction = delta.to(p.dtype)
+    if velocity is not None:
+        direction = velocity.mul_(momentum).add_(direction)
+    p.add_(direction, alpha=step_size)
+    if clamp_min is not None or clamp_max is not None:
+        p.clamp_(clamp_min, clamp_max)
+
+
+def _check(
+    p: Tensor,
+    delta: Tensor,
+    velocity: Tensor | None,
+    clamp_min: float | None,
+    clamp_max: float | None,
+) -> None:
+    """Refuse what no route can do, in words that name the argument."""
+    if p.dtype not in _ITERATE_TYPES:
+        raise TypeError(f"p is {_name(p.dtype)}; it must be float32 or float64: pass p.float()")
+    if delta.dtype not in _DELTA_TYPES:
+        raise TypeError(
+            f"delta is {_name(delta.dtype)}; it must be float32, float64, bfloat16 or float16"
+        )
+    if velocity is not None and velocity.dtype != p.dtype:
+        raise TypeError(f"velocity is {_name(velocity.dtype)}; it must be p's {_name(p.dtype)}")
+    tensors = {"p": p, "delta": delta} | ({} if velocity is None else {"velocity": velocity})
+    for name, tensor in tensors.items():
+        if tensor.shape != p.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; it must have p's shape {tuple(p.shape)}"
+            )
+        if tensor.device != p.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}; it must be on p's device {p.device}:"
+                f" pass {name}.to({str(p.device)!r})"
+            )
+        if name != "delta" and may_overlap_itself(tensor):
+            raise ValueError(
+                f"{name} has elements that share memory (an expanded tensor?) and cannot be"
+                f" written: pass {name}.clone(memory_format=torch.contiguous_format)"
+            )
+        if tensor is not p and share_memory(tensor, p):
+            raise ValueError(f"{name} shares memory with p: pass {name}.clone()")
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            raise RuntimeError(
+                f"{name} requires grad, and sign_update_ has no derivative: call it under"
+                f" torch.no_grad(), or pass {name}.detach()"
+            )
+    if velocity is not None and share_memory(velocity, delta):
+        raise ValueError("velocity shares memory with delta: pass velocity.clone()")
+    for name, bound in (("clamp_min", clamp_min), ("clamp_max", clamp_max)):
+        if bound is not None and math.isnan(bound):
+            raise ValueError(f"{name} is NaN; it must be a number, or None for no bound")
+
+
+def _bump_versions(*tensors: Tensor | None) -> None:
+    if torch.compiler.is_compiling():
+        return  # the compiler sees the mutation in the operator's schema
+    for tensor in tensors:
+        if tensor is not None and not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _fake(
+    p: Tensor,
+    delta: Tensor,
+    velocity: Tensor | None,
+    step_size: float,
+    momentum: float,
+    clamp_min: float | None,
+    clamp_max: float | None,
+) -> None:
+    """The operator for tensors without data: it makes nothing, so there is nothing to say but no."""
+    for tensor in (delta, velocity):
+        if tensor is not None:
+            torch._check(tensor.shape == p.shape, lambda: "sign_update_: shapes must agree")
+            torch._check(tensor.device == p.device, lambda: "sign_update_: devices must agree")
+
+
+if load_native().module is not None:
+    torch.library.register_fake("sign_ext::sign_update_", _fake)
