@@ -1,0 +1,31 @@
+"""SIGN, Signed Input Regularization: add the input gradient of a last layer's sum, K times."""
+
+from sign_ext.calibrate import Calibration
+from sign_ext.errors import (
+    BackendError,
+    DivergenceError,
+    NegligibleDeltaWarning,
+    SignError,
+    SourceLayerError,
+)
+from sign_ext.ops.native import build_config
+from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
+from sign_ext.sign import SignTransform, iterative_sign
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "Calibration",
+    "DivergenceError",
+    "NegligibleDeltaWarning",
+    "SignError",
+    "SignTransform",
+    "SourceLayerError",
+    "__version__",
+    "build_config",
+    "iterative_sign",
+    "jacobian",
+    "pullback_of_ones",
+    "pushforward",
+]

@@ -1,0 +1,251 @@
+"""How large a step is: what SIGN does to images for a grid of step sizes, and a proposal.
+
+δ is a gradient, so its size depends on the network and on the units of the input; the paper gives
+no step size. `calibrate` measures the change in grey levels and what the network makes of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sign_ext.checks import check_images
+from sign_ext.computing import computing
+from sign_ext.errors import DivergenceError
+from sign_ext.progress import Progress, reporting
+from sign_ext.pushforward import pullback_of_ones
+
+if TYPE_CHECKING:
+    from sign_ext.sign import SignTransform
+
+GRID = (0.1, 0.3, 1.0, 3.0, 10.0)  # around the step that a constant δ would ask for
+CLOSE = 0.1  # relative distance from the target within which a proposal is taken
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """What one step size does.
+
+    Attributes:
+        step_size: the factor of δ; 0 is the images as they are.
+        rms: root mean square of p*_K − p, grey levels.
+        largest: largest |p*_K − p|, grey levels.
+        share_negative: share of variables of p*_K below 0, which the paper calls discarded.
+        accuracy: of the network on p*_K; None without labels.
+        confidence: mean probability of the predicted class; None if the network's output is not
+            (N, classes).
+        diverged: the iterates left the finite numbers, so the other numbers are NaN or None.
+    """
+
+    step_size: float
+    rms: float
+    largest: float
+    share_negative: float
+    accuracy: float | None
+    confidence: float | None
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A table of step sizes and a proposal; `print` it, or take `to_dict()`.
+
+    Attributes:
+        rows: one row a step size, in order, the first for the images as they are.
+        proposed: the step whose rms change after `steps` steps is `target_share` of the range.
+        steps: K.
+        target_share: of the pixel range.
+        pixel_range: what the images span (255).
+        images: how many images were measured.
+    """
+
+    rows: tuple[CalibrationRow, ...]
+    proposed: float
+    steps: int
+    target_share: float
+    pixel_range: float
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """A table for a terminal."""
+        lines = [
+            f"{'step size':>10}{'rms':>9}{'largest':>10}{'negative':>10}{'accuracy':>10}"
+            f"{'confidence':>12}"
+        ]
+        for row in self.rows:
+            if row.diverged:
+                lines.append(f"{row.step_size:>10.3g}  diverges")
+                continue
+            numbers = f"{row.step_size:>10.3g}{row.rms:>9.3g}{row.largest:>10.3g}"
+            numbers += f"{row.share_negative:>10.2%}"
+            numbers += f"{'':>10}" if row.accuracy is None else f"{row.accuracy:>10.4f}"
+            numbers += f"{'':>12}" if row.confidence is None else f"{row.confidence:>12.4f}"
+            lines.append(numbers + ("  ← proposed" if row.step_size == self.proposed else ""))
+        lines.append(
+            f"K = {self.steps}, {self.images} images; rms and largest change in units of the "
+            f"images; proposed: rms of {self.target_share:.2%} of {self.pixel_range:g}"
+        )
+        return "\n".join(lines)
+
+
+def _round(value: float) -> float:
+    """Two significant digits: a step size that people can type."""
+    return float(f"{value:.1e}")
+
+
+def _logits(sign: SignTransform, images: Tensor, size: int) -> Tensor | None:
+    """The whole network's output on images, or None if it is not (N, classes)."""
+    network = sign.model
+    parameters = [p for p in network.parameters() if p.is_floating_point()]
+    dtype = parameters[0].dtype if parameters else images.dtype
+    outputs = []
+    with computing(network, sign.settings.precision), torch.no_grad():
+        for batch in images.split(size):
+            outputs.append(network(batch.to(dtype)))
+            if not isinstance(outputs[-1], Tensor) or outputs[-1].dim() != 2:
+                return None
+    return torch.cat(outputs).double()
+
+
+def _measure(
+    sign: SignTransform, images: Tensor, labels: Tensor | None, step_size: float, steps: int
+) -> CalibrationRow:
+    size = sign.settings.batch_size or 128
+    if step_size == 0:
+        moved: Any = images
+    else:
+        trial = sign.with_options(steps=steps, snapshots=None, step_size=step_size)
+        try:
+            moved = trial.transform(images)
+        except DivergenceError:
+            nan = math.nan
+            return CalibrationRow(step_size, nan, nan, nan, None, None, diverged=True)
+    change = moved.double() - images.double()
+    logits = _logits(sign, moved, size)
+    accuracy = confidence = None
+    if logits is not None:
+        confidence = float(logits.softmax(1).amax(1).mean())
+        if labels is not None:
+            accuracy = float((logits.argmax(1) == labels).double().mean())
+    return CalibrationRow(
+        step_size=step_size,
+        rms=float(change.square().mean().sqrt()),
+        largest=float(change.abs().amax()),
+        share_negative=float((moved < 0).double().mean()),
+        accuracy=accuracy,
+        confidence=confidence,
+    )
+
+
+def _interpolate(rows: Sequence[CalibrationRow], target: float) -> float:
+    """The step size whose rms is `target`, on a straight line between logarithms."""
+    known = sorted((r.step_size, r.rms) for r in rows if not r.diverged and r.rms > 0)
+    if not known:
+        raise DivergenceError("every step size of the grid diverges: pass smaller step_sizes", 1)
+    if len(known) == 1:
+        step, rms = known[0]
+        return step * target / rms
+    above = next((i for i, (_, rms) in enumerate(known) if rms >= target), len(known) - 1)
+    (x0, y0), (x1, y1) = known[max(above, 1) - 1], known[max(above, 1)]
+    slope = math.log(y1 / y0) / math.log(x1 / x0)
+    slope = slope if slope > 0.1 else 1.0  # flat or falling: assume proportion
+    return x0 * (target / y0) ** (1 / slope)
+
+
+def calibrate(
+    sign: SignTransform,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    steps: int = 100,
+    step_sizes: Sequence[float] | None = None,
+    target_share: float = 0.02,
+    pixel_range: float = 255.0,
+    progress: Progress = False,
+) -> Calibration:
+    """Measure what step sizes do to images, and propose the one with a stated rms change.
+
+    Labels only fill a column: the proposal never looks at them, so it may use any images.
+
+    Args:
+        sign: whose options, but step size, steps and snapshots, are used.
+        images: (N, C, H, W) floating, in the network's units, on its device; dozens are enough.
+        labels: (N,) integer classes, or None.
+        steps: K at which to measure.
+        step_sizes: the grid, positive; None takes five around the step that a constant δ asks for.
+        target_share: the rms change to propose a step for, as a share of `pixel_range`.
+        pixel_range: what the images span.
+        progress: True draws a bar; a function is called with (step sizes done, total).
+
+    Returns:
+        The table and the proposal.
+
+    Raises:
+        ValueError: nothing to measure (no images, δ zero everywhere), labels of another length,
+            or a step size, target or range that is not positive.
+        TypeError, SourceLayerError, BackendError: as `SignTransform.transform`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sign_ext import SignTransform
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 2))
+        >>> table = SignTransform(model).calibrate(torch.rand(8, 3, 2, 2) * 255, steps=10)
+        >>> rms = {row.step_size: row.rms for row in table.rows}
+        >>> abs(rms[table.proposed] / (0.02 * 255) - 1) < 0.1
+        True
+    """
+    check_images(images)
+    if not len(images):
+        raise ValueError("images is empty: calibrate on at least one, better dozens")
+    if labels is not None and labels.shape != images.shape[:1]:
+        raise ValueError(f"labels must be ({len(images)},), got {tuple(labels.shape)}")
+    given = {"target_share": [target_share], "pixel_range": [pixel_range]}
+    for name, values in {**given, "step_sizes": list(step_sizes or [])}.items():
+        for value in values:
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+    target = target_share * pixel_range
+    if step_sizes is None:
+        size = sign.settings.batch_size or 128
+        layer = sign.settings.layer
+        deltas = [pullback_of_ones(sign.model, b, layer=layer).double() for b in images.split(size)]
+        scale = float(torch.cat(deltas).square().mean().sqrt())
+        if scale == 0:
+            raise ValueError("δ is zero for every image and variable: pass another layer")
+        base = target / (steps * scale) * (1 - sign.settings.momentum)
+        step_sizes = [_round(base * factor) for factor in GRID]
+    with reporting(progress, len(step_sizes) + 1, "calibrating") as report:
+        rows = []
+        for done, step_size in enumerate([0.0, *step_sizes]):
+            rows.append(_measure(sign, images, labels, float(step_size), steps))
+            if report is not None:
+                report(done)
+        proposed = _round(_interpolate(rows[1:], target))
+        for _ in range(2):  # check the proposal itself, and correct it once
+            row = next((r for r in rows if r.step_size == proposed), None)
+            if row is None:
+                row = _measure(sign, images, labels, proposed, steps)
+                rows.append(row)
+            if not row.diverged and abs(row.rms / target - 1) <= CLOSE:
+                break
+            corrected = _round(_interpolate(rows[1:], target))
+            if corrected == proposed:
+                break
+            proposed = corrected
+        if all(r.step_size != proposed for r in rows):
+            rows.append(_measure(sign, images, labels, proposed, steps))
+        if report is not None:
+            report(len(step_sizes) + 1)
+    rows.sort(key=lambda r: r.step_size)
+    return Calibration(tuple(rows), proposed, steps, target_share, pixel_range, len(images))

@@ -1,0 +1,1 @@
+"""How a step is executed: `autograd` (any module, any device) and `graphed` (CUDA)."""

@@ -1,0 +1,102 @@
+"""The `graphed` backend: one step recorded as a CUDA graph for each batch shape, replayed K times.
+
+A step of a small network is hundreds of short kernels; replaying a graph launches them all at
+once, with no Python, allocation or synchronisation between them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.engine.trajectory import Problem, Trajectory
+from sign_ext.errors import BackendError
+
+Record = Callable[[Callable[[], None], torch.device], Callable[[], None]]
+
+WARM_UP_STEPS = 3  # libraries load and pick algorithms in the first steps, which no graph may hold
+GRAPHS_KEPT = 4  # shapes at a time: a full batch, a partial one, and a change of mind
+
+
+def record_cuda_graph(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Capture `step`, which touches only fixed buffers, and return what replays it.
+
+    Raises:
+        BackendError: the step cannot be captured, because it waits for the device, say.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_STEPS):
+                step()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        try:
+            # Other threads (a data loader pinning memory, say) may go on using CUDA meanwhile.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                step()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise BackendError(
+                f"a step of this network cannot be captured as a CUDA graph: {reason}. Usually its "
+                "forward pass reads a value back from the device (.item(), a Python branch on a "
+                'tensor); backend="autograd" runs it'
+            ) from error
+    return graph.replay
+
+
+class GraphedTrajectory(Trajectory):
+    """A trajectory whose step is recorded on its first use and replayed from then on."""
+
+    def __init__(self, problem: Problem, images: Tensor, record: Record) -> None:
+        """Allocate the buffers and record a step on them."""
+        super().__init__(problem, images)
+        super().start(images)
+        self._replay = record(self.step, images.device)
+
+    def advance(self, steps: int) -> None:
+        """p*_k → p*_{k+steps}, by replaying the recorded step."""
+        for _ in range(steps):
+            self._replay()
+
+
+def weights_key(model: nn.Module) -> tuple[object, ...]:
+    """Where a network's weights live: a graph reads these addresses, whatever they hold.
+
+    Weights changed in place are therefore seen by a recorded graph; weights put in other memory
+    (`model.to`, a replaced parameter) change the key, and the step is recorded anew.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    return tuple((t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors)
+
+
+class GraphedEngine:
+    """Starts graphed trajectories, keeping the graphs of the last few batch shapes."""
+
+    name = "graphed"
+
+    def __init__(self, model: nn.Module, record: Record = record_cuda_graph) -> None:
+        """Keep graphs of `model`; `record` turns a step into its replay."""
+        self._model = model
+        self._record = record
+        self._kept: OrderedDict[object, GraphedTrajectory] = OrderedDict()
+
+    def start(self, problem: Problem, images: Tensor) -> Trajectory:
+        """A trajectory at p*_0 = `images` (N, ...), which are copied.
+
+        It is valid until the next call that starts one of the same shape.
+        """
+        where = (images.shape, images.dtype, images.device)
+        key = (where, problem.settings, problem.memory_format, weights_key(self._model))
+        trajectory = self._kept.pop(key, None)
+        if trajectory is None:
+            while len(self._kept) >= GRAPHS_KEPT:
+                self._kept.popitem(last=False)
+            trajectory = GraphedTrajectory(problem, images, self._record)
+        self._kept[key] = trajectory
+        trajectory.start(images)
+        return trajectory

@@ -1,0 +1,136 @@
+"""One batch's walk p*_0 = p, p*_1, …, p*_K: its buffers, one step, and what is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.ops import sign_update_
+from sign_ext.settings import Settings
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every step of every batch shares.
+
+    Attributes:
+        phi: Φ up to its source layer, from images (N, ...) to outputs.
+        settings: the options of SIGN.
+        model_dtype: what Φ takes; the iterate is cast to it for each product.
+        memory_format: layout of the iterate, channels_last for networks of 2-d convolutions.
+    """
+
+    phi: Callable[[Tensor], Tensor]
+    settings: Settings
+    model_dtype: torch.dtype
+    memory_format: torch.memory_format
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """The caller's autocast switched off, or bfloat16 switched on where that was asked for."""
+        if not torch.amp.is_autocast_available(device.type):
+            return nullcontext()
+        wanted = self.settings.precision == "bfloat16"
+        # No weight cache: it would keep copies from one step, or graph, to the next.
+        return torch.autocast(device.type, torch.bfloat16, enabled=wanted, cache_enabled=False)
+
+
+def iterate_dtype(model_dtype: torch.dtype) -> torch.dtype:
+    """float64 for a float64 network, else float32: p* is never kept in fewer bits than that."""
+    return torch.float64 if model_dtype == torch.float64 else torch.float32
+
+
+def memory_format(network: nn.Module, images: Tensor) -> torch.memory_format:
+    """Layout of the iterate: 2-d convolutions are faster in channels_last."""
+    if images.dim() == 4 and any(isinstance(m, nn.Conv2d) for m in network.modules()):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+class Trajectory:
+    """The iterate of one batch and its next steps.
+
+    Every tensor that a step writes is allocated here, once, so that a step can be recorded and
+    replayed, and nothing in a step waits for the device: trouble is noted in tensors and read once.
+    """
+
+    def __init__(self, problem: Problem, images: Tensor) -> None:
+        """Allocate for batches shaped as `images` (N, ...)."""
+        self.problem = problem
+        dtype = iterate_dtype(problem.model_dtype)
+        self.iterate = torch.empty_like(images, dtype=dtype, memory_format=problem.memory_format)
+        settings = problem.settings
+        self.velocity = torch.empty_like(self.iterate) if settings.momentum else None
+        # δ at p, where it is taken once for all steps.
+        self.delta = torch.empty_like(self.iterate) if settings.linearize_at == "input" else None
+        self._step_number = torch.zeros((), dtype=torch.int64, device=images.device)
+        self._first_bad = torch.zeros_like(self._step_number)
+        self._largest = torch.zeros((), dtype=dtype, device=images.device)
+
+    def start(self, images: Tensor) -> None:
+        """p*_0 = p: begin anew from `images`, which are copied."""
+        self.iterate.copy_(images)
+        if self.velocity is not None:
+            self.velocity.zero_()
+        for tensor in (self._step_number, self._first_bad, self._largest):
+            tensor.zero_()
+        if self.delta is not None:
+            self.delta.copy_(self.pullback_of_ones())
+
+    def advance(self, steps: int) -> None:
+        """p*_k → p*_{k+steps}."""
+        for _ in range(steps):
+            self.step()
+
+    def pullback_of_ones(self) -> Tensor:
+        """δ = Σ_a ∂Φ^a/∂x^i at the iterate, in the network's dtype."""
+        with torch.enable_grad(), self.problem.autocast(self.iterate.device):
+            x = self.iterate.detach().to(self.problem.model_dtype).requires_grad_()
+            value = self.problem.phi(x)
+        (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        return delta
+
+    def step(self) -> None:
+        """Lines 3 and 4 of Algorithm 1: δ_{k+1}, and p*_{k+1} = p*_k + δ_{k+1}."""
+        settings = self.problem.settings
+        delta = self.delta if self.delta is not None else self.pullback_of_ones()
+        low, high = settings.clamp or (None, None)
+        with torch.no_grad():
+            sign_update_(
+                self.iterate,
+                delta,
+                self.velocity,
+                step_size=settings.step_size,
+                momentum=settings.momentum,
+                clamp_min=low,
+                clamp_max=high,
+            )
+            self._watch(delta)
+
+    def _watch(self, delta: Tensor) -> None:
+        """Note the first step that is not finite, and the largest |δ|; never ask the device."""
+        size = torch.linalg.vector_norm(delta, torch.inf).to(self._largest.dtype)
+        torch.maximum(self._largest, size, out=self._largest)
+        # Anything not finite shows in p, unless a clamp hides it; then it shows in what was added.
+        if self.problem.settings.clamp is None:
+            size = torch.linalg.vector_norm(self.iterate, torch.inf)
+        elif self.velocity is not None:
+            size = torch.linalg.vector_norm(self.velocity, torch.inf)
+        self._step_number += 1
+        first_now = (self._first_bad == 0) & ~torch.isfinite(size)
+        self._first_bad += first_now * self._step_number
+
+    def first_bad_step(self) -> int:
+        """The first step (from 1) that was not finite, or 0. Waits for the device."""
+        return int(self._first_bad)
+
+    def moved(self) -> bool:
+        """Whether the steps could move any variable by its last bit. Waits for the device."""
+        settings = self.problem.settings
+        factor = abs(settings.step_size) / (1 - settings.momentum)
+        reach = self._largest * factor * self._step_number
+        unit = torch.finfo(self.iterate.dtype).eps * self.iterate.abs().amax()
+        return bool(reach > unit)

@@ -1,0 +1,125 @@
+"""Section 2.1 of the paper: the push-forward map Φ_* (Eq. 1–6), its Jacobian, its pull-back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.checks import check_images, check_model, model_dtype_and_device
+from sign_ext.computing import computing
+from sign_ext.freeze import unwrap
+from sign_ext.source_layer import Phi, check_source, find_source_layer, named_source_layer
+
+
+@contextmanager
+def _phi_at(model: nn.Module, images: Tensor, layer: str | None) -> Iterator[tuple[Phi, Tensor]]:
+    """Φ and a copy of the images in Φ's dtype, in the state Φ is computed in."""
+    check_model(model)
+    check_images(images)
+    network = unwrap(model)
+    dtype, device = model_dtype_and_device(network, images)
+    check_images(images, device)
+    if not len(images):
+        raise ValueError("images is empty: pass at least one")
+    named = named_source_layer(network, layer) if layer is not None else None
+    with computing(network), torch.autocast(device.type, enabled=False):
+        x = torch.empty_like(images, dtype=dtype, requires_grad=False).copy_(images.detach())
+        source = named or find_source_layer(network, x[:1])
+        check_source(network, source, x[:1])
+        yield Phi(network, source), x
+
+
+def pushforward(
+    model: nn.Module, images: Tensor, tangents: Tensor, *, layer: str | None = None
+) -> Tensor:
+    """Φ_{*,p} X_p of Eq. 5: how Φ's outputs change, to first order, as images move along tangents.
+
+    Args:
+        model: the network; left exactly as it is.
+        images: p, (N, C, H, W) floating.
+        tangents: X_p's coordinates ξ^i, shaped as images.
+        layer: make Φ this module's output; None takes the final classifier's input.
+
+    Returns:
+        Σ_i ξ^i ∂Φ^a/∂x^i, shaped as Φ's output (N, ...), in the network's dtype.
+
+    Raises:
+        ValueError: tangents are not shaped as images.
+        TypeError, SourceLayerError: as `iterative_sign`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 2))
+        >>> pushforward(model, torch.rand(3, 3, 2, 2), torch.ones(3, 3, 2, 2)).shape
+        torch.Size([3, 5])
+    """
+    if not isinstance(tangents, Tensor) or tangents.shape != images.shape:
+        given = tuple(getattr(tangents, "shape", ())) or type(tangents).__name__
+        raise ValueError(f"tangents must be shaped as images {tuple(images.shape)}, got {given}")
+    with _phi_at(model, images, layer) as (phi, x):
+        direction = torch.empty_like(x).copy_(tangents.detach())
+        pushed: Tensor = torch.func.jvp(phi, (x,), (direction,))[1]
+        return pushed.detach()
+
+
+def pullback_of_ones(model: nn.Module, images: Tensor, *, layer: str | None = None) -> Tensor:
+    """δ = Σ_a ∂Φ^a/∂x^i, line 3 of Algorithm 1: one vector-Jacobian product with ones.
+
+    Args:
+        model: the network; left exactly as it is.
+        images: p, (N, C, H, W) floating.
+        layer: make Φ this module's output; None takes the final classifier's input.
+
+    Returns:
+        δ, shaped as images, in the network's dtype.
+
+    Raises:
+        TypeError, ValueError, SourceLayerError: as `iterative_sign`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 2))
+        >>> delta = pullback_of_ones(model, torch.rand(1, 3, 2, 2))
+        >>> torch.allclose(delta.flatten(), model[1].weight.sum(0))
+        True
+    """
+    with _phi_at(model, images, layer) as (phi, x), torch.enable_grad():
+        value = phi(x.requires_grad_())
+        (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        return delta
+
+
+def jacobian(model: nn.Module, images: Tensor, *, layer: str | None = None) -> Tensor:
+    """[Φ_{*,p}] of Eq. 6: every ∂Φ^a/∂x^i, one vector-Jacobian product for each output a.
+
+    Args:
+        model: the network; left exactly as it is.
+        images: p, (N, C, H, W) floating.
+        layer: make Φ this module's output; None takes the final classifier's input.
+
+    Returns:
+        (N, m, C, H, W) in the network's dtype, m outputs a sample, however Φ shapes them.
+
+    Raises:
+        TypeError, ValueError, SourceLayerError: as `iterative_sign`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 2))
+        >>> jacobian(model, torch.rand(3, 3, 2, 2)).shape
+        torch.Size([3, 5, 3, 2, 2])
+    """
+    with _phi_at(model, images, layer) as (phi, x), torch.enable_grad():
+        outputs = phi(x.requires_grad_()).flatten(1)
+        # Samples do not interact, so one product gives row a of every sample's Jacobian.
+        rows = [
+            torch.autograd.grad(outputs[:, a].sum(), x, retain_graph=True)[0]
+            for a in range(outputs.shape[1])
+        ]
+        return torch.stack(rows, dim=1)

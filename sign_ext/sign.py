@@ -1,0 +1,323 @@
+"""SIGN as a function, `iterative_sign`, and as a reusable object, `SignTransform`.
+
+The steps themselves, Algorithm 1 of the paper, are in `algorithm.py`, to be read beside it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.algorithm import walk
+from sign_ext.checks import (
+    check_images,
+    check_model,
+    check_precision,
+    make_outputs,
+    model_dtype_and_device,
+)
+from sign_ext.computing import computing
+from sign_ext.engine.select import Engines
+from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
+from sign_ext.errors import NegligibleDeltaWarning
+from sign_ext.freeze import unwrap
+from sign_ext.progress import Progress, reporting
+from sign_ext.settings import LinearizeAt, Settings
+from sign_ext.source_layer import (
+    Phi,
+    SourceLayer,
+    check_source,
+    find_source_layer,
+    named_source_layer,
+)
+
+if TYPE_CHECKING:
+    from sign_ext.calibrate import Calibration
+    from sign_ext.explanation import Explanation
+
+DEFAULT_BATCH = {"cpu": 128, "cuda": 256}  # images at a time where batch_size is None
+
+
+class SignTransform:
+    """SIGN for one network, reusable: recorded graphs and choices are kept between calls.
+
+    Args:
+        model: Φ and its classifier, a trained `torch.nn.Module`; left exactly as it is.
+        steps: K, the number of iterations.
+        layer: make Φ the output of this module; None finds the final classifier and takes its
+            input, "the output of the last layer (before the logits)".
+        step_size: what each step adds is step_size times δ (the paper: 1). δ's size depends on
+            the network and on the input's units: `calibrate` measures it.
+        momentum: μ in v ← μv + δ, p* ← p* + step_size · v; 0 is Algorithm 1 as printed.
+        linearize_at: "iterate" takes δ at p*_k; "input" takes it once, at p, for all steps.
+        clamp: (lowest, highest) value that p* is held to after each step; None (the paper) for
+            no bounds, and either may be None.
+        snapshots: steps whose iterates to return, (50, 100) in the paper, from one trajectory.
+        batch_size: images at a time; None takes 128 on a CPU and 256 elsewhere. Samples do not
+            interact, so it changes memory and speed only.
+        backend: "auto", "autograd" (any module and device) or "graphed" (CUDA graphs).
+        precision: arithmetic of float32 networks: "float32" (IEEE, TF32 switched off), "tf32" or
+            "bfloat16" (autocast; iterate in float32). Networks of other dtypes use their own.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of range, an unknown layer, or a network whose samples interact.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sign_ext import SignTransform
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> sign = SignTransform(model, steps=2, snapshots=(1, 2))
+        >>> sorted(sign.transform(torch.rand(3, 3, 2, 2) * 255))
+        [1, 2]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        steps: int = 50,
+        *,
+        layer: str | None = None,
+        step_size: float = 1.0,
+        momentum: float = 0.0,
+        linearize_at: LinearizeAt = "iterate",
+        clamp: tuple[float | None, float | None] | None = None,
+        snapshots: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        backend: str = "auto",
+        precision: str = "float32",
+    ) -> None:
+        """Check the options; nothing is computed yet."""
+        check_model(model)
+        self.model = model
+        self.settings = Settings(
+            steps=steps,
+            layer=layer,
+            step_size=step_size,
+            momentum=momentum,
+            linearize_at=linearize_at,
+            clamp=clamp,
+            snapshots=None if snapshots is None else tuple(snapshots),
+            batch_size=batch_size,
+            backend=backend,
+            precision=precision,
+        )
+        self._network = unwrap(model)
+        self._named = named_source_layer(self._network, layer) if layer is not None else None
+        self.engines = Engines(backend, self._network)
+        self._warned = False
+        self._seen: SourceLayer | None = None  # Φ's layer in the last call
+
+    def transform(
+        self,
+        images: Tensor,
+        *,
+        out: Tensor | Mapping[int, Tensor] | None = None,
+        progress: Progress = False,
+    ) -> Tensor | dict[int, Tensor]:
+        """p*_K of every image, or every snapshot asked for.
+
+        Args:
+            images: (N, C, H, W) or (N, C, D, H, W), floating, in the units the network takes
+                (0–255 for this project's), on the network's device. Not modified unless `out`.
+            out: where to write: a tensor like the result, the images themselves for in place,
+                or with snapshots a dict from step to tensor.
+            progress: True draws a bar; a function is called with (image-steps done, total).
+
+        Returns:
+            p*_K shaped as images, float32 (float64 for a float64 network); with snapshots a dict
+            from step to such a tensor.
+
+        Raises:
+            TypeError: images or out of the wrong type or dtype.
+            ValueError: images or out of the wrong shape, device or values.
+            SourceLayerError: Φ cannot be found, or has no gradient to the images.
+            BackendError: the backend asked for by name cannot run this network here.
+            DivergenceError: an iterate is not finite; `out` keeps its values from this batch on.
+        """
+        check_images(images)
+        dtype, device = model_dtype_and_device(self._network, images)
+        check_images(images, device)
+        settings = self.settings
+        check_precision(settings.precision, dtype)
+        self.engines.choice(device)
+        is_dict = settings.snapshots is not None
+        results = make_outputs(out, images, iterate_dtype(dtype), settings.stops, is_dict)
+        if len(images):
+            total = len(images) * settings.stops[-1]
+            with reporting(progress, total, f"SIGN, K = {settings.stops[-1]}") as report:
+                self._run(images, results, dtype, report)
+        if settings.snapshots is None:
+            return results[settings.steps]
+        return {k: results[k] for k in settings.snapshots}
+
+    def _run(
+        self,
+        images: Tensor,
+        results: dict[int, Tensor],
+        dtype: torch.dtype,
+        report: Callable[[int], None] | None,
+    ) -> None:
+        inference = torch.is_inference_mode_enabled()
+
+        def write(rows: slice, iterates: Mapping[int, Tensor]) -> None:
+            # In the caller's mode, which alone may write what the caller made in it.
+            with torch.no_grad(), torch.inference_mode(inference):
+                for k, iterate in iterates.items():
+                    results[k][rows].copy_(iterate)
+
+        size = self.settings.batch_size or DEFAULT_BATCH.get(images.device.type, 256)
+        with computing(self._network, self.settings.precision):
+            phi = self._phi(images[:1], dtype)
+            problem = Problem(phi, self.settings, dtype, memory_format(self._network, images))
+            if not walk(problem, self.engines, images, size, write, report):
+                self._warn(
+                    "δ was negligible in every step: images come back unchanged to the last bit. "
+                    "Raise step_size (calibrate() proposes one) or pass another layer"
+                )
+
+    def _phi(self, image: Tensor, dtype: torch.dtype) -> Phi:
+        """Φ, found and checked on one image of this call: the network may have changed since."""
+        with torch.autocast(image.device.type, enabled=False):
+            probe = torch.empty_like(image, dtype=dtype).copy_(image)
+            source = self._named or find_source_layer(self._network, probe)
+            varies = check_source(self._network, source, probe)
+        self._seen = source
+        if not varies:
+            self._warn(
+                f"the sum over {source} is (nearly) constant, as after a LayerNorm, so δ is "
+                "negligible and SIGN changes nothing: pass layer=NAME of an earlier layer"
+            )
+        return Phi(self._network, source)
+
+    def source_layer(self, images: Tensor | None = None) -> SourceLayer | None:
+        """Where Φ is read: found on images (N, ...), else as in the last call, else None."""
+        if images is not None:
+            check_images(images)
+            dtype, device = model_dtype_and_device(self._network, images)
+            check_images(images, device)
+            with computing(self._network, self.settings.precision):
+                self._phi(images[:1], dtype)
+        return self._named or self._seen
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(message, NegligibleDeltaWarning, stacklevel=5)
+
+    def explain(self, images: Tensor | None = None) -> Explanation:
+        """What will run and why, in words.
+
+        Args:
+            images: one or more images (N, C, H, W) to find the source layer on. Without them the
+                last call's layer is told, or a guess that is marked as one.
+
+        Returns:
+            A printable Explanation.
+        """
+        from sign_ext.explanation import explain
+
+        return explain(self, images)
+
+    def with_options(self, **changes: Any) -> SignTransform:
+        """The same transform with some options changed."""
+        return SignTransform(self.model, **{**vars(self.settings), **changes})
+
+    def calibrate(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        steps: int = 100,
+        step_sizes: Sequence[float] | None = None,
+        target_share: float = 0.02,
+        pixel_range: float = 255.0,
+        progress: Progress = False,
+    ) -> Calibration:
+        """Measure what step sizes do to images, and propose one; see `sign_ext.calibrate`."""
+        from sign_ext.calibrate import calibrate
+
+        return calibrate(
+            self,
+            images,
+            labels,
+            steps=steps,
+            step_sizes=step_sizes,
+            target_share=target_share,
+            pixel_range=pixel_range,
+            progress=progress,
+        )
+
+
+def iterative_sign(
+    model: nn.Module,
+    images: Tensor,
+    steps: int = 50,
+    *,
+    layer: str | None = None,
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    linearize_at: LinearizeAt = "iterate",
+    clamp: tuple[float | None, float | None] | None = None,
+    snapshots: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    backend: str = "auto",
+    precision: str = "float32",
+    out: Tensor | Mapping[int, Tensor] | None = None,
+    progress: Progress = False,
+) -> Tensor | dict[int, Tensor]:
+    """Algorithm 1, Iterative SIGN: add Σ_a ∂Φ^a/∂x^i to the images, K times.
+
+    Args, results and errors are those of `SignTransform` and its `transform`, which is the better
+    choice for many calls with one network.
+
+    Args:
+        model: a trained network; left exactly as it is.
+        images: (N, C, H, W) floating, pixel units 0–255 for this project's networks.
+        steps: K.
+        layer: make Φ this module's output; None takes the final classifier's input.
+        step_size: factor of each step (the paper: 1).
+        momentum: μ of v ← μv + δ (0: Algorithm 1 as printed).
+        linearize_at: "iterate" or "input".
+        clamp: (lowest, highest) for p*, or None.
+        snapshots: steps to return, all from one trajectory.
+        batch_size: images at a time.
+        backend: "auto", "autograd" or "graphed".
+        precision: "float32", "tf32" or "bfloat16".
+        out: where to write; `out=images` works in place.
+        progress: True, or a function of (done, total).
+
+    Returns:
+        p*_K shaped as images, float32 (float64 for a float64 network); with snapshots a dict from
+        step to such a tensor.
+
+    Raises:
+        TypeError, ValueError, SourceLayerError, BackendError, DivergenceError: as SignTransform.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sign_ext import iterative_sign
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> iterative_sign(model, torch.rand(3, 3, 2, 2) * 255, steps=2).shape
+        torch.Size([3, 3, 2, 2])
+    """
+    sign = SignTransform(
+        model,
+        steps,
+        layer=layer,
+        step_size=step_size,
+        momentum=momentum,
+        linearize_at=linearize_at,
+        clamp=clamp,
+        snapshots=snapshots,
+        batch_size=batch_size,
+        backend=backend,
+        precision=precision,
+    )
+    return sign.transform(images, out=out, progress=progress)
