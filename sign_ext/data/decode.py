@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def decode_rgb(
-    source: Path | bytes, size: int | None, formats: Sequence[str] | None = None
+    source: Path | bytes, size: int | None, formats: tuple[str, ...] | None = None
 ) -> np.ndarray:
     """Decode one image to RGB, turned as its EXIF orientation says.
 

@@ -1,0 +1,66 @@
+"""The two corruptions of Table 5: pixels turned off, and Gaussian noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pixels_off(images: Tensor, n: int = 50, *, generator: torch.Generator) -> Tensor:
+    """Set n random positions of each image to 0 in all channels.
+
+    Args:
+        images: tensor (N, C, H, W) in pixel units, any dtype and device.
+        n: distinct positions an image, 0 … H·W (Table 5: 50).
+        generator: draws the positions, on its own device: a CPU generator chooses the same ones
+            wherever the images are.
+
+    Returns:
+        A new tensor of the same shape, dtype and device.
+
+    Raises:
+        ValueError: ``n`` out of range, or images of another rank.
+
+    Example:
+        >>> images = torch.full((1, 3, 8, 8), 9)
+        >>> int((pixels_off(images, 5, generator=torch.Generator()) == 0).sum())
+        15
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images has shape {tuple(images.shape)}; accepted: (N, C, H, W).")
+    count, _, height, width = images.shape
+    if not 0 <= n <= height * width:
+        raise ValueError(
+            f"n={n} positions; accepted: 0 to {height * width}, as many as an image has."
+        )
+    # The n largest of independent random numbers are a uniform choice without repetition.
+    scores = torch.rand(count, height * width, generator=generator, device=generator.device)
+    off = torch.zeros(count, height * width, dtype=torch.bool, device=generator.device)
+    off.scatter_(1, scores.topk(n, dim=1, sorted=False).indices, True)
+    return images.masked_fill(off.view(count, 1, height, width).to(images.device), 0)
+
+
+def gaussian_noise(images: Tensor, sigma: float = 10.0, *, generator: torch.Generator) -> Tensor:
+    """Add independent normal noise to every value; the result is not clipped.
+
+    Args:
+        images: tensor (N, C, H, W) in pixel units, uint8 or float, any device.
+        sigma: standard deviation in grey levels, 0 or more (Table 5: 10, read as of 0–255).
+        generator: draws the noise, on its own device.
+
+    Returns:
+        A new float32 tensor of the same shape and device.
+
+    Raises:
+        ValueError: a negative or infinite sigma.
+
+    Example:
+        >>> gaussian_noise(torch.zeros(1, 3, 2, 2), generator=torch.Generator()).shape
+        torch.Size([1, 3, 2, 2])
+    """
+    if not 0 <= sigma < float("inf"):
+        raise ValueError(f"sigma={sigma}; accepted: 0 or more grey levels.")
+    noise = torch.randn(
+        images.shape, generator=generator, device=generator.device, dtype=torch.float32
+    )
+    return noise.mul_(sigma).to(images.device).add_(images)

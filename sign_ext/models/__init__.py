@@ -1,0 +1,6 @@
+"""Networks by name; each takes images in pixel units 0–255."""
+
+from sign_ext.models.normalize import Normalize
+from sign_ext.models.registry import MODEL_NAMES, build_model, model_options
+
+__all__ = ["MODEL_NAMES", "Normalize", "build_model", "model_options"]
