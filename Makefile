@@ -63,6 +63,6 @@ constraints:  ## Refresh constraints.txt: the newest version of everything that 
 	@$(PYTHON) tools/refresh_constraints.py
 
 clean:  ## Remove what was built (not .venv: the next command brings the extension back into it)
-	rm -rf build dist docs/_build ./*.egg-info sign_ext/*.so .pytest_cache .mypy_cache .ruff_cache \
-		.hypothesis .benchmarks .venv/.sign-ext-installed
+	rm -rf build dist docs/_build ./*.egg-info sign_ext/*.so sign_ext/_build_info.json \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .venv/.sign-ext-installed
 	find sign_ext python_tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

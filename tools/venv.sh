@@ -20,8 +20,8 @@ fingerprint() {
   {
     echo "$PWD" "$extras" "${SIGN_EXT_BUILD:-auto}" "${TORCH_CUDA_ARCH_LIST:-}" "${CXX:-}" \
       "${CUDA_HOME:-}" "$(command -v nvcc || true)"
-    find pyproject.toml constraints.txt setup.py build_backend.py tools/venv.sh csrc -type f \
-      -not -path 'csrc/tests/*' -not -path 'csrc/testing/*' -print0 |
+    find pyproject.toml constraints.txt setup.py build_backend.py build_tools tools/venv.sh csrc \
+      -type f -not -path 'csrc/tests/*' -not -path 'csrc/testing/*' -not -name '*.pyc' -print0 |
       LC_ALL=C sort -z | xargs -0 sha256sum
   } | sha256sum | cut -d' ' -f1
 }
