@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from setuptools import build_meta
+from setuptools import build_meta  # type: ignore[import-untyped]
 
 # Front ends make importable this module and nothing beside it.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from build_tools import environment, extension  # noqa: E402  # needs the line above
+from build_tools import environment, extension  # needs the line above
 
 prepare_metadata_for_build_wheel = build_meta.prepare_metadata_for_build_wheel
 prepare_metadata_for_build_editable = build_meta.prepare_metadata_for_build_editable

@@ -70,7 +70,7 @@ def wheel_cuda_folders(part: str) -> list[str]:
 
 
 def find_toolkit() -> Toolkit | Missing:
-    """The CUDA toolkit: CUDA_HOME or CUDA_PATH where set, else nvcc's on PATH, else usual places."""
+    """The CUDA toolkit: CUDA_HOME or CUDA_PATH where set, else nvcc's on PATH, else as usual."""
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     on_path = shutil.which("nvcc")
     if named:

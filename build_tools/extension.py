@@ -1,4 +1,4 @@
-"""From a decision to setuptools' arguments: sources, flags, commands and the record of the build."""
+"""From a decision to setuptools' arguments: sources, flags, commands, the record of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from setuptools import Command, Extension
-from setuptools.command.build_py import build_py
+from setuptools import Command, Extension  # type: ignore[import-untyped]
+from setuptools.command.build_py import build_py  # type: ignore[import-untyped]
 
 from build_tools import environment
 from build_tools.decide import (

@@ -14,12 +14,18 @@ def is_dense(tensor: Tensor) -> bool:
     Args:
         tensor: any strided tensor.
     """
+    if tensor.is_contiguous():
+        return True
+    stride, size = tensor.stride(), tensor.shape
+    left = [d for d in range(tensor.dim()) if size[d] != 1]
     expected = 1
-    dimensions = zip(tensor.stride(), tensor.shape, strict=True)
-    for stride, size in sorted((stride, size) for stride, size in dimensions if size != 1):
-        if stride != expected:
+    # Innermost first. A search, not a sort: torch.compile cannot sort symbolic sizes.
+    while left:
+        inner = [d for d in left if stride[d] == expected]
+        if len(inner) != 1:
             return False
-        expected *= size
+        left = [d for d in left if d != inner[0]]
+        expected *= size[inner[0]]
     return True
 
 
@@ -41,7 +47,7 @@ def may_overlap_itself(tensor: Tensor) -> bool:
         tensor: any strided tensor. Interleaved strides that happen not to collide count as
             overlapping.
     """
-    if tensor.numel() == 0:
+    if tensor.numel() == 0 or is_dense(tensor):
         return False
     reach = 1
     dimensions = zip(tensor.stride(), tensor.shape, strict=True)
@@ -67,10 +73,10 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
     if a.untyped_storage()._cdata != b.untyped_storage()._cdata:
         return False
     (a_begin, a_end), (b_begin, b_end) = _span(a), _span(b)
-    return a_begin < b_end and b_begin < a_end
+    return bool(a_begin < b_end and b_begin < a_end)
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
+def _span(tensor: Tensor) -> tuple[int | torch.SymInt, int | torch.SymInt]:
     """First byte and one past the last byte, counted from the storage's beginning."""
     last = sum(
         stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)

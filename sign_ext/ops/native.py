@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import json
@@ -21,21 +20,27 @@ _REINSTALL = "run pip install --force-reinstall --no-deps sign-ext from its sour
 
 @dataclass(frozen=True)
 class Native:
-    """The loaded extension, or why there is none."""
+    """The extension as it was loaded, or why it was not."""
 
     module: Any  # sign_ext._C, or None
     why: str  # of the build where it loaded, of the fallback where it did not
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the native operators are registered."""
+        return self.module is not None
 
-@functools.cache
-def load_native() -> Native:
-    """Load the extension on the first call; every later call returns the same answer.
+    @property
+    def cuda(self) -> bool:
+        """Whether they include CUDA operators."""
+        return self.module is not None and bool(self.module.cuda)
 
-    An extension that was left out on purpose is no news. One that should be here and cannot be
-    used is told in one warning with its cause and cure; everything then runs on plain torch.
 
-    Returns:
-        The module and why it was built as it is, or None and why it is not there.
+def _load() -> Native:
+    """Load the extension, or find out why there is none.
+
+    One that was left out on purpose is no news. One that should be here and cannot be used is told
+    in one warning with its cause and cure; everything then runs on plain torch.
     """
     record = _read_record()
     built_why = str(record.get("why", "built by hand, without a record of why"))
@@ -75,6 +80,9 @@ def _give_up(cause: str, cure: str) -> Native:
     return Native(None, cause)
 
 
+NATIVE = _load()  # once: importing this module is what registers the operators
+
+
 def build_config() -> dict[str, Any]:
     """Say what was built, with what, and why.
 
@@ -89,15 +97,14 @@ def build_config() -> dict[str, Any]:
         >>> sorted(build_config())
         ['arches', 'compiler', 'cuda', 'native', 'toolkit', 'torch', 'torch_built_with', 'why']
     """
-    native = load_native()
-    module = native.module
+    module = NATIVE.module
     return {
-        "native": module is not None,
-        "cuda": bool(module and module.cuda),
+        "native": NATIVE.loaded,
+        "cuda": NATIVE.cuda,
         "arches": module.arches.split(";") if module and module.arches else [],
         "torch": str(torch.__version__),
         "torch_built_with": module.torch_built_with if module else None,
         "compiler": module.compiler if module else None,
         "toolkit": (module.toolkit or None) if module else None,
-        "why": native.why,
+        "why": NATIVE.why,
     }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.ops.layout import is_dense, may_overlap_itself, same_layout, share_memory
-from sign_ext.ops.native import load_native
+from sign_ext.ops.native import NATIVE
 
 _ITERATE_TYPES = (torch.float32, torch.float64)
 _DELTA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -33,7 +33,7 @@ def sign_update_(
 
     Args:
         p: the iterate, any shape, float32 or float64, pixel units (0–255). Changed in place.
-        delta: δ = Σ_a ∂Φ^a/∂x at p, p's shape and device, any of float32, float64, bfloat16, float16.
+        delta: δ = Σ_a ∂Φ^a/∂x at p, p's shape and device, float32, float64, bfloat16 or float16.
         velocity: v, p's shape, dtype and device, or None. Changed in place.
         step_size: factor of what is added to p.
         momentum: factor of the old velocity; used only with a velocity.
@@ -79,14 +79,13 @@ def sign_update_route(p: Tensor, delta: Tensor, velocity: Tensor | None = None) 
         >>> sign_update_route(p, p.clone())
         'torch: p is float64, the native operator is float32'
     """
-    native = load_native()
     device = p.device.type
-    if native.module is None:
-        return f"torch: {native.why}"
+    if not NATIVE.loaded:
+        return f"torch: {NATIVE.why}"
     if device not in ("cpu", "cuda"):
         return f"torch: there is no native operator for {device}"
-    if device == "cuda" and not native.module.cuda:
-        return f"torch: no CUDA operator was built: {native.why}"
+    if device == "cuda" and not NATIVE.cuda:
+        return f"torch: no CUDA operator was built: {NATIVE.why}"
     if p.dtype != torch.float32:
         return f"torch: p is {_name(p.dtype)}, the native operator is float32"
     if delta.dtype not in _NATIVE_DELTA_TYPES:
@@ -220,12 +219,12 @@ def _fake(
     clamp_min: float | None,
     clamp_max: float | None,
 ) -> None:
-    """The operator for tensors without data: it makes nothing, so there is nothing to say but no."""
+    """The operator for tensors without data: it makes nothing, it only refuses."""
     for tensor in (delta, velocity):
         if tensor is not None:
             torch._check(tensor.shape == p.shape, lambda: "sign_update_: shapes must agree")
             torch._check(tensor.device == p.device, lambda: "sign_update_: devices must agree")
 
 
-if load_native().module is not None:
+if NATIVE.loaded:
     torch.library.register_fake("sign_ext::sign_update_", _fake)
