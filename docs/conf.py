@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
     _project = tomllib.load(file)["project"]
@@ -31,3 +34,15 @@ napoleon_use_ivar = True  # attributes of dataclasses are documented once
 
 html_theme = "furo"
 html_title = f"sign_ext {release}"
+
+
+def _plain_symbols(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Keep the star of Φ_* and Φ_{*,p} a symbol: reStructuredText reads it as emphasis."""
+    lines[:] = [re.sub(r"(?<=[_{])\*", r"\\*", line) for line in lines]
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what is defined here to Sphinx."""
+    app.connect("autodoc-process-docstring", _plain_symbols)
