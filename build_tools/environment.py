@@ -60,8 +60,10 @@ def find_torch() -> Torch | Missing:
 
 def wheel_cuda_folders(part: str) -> list[str]:
     """`part` ("include", "lib", "bin") of the nvidia-* wheels that came with torch."""
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError):
+        return []
     nvidia = Path(torch.__file__).parent.parent / "nvidia"
     major = (torch.version.cuda or "").split(".")[0]
     # CUDA 13 wheels share one folder, those of CUDA 12 have one each.

@@ -61,7 +61,7 @@ inline void require_aligned(const void* address, std::size_t alignment) {
                  "misaligned %zu-byte access at %p by thread (%u, %u, %u) of block (%u, %u, %u)\n",
                  alignment, address, threadIdx.x, threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y,
                  blockIdx.z);
-    std::abort();
+    std::_Exit(EXIT_FAILURE);
   }
 }
 
@@ -74,7 +74,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block,
       grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
     std::fprintf(stderr, "invalid launch: grid (%u, %u, %u), block (%u, %u, %u)\n", grid.x, grid.y,
                  grid.z, block.x, block.y, block.z);
-    std::abort();
+    std::_Exit(EXIT_FAILURE);
   }
   gridDim = grid;
   blockDim = block;

@@ -1,0 +1,107 @@
+"""Compiles every .cu file and fails if a kernel spills registers: python -m build_tools.check_spills.
+
+Reads what ptxas reports; needs nvcc but no GPU and no torch, and says so and passes without nvcc.
+All of nvcc's warnings are errors here.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+# python build_tools/check_spills.py works too.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from build_tools.decide import Missing
+from build_tools.environment import find_toolkit
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+ARCHES = ("sm_80", "sm_90")
+# Kernels that may spill: a part of the kernel's mangled name, and why the spill is worth it.
+EXCEPTIONS: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What ptxas says of one kernel on one architecture."""
+
+    name: str
+    arch: str
+    registers: int
+    stack: int  # bytes a thread
+    spilled: int  # bytes a thread, stores and loads
+
+
+def parse_ptxas(report: str) -> list[Kernel]:
+    """The kernels in the output of nvcc -Xptxas -v."""
+    pattern = re.compile(
+        r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>\w+)'.*?"
+        r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+        r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
+        re.DOTALL,
+    )
+    return [
+        Kernel(
+            match["name"],
+            match["arch"],
+            int(match["registers"]),
+            int(match["stack"]),
+            int(match["stores"]) + int(match["loads"]),
+        )
+        for match in pattern.finditer(report)
+    ]
+
+
+def offenders(kernels: list[Kernel], exceptions: dict[str, str]) -> list[Kernel]:
+    """The kernels that spill, or keep an array on the stack, without a listed reason."""
+    return [
+        kernel
+        for kernel in kernels
+        if (kernel.spilled or kernel.stack) and not any(part in kernel.name for part in exceptions)
+    ]
+
+
+def compile_report(nvcc: str, source: Path, arch: str) -> str:
+    """ptxas's report on one source for one architecture, warnings made errors."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [nvcc, "-std=c++20", "-O3", f"-arch={arch}", f"-I{CSRC}", "-Xptxas", "-v"]
+        command += ["-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror"]
+        command += ["-c", str(source), "-o", str(Path(folder, "out.o"))]
+        result = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    if result.returncode != 0:
+        raise SystemExit(f"{source.name} does not compile for {arch}:\n{result.stdout}")
+    return result.stdout
+
+
+def main() -> int:
+    """Check every source on every architecture; the exit status says whether all is well."""
+    toolkit = find_toolkit()
+    if isinstance(toolkit, Missing):
+        print(f"spill check left out, there is no nvcc: {toolkit.why}")
+        return 0
+    kernels: list[Kernel] = []
+    for source in sorted(CSRC.glob("*/*.cu")):
+        for arch in ARCHES:
+            found = parse_ptxas(compile_report(f"{toolkit.home}/bin/nvcc", source, arch))
+            if not found:
+                raise SystemExit(f"no kernel was found in ptxas's report on {source.name}, {arch}")
+            most = max(kernel.registers for kernel in found)
+            print(f"{source.name} {arch}: {len(found)} kernels, at most {most} registers")
+            kernels += found
+    bad = offenders(kernels, EXCEPTIONS)
+    for kernel in bad:
+        print(
+            f"SPILL {kernel.name} on {kernel.arch}: {kernel.spilled} bytes spilled,"
+            f" {kernel.stack} bytes of stack. Mend it, or list it in EXCEPTIONS with the reason"
+        )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
