@@ -1,6 +1,6 @@
-"""Compiles every .cu file and fails if a kernel spills registers: python -m build_tools.check_spills.
+"""Compiles every .cu file and fails if a kernel spills registers.
 
-Reads what ptxas reports; needs nvcc but no GPU and no torch, and says so and passes without nvcc.
+Run as python -m build_tools.check_spills. Reads what ptxas reports; needs nvcc but no GPU and no torch, and says so and passes without nvcc.
 All of nvcc's warnings are errors here.
 """
 
