@@ -62,5 +62,5 @@ def test_what_does_not_fit_is_named(snapshots, error, match):
 
 
 def test_unknown_mode():
-    with pytest.raises(ValueError, match="'replace'.*'append'"):
+    with pytest.raises(ValueError, match=r"'replace'.*'append'"):
         sign_training_set(originals(), {1: torch.zeros(5, 3, 7, 9)}, mode="append")

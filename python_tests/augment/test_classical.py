@@ -85,7 +85,8 @@ def test_draws_cover_their_ranges_and_differ_by_sample():
     assert set(flips.unique().tolist()) == {-1.0, 1.0}
     assert (flips == -1).double().mean(dim=0) == pytest.approx([0.5, 0.5], abs=0.05)
     degrees = angles.rad2deg()
-    assert 14.5 < float(degrees.max()) <= 15 and -15 <= float(degrees.min()) < -14.5
+    assert 14.5 < float(degrees.max()) <= 15
+    assert -15 <= float(degrees.min()) < -14.5
     for axis in range(2):
         assert 0.098 < float(shifts[:, axis].max()) <= 0.1
         assert -0.1 <= float(shifts[:, axis].min()) < -0.098

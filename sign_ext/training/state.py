@@ -154,7 +154,7 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     return [
         f"{key}: {old.get(key, 'nothing')} in the folder, {new.get(key, 'nothing')} now"
         for key in list(dict.fromkeys([*old, *new]))
-        if old.get(key, None) != new.get(key, None)
+        if key not in old or key not in new or old[key] != new[key]
     ]
 
 
