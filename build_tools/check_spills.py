@@ -1,7 +1,7 @@
 """Compiles every .cu file and fails if a kernel spills registers.
 
-Run as python -m build_tools.check_spills. Reads what ptxas reports; needs nvcc but no GPU and no torch, and says so and passes without nvcc.
-All of nvcc's warnings are errors here.
+Run as `python -m build_tools.check_spills`. It reads what ptxas reports: it needs nvcc, but no GPU
+and no torch. Without nvcc it says so and passes. All of nvcc's warnings are errors here.
 """
 
 from __future__ import annotations
