@@ -85,19 +85,21 @@ def pytest_benchmark_update_machine_info(
     )
 
 
-def _clock(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that one call takes on the device, by CUDA events there and by the clock here."""
+def _clock(work: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Seconds that one of several calls takes, by CUDA events on a GPU and by the clock else."""
     if device.type != "cuda":
         started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
+        for _ in range(calls):
+            work()
+        return (time.perf_counter() - started) / calls
     torch.cuda.synchronize(device)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
-    work()
+    for _ in range(calls):
+        work()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / 1e3
+    return begin.elapsed_time(end) / 1e3 / calls
 
 
 @pytest.fixture
@@ -110,6 +112,7 @@ def race(benchmark: Any, device: torch.device) -> Callable[..., dict[str, float]
         baseline: str,
         rounds: int = 15,
         warmup: int = 2,
+        calls: int = 1,
         **facts: object,
     ) -> dict[str, float]:
         """Time every contender `rounds` times, interleaved.
@@ -119,6 +122,7 @@ def race(benchmark: Any, device: torch.device) -> Callable[..., dict[str, float]
             baseline: The contender that the ratios are against.
             rounds: Turns that each contender gets.
             warmup: Untimed calls of each before (compilation, caches, allocator).
+            calls: Calls a turn, timed together: more where one call is shorter than a launch.
             **facts: Kept beside the numbers, such as shape="128x3x32x32" or bytes_moved=...
 
         Returns:
@@ -130,7 +134,7 @@ def race(benchmark: Any, device: torch.device) -> Callable[..., dict[str, float]
 
         def one_round() -> None:
             for name, work in contenders.items():
-                times[name].append(_clock(work, device))
+                times[name].append(_clock(work, calls, device))
 
         for _ in range(warmup if benchmark.enabled else 0):
             for work in contenders.values():
