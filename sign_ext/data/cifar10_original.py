@@ -89,9 +89,15 @@ def parse_python(data: bytes, where: str) -> Arrays:
         images = batch[b"data"].numpy().reshape(-1, *IMAGE_SHAPE)
         labels = np.asarray(batch[b"labels"], dtype=np.int64)
     # A pickle that is not what it should be can fail in any of these ways.
-    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{where} is not a CIFAR-10 batch: {error}.") from error
-    except AttributeError as error:
+    except (
+        pickle.UnpicklingError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ValueError(f"{where} is not a CIFAR-10 batch: {error}.") from error
     return checked(images, labels, where)
 

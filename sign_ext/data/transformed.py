@@ -81,12 +81,8 @@ def save_transformed(
         _refuse_other_settings(folder, settings)
     temporary = folder / f".writing-{os.getpid()}.tmp"
     try:
-        # Copies, so that snapshots that share memory are stored whole.
-        tensors = {
-            key(step): images.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for step, images in snapshots.items()
-        }
-        save_file({**tensors, "labels": labels.detach().cpu().clone()}, temporary)
+        tensors = _plain({key(step): images for step, images in snapshots.items()})
+        save_file({**tensors, **_plain({"labels": labels})}, temporary)
         digest = _sha256(temporary)
         # The name holds the content's hash, so new data never lies under an old manifest.
         data = folder / f"images-{digest[:16]}.safetensors"
@@ -180,6 +176,20 @@ def _check(snapshots: dict[int, Tensor], labels: Tensor) -> None:
                 f"snapshots[{step}] has shape {tuple(images.shape)} and labels "
                 f"{tuple(labels.shape)}; accepted: (N, C, H, W) and (N,)."
             )
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU, each alone in memory of its own, as safetensors wants them."""
+    result: dict[str, Tensor] = {}
+    taken = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
+        if not whole or plain.data_ptr() in taken:
+            plain = plain.clone()
+        taken.add(plain.data_ptr())
+        result[name] = plain
+    return result
 
 
 def _refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:

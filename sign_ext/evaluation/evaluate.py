@@ -88,7 +88,7 @@ def evaluate(
         Accuracies over all images and by class, mean and sample standard deviation over the draws.
 
     Raises:
-        ValueError: an empty test set, draws < 1, or logits that are not finite.
+        ValueError: an empty test set, a number out of range, or logits that are not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
@@ -103,6 +103,8 @@ def evaluate(
         raise ValueError(f"draws={draws}; accepted: 1 or more.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; accepted: 1 or more.")
+    if seed < 0:
+        raise ValueError(f"seed={seed}; accepted: 0 or more.")
     runs = 1 + draws * len(CORRUPTIONS)
     done = 0
 
