@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from sign_ext.ops.layout import may_overlap_itself, share_memory
+
 
 def check_model(model: object) -> None:
     """Refuse what is no frozen-able network.
@@ -31,24 +33,15 @@ def check_model(model: object) -> None:
             )
 
 
-def model_dtype_and_device(model: nn.Module, images: Tensor) -> tuple[torch.dtype, torch.device]:
-    """What the network computes in and where: as its first floating parameter, else images."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point():
-            return tensor.dtype, tensor.device
-    return images.dtype, images.device
-
-
-def check_images(images: object, device: torch.device | None = None) -> None:
-    """Refuse what are no images on the network's device.
+def check_images(images: object) -> None:
+    """Refuse what are no images: cheap, and before the network is looked at.
 
     Args:
-        images: should be a floating tensor (N, C, H, W) or (N, C, D, H, W), all finite.
-        device: where the network is.
+        images: should be a floating tensor (N, C, H, W) or (N, C, D, H, W).
 
     Raises:
         TypeError: not a tensor, or not of floating dtype.
-        ValueError: wrong rank, layout or device, or NaN or Inf among the values.
+        ValueError: wrong rank or layout.
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
@@ -65,10 +58,22 @@ def check_images(images: object, device: torch.device | None = None) -> None:
             "images must be (N, C, H, W) or (N, C, D, H, W), "
             f"got {images.dim()} dimensions {tuple(images.shape)}{hint}"
         )
-    if device is not None and images.device != device:
+
+
+def place_of(model: nn.Module, images: Tensor) -> tuple[torch.dtype, torch.device]:
+    """The dtype the network computes in and its device, with the images checked against them.
+
+    A network's are those of its first floating parameter or buffer; without any, the images'.
+
+    Raises:
+        ValueError: the images are on another device, or hold NaN or Inf.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    like = next((t for t in tensors if t.is_floating_point()), images)
+    if images.device != like.device:
         raise ValueError(
-            f"images are on {images.device}, the model is on {device}: move one, "
-            f"images.to({str(device)!r}) for instance"
+            f"images are on {images.device}, the model is on {like.device}: move one, "
+            f"images.to({str(like.device)!r}) for instance"
         )
     if not bool(torch.isfinite(images).all()):
         bad = (~torch.isfinite(images)).flatten(1).any(1).nonzero().flatten()
@@ -76,6 +81,7 @@ def check_images(images: object, device: torch.device | None = None) -> None:
             f"images hold NaN or Inf in {len(bad)} of {len(images)} samples, first in sample "
             f"{int(bad[0])}"
         )
+    return like.dtype, like.device
 
 
 def check_precision(precision: str, dtype: torch.dtype) -> None:
@@ -100,33 +106,18 @@ def _check_out(name: str, out: object, images: Tensor, dtype: torch.dtype) -> No
             f"{name} must be {dtype} {tuple(images.shape)} on {images.device}, "
             f"got {out.dtype} {tuple(out.shape)} on {out.device}"
         )
-    if out.numel() and any(
-        stride == 0 and size > 1 for size, stride in zip(out.shape, out.stride(), strict=True)
-    ):
-        raise ValueError(f"{name} is expanded: several of its elements share memory; clone it")
+    if may_overlap_itself(out):
+        raise ValueError(f"{name} overlaps itself (an expanded tensor?): pass its clone")
     if out.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(
             f"{name} was created under torch.inference_mode() and cannot be written outside of it"
         )
     same = out.data_ptr() == images.data_ptr() and out.stride() == images.stride()
-    if _share_memory(out, images) and not same:
+    if share_memory(out, images) and not same:
         raise ValueError(
             f"{name} overlaps images without being them: pass the images themselves to overwrite "
             "them, or separate memory"
         )
-
-
-def _share_memory(a: Tensor, b: Tensor) -> bool:
-    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
-        return False
-
-    def span(t: Tensor) -> tuple[int, int]:
-        first = t.storage_offset() * t.element_size()
-        reach = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-        return first, first + (reach + 1) * t.element_size()
-
-    (a_from, a_to), (b_from, b_to) = span(a), span(b)
-    return bool(a.numel() and b.numel() and a_from < b_to and b_from < a_to)
 
 
 def make_outputs(
@@ -163,6 +154,6 @@ def make_outputs(
     for k, tensor in out.items():
         _check_out(f"out[{k}]", tensor, images, dtype)
     tensors = list(out.values())
-    if any(_share_memory(a, b) for i, a in enumerate(tensors) for b in tensors[:i]):
+    if any(share_memory(a, b) for i, a in enumerate(tensors) for b in tensors[:i]):
         raise ValueError("the tensors of out overlap each other: give each snapshot its own memory")
     return dict(out)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sign_ext.checks import model_dtype_and_device
+from sign_ext.checks import place_of
 from sign_ext.engine.trajectory import iterate_dtype, memory_format
 from sign_ext.freeze import unwrap
 from sign_ext.ops import sign_update_route
@@ -76,8 +76,10 @@ def explain(sign: SignTransform, images: Tensor | None) -> Explanation:
         layer = f"{guess}, a guess until images are seen"
     else:
         layer = "not known before images are seen"
-    like = torch.zeros(1, 3, 32, 32) if images is None else images
-    dtype, device = model_dtype_and_device(network, like)
+    weights = [t for t in [*network.parameters(), *network.buffers()] if t.is_floating_point()]
+    at = weights[0].device if weights else torch.device("cpu")
+    like = torch.zeros(1, 3, 32, 32, device=at) if images is None else images
+    dtype, device = place_of(network, like)
     iterate = iterate_dtype(dtype)
     layout = memory_format(network, like)
     p = torch.empty((1, *like.shape[1:]), dtype=iterate, device=device)

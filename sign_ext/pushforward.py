@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sign_ext.checks import check_images, check_model, model_dtype_and_device
+from sign_ext.checks import check_images, check_model, place_of
 from sign_ext.computing import computing
 from sign_ext.freeze import unwrap
 from sign_ext.source_layer import Phi, check_source, find_source_layer, named_source_layer
@@ -20,8 +20,7 @@ def _phi_at(model: nn.Module, images: Tensor, layer: str | None) -> Iterator[tup
     check_model(model)
     check_images(images)
     network = unwrap(model)
-    dtype, device = model_dtype_and_device(network, images)
-    check_images(images, device)
+    dtype, device = place_of(network, images)
     if not len(images):
         raise ValueError("images is empty: pass at least one")
     named = named_source_layer(network, layer) if layer is not None else None

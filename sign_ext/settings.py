@@ -82,7 +82,7 @@ class Settings:
     momentum: float = 0.0
     linearize_at: LinearizeAt = "iterate"
     clamp: tuple[float | None, float | None] | None = None
-    snapshots: tuple[int, ...] | None = None
+    snapshots: Sequence[int] | None = None
     batch_size: int | None = None
     backend: str = "auto"
     precision: str = "float32"

@@ -18,7 +18,7 @@ from sign_ext.checks import (
     check_model,
     check_precision,
     make_outputs,
-    model_dtype_and_device,
+    place_of,
 )
 from sign_ext.computing import computing
 from sign_ext.engine.select import Engines
@@ -102,7 +102,7 @@ class SignTransform:
             momentum=momentum,
             linearize_at=linearize_at,
             clamp=clamp,
-            snapshots=None if snapshots is None else tuple(snapshots),
+            snapshots=snapshots,
             batch_size=batch_size,
             backend=backend,
             precision=precision,
@@ -141,8 +141,7 @@ class SignTransform:
             DivergenceError: an iterate is not finite; `out` keeps its values from this batch on.
         """
         check_images(images)
-        dtype, device = model_dtype_and_device(self._network, images)
-        check_images(images, device)
+        dtype, device = place_of(self._network, images)
         settings = self.settings
         check_precision(settings.precision, dtype)
         self.engines.choice(device)
@@ -199,8 +198,7 @@ class SignTransform:
         """Where Φ is read: found on images (N, ...), else as in the last call, else None."""
         if images is not None:
             check_images(images)
-            dtype, device = model_dtype_and_device(self._network, images)
-            check_images(images, device)
+            dtype, _ = place_of(self._network, images)
             with computing(self._network, self.settings.precision):
                 self._phi(images[:1], dtype)
         return self._named or self._seen

@@ -114,11 +114,13 @@ class Trajectory:
         """Note the first step that is not finite, and the largest |δ|; never ask the device."""
         size = torch.linalg.vector_norm(delta, torch.inf).to(self._largest.dtype)
         torch.maximum(self._largest, size, out=self._largest)
-        # Anything not finite shows in p, unless a clamp hides it; then it shows in what was added.
+        # Anything not finite shows in p, unless a clamp hides it; then look at what was added.
         if self.problem.settings.clamp is None:
             size = torch.linalg.vector_norm(self.iterate, torch.inf)
-        elif self.velocity is not None:
-            size = torch.linalg.vector_norm(self.velocity, torch.inf)
+        else:
+            if self.velocity is not None:
+                size = torch.linalg.vector_norm(self.velocity, torch.inf)
+            size = size * self.problem.settings.step_size
         self._step_number += 1
         first_now = (self._first_bad == 0) & ~torch.isfinite(size)
         self._first_bad += first_now * self._step_number

@@ -1,0 +1,204 @@
+"""The graphed backend's bookkeeping with a stand-in for the graph, and the real thing on a GPU."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from networks import basic_cnn, tiny_cnn
+
+from sign_ext import BackendError, SignTransform, iterative_sign
+from sign_ext.engine import select
+from sign_ext.engine.graphed import GRAPHS_KEPT, GraphedEngine
+
+STEP = 2000.0
+
+
+class Recorder:
+    """Stands in for CUDA graph capture: runs the step as warm-up would, and replays by calling."""
+
+    def __init__(self):
+        self.records = 0
+        self.replays = 0
+
+    def __call__(self, step, device):
+        self.records += 1
+        for _ in range(3):  # what a real warm-up does to the buffers
+            step()
+
+        def replay():
+            self.replays += 1
+            step()
+
+        return replay
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+@pytest.fixture
+def model():
+    return tiny_cnn().eval()
+
+
+def graphed(model, recorder, steps=4, **options) -> SignTransform:
+    sign = SignTransform(model, steps, step_size=STEP, **options)
+    sign.engines._graphed = GraphedEngine(model, recorder)
+    sign.engines.choice = lambda device: select.Choice("graphed", "in this test")
+    return sign
+
+
+def images_of(n, generator, size=(9, 11)):
+    return torch.rand(n, 3, *size, generator=generator) * 255
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.7},
+        {"linearize_at": "input"},
+        {"momentum": 0.7, "linearize_at": "input", "clamp": (0, 255)},
+        {"snapshots": (1, 4)},
+    ],
+    ids=str,
+)
+def test_replaying_gives_what_stepping_gives(model, recorder, torch_rng, options):
+    images = images_of(5, torch_rng)
+    sign = graphed(model, recorder, batch_size=2, **options)
+    plain = SignTransform(model, 4, step_size=STEP, batch_size=2, **options)
+    for given in (images, images.flip(0)):  # the second call starts from recorded buffers
+        torch.testing.assert_close(sign.transform(given), plain.transform(given), rtol=0, atol=0)
+    # One record for full batches and one for the partial one, three batches of four steps a call.
+    assert (recorder.records, recorder.replays) == (2, 2 * 3 * 4)
+
+
+def test_a_bounded_number_of_shapes_is_kept(model, recorder, torch_rng):
+    sign = graphed(model, recorder)
+    for n in range(1, GRAPHS_KEPT + 3):
+        sign.transform(images_of(n, torch_rng))
+    assert len(sign.engines._graphed._kept) == GRAPHS_KEPT
+    before = recorder.records
+    sign.transform(images_of(GRAPHS_KEPT + 2, torch_rng))
+    assert recorder.records == before  # the latest is still there
+    sign.transform(images_of(1, torch_rng))
+    assert recorder.records == before + 1  # the oldest is not
+
+
+def test_moved_weights_are_recorded_anew_and_changed_ones_are_not(model, recorder, torch_rng):
+    images = images_of(2, torch_rng)
+    sign = graphed(model, recorder)
+    sign.transform(images)
+    with torch.no_grad():
+        model[1].weight.add_(0.1)
+    got = sign.transform(images)
+    assert recorder.records == 1
+    torch.testing.assert_close(got, iterative_sign(model, images, 4, step_size=STEP))
+    model[1].weight = torch.nn.Parameter(model[1].weight.detach() * 2)
+    got = sign.transform(images)
+    assert recorder.records == 2
+    torch.testing.assert_close(got, iterative_sign(model, images, 4, step_size=STEP))
+
+
+def test_auto_falls_back_and_says_why_and_a_name_raises(model, torch_rng, monkeypatch):
+    images = images_of(2, torch_rng)
+
+    def refuse(step, device):
+        raise BackendError("this step waits for the device")
+
+    for backend in ("auto", "graphed"):
+        sign = SignTransform(model, 3, step_size=STEP, backend=backend)
+        sign.engines._graphed = GraphedEngine(model, refuse)
+        monkeypatch.setattr(select, "choose", lambda *_: select.Choice("graphed", "in this test"))
+        if backend == "graphed":
+            with pytest.raises(BackendError, match="waits for the device"):
+                sign.transform(images)
+            continue
+        expected = SignTransform(model, 3, step_size=STEP)
+        expected.engines.choice = lambda device: select.Choice("autograd", "")
+        torch.testing.assert_close(sign.transform(images), expected.transform(images))
+        told = sign.explain()
+        assert told.backend == "autograd"
+        assert "waits for the device" in told.reason
+
+
+def test_graphed_is_the_rule_on_cuda():
+    assert select.choose("auto", torch.device("cuda", 0)).backend == "graphed"
+    assert select.choose("auto", torch.device("cpu")).backend == "autograd"
+    assert select.choose("autograd", torch.device("cuda", 0)).backend == "autograd"
+    with pytest.raises(BackendError, match="CUDA device"):
+        select.choose("graphed", torch.device("cpu"))
+
+
+@pytest.mark.gpu
+class TestOnCuda:
+    """Captured graphs against eager steps on the same device."""
+
+    @pytest.mark.parametrize("options", [{}, {"momentum": 0.7}, {"linearize_at": "input"}], ids=str)
+    def test_equals_autograd(self, torch_rng, options):
+        model = basic_cnn().cuda().eval()
+        images = images_of(7, torch_rng, (32, 32)).cuda()
+        both = [
+            SignTransform(
+                model, 5, step_size=STEP, batch_size=3, snapshots=(2, 5), backend=b, **options
+            )
+            for b in ("graphed", "autograd")
+        ]
+        for given in (images, images.flip(0)):
+            first, second = (sign.transform(given) for sign in both)
+            for k in (2, 5):
+                moved = (second[k] - given).norm()
+                assert (first[k] - second[k]).norm() <= 1e-4 * moved
+                assert moved > 0
+
+    def test_changed_weights_are_seen(self, torch_rng):
+        model = basic_cnn().cuda().eval()
+        images = images_of(4, torch_rng, (32, 32)).cuda()
+        sign = SignTransform(model, 3, step_size=STEP, backend="graphed")
+        sign.transform(images)
+        with torch.no_grad():
+            model[1].weight.mul_(1.5)
+        expected = iterative_sign(model, images, 3, step_size=STEP, backend="autograd")
+        moved = (expected - images).norm()
+        assert (sign.transform(images) - expected).norm() <= 1e-4 * moved
+
+    def test_a_step_that_waits_for_the_device_falls_back(self, torch_rng):
+        class Waits(torch.nn.Module):
+            def forward(self, x):
+                return x * (1.0 if x.sum().item() > 0 else 2.0)
+
+        model = torch.nn.Sequential(Waits(), *tiny_cnn()).cuda().eval()
+        images = images_of(4, torch_rng).cuda()
+        sign = SignTransform(model, 3, step_size=STEP)
+        expected = iterative_sign(model, images, 3, step_size=STEP, backend="autograd")
+        torch.testing.assert_close(sign.transform(images), expected)
+        assert "captured" in sign.explain().reason
+        with pytest.raises(BackendError, match="captured"):
+            iterative_sign(model, images, 3, backend="graphed")
+
+    def test_no_wait_inside_the_loop(self, torch_rng):
+        """Everything is queued before the first result is read: no synchronisation in K steps."""
+        model = basic_cnn().cuda().eval()
+        images = images_of(64, torch_rng, (32, 32)).cuda()
+        sign = SignTransform(model, 200, step_size=1.0, backend="graphed")
+        sign.transform(images)
+        trajectory = next(iter(sign.engines._graphed._kept.values()))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            trajectory.advance(200)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def test_memory_comes_back(self, torch_rng):
+        model = basic_cnn().cuda().eval()
+        images = images_of(16, torch_rng, (32, 32)).cuda()
+        used = []
+        for _ in range(4):
+            iterative_sign(model, images, 2, step_size=STEP, backend="graphed")
+            gc.collect()
+            torch.cuda.synchronize()
+            used.append(torch.cuda.memory_allocated())
+        assert used[-1] == used[1]

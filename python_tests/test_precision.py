@@ -1,0 +1,133 @@
+"""PyTorch's float32 switches are as asked for inside, and as they were outside, whatever they were."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from networks import tiny_cnn
+from torch import nn
+
+from sign_ext import iterative_sign
+from sign_ext.precision import arithmetic
+
+BACKENDS = torch.backends
+
+
+def switches() -> list[str]:
+    return [
+        BACKENDS.cudnn.conv.fp32_precision,
+        BACKENDS.cudnn.rnn.fp32_precision,
+        BACKENDS.cuda.matmul.fp32_precision,
+        BACKENDS.mkldnn.conv.fp32_precision,
+        BACKENDS.mkldnn.matmul.fp32_precision,
+        BACKENDS.mkldnn.rnn.fp32_precision,
+    ]
+
+
+def legacy() -> list[object]:
+    return [
+        BACKENDS.cudnn.allow_tf32,
+        BACKENDS.cuda.matmul.allow_tf32,
+        torch.get_float32_matmul_precision(),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was():
+    before = switches()
+    yield
+    torch.set_float32_matmul_precision("highest")
+    BACKENDS.cudnn.allow_tf32 = True
+    for module, value in zip(
+        (
+            BACKENDS.cudnn.conv,
+            BACKENDS.cudnn.rnn,
+            BACKENDS.cuda.matmul,
+            BACKENDS.mkldnn.conv,
+            BACKENDS.mkldnn.matmul,
+            BACKENDS.mkldnn.rnn,
+        ),
+        before,
+        strict=True,
+    ):
+        module.fp32_precision = value
+
+
+@pytest.mark.parametrize("matmul", ["highest", "high", "medium"])
+@pytest.mark.parametrize("cudnn", [True, False])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_switches_inside_and_outside(matmul, cudnn, precision):
+    torch.set_float32_matmul_precision(matmul)
+    BACKENDS.cudnn.allow_tf32 = cudnn
+    before = switches(), legacy()
+    with pytest.raises(KeyError), arithmetic(precision):
+        on_cuda = "tf32" if precision == "tf32" else "ieee"
+        assert switches() == [on_cuda] * 3 + ["ieee"] * 3
+        # A network may read the older switches; mixing must not make that raise.
+        assert legacy() == [
+            precision == "tf32",
+            precision == "tf32",
+            "high" if precision == "tf32" else "highest",
+        ]
+        raise KeyError
+    assert (switches(), legacy()) == before
+
+
+def test_a_caller_who_mixes_old_and_new_switches():
+    torch.set_float32_matmul_precision("high")
+    BACKENDS.cuda.matmul.fp32_precision = "ieee"
+    BACKENDS.cudnn.conv.fp32_precision = "ieee"
+    before = switches()
+    with arithmetic("float32"):
+        assert set(switches()) == {"ieee"}
+    assert switches() == before
+
+
+def test_the_network_runs_with_them():
+    seen = []
+
+    class Looks(nn.Module):
+        def forward(self, x):
+            seen.append(tuple(switches()))
+            return x
+
+    torch.set_float32_matmul_precision("medium")
+    before = switches()
+    iterative_sign(nn.Sequential(Looks(), *tiny_cnn()), torch.rand(2, 3, 9, 9), 2, step_size=1e3)
+    assert set(seen) == {("ieee",) * 6}
+    assert switches() == before
+
+
+def test_threads_share_a_precision_and_wait_for_another():
+    before = switches()
+    inside = threading.Barrier(2, timeout=20)
+    seen: list[str] = []
+
+    def hold(precision: str) -> None:
+        with arithmetic(precision):
+            inside.wait()
+            seen.append(switches()[0])
+
+    pair = [threading.Thread(target=hold, args=("tf32",)) for _ in range(2)]
+    for thread in pair:
+        thread.start()  # both are inside at once, or the barrier breaks
+    for thread in pair:
+        thread.join()
+    assert seen == ["tf32", "tf32"]
+
+    entered = threading.Event()
+    with arithmetic("float32"):
+
+        def other() -> None:
+            with arithmetic("tf32"):
+                entered.set()
+
+        waiting = threading.Thread(target=other)
+        waiting.start()
+        assert not entered.wait(0.1)
+        assert set(switches()) == {"ieee"}
+    assert entered.wait(20)
+    waiting.join()
+    assert switches() == before
