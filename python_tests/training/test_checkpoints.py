@@ -110,10 +110,13 @@ def test_tensors_that_do_not_fit_the_configuration_are_named(tmp_path):
     save_checkpoint(path, model_of(), {"model": {**SPEC, "num_classes": 5}})
     with pytest.raises(ValueError, match=r"is \(4.*the model's \(5"):
         load_checkpoint(path)
-    first, *_ = model_of().state_dict()
-    weights = {k: v for k, v in model_of().state_dict().items() if k != first}
-    save_checkpoint(path, model_of(), CONFIG, weights={**weights, "extra": torch.zeros(1)})
-    with pytest.raises(ValueError, match=rf"{first} is missing; extra is not in the model"):
+    save_checkpoint(path, torch.nn.Linear(2, 2), CONFIG)
+    with pytest.raises(ValueError, match=r"is missing; .*; …"):
+        load_checkpoint(path)
+    more = model_of()
+    more.register_buffer("extra", torch.zeros(1))
+    save_checkpoint(path, more, CONFIG)
+    with pytest.raises(ValueError, match=r"builds it: extra is not in the model\."):
         load_checkpoint(path)
 
 

@@ -73,12 +73,8 @@ def test_killed_twice_without_warning_and_resumed(tmp_path, same_weights):
             text=True,
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-    threads = torch.get_num_threads()
-    try:
-        resumed, got = interrupted_run.start(tmp_path)
-        whole, wanted = interrupted_run.start()
-    finally:
-        torch.set_num_threads(threads)
+    resumed, got = interrupted_run.start(tmp_path)
+    whole, wanted = interrupted_run.start()
     assert got.history == wanted.history
     assert same_weights(resumed, whole)
 

@@ -21,13 +21,7 @@ _CONFIG_KEY = "sign_ext.config"
 _MODEL_KEYS = ("name", "num_classes", "image_shape", "options")
 
 
-def save_checkpoint(
-    path: str | Path,
-    model: nn.Module,
-    config: Mapping[str, Any],
-    *,
-    weights: Mapping[str, Tensor] | None = None,
-) -> None:
+def save_checkpoint(path: str | Path, model: nn.Module, config: Mapping[str, Any]) -> None:
     """Write a model's weights and configuration to PATH, and the configuration beside it as JSON.
 
     Killed at any moment it leaves a checkpoint that loads: the old one or the new one.
@@ -37,7 +31,6 @@ def save_checkpoint(
         model: whose state_dict is written, from any device, in contiguous layout.
         config: plain JSON values. `config["model"]` with name, num_classes, image_shape and
             options is what :func:`load_checkpoint` rebuilds the model from.
-        weights: written instead of the model's present state_dict.
 
     Raises:
         ValueError: the path does not end in .safetensors, config["model"] lacks a key, or the
@@ -67,7 +60,7 @@ def save_checkpoint(
     side = path.with_suffix(".json")
     # In this order no moment has weights of one model beside the configuration of another.
     side.unlink(missing_ok=True)
-    write_tensors(path, model.state_dict() if weights is None else weights, {_CONFIG_KEY: text})
+    write_tensors(path, model.state_dict(), {_CONFIG_KEY: text})
     write_json(side, json.loads(text))
 
 

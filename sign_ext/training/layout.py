@@ -29,8 +29,9 @@ def training_layout(
 ) -> Iterator[torch.memory_format]:
     """Keep convolution weights channels_last while training, contiguous afterwards.
 
-    oneDNN's convolutions are quicker so on a CPU (BasicCNN trains 1.3 times as fast), and NHWC is the
-    layout of CUDA's matrix units; IEEE float32 on CUDA does not use those and stays contiguous.
+    oneDNN's convolutions are quicker so on a CPU (BasicCNN trains 1.3 times as fast), and NHWC is
+    the layout of CUDA's matrix units; IEEE float32 on CUDA does not use those and stays
+    contiguous.
     """
     wanted = device.type == "cpu" or settings.precision != "float32"
     layout = torch.channels_last if wanted else torch.contiguous_format
