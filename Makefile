@@ -37,7 +37,7 @@ lint: venv  ## ruff (lint and format), mypy and clang-format, nothing changed
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
-	$(VENV)/mypy tools benchmarks
+	$(VENV)/mypy tools
 	$(VENV)/clang-format --dry-run -Werror $(CPP_SOURCES)
 
 format: venv  ## Rewrite the sources as ruff and clang-format want them
