@@ -1,0 +1,82 @@
+"""Find a step size for SIGN: transform a few images with each one and look at the change.
+
+The gradient's size depends on the network and on the images, so no step size
+suits all. For each one the table shows the change of the images in grey
+levels, the share of pixels driven below 0, and the network's accuracy and
+confidence on the result. The proposed step changes the images by about
+--target-share of the pixel range (rms); labels are not used for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+from sign_ext.commands import console
+from sign_ext.commands.options import option
+from sign_ext.commands.shared import (
+    CheckpointOptions,
+    SignOptions,
+    checkpoint_data,
+    part_of,
+    read_checkpoint,
+    resolve_device,
+)
+
+EXAMPLES = (
+    "sign-ext calibrate --checkpoint runs/classical/model.safetensors --data digits",
+    "sign-ext calibrate --checkpoint runs/classical --steps 100 --step-sizes 1 10 100 --json",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(SignOptions, CheckpointOptions):
+    """Options of `sign-ext calibrate`."""
+
+    split: str = option(
+        "validation",
+        type=Literal["train", "validation", "test"],
+        help="Which part to look at; the test set is for the end.",
+    )
+    images: int = option(
+        64, type=PositiveInt, help="How many images of it to use (the time is proportional)."
+    )
+    steps: int = option(100, type=PositiveInt, help="K: how often δ is added.")
+    step_sizes: tuple[float, ...] | None = option(
+        None, type=PositiveFloat, nargs="+", metavar="STEP", help="Step sizes. Default: a grid."
+    )
+    target_share: float = option(
+        0.02,
+        type=PositiveFloat,
+        help="Wanted rms change after K steps, as a share of the pixel range (0–255).",
+    )
+
+
+def run(options: Options) -> None:
+    """Calibrate and print the table, or JSON."""
+    from sign_ext import SignTransform
+    from sign_ext.data.stratify import stratified_choice
+
+    device = resolve_device(options.device)
+    model, config = read_checkpoint(options.checkpoint, device)
+    splits, _ = checkpoint_data(options, config)
+    part = part_of(splits, options.split)
+    count = min(options.images, len(part))
+    part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
+    transform = SignTransform(model, **options.sign_settings())
+    console.say(f"{len(part)} images, K = {options.steps}, on {device}")
+    with console.progress("calibrating") as report:
+        calibration = transform.calibrate(
+            part.float().to(device),
+            part.labels.to(device),
+            steps=options.steps,
+            step_sizes=options.step_sizes,
+            target_share=options.target_share,
+            progress=report,
+        )
+    if options.json:
+        console.print_json(calibration.to_dict())
+    else:
+        print(calibration)

@@ -1,0 +1,103 @@
+"""Say what is installed, how it was built, which devices there are and what can run here.
+
+With --checkpoint, also what SIGN sees in that network: the source layer Φ,
+the backend that would run, and why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from sign_ext.commands import console
+from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.shared import read_checkpoint, resolve_device
+
+EXAMPLES = (
+    "sign-ext info",
+    "sign-ext info --checkpoint runs/classical/model.safetensors",
+    "sign-ext info --json",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of `sign-ext info`."""
+
+    checkpoint: str | None = option(
+        None, help="A trained network (file or folder) to explain.", metavar="FILE"
+    )
+
+
+def run(options: Options) -> None:
+    """Gather the facts and print them."""
+    from sign_ext import build_config
+    from sign_ext.report.environment import machine, versions
+
+    device = resolve_device(options.device)
+    facts: dict[str, Any] = {
+        "versions": versions(),
+        "build": build_config(),
+        "machine": machine(str(device)),
+        "devices": _devices(),
+        "backends": _backends(device),
+    }
+    if options.checkpoint is not None:
+        from sign_ext import SignTransform
+
+        model, config = read_checkpoint(options.checkpoint, device)
+        facts["checkpoint"] = {"file": options.checkpoint, "config": config}
+        facts["sign"] = str(SignTransform(model).explain())
+    if options.json:
+        console.print_json(facts)
+    else:
+        _print(facts)
+
+
+def _devices() -> list[str]:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))]
+
+
+def _backends(device: Any) -> dict[str, str]:
+    """Say of each backend whether it can run on `device`, and why or why not."""
+    from sign_ext.engine.select import choose
+    from sign_ext.errors import BackendError
+    from sign_ext.settings import BACKENDS
+
+    answers = {}
+    for name in BACKENDS:
+        try:
+            choice = choose(name, device)
+        except BackendError as error:
+            answers[name] = f"no: {error}"
+        else:
+            answers[name] = f"yes: {choice.backend}, {choice.reason}" if name == "auto" else "yes"
+    return answers
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for section in ("versions", "build", "machine", "backends"):
+        table.add_row(section, "")
+        for key, value in facts[section].items():
+            table.add_row(f"  {key}", _text(value))
+    table.add_row("devices", ", ".join(facts["devices"]))
+    console.print_rich(table)
+    if "sign" in facts:
+        print()
+        print(facts["sign"])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,207 @@
+"""What several commands do in the same way: options they share, devices, data, folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse.typing import PositiveInt
+
+from sign_ext.commands.errors import UsageError
+from sign_ext.commands.options import CommonOptions, option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from sign_ext.data import ImageSet, Splits
+
+DATA_HELP = "digits, cifar10 (needs --data-root), or a folder with one sub-folder a class."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions(CommonOptions):
+    """A trained network, and the data to use it on."""
+
+    checkpoint: str = option(
+        help="model.safetensors that `sign-ext train` wrote, or the folder it is in.",
+        metavar="FILE",
+    )
+    data: str | None = option(
+        None, help=DATA_HELP + " Default: what the network was trained on.", metavar="NAME"
+    )
+    image_size: int | None = option(
+        None, type=PositiveInt, help="Height and width in pixels. Default: the network's."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SignOptions:
+    """The options of Algorithm 1 that are not its step size; names as in `iterative_sign`."""
+
+    momentum: float = option(
+        0.0, type=float, help="μ of v ← μv + δ, p ← p + step·v; 0 is the paper's Algorithm 1."
+    )
+    linearize_at: str = option(
+        "iterate",
+        type=Literal["iterate", "input"],
+        help="Where δ is taken: at each iterate, or once at the original image.",
+    )
+    layer: str | None = option(
+        None,
+        help="Module whose output is Φ. Default: the input of the final classifier layer.",
+        metavar="NAME",
+    )
+    clamp: tuple[float, ...] | None = option(
+        None,
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="Keep pixels in this range (grey levels; -inf or inf: no bound). Default: no clamp.",
+    )
+    batch_size: int | None = option(
+        256, type=PositiveInt, help="Images worked on at once; does not change the result."
+    )
+    backend: str = option(
+        "auto", help="auto, autograd or graphed; `sign-ext info` says which can run here."
+    )
+    precision: str = option("float32", help="Arithmetic of the network: float32, tf32 or bfloat16.")
+
+    def sign_settings(self) -> dict[str, Any]:
+        """Return these options as keyword arguments of `SignTransform`."""
+        settings = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(SignOptions)
+        }
+        if self.clamp is not None:
+            low, high = self.clamp
+            settings["clamp"] = (
+                None if low == float("-inf") else low,
+                None if high == float("inf") else high,
+            )
+        return settings
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn auto, cpu, cuda or cuda:INDEX into a device that is there.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device is {name!r}; accepted: auto, cpu, cuda, cuda:INDEX")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        there = f"cuda:0 … cuda:{count - 1}" if count else "no CUDA device is usable here, use cpu"
+        raise UsageError(f"--device is {name!r}; {there}")
+    return device
+
+
+def check_name(argument: str, given: str, accepted: tuple[str, ...]) -> None:
+    """Raise UsageError, naming the closest one, unless `given` is among `accepted`."""
+    if given in accepted:
+        return
+    import difflib
+
+    close = difflib.get_close_matches(given, accepted, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    raise UsageError(f"--{argument} is {given!r}{hint} accepted: {', '.join(accepted)}")
+
+
+def check_folder(out: str) -> Path:
+    """Make the output folder and see that files can be written there, before any work is done.
+
+    Raises:
+        OSError: they cannot.
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".sign-ext-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"--out {folder} cannot be written ({error.strerror}); give another folder"
+        ) from error
+    return folder
+
+
+def check_data_name(name: str) -> None:
+    """Raise UsageError unless `name` is a data set's, or a folder."""
+    from sign_ext.data import DATA_NAMES
+
+    if name not in DATA_NAMES and not Path(name).is_dir():
+        known = ", ".join(DATA_NAMES)
+        raise UsageError(f"--data is {name!r}; accepted: {known}, or a folder that is there")
+
+
+def read_data(options: Any, name: str, **sizes: Any) -> Splits:
+    """Load the splits of the data set called `name` with a command's root and seed.
+
+    Raises:
+        UsageError: neither a known name nor a folder.
+    """
+    from sign_ext.data import load_data
+
+    check_data_name(name)
+    return load_data(name, options.data_root, seed=options.seed, **sizes)
+
+
+def read_checkpoint(path: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
+    """Load a network and its configuration."""
+    from sign_ext.training import load_checkpoint
+
+    return load_checkpoint(path, device)
+
+
+def checkpoint_data(
+    options: CheckpointOptions, config: dict[str, Any], **sizes: Any
+) -> tuple[Splits, str]:
+    """Load the data a checkpoint is to be used on, and see that the two fit.
+
+    Args:
+        options: the command's options.
+        config: the checkpoint's configuration.
+        **sizes: train_size or test_size for `load_data`.
+
+    Returns:
+        The splits and the data set's name.
+
+    Raises:
+        UsageError: no data set is named, here or in the checkpoint.
+        ValueError: image shape or number of classes differ from the network's.
+    """
+    trained_on = config.get("data", {})
+    name = options.data or trained_on.get("name")
+    if name is None:
+        raise UsageError("the checkpoint does not say what it was trained on: give --data")
+    shape = tuple(config["model"]["image_shape"])
+    size = options.image_size or (shape[1] if shape[1] == shape[2] else None)
+    splits = read_data(options, name, image_size=size, **sizes)
+    classes = config["model"]["num_classes"]
+    if len(splits.class_names) != classes:
+        raise ValueError(
+            f"{name} has {len(splits.class_names)} classes, the network in {options.checkpoint} "
+            f"{classes}: use the data set it was trained on, or train another network"
+        )
+    return splits, name
+
+
+def part_of(splits: Splits, name: str) -> ImageSet:
+    """Return the split called train, validation or test."""
+    part: ImageSet = {
+        "train": splits.train,
+        "validation": splits.validation,
+        "test": splits.test,
+    }[name]
+    return part

@@ -1,0 +1,237 @@
+"""Train a network on a data set and keep the epoch that is best on validation images.
+
+Leaves OUT/model.safetensors (the weights) and OUT/model.json (what is needed
+to rebuild the network, and how it was trained). With --sign, the training set
+is joined with transformed versions of itself that `sign-ext transform` wrote
+for the same --data, --train-size, --image-size and --seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from sign_ext.commands import console
+from sign_ext.commands.errors import UsageError
+from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.shared import (
+    DATA_HELP,
+    check_folder,
+    check_name,
+    read_data,
+    resolve_device,
+)
+
+if TYPE_CHECKING:
+    from sign_ext.data import ImageSet, Splits
+    from sign_ext.training import TrainSettings
+
+EXAMPLES = (
+    "sign-ext train --data digits --model basic_cnn --epochs 20 --out runs/classical \\",
+    "    --augment classical",
+    "sign-ext train --data digits --model basic_cnn --epochs 20 --out runs/sign \\",
+    "    --augment classical --sign runs/transformed",
+    "sign-ext train --config classical.yaml --epochs 50",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of `sign-ext train`; those from epochs to precision are `TrainSettings`'."""
+
+    data: str = option(help=DATA_HELP, metavar="NAME")
+    model: str = option(
+        help="basic_cnn (the paper's small network), mobilenet_v2 or inception_resnet_v2.",
+        metavar="NAME",
+    )
+    out: str = option(help="Folder for the checkpoint and the training curves.", metavar="DIR")
+    model_options: Mapping[str, Any] | None = option(
+        None,
+        type=dict[str, Any],
+        help="The network's own options, as --model-options.NAME VALUE, e.g. dropout or stride.",
+        metavar="{NAME: VALUE}",
+    )
+    train_size: int | None = option(
+        None, type=PositiveInt, help="Use a stratified subset of this many training images."
+    )
+    image_size: int | None = option(
+        None, type=PositiveInt, help="Height and width in pixels. Default: the data set's."
+    )
+    augment: str = option(
+        "none",
+        type=Literal["none", "classical"],
+        help="classical: flips, shifts and rotations (without flips for digits).",
+    )
+    sign: tuple[str, ...] | None = option(
+        None,
+        nargs="+",
+        metavar="DIR",
+        help="Folders of `sign-ext transform`; all their snapshots join the training set.",
+    )
+    sign_mode: str = option(
+        "add",
+        type=Literal["add", "replace"],
+        help="Keep the originals beside the transformed images (the paper), or leave them out.",
+    )
+    epochs: int = option(20, type=PositiveInt, help="Passes over the training set.")
+    batch_size: int = option(128, type=PositiveInt, help="Images a gradient step.")
+    learning_rate: float = option(1e-3, type=PositiveFloat, help="Learning rate.")
+    optimizer: str = option("adam", type=Literal["adam", "adamw", "sgd"], help="Optimiser.")
+    weight_decay: float = option(0.0, type=NonNegativeFloat, help="Weight decay.")
+    schedule: str = option(
+        "constant", type=Literal["constant", "cosine"], help="Learning rate over the run."
+    )
+    max_steps: int | None = option(
+        None, type=PositiveInt, help="Stop after this many gradient steps, if epochs allow more."
+    )
+    precision: str = option(
+        "float32",
+        type=Literal["float32", "bfloat16"],
+        help="Arithmetic of forward and backward passes.",
+    )
+    resume: bool = option(False, type=bool, help="Continue the run that was stopped in OUT.")
+    overwrite: bool = option(False, type=bool, help="Discard the run that is in OUT.")
+
+    def train_settings(self) -> TrainSettings:
+        """Return the options that `TrainSettings` has, as one."""
+        from sign_ext.training import TrainSettings
+
+        names = {field.name for field in dataclasses.fields(TrainSettings)}
+        return TrainSettings(**{name: getattr(self, name) for name in names})
+
+
+def run(options: Options) -> None:
+    """Train, write OUT/model.safetensors and model.json, and print the best epoch."""
+    import torch
+
+    from sign_ext.models import MODEL_NAMES, build_model
+    from sign_ext.training import train
+
+    check_name("model", options.model, MODEL_NAMES)
+    device = resolve_device(options.device)
+    settings = options.train_settings()
+    out = _out_folder(options)
+    sizes = {"train_size": options.train_size, "image_size": options.image_size}
+    splits = read_data(options, options.data, **sizes)
+    train_set = training_set(options, splits.train)
+
+    torch.manual_seed(options.seed)
+    spec: dict[str, Any] = {
+        "name": options.model,
+        "num_classes": len(splits.class_names),
+        "image_shape": list(splits.image_shape),
+        "options": dict(options.model_options or {}),
+    }
+    model = build_model(
+        options.model,
+        num_classes=spec["num_classes"],
+        image_shape=splits.image_shape,
+        **spec["options"],
+    ).to(device)
+    console.say(f"{splits.note}; training on {len(train_set):,} images, on {device}")
+    config = _config(options, spec, splits, train_set)
+    with console.progress("training") as report:
+        result = train(
+            model,
+            train_set,
+            splits.validation,
+            settings,
+            augment=_augment(options),
+            device=device,
+            out=out,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            progress=report,
+            config=config,
+        )
+    _print(options, result, str(out / "model.safetensors"))
+
+
+def _out_folder(options: Options) -> Path:
+    """Make OUT, and see that a run already there is not lost by accident."""
+    if options.resume and options.overwrite:
+        raise UsageError("--resume continues the run in --out, --overwrite discards it: give one")
+    out = check_folder(options.out)
+    taken = any((out / name).exists() for name in ("last.safetensors", "model.safetensors"))
+    if taken and not (options.resume or options.overwrite):
+        raise FileExistsError(
+            f"--out {out} already holds a training run: give --resume to continue it, "
+            "--overwrite to discard it, or another folder"
+        )
+    return out
+
+
+def training_set(options: Options, originals: ImageSet) -> ImageSet:
+    """Return the originals, or with --sign their union with the transformed versions.
+
+    Raises:
+        ValueError: a folder was made from other images than these.
+    """
+    if not options.sign:
+        if options.sign_mode != "add":
+            raise UsageError("--sign-mode replace needs --sign DIR")
+        return originals
+    from sign_ext.augment import sign_training_set
+    from sign_ext.data import ImageSet, fingerprint, load_transformed
+
+    wanted = fingerprint(originals)
+    parts = [originals] if options.sign_mode == "add" else []
+    for folder in options.sign:
+        transformed = load_transformed(folder)
+        made_from = transformed.manifest.get("data", {})
+        if made_from.get("fingerprint") != wanted:
+            raise ValueError(
+                f"{folder} was not made from this training set (it holds "
+                f"{made_from.get('name', 'unknown data')}, {made_from.get('images', '?')} images): "
+                f"use the same --data, --train-size, --image-size and --seed in both commands"
+            )
+        parts.append(sign_training_set(originals, transformed.snapshots, mode="replace"))
+    return ImageSet.concatenate(parts)
+
+
+def _augment(options: Options) -> Any:
+    from sign_ext.augment import build_augment
+
+    if options.augment == "classical" and options.data == "digits":
+        console.say("digits: classical augmentation without flips (a mirrored digit is no digit)")
+        return build_augment("classical", horizontal_flip=False, vertical_flip=False)
+    return build_augment(options.augment)
+
+
+def _config(
+    options: Options, spec: dict[str, Any], splits: Splits, train_set: ImageSet
+) -> dict[str, Any]:
+    """Say what made the checkpoint; `train` adds its settings, its best epoch and versions."""
+    from sign_ext.data import fingerprint
+
+    return {
+        "model": spec,
+        "data": {
+            "name": options.data,
+            "note": splits.note,
+            "train_size": options.train_size,
+            "image_size": options.image_size,
+            "seed": options.seed,
+            "images": len(train_set),
+            "fingerprint": fingerprint(train_set),
+        },
+        "sign": {"folders": list(options.sign or ()), "mode": options.sign_mode},
+    }
+
+
+def _print(options: Options, result: Any, checkpoint: str) -> None:
+    if options.json:
+        console.print_json({"checkpoint": checkpoint, **result.to_dict()})
+        return
+    from sign_ext.report.numbers import duration
+
+    print(
+        f"best epoch {result.best_epoch} of {len(result.history)}: validation accuracy "
+        f"{result.best_validation_accuracy:.4f} ({result.steps} gradient steps, "
+        f"{duration(result.seconds)})"
+    )
+    print(checkpoint)

@@ -1,0 +1,1 @@
+"""Results for people: numbers, figures and one self-contained HTML page."""

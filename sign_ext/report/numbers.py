@@ -1,0 +1,57 @@
+"""How results are counted and written: percentages, spreads, standard errors, durations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share in 0–1 as a percentage, without the sign: 0.9812 is `98.1`; no number is –."""
+    if share is None or math.isnan(share):
+        return "–"
+    return f"{100 * share:.{digits}f}"
+
+
+def binomial_error(accuracy: float, images: int) -> float:
+    """Return the standard error of an accuracy measured on `images` images, √(a(1−a)/n).
+
+    Args:
+        accuracy: Share of correct answers, 0–1.
+        images: How many images were classified, at least 1.
+
+    Example:
+        >>> round(binomial_error(0.9, 100), 4)
+        0.03
+    """
+    return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / images)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the sample standard deviation (0 for one value)."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, 0.0
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as people do: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def finite(value: Any) -> Any:
+    """Make nested dicts and lists fit for JSON: tuples to lists, NaN and Inf to None."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
