@@ -11,7 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from setuptools import build_meta  # type: ignore[import-untyped]
+import setuptools  # type: ignore[import-untyped]
+from setuptools import build_meta
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # only without isolation
+    raise SystemExit(
+        f"sign_ext: setuptools {setuptools.__version__} is older than 77: run"
+        " pip install -U setuptools, or leave out --no-build-isolation."
+    )
 
 # Front ends make importable this module and nothing beside it.
 sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -22,7 +22,8 @@ def target_folders() -> list[str]:
     """The package folders of the environment that the package is being installed into.
 
     pip's build isolation runs the target's own interpreter with its package folders hidden, so
-    sysconfig still names them. uv builds in an environment of its own, where they are not known.
+    sysconfig still names them. uv isolates in an environment of its own and does not say which one
+    is the target: there, the folders of the activated environments and of .venv follow.
     """
     folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     config = Path(sys.prefix, "pyvenv.cfg")
@@ -31,7 +32,24 @@ def target_folders() -> list[str]:
     )
     if sys.prefix == sys.base_prefix or sees_base:
         folders += [*site.getsitepackages([sys.base_prefix]), site.getusersitepackages()]
+    if "UV" in os.environ:
+        folders += [_packages_of(prefix) for prefix in _outer_environments()]
     return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
+
+
+def _outer_environments() -> list[Path]:
+    """Environments that the person who started the build has likely in mind, nearest first."""
+    prefixes = [Path(entry).parent for entry in os.environ.get("PATH", "").split(os.pathsep)]
+    prefixes.append(Path(__file__).resolve().parent.parent / ".venv")
+    environments = [prefix for prefix in prefixes if (prefix / "pyvenv.cfg").is_file()]
+    if "CONDA_PREFIX" in os.environ:
+        environments.append(Path(os.environ["CONDA_PREFIX"]))
+    return environments
+
+
+def _packages_of(prefix: Path) -> str:
+    """An environment's package folder for this version of Python (which need not exist)."""
+    return sysconfig.get_path("purelib", vars={"base": str(prefix), "platbase": str(prefix)})
 
 
 def add_target_folders() -> None:
@@ -55,6 +73,7 @@ def find_torch() -> Torch | Missing:
         import torch
     except (ImportError, OSError) as error:
         return Missing(f"import torch: {error}")
+    print(f"sign_ext: building against torch {torch.__version__} in {Path(torch.__file__).parent}")
     return Torch(str(torch.__version__), torch.version.cuda)
 
 

@@ -15,7 +15,7 @@ import torch
 
 _RECORD = Path(__file__).resolve().parent.parent / "_build_info.json"  # written by the build
 _OLDEST_TORCH = (2, 11)
-_REINSTALL = "run pip install --force-reinstall --no-deps sign-ext from its source again"
+_REINSTALL = "run pip install --force-reinstall --no-deps . in the source folder of sign_ext"
 
 
 @dataclass(frozen=True)
