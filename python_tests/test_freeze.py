@@ -21,15 +21,22 @@ def test_inside_and_after():
     model[4].eval()
     model[1].bias.requires_grad_(False)
     before, state = flags(model), torch.get_rng_state()
-    with pytest.raises(KeyError), frozen(model):
-        assert not any(flags(model)[0]) and not any(flags(model)[1])
+    with frozen(model):
+        assert not any([*flags(model)[0], *flags(model)[1]])
         torch.rand(3)
         with frozen(model):
             pass
-        assert not any(flags(model)[0]) and not any(flags(model)[1])
-        raise KeyError
+        assert not any([*flags(model)[0], *flags(model)[1]])
     assert flags(model) == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_after_an_exception():
+    model = tiny_cnn().train()
+    before = flags(model)
+    with pytest.raises(KeyError), frozen(model):
+        raise KeyError
+    assert flags(model) == before
 
 
 def test_a_train_method_of_its_own_is_not_called():
