@@ -1,4 +1,4 @@
-"""Φ: "the output of the last layer (before the logits)" of the paper's Section 3, found and cut.
+"""Φ's source: "the output of the last layer (before the logits)" of the paper's Section 3, found.
 
 By default Φ is the *input* of the network's final classifier (a Linear, or a convolution with a
 1×1 kernel). `layer=NAME` makes Φ that module's *output*. What comes after Φ is not computed.
@@ -8,36 +8,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sign_ext.errors import SourceLayerError
+from sign_ext.phi import Phi, SourceLayer, in_this_thread
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SHAPE_ONLY = ("View", "Reshape", "UnsafeView", "Clone", "Alias", "Squeeze", "Unsqueeze", "Select")
-
-
-@dataclass(frozen=True)
-class SourceLayer:
-    """Where Φ is read: at the input or the output of the module called `name`."""
-
-    name: str
-    side: str  # "input" (found automatically) or "output" (asked for by name)
-    kind: str  # the module's class and size, for people
-
-    def __str__(self) -> str:
-        """One phrase for reports."""
-        return f"the {self.side} of {self.name or 'the model'!r} ({self.kind})"
-
-
-class _Reached(Exception):
-    """Φ has been computed: leave the forward pass."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 def is_classifier(module: nn.Module) -> bool:
@@ -70,57 +50,6 @@ def check_layer_name(model: nn.Module, layer: str) -> None:
         f"layer {layer!r} is not a module of this {type(model).__name__}{hint}. "
         f"model.named_modules() lists all {len(names)} names"
     )
-
-
-def _tensor(value: Any, where: str) -> Tensor:
-    """The one tensor of a layer's input or output."""
-    while isinstance(value, tuple | list) and len(value) == 1:
-        value = value[0]
-    if not isinstance(value, Tensor):
-        raise SourceLayerError(
-            f"{where} is a {type(value).__name__}, not one tensor: pass layer=NAME of a module "
-            "whose output is a single tensor"
-        )
-    return value
-
-
-class Phi:
-    """Φ as a function from images (N, ...) to its source layer's values; nothing after is computed.
-
-    Args:
-        model: the network.
-        source: where to read Φ, from `find_source_layer` or by name.
-    """
-
-    def __init__(self, model: nn.Module, source: SourceLayer) -> None:
-        """Remember where to stop; the network is hooked only while it runs."""
-        self.model = model
-        self.source = source
-        self._module = model.get_submodule(source.name)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Φ(images)."""
-
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            raise _Reached(args[0] if args else next(iter(kwargs.values()), None))
-
-        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            raise _Reached(output)
-
-        if self.source.side == "input":
-            handle = self._module.register_forward_pre_hook(before, with_kwargs=True)
-        else:
-            handle = self._module.register_forward_hook(after)
-        try:
-            self.model(images)
-        except _Reached as reached:
-            return _tensor(reached.value, str(self.source))
-        finally:
-            handle.remove()
-        raise SourceLayerError(
-            f"{self.source.name!r} did not run in a forward pass of this "
-            f"{type(self.model).__name__}: pass layer=NAME of a module that does"
-        )
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -175,6 +104,7 @@ def find_source_layer(model: nn.Module, images: Tensor) -> SourceLayer:
     handles = []
 
     def watch(name: str) -> Callable[..., None]:
+        @in_this_thread
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
             calls[name] = calls.get(name, 0) + 1
             inputs.setdefault(name, args[0] if args else next(iter(kwargs.values()), None))
@@ -239,6 +169,7 @@ def _producer(phi: Tensor) -> str:
 def _calls_of(model: nn.Module, name: str, images: Tensor) -> int:
     calls = 0
 
+    @in_this_thread
     def count(*_: Any) -> None:
         nonlocal calls
         calls += 1
