@@ -201,4 +201,4 @@ class TestOnCuda:
             gc.collect()
             torch.cuda.synchronize()
             used.append(torch.cuda.memory_allocated())
-        assert used[-1] == used[1]
+        assert used[-1] <= used[1]

@@ -6,6 +6,8 @@ once, with no Python, allocation or synchronisation between them.
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -21,6 +23,15 @@ WARM_UP_STEPS = 3  # libraries load and pick algorithms in the first steps, whic
 GRAPHS_KEPT = 4  # shapes at a time: a full batch, a partial one, and a change of mind
 
 
+_recording = threading.Lock()  # CUDA captures one graph at a time in a process
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream that steps are recorded on: each new one would keep library workspaces."""
+    return torch.cuda.Stream(device)
+
+
 def record_cuda_graph(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Capture `step`, which touches only fixed buffers, and return what replays it.
 
@@ -28,8 +39,8 @@ def record_cuda_graph(step: Callable[[], None], device: torch.device) -> Callabl
         BackendError: the step cannot be captured, because it waits for the device, say.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream(device)
+    with _recording, torch.cuda.device(device):
+        stream = _side_stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
