@@ -96,7 +96,9 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
         for path in (ROOT / "csrc").glob(pattern)
     )
     posix = sys.platform != "win32"
-    host = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra"] if posix else ["/O2"]
+    # Error messages name the source file: relative to the project, wherever it was built.
+    host = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
+    host = host if posix else ["/O2"]
     device: list[str] = []
     macros: list[tuple[str, str | None]] = [("TORCH_TARGET_VERSION", TORCH_TARGET)]
     libraries = ["torch_cpu"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import re
 import warnings
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def _load() -> Native:
         return _give_up(
             f"torch {torch.__version__} is older than 2.11", "run pip install -U 'torch>=2.11'"
         )
-    if importlib.util.find_spec("sign_ext._C") is None:
+    # Beside this package only: an editable install elsewhere would offer its own extension.
+    if PathFinder.find_spec("sign_ext._C", [str(_RECORD.parent)]) is None:
         if not expected:
             return Native(None, "not built: this is a source tree, run pip install -e . in it")
         return _give_up("the extension sign_ext._C that was built is not here", _REINSTALL)

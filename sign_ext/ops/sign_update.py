@@ -184,7 +184,7 @@ def _check(
                 f"{name} has elements that share memory (an expanded tensor?) and cannot be"
                 f" written: pass {name}.clone(memory_format=torch.contiguous_format)"
             )
-        if tensor is not p and share_memory(tensor, p):
+        if name != "p" and share_memory(tensor, p):
             raise ValueError(f"{name} shares memory with p: pass {name}.clone()")
         if torch.is_grad_enabled() and tensor.requires_grad:
             raise RuntimeError(

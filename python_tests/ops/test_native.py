@@ -1,0 +1,139 @@
+"""What loading the extension does where it is absent, left out, broken or too new for its torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+import sign_ext
+from sign_ext import build_config
+
+PACKAGE = Path(sign_ext.__file__).parent
+PROBE = """
+import json, sys, warnings
+import torch
+if len(sys.argv) > 1:
+    torch.__version__ = sys.argv[1]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import sign_ext
+    from sign_ext.ops import sign_update_, sign_update_route
+    p = torch.zeros(3)
+    sign_update_(p, torch.ones(3), step_size=2.0)
+ours = [w for w in caught if "sign_ext" in str(w.message)]
+print(json.dumps({
+    "file": sign_ext.__file__,
+    "config": sign_ext.build_config(),
+    "p": p.tolist(),
+    "route": sign_update_route(p, torch.ones(3)),
+    "warnings": [[w.category.__name__, str(w.message)] for w in ours],
+}))
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package's Python files alone, as they look in a folder of installed packages."""
+    target = tmp_path / "sign_ext"
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "_build_info.json", "__pycache__")
+    shutil.copytree(PACKAGE, target, ignore=ignored)
+    return target
+
+
+def import_it(copy: Path, *arguments: str) -> dict:
+    """Import the copy in a fresh interpreter and report what happened."""
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments],
+        cwd=copy.parent,
+        env=os.environ | {"PYTHONPATH": str(copy.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert Path(report["file"]).parent == copy
+    assert report["p"] == [2.0] * 3
+    return report
+
+
+def record(copy: Path, **content: object) -> None:
+    (copy / "_build_info.json").write_text(json.dumps(content))
+
+
+def break_extension(copy: Path) -> None:
+    name = "_C" + str(sysconfig.get_config_var("EXT_SUFFIX"))
+    (copy / name).write_bytes(b"this is no shared library")
+
+
+def test_a_source_tree_without_extension_runs_quietly(copy):
+    report = import_it(copy)
+    assert report["warnings"] == []
+    assert report["config"]["native"] is False
+    assert report["config"]["cuda"] is False
+    assert report["config"]["arches"] == []
+    assert "pip install" in report["config"]["why"]
+    assert report["route"].startswith("torch: ")
+
+
+def test_an_extension_left_out_on_purpose_is_no_news_and_its_reason_is_kept(copy):
+    record(copy, native=False, kind="none", why="there is no C++ compiler")
+    break_extension(copy)  # left over from an earlier build: must not even be tried
+    report = import_it(copy)
+    assert report["warnings"] == []
+    assert report["config"]["native"] is False
+    assert "there is no C++ compiler" in report["config"]["why"]
+    assert "there is no C++ compiler" in report["route"]
+
+
+def assert_one_warning(report: dict, cause: str, cure: str) -> None:
+    assert report["config"]["native"] is False
+    assert report["route"].startswith("torch: ")
+    ((category, message),) = report["warnings"]
+    assert category == "RuntimeWarning"
+    assert cause in message
+    assert cure in message
+    assert cause in report["config"]["why"]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_broken_extension_gives_one_warning(copy, recorded):
+    if recorded:
+        record(copy, native=True, kind="cpu", why="asked for")
+    break_extension(copy)
+    assert_one_warning(import_it(copy), "cannot be loaded", "--force-reinstall")
+
+
+def test_an_extension_that_was_built_and_is_gone_gives_one_warning(copy):
+    record(copy, native=True, kind="cpu", why="asked for")
+    assert_one_warning(import_it(copy), "is not here", "--force-reinstall")
+
+
+def test_a_torch_that_is_too_old_gives_one_warning(copy):
+    record(copy, native=True, kind="cpu", why="asked for")
+    break_extension(copy)
+    report = import_it(copy, "2.9.1+cpu")
+    assert_one_warning(report, "torch 2.9.1+cpu is older than 2.11", "pip install -U 'torch>=2.11'")
+
+
+def test_build_config_says_what_is_here():
+    config = build_config()
+    assert config["torch"] == torch.__version__
+    assert isinstance(config["native"], bool)
+    assert isinstance(config["cuda"], bool)
+    assert config["why"]
+    if config["native"]:
+        assert hasattr(torch.ops.sign_ext, "sign_update_")
+        assert config["torch_built_with"].startswith("2.")
+        assert config["compiler"]
+    if config["cuda"]:
+        assert config["arches"]
+        assert config["toolkit"]

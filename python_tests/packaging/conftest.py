@@ -1,0 +1,9 @@
+"""Lets these tests import what is beside setup.py, which is never installed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
