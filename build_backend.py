@@ -11,14 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import setuptools  # type: ignore[import-untyped]
-from setuptools import build_meta
-
-if int(setuptools.__version__.split(".")[0]) < 77:  # only without isolation
-    raise SystemExit(
-        f"sign_ext: setuptools {setuptools.__version__} is older than 77: run"
-        " pip install -U setuptools, or leave out --no-build-isolation."
-    )
+from setuptools import build_meta  # type: ignore[import-untyped]
 
 # Front ends make importable this module and nothing beside it.
 sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -3,11 +3,17 @@
 import sys
 from pathlib import Path
 
-from setuptools import setup  # type: ignore[import-untyped]
+import setuptools  # type: ignore[import-untyped]
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # cannot read pyproject.toml's license
+    raise SystemExit(
+        f"sign_ext: setuptools {setuptools.__version__} is older than 77: run"
+        " pip install -U setuptools, or leave out --no-build-isolation."
+    )
 
 # Running setup.py puts its folder on sys.path, a PEP 517 front end does not.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from build_tools.extension import setup_arguments  # needs the line above
 
-setup(**setup_arguments(sys.argv))
+setuptools.setup(**setup_arguments(sys.argv))
