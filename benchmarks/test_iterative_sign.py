@@ -59,7 +59,7 @@ def test_iterative_sign(race, device, name):
     expected = ways["naive .backward()"](images)
     for way, run in ways.items():
         error = (run(images) - expected).norm() / (expected - images).norm()
-        assert error < (0.1 if "default" in way else 1e-3), f"{way} computes something else"
+        assert error < (0.1 if "default" in way else 1e-2), f"{way} computes something else"
 
     state = dict.fromkeys(ways, 0)
 
