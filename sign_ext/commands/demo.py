@@ -50,7 +50,7 @@ class Options(CommonOptions):
         None, type=PositiveInt, help="Height and width in pixels. Default: the data set's."
     )
     epochs: int | None = option(
-        None, type=PositiveInt, help="Passes over the training set. Default: digits 12, else 20."
+        None, type=PositiveInt, help="Passes over the training set, of every method. Default: 20."
     )
     batch_size: int | None = option(
         None, type=PositiveInt, help="Images a gradient step. Default: digits 32, else 128."

@@ -43,15 +43,24 @@ def run(options: Options) -> None:
         "backends": _backends(device),
     }
     if options.checkpoint is not None:
-        from sign_ext import SignTransform
-
         model, config = read_checkpoint(options.checkpoint, device)
         facts["checkpoint"] = {"file": options.checkpoint, "config": config}
-        facts["sign"] = str(SignTransform(model).explain())
+        facts["sign"] = _explain(model, config, device)
     if options.json:
         console.print_json(facts)
     else:
         _print(facts)
+
+
+def _explain(model: Any, config: dict[str, Any], device: Any) -> dict[str, Any]:
+    """Say what SIGN does with a network; the source layer is found on an image of noise."""
+    import torch
+
+    from sign_ext import SignTransform
+
+    generator = torch.Generator().manual_seed(0)
+    image = 255 * torch.rand(1, *config["model"]["image_shape"], generator=generator)
+    return SignTransform(model).explain(image.to(device)).to_dict()
 
 
 def _devices() -> list[str]:
@@ -84,15 +93,14 @@ def _print(facts: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for section in ("versions", "build", "machine", "backends"):
+    for section in ("versions", "build", "machine", "backends", "sign"):
+        if section not in facts:
+            continue
         table.add_row(section, "")
         for key, value in facts[section].items():
             table.add_row(f"  {key}", _text(value))
     table.add_row("devices", ", ".join(facts["devices"]))
     console.print_rich(table)
-    if "sign" in facts:
-        print()
-        print(facts["sign"])
 
 
 def _text(value: Any) -> str:

@@ -88,17 +88,37 @@ def _difference(
 
 
 def _headline(differences: Sequence[Difference]) -> str:
-    """Judge by the baseline with as many gradient steps: it isolates the method."""
-    judged = [d for d in differences if d.baseline == "classical_same_steps"]
-    better = [CONDITIONS[d.condition] for d in judged if d.verdict == "better"]
-    worse = [CONDITIONS[d.condition] for d in judged if d.verdict == "worse"]
+    """Judge by the baseline with as many gradient steps, which isolates the method."""
+    verdicts = {
+        baseline: {
+            verdict: [
+                CONDITIONS[d.condition]
+                for d in differences
+                if (d.baseline, d.verdict) == (baseline, verdict)
+            ]
+            for verdict in ("better", "worse")
+        }
+        for baseline in BASELINES
+    }
+    fair = verdicts["classical_same_steps"]
+    told = f"with as many gradient steps, {_outcome(fair['better'], fair['worse'])}."
+    if verdicts["classical"]["better"] and not fair["better"]:
+        better = _list(verdicts["classical"]["better"])
+        return (
+            f"Against classical training {told} With as many epochs only, which are fewer updates, "
+            f"classical training was worse on {better}; the number of updates alone explains that."
+        )
+    return f"Against classical training {told}"
+
+
+def _outcome(better: list[str], worse: list[str]) -> str:
     if better and worse:
-        return f"Here SIGN helped on {_list(better)} and hurt on {_list(worse)}."
+        return f"SIGN helped on {_list(better)} and hurt on {_list(worse)}"
     if better:
-        return f"Here SIGN helped on {_list(better)}."
+        return f"SIGN helped on {_list(better)}"
     if worse:
-        return f"Here SIGN did not help: it was worse on {_list(worse)}."
-    return "Here SIGN made no difference that this test set can show."
+        return f"SIGN did not help: it was worse on {_list(worse)}"
+    return "SIGN made no difference that this test set can show"
 
 
 def _sentence(

@@ -38,7 +38,7 @@ class DemoSettings:
     train_size: int | None = 400
     test_size: int | None = None
     image_size: int | None = None
-    epochs: int = 12
+    epochs: int = 20
     batch_size: int = 32
     learning_rate: float = 1e-3
     snapshots: tuple[int, ...] = (50, 100)
@@ -56,7 +56,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "cifar10": {
         "train_size": 5000,
         "test_size": 2000,
-        "epochs": 20,
         "batch_size": 128,
         "calibration_images": 128,
     },

@@ -63,14 +63,16 @@ def training_curves(run: dict[str, Any], key: str, label: str, theme: Theme) -> 
     """
     figure, axes = _axes(theme)
     factor = 100.0 if key.endswith("accuracy") else 1.0
-    for method, name in METHODS.items():
+    for order, (method, name) in enumerate(METHODS.items()):
         training = run["training"][method]
-        history = training["history"]
+        history = _whole_epochs(training["history"]) if key == "train_loss" else training["history"]
         steps = [row["steps"] for row in history]
         values = [factor * row[key] for row in history]
         color = theme.methods[method]
-        axes.plot(steps, values, LINES[method], color=color, label=name, linewidth=1.8)
-        best = training["best_epoch"] - 1
+        # The first on top: where the classical runs coincide, its dashes show on the other's line.
+        style: dict[str, Any] = {"linewidth": 1.8, "zorder": 5 - order}
+        axes.plot(steps, values, LINES[method], color=color, label=name, **style)
+        best = min(training["best_epoch"], len(history)) - 1
         axes.plot(steps[best], values[best], MARKERS[method], color=color, markersize=6)
     axes.set_xlabel("gradient steps")
     axes.set_ylabel(label)
@@ -160,6 +162,14 @@ def samples_picture(samples: Samples) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _whole_epochs(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out a last epoch cut short by max_steps: its few batches' loss misleads the eye."""
+    if len(history) < 2:
+        return history
+    last = history[-1]["steps"] - history[-2]["steps"]
+    return history if last == history[0]["steps"] else history[:-1]
 
 
 def _axes(theme: Theme) -> tuple[Figure, Axes]:

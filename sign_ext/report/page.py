@@ -65,7 +65,8 @@ def render_page(metrics: dict[str, Any], samples: Samples) -> str:
         counts=_counts(metrics["runs"]),
         classes=_classes(metrics),
         standard_error=_standard_error(metrics),
-        figures=_figures(metrics["runs"]),
+        accuracy_figure=_accuracy_figure(metrics["runs"]),
+        curves=_curves(metrics["runs"][0]),
         total=sum(metrics["seconds"].values()),
     )
 
@@ -143,29 +144,29 @@ def _standard_error(metrics: dict[str, Any]) -> float:
     return binomial_error(sum(found) / len(found), metrics["data"]["test"])
 
 
-def _figures(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return each figure's light and dark version, its description and its caption."""
+def _accuracy_figure(runs: list[dict[str, Any]]) -> dict[str, str]:
+    return {
+        "light": data_uri(accuracies(runs, LIGHT), "svg+xml"),
+        "dark": data_uri(accuracies(runs, DARK), "svg+xml"),
+        "alt": "Test accuracy of the three methods on clean images, with pixels off and with "
+        "noise; the numbers are in the table above.",
+        "caption": "Test accuracy; bars are ± 2 standard errors.",
+    }
+
+
+def _curves(run: dict[str, Any]) -> list[dict[str, str]]:
+    """Return each curve's light and dark version, its description and its caption."""
     said = {
         "validation_accuracy": ("validation accuracy, %", "Validation accuracy while training"),
         "train_loss": ("training loss", "Training loss (augmented images, logarithmic)"),
     }
-    figures = [
+    return [
         {
-            "light": data_uri(accuracies(runs, LIGHT), "svg+xml"),
-            "dark": data_uri(accuracies(runs, DARK), "svg+xml"),
-            "alt": "Test accuracy of the three methods on clean images, with pixels off and with "
-            "noise; the numbers are in the table above.",
-            "caption": "Test accuracy; bars are ± 2 standard errors.",
+            "light": data_uri(training_curves(run, key, label, LIGHT), "svg+xml"),
+            "dark": data_uri(training_curves(run, key, label, DARK), "svg+xml"),
+            "alt": f"{title} of the three methods over gradient steps; all values are in "
+            "metrics.json.",
+            "caption": f"{title}; the mark is the epoch that was kept.",
         }
+        for key, (label, title) in said.items()
     ]
-    for key, (label, title) in said.items():
-        figures.append(
-            {
-                "light": data_uri(training_curves(runs[0], key, label, LIGHT), "svg+xml"),
-                "dark": data_uri(training_curves(runs[0], key, label, DARK), "svg+xml"),
-                "alt": f"{title} of the three methods over gradient steps; final and best values "
-                "are in metrics.json.",
-                "caption": f"{title}; the mark is the epoch that was kept.",
-            }
-        )
-    return figures

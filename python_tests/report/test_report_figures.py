@@ -1,0 +1,121 @@
+"""Figures: what they draw is the numbers, they are files of the right kind, and are repeatable."""
+
+from __future__ import annotations
+
+import io
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from PIL import Image
+
+from sign_ext.data import ImageSet
+from sign_ext.report import figures
+from sign_ext.report.samples import Samples, pick_samples
+
+
+def make_run(accuracy: float) -> dict[str, Any]:
+    # The longest run's last epoch is cut short: 3 steps after whole epochs of 10.
+    steps = {
+        "classical": [10, 20],
+        "sign": [10, 20, 30],
+        "classical_same_steps": [10, 20, 23],
+    }
+    return {
+        "training": {
+            name: {
+                "history": [
+                    {"steps": s, "validation_accuracy": s / 100, "train_loss": 1 / s} for s in where
+                ],
+                "best_epoch": len(where),
+            }
+            for name, where in steps.items()
+        },
+        "evaluation": {
+            name: {
+                "accuracy": accuracy,
+                "pixels_off_mean": accuracy / 2,
+                "noise_mean": accuracy / 4,
+                "images": 100,
+            }
+            for name in steps
+        },
+    }
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[list[float], list[float]]]:
+    """What is plotted as a line, by its label."""
+    seen: dict[str, tuple[list[float], list[float]]] = {}
+    plot = Axes.plot
+
+    def spy(self: Axes, *args: Any, **kwargs: Any) -> Any:
+        if "label" in kwargs:
+            seen[kwargs["label"]] = (args[0], args[1])
+        return plot(self, *args, **kwargs)
+
+    monkeypatch.setattr(Axes, "plot", spy)
+    return seen
+
+
+def test_curves_are_the_history(lines: dict[str, Any]) -> None:
+    svg = figures.training_curves(make_run(0.5), "validation_accuracy", "acc", figures.LIGHT)
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert lines["SIGN"] == ([10, 20, 30], pytest.approx([10, 20, 30]))
+    assert lines["Classical"][0] == [10, 20]
+    assert lines["Classical, same steps"][0] == [10, 20, 23]
+
+
+def test_loss_of_a_cut_epoch_is_left_out(lines: dict[str, Any]) -> None:
+    figures.training_curves(make_run(0.5), "train_loss", "loss", figures.DARK)
+    assert lines["Classical, same steps"][0] == [10, 20]
+    assert lines["SIGN"] == ([10, 20, 30], pytest.approx([0.1, 0.05, 1 / 30]))
+
+
+def test_same_numbers_give_the_same_file() -> None:
+    runs = [make_run(0.5)]
+    assert figures.accuracies(runs, figures.LIGHT) == figures.accuracies(runs, figures.LIGHT)
+    assert figures.accuracies(runs, figures.LIGHT) != figures.accuracies(runs, figures.DARK)
+
+
+def test_standard_error_joins_test_set_and_seeds() -> None:
+    mean, error = figures.accuracy_with_error([make_run(0.8)], "sign", "accuracy")
+    assert (mean, error) == pytest.approx((0.8, 0.04))  # √(0.8·0.2/100)
+    mean, error = figures.accuracy_with_error([make_run(0.4), make_run(0.8)], "sign", "pixels_off")
+    seeds = ((0.4 - 0.2) / np.sqrt(2)) ** 2 / 2  # variance of the mean of 0.2 and 0.4
+    assert mean == pytest.approx(0.3)
+    assert error == pytest.approx(np.sqrt(0.3 * 0.7 / 100 + seeds))
+
+
+def test_picture_for_the_readme_is_about_1200_pixels_wide() -> None:
+    originals = torch.full((10, 3, 8, 8), 128.0)
+    moved = {50: originals + 5, 100: originals + 10}
+    names = tuple(f"class {i}" for i in range(10))
+    picture = Image.open(
+        io.BytesIO(figures.samples_picture(Samples(names, originals, moved)))
+    ).convert("RGB")
+    assert picture.width == 1200
+    assert 300 < picture.height < 800
+    colours = {colour for _, colour in picture.getcolors(1 << 20) or []}
+    assert {(128,) * 3, (133,) * 3, (138,) * 3, (255,) * 3} <= colours
+
+
+def test_one_sample_a_class_is_picked(torch_rng: torch.Generator) -> None:
+    labels = torch.tensor([2, 0, 2, 0, 2])
+    images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8, generator=torch_rng)
+    train = ImageSet(images, labels, ("a", "b", "c"), "letters/train")
+    samples = pick_samples(train, {3: images.float() + 1})
+    assert samples.labels == ("a", "c")  # no image of b
+    assert torch.equal(samples.originals, images[[1, 0]].float())
+    assert torch.equal(samples.delta, torch.ones(2, 3, 4, 4))
+
+
+def test_delta_is_drawn_symmetrically_around_grey() -> None:
+    originals = torch.zeros(1, 3, 1, 3)
+    delta = torch.tensor([-20.0, 0.0, 20.0]).expand(1, 3, 1, 3)
+    samples = Samples(("a",), originals, {1: originals + delta})
+    assert samples.scale == pytest.approx(20)
+    assert samples.rows()["δ"][0, 0, :, 0].tolist() == [1, 128, 255]
