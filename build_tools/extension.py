@@ -97,7 +97,7 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
     )
     posix = sys.platform != "win32"
     # Error messages name the source file: relative to the project, wherever it was built.
-    host = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
+    host = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
     host = host if posix else ["/O2"]
     device: list[str] = []
     macros: list[tuple[str, str | None]] = [("TORCH_TARGET_VERSION", TORCH_TARGET)]
@@ -130,16 +130,16 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
 def _link_cuda_runtime(toolkit: Toolkit) -> list[str]:
     """Linker arguments for the CUDA runtime.
 
-    The static one where there is one, as nvcc itself would choose: the extension then does not ask
-    at load time for the very version of libcudart that it was built with.
+    The shared one, which torch has loaded already: two runtimes in one process would each have
+    their own idea of the current device.
     """
     home = Path(toolkit.home)
     folders = [home / "lib64", home / "lib", *home.glob("targets/*/lib")]
     folders += [Path(folder) for folder in environment.wheel_cuda_folders("lib")]
-    for name in ("libcudart_static.a", "libcudart.so*", "cudart_static.lib"):
+    for name in ("libcudart.so*", "cudart.lib"):
         for folder in folders:
             for library in sorted(folder.glob(name)):
-                return [str(library)] + ["-ldl", "-lpthread", "-lrt"] * (os.name == "posix")
+                return [str(library)]
     raise SystemExit(
         f"sign_ext: the CUDA runtime library (libcudart) is neither in {toolkit.home} nor in the"
         " nvidia-* wheels: complete the toolkit, or set SIGN_EXT_BUILD=cpu."
