@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("torch", "numpy", "torchvision", "torchmetrics", "lightning-fabric", "safetensors")
+PACKAGES = ("torch", "numpy", "torchvision", "torchmetrics", "safetensors")
 
 
 def versions() -> dict[str, str]:
