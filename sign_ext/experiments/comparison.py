@@ -130,13 +130,13 @@ def _sentence(
         if d.condition != condition:
             continue
         other, _ = mean_and_deviation([run[d.baseline][condition] for run in runs])
-        meaning = "within noise" if d.verdict == "undecided" else d.verdict
+        meaning = "within noise," if d.verdict == "undecided" else f"{d.verdict}, noise"
         parts.append(
-            f"{percent(other)}% for classical training with {BASELINES[d.baseline]} "
-            f"({_signed(d.difference)} points, {meaning}: noise is ±{percent(d.noise)})"
+            f"{percent(other)}% with {BASELINES[d.baseline]} "
+            f"({_signed(d.difference)} points, {meaning} ±{percent(d.noise)})"
         )
     name = CONDITIONS[condition]
-    return f"{name[0].upper()}{name[1:]}: SIGN {percent(sign)}% against {' and '.join(parts)}."
+    return f"{name[0].upper()}{name[1:]}: SIGN {percent(sign)}%; classical {', '.join(parts)}."
 
 
 def _caveat(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> str:

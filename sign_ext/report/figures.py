@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sign_ext.report.numbers import binomial_error, mean_and_deviation
 from sign_ext.report.samples import Samples
@@ -78,7 +78,7 @@ def training_curves(run: dict[str, Any], key: str, label: str, theme: Theme) -> 
     axes.set_ylabel(label)
     if factor == 1.0:
         axes.set_yscale("log")
-    _legend(axes, theme, "lower right" if factor > 1 else "upper right")
+    _legend(figure, theme)
     return _svg(figure)
 
 
@@ -114,7 +114,7 @@ def accuracies(runs: Sequence[dict[str, Any]], theme: Theme) -> bytes:
     axes.set_xlim(-0.5, len(CONDITIONS) - 0.5)
     axes.set_ylabel("test accuracy, %")
     axes.grid(axis="x", visible=False)
-    _legend(axes, theme, "best")
+    _legend(figure, theme)
     return _svg(figure)
 
 
@@ -144,7 +144,8 @@ def samples_picture(samples: Samples) -> bytes:
     rows = samples.rows()
     names = {"p": "before", "δ": f"δ, ±{samples.scale:.0f}"}
     count = len(samples.labels)
-    figure = Figure(figsize=(12, 12 * (len(rows) + 0.45) / (count + 0.9)), dpi=100)
+    margin = 1.35  # for the rows' names, in images
+    figure = Figure(figsize=(12, 12 * (len(rows) + 0.45) / (count + margin)), dpi=100)
     grid = figure.subplots(len(rows), count, squeeze=False)
     for row, (name, images) in enumerate(rows.items()):
         for column, image in enumerate(images):
@@ -157,7 +158,7 @@ def samples_picture(samples: Samples) -> bytes:
         grid[row][0].text(
             -0.1, 0.5, text, transform=grid[row][0].transAxes, ha="right", va="center", fontsize=13
         )
-    left = 0.9 / (count + 0.9)
+    left = margin / (count + margin)
     figure.subplots_adjust(left=left, right=0.995, top=0.93, bottom=0.01, wspace=0.04, hspace=0.04)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
@@ -191,8 +192,17 @@ def _axes(theme: Theme) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, theme: Theme, where: Literal["lower right", "upper right", "best"]) -> None:
-    axes.legend(loc=where, frameon=False, labelcolor=theme.text, fontsize=11)
+def _legend(figure: Figure, theme: Theme) -> None:
+    """Name the methods above the axes, where no data can be hidden."""
+    figure.legend(
+        loc="outside upper left",
+        ncols=len(METHODS),
+        frameon=False,
+        labelcolor=theme.text,
+        fontsize=11,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
 
 
 def _svg(figure: Figure) -> bytes:
