@@ -28,7 +28,7 @@ venv:  ## Make or repair .venv: pinned torch, the package (editable, native), te
 	@tools/venv.sh
 
 demo: venv  ## Train, transform, retrain and evaluate on real images; writes a page (under 3 minutes)
-	@$(VENV)/sign-ext demo $(DEMO_ARGS)
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} $(VENV)/sign-ext demo $(DEMO_ARGS)
 
 test: venv  ## Every test that can run here: C++ under sanitizers (ctest), then Python (pytest)
 	@tools/test.sh $(PYTEST_ARGS)
