@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,9 @@ def _run(arguments: list[str]) -> int:
     if values.get("subcommand") is None:
         raise UsageError(f"no command given, choose one of: {', '.join(COMMANDS)}")
     module = importlib.import_module(f"sign_ext.commands.{values.subcommand}")
-    module.run(from_namespace(module.Options, values[values.subcommand]))
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        module.run(from_namespace(module.Options, values[values.subcommand]))
     return OK
 
 
@@ -142,6 +145,11 @@ def _tidy(message: str) -> str:
         key, _, rest = line.removeprefix('Parser key "').partition('"')
         line = f"--{key.replace('_', '-')}: {rest.lstrip(': ')}"
     return line
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning on one line; where in the sources it arose helps nobody here."""
+    print(f"sign-ext: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _explain(error: object, debug: bool) -> None:

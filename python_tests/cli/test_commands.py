@@ -110,6 +110,18 @@ def test_transform_overwrites_only_when_told(
     assert sorted(load_transformed(transformed).snapshots) == [1, 2]
 
 
+def test_a_tiny_change_is_pointed_out(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["transform", *TINY, "--checkpoint", str(trained), "--steps", "1"]
+    assert main([*arguments, "--step-size", "1e-4", "--out", str(tmp_path / "small")]) == 0
+    error = capsys.readouterr().err
+    assert "sign-ext calibrate" in error
+    assert "sign-ext: warning: δ was negligible" in error
+    assert main([*arguments, "--step-size", "1e5", "--out", str(tmp_path / "large")]) == 0
+    assert "sign-ext calibrate" not in capsys.readouterr().err
+
+
 def test_transform_json_and_other_splits(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,6 +38,8 @@ EXAMPLES = (
     "    --steps 100 --snapshots 50 100 --step-size 30 --out runs/transformed",
 )
 
+TINY = 0.1  # grey levels rms: less is hardly a change, and likely a step size left at its default
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(SignOptions, CheckpointOptions):
@@ -149,6 +151,10 @@ def _print(options: Options, out: Path, originals: Any, result: Any, seconds: fl
             "rms": float(delta.square().mean().sqrt()),
             "largest": float(delta.abs().max()),
         }
+    if changes and max(change["rms"] for change in changes.values()) < TINY:
+        console.say(
+            f"the change is below {TINY} grey levels: `sign-ext calibrate` proposes a step size"
+        )
     if options.json:
         console.print_json(
             {"out": str(out), "images": len(originals), "change": changes, "seconds": seconds}
@@ -158,7 +164,7 @@ def _print(options: Options, out: Path, originals: Any, result: Any, seconds: fl
 
     for steps, change in changes.items():
         print(
-            f"K = {steps}: {len(originals):,} images changed by {change['rms']:.2f} grey levels "
-            f"rms, at most {change['largest']:.1f}"
+            f"K = {steps}: {len(originals):,} images changed by {change['rms']:.3g} grey levels "
+            f"rms, at most {change['largest']:.3g}"
         )
     print(f"{out} ({duration(seconds)})")
