@@ -16,7 +16,7 @@ from sign_ext.data import load_data
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import evaluate
 from sign_ext.experiments import demo
-from sign_ext.experiments.demo_settings import DemoSettings, augmentation, for_data
+from sign_ext.experiments.demo_settings import DemoSettings, augmentation, for_data, why_these_sizes
 from sign_ext.training import load_checkpoint
 
 TINY = DemoSettings(
@@ -165,5 +165,8 @@ def test_sizes_suit_the_data() -> None:
     assert for_data("cifar10", data_root="x").train_size == 5000
     assert for_data("cifar10", train_size=700, epochs=None).train_size == 700
     assert for_data("some/folder").train_size is None
+    assert "three minutes" in why_these_sizes(for_data("digits", seed=4))
+    assert why_these_sizes(for_data("digits", train_size=500)) == ""
+    assert why_these_sizes(for_data("some/folder")) == ""
     assert not augmentation("digits").horizontal_flip
     assert augmentation("cifar10").horizontal_flip

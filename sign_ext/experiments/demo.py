@@ -20,7 +20,7 @@ from sign_ext.data.stratify import stratified_choice
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate
 from sign_ext.experiments.comparison import compare
-from sign_ext.experiments.demo_settings import WHY, DemoSettings, augmentation, for_data
+from sign_ext.experiments.demo_settings import DemoSettings, augmentation, why_these_sizes
 from sign_ext.experiments.progress import Clock, Reporter, Silent
 from sign_ext.models import build_model
 from sign_ext.report.environment import machine, versions
@@ -49,7 +49,7 @@ def run_demo(
         DivergenceError: SIGN's iterates left the finite numbers; a smaller step size cures it.
 
     Example:
-        >>> metrics = run_demo(for_data("digits"), "runs/demo")  # doctest: +SKIP
+        >>> metrics = run_demo(DemoSettings(), "runs/demo")  # doctest: +SKIP
     """
     reporter = reporter or Silent()
     out = Path(out)
@@ -76,7 +76,7 @@ def run_demo(
     metrics = finite(
         {
             "settings": asdict(settings),
-            "sizes_because": WHY.get(settings.data, ""),
+            "sizes_because": why_these_sizes(settings),
             "augmentation": _describe(augmentation(settings.data)),
             "data": _describe_data(splits),
             "runs": runs,
@@ -251,12 +251,12 @@ class _Recipe:
 
 
 def _announce(settings: DemoSettings, splits: Splits, reporter: Reporter) -> None:
-    because = WHY.get(settings.data)
+    because = why_these_sizes(settings)
     reporter.say(
         f"{splits.note}: {len(splits.train):,} training, {len(splits.validation):,} validation "
         f"and {len(splits.test):,} test images, {settings.epochs} epochs"
     )
-    if because and settings == for_data(settings.data, data_root=settings.data_root):
+    if because:
         reporter.say(f"(sizes {because})")
 
 

@@ -84,6 +84,15 @@ def for_data(data: str, **changes: Any) -> DemoSettings:
     return replace(DemoSettings(data=data), **{**suited, **given})
 
 
+def why_these_sizes(settings: DemoSettings) -> str:
+    """Say why the sizes are what they are; nothing where the caller chose one of them."""
+    suited = for_data(settings.data)
+    names = ("model", "train_size", "test_size", "epochs", "batch_size", "snapshots")
+    if any(getattr(settings, name) != getattr(suited, name) for name in names):
+        return ""
+    return WHY.get(settings.data, "")
+
+
 def augmentation(data: str) -> Augment:
     """Return the classical augmentation; digits are not mirrored, as that makes other symbols."""
     if data == "digits":
