@@ -6,8 +6,8 @@ evaluates all on clean and corrupted test images. Writes OUT/index.html (one
 file, opens anywhere), OUT/metrics.json, OUT/samples.png and the networks.
 
 digits is bundled: nothing is downloaded, and its sizes are chosen so that the
-demo takes under three minutes on two processor cores. CIFAR-10 takes about an
-hour on such a machine.
+demo takes under three minutes on two processor cores. CIFAR-10 takes about
+20 minutes on such a machine.
 """
 
 from __future__ import annotations

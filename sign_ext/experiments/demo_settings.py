@@ -63,7 +63,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 WHY = {
     "digits": "chosen so that the whole demo takes under three minutes on two processor cores",
-    "cifar10": "chosen to fit in an hour on two processor cores; on a GPU, take all 45,000",
+    "cifar10": "chosen to take about 20 minutes on two processor cores; on a GPU, take all 45,000",
 }
 
 
