@@ -50,6 +50,12 @@ def memory_format(network: nn.Module, images: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def _largest_magnitude(tensor: Tensor) -> Tensor:
+    """max |x|, NaN if any x is: one pass that writes nothing of the tensor's size."""
+    low, high = torch.aminmax(tensor)
+    return torch.maximum(-low, high)
+
+
 class Trajectory:
     """The iterate of one batch and its next steps.
 
@@ -112,14 +118,14 @@ class Trajectory:
 
     def _watch(self, delta: Tensor) -> None:
         """Note the first step that is not finite, and the largest |δ|; never ask the device."""
-        size = torch.linalg.vector_norm(delta, torch.inf).to(self._largest.dtype)
+        size = _largest_magnitude(delta).to(self._largest.dtype)
         torch.maximum(self._largest, size, out=self._largest)
         # Anything not finite shows in p, unless a clamp hides it; then look at what was added.
         if self.problem.settings.clamp is None:
-            size = torch.linalg.vector_norm(self.iterate, torch.inf)
+            size = _largest_magnitude(self.iterate)
         else:
             if self.velocity is not None:
-                size = torch.linalg.vector_norm(self.velocity, torch.inf)
+                size = _largest_magnitude(self.velocity)
             size = size * self.problem.settings.step_size
         self._step_number += 1
         first_now = (self._first_bad == 0) & ~torch.isfinite(size)
