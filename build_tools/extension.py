@@ -27,8 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORD = "_build_info.json"
 # setup.py also runs for an sdist and for metadata, where nothing is compiled and torch may be away.
 BUILDING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "develop", "install"}
-# The oldest stable ABI of LibTorch that the extension is to load into: 2.11.
-TORCH_TARGET = "0x020b000000000000"
 
 last_summary: str | None = None  # what the latest build did, for build_backend to print last
 
@@ -100,7 +98,7 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
     host = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
     host = host if posix else ["/O2"]
     device: list[str] = []
-    macros: list[tuple[str, str | None]] = [("TORCH_TARGET_VERSION", TORCH_TARGET)]
+    macros: list[tuple[str, str | None]] = []
     libraries = ["torch_cpu"]
     link: list[str] = []
     if decision.kind == "cuda" and toolkit is not None:

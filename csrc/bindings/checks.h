@@ -2,12 +2,12 @@
 
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
+
+#include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 

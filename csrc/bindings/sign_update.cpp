@@ -2,20 +2,13 @@
 
 #include "sign_update/sign_update.h"
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
-
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
 
 #include "bindings/checks.h"
+#include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {
@@ -109,7 +102,8 @@ void sign_update_on_cuda(const Tensor& p, const Tensor& delta,
   const auto device = p.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS,
+                  "sign_update_: no current CUDA stream on device ", device);
   const char* error = sign_update_cuda(args, stream);
   STD_TORCH_CHECK(error == nullptr, "sign_update_: CUDA launch failed: ", error);
 }
