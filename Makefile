@@ -19,7 +19,7 @@ export OUT PYTHON PIP_FLAGS
 VENV := .venv/bin
 CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help venv demo test lint format bench gpu-check docs constraints clean
+.PHONY: help venv demo test test-oldest lint format bench gpu-check docs constraints clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ demo: venv  ## Train, transform, retrain and evaluate on real images; writes a p
 
 test: venv  ## Every test that can run here: C++ under sanitizers (ctest), then Python (pytest)
 	@tools/test.sh $(PYTEST_ARGS)
+
+test-oldest:  ## The core's tests with the oldest torch supported, built in an environment of its own
+	@tools/test_oldest.sh $(PYTEST_ARGS)
 
 lint: venv  ## ruff (lint and format), mypy and clang-format, nothing changed
 	$(VENV)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import sys
 import warnings
 
 import pytest
@@ -396,9 +397,18 @@ def test_progress(model, images):
         progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(n, 20) for n in (3, 6, 9, 12, 14, 16, 18, 20)]
-    iterative_sign(model, images, 1, step_size=STEP, progress=True)
     with pytest.raises(TypeError, match="progress"):
         iterative_sign(model, images, 1, progress=3)
+
+
+def test_progress_bar(model, images, monkeypatch):
+    pytest.importorskip("rich")
+    expected = iterative_sign(model, images, 2, step_size=STEP)
+    got = iterative_sign(model, images, 2, step_size=STEP, progress=True)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    monkeypatch.setitem(sys.modules, "rich.console", None)  # as where rich is not installed
+    with pytest.raises(ImportError, match=r"sign-ext\[experiments\]"):
+        iterative_sign(model, images, 1, progress=True)
 
 
 def test_function_and_class_take_the_same_options():

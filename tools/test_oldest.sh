@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# `make test-oldest`: builds the package against the oldest torch that pyproject.toml admits and runs
+# the core's tests with it, in an environment of its own that is removed afterwards (5 GB meanwhile).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+release=$(sed -nE 's/^dependencies = \[.*"torch>=([0-9.]+)".*/\1/p' pyproject.toml)
+[[ -n $release ]] || { echo "pyproject.toml names no oldest torch" >&2; exit 1; }
+unset VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT
+export PIP_DISABLE_PIP_VERSION_CHECK=1 OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
+mkdir -p build
+work=$(mktemp -d "$root/build/oldest-XXXXXX")
+trap 'rm -rf "$work"' EXIT
+python=$work/venv/bin/python
+echo "» torch $release.*, the oldest supported"
+"${PYTHON:-python3}" -m venv "$work/venv"
+# The usual pins, but for what that torch asks for itself.
+grep -vE '^(torch|torchvision|triton|setuptools|nvidia-|cuda-)' constraints.txt >"$work/pins.txt"
+# shellcheck disable=SC2086  # PIP_FLAGS is a list of words
+"$python" -m pip install ${PIP_FLAGS:-} -q -c "$work/pins.txt" "torch==$release.*" \
+  "setuptools>=77" ninja numpy pytest hypothesis
+# From a copy: a build in the checkout would replace the extension that .venv uses.
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work"
+PATH=$work/venv/bin:$PATH "$python" -m pip install -q --no-build-isolation --no-deps "$work"
+# Tests from a folder without the sources, so that sign_ext is the one just installed.
+mv "$work/sign_ext" "$work/sources"
+cd "$work"
+"$python" -c 'import sign_ext; print(sign_ext.build_config())'
+"$python" -m pytest -q -p no:cacheprovider -m "not gpu" python_tests/ops python_tests/engine \
+  python_tests/test_calibrate.py python_tests/test_freeze.py python_tests/test_precision.py \
+  python_tests/test_pushforward.py python_tests/test_sign.py "$@"
