@@ -27,6 +27,5 @@ PATH=$work/venv/bin:$PATH "$python" -m pip install -q --no-build-isolation --no-
 mv "$work/sign_ext" "$work/sources"
 cd "$work"
 "$python" -c 'import sign_ext; print(sign_ext.build_config())'
-"$python" -m pytest -q -p no:cacheprovider -m "not gpu" python_tests/ops python_tests/engine \
-  python_tests/test_calibrate.py python_tests/test_freeze.py python_tests/test_precision.py \
-  python_tests/test_pushforward.py python_tests/test_sign.py "$@"
+tests=(python_tests/{ops,engine} python_tests/test_{calibrate,freeze,precision,pushforward,reference}.py)
+"$python" -m pytest -q -p no:cacheprovider -m "not gpu" "${tests[@]}" python_tests/test_sign*.py "$@"

@@ -2,82 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sign_update_checks import (
+    DELTA_TYPES,
+    ORDERS,
+    assert_matches,
+    formula,
+    laid_out,
+    needs_native,
+    problem,
+)
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sign_ext.ops import native, sign_update_, sign_update_reference_, sign_update_route
-
-needs_native = pytest.mark.skipif(
-    not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
-)
-DELTA_TYPES = [torch.float32, torch.bfloat16, torch.float16]
-# Every way of laying out four dimensions without gaps, contiguous and channels_last among them.
-ORDERS = list(itertools.permutations(range(4)))
-
-
-def formula(
-    p: Tensor,
-    delta: Tensor,
-    velocity: Tensor | None,
-    step_size: float = 1.0,
-    momentum: float = 0.0,
-    clamp_min: float | None = None,
-    clamp_max: float | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The new p and v, computed in float64 by numpy."""
-    wide_p, wide_delta = (x.detach().cpu().double().numpy() for x in (p, delta))
-    v = None
-    if velocity is not None:
-        v = momentum * velocity.detach().cpu().double().numpy() + wide_delta
-    moved = wide_p + step_size * (wide_delta if v is None else v)
-    if clamp_min is not None:
-        moved = np.maximum(moved, clamp_min)  # numpy's maximum keeps NaN too
-    if clamp_max is not None:
-        moved = np.minimum(moved, clamp_max)
-    return moved, v
-
-
-def laid_out(shape: tuple[int, ...], order: tuple[int, ...], offset: int) -> Tensor:
-    """A dense tensor whose dimensions lie in memory in this order, `offset` elements behind."""
-    storage = torch.empty(offset + int(np.prod(shape)))
-    dense = storage[offset:].view([shape[d] for d in order])
-    return dense.permute([order.index(d) for d in range(len(order))])
-
-
-def assert_matches(
-    update: Any, p: Tensor, delta: Tensor, velocity: Tensor | None, **options: Any
-) -> None:
-    """Run `update` in place and compare with the formula; delta must stay as it was."""
-    expected_p, expected_v = formula(p, delta, velocity, **options)
-    delta_before = delta.clone()
-    assert update(p, delta, velocity, **options) is None
-    wide = p.dtype == torch.float64
-    close = {"rtol": 1e-12 if wide else 4e-7, "atol": 1e-10 if wide else 2e-4}
-    np.testing.assert_allclose(p.cpu().double().numpy(), expected_p, **close)
-    if velocity is not None:
-        assert expected_v is not None
-        np.testing.assert_allclose(velocity.cpu().double().numpy(), expected_v, **close)
-    assert torch.equal(delta, delta_before)
-
-
-def problem(
-    torch_rng: torch.Generator,
-    shape: tuple[int, ...] = (3, 3, 5, 7),
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels in 0–255 and gradients and velocities of some grey levels."""
-    p = torch.rand(shape, generator=torch_rng) * 255
-    delta, velocity = (torch.randn(shape, generator=torch_rng) * 20 for _ in range(2))
-    return p.to(device), delta.to(device, dtype), velocity.to(device)
 
 
 @given(
@@ -324,55 +266,3 @@ def test_torch_compile_traces_it_whole(dynamic, torch_rng):
         result = compiled(p, x, velocity)
         np.testing.assert_allclose(p.double().numpy(), expected, rtol=1e-6, atol=1e-4)
         torch.testing.assert_close(result, p + 1)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DELTA_TYPES)
-@pytest.mark.parametrize("with_velocity", [False, True])
-@pytest.mark.parametrize("offsets", [(0, 0, 0), (1, 1, 1), (3, 7, 3), (1, 2, 3), (0, 4, 0)])
-@pytest.mark.parametrize("n", [1, 7, 31, 1025, 100_003])
-def test_cuda_matches_the_formula(dtype, with_velocity, offsets, n, torch_rng):
-    p, delta, velocity = (
-        torch.cat([torch.zeros(offset, device="cuda", dtype=value.dtype), value])[offset:]
-        for offset, value in zip(offsets, problem(torch_rng, (n,), dtype, "cuda"), strict=True)
-    )
-    assert sign_update_route(p, delta, velocity) == "native-cuda"
-    assert_matches(
-        sign_update_,
-        p,
-        delta,
-        velocity if with_velocity else None,
-        step_size=0.3,
-        momentum=0.9,
-        clamp_min=10.0,
-        clamp_max=200.0,
-    )
-
-
-@pytest.mark.gpu
-def test_cuda_channels_last_on_a_side_stream_and_in_a_graph(torch_rng):
-    tensors = problem(torch_rng, (5, 3, 31, 33), torch.bfloat16, "cuda")
-    p, delta, velocity = (x.contiguous(memory_format=torch.channels_last) for x in tensors)
-    options = {"step_size": 0.5, "momentum": 0.9, "clamp_max": 250.0}
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        assert_matches(sign_update_, p, delta, velocity, **options)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        sign_update_(p, delta, velocity, **options)
-
-    def replay(p: Tensor, delta: Tensor, velocity: Tensor, **_: Any) -> None:
-        graph.replay()
-
-    for _ in range(3):
-        assert_matches(replay, p, delta, velocity, **options)
-
-
-@pytest.mark.gpu
-def test_cuda_opcheck(torch_rng):
-    p, delta, velocity = problem(torch_rng, (3, 3, 5, 7), torch.float16, "cuda")
-    arguments = (p, delta, velocity, 0.5, 0.9, 0.0, None)
-    results = torch.library.opcheck(torch.ops.sign_ext.sign_update_, arguments)
-    assert set(results.values()) == {"SUCCESS"}
