@@ -176,6 +176,8 @@ class TestOnCuda:
         expected = iterative_sign(model, images, 3, step_size=STEP, backend="autograd")
         torch.testing.assert_close(sign.transform(images), expected)
         assert "captured" in sign.explain().reason
+        assert torch.rand(3, device="cuda").isfinite().all()  # the generator is not mid-capture
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
         with pytest.raises(BackendError, match="captured"):
             iterative_sign(model, images, 3, backend="graphed")
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.engine.trajectory import Problem, Trajectory
+from sign_ext.engine.waiting import refuse_waiting
 from sign_ext.errors import BackendError
 
 Record = Callable[[Callable[[], None], torch.device], Callable[[], None]]
@@ -39,10 +40,16 @@ def record_cuda_graph(step: Callable[[], None], device: torch.device) -> Callabl
         BackendError: the step cannot be captured, because it waits for the device, say.
     """
     graph = torch.cuda.CUDAGraph()
-    with _recording, torch.cuda.device(device):
+    # The innermost of these puts the current stream back, which a failed capture would not.
+    with (
+        _recording,
+        torch.cuda.device(device),
+        torch.cuda.stream(torch.cuda.current_stream(device)),
+    ):
         stream = _side_stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
+            refuse_waiting(step)
             for _ in range(WARM_UP_STEPS):
                 step()
         torch.cuda.current_stream(device).wait_stream(stream)
@@ -51,11 +58,11 @@ def record_cuda_graph(step: Callable[[], None], device: torch.device) -> Callabl
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 step()
         except RuntimeError as error:
+            _side_stream.cache_clear()  # this one may be left in the middle of the capture
             reason = str(error).strip().splitlines()[0]
             raise BackendError(
-                f"a step of this network cannot be captured as a CUDA graph: {reason}. Usually its "
-                "forward pass reads a value back from the device (.item(), a Python branch on a "
-                'tensor); backend="autograd" runs it'
+                f"a step of this network cannot be captured as a CUDA graph: {reason}. "
+                'backend="autograd" runs it'
             ) from error
     return graph.replay
 
