@@ -5,6 +5,7 @@ The steps themselves, Algorithm 1 of the paper, are in `algorithm.py`, to be rea
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ DEFAULT_BATCH = {"cpu": 128, "cuda": 256}  # images at a time where batch_size i
 
 class SignTransform:
     """SIGN for one network, reusable: recorded graphs and choices are kept between calls.
+
+    Calls from several threads wait for each other; for calls at the same time make one each.
 
     Args:
         model: Φ and its classifier, a trained `torch.nn.Module`; left exactly as it is.
@@ -109,6 +112,7 @@ class SignTransform:
         self._network = unwrap(model)
         self._named = named_source_layer(self._network, layer) if layer is not None else None
         self.engines = Engines(backend, self._network)
+        self._one_call = threading.RLock()  # recorded graphs work in buffers that calls share
         self._warned = False
         self._seen: SourceLayer | None = None  # Φ's layer in the last call
 
@@ -148,7 +152,8 @@ class SignTransform:
         results = make_outputs(out, images, iterate_dtype(dtype), settings.stops, is_dict)
         if len(images):
             total = len(images) * settings.stops[-1]
-            with reporting(progress, total, f"SIGN, K = {settings.stops[-1]}") as report:
+            title = f"SIGN, K = {settings.stops[-1]}"
+            with self._one_call, reporting(progress, total, title) as report:
                 self._run(images, results, dtype, report)
         if settings.snapshots is None:
             return results[settings.steps]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 import torch
@@ -101,6 +102,25 @@ def test_moved_weights_are_recorded_anew_and_changed_ones_are_not(model, recorde
     got = sign.transform(images)
     assert recorder.records == 2
     torch.testing.assert_close(got, iterative_sign(model, images, 4, step_size=STEP))
+
+
+def test_threads_that_share_a_transform_do_not_share_a_trajectory(model, recorder, torch_rng):
+    sets = [images_of(3, torch_rng) for _ in range(4)]
+    expected = [SignTransform(model, 4, step_size=STEP).transform(images) for images in sets]
+    sign = graphed(model, recorder)
+    results: dict[int, torch.Tensor] = {}
+
+    def work(i):
+        for _ in range(5):
+            results[i] = sign.transform(sets[i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, images in enumerate(expected):
+        torch.testing.assert_close(results[i], images, rtol=0, atol=0)
 
 
 def test_auto_falls_back_and_says_why_and_a_name_raises(model, torch_rng, monkeypatch):
