@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sign_ext.report.files import write_whole
+from sign_ext.files import write_whole
 from sign_ext.report.numbers import (
     binomial_error,
     duration,

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import sign_ext
+from sign_ext import files
 from sign_ext.augment import Classical
-from sign_ext.training import TrainSettings, files, train
+from sign_ext.training import TrainSettings, train
 from sign_ext.training.state import describe_differences
 
 # 64 images are 4 steps an epoch; the last of 4 epochs is cut short.

@@ -13,7 +13,6 @@ shows what each one does to the images, and proposes one.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +31,7 @@ from sign_ext.commands.shared import (
     read_checkpoint,
     resolve_device,
 )
+from sign_ext.files import sha256_of
 
 EXAMPLES = (
     "sign-ext transform --checkpoint runs/classical/model.safetensors --data digits \\",
@@ -122,7 +122,7 @@ def _manifest(
     path = Path(options.checkpoint)
     path = path / "model.safetensors" if path.is_dir() else path
     return {
-        "checkpoint": {"file": path.name, "sha256": _sha256(path)},
+        "checkpoint": {"file": path.name, "sha256": sha256_of(path)},
         "data": {
             "name": name,
             "split": options.split,
@@ -136,11 +136,6 @@ def _manifest(
         "explanation": explanation,
         "versions": versions(),
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _print(options: Options, out: Path, originals: Any, result: Any, seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from sign_ext.files import put_in_place, sha256_of, write_whole
 
 FORMAT = "sign_ext.transformed"
 FORMAT_VERSION = 1
@@ -83,10 +84,10 @@ def save_transformed(
     try:
         tensors = _plain({key(step): images for step, images in snapshots.items()})
         save_file({**tensors, **_plain({"labels": labels})}, temporary)
-        digest = _sha256(temporary)
+        digest = sha256_of(temporary)
         # The name holds the content's hash, so new data never lies under an old manifest.
         data = folder / f"images-{digest[:16]}.safetensors"
-        _into_place(temporary, data)
+        put_in_place(temporary, data)
         record = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -95,8 +96,7 @@ def save_transformed(
             "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
             "settings": settings,
         }
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        _into_place(temporary, folder / MANIFEST)
+        write_whole(folder / MANIFEST, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     finally:
         temporary.unlink(missing_ok=True)
     for old in folder.glob("images-*.safetensors"):
@@ -127,7 +127,7 @@ def load_transformed(folder: str | Path) -> Transformed:
         raise FileNotFoundError(
             f"{data} is missing; {folder / MANIFEST} names it. Transform again."
         )
-    found = _sha256(data)
+    found = sha256_of(data)
     if found != record["sha256"]:
         raise ValueError(
             f"{data} has the SHA-256 {found}, its manifest says {record['sha256']}: the file is "
@@ -241,16 +241,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(record.get(field), kind):
             raise ValueError(f"{path} has no proper {field!r}; it was changed. Transform again.")
     return record
-
-
-def _sha256(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _into_place(temporary: Path, path: Path) -> None:
-    """Give a written file its name once its content is on the disk."""
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

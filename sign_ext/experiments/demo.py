@@ -22,9 +22,9 @@ from sign_ext.evaluation import Evaluation, evaluate
 from sign_ext.experiments.comparison import compare
 from sign_ext.experiments.demo_settings import DemoSettings, augmentation, why_these_sizes
 from sign_ext.experiments.progress import Clock, Reporter, Silent
+from sign_ext.files import write_whole
 from sign_ext.models import build_model
 from sign_ext.report.environment import machine, versions
-from sign_ext.report.files import write_whole
 from sign_ext.report.numbers import duration, finite, percent
 from sign_ext.report.page import write_page
 from sign_ext.report.samples import Samples, pick_samples

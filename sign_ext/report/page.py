@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sign_ext.files import write_whole
 from sign_ext.report.figures import (
     CONDITIONS,
     DARK,
@@ -14,7 +15,6 @@ from sign_ext.report.figures import (
     samples_picture,
     training_curves,
 )
-from sign_ext.report.files import write_whole
 from sign_ext.report.numbers import binomial_error, duration, mean_and_deviation, percent
 from sign_ext.report.samples import Samples, data_uri, png
 

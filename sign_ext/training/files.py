@@ -1,14 +1,15 @@
-"""Writing files so that they appear whole or not at all."""
+"""A run's files: tensors as safetensors and settings as JSON, each whole or not there."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from sign_ext.files import replacing, write_whole
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -24,23 +25,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     # clone() also parts tied weights, which safetensors refuses to write twice.
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    _replace(path, lambda temporary: save_file(plain, temporary, metadata=dict(metadata)))
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata=dict(metadata))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; NaN and Inf are refused."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside `path`, flush to disk, and rename over it."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -17,16 +17,6 @@ from sign_ext import (
 )
 
 
-@pytest.fixture
-def model():
-    return tiny_cnn().eval()
-
-
-@pytest.fixture
-def images(torch_rng):
-    return torch.rand(5, 3, 9, 11, generator=torch_rng) * 255
-
-
 class Failing(nn.Module):
     """Works until it is told not to."""
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from networks import basic_cnn, tiny_cnn
+from networks import basic_cnn
 from sign_checks import STEP, assert_moved_like, count_forwards, reference
 from torch import nn
 
@@ -15,16 +15,6 @@ from sign_ext import (
     iterative_sign,
 )
 from sign_ext.reference import iterative_sign_reference
-
-
-@pytest.fixture
-def model():
-    return tiny_cnn().eval()
-
-
-@pytest.fixture
-def images(torch_rng):
-    return torch.rand(5, 3, 9, 11, generator=torch_rng) * 255
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 5, 7])

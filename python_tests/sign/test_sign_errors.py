@@ -21,16 +21,6 @@ from sign_ext import (
 )
 
 
-@pytest.fixture
-def model():
-    return tiny_cnn().eval()
-
-
-@pytest.fixture
-def images(torch_rng):
-    return torch.rand(5, 3, 9, 11, generator=torch_rng) * 255
-
-
 def test_divergence_names_the_first_bad_step(images):
     class Exploding(nn.Module):
         def forward(self, x):

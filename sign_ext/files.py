@@ -1,0 +1,53 @@
+"""Files appear whole or not at all: written beside their place, flushed, then renamed into it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a written file its name, in one step, once its content is on the disk.
+
+    Args:
+        temporary: the written file, in `path`'s folder.
+        path: its name from now on; whatever was there is replaced.
+    """
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name to write to; it becomes `path` when the block ends without an error.
+
+    Args:
+        path: where the file appears.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        put_in_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file that a reader never sees half of.
+
+    Args:
+        path: where it appears; one that is there is replaced.
+        content: its bytes, or text that is written as UTF-8.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sha256_of(path: Path) -> str:
+    """A file's SHA-256, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
