@@ -1,0 +1,118 @@
+"""Piecewise linear activations: what they do, the one bit an element that they leave, its packing.
+
+A tensor (N, C, H, W) in channels_last, or (N, C), is rows of C channels. A bit mask of it is uint8
+of shape (rows, ceil(C / 8)): channel c of a row is bit c % 8 of byte c // 8.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Piecewise(NamedTuple):
+    """An activation whose derivative takes two values.
+
+    With slope 0 it is clamp(v, low, high), derivative 1 strictly between the bounds and 0 else (and
+    1 at NaN, as in PyTorch); otherwise leaky ReLU, v > 0 ? v : slope · v, and the bounds mean
+    nothing.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    slope: float = 0.0
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it does nothing and needs no bits."""
+        return self == IDENTITY
+
+    def apply(self, v: Tensor) -> Tensor:
+        """The activation's value, in v's dtype.
+
+        Args:
+            v: any floating tensor.
+        """
+        if self.slope:
+            return torch.where(v > 0, v, v * self.slope)
+        if self.is_identity:
+            return v
+        return v.clamp(self.low, self.high)
+
+    def passes(self, y: Tensor) -> Tensor:
+        """The derivative's bits, bool: True where it is 1.
+
+        Args:
+            y: the activation's value, or what went into it.
+        """
+        if self.slope:
+            return y > 0
+        return ~((y <= self.low) | (y >= self.high))
+
+    def pull_back(self, cotangent: Tensor, bits: Tensor) -> Tensor:
+        """The cotangent of what went in.
+
+        Args:
+            cotangent: the cotangent of the activation's value.
+            bits: from `passes`, the same shape.
+        """
+        return torch.where(bits, cotangent, cotangent * self.slope if self.slope else 0)
+
+
+IDENTITY = Piecewise()
+RELU = Piecewise(low=0.0)
+RELU6 = Piecewise(low=0.0, high=6.0)
+
+
+def mask_shape(shape: torch.Size | tuple[int, ...]) -> tuple[int, int]:
+    """Shape of the bit mask of a tensor.
+
+    Args:
+        shape: (N, C) or (N, C, H, W).
+    """
+    channels = shape[1]
+    return math.prod(shape) // max(channels, 1), (channels + 7) // 8
+
+
+def rows_of(tensor: Tensor) -> Tensor:
+    """The tensor as (rows, C), in the order of channels_last.
+
+    Args:
+        tensor: (N, C) or (N, C, H, W), in any layout.
+    """
+    if tensor.dim() == 2:
+        return tensor
+    return tensor.permute(0, 2, 3, 1).reshape(-1, tensor.shape[1])
+
+
+def pack_bits(bits: Tensor) -> Tensor:
+    """The bit mask of a bool tensor.
+
+    Args:
+        bits: bool, (N, C) or (N, C, H, W).
+
+    Returns:
+        uint8, `mask_shape(bits.shape)`.
+    """
+    rows = rows_of(bits)
+    rows = torch.nn.functional.pad(rows, (0, -rows.shape[1] % 8))
+    weights = 2 ** torch.arange(8, device=bits.device)
+    return (rows.reshape(len(rows), -1, 8) * weights).sum(2).to(torch.uint8)
+
+
+def unpack_bits(mask: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """The bool tensor of a bit mask: the inverse of `pack_bits`.
+
+    Args:
+        mask: uint8, `mask_shape(shape)`.
+        shape: (N, C) or (N, C, H, W).
+    """
+    bits = (mask[:, :, None] >> torch.arange(8, device=mask.device)) & 1
+    rows = bits.reshape(len(mask), -1)[:, : shape[1]].bool()
+    if len(shape) == 2:
+        return rows
+    n, c, h, w = shape
+    return rows.reshape(n, h, w, c).permute(0, 3, 1, 2)
