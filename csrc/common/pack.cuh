@@ -34,4 +34,58 @@ __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
 __device__ __forceinline__ float widen(__half value) { return __half2float(value); }
 
+// The type that is stored, from float32: to nearest, ties to even.
+template <typename T>
+__device__ __forceinline__ T narrow(float value);
+template <>
+__device__ __forceinline__ float narrow<float>(float value) {
+  return value;
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float value) {
+  return __float2bfloat16_rn(value);
+}
+
+// 8 neighbouring channels, which share one byte of a bit mask, as float32. The address is a
+// multiple of 16 bytes: one access for bfloat16, two for float32.
+template <typename T>
+__device__ __forceinline__ void load_8(const T* address, float (&values)[8]) {
+  constexpr int kWide = static_cast<int>(16 / sizeof(T));
+  Pack<T, kWide> packs[8 / kWide];
+#pragma unroll
+  for (int part = 0; part < 8 / kWide; ++part) {
+    packs[part] = load_pack<T, kWide>(address + part * kWide);
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) values[i] = widen(packs[i / kWide].values[i % kWide]);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_8(T* address, const float (&values)[8]) {
+  constexpr int kWide = static_cast<int>(16 / sizeof(T));
+#pragma unroll
+  for (int part = 0; part < 8 / kWide; ++part) {
+    Pack<T, kWide> pack;
+#pragma unroll
+    for (int i = 0; i < kWide; ++i) pack.values[i] = narrow<T>(values[part * kWide + i]);
+    store_pack<T, kWide>(address + part * kWide, pack);
+  }
+}
+
+// The same for the first `count` of 8 channels at any address, one access each; the others load as
+// 0 and are not stored.
+template <typename T>
+__device__ __forceinline__ void load_up_to_8(const T* address, int count, float (&values)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) values[i] = i < count ? widen(address[i]) : 0.0f;
+}
+
+template <typename T>
+__device__ __forceinline__ void store_up_to_8(T* address, int count, const float (&values)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (i < count) address[i] = narrow<T>(values[i]);
+  }
+}
+
 }  // namespace sign_ext

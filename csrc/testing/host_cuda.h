@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "common/half_bits.h"
+#include "common/storage.h"
 
 #define __global__
 #define __device__
@@ -49,6 +50,10 @@ struct __half {
 
 inline float __bfloat162float(__nv_bfloat16 value) {
   return sign_ext::bfloat16_bits_to_float(value.bits);
+}
+
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {
+  return {sign_ext::float_to_bfloat16_bits(value)};
 }
 
 inline float __half2float(__half value) { return sign_ext::float16_bits_to_float(value.bits); }
