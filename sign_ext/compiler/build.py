@@ -1,0 +1,90 @@
+"""nn.Module → Program: trace, lower, simplify, fold the head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+import sign_ext.compiler.rules
+import sign_ext.compiler.shape_rules  # noqa: F401  # registers its rules, as the one above
+from sign_ext.compiler.errors import UnsupportedOperation
+from sign_ext.compiler.fold import drop_dead, simplify
+from sign_ext.compiler.lower import lower
+from sign_ext.compiler.op import Op
+from sign_ext.compiler.program import Program, renumber, with_constants
+from sign_ext.compiler.trace import TRACED_IMAGES, trace
+from sign_ext.phi import Phi
+
+
+def compile_phi(phi: Phi, image: Tensor) -> Program:
+    """The program of Φ for images of one shape.
+
+    Args:
+        phi: Φ, its network frozen and in evaluation mode.
+        image: (1, C, H, W), of the network's dtype and device.
+
+    Raises:
+        UnsupportedOperation: an operation that the compiler does not know; the message names it.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sign_ext.phi import Phi, SourceLayer
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
+        >>> phi = Phi(net.requires_grad_(False), SourceLayer("3", "input", "Linear 36 → 2"))
+        >>> program = compile_phi(phi, torch.rand(1, 3, 5, 5))
+        >>> [str(op) for op in program.ops]
+        ['convolution 3×3 + relu']
+    """
+    return build(trace(phi, image), image.dtype, str(phi.source))
+
+
+def build(graph: GraphModule, dtype: torch.dtype, source: str = "") -> Program:
+    """The program of a recorded graph, with the weights' values as they are now.
+
+    Args:
+        graph: from `trace`.
+        dtype: of the network.
+        source: where Φ is read, in words.
+
+    Raises:
+        UnsupportedOperation: an operation that the compiler does not know.
+    """
+    with torch.no_grad():
+        ops, output, image_shape = lower(graph, TRACED_IMAGES)
+        ops, output = simplify(ops, output)
+        if not _reaches_the_image(ops, output):
+            raise UnsupportedOperation("Φ does not depend on the images")
+        ops, output, seed, folded = _fold_head(ops, output)
+        ops, _ = renumber(ops, output)
+        return Program(
+            image_shape=image_shape,
+            ops=tuple(with_constants(op, lambda c: c.to(dtype)) for op in ops),
+            seed=seed.to(dtype).contiguous(),
+            folded=folded,
+            source=source,
+        )
+
+
+def _reaches_the_image(ops: list[Op], output: int) -> bool:
+    return output == 0 or any(0 in op.inputs for op in ops)
+
+
+def _fold_head(ops: list[Op], output: int) -> tuple[list[Op], int, Tensor, tuple[str, ...]]:
+    """Take the linear operations at the end into the cotangent of ones, which they map to another.
+
+    The sum, the mean, global average pooling, a last linear or convolution.
+    """
+    tensors = [t for op in ops for t in op.constants()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    made_by = {op.output: op for op in ops}
+    shape = made_by[output].shape if output else ()
+    seed = torch.ones((1, *shape), dtype=torch.float64, device=device)
+    folded: list[str] = []
+    while (op := made_by.get(output)) is not None and op.is_linear and len(op.inputs) == 1:
+        exact = with_constants(op, Tensor.double)
+        (seed,) = exact.linear_vjp(seed, None)
+        folded.append(str(op))
+        output = op.inputs[0]
+    return drop_dead(ops, output), output, seed[0], tuple(folded)

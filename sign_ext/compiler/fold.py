@@ -1,0 +1,254 @@
+"""Passes over a program's operations: each gives an equal program that does less.
+
+Constants are folded in float64 and rounded once, to the network's dtype, at the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sign_ext.compiler.dense import Convolution, Linear
+from sign_ext.compiler.op import Op
+from sign_ext.compiler.pointwise import Pointwise
+from sign_ext.compiler.pooling import MaxPool
+from sign_ext.compiler.shaping import Pad, Reshape
+
+Ops = list[Op]
+
+
+def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
+    """All passes, until none changes anything.
+
+    Args:
+        ops: in an order in which they can be computed.
+        output: the number of the value that is wanted.
+
+    Returns:
+        The operations, and the number of that value (which a fused operation may have taken over).
+    """
+    passes: tuple[Callable[[Ops, int], Ops | None], ...] = (
+        fuse_into_producer,
+        fold_scale_into_consumers,
+        merge_padding,
+        pool_before_activation,
+        flatten_into_linear,
+    )
+    ops = drop_dead(ops, output)
+    while True:
+        for one in passes:
+            changed = one(ops, output)
+            if changed is not None:
+                ops = drop_dead(changed, output)
+                break
+        else:
+            return ops, output
+
+
+def drop_dead(ops: Ops, output: int) -> Ops:
+    """Leave out what the output does not depend on."""
+    needed = {output}
+    kept: Ops = []
+    for op in reversed(ops):
+        if op.output in needed:
+            kept.append(op)
+            needed.update(op.inputs)
+    return kept[::-1]
+
+
+def uses(ops: Ops, output: int) -> Counter[int]:
+    """How often each value is read, the program's output once more."""
+    counter: Counter[int] = Counter(number for op in ops for number in op.inputs)
+    counter[output] += 1
+    return counter
+
+
+def _times(weight: Tensor, scale: Tensor | None, dim: int) -> Tensor:
+    if scale is None:
+        return weight
+    shape = [1] * weight.dim()
+    shape[dim] = -1
+    return weight.double() * scale.double().reshape(shape)
+
+
+def _affine(bias: Tensor | None, op: Pointwise) -> Tensor | None:
+    """bias · scale + shift."""
+    if bias is not None and op.scale is not None:
+        bias = bias.double() * op.scale.double()
+    if op.shift is None:
+        return bias
+    return op.shift.double() if bias is None else bias.double() + op.shift.double()
+
+
+def fuse_into_producer(ops: Ops, output: int) -> Ops | None:
+    """Take a pointwise operation into the convolution, linear or pointwise one before it.
+
+    BatchNorm after a convolution, an activation, the sum with another branch.
+    """
+    used = uses(ops, output)
+    made_by = {op.output: op for op in ops}
+    for op in ops:
+        if not isinstance(op, Pointwise):
+            continue
+        for side, number in enumerate(op.inputs):
+            producer = made_by.get(number)
+            if producer is None or used[number] > 1 or not producer.activation.is_identity:
+                continue
+            fused = _fused(producer, op, side)
+            if fused is not None:
+                rest = [other for other in ops if other is not producer]
+                at = next(j for j, other in enumerate(rest) if other is op)
+                rest[at] = fused
+                return rest
+    return None
+
+
+def _fused(producer: Op, op: Pointwise, side: int) -> Op | None:
+    """`producer` followed by `op`, which reads it as its input number `side`, as one."""
+    others = op.inputs[:side] + op.inputs[side + 1 :]
+    if others and len(producer.inputs) > 1:
+        return None  # one residual each
+    if side == 1 and (op.scale is not None or op.shift is not None):
+        return None  # the scale belongs to the other branch
+    if len(producer.inputs) > 1 and op.scale is not None:
+        return None  # the producer's residual would have to be scaled
+    inputs = (*producer.inputs, *others)
+    if len(set(inputs)) != len(inputs):
+        return None
+    in_shapes = (*producer.in_shapes, *[op.shape] * len(others))
+    plain: dict[str, Any] = {
+        "inputs": inputs,
+        "in_shapes": in_shapes,
+        "output": op.output,
+        "activation": op.activation,
+    }
+    if isinstance(producer, Convolution | Linear):
+        weight = _times(producer.weight, op.scale, 0)
+        bias = _affine(producer.bias, op)
+        return replace(producer, weight=weight, bias=bias, **plain)
+    if isinstance(producer, Pointwise):
+        scale = op.scale
+        if producer.scale is not None:
+            scale = _times(producer.scale, op.scale, 0)
+        shift = _affine(producer.shift, op)
+        return replace(producer, scale=scale, shift=shift, **plain)
+    if isinstance(producer, MaxPool) and op.scale is None and op.shift is None and not others:
+        return replace(producer, **plain)
+    return None
+
+
+def fold_scale_into_consumers(ops: Ops, output: int) -> Ops | None:
+    """Take a scale (and a shift, where nothing pads it) into all convolutions that read it.
+
+    x / 255 before the first convolution; a BatchNorm before a convolution.
+    """
+    for op in ops:
+        plain = isinstance(op, Pointwise) and len(op.inputs) == 1 and op.activation.is_identity
+        if not plain or op.output == output:
+            continue
+        assert isinstance(op, Pointwise)
+        readers = [other for other in ops if op.output in other.inputs]
+        if readers and all(_can_take(reader, op) for reader in readers):
+            return [_taking(other, op) if other in readers else other for other in ops]
+    return None
+
+
+def _can_take(reader: Op, op: Pointwise) -> bool:
+    if not isinstance(reader, Convolution | Linear):
+        return False
+    if reader.inputs.index(op.output) != 0 or reader.inputs.count(op.output) > 1:
+        return False
+    if isinstance(reader, Convolution):
+        pads = any(reader.padding) or any(reader.padding_behind)
+        return op.shift is None or not pads
+    return True
+
+
+def _taking(reader: Op, op: Pointwise) -> Op:
+    """reader(scale · x + shift) as one operation on x."""
+    inputs = (op.inputs[0], *reader.inputs[1:])
+    in_shapes = (op.in_shapes[0], *reader.in_shapes[1:])
+    assert isinstance(reader, Convolution | Linear)
+    weight, bias = reader.weight.double(), reader.bias
+    if isinstance(reader, Convolution):
+        out, per_group, *_ = weight.shape
+        # Output channels of one group read the same slice of input channels.
+        group_of = torch.arange(out, device=weight.device) // (out // reader.groups)
+        channel = group_of[:, None] * per_group + torch.arange(per_group, device=weight.device)
+        taps = weight
+    else:
+        channels = op.shape[0]
+        places = torch.arange(weight.shape[1], device=weight.device)
+        channel = (places // (weight.shape[1] // channels))[None].expand(len(weight), -1)
+        taps = weight[:, :, None, None]
+    if op.shift is not None:
+        moved = (taps.sum((2, 3)) * op.shift.double()[channel]).sum(1)
+        bias = moved if bias is None else bias.double() + moved
+    if op.scale is not None:
+        taps = taps * op.scale.double()[channel][:, :, None, None]
+        weight = taps.reshape(weight.shape)
+    return replace(reader, weight=weight, bias=bias, inputs=inputs, in_shapes=in_shapes)
+
+
+def merge_padding(ops: Ops, output: int) -> Ops | None:
+    """Take zero-padding into the convolution that alone reads it."""
+    used = uses(ops, output)
+    made_by = {op.output: op for op in ops}
+    for i, op in enumerate(ops):
+        if not isinstance(op, Convolution):
+            continue
+        pad = made_by.get(op.inputs[0])
+        if not isinstance(pad, Pad) or pad.value or used[pad.output] > 1 or min(pad.amounts) < 0:
+            continue
+        left, right, top, bottom = pad.amounts
+        merged = replace(
+            op,
+            inputs=(pad.inputs[0], *op.inputs[1:]),
+            in_shapes=(pad.in_shapes[0], *op.in_shapes[1:]),
+            padding=(op.padding[0] + top, op.padding[1] + left),
+            padding_behind=(op.padding_behind[0] + bottom, op.padding_behind[1] + right),
+        )
+        return [*ops[:i], merged, *ops[i + 1 :]]
+    return None
+
+
+def pool_before_activation(ops: Ops, output: int) -> Ops | None:
+    """maxpool(act(x)) = act(maxpool(x)) for an increasing act: fewer elements, fewer bits.
+
+    The gradients agree too: where act is flat, every choice of the maximum gives 0.
+    """
+    used = uses(ops, output)
+    made_by = {op.output: op for op in ops}
+    for op in ops:
+        if not isinstance(op, MaxPool):
+            continue
+        before = made_by.get(op.inputs[0])
+        if before is None or used[before.output] > 1 or before.activation.is_identity:
+            continue
+        if not op.activation.is_identity:
+            continue
+        bare = replace(before, activation=type(before.activation)())
+        pool = replace(op, activation=before.activation)
+        return [bare if o is before else pool if o is op else o for o in ops]
+    return None
+
+
+def flatten_into_linear(ops: Ops, output: int) -> Ops | None:
+    """A linear operation flattens by itself."""
+    made_by = {op.output: op for op in ops}
+    for i, op in enumerate(ops):
+        if isinstance(op, Linear):
+            before = made_by.get(op.inputs[0])
+            if isinstance(before, Reshape):
+                merged = replace(
+                    op,
+                    inputs=(before.inputs[0], *op.inputs[1:]),
+                    in_shapes=(before.in_shapes[0], *op.in_shapes[1:]),
+                )
+                return [*ops[:i], merged, *ops[i + 1 :]]
+    return None

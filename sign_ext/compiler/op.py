@@ -1,0 +1,147 @@
+"""What every operation of a `Program` is: plain data with a forward and an input-backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from sign_ext.ops.activation import IDENTITY, Piecewise, mask_shape, pack_bits, unpack_bits
+
+Shape = tuple[int, ...]
+
+
+class Residue(NamedTuple):
+    """What an operation keeps of one image between forward and backward."""
+
+    kind: str  # "bit mask", "pool index", "input", "output", "factors"
+    bytes: int
+
+
+def count(shape: Shape) -> int:
+    """Elements of one image of a shape.
+
+    Args:
+        shape: (C, H, W) or (F,).
+    """
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def mask_bytes(shape: Shape) -> int:
+    """Bytes of the bit mask of one image.
+
+    Args:
+        shape: (C, H, W) or (F,).
+    """
+    rows, row_bytes = mask_shape((1, *shape))
+    return rows * row_bytes
+
+
+def describe_activation(activation: Piecewise) -> str:
+    """The field's name of an activation: "relu", "relu6", "clamp(-1, 1)", "leaky_relu(0.01)".
+
+    Args:
+        activation: any but the identity.
+    """
+    if activation.slope:
+        return f"leaky_relu({activation.slope:g})"
+    if activation == (0.0, 6.0, 0.0):
+        return "relu6"
+    if activation == (0.0, float("inf"), 0.0):
+        return "relu"
+    return f"clamp({activation.low:g}, {activation.high:g})"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Op:
+    """One operation, on values that are numbered in the order in which they are computed.
+
+    Attributes:
+        inputs: the numbers of the values it reads.
+        output: the number of the value that it makes.
+        in_shapes: one image's shape of each input.
+        shape: one image's shape of the output.
+        activation: what is applied last; its bits are a residue.
+    """
+
+    inputs: tuple[int, ...]
+    output: int
+    in_shapes: tuple[Shape, ...]
+    shape: Shape
+    activation: Piecewise = IDENTITY
+
+    kind: ClassVar[str] = ""
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The value before the activation, and what `linear_vjp` needs (None: nothing)."""
+        raise NotImplementedError
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """Cotangents of the inputs from that of the value before the activation."""
+        raise NotImplementedError
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The output, and the residue that `vjp` needs.
+
+        Args:
+            *inputs: (N, *in_shapes[i]).
+        """
+        value, kept = self.linear(*inputs)
+        value = self.activation.apply(value)
+        bits = None if self.activation.is_identity else pack_bits(self.activation.passes(value))
+        return value, (bits, kept)
+
+    def vjp(self, cotangent: Tensor, residue: Any) -> tuple[Tensor, ...]:
+        """Cotangents of the inputs.
+
+        Args:
+            cotangent: of the output, (N, *shape).
+            residue: from `forward`.
+        """
+        bits, kept = residue
+        if bits is not None:
+            cotangent = self.activation.pull_back(cotangent, unpack_bits(bits, cotangent.shape))
+        return self.linear_vjp(cotangent, kept)
+
+    def kept(self, element_size: int) -> tuple[Residue, ...]:
+        """What `linear_vjp` needs of one image, in activations of `element_size` bytes."""
+        return ()
+
+    def residues(self, element_size: int = 4) -> tuple[Residue, ...]:
+        """All that is kept of one image.
+
+        Args:
+            element_size: bytes of an element of an activation.
+        """
+        kept = self.kept(element_size)
+        if self.activation.is_identity:
+            return kept
+        return (Residue("bit mask", mask_bytes(self.shape)), *kept)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the input-backward needs nothing of the forward pass."""
+        return not self.residues()
+
+    def constants(self) -> tuple[Tensor, ...]:
+        """Its weights and other constants."""
+        return tuple(value for value in vars(self).values() if isinstance(value, Tensor))
+
+    def detail(self) -> str:
+        """Sizes and options in a few words."""
+        return ""
+
+    def flops(self) -> int:
+        """Floating-point operations of one image's forward pass, multiply-adds counted twice."""
+        return 0
+
+    def __str__(self) -> str:
+        """One line."""
+        words = [self.kind, self.detail()]
+        if not self.activation.is_identity:
+            words.append(f"+ {describe_activation(self.activation)}")
+        return " ".join(word for word in words if word)

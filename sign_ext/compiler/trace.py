@@ -1,0 +1,80 @@
+"""A network up to its source layer as a graph of ATen operations, by running it once.
+
+What ran is what is recorded: in evaluation mode, with branches taken and hooks heard, and nothing
+after the source layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sign_ext.compiler.errors import UnsupportedOperation
+
+TRACED_IMAGES = 2  # a batch of one would hide what mixes images
+
+
+def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
+    """Record Φ on one image, taken twice.
+
+    Args:
+        phi: Φ, its network frozen and in evaluation mode.
+        image: (1, C, H, W), of the network's dtype and device.
+
+    Returns:
+        A graph with one placeholder and one output; weights are the network's own tensors.
+
+    Raises:
+        UnsupportedOperation: the forward pass reads values back, or cannot be recorded.
+    """
+    batch = image.repeat(TRACED_IMAGES, *[1] * (image.dim() - 1))
+    with torch.no_grad():
+        try:
+            return make_fx(phi, tracing_mode="real", pre_dispatch=True)(batch)
+        except UnsupportedOperation:
+            raise
+        except Exception as error:  # whatever user code raises when its tensors are proxies
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UnsupportedOperation(
+                f"the forward pass cannot be recorded as a graph: {reason}"
+            ) from error
+
+
+def structure_key(network: nn.Module) -> Hashable:
+    """All that a recorded graph depends on but the weights' values.
+
+    Two equal keys mean the same modules with the same plain attributes, the same hooks and the
+    same tensors, whatever those hold.
+
+    Args:
+        network: the network.
+    """
+    parts: list[Hashable] = []
+    for name, module in network.named_modules():
+        parts.append((name, id(type(module)), *_plain(vars(module))))
+    return tuple(parts)
+
+
+def _plain(attributes: dict[str, Any]) -> list[Hashable]:
+    """Attributes that a forward pass may branch on, and identities of tensors and hooks."""
+    found: list[Hashable] = []
+    for name, value in attributes.items():
+        if value is None or isinstance(value, bool | int | float | str | FunctionType):
+            found.append((name, value))
+        elif isinstance(value, Tensor):
+            found.append((name, id(value), value.shape, value.dtype, value.device))
+        elif isinstance(value, dict) and name in ("_parameters", "_buffers"):
+            found.extend(_plain(value))
+        elif isinstance(value, dict) and name.endswith("_hooks"):
+            found.append((name, tuple((key, id(hook)) for key, hook in value.items())))
+        elif isinstance(value, tuple | list) and all(
+            item is None or isinstance(item, bool | int | float | str) for item in value
+        ):
+            found.append((name, tuple(value)))
+    return found
