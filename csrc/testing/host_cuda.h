@@ -3,43 +3,34 @@
 // UndefinedBehaviorSanitizer, with no GPU.
 //
 // Here are: the function qualifiers, grid, block and thread indices, a launch, the two 16-bit float
-// types and checked alignment of wide accesses. The threads of a launch run one after another, in
-// order, to completion. So this covers kernels whose threads do not talk to each other: there is no
-// shared memory, barrier, shuffle or atomic, and using one is a compile error, not a wrong result.
+// types and checked alignment of wide accesses (this file); shared memory (host_cuda_shared.h);
+// barriers, warp collectives and atomics (host_cuda_intrinsics.h). The threads of a launch run one
+// at a time, in an order drawn from a seed, and change places only where they wait for each other
+// (host_cuda_threads.h). So a kernel must not wait for another thread in any other way, by reading
+// memory in a loop, say: it would wait for ever.
 
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
+#include <cstring>
 #include <type_traits>
 
 #include "common/half_bits.h"
 #include "common/storage.h"
+#include "testing/host_cuda_index.h"
+#include "testing/host_cuda_intrinsics.h"
+#include "testing/host_cuda_launch.h"
+#include "testing/host_cuda_shared.h"
 
-#define __global__
+// Static, so that a kernel's shared arrays are this file's own: AddressSanitizer guards no others.
+#define __global__ [[maybe_unused]] static
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
-struct uint3 {
-  unsigned int x, y, z;
-};
-
-struct dim3 {
-  unsigned int x, y, z;
-  constexpr dim3(unsigned int x_ = 1, unsigned int y_ = 1, unsigned int z_ = 1)
-      : x(x_), y(y_), z(z_) {}
-};
-
-inline thread_local uint3 threadIdx{0, 0, 0};
-inline thread_local uint3 blockIdx{0, 0, 0};
-inline thread_local dim3 blockDim;
-inline thread_local dim3 gridDim;
-
-// CUDA's names for the 16-bit floats; kernels only widen them.
+// CUDA's names for the 16-bit floats; kernels widen them, and round to bfloat16.
 struct __nv_bfloat16 {
   std::uint16_t bits;
 };
@@ -60,42 +51,31 @@ inline float __half2float(__half value) { return sign_ext::float16_bits_to_float
 
 namespace host_cuda {
 
-inline void require_aligned(const void* address, std::size_t alignment) {
-  if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0) {
-    std::fprintf(stderr,
-                 "misaligned %zu-byte access at %p by thread (%u, %u, %u) of block (%u, %u, %u)\n",
-                 alignment, address, threadIdx.x, threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y,
-                 blockIdx.z);
-    std::_Exit(EXIT_FAILURE);
-  }
+// kernel<<<grid, block, options.dynamic_shared_bytes>>>(args...), in an order of options.seed's.
+template <typename... Parameters>
+void launch_with(const Options& options, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                 std::type_identity_t<Parameters>... args) {
+  auto call = [&] { kernel(args...); };
+  Launch::current().run(
+      options, grid, block, [](void* context) { (*static_cast<decltype(call)*>(context))(); },
+      &call);
 }
 
-// kernel<<<grid, block>>>(args...): every thread of every block, x fastest.
+inline thread_local std::uint64_t launches = 0;
+
+// kernel<<<grid, block>>>(args...). Every launch of a program has its own order, the same in every
+// run.
 template <typename... Parameters>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block,
             std::type_identity_t<Parameters>... args) {
-  const std::size_t threads = std::size_t{block.x} * block.y * block.z;
-  if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
-      grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
-    std::fprintf(stderr, "invalid launch: grid (%u, %u, %u), block (%u, %u, %u)\n", grid.x, grid.y,
-                 grid.z, block.x, block.y, block.z);
-    std::_Exit(EXIT_FAILURE);
-  }
-  gridDim = grid;
-  blockDim = block;
-  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z) {
-    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
-      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
-        for (threadIdx.z = 0; threadIdx.z < block.z; ++threadIdx.z) {
-          for (threadIdx.y = 0; threadIdx.y < block.y; ++threadIdx.y) {
-            for (threadIdx.x = 0; threadIdx.x < block.x; ++threadIdx.x) {
-              kernel(args...);
-            }
-          }
-        }
-      }
-    }
-  }
+  launch_with(Options{.seed = launches++}, kernel, grid, block, args...);
+}
+
+// The same, in one order of many: what holds under a hundred seeds misses no barrier, most likely.
+template <typename... Parameters>
+void launch_seeded(std::uint64_t seed, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                   std::type_identity_t<Parameters>... args) {
+  launch_with(Options{.seed = seed}, kernel, grid, block, args...);
 }
 
 }  // namespace host_cuda

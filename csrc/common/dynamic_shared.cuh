@@ -1,0 +1,21 @@
+// The shared memory whose size a launch names, by one name for every element type (CUDA refuses two
+// `extern __shared__` arrays of one name and different types).
+
+#pragma once
+
+#include "common/device.cuh"
+
+namespace sign_ext {
+
+// Begins on a 16-byte boundary.
+template <typename T>
+__device__ __forceinline__ T* dynamic_shared() {
+#if defined(__CUDACC__)
+  extern __shared__ __align__(16) unsigned char sign_ext_dynamic_shared[];
+  return reinterpret_cast<T*>(sign_ext_dynamic_shared);
+#else
+  return static_cast<T*>(host_cuda::Launch::current().dynamic_shared());
+#endif
+}
+
+}  // namespace sign_ext
