@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+import sign_ext.compiler.activation_rules
 import sign_ext.compiler.rules
-import sign_ext.compiler.shape_rules  # noqa: F401  # registers its rules, as the one above
+import sign_ext.compiler.shape_rules  # noqa: F401  # registers its rules, as the two above
 from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.fold import drop_dead, simplify
 from sign_ext.compiler.lower import lower

@@ -113,6 +113,8 @@ def _fused(producer: Op, op: Pointwise, side: int) -> Op | None:
     others = op.inputs[:side] + op.inputs[side + 1 :]
     if others and len(producer.inputs) > 1:
         return None  # one residual each
+    if others and isinstance(producer, Convolution) and producer.is_depthwise:
+        return None  # its operator adds nothing
     if side == 1 and (op.scale is not None or op.shift is not None):
         return None  # the scale belongs to the other branch
     if len(producer.inputs) > 1 and op.scale is not None:

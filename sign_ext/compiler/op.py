@@ -136,7 +136,7 @@ class Op:
         return ""
 
     def flops(self) -> int:
-        """Floating-point operations of one image's forward pass, multiply-adds counted twice."""
+        """Floating-point operations of its products with weights, a multiply-add counted twice."""
         return 0
 
     def __str__(self) -> str:

@@ -58,10 +58,6 @@ class Pointwise(Op):
         ]
         return " ".join(filter(None, parts))
 
-    def flops(self) -> int:
-        """One multiply-add an element."""
-        return 2 * count(self.shape)
-
 
 _aten = torch.ops.aten
 Forward = Callable[[Tensor], Tensor]

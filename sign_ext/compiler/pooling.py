@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_ext.compiler.dense import Pair
-from sign_ext.compiler.op import Op, Residue, count
+from sign_ext.compiler.op import Op, Residue
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,10 +69,6 @@ class MaxPool(Op):
     def detail(self) -> str:
         """Kernel and stride."""
         return f"{self.kernel[0]}×{self.kernel[1]}/{self.stride[0]}"
-
-    def flops(self) -> int:
-        """One comparison for each position of each window."""
-        return count(self.shape) * self.kernel[0] * self.kernel[1]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -137,10 +133,6 @@ class AveragePool(Op):
         if self.is_global:
             return "global"
         return f"{self.kernel[0]}×{self.kernel[1]}/{self.stride[0]}"
-
-    def flops(self) -> int:
-        """One addition for each position of each window."""
-        return count(self.shape) * self.kernel[0] * self.kernel[1]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
