@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torchvision
+from families import FAMILIES, tv
 from hypothesis import HealthCheck, given, settings
 from networks import basic_cnn, lively
 from random_networks import networks
@@ -37,34 +37,6 @@ def check(program: Program, delta: Tensor, images: Tensor, tolerance: float) -> 
     assert (got - delta).norm() <= tolerance * delta.norm() + 1e-12
 
 
-def tv(name: str) -> nn.Module:
-    options = {"aux_logits": False} if name == "googlenet" else {}
-    options |= {"init_weights": False} if "ception" in name or name == "googlenet" else {}
-    return torchvision.models.get_model(name, weights=None, **options)
-
-
-def timm_model(name: str) -> nn.Module:
-    import timm
-
-    return timm.create_model(name)
-
-
-FAMILIES = {
-    "basic_cnn": (lambda: basic_cnn(8, 12, 6), (8, 12)),
-    "mobilenet_v2": (lambda: tv("mobilenet_v2"), (33, 47)),
-    "mobilenet_v3": (lambda: tv("mobilenet_v3_small"), (33, 32)),
-    "resnet18": (lambda: tv("resnet18"), (39, 33)),
-    "resnext": (lambda: tv("resnext50_32x4d"), (33, 35)),
-    "vgg11_bn": (lambda: tv("vgg11_bn"), (33, 47)),
-    "squeezenet": (lambda: tv("squeezenet1_1"), (33, 47)),
-    "googlenet": (lambda: tv("googlenet"), (47, 33)),
-    "efficientnet": (lambda: tv("efficientnet_b0"), (33, 47)),
-    "densenet": (lambda: tv("densenet121"), (33, 47)),
-    "inception_resnet_v2": (lambda: timm_model("inception_resnet_v2"), (77, 79)),
-    "nasnet": (lambda: timm_model("nasnetalarge"), (35, 33)),
-}
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_equals_autograd_on(name):
     build, size = FAMILIES[name]
@@ -89,7 +61,8 @@ def test_equals_autograd_on_random_networks(case):
     try:
         program, delta = compiled(network, images, source)
     except RuntimeError as error:
-        assert "does not depend" in str(error)
+        if "does not depend" not in str(error):
+            raise
         return
     check(program, delta, images, 1e-9)
 

@@ -17,12 +17,14 @@ class MemoryPlan:
         residues: bit masks and pool indices alive between forward and backward.
         at: the instruction at which the peak is reached.
         buffers: how many tensors a step allocates.
+        traffic: read and written by the step's operators.
     """
 
     peak: int
     residues: int
     at: int
     buffers: int
+    traffic: int
 
     def __str__(self) -> str:
         """One line."""
@@ -41,7 +43,7 @@ def plan_memory(schedule: Schedule, *, updates_in_place: bool = True) -> MemoryP
             is never allocated.
     """
     slots = schedule.slots
-    alive = peak = at = buffers = 0
+    alive = peak = at = buffers = traffic = 0
     last = len(schedule.instructions) - 1
     for t, instruction in enumerate(schedule.instructions):
         for slot in instruction.slots_written():
@@ -51,6 +53,8 @@ def plan_memory(schedule: Schedule, *, updates_in_place: bool = True) -> MemoryP
             buffers += 1
         if alive > peak:
             peak, at = alive, t
+        traffic += slots[instruction.out].bytes
+        traffic += sum(slots[slot].bytes for slot in instruction.slots_read())
         alive -= sum(slots[slot].bytes for slot in instruction.frees)
     residues = sum(s.bytes for s in slots if s.kind in ("bit mask", "pool index"))
-    return MemoryPlan(peak, residues, at, buffers)
+    return MemoryPlan(peak, residues, at, buffers, traffic)

@@ -1,0 +1,35 @@
+"""The network families that the compiler covers whole, each with an odd image size for it."""
+
+from __future__ import annotations
+
+import torchvision
+from networks import basic_cnn
+from torch import nn
+
+
+def tv(name: str) -> nn.Module:
+    options = {"aux_logits": False} if name == "googlenet" else {}
+    options |= {"init_weights": False} if "ception" in name or name == "googlenet" else {}
+    return torchvision.models.get_model(name, weights=None, **options)
+
+
+def timm_model(name: str) -> nn.Module:
+    import timm
+
+    return timm.create_model(name)
+
+
+FAMILIES = {
+    "basic_cnn": (lambda: basic_cnn(8, 12, 6), (8, 12)),
+    "mobilenet_v2": (lambda: tv("mobilenet_v2"), (33, 47)),
+    "mobilenet_v3": (lambda: tv("mobilenet_v3_small"), (33, 32)),
+    "resnet18": (lambda: tv("resnet18"), (39, 33)),
+    "resnext": (lambda: tv("resnext50_32x4d"), (33, 35)),
+    "vgg11_bn": (lambda: tv("vgg11_bn"), (33, 47)),
+    "squeezenet": (lambda: tv("squeezenet1_1"), (33, 47)),
+    "googlenet": (lambda: tv("googlenet"), (47, 33)),
+    "efficientnet": (lambda: tv("efficientnet_b0"), (33, 47)),
+    "densenet": (lambda: tv("densenet121"), (33, 47)),
+    "inception_resnet_v2": (lambda: timm_model("inception_resnet_v2"), (77, 79)),
+    "nasnet": (lambda: timm_model("nasnetalarge"), (35, 33)),
+}

@@ -1,0 +1,1 @@
+"""The `fused` backend: a compiled program, its step run by fused operators."""

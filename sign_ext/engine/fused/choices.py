@@ -1,0 +1,129 @@
+"""Algorithm choices of a compiled step: by a fixed rule, or measured, saved and passed back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sign_ext.files import write_whole
+
+MICRO_BATCH_BYTES = 8 << 20  # of activations alive at once: what stays in a CPU's last-level cache
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What one batch shape runs with.
+
+    Attributes:
+        micro_batch: images taken through a step at once.
+        by_library: places in the program of the stride-1 convolutions whose input-backward is the
+            library's rather than a convolution with the flipped, transposed weight.
+    """
+
+    micro_batch: int
+    by_library: tuple[int, ...] = ()
+
+
+def choices_by_rule(bytes_an_image: int, images: int, device: torch.device) -> Choices:
+    """The fixed rule: on a CPU as many images at once as stay in cache, in equal parts.
+
+    Args:
+        bytes_an_image: the memory plan's peak.
+        images: in the batch.
+        device: where they are.
+    """
+    if device.type != "cpu":
+        return Choices(images)
+    most = max(1, MICRO_BATCH_BYTES // max(bytes_an_image, 1))
+    parts = -(-images // most)
+    return Choices(-(-images // max(parts, 1)))
+
+
+def key_of(images: Tensor, precision: str) -> str:
+    """What choices were measured for: batch shape, precision.
+
+    Args:
+        images: (N, C, H, W).
+        precision: "float32", "tf32" or "bfloat16".
+    """
+    return "×".join(map(str, images.shape)) + f" {precision}"
+
+
+def machine_of(device: torch.device) -> str:
+    """The device and the version that choices were measured with.
+
+    Args:
+        device: where.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
+    return f"{name}{threads}, torch {torch.__version__}"
+
+
+@dataclass
+class TuningPlan:
+    """Measured choices by batch shape: print it, save it, pass it as `tune=`.
+
+    Example:
+        >>> plan = TuningPlan("cpu, 2 threads, torch 2.15.0")
+        >>> plan.choices["8×3×32×32 float32"] = Choices(micro_batch=4)
+        >>> print(plan)
+        measured on cpu, 2 threads, torch 2.15.0
+        8×3×32×32 float32: 4 images at a time
+    """
+
+    machine: str = ""
+    choices: dict[str, Choices] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """One line a batch shape."""
+        lines = [f"measured on {self.machine}"]
+        for key, chosen in self.choices.items():
+            library = ""
+            if chosen.by_library:
+                places = ", ".join(f"%{place + 1}" for place in chosen.by_library)
+                library = f"; the library's input-backward for {places}"
+            lines.append(f"{key}: {chosen.micro_batch} images at a time{library}")
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON; the file appears whole or not at all.
+
+        Args:
+            path: the file.
+        """
+        content = {"format": FORMAT, **asdict(self)}
+        write_whole(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> TuningPlan:
+        """Read what `save` wrote.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: the file is not such a plan.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls._from(content)
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a tuning plan of sign_ext: {error}") from error
+
+    @classmethod
+    def _from(cls, content: Mapping[str, Any]) -> TuningPlan:
+        if content["format"] != FORMAT:
+            raise TypeError(f"its format is {content['format']}, this version reads {FORMAT}")
+        choices = {
+            str(key): Choices(int(value["micro_batch"]), tuple(map(int, value["by_library"])))
+            for key, value in content["choices"].items()
+        }
+        return cls(str(content["machine"]), choices)

@@ -1,0 +1,136 @@
+"""Starts fused trajectories: compiles, and keeps what it compiled and recorded."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.compiler.program import Program
+from sign_ext.engine.fused.choices import Choices, TuningPlan, key_of, machine_of
+from sign_ext.engine.fused.programs import Programs
+from sign_ext.engine.fused.step import Step, activation_dtype
+from sign_ext.engine.fused.trajectory import (
+    DepthFirstTrajectory,
+    FusedTrajectory,
+    RecordedTrajectory,
+)
+from sign_ext.engine.fused.tune import measured_choices
+from sign_ext.engine.graphed import Record, record_cuda_graph
+from sign_ext.engine.trajectory import Problem, Trajectory
+
+STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and a change of mind
+
+
+@dataclass
+class _Kept:
+    program: Program
+    step: Step
+    trajectory: FusedTrajectory | None = None
+
+
+class FusedEngine:
+    """Starts trajectories of compiled steps."""
+
+    name = "fused"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: TuningPlan | None = None,
+        *,
+        measure: bool = False,
+        record: Record = record_cuda_graph,
+    ) -> None:
+        """Compile `network` when it is needed.
+
+        Args:
+            network: the network.
+            plan: algorithm choices for some batch shapes; those measured are added to it.
+            measure: whether to measure choices for shapes that the plan does not have.
+            record: turns a step into its replay.
+        """
+        self.programs = Programs(network)
+        self.plan = plan if plan is not None else TuningPlan()
+        self.measure = measure
+        self._record = record
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._problem: Problem | None = None  # of this call, whose program is `_program`
+        self._program: tuple[Hashable, Program] | None = None
+
+    def program(self, problem: Problem, images: Tensor) -> Program:
+        """The program for images of this shape; weights are looked at once a call.
+
+        Raises:
+            UnsupportedOperation: the compiler does not know an operation of the network.
+        """
+        key = (images.shape[1:], images.device)
+        if problem is not self._problem or self._program is None or self._program[0] != key:
+            # The first image tells shapes and types; its values only check the gradient.
+            image = images[:1].to(problem.model_dtype)
+            program = self.programs.get(problem.phi, image)  # type: ignore[arg-type]
+            self._problem, self._program = problem, (key, program)
+        return self._program[1]
+
+    def step(self, problem: Problem, images: Tensor) -> Step:
+        """The bound step for batches of this shape.
+
+        Raises:
+            UnsupportedOperation: the compiler does not know an operation of the network.
+        """
+        return self._get(problem, images).step
+
+    def _get(self, problem: Problem, images: Tensor) -> _Kept:
+        program = self.program(problem, images)
+        key = (images.shape, images.dtype, images.device, problem.settings, problem.memory_format)
+        kept = self._kept.pop(key, None)
+        if kept is None or kept.program is not program:
+            # What was prepared from weights that have changed is of no use any more.
+            stale = [
+                k
+                for k, v in self._kept.items()
+                if v.program.image_shape == program.image_shape and v.program is not program
+            ]
+            for old in stale:
+                del self._kept[old]
+            while len(self._kept) >= STEPS_KEPT:
+                self._kept.popitem(last=False)
+            dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
+            with torch.no_grad():
+                choices = self._choices(program, dtype, images, problem.settings.precision)
+                kept = _Kept(program, Step(program, dtype, images.device, len(images), choices))
+        self._kept[key] = kept
+        return kept
+
+    def _choices(
+        self, program: Program, dtype: torch.dtype, images: Tensor, precision: str
+    ) -> Choices | None:
+        """The plan's choices, measured if they are to be; None for the fixed rule."""
+        key = key_of(images, precision)
+        if key not in self.plan.choices and self.measure:
+            self.plan.machine = machine_of(images.device)
+            given = images.contiguous(memory_format=torch.channels_last).float()
+            self.plan.choices[key] = measured_choices(program, dtype, given)
+        return self.plan.choices.get(key)
+
+    def start(self, problem: Problem, images: Tensor) -> Trajectory:
+        """A trajectory at p*_0 = `images` (N, C, H, W), which are copied.
+
+        It is valid until the next call that starts one of the same shape.
+
+        Raises:
+            BackendError: the network cannot be compiled, or a step of it cannot be recorded.
+        """
+        kept = self._get(problem, images)
+        with torch.no_grad():
+            if images.device.type == "cpu":
+                trajectory: FusedTrajectory = DepthFirstTrajectory(problem, images, kept.step)
+            else:
+                if kept.trajectory is None:
+                    kept.trajectory = RecordedTrajectory(problem, images, kept.step, self._record)
+                trajectory = kept.trajectory
+            trajectory.start(images)
+        return trajectory

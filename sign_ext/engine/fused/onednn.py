@@ -1,0 +1,165 @@
+"""Dense products on a CPU: oneDNN's convolutions with bias, sum and activation fused in.
+
+These are the operators that PyTorch's own compiler uses: weights are brought into the library's
+order once, and the activation is applied while the result is in registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sign_ext.compiler.dense import Convolution, Linear
+from sign_ext.engine.fused.dense import (
+    Dense,
+    TorchConvolution,
+    as_rows,
+    channels_innermost,
+    flipped,
+    from_rows,
+    transposed_padding,
+)
+from sign_ext.ops.activate import activate, pack_mask
+from sign_ext.ops.activation import RELU, Piecewise
+
+_mkldnn = torch.ops.mkldnn
+
+
+def is_available() -> bool:
+    """Whether this build of PyTorch has them."""
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(_mkldnn, name)
+        for name in (
+            "_convolution_pointwise",
+            "_linear_pointwise",
+            "_reorder_convolution_weight",
+            "_reorder_linear_weight",
+        )
+    )
+
+
+def post_op(activation: Piecewise) -> tuple[str, list[float]]:
+    """The library's name for an activation, and its numbers."""
+    if activation.is_identity:
+        return "none", []
+    if activation == RELU:
+        return "relu", []
+    if activation.slope:
+        return "leaky_relu", [activation.slope]
+    return "hardtanh", [activation.low, activation.high]
+
+
+class OneDNNConvolution:
+    """A float32 convolution; its input-backward a convolution too where the stride is 1."""
+
+    def __init__(self, op: Convolution, images: int, by_library: bool = False) -> None:
+        """Bring the weights into the library's order for batches of about `images`."""
+        self.op = op
+        self.fallback = TorchConvolution(op, torch.float32, by_library)
+        self.is_even = op.padding == op.padding_behind
+        self.attribute, self.scalars = post_op(op.activation)
+        self.bias = op.bias
+        if self.is_even:
+            self.weight = self._reordered(op.weight, op.padding, op.stride, images, op.in_shapes[0])
+        self.padding = None if by_library else transposed_padding(op)
+        if self.padding is not None:
+            self.flipped = self._reordered(flipped(op), self.padding, (1, 1), images, op.shape)
+
+    def _reordered(
+        self, weight: Tensor, padding: Any, stride: Any, images: int, shape: Any
+    ) -> Tensor:
+        result: Tensor = _mkldnn._reorder_convolution_weight(
+            weight.contiguous(),
+            padding,
+            stride,
+            self.op.dilation,
+            self.op.groups,
+            (images, *shape),
+        )
+        return result
+
+    def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        op = self.op
+        if not self.is_even:
+            return self.fallback.forward(x, residual, mask)
+        where = (op.padding, op.stride, op.dilation, op.groups)
+        y: Tensor
+        if residual is None:
+            y = _mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *where, self.attribute, self.scalars, ""
+            )
+        else:
+            fused = "relu" if op.activation == RELU else None
+            y = _mkldnn._convolution_pointwise.binary(
+                x, residual, self.weight, self.bias, *where, "add", 1.0, fused, [], ""
+            )
+            if fused is None and not op.activation.is_identity:
+                activate(y, y, activation=op.activation, mask=mask)
+                return y
+        if mask is not None:
+            pack_mask(y, mask, op.activation)
+        return y
+
+    def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        op = self.op
+        if self.padding is None:
+            return self.fallback.backward(g, other)
+        where = (self.padding, (1, 1), op.dilation, op.groups)
+        x: Tensor
+        if other is None:
+            x = _mkldnn._convolution_pointwise(g, self.flipped, None, *where, "none", [], "")
+        else:
+            x = _mkldnn._convolution_pointwise.binary(
+                g, other, self.flipped, None, *where, "add", 1.0, None, [], ""
+            )
+        return x
+
+
+class OneDNNLinear:
+    """A float32 linear operation."""
+
+    def __init__(self, op: Linear, images: int) -> None:
+        """Bring the weights into the library's order for batches of about `images`."""
+        self.op = op
+        weight = channels_innermost(op.weight, op.in_shapes[0]).contiguous()
+        self.weight = _mkldnn._reorder_linear_weight(weight, images)
+        self.transposed = _mkldnn._reorder_linear_weight(weight.t().contiguous(), images)
+        self.attribute, self.scalars = post_op(op.activation)
+
+    def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        op = self.op
+        attribute, scalars = (
+            ("none", []) if residual is not None else (self.attribute, self.scalars)
+        )
+        y: Tensor = _mkldnn._linear_pointwise(
+            as_rows(x), self.weight, op.bias, attribute, scalars, ""
+        )
+        if residual is not None:
+            activate(y, y, activation=op.activation, residual=residual, mask=mask)
+        elif mask is not None:
+            pack_mask(y, mask, op.activation)
+        return y
+
+    def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        rows = _mkldnn._linear_pointwise(g, self.transposed, None, "none", [], "")
+        x = from_rows(rows, self.op.in_shapes[0])
+        return x if other is None else x.add_(other)
+
+
+def onednn_dense(op: Convolution | Linear, images: int, by_library: bool = False) -> Dense:
+    """oneDNN's products for an operation in float32.
+
+    Args:
+        op: a convolution or linear operation.
+        images: batches will have about as many.
+        by_library: whether the input-backward is the library's own, see `Choices`.
+    """
+    if isinstance(op, Linear):
+        return OneDNNLinear(op, images)
+    return OneDNNConvolution(op, images, by_library)

@@ -1,0 +1,98 @@
+"""The compiled programs of one network, kept while its structure and its weights stay the same."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from sign_ext.compiler.build import build
+from sign_ext.compiler.digest import weights_digest
+from sign_ext.compiler.errors import UnsupportedOperation
+from sign_ext.compiler.program import Program
+from sign_ext.compiler.trace import structure_key, trace
+from sign_ext.phi import Phi
+
+PROGRAMS_KEPT = 4  # image shapes at a time
+SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)
+# A compiled δ further than this from autograd's is another function, not rounding.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.3}
+
+
+@dataclass
+class _Kept:
+    graph: GraphModule
+    digest: Hashable
+    program: Program
+
+
+class Programs:
+    """Compiles on the first use of an image shape and when something has changed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Keep programs of `network`."""
+        self._network = network
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+
+    def get(self, phi: Phi, images: Tensor) -> Program:
+        """The program of Φ for images of this shape, with the weights as they are now.
+
+        Args:
+            phi: Φ, its network frozen and in evaluation mode.
+            images: (N, C, H, W), N ≥ 1, of the network's dtype.
+
+        Raises:
+            UnsupportedOperation: the network has an operation that the compiler does not know, or
+                its gradient is not that of its operations.
+        """
+        if images.dtype not in SUPPORTED:
+            raise UnsupportedOperation(f"networks in {str(images.dtype).removeprefix('torch.')}")
+        where = (images.shape[1:], images.dtype, images.device)
+        key = (where, phi.source, structure_key(self._network))
+        digest = weights_digest(self._network)
+        kept = self._kept.pop(key, None)
+        if kept is None:
+            while len(self._kept) >= PROGRAMS_KEPT:
+                self._kept.popitem(last=False)
+            graph = trace(phi, images[:1])
+            program = build(graph, images.dtype, str(phi.source))
+            check_gradient(program, phi, images[:1])
+            kept = _Kept(graph, digest, program)
+        elif kept.digest != digest:
+            kept.program = build(kept.graph, images.dtype, str(phi.source))
+            kept.digest = digest
+        self._kept[key] = kept
+        return kept.program
+
+
+def check_gradient(program: Program, phi: Phi, image: Tensor) -> None:
+    """Compare the program's δ with autograd's on one image.
+
+    They differ where a network's backward pass is not that of its forward pass: custom autograd
+    functions, hooks on gradients.
+
+    Args:
+        program: compiled from Φ.
+        phi: Φ.
+        image: (1, C, H, W), of the network's dtype.
+
+    Raises:
+        UnsupportedOperation: they differ by more than rounding.
+    """
+    with torch.enable_grad():
+        x = image.detach().clone().requires_grad_()
+        value = phi(x)
+        (expected,) = torch.autograd.grad(value, x, torch.ones_like(value))
+    with torch.no_grad():
+        got = program.pullback_of_ones(image)
+    error = (got.double() - expected.double()).norm()
+    size = expected.double().norm()
+    if bool(torch.isfinite(size)) and not bool(error <= TOLERANCE[image.dtype] * size + 1e-30):
+        raise UnsupportedOperation(
+            f"its gradient is not that of its operations (they differ by {float(error / size):.0%} "
+            "on the first image): a custom autograd function or a hook on gradients changes it"
+        )

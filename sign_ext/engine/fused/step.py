@@ -1,0 +1,114 @@
+"""A compiled step: δ of a batch, or the batch moved by it, from a program's schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sign_ext.compiler.dense import Convolution, Linear
+from sign_ext.compiler.memory import MemoryPlan, plan_memory
+from sign_ext.compiler.program import Program
+from sign_ext.compiler.schedule import schedule
+from sign_ext.engine.fused import onednn
+from sign_ext.engine.fused.bind import Binder, Slots, is_dense
+from sign_ext.engine.fused.choices import Choices, choices_by_rule
+from sign_ext.engine.fused.dense import Dense, torch_dense
+
+
+def activation_dtype(model_dtype: torch.dtype, precision: str) -> torch.dtype:
+    """The type of activations and cotangents: the network's, or bfloat16 where that is asked for.
+
+    Args:
+        model_dtype: of the network.
+        precision: "float32", "tf32" or "bfloat16".
+    """
+    if model_dtype == torch.float32 and precision == "bfloat16":
+        return torch.bfloat16
+    return model_dtype
+
+
+class Step:
+    """One step of one program, bound to operators; any number of images."""
+
+    def __init__(
+        self,
+        program: Program,
+        dtype: torch.dtype,
+        device: torch.device,
+        images: int,
+        choices: Choices | None = None,
+    ) -> None:
+        """Prepare weights and bind the schedule.
+
+        Args:
+            program: the network.
+            dtype: of activations and cotangents.
+            device: where the images are.
+            images: in a batch.
+            choices: of algorithms; None for the fixed rule.
+        """
+        constants = torch.float64 if dtype == torch.float64 else torch.float32
+        program = program.to(constants)
+        self.program = program
+        self.dtype = dtype
+        size = torch.empty((), dtype=dtype).element_size()
+        cast = dtype not in (torch.float32, torch.float64)
+        self.schedule = schedule(program, size, cast=cast)
+        self.memory: MemoryPlan = plan_memory(self.schedule)
+        self.choices = choices or choices_by_rule(self.memory.peak, images, device)
+        self.micro_batch = self.choices.micro_batch
+        self.dense: dict[int, Dense] = {}
+        on_cpu = device.type == "cpu"
+        fused_library = on_cpu and dtype == torch.float32 and onednn.is_available()
+        self.library = (
+            "oneDNN" if fused_library else ("cuDNN" if device.type == "cuda" else "PyTorch")
+        )
+        for i, op in enumerate(program.ops):
+            if isinstance(op, Convolution | Linear) and is_dense(op):
+                by_library = i in self.choices.by_library
+                if fused_library:
+                    self.dense[i] = onednn.onednn_dense(op, self.micro_batch, by_library)
+                else:
+                    self.dense[i] = torch_dense(op, dtype, by_library)
+        binder = Binder(program, self.schedule.slots, self.dense, dtype, device)
+        self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
+        self.stem_weight: Tensor | None = None
+        if self.schedule.stem:
+            stem = program.ops[0]
+            assert isinstance(stem, Convolution)
+            self.stem = stem
+            self.stem_weight = stem.weight.permute(2, 3, 1, 0).contiguous()
+
+    def _run(self, images: Tensor, runs: list[Callable[[Slots], None]]) -> Slots:
+        slots: Slots = [None] * len(self.schedule.slots)
+        slots[0] = images
+        for run in runs:
+            run(slots)
+        return slots
+
+    def delta(self, images: Tensor) -> Tensor:
+        """δ = Σ_a ∂Φ^a/∂x^i.
+
+        Args:
+            images: (N, C, H, W), channels innermost.
+
+        Returns:
+            (N, C, H, W), in the activations' dtype.
+        """
+        result = self._run(images, self._runs)[self.schedule.delta]
+        assert result is not None
+        return result
+
+    def stem_cotangent(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the stem's update takes instead of δ: its output's cotangent and its bit mask.
+
+        Args:
+            images: (N, C, H, W), channels innermost.
+        """
+        last = self.schedule.instructions[-1]
+        slots = self._run(images, self._runs[:-1])
+        g = slots[last.reads[0]]
+        assert g is not None
+        return g, None if last.mask is None else slots[last.mask]

@@ -1,0 +1,147 @@
+"""A batch's walk by compiled steps: depth-first in micro-batches on a CPU, one graph on CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from sign_ext.engine.fused.step import Step
+from sign_ext.engine.trajectory import Problem, Trajectory
+from sign_ext.ops.stem_update import stem_update_
+
+
+class FusedTrajectory(Trajectory):
+    """A trajectory whose steps are those of a compiled program.
+
+    Where the network begins with a convolution of few channels, δ never exists: that convolution's
+    input-backward adds to the image.
+    """
+
+    def __init__(self, problem: Problem, images: Tensor, step: Step) -> None:
+        """Allocate for batches shaped as `images` (N, C, H, W)."""
+        super().__init__(problem, images)
+        self._step = step
+        self._updates = step.stem_weight is not None and self.delta is None
+        if self.iterate.dtype != torch.float32:
+            self._updates = False
+        # The largest |δ| and the largest |p + step_size · v| of all steps.
+        self._seen = torch.zeros(2, dtype=torch.float32, device=images.device)
+
+    def start(self, images: Tensor) -> None:
+        """p*_0 = p: begin anew from `images`, which are copied."""
+        self._seen.zero_()
+        super().start(images)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """No gradients and no caller's autocast: the schedule says every type."""
+        kind = self.iterate.device.type
+        available = torch.amp.is_autocast_available(kind)
+        with torch.no_grad(), torch.autocast(kind, enabled=False) if available else nullcontext():
+            yield
+
+    def pullback_of_ones(self) -> Tensor:
+        """δ at the iterate, micro-batch after micro-batch."""
+        parts = self.iterate.split(self._step.micro_batch)
+        with self._computing():
+            if len(parts) == 1:
+                return self._step.delta(self.iterate)
+            return torch.cat([self._step.delta(part) for part in parts])
+
+    def step(self) -> None:
+        """Lines 3 and 4 of Algorithm 1."""
+        if not self._updates:
+            super().step()
+            return
+        with self._computing():
+            self._update(slice(0, len(self.iterate)))
+            self._note()
+
+    def _update(self, rows: slice) -> None:
+        """One step of some images, without δ."""
+        settings = self.problem.settings
+        p = self.iterate[rows]
+        g, mask = self._step.stem_cotangent(p)
+        low, high = settings.clamp or (None, None)
+        stem = self._step.stem
+        assert self._step.stem_weight is not None
+        stem_update_(
+            p,
+            g,
+            self._step.stem_weight,
+            velocity=None if self.velocity is None else self.velocity[rows],
+            mask=mask,
+            slope=stem.activation.slope,
+            watch=self._seen,
+            stride=stem.stride,
+            padding=stem.padding,
+            dilation=stem.dilation,
+            step_size=settings.step_size,
+            momentum=settings.momentum,
+            clamp_min=low,
+            clamp_max=high,
+        )
+
+    def _note(self) -> None:
+        """Note the first step that is not finite; never ask the device."""
+        self._step_number += 1
+        first_now = (self._first_bad == 0) & ~torch.isfinite(self._seen).all()
+        self._first_bad += first_now * self._step_number
+
+    def moved(self) -> bool:
+        """Whether the steps could move any variable by its last bit. Waits for the device."""
+        if self._updates:
+            self._largest.copy_(self._seen[0])
+        return super().moved()
+
+
+class DepthFirstTrajectory(FusedTrajectory):
+    """On a CPU: each micro-batch takes all its steps while its activations are in the cache."""
+
+    def advance(self, steps: int) -> None:
+        """p*_k → p*_{k+steps}."""
+        size = self._step.micro_batch
+        if not self._updates or size >= len(self.iterate):
+            super().advance(steps)
+            return
+        with self._computing():
+            self._depth_first(steps, size)
+
+    def _depth_first(self, steps: int, size: int) -> None:
+        begun = int(self._step_number)
+        first_bad = 0
+        for first in range(0, len(self.iterate), size):
+            rows = slice(first, min(first + size, len(self.iterate)))
+            for k in range(1, steps + 1):
+                self._update(rows)
+                if not bool(torch.isfinite(self._seen).all()):
+                    first_bad = min(first_bad or begun + k, begun + k)
+                    self._seen.zero_()
+                    break
+        self._step_number += steps
+        if first_bad and not int(self._first_bad):
+            self._first_bad.fill_(first_bad)
+
+
+class RecordedTrajectory(FusedTrajectory):
+    """On CUDA: a step is recorded once and replayed."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        images: Tensor,
+        step: Step,
+        record: Callable[[Callable[[], None], torch.device], Callable[[], None]],
+    ) -> None:
+        """Allocate the buffers and record a step on them."""
+        super().__init__(problem, images, step)
+        self.start(images)
+        self._replay = record(self.step, images.device)
+
+    def advance(self, steps: int) -> None:
+        """p*_k → p*_{k+steps}, by replaying the recorded step."""
+        for _ in range(steps):
+            self._replay()
