@@ -1,0 +1,126 @@
+// Schemas and registrations of sign_ext::activate and sign_ext::pack_mask through LibTorch's stable
+// ABI.
+
+#include "activate/activate.h"
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+
+#include "bindings/companions.h"
+#include "bindings/rows.h"
+#include "bindings/stable.h"
+
+namespace sign_ext::bindings {
+namespace {
+
+// With its bounds as the stored type has them. Bits are read off the activation's value, and a
+// negative slope would turn its sign around.
+Activation activation_of(const char* op, double low, double high, double slope,
+                         ElementType stored) {
+  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), op, ": low and high must be numbers");
+  STD_TORCH_CHECK(slope >= 0, op, ": slope must not be negative");
+  const auto bound = [stored](double value) {
+    const auto single = static_cast<float>(value);
+    return stored == ElementType::kFloat32 ? single
+                                           : bfloat16_bits_to_float(float_to_bfloat16_bits(single));
+  };
+  return {bound(low), bound(high), static_cast<float>(slope)};
+}
+
+ActivateArgs activate_args(const Tensor& x, const Tensor& out, const std::optional<Tensor>& scale,
+                           const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                           const std::optional<Tensor>& mask, double low, double high,
+                           double slope) {
+  constexpr const char* kOp = "activate";
+  const Rows rows = rows_of(kOp, "x", x);
+  ActivateArgs args{};
+  args.rows = rows.rows;
+  args.channels = rows.channels;
+  args.x_type = element_type_of(kOp, "x", x);
+  args.out_type = element_type_of(kOp, "out", out);
+  args.activation = activation_of(kOp, low, high, slope, args.out_type);
+  STD_TORCH_CHECK(args.out_type == args.x_type || args.out_type == ElementType::kBFloat16, kOp,
+                  ": out must have x's type, or be bfloat16");
+  check_companion(kOp, "out", out, "x", x);
+  check_same_or_apart(kOp, "x", x, "out", out);
+  if (residual.has_value()) {
+    STD_TORCH_CHECK(residual->scalar_type() == out.scalar_type(), kOp,
+                    ": residual must have out's type");
+    check_companion(kOp, "residual", *residual, "x", x);
+    check_same_or_apart(kOp, "residual", *residual, "out", out);
+    args.residual = residual->const_data_ptr();
+  }
+  args.scale = constant_of(kOp, "scale", scale, rows.channels, x);
+  args.bias = constant_of(kOp, "bias", bias, rows.channels, x);
+  args.mask = mutable_mask_of(kOp, "mask", mask, rows, x);
+  if (mask.has_value()) check_apart(kOp, "mask", *mask, "out", out);
+  args.x = x.const_data_ptr();
+  args.out = out.mutable_data_ptr();
+  return args;
+}
+
+PackMaskArgs pack_mask_args(const Tensor& y, const Tensor& mask, double low, double high,
+                            double slope) {
+  constexpr const char* kOp = "pack_mask";
+  const Rows rows = rows_of(kOp, "y", y);
+  PackMaskArgs args{};
+  args.rows = rows.rows;
+  args.channels = rows.channels;
+  args.y_type = element_type_of(kOp, "y", y);
+  args.activation = activation_of(kOp, low, high, slope, args.y_type);
+  args.y = y.const_data_ptr();
+  args.mask = mutable_mask_of(kOp, "mask", mask, rows, y);
+  check_apart(kOp, "mask", mask, "y", y);
+  return args;
+}
+
+void activate_on_cpu(const Tensor& x, const Tensor& out, const std::optional<Tensor>& scale,
+                     const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                     const std::optional<Tensor>& mask, double low, double high, double slope) {
+  const ActivateArgs args = activate_args(x, out, scale, bias, residual, mask, low, high, slope);
+  for_rows(args.rows, args.channels,
+           [&args](std::int64_t begin, std::int64_t end) { activate_cpu(args, begin, end); });
+}
+
+void pack_mask_on_cpu(const Tensor& y, const Tensor& mask, double low, double high, double slope) {
+  const PackMaskArgs args = pack_mask_args(y, mask, low, high, slope);
+  for_rows(args.rows, args.channels,
+           [&args](std::int64_t begin, std::int64_t end) { pack_mask_cpu(args, begin, end); });
+}
+
+#ifdef SIGN_EXT_WITH_CUDA
+void activate_on_cuda(const Tensor& x, const Tensor& out, const std::optional<Tensor>& scale,
+                      const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                      const std::optional<Tensor>& mask, double low, double high, double slope) {
+  const ActivateArgs args = activate_args(x, out, scale, bias, residual, mask, low, high, slope);
+  on_current_stream("activate", x, [&args](void* stream) { return activate_cuda(args, stream); });
+}
+
+void pack_mask_on_cuda(const Tensor& y, const Tensor& mask, double low, double high, double slope) {
+  const PackMaskArgs args = pack_mask_args(y, mask, low, high, slope);
+  on_current_stream("pack_mask", y, [&args](void* stream) { return pack_mask_cuda(args, stream); });
+}
+#endif
+
+}  // namespace
+}  // namespace sign_ext::bindings
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
+  library.def(
+      "activate(Tensor x, Tensor(a!) out, Tensor? scale, Tensor? bias, Tensor? residual, "
+      "Tensor(b!)? mask, float low, float high, float slope) -> ()");
+  library.def("pack_mask(Tensor y, Tensor(a!) mask, float low, float high, float slope) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
+  library.impl("activate", TORCH_BOX(&sign_ext::bindings::activate_on_cpu));
+  library.impl("pack_mask", TORCH_BOX(&sign_ext::bindings::pack_mask_on_cpu));
+}
+
+#ifdef SIGN_EXT_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
+  library.impl("activate", TORCH_BOX(&sign_ext::bindings::activate_on_cuda));
+  library.impl("pack_mask", TORCH_BOX(&sign_ext::bindings::pack_mask_on_cuda));
+}
+#endif

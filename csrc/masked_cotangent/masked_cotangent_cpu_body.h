@@ -1,0 +1,99 @@
+// One pass over stretches of rows, a vector of lanes at a time. `out` may be g or other: the lanes
+// of each vector are read before they are written, and no other vector needs them.
+
+#include "common/stream_body.h"
+#include "common/stretches_body.h"
+
+namespace {
+
+// pull_back() of common/activation.h for lanes, with one class for each of its forms.
+struct BlockingLanes {
+  explicit BlockingLanes(float) {}
+  Floats pull_back(Floats v, Bits bits) const { return zero_unless(bits, v); }
+};
+
+struct SlopeLanes {
+  explicit SlopeLanes(float value) : slope(all(value)) {}
+  Floats pull_back(Floats v, Bits bits) const { return multiply_unless(bits, v, slope); }
+  Floats slope;
+};
+
+// The arrays of a stretch, from its first element.
+template <typename T>
+struct CotangentStretch {
+  const T* g;
+  T* out;
+  const T* other;
+  const std::uint8_t* mask;
+  const float* scale;
+};
+
+// `extent` lanes (all of them, or the stretch's last) from element i on.
+template <bool kScale, typename T, typename Act, typename Extent>
+inline void masked_cotangent_lanes(const CotangentStretch<T>& s, std::int64_t i, const Act& act,
+                                   Extent extent) {
+  Floats v = load(s.g + i, extent);
+  if (s.other != nullptr) v = add(v, load(s.other + i, extent));
+  if (s.mask != nullptr) v = act.pull_back(v, load_bits(s.mask + i / 8, extent));
+  if constexpr (kScale) v = multiply(v, load(s.scale + i, extent));
+  store(s.out + i, rounded_to<T>(v), extent);
+}
+
+template <typename Act, bool kScale, typename T>
+void masked_cotangent_typed(const MaskedCotangentArgs& args, std::int64_t begin, std::int64_t end) {
+  const auto* g = static_cast<const T*>(args.g);
+  auto* out = static_cast<T*>(args.out);
+  const auto* other = static_cast<const T*>(args.other);
+  alignas(64) float scale[kScale ? kStretch : 1];
+  std::uint8_t ragged[kStretchBytes];
+  for_each_stretch(
+      begin, end, args.channels, args.mask != nullptr, kScale,
+      [&](std::int64_t channel, std::int64_t count, std::int64_t times) {
+        repeat_constant(args.scale, 1.0f, channel, count, times, scale);
+      },
+      [&](const Stretch& at) {
+        const std::uint8_t* const mask = args.mask == nullptr ? nullptr : args.mask + at.byte;
+        if (at.ragged) rows_to_bits(mask, at.rows, args.channels, ragged);
+        const CotangentStretch<T> s{g + at.element, out + at.element,
+                                    other == nullptr ? nullptr : other + at.element,
+                                    at.ragged ? ragged : mask, scale};
+        const Act act(args.slope);
+        std::int64_t i = 0;
+        for (; i + kLanes <= at.count; i += kLanes) {
+          masked_cotangent_lanes<kScale>(s, i, act, Whole{});
+        }
+        const Part rest{static_cast<int>(at.count - i)};
+        if (rest.count > 0) masked_cotangent_lanes<kScale>(s, i, act, rest);
+      });
+}
+
+template <typename Act, bool kScale>
+void masked_cotangent_any_type(const MaskedCotangentArgs& args, std::int64_t begin,
+                               std::int64_t end) {
+  if (args.type == ElementType::kBFloat16) {
+    masked_cotangent_typed<Act, kScale, std::uint16_t>(args, begin, end);
+  } else {
+    masked_cotangent_typed<Act, kScale, float>(args, begin, end);
+  }
+}
+
+template <typename Act>
+void masked_cotangent_any_scale(const MaskedCotangentArgs& args, std::int64_t begin,
+                                std::int64_t end) {
+  if (args.scale != nullptr) {
+    masked_cotangent_any_type<Act, true>(args, begin, end);
+  } else {
+    masked_cotangent_any_type<Act, false>(args, begin, end);
+  }
+}
+
+}  // namespace
+
+inline void masked_cotangent_rows(const MaskedCotangentArgs& args, std::int64_t begin,
+                                  std::int64_t end) {
+  if (args.slope != 0.0f) {
+    masked_cotangent_any_scale<SlopeLanes>(args, begin, end);
+  } else {
+    masked_cotangent_any_scale<BlockingLanes>(args, begin, end);
+  }
+}
