@@ -23,8 +23,9 @@ class Choices:
 
     Attributes:
         micro_batch: images taken through a step at once.
-        by_library: places in the program of the stride-1 convolutions whose input-backward is the
-            library's rather than a convolution with the flipped, transposed weight.
+        by_library: places in the program of the stride-1 convolutions that are left to the library:
+            neither Winograd's algorithm nor, for the input-backward, a convolution with the
+            flipped, transposed weight.
     """
 
     micro_batch: int
@@ -89,7 +90,7 @@ class TuningPlan:
             library = ""
             if chosen.by_library:
                 places = ", ".join(f"%{place + 1}" for place in chosen.by_library)
-                library = f"; the library's input-backward for {places}"
+                library = f"; left to the library: {places}"
             lines.append(f"{key}: {chosen.micro_batch} images at a time{library}")
         return "\n".join(lines)
 

@@ -21,6 +21,7 @@ from sign_ext.engine.fused.dense import (
     from_rows,
     transposed_padding,
 )
+from sign_ext.engine.fused.winograd import WinogradConvolution, suits_winograd, vector_units
 from sign_ext.ops.activate import activate, pack_mask
 from sign_ext.ops.activation import RELU, Piecewise
 
@@ -152,14 +153,16 @@ class OneDNNLinear:
         return x if other is None else x.add_(other)
 
 
-def onednn_dense(op: Convolution | Linear, images: int, by_library: bool = False) -> Dense:
-    """oneDNN's products for an operation in float32.
+def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -> Dense:
+    """The products of an operation in float32: Winograd's where they suit, else oneDNN's.
 
     Args:
         op: a convolution or linear operation.
         images: batches will have about as many.
-        by_library: whether the input-backward is the library's own, see `Choices`.
+        by_library: whether the library alone is used, see `Choices`.
     """
     if isinstance(op, Linear):
         return OneDNNLinear(op, images)
+    if not by_library and vector_units() and suits_winograd(op):
+        return WinogradConvolution(op)
     return OneDNNConvolution(op, images, by_library)

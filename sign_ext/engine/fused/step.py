@@ -69,7 +69,7 @@ class Step:
             if isinstance(op, Convolution | Linear) and is_dense(op):
                 by_library = i in self.choices.by_library
                 if fused_library:
-                    self.dense[i] = onednn.onednn_dense(op, self.micro_batch, by_library)
+                    self.dense[i] = onednn.cpu_dense(op, self.micro_batch, by_library)
                 else:
                     self.dense[i] = torch_dense(op, dtype, by_library)
         binder = Binder(program, self.schedule.slots, self.dense, dtype, device)

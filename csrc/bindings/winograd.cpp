@@ -1,0 +1,79 @@
+// Schema and registration of sign_ext::winograd through LibTorch's stable ABI. CPU only.
+
+#include "winograd/winograd.h"
+
+#include <cstdint>
+#include <optional>
+
+#include "bindings/checks.h"
+#include "bindings/rows.h"
+#include "bindings/stable.h"
+
+namespace sign_ext::bindings {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+void check_image(const char* name, const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.dim() == 4 && tensor.scalar_type() == ScalarType::Float,
+                  "winograd: ", name, " must be float32 (N, C, H, W)");
+  rows_of("winograd", name, tensor);
+}
+
+void winograd_on_cpu(const Tensor& x, const Tensor& weight, const Tensor& out,
+                     const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                     double low, double high, double slope, std::int64_t pad_top,
+                     std::int64_t pad_left) {
+  check_image("x", x);
+  check_image("out", out);
+  WinogradArgs args{};
+  args.images = x.size(0);
+  args.channels = x.size(1);
+  args.height = x.size(2);
+  args.width = x.size(3);
+  args.out_channels = out.size(1);
+  args.out_height = out.size(2);
+  args.out_width = out.size(3);
+  args.pad_top = pad_top;
+  args.pad_left = pad_left;
+  STD_TORCH_CHECK(out.size(0) == args.images, "winograd: out must have x's ", args.images,
+                  " images");
+  STD_TORCH_CHECK(
+      args.channels >= kWinogradLeastChannels && args.out_channels >= kWinogradLeastChannels,
+      "winograd: x and out must have at least ", kWinogradLeastChannels, " channels");
+  STD_TORCH_CHECK(pad_top >= 0 && pad_left >= 0, "winograd: padding must not be negative");
+  constant_of("winograd", "weight", weight, 16 * args.channels * args.out_channels, x);
+  args.x = static_cast<const float*>(x.const_data_ptr());
+  args.weight = static_cast<const float*>(weight.const_data_ptr());
+  args.bias = constant_of("winograd", "bias", bias, args.out_channels, x);
+  args.out = static_cast<float*>(out.mutable_data_ptr());
+  args.activation = {static_cast<float>(low), static_cast<float>(high), static_cast<float>(slope)};
+  const std::int64_t out_bytes = bytes_of(out);
+  STD_TORCH_CHECK(!overlap(args.out, out_bytes, args.x, bytes_of(x)),
+                  "winograd: out shares memory with x");
+  if (residual.has_value()) {
+    check_image("residual", *residual);
+    STD_TORCH_CHECK(same_shape(*residual, out), "winograd: residual must have out's shape");
+    args.residual = static_cast<const float*>(residual->const_data_ptr());
+    STD_TORCH_CHECK(!overlap(args.out, out_bytes, args.residual, out_bytes),
+                    "winograd: out shares memory with residual");
+  }
+  if (out.numel() == 0) return;
+  torch::stable::parallel_for(0, args.chunks(), 1, [&](std::int64_t begin, std::int64_t end) {
+    winograd_cpu(args, begin, end);
+  });
+}
+
+}  // namespace
+}  // namespace sign_ext::bindings
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
+  library.def(
+      "winograd(Tensor x, Tensor weight, Tensor(a!) out, Tensor? bias, Tensor? residual, float "
+      "low, "
+      "float high, float slope, int pad_top, int pad_left) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
+  library.impl("winograd", TORCH_BOX(&sign_ext::bindings::winograd_on_cpu));
+}
