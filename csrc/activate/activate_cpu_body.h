@@ -8,6 +8,7 @@ namespace {
 
 // activate() and passes() of common/activation.h for lanes, with one class for each of their forms.
 struct ClampLanes {
+  static constexpr bool kChoosesOnly = true;
   explicit ClampLanes(const Activation& a) : low(all(a.low)), high(all(a.high)) {}
   Floats apply(Floats v) const { return clamp(v, low, high); }
   Bits passes(Floats y) const { return between(y, low, high); }
@@ -15,6 +16,7 @@ struct ClampLanes {
 };
 
 struct LeakyLanes {
+  static constexpr bool kChoosesOnly = false;
   explicit LeakyLanes(const Activation& a) : slope(all(a.slope)) {}
   Floats apply(Floats v) const { return multiply_unless(positive(v), v, slope); }
   Bits passes(Floats y) const { return positive(y); }
@@ -39,7 +41,10 @@ inline void activate_lanes(const ActivateStretch<X, Out>& s, std::int64_t i, con
   Floats v = load(s.x + i, extent);
   if constexpr (kAffine) v = multiply_add(v, load(s.scale + i, extent), load(s.bias + i, extent));
   if (s.residual != nullptr) v = add(v, load(s.residual + i, extent));
-  v = rounded_to<Out>(act.apply(v));
+  v = act.apply(v);
+  // A clamp gives what it was given, or a bound: rounding would change neither.
+  constexpr bool kMayBeExact = !kAffine && Act::kChoosesOnly && sizeof(X) == sizeof(Out);
+  if (!kMayBeExact || s.residual != nullptr) v = rounded_to<Out>(v);
   store(s.out + i, v, extent);
   if (s.mask != nullptr) store_bits(s.mask + i / 8, act.passes(v), extent);
 }

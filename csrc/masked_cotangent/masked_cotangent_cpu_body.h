@@ -8,11 +8,13 @@ namespace {
 
 // pull_back() of common/activation.h for lanes, with one class for each of its forms.
 struct BlockingLanes {
+  static constexpr bool kChoosesOnly = true;
   explicit BlockingLanes(float) {}
   Floats pull_back(Floats v, Bits bits) const { return zero_unless(bits, v); }
 };
 
 struct SlopeLanes {
+  static constexpr bool kChoosesOnly = false;
   explicit SlopeLanes(float value) : slope(all(value)) {}
   Floats pull_back(Floats v, Bits bits) const { return multiply_unless(bits, v, slope); }
   Floats slope;
@@ -36,7 +38,10 @@ inline void masked_cotangent_lanes(const CotangentStretch<T>& s, std::int64_t i,
   if (s.other != nullptr) v = add(v, load(s.other + i, extent));
   if (s.mask != nullptr) v = act.pull_back(v, load_bits(s.mask + i / 8, extent));
   if constexpr (kScale) v = multiply(v, load(s.scale + i, extent));
-  store(s.out + i, rounded_to<T>(v), extent);
+  // Without arithmetic there is nothing to round.
+  constexpr bool kMayBeExact = !kScale && Act::kChoosesOnly;
+  if (!kMayBeExact || s.other != nullptr) v = rounded_to<T>(v);
+  store(s.out + i, v, extent);
 }
 
 template <typename Act, bool kScale, typename T>

@@ -165,6 +165,7 @@ def _fake_activate(
 ) -> None:
     """The operator for tensors without data: it makes nothing, it only refuses."""
     torch._check(out.shape == x.shape, lambda: "activate: out must have x's shape")
+    torch._check(out.device == x.device, lambda: "activate: out must be on x's device")
 
 
 def _fake_pack_mask(y: Tensor, mask: Tensor, low: float, high: float, slope: float) -> None:

@@ -104,6 +104,7 @@ def _fake(
 ) -> None:
     """The operator for tensors without data: it makes nothing, it only refuses."""
     torch._check(out.shape == g.shape, lambda: "masked_cotangent: out must have g's shape")
+    torch._check(out.device == g.device, lambda: "masked_cotangent: out must be on g's device")
 
 
 if NATIVE.loaded:
