@@ -9,7 +9,8 @@
 //     SIGN_EXT_CALL_TARGET(activate_rows(args, begin, end));
 //   }
 //
-// The body is included inside namespace sign_ext::target_NAME and itself includes nothing. It is
+// The body is included inside an unnamed namespace of sign_ext::target_NAME, so that helpers of the
+// same name in two operators' bodies stay apart, and itself includes nothing. It is
 // plain C++ in loops that a compiler vectorises, or GCC's vector types and <immintrin.h> where
 // SIGN_EXT_VECTOR_BITS, which is 512, 256 or 0 (nothing known), allows it. (__AVX512F__ and its
 // like are not defined there: g++ reads the whole file before it heeds the pragmas.) Where the
@@ -26,8 +27,10 @@
 
 #define SIGN_EXT_VECTOR_BITS 0
 namespace sign_ext::target_baseline {
+namespace {
 #include SIGN_EXT_BODY
 }
+}  // namespace sign_ext::target_baseline
 #undef SIGN_EXT_VECTOR_BITS
 
 #if defined(SIGN_EXT_X86_TARGETS)
@@ -36,8 +39,10 @@ namespace sign_ext::target_baseline {
 #pragma GCC target("avx2,fma,f16c")
 #define SIGN_EXT_VECTOR_BITS 256
 namespace sign_ext::target_avx2 {
+namespace {
 #include SIGN_EXT_BODY
 }
+}  // namespace sign_ext::target_avx2
 #undef SIGN_EXT_VECTOR_BITS
 #pragma GCC pop_options
 
@@ -45,8 +50,10 @@ namespace sign_ext::target_avx2 {
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")
 #define SIGN_EXT_VECTOR_BITS 512
 namespace sign_ext::target_avx512 {
+namespace {
 #include SIGN_EXT_BODY
 }
+}  // namespace sign_ext::target_avx512
 #undef SIGN_EXT_VECTOR_BITS
 #pragma GCC pop_options
 
