@@ -27,10 +27,10 @@ def alive_bytes(schedule: Schedule) -> list[dict[str, float]]:
     """Kilobytes alive during each instruction, by kind of tensor."""
     now = dict.fromkeys(KINDS, 0.0)
     found = []
-    last = len(schedule.instructions) - 1
+    first_of_stem = len(schedule.instructions) - schedule.stem
     for t, instruction in enumerate(schedule.instructions):
         for slot in instruction.slots_written():
-            if not (t == last and schedule.stem and slot == schedule.delta):
+            if t < first_of_stem or schedule.slots[slot].kind != "cotangent":
                 now[schedule.slots[slot].kind] += schedule.slots[slot].bytes / 1e3
         found.append(dict(now))
         for slot in instruction.frees:
@@ -62,8 +62,9 @@ def draw(path: Path) -> None:
 
     torch.manual_seed(0)
     step = SignTransform(build_model("basic_cnn").eval()).step(torch.rand(1, 3, 32, 32))
-    instructions = step.schedule.instructions
-    alive = alive_bytes(step.schedule)
+    first_of_stem = len(step.schedule.instructions) - step.schedule.stem
+    instructions = step.schedule.instructions[: first_of_stem + 1]
+    alive = alive_bytes(step.schedule)[: first_of_stem + 1]
     figure, axes = pyplot.subplots(figsize=(11, 5.2), layout="constrained")
     bottom = [0.0] * len(alive)
     for kind, (name, colour) in KINDS.items():

@@ -77,11 +77,11 @@ class Schedule:
         slots: all tensors; slot 0 is the image.
         instructions: in order.
         delta: the slot that δ ends in, or the cotangent that the stem's update takes.
-        stem: whether the last instruction is the first convolution's input-backward, which an
-            executor may accumulate straight into the image.
+        stem: how many instructions at the end are the first convolution's input-backward (and that
+            of an affine map before it), which an executor may add straight to the image.
     """
 
     slots: tuple[Slot, ...]
     instructions: tuple[Instruction, ...]
     delta: int
-    stem: bool
+    stem: int

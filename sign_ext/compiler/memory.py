@@ -44,10 +44,10 @@ def plan_memory(schedule: Schedule, *, updates_in_place: bool = True) -> MemoryP
     """
     slots = schedule.slots
     alive = peak = at = buffers = traffic = 0
-    last = len(schedule.instructions) - 1
+    first_of_stem = len(schedule.instructions) - schedule.stem
     for t, instruction in enumerate(schedule.instructions):
         for slot in instruction.slots_written():
-            if t == last and schedule.stem and updates_in_place and slot == schedule.delta:
+            if updates_in_place and t >= first_of_stem and slots[slot].kind == "cotangent":
                 continue
             alive += slots[slot].bytes
             buffers += 1

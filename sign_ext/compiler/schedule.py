@@ -18,11 +18,12 @@ from sign_ext.compiler.pooling import MaxPool
 from sign_ext.compiler.program import Program
 from sign_ext.compiler.shaping import Reshape
 from sign_ext.compiler.traits import (
-    can_be_stem,
+    is_affine,
     is_free,
     is_handed_on,
     masks_on_load,
     scales,
+    stem_of,
     takes_epilogue,
 )
 
@@ -49,14 +50,17 @@ class _Scheduler:
         self.value = {0: image}
         self.masks: dict[int, int] = {}
         self.indices: dict[int, int] = {}
-        if self.cast and program.ops:
+        # An affine map of the image reads its float32 and writes the activations' type.
+        readers = [program.ops[i] for i in program.readers()[0]]
+        if self.cast and not all(is_affine(op) for op in readers):
             self.value[0] = self.slot("value", 0)
             self.done.append(Instruction("cast", 0, self.value[0], (image,)))
         for i, op in enumerate(program.ops):
             self.forward(i, op)
-        self.stem = can_be_stem(program)
+        self.stem = stem_of(program)
         delta = self.backward()
-        return Schedule(tuple(self.slots), tuple(self._with_frees(delta)), delta, self.stem)
+        count_of_stem = 0 if self.stem is None else self.stem + 1
+        return Schedule(tuple(self.slots), tuple(self._with_frees(delta)), delta, count_of_stem)
 
     # Forward
 
@@ -133,7 +137,7 @@ class _Scheduler:
         number = i + 1
         own_mask = self.masks.get(i) if number not in self.masked else None
         passes_on = len(op.inputs) > 1 and isinstance(op, Convolution | Linear | Pointwise)
-        on_load = masks_on_load(op) or scales(op) or (i == 0 and self.stem)
+        on_load = masks_on_load(op) or scales(op) or i == self.stem
         if own_mask is not None and (passes_on or not on_load):
             self._mask(number, own_mask, op.activation.slope)
             own_mask = None

@@ -22,17 +22,30 @@ def masks_on_load(op: Op) -> bool:
     return isinstance(op, MaxPool) or (isinstance(op, Convolution) and op.is_depthwise)
 
 
-def can_be_stem(program: Program) -> bool:
-    """Whether the first operation's input-backward can be accumulated straight into the image.
+def stem_of(program: Program) -> int | None:
+    """The place of the convolution whose input-backward can be added straight to the image.
 
-    A dense convolution of few channels, and nothing else reads the image.
+    The first operation, or the second behind an affine map (a standardisation that padding keeps
+    from being folded): a dense convolution of few channels that alone reads the image.
+
+    Args:
+        program: any program.
     """
-    if not program.ops or program.readers()[0] != (0,):
-        return False
-    op = program.ops[0]
+    ops, readers = program.ops, program.readers()
+    place = 0
+    if ops and is_affine(ops[0]) and readers[0] == (0,):
+        place = 1
+    if place >= len(ops) or readers[place] != (place,):
+        return None
+    op = ops[place]
     if not isinstance(op, Convolution) or op.groups != 1 or len(op.inputs) != 1:
-        return False
-    return op.in_shapes[0][0] <= 16
+        return None
+    return place if op.in_shapes[0][0] <= 16 else None
+
+
+def is_affine(op: Op) -> bool:
+    """Whether an operation is scale · x + shift and nothing else."""
+    return isinstance(op, Pointwise) and len(op.inputs) == 1 and op.activation.is_identity
 
 
 def scales(op: Op) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sign_ext.compiler.dense import Convolution, Linear
 from sign_ext.compiler.memory import MemoryPlan, plan_memory
+from sign_ext.compiler.pointwise import Pointwise
 from sign_ext.compiler.program import Program
 from sign_ext.compiler.schedule import schedule
 from sign_ext.engine.fused import onednn
@@ -76,10 +77,7 @@ class Step:
         self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
         self.stem_weight: Tensor | None = None
         if self.schedule.stem:
-            stem = program.ops[0]
-            assert isinstance(stem, Convolution)
-            self.stem = stem
-            self.stem_weight = stem.weight.permute(2, 3, 1, 0).contiguous()
+            self.stem, self.stem_weight = stem_of_program(program, self.schedule.stem - 1)
 
     def _run(self, images: Tensor, runs: list[Callable[[Slots], None]]) -> Slots:
         slots: Slots = [None] * len(self.schedule.slots)
@@ -107,8 +105,27 @@ class Step:
         Args:
             images: (N, C, H, W), channels innermost.
         """
-        last = self.schedule.instructions[-1]
-        slots = self._run(images, self._runs[:-1])
+        count = self.schedule.stem
+        last = self.schedule.instructions[-count]
+        slots = self._run(images, self._runs[:-count])
         g = slots[last.reads[0]]
         assert g is not None
         return g, None if last.mask is None else slots[last.mask]
+
+
+def stem_of_program(program: Program, place: int) -> tuple[Convolution, Tensor]:
+    """The stem and its weight as its update takes it, (KH, KW, C_in, C_out).
+
+    Args:
+        program: the network.
+        place: of the stem, 0 or 1; an affine map before it joins the weight with its scale.
+    """
+    stem = program.ops[place]
+    assert isinstance(stem, Convolution)
+    weight = stem.weight
+    if place == 1:
+        affine = program.ops[0]
+        assert isinstance(affine, Pointwise)
+        if affine.scale is not None:
+            weight = weight * affine.scale[:, None, None]
+    return stem, weight.permute(2, 3, 1, 0).contiguous()

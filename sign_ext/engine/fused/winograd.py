@@ -53,9 +53,7 @@ class WinogradConvolution:
         self.padding = padding
 
     def _new(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(
-            (len(like), *shape), dtype=like.dtype, memory_format=torch.channels_last
-        )
+        return torch.empty((len(like), *shape), dtype=like.dtype, memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
         """See `Dense`."""
