@@ -22,17 +22,46 @@ from typing import Any
 import pytest
 import torch
 
+STARTED = pytest.StashKey[float]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --device, so that CPU numbers can be had on a machine with a GPU."""
-    parser.addoption("--device", default=None, help="cpu or cuda (default: cuda where there is)")
+    """Add what a run of benchmarks can be told: where, who takes part, how much and how long."""
+    add = parser.getgroup("sign_ext benchmarks").addoption
+    add("--device", default=None, help="cpu or cuda (default: cuda where there is)")
+    add("--all-peers", action="store_true", help="also peers and networks that take minutes each")
+    add("--images", type=int, default=None, help="images a race (default: its own numbers)")
+    add("--steps", type=int, default=None, help="K of a race (default: its own)")
+    add(
+        "--seconds",
+        type=float,
+        default=float(os.environ.get("BENCH_SECONDS", "inf")),
+        help="start no benchmark after this long, skip it (default: $BENCH_SECONDS, else no limit)",
+    )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note when --seconds begin."""
+    session.config.stash[STARTED] = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what would start after --seconds, so that a run with a limit still reports the rest."""
+    spent = time.monotonic() - item.config.stash[STARTED]
+    if spent > item.config.getoption("--seconds"):
+        pytest.skip(f"{spent:.0f} s are spent, more than --seconds")
+
+
+def device_of(config: pytest.Config) -> torch.device:
+    """The device to measure on: --device, else the GPU where there is one."""
+    name = config.getoption("--device")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device to measure on: --device, else the GPU where there is one."""
-    name = request.config.getoption("--device")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return device_of(request.config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

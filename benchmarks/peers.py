@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from sign_ext.precision import arithmetic
 
 Run = Callable[[Tensor], Tensor]
 
@@ -16,6 +22,71 @@ def features_of(model: nn.Module) -> nn.Module:
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, nn.Identity())
     return model
+
+
+def fold(phi: nn.Module) -> int:
+    """Fold each BatchNorm into the convolution that stands before it, in place.
+
+    Args:
+        phi: a network in evaluation mode whose convolutions and BatchNorms are neighbours in
+            their parent, as in torchvision's and timm's; timm's BatchNorm brings its activation.
+
+    Returns:
+        How many were folded.
+    """
+    count = 0
+    for parent in list(phi.modules()):
+        for (first, conv), (second, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, first, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, second, getattr(norm, "act", nn.Identity()))
+                count += 1
+    return count
+
+
+def hold(phi: nn.Module, *, channels_last: bool = False) -> torch.memory_format:
+    """Freeze Φ's weights and lay them out; returns the layout for the images."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    phi.requires_grad_(False).to(memory_format=layout)
+    return layout
+
+
+@contextmanager
+def computing(precision: str, device: torch.device, *, tuned: bool = False) -> Iterator[None]:
+    """Compute as a race asks for: equal precision for all peers.
+
+    Args:
+        precision: "float32" (IEEE), "tf32" or "bfloat16" (autocast, the iterate in float32).
+        device: where the images are.
+        tuned: let cuDNN time its algorithms once for each shape, as its users do.
+    """
+    before = torch.backends.cudnn.benchmark
+    lower = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    with arithmetic(precision), lower:
+        torch.backends.cudnn.benchmark = tuned
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+
+def at(precision: str, run: Run, *, tuned: bool = False) -> Run:
+    """The same way at a precision; see `computing`."""
+
+    def inner(images: Tensor) -> Tensor:
+        with computing(precision, images.device, tuned=tuned):
+            return run(images)
+
+    return inner
+
+
+def store(phi: nn.Module, precision: str) -> nn.Module:
+    """Keep the weights in bfloat16 where that is the precision, so that no step casts them."""
+    if precision == "bfloat16":
+        for module in phi.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.bfloat16()
+    return phi
 
 
 def naive(phi: nn.Module, steps: int, step_size: float) -> Run:
@@ -33,11 +104,24 @@ def naive(phi: nn.Module, steps: int, step_size: float) -> Run:
     return run
 
 
+def attack_style(phi: nn.Module, steps: int, step_size: float) -> Run:
+    """The loop of torchattacks' PGD: gradients of the images alone, the weights left trainable."""
+
+    def run(images: Tensor) -> Tensor:
+        images = images.clone().detach()
+        p = images.clone().detach()
+        for _ in range(steps):
+            p.requires_grad = True
+            (delta,) = torch.autograd.grad(phi(p).sum(), p, retain_graph=False, create_graph=False)
+            p = p.detach() + step_size * delta
+        return p
+
+    return run
+
+
 def frozen(phi: nn.Module, steps: int, step_size: float, *, channels_last: bool = False) -> Run:
-    """Frozen weights and `autograd.grad` of the images alone."""
-    phi.requires_grad_(False)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    phi.to(memory_format=layout)
+    """Frozen weights and `autograd.grad` of the images alone, updated in place."""
+    layout = hold(phi, channels_last=channels_last)
 
     def run(images: Tensor) -> Tensor:
         p = images.clone(memory_format=layout)
@@ -51,14 +135,14 @@ def frozen(phi: nn.Module, steps: int, step_size: float, *, channels_last: bool 
 
 
 def functional(phi: nn.Module, steps: int, step_size: float) -> Run:
-    """`torch.func.grad` of the sum."""
-    phi.requires_grad_(False)
+    """`torch.func.grad` of the sum; channels_last."""
+    layout = hold(phi, channels_last=True)
     gradient = torch.func.grad(lambda x: phi(x).sum())
 
     def run(images: Tensor) -> Tensor:
-        p = images.clone()
+        p = images.clone(memory_format=layout)
         for _ in range(steps):
-            p = p + step_size * gradient(p)
+            p.add_(gradient(p), alpha=step_size)
         return p
 
     return run
@@ -66,16 +150,63 @@ def functional(phi: nn.Module, steps: int, step_size: float) -> Run:
 
 def compiled(phi: nn.Module, steps: int, step_size: float, mode: str | None = None) -> Run:
     """`torch.compile` of the forward pass, its backward with it; channels_last."""
-    phi.requires_grad_(False)
-    phi.to(memory_format=torch.channels_last)
-    fast = torch.compile(phi, mode=mode)
+    layout = hold(phi, channels_last=True)
+    # All of it or an error: a network that is compiled in part would be another contender.
+    fast = torch.compile(phi, mode=mode, dynamic=False, fullgraph=True)
 
     def run(images: Tensor) -> Tensor:
-        p = images.clone(memory_format=torch.channels_last)
+        p = images.clone(memory_format=layout)
         for _ in range(steps):
+            torch.compiler.cudagraph_mark_step_begin()  # max-autotune replays CUDA graphs
             x = p.detach().requires_grad_()
             (delta,) = torch.autograd.grad(fast(x).sum(), x)
             p.add_(delta, alpha=step_size)
         return p
 
     return run
+
+
+def captured(phi: nn.Module, steps: int, step_size: float) -> Run:
+    """A CUDA graph of one step, captured by hand and replayed; channels_last."""
+    layout = hold(phi, channels_last=True)
+    graphs: dict[torch.Size, tuple[Tensor, torch.cuda.CUDAGraph]] = {}
+
+    def step(p: Tensor) -> None:
+        x = p.detach().requires_grad_()
+        (delta,) = torch.autograd.grad(phi(x).sum(), x)
+        p.add_(delta, alpha=step_size)
+
+    def capture(images: Tensor) -> tuple[Tensor, torch.cuda.CUDAGraph]:
+        p = images.clone(memory_format=layout)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step(p)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step(p)
+        return p, graph
+
+    def run(images: Tensor) -> Tensor:
+        if images.shape not in graphs:
+            graphs[images.shape] = capture(images)
+        p, graph = graphs[images.shape]
+        p.copy_(images)
+        for _ in range(steps):
+            graph.replay()
+        return p.clone()
+
+    return run
+
+
+def memory_saving(phi: nn.Module) -> nn.Module:
+    """Φ with the layers of memsave_torch, which keep no input where their weights are frozen.
+
+    Raises:
+        ImportError: memsave_torch is not installed.
+    """
+    hold(phi)
+    converted: nn.Module = importlib.import_module("memsave_torch.nn").convert_to_memory_saving(phi)
+    return converted.eval()

@@ -1,4 +1,10 @@
-"""Turn pytest-benchmark's JSON into a short result file and a table of medians and ratios."""
+"""Turn pytest-benchmark's JSON into a short result file and tables of what was measured.
+
+    bench_table.py build/bench-raw.json --out benchmarks/results/bench.json
+    bench_table.py benchmarks/results/bench_cpu.json --markdown docs/performance.md
+
+The second fills the section of a document that is marked as generated from bench_cpu.json.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,16 @@ from typing import Any
 
 from files import write_whole
 
+END = "<!-- end of what is generated -->"
+# Rates and counts among a race's facts, and the units that they are printed in.
+UNITS = {
+    "matmul_flop_per_s": (1e9, "GFLOP/s"),
+    "copy_bytes_per_s": (1e9, "GB/s"),
+    "flop_per_image_step": (1e6, "MFLOP"),
+    "bytes_moved": (1e6, "MB"),
+    "floor_seconds": (1e-3, "ms"),
+}
+
 
 def condense(raw: dict[str, Any]) -> dict[str, Any]:
     """Keep of a benchmark run what a reader compares, and what it depends on.
@@ -17,26 +33,44 @@ def condense(raw: dict[str, Any]) -> dict[str, Any]:
         raw: The content of a --benchmark-json file.
 
     Returns:
-        machine, commit, date, and races: each a name, its baseline, the facts that were noted and
-        rows of contender, median seconds and ratio (the baseline's median over this one's). A
-        benchmark that timed one thing alone is a race of one.
+        machine, commit, date, and races: each a name, what it measures ("time" or "memory"), its
+        baseline, the facts that were noted, rows, and who was absent with the reason. A row of
+        time has the contender's name, median seconds and ratio (the baseline's median over this
+        one's: how many times as fast); a row of memory has bytes an image and ratio (this one's
+        over the baseline's). A benchmark that timed one thing alone is a race of one.
     """
     races = []
     for benchmark in raw["benchmarks"]:
         facts = dict(benchmark.get("extra_info") or {})
+        memory = facts.pop("memory", None)
         stats = benchmark["stats"]
         alone = {benchmark["name"]: {"median": stats["median"], "rounds": stats["rounds"]}}
-        contenders = facts.pop("contenders", None) or alone
+        contenders = memory or facts.pop("contenders", None) or alone
         baseline = facts.pop("baseline", None) or next(iter(contenders))
-        base = contenders[baseline]["median"]
+        base = contenders[baseline]
+        absent = facts.pop("absent", {})
         rows = [
-            {"name": name, **numbers, "ratio": base / numbers["median"]}
+            {"name": name, **numbers}
+            | {
+                "ratio": numbers["per_image"] / base["per_image"]
+                if memory
+                else base["median"] / numbers["median"]
+            }
             for name, numbers in contenders.items()
         ]
         name = benchmark.get("group") or benchmark["name"]
         if benchmark.get("param"):
             name = f"{name} [{benchmark['param']}]"
-        races.append({"name": name, "baseline": baseline, "facts": facts, "rows": rows})
+        races.append(
+            {
+                "name": name,
+                "measures": "memory" if memory else "time",
+                "baseline": baseline,
+                "facts": facts,
+                "rows": rows,
+                "absent": [{"name": name, "reason": why} for name, why in absent.items()],
+            }
+        )
     commit = raw.get("commit_info") or {}
     return {
         "machine": raw["machine_info"],
@@ -53,44 +87,162 @@ def seconds(value: float) -> str:
     >>> seconds(0.00123)
     '1.23 ms'
     """
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
+    for unit, one in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= one:
+            return f"{value / one:.3g} {unit}"
     return f"{value / 1e-9:.3g} ns"
+
+
+def size(value: float) -> str:
+    """A number of bytes with three digits and a unit that suits it.
+
+    >>> size(1_234_567)
+    '1.23 MB'
+    """
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= one:
+            return f"{value / one:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def fact(key: str, value: object) -> str:
+    """One fact of a race as words: its name and its value in a readable unit.
+
+    >>> fact("matmul_flop_per_s", 95.2e9)
+    'matmul 95.2 GFLOP/s'
+    """
+    if key in UNITS and isinstance(value, int | float):
+        one, unit = UNITS[key]
+        for ending in ("_flop_per_s", "_bytes_per_s", "_seconds"):
+            key = key.removesuffix(ending)
+        return f"{key.replace('_', ' ')} {value / one:.3g} {unit}"
+    return f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+
+
+def columns(race: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """A race as headings and rows of text; a column that no row fills is left out."""
+    if race.get("measures", "time") == "memory":
+        shown: dict[str, Any] = {
+            "peak": lambda row: size(row["peak"]),
+            "an image": lambda row: size(row["per_image"]),
+            "of baseline": lambda row: f"{row['ratio']:.2f}",
+            "a further image": lambda row: size(row["per_further_image"]),
+            "saved by autograd": lambda row: size(row["saved_per_image"]),
+        }
+    else:
+        shown = {
+            "median": lambda row: seconds(row["median"]),
+            "speed": lambda row: f"{row['ratio']:.2f}×",
+            "of matmul": lambda row: f"{row['share_of_matmul']:.1%}",
+            "of floor": lambda row: f"{row['share_of_floor']:.1%}",
+        }
+    table: dict[str, list[str]] = {}
+    for heading, word in shown.items():
+        cells = []
+        for row in race["rows"]:
+            try:
+                cells.append(word(row))
+            except KeyError:
+                cells.append("")
+        if any(cells):
+            table[heading] = cells
+    names = [row["name"] for row in race["rows"]]
+    return ["", *table], [list(each) for each in zip(names, *table.values(), strict=True)]
+
+
+def where(result: dict[str, Any]) -> str:
+    """The machine and the versions behind the numbers, in one line."""
+    machine = result.get("machine", result)
+    place = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('threads')} threads"
+    changed = " with uncommitted changes" if result.get("uncommitted_changes") else ""
+    return f"{place}; torch {machine.get('torch')}; commit {result['commit']}{changed}"
 
 
 def table(result: dict[str, Any]) -> str:
     """The races of a condensed result as text, one contender a line."""
-    rows = [row for race in result["races"] for row in race["rows"]]
-    width = max((len(row["name"]) for row in rows), default=0)
+    races = result["races"]
+    names = [row["name"] for race in races for row in [*race["rows"], *race.get("absent", [])]]
+    width = max((len(name) for name in names), default=0)
     lines = []
-    for race in result["races"]:
-        facts = ", ".join(f"{key} {value}" for key, value in race["facts"].items())
+    for race in races:
+        facts = ", ".join(fact(key, value) for key, value in race["facts"].items())
         lines.append(race["name"] + (f"  ({facts})" if facts else ""))
-        for row in race["rows"]:
-            note = "  baseline" if len(race["rows"]) > 1 and row["name"] == race["baseline"] else ""
-            lines.append(
-                f"  {row['name']:<{width}}  {seconds(row['median']):>9}  {row['ratio']:6.2f}×{note}"
-            )
-    machine = result["machine"]
-    where = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('threads')} threads"
-    lines.append(f"medians on {where}; torch {machine.get('torch')}; commit {result['commit']}")
+        headings, rows = columns(race)
+        parts = [headings[1:], *(row[1:] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*parts, strict=True)]
+        aligned = [
+            "  ".join(cell.rjust(w) for cell, w in zip(part, widths, strict=True)) for part in parts
+        ]
+        if len(rows) > 1:
+            lines.append(f"  {'':<{width}}  {aligned[0]}")
+        for (name, *_), line in zip(rows, aligned[1:], strict=True):
+            note = "  baseline" if len(rows) > 1 and name == race["baseline"] else ""
+            lines.append(f"  {name:<{width}}  {line}{note}".rstrip())
+        lines += [f"  {e['name']:<{width}}  {e['reason']}" for e in race.get("absent", [])]
+    lines.append(f"medians and peaks on {where(result)}")
     return "\n".join(lines)
 
 
+def markdown(result: dict[str, Any]) -> str:
+    """The races of a result (of `make bench`, or gpu_check.json) as Markdown tables."""
+    lines = [f"Measured on {where(result)}, {str(result.get('date'))[:10]}."]
+    for race in result.get("races", result.get("benchmarks", [])):
+        headings, rows = columns(race)
+        facts = ", ".join(fact(key, value) for key, value in race["facts"].items())
+        lines += ["", f"**{race['name']}** ({facts})", ""]
+        lines += [" | ".join(["", *headings, ""]).strip()]
+        lines += ["|" + "|".join(["---", *("---:" for _ in headings[1:])]) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        absent = "; ".join(f"{each['name']} ({each['reason']})" for each in race.get("absent", []))
+        if absent:
+            lines += ["", f"Not run: {absent}."]
+    return "\n".join(lines)
+
+
+def fill(document: str, source: str, text: str) -> str:
+    """Put generated text where a document wants it.
+
+    Args:
+        document: Has a line `<!-- generated from SOURCE … -->` and, later, `END`.
+        source: The name of the file that the text comes from.
+        text: What goes between the two.
+
+    Raises:
+        ValueError: The document has no such place.
+    """
+    begin = f"<!-- generated from {source}"
+    before, found, rest = document.partition(begin)
+    remark, closed, rest = rest.partition("-->\n")
+    _, ended, after = rest.partition(END)
+    if not (found and closed and ended):
+        raise ValueError(f"the document has no section {begin!r} … {END!r}")
+    return f"{before}{begin}{remark}-->\n\n{text}\n\n{END}{after}"
+
+
 def main() -> None:
-    """Read the raw file, print the table, write the condensed file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("raw", type=Path, help="what pytest --benchmark-json wrote")
-    parser.add_argument("--out", type=Path, required=True, help="where the short result goes")
+    """Read a file, print the table, write the condensed file or the section of a document."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="what pytest --benchmark-json wrote, or a result")
+    parser.add_argument("--out", type=Path, help="where the short result goes")
+    parser.add_argument("--markdown", type=Path, help="document whose generated section to fill")
     parser.add_argument("--command", default="make bench", help="noted in the result")
     arguments = parser.parse_args()
-    result = condense(json.loads(arguments.raw.read_text(encoding="utf-8")))
-    result["command"] = arguments.command
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(arguments.out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    print(table(result))
-    print(f"written: {arguments.out}")
+    result = json.loads(arguments.source.read_text(encoding="utf-8"))
+    if "machine_info" in result:
+        result = {**condense(result), "command": arguments.command}
+    if arguments.markdown:
+        old = arguments.markdown.read_text(encoding="utf-8")
+        name = (arguments.out or arguments.source).name
+        write_whole(arguments.markdown, fill(old, name, markdown(result)))
+        print(f"filled: {arguments.markdown}")
+    else:
+        print(table(result))
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(arguments.out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        print(f"written: {arguments.out}")
 
 
 if __name__ == "__main__":

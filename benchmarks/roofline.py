@@ -1,0 +1,164 @@
+"""What the machine can do and what a step needs: the floor that a contender's time is held to.
+
+A step is a forward pass and a backward pass to the input, so twice the forward pass's operations.
+Work beyond that (gradients of weights, copies) does not count as achieved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import peers
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+# rows × inner × columns: convolutions of the networks here as matrix products, and square ones.
+SHAPES = {
+    "cpu": [(16384, 288, 64), (4096, 576, 64), (4096, 384, 256), (1024, 1024, 1024)],
+    "cuda": [(65536, 576, 128), (32768, 1152, 256), (8192, 8192, 8192), (4096, 4096, 4096)],
+}
+COPIED = 2**30  # bytes read, and as many written
+# Each reads its input and writes its output once; what is pointwise can be part of a neighbour.
+PASSES = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer does in a step, for all images.
+
+    Attributes:
+        flop: operations, forward and backward to its input.
+        moved: bytes of its input, output and weights, forward and backward, each once.
+    """
+
+    flop: int
+    moved: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the machine reached just now.
+
+    Attributes:
+        flop_per_s: the best matrix product's rate at the race's precision.
+        bytes_per_s: a copy's, read and written bytes together; None where it was not measured.
+    """
+
+    flop_per_s: float
+    bytes_per_s: float | None = None
+
+
+def layers_of(phi: nn.Module, images: Tensor, precision: str) -> list[Layer]:
+    """What each layer of a step needs at least, when layers are computed one after another.
+
+    Args:
+        phi: the network without its classifier, in evaluation mode.
+        images: (N, C, H, W).
+        precision: "float32", "tf32" or "bfloat16" (activations of two bytes).
+
+    Returns:
+        One entry a convolution, linear layer and pooling; the rest is one entry without bytes.
+    """
+    size = 2 if precision == "bfloat16" else 4
+    found: list[Layer] = []
+    counter = FlopCounterMode(display=False)
+    begun: dict[nn.Module, int] = {}
+
+    def before(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        begun[module] = counter.get_total_flops()
+
+    def after(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        flop = counter.get_total_flops() - begun[module]
+        weights = sum(p.numel() for p in module.parameters())
+        values = arguments[0].numel() + output.numel() + weights
+        found.append(Layer(2 * flop, 2 * values * size))
+
+    hooks = []
+    for module in phi.modules():
+        if isinstance(module, PASSES):
+            hooks += [module.register_forward_pre_hook(before)]
+            hooks += [module.register_forward_hook(after)]
+    try:
+        with torch.no_grad(), counter:
+            phi(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rest = 2 * counter.get_total_flops() - sum(layer.flop for layer in found)
+    return [*found, Layer(rest, 0)]
+
+
+def flop_of(layers: list[Layer]) -> int:
+    """Operations of a step."""
+    return sum(layer.flop for layer in layers)
+
+
+def floor(layers: list[Layer], machine: Machine) -> float:
+    """Seconds below which no engine gets that computes layer by layer.
+
+    Args:
+        layers: a step, from `layers_of`.
+        machine: its two rates; without a copy's rate only the operations count.
+    """
+    rate = machine.bytes_per_s or float("inf")
+    return sum(max(each.flop / machine.flop_per_s, each.moved / rate) for each in layers)
+
+
+def _best(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """The shortest time of a call among those that fit in `seconds`, at least three."""
+
+    def clock() -> float:
+        if device.type != "cuda":
+            started = time.perf_counter()
+            work()
+            return time.perf_counter() - started
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    clock()
+    times = [clock() for _ in range(3)]
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        times.append(clock())
+    return min(times)
+
+
+def matmul_rate(precision: str, device: torch.device, seconds: float = 0.2) -> float:
+    """Operations a second of the best matrix product, at a race's precision.
+
+    Args:
+        precision: "float32", "tf32" or "bfloat16".
+        device: where to multiply.
+        seconds: how long each shape is tried.
+    """
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    rates = []
+    with peers.computing(precision, device), torch.no_grad():
+        for rows, inner, columns in SHAPES[device.type]:
+            a = torch.randn(rows, inner, device=device, dtype=dtype)
+            b = torch.randn(inner, columns, device=device, dtype=dtype)
+            out = torch.empty(rows, columns, device=device, dtype=dtype)
+            taken = _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, seconds)
+            rates.append(2 * rows * inner * columns / taken)
+    return max(rates)
+
+
+def copy_rate(device: torch.device, count: int = COPIED, seconds: float = 0.2) -> float:
+    """Bytes a second that a copy of `count` bytes reads and writes, together."""
+    source, target = (torch.empty(count, dtype=torch.uint8, device=device) for _ in range(2))
+    source.fill_(1)
+    return 2 * count / _best(lambda: target.copy_(source), device, seconds)
+
+
+def measure(precision: str, device: torch.device) -> Machine:
+    """The machine's rates now: matrix products, and on a GPU a copy's too."""
+    # A CPU's caches hold the activations of a batch, so that a copy's rate bounds nothing there.
+    copied = copy_rate(device) if device.type == "cuda" else None
+    return Machine(matmul_rate(precision, device), copied)

@@ -1,0 +1,125 @@
+"""The benchmarks' measures agree with bytes and operations counted by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+if str(BENCHMARKS) not in sys.path:
+    sys.path.append(str(BENCHMARKS))
+
+import memory  # noqa: E402
+import peers  # noqa: E402
+import roofline  # noqa: E402
+
+CPU = torch.device("cpu")
+KIB = 1024
+
+
+def test_the_peak_counts_what_is_held_at_once() -> None:
+    def work() -> None:
+        first = torch.empty(4 * KIB, dtype=torch.uint8)
+        second = torch.empty(8 * KIB, dtype=torch.uint8)
+        del first
+        third = torch.empty(2 * KIB, dtype=torch.uint8)
+        del second
+        fourth = torch.empty(5 * KIB, dtype=torch.uint8)
+        del third, fourth
+
+    # The first two at once; later 10 and 7.
+    assert memory.usage(work, CPU) == memory.Usage(most=12 * KIB, kept=0)
+
+
+def test_what_was_there_before_does_not_count_and_what_stays_is_kept() -> None:
+    held = [torch.empty(64 * KIB, dtype=torch.uint8)]
+
+    def work() -> None:
+        torch.empty(9 * KIB, dtype=torch.uint8)
+        held.append(torch.empty(3 * KIB, dtype=torch.uint8))
+
+    assert memory.usage(work, CPU) == memory.Usage(most=9 * KIB, kept=3 * KIB)
+
+
+def test_a_result_is_not_kept() -> None:
+    assert memory.usage(lambda: torch.zeros(KIB), CPU) == memory.Usage(most=4 * KIB, kept=0)
+
+
+def test_a_step_counts_buffers_of_the_first_call_but_not_its_passing_needs() -> None:
+    kept: list[torch.Tensor] = []
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        if not kept:
+            torch.empty(900 * KIB, dtype=torch.uint8)
+            kept.append(torch.empty(7 * KIB, dtype=torch.uint8))
+        passing = torch.empty(2 * KIB, dtype=torch.uint8)
+        result = images.clone()
+        del passing
+        return result
+
+    assert memory.step_bytes(run, torch.zeros(2, 3, 8, 8)) == 9 * KIB
+
+
+def test_what_an_image_adds_is_told_from_the_whole() -> None:
+    def build() -> peers.Run:
+        def run(images: torch.Tensor) -> torch.Tensor:
+            buffers = [images + 1, images + 2, torch.empty(48 * KIB, dtype=torch.uint8)]
+            result = images.clone()
+            del buffers
+            return result
+
+        return run
+
+    image = 3 * 8 * 8 * 4
+    assert memory.step_rows(build, torch.zeros(4, 3, 8, 8)) == {
+        "peak": 4 * 2 * image + 48 * KIB,
+        "per_image": 2 * image + 12 * KIB,
+        "per_further_image": 2 * image,
+    }
+
+
+def test_saved_tensors_by_hand() -> None:
+    phi = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 7, 1))
+    images = torch.rand(2, 3, 8, 8)
+    # With trainable weights the second convolution keeps its input, which is the ReLU's output.
+    hidden = 2 * 5 * 8 * 8 * 4
+    assert memory.saved_bytes(phi, images) == hidden
+    # Frozen: the ReLU's output is still what its own backward pass needs.
+    assert memory.saved_bytes(phi.requires_grad_(False), images) == hidden
+    linear = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 7, 1))
+    assert memory.saved_bytes(linear, images) == 2 * 5 * 6 * 6 * 4
+
+
+def test_operations_and_bytes_of_a_layer_by_hand() -> None:
+    phi = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, bias=False), nn.ReLU(), nn.Flatten())
+    phi.append(nn.Linear(6 * 8 * 8, 10, bias=False)).eval()
+    conv, linear, rest = roofline.layers_of(phi, torch.zeros(2, 4, 8, 8), "float32")
+    assert conv.flop == 2 * (2 * 2 * 6 * 64 * 4 * 9)
+    assert linear.flop == 2 * (2 * 2 * 384 * 10)
+    assert rest == roofline.Layer(0, 0)
+    assert conv.moved == 2 * 4 * (2 * 4 * 64 + 2 * 6 * 64 + 6 * 4 * 9)
+    assert roofline.layers_of(phi, torch.zeros(2, 4, 8, 8), "bfloat16")[0].moved == conv.moved // 2
+    machine = roofline.Machine(flop_per_s=1e3, bytes_per_s=1e9)
+    assert roofline.floor([conv, linear], machine) == pytest.approx((conv.flop + linear.flop) / 1e3)
+    slow_memory = roofline.Machine(flop_per_s=1e12, bytes_per_s=10.0)
+    assert roofline.floor([conv], slow_memory) == pytest.approx(conv.moved / 10)
+
+
+def test_rates_are_those_of_this_machine() -> None:
+    assert 1e7 < roofline.matmul_rate("float32", CPU, seconds=0.0) < 1e15
+    assert 1e7 < roofline.copy_rate(CPU, count=2**20, seconds=0.0) < 1e15
+
+
+def test_folding_leaves_the_network_as_it_computes() -> None:
+    torch.manual_seed(0)
+    phi = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 2, 1))
+    images = torch.rand(2, 3, 8, 8)
+    phi(images)  # moves the running statistics
+    expected = phi.eval()(images)
+    assert peers.fold(phi) == 1
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in phi.modules())
+    torch.testing.assert_close(phi(images), expected)
