@@ -50,11 +50,12 @@ format: venv  ## Rewrite the sources as ruff and clang-format want them
 
 bench: venv  ## Our backends against their peers on this machine; prints ratios, writes $OUT/bench.json
 	@mkdir -p build
+	@$(VENV)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt $$($(VENV)/python tools/requirements.py bench)
 	$(VENV)/python -m pytest benchmarks --benchmark-json=build/bench-raw.json \
 		--benchmark-columns=median,rounds $(PYTEST_ARGS)
 	@$(VENV)/python tools/bench_table.py build/bench-raw.json --out "$$OUT/bench.json"
 
-gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (8 minutes)
+gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (20 minutes; in parts: see the tool)
 	@$(PYTHON) tools/gpu_check.py --out "$$OUT" $(GPU_CHECK_ARGS)
 
 docs: venv  ## The documentation as HTML, in docs/_build/html

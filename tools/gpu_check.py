@@ -4,6 +4,10 @@ Works without a network and without a virtual environment, in the Python that ru
 hold torch, numpy, pytest, pytest-benchmark and hypothesis, and to build: pip or setuptools,
 pybind11, ninja and a CUDA toolkit. Nothing is installed there: the package goes to a temporary
 folder. Ends with a short table; writes gpu_check.json, and gpu_check.log with all output.
+
+Everything takes about 20 minutes. Where a command may run for ten at most, take it in parts:
+`--part correct`, `--part sanitize` and `--part measure`, which build first and write
+gpu_check_PART.json.
 """
 
 from __future__ import annotations
@@ -25,7 +29,14 @@ from files import write_whole
 from stages import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 465.0  # all stages together; under 8 minutes with the start and the report
+SECONDS = 1300.0  # all stages together
+PART_SECONDS = 540.0  # the stages of one part: under 10 minutes with the start and the report
+MEASURING = 240  # seconds after which no further benchmark is started
+PARTS = {
+    "correct": ("gpu tests",),
+    "sanitize": ("compute-sanitizer memcheck", "compute-sanitizer racecheck"),
+    "measure": ("benchmarks",),
+}
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "runs", "*.egg-info", "*.so", "__pycache__", ".*_cache"
 )
@@ -156,7 +167,7 @@ def plan(root: Path, work: Path, *, on_gpu: bool) -> list[Stage]:
         # One allocation a tensor: inside the caching allocator's blocks a stray access hides.
         environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
         command = [*watch, *pytest, "-m", "gpu", *operators]
-        return Stage(name, command, 75, environ, excuse=no_sanitizing)
+        return Stage(name, command, 160, environ, excuse=no_sanitizing)
 
     measure = [*pytest, str(root / "benchmarks"), "--device", device]
     measure += [f"--benchmark-json={work / 'bench-raw.json'}", "--benchmark-columns=median,rounds"]
@@ -165,18 +176,26 @@ def plan(root: Path, work: Path, *, on_gpu: bool) -> list[Stage]:
     # With a GPU, a checkout that has no GPU test at all fails here: pytest collects nothing.
     files = found or ([str(root / "python_tests")] if on_gpu else [])
     tests = [*pytest, "-m", "gpu", *files] if files else ()
+    paced = {**search, "BENCH_SECONDS": str(MEASURING)}
     return [
         Stage("build", install, 200, build),
         Stage("import", [python, "-c", IMPORT, str(site), device], 60, search),
-        Stage("gpu tests", tests, 150, search, reason="no test is marked gpu"),
+        Stage("gpu tests", tests, 240, search, reason="no test is marked gpu"),
         sanitize("memcheck"),
         sanitize("racecheck"),
-        Stage("benchmarks", measure, 180, search),
+        Stage("benchmarks", measure, MEASURING + 90, paced),
     ]
 
 
-def report(out: Path, outcomes: list[stages.Outcome], facts: dict[str, Any], raw: Path) -> str:
-    """Write gpu_check.json and return the text that closes the run."""
+def of_part(todo: list[Stage], part: str | None) -> list[Stage]:
+    """The stages of one part, with the build that it needs; all of them for None."""
+    if part is None:
+        return todo
+    return [stage for stage in todo if stage.name in ("build", "import", *PARTS[part])]
+
+
+def report(file: Path, outcomes: list[stages.Outcome], facts: dict[str, Any], raw: Path) -> str:
+    """Write the JSON and return the text that closes the run."""
     text = stages.table(outcomes)
     races: list[Any] = []
     if raw.exists() and raw.stat().st_size:
@@ -192,11 +211,13 @@ def report(out: Path, outcomes: list[stages.Outcome], facts: dict[str, Any], raw
         "stages": [outcome.to_dict() for outcome in outcomes],
         "benchmarks": races,
     }
-    write_whole(out / "gpu_check.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_whole(file, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return text
 
 
-def check(root: Path, out: Path, *, allow_cpu: bool, seconds: float) -> int:
+def check(
+    root: Path, out: Path, *, allow_cpu: bool, seconds: float | None, part: str | None = None
+) -> int:
     """Run the whole check and return the exit status: 0 when nothing failed."""
     facts = probe()
     problem = facts.pop("problem", None)
@@ -206,17 +227,19 @@ def check(root: Path, out: Path, *, allow_cpu: bool, seconds: float) -> int:
     facts["commit"] = words("git", "rev-parse", "HEAD", folder=root) or "unknown"
     facts["uncommitted_changes"] = bool(words("git", "status", "--porcelain", folder=root))
     out.mkdir(parents=True, exist_ok=True)
-    log = out / "gpu_check.log"
+    name = f"gpu_check_{part}" if part else "gpu_check"
+    file, log = out / f"{name}.json", out / f"{name}.log"
     log.write_text("", encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="sign-ext-gpu-check-") as folder:
         work = Path(folder).resolve()
         shutil.copytree(root, work / "source", ignore=NOT_COPIED)
-        todo = plan(root, work, on_gpu=not problem)
+        todo = of_part(plan(root, work, on_gpu=not problem), part)
+        seconds = seconds or (PART_SECONDS if part else SECONDS)
         outcomes = stages.run_all(todo, seconds=seconds, folder=work, log=log)
-        text = report(out, outcomes, facts, work / "bench-raw.json")
+        text = report(file, outcomes, facts, work / "bench-raw.json")
     where = facts.get("gpu") or "no GPU: the stages were only tried out on the CPU"
     print(f"\n{text}\n{where}; driver {facts['driver']}; torch {facts['torch']}")
-    print(f"written: {out / 'gpu_check.json'} and {log}")
+    print(f"written: {file} and {log}")
     return 0 if stages.succeeded(outcomes) else 1
 
 
@@ -225,14 +248,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="gpu-check", description=__doc__)
     default = os.environ.get("OUT") or "benchmarks/results"
     parser.add_argument("--out", type=Path, default=Path(default), help="folder for the JSON")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="time for all stages")
+    parser.add_argument("--part", choices=PARTS, help="one part of it, under 10 minutes")
+    parser.add_argument("--seconds", type=float, help="time for all stages")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to check")
     parser.add_argument(
         "--allow-cpu", action="store_true", help="without a GPU, try the stages out on the CPU"
     )
     options = parser.parse_args()
     root, out = options.root.resolve(), options.out.resolve()
-    sys.exit(check(root, out, allow_cpu=options.allow_cpu, seconds=options.seconds))
+    sys.exit(
+        check(root, out, allow_cpu=options.allow_cpu, seconds=options.seconds, part=options.part)
+    )
 
 
 if __name__ == "__main__":

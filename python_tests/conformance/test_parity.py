@@ -109,8 +109,14 @@ def test_equals_a_float64_loop(name, case, device):
     check(name, case, device)
 
 
+@pytest.mark.parametrize("backend", ["autograd", "fused"])
+@pytest.mark.parametrize("name", ["basic_cnn", "mobilenet_v2"])
+def test_each_backend_equals_a_float64_loop(name, backend):
+    check(name, CASES["momentum"], "cpu", backend)
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["autograd", "graphed"])
+@pytest.mark.parametrize("backend", ["autograd", "graphed", "fused"])
 @pytest.mark.parametrize("name", ["basic_cnn", "mobilenet_v2"])
 def test_each_cuda_backend_equals_a_float64_loop(name, backend):
     check(name, CASES["momentum"], "cuda", backend)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from networks import basic_cnn, tiny_cnn
 from sign_ext import BackendError, SignTransform, iterative_sign
 from sign_ext.engine import select
 from sign_ext.engine.graphed import GRAPHS_KEPT, GraphedEngine
+from sign_ext.ops.native import Native
 
 STEP = 2000.0
 
@@ -47,9 +49,13 @@ def model():
 
 def graphed(model, recorder, steps=4, **options) -> SignTransform:
     sign = SignTransform(model, steps, step_size=STEP, **options)
-    sign.engines._graphed = GraphedEngine(model, recorder)
-    sign.engines.choice = lambda device: select.Choice("graphed", "in this test")
+    sign.engines._engines["graphed"] = GraphedEngine(model, recorder)
+    sign.engines.candidates = lambda device: [select.Choice("graphed", "in this test")]
     return sign
+
+
+def eager(model, images):
+    return iterative_sign(model, images, 4, step_size=STEP, backend="autograd")
 
 
 def images_of(n, generator, size=(9, 11)):
@@ -70,7 +76,7 @@ def images_of(n, generator, size=(9, 11)):
 def test_replaying_gives_what_stepping_gives(model, recorder, torch_rng, options):
     images = images_of(5, torch_rng)
     sign = graphed(model, recorder, batch_size=2, **options)
-    plain = SignTransform(model, 4, step_size=STEP, batch_size=2, **options)
+    plain = SignTransform(model, 4, step_size=STEP, batch_size=2, backend="autograd", **options)
     for given in (images, images.flip(0)):  # the second call starts from recorded buffers
         torch.testing.assert_close(sign.transform(given), plain.transform(given), rtol=0, atol=0)
     # One record for full batches and one for the partial one, three batches of four steps a call.
@@ -81,7 +87,7 @@ def test_a_bounded_number_of_shapes_is_kept(model, recorder, torch_rng):
     sign = graphed(model, recorder)
     for n in range(1, GRAPHS_KEPT + 3):
         sign.transform(images_of(n, torch_rng))
-    assert len(sign.engines._graphed._kept) == GRAPHS_KEPT
+    assert len(sign.engines._engines["graphed"]._kept) == GRAPHS_KEPT
     before = recorder.records
     sign.transform(images_of(GRAPHS_KEPT + 2, torch_rng))
     assert recorder.records == before  # the latest is still there
@@ -97,16 +103,22 @@ def test_moved_weights_are_recorded_anew_and_changed_ones_are_not(model, recorde
         model[1].weight.add_(0.1)
     got = sign.transform(images)
     assert recorder.records == 1
-    torch.testing.assert_close(got, iterative_sign(model, images, 4, step_size=STEP))
+    torch.testing.assert_close(
+        got, iterative_sign(model, images, 4, step_size=STEP, backend="autograd")
+    )
     model[1].weight = torch.nn.Parameter(model[1].weight.detach() * 2)
     got = sign.transform(images)
     assert recorder.records == 2
-    torch.testing.assert_close(got, iterative_sign(model, images, 4, step_size=STEP))
+    torch.testing.assert_close(
+        got, iterative_sign(model, images, 4, step_size=STEP, backend="autograd")
+    )
 
 
 def test_threads_that_share_a_transform_do_not_share_a_trajectory(model, recorder, torch_rng):
     sets = [images_of(3, torch_rng) for _ in range(4)]
-    expected = [SignTransform(model, 4, step_size=STEP).transform(images) for images in sets]
+    expected = [
+        SignTransform(model, 4, step_size=STEP, backend="autograd").transform(i) for i in sets
+    ]
     sign = graphed(model, recorder)
     results: dict[int, torch.Tensor] = {}
 
@@ -131,23 +143,34 @@ def test_auto_falls_back_and_says_why_and_a_name_raises(model, torch_rng, monkey
 
     for backend in ("auto", "graphed"):
         sign = SignTransform(model, 3, step_size=STEP, backend=backend)
-        sign.engines._graphed = GraphedEngine(model, refuse)
-        monkeypatch.setattr(select, "choose", lambda *_: select.Choice("graphed", "in this test"))
+        sign.engines._engines["graphed"] = GraphedEngine(model, refuse)
+        names = ("graphed", "autograd") if backend == "auto" else ("graphed",)
+        tried = [select.Choice(name, "in this test") for name in names]
+        monkeypatch.setattr(sign.engines, "candidates", lambda device, tried=tried: tried)
         if backend == "graphed":
             with pytest.raises(BackendError, match="waits for the device"):
                 sign.transform(images)
             continue
-        expected = SignTransform(model, 3, step_size=STEP)
-        expected.engines.choice = lambda device: select.Choice("autograd", "")
+        expected = SignTransform(model, 3, step_size=STEP, backend="autograd")
         torch.testing.assert_close(sign.transform(images), expected.transform(images))
         told = sign.explain()
         assert told.backend == "autograd"
         assert "waits for the device" in told.reason
 
 
-def test_graphed_is_the_rule_on_cuda():
-    assert select.choose("auto", torch.device("cuda", 0)).backend == "graphed"
-    assert select.choose("auto", torch.device("cpu")).backend == "autograd"
+def test_the_rule_tries_what_is_fastest_first(monkeypatch):
+    def names(device):
+        return [choice.backend for choice in select.candidates("auto", torch.device(device))]
+
+    monkeypatch.setattr(select, "NATIVE", Native(None, "not built"))
+    assert names("cuda:0") == ["graphed", "autograd"]
+    assert names("cpu") == ["autograd"]
+    monkeypatch.setattr(select, "NATIVE", Native(SimpleNamespace(cuda=False), ""))
+    assert names("cuda:0") == ["graphed", "autograd"]
+    assert names("cpu") == ["fused", "autograd"]
+    monkeypatch.setattr(select, "NATIVE", Native(SimpleNamespace(cuda=True), ""))
+    assert names("cuda:0") == ["fused", "graphed", "autograd"]
+    assert names("cpu") == ["fused", "autograd"]
     assert select.choose("autograd", torch.device("cuda", 0)).backend == "autograd"
     with pytest.raises(BackendError, match="CUDA device"):
         select.choose("graphed", torch.device("cpu"))
@@ -207,7 +230,7 @@ class TestOnCuda:
         images = images_of(64, torch_rng, (32, 32)).cuda()
         sign = SignTransform(model, 200, step_size=1.0, backend="graphed")
         sign.transform(images)
-        trajectory = next(iter(sign.engines._graphed._kept.values()))
+        trajectory = next(iter(sign.engines._engines["graphed"]._kept.values()))
         torch.cuda.set_sync_debug_mode("error")
         try:
             trajectory.advance(200)

@@ -14,6 +14,8 @@ from sign_ext import (
     SignTransform,
     iterative_sign,
 )
+from sign_ext.engine.fused.step import Step
+from sign_ext.ops.native import NATIVE
 from sign_ext.reference import iterative_sign_reference
 
 
@@ -24,13 +26,13 @@ def test_batch_size_changes_nothing(model, images, batch_size):
 
 
 def test_snapshots_are_the_iterates_of_one_trajectory(model, images):
-    sign = SignTransform(model, 6, step_size=STEP, snapshots=(5, 2))
+    sign = SignTransform(model, 6, step_size=STEP, snapshots=(5, 2), backend="autograd")
     stop = count_forwards(model)
     got = sign.transform(images)
     forwards = stop()
     assert list(got) == [5, 2]
     for k, tensor in got.items():
-        alone = iterative_sign(model, images, k, step_size=STEP)
+        alone = iterative_sign(model, images, k, step_size=STEP, backend="autograd")
         torch.testing.assert_close(tensor, alone, rtol=0, atol=0)
     # Five products reach both snapshots, not 5 + 2, and step 6 is never taken; one image finds the
     # source layer and checks it.
@@ -39,19 +41,48 @@ def test_snapshots_are_the_iterates_of_one_trajectory(model, images):
 
 def test_linearising_at_the_input_costs_one_product(model, images):
     stop = count_forwards(model)
-    iterative_sign(model, images, 9, step_size=STEP, linearize_at="input")
+    iterative_sign(model, images, 9, step_size=STEP, linearize_at="input", backend="autograd")
     assert stop()[len(images)] == 1
 
 
-def test_nothing_after_the_source_layer_is_computed(model, images):
+def count_products(monkeypatch) -> list[int]:
+    """The batches whose forward and backward pass a compiled step ran, from now on."""
+    ran: list[int] = []
+    original = Step._run
+
+    def counted(step, images, runs):
+        ran.append(len(images))
+        return original(step, images, runs)
+
+    monkeypatch.setattr(Step, "_run", counted)
+    return ran
+
+
+@pytest.mark.parametrize(("linearize_at", "products"), [("iterate", 5), ("input", 1)])
+def test_compiled_steps_take_as_many_products(model, images, monkeypatch, linearize_at, products):
+    sign = SignTransform(
+        model,
+        6,
+        step_size=STEP,
+        snapshots=(5, 2),
+        backend="fused",
+        linearize_at=linearize_at,
+    )
+    ran = count_products(monkeypatch)
+    sign.transform(images)
+    assert ran == [len(images)] * products
+
+
+@pytest.mark.parametrize("backend", ["autograd", "fused"])
+def test_nothing_after_the_source_layer_is_computed(model, images, backend):
     ran = []
     head = model[-1]
     original = head.forward
     head.forward = lambda x: ran.append(len(x)) or original(x)
-    iterative_sign(model, images, 2, step_size=STEP)
+    iterative_sign(model, images, 2, step_size=STEP, backend=backend)
     assert ran == [1]  # once, for one image, when the layer was looked for
     ran.clear()
-    iterative_sign(model, images, 2, step_size=STEP, layer="6")
+    iterative_sign(model, images, 2, step_size=STEP, layer="6", backend=backend)
     assert ran == [1]  # once, to see that the layer runs once
 
 
@@ -127,7 +158,7 @@ def test_explain(model, images):
     assert "guess" in str(sign.explain())
     told = sign.explain(images)
     assert told.source_layer == "the input of '9' (Linear 28 → 4)"
-    assert told.backend == "autograd"
+    assert told.backend == ("fused" if NATIVE.loaded else "autograd")
     assert told.products == 7
     assert "3, 7" in str(told)
     assert told.to_dict()["layout"] == "channels_last"

@@ -122,8 +122,16 @@ def test_on_a_gpu_everything_is_asked_for(
         assert list(stage.command[:3]) == ["/toolkit/compute-sanitizer", "--tool", tool]
         assert stage.command[-1].endswith("ops/test_small.py")
     assert "--benchmark-disable" not in plan["benchmarks"].command
-    assert all(stage.limit < gpu_check.SECONDS for stage in plan.values())
-    assert gpu_check.SECONDS < 8 * 60
+    assert sum(stage.limit for stage in plan.values()) <= gpu_check.SECONDS
+    whole = list(plan)
+    stages_of = {
+        part: [s.name for s in gpu_check.of_part(list(plan.values()), part)]
+        for part in gpu_check.PARTS
+    }
+    assert all(names[:2] == ["build", "import"] for names in stages_of.values())
+    assert sorted(name for names in stages_of.values() for name in names[2:]) == sorted(whole[2:])
+    assert gpu_check.PART_SECONDS < 10 * 60
+    assert gpu_check.of_part(list(plan.values()), None) == list(plan.values())
 
 
 def test_a_checkout_without_gpu_tests_does_not_pass_on_a_gpu(
