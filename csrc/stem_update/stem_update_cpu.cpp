@@ -1,0 +1,70 @@
+// The CPU kernel: stem_update_cpu_body.h for every vector target, and the memory that it works in.
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "common/half_bits.h"
+#include "stem_update/stem_update.h"
+#include "stem_update/stem_update_plan.h"
+
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own _mm512_undefined_ps()
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed to inlined functions only
+#define SIGN_EXT_BODY "stem_update/stem_update_cpu_body.h"
+#include "common/for_each_target.h"
+
+namespace sign_ext {
+namespace {
+
+struct FreeAligned {
+  void operator()(char* memory) const { ::operator delete(memory, std::align_val_t{64}); }
+};
+
+// At least this many bytes, the calling thread's own; they are kept for its next call.
+char* scratch(std::size_t bytes) {
+  static thread_local std::unique_ptr<char, FreeAligned> memory;
+  static thread_local std::size_t size = 0;
+  if (size < bytes) {
+    size = 0;
+    memory.reset();
+    memory.reset(static_cast<char*>(::operator new(bytes, std::align_val_t{64})));
+    size = bytes;
+  }
+  return memory.get();
+}
+
+void run_rows(const StemUpdateArgs& args, std::int64_t begin, std::int64_t end, int* watch) {
+  SIGN_EXT_CALL_TARGET(stem_update_rows(args, &scratch, begin, end, watch));
+}
+
+// value <- max(value, bits), while other threads do the same.
+void raise_to(float* value, int bits) {
+  static_assert(sizeof(std::int32_t) == sizeof(float));
+  const std::atomic_ref<float> shared(*value);
+  float held = shared.load(std::memory_order_relaxed);
+  while (true) {
+    std::int32_t held_bits;
+    std::memcpy(&held_bits, &held, sizeof(held_bits));
+    if (held_bits >= bits) return;
+    const float raised = float_from_bits(static_cast<std::uint32_t>(bits));
+    if (shared.compare_exchange_weak(held, raised, std::memory_order_relaxed)) return;
+  }
+}
+
+}  // namespace
+
+void stem_update_cpu(const StemUpdateArgs& args, std::int64_t begin, std::int64_t end) {
+  if (begin >= end || args.width == 0 || args.in_channels == 0) return;
+  int watch[2] = {0, 0};
+  run_rows(args, begin, end, watch);
+  if (args.watch != nullptr) {
+    raise_to(args.watch, watch[0]);
+    raise_to(args.watch + 1, watch[1]);
+  }
+}
+
+}  // namespace sign_ext

@@ -1,0 +1,235 @@
+// The CUDA kernel of stem_update_ (contract, bytes and floor: stem_update.h) and the choice of its
+// launch. No torch and no runtime call here: nvcc compiles this text for the device, the host
+// compiler compiles the same text for csrc/tests.
+//
+// A task is a run of 4 pixels of a row that see the same taps (stride_w columns apart) and all
+// channels of the image. Its sums over g's channels are shared among 1, 2, 4 or 8 neighbouring
+// lanes, which take turns with the groups of 8 channels, and put together by shuffles. So a warp
+// reads g in accesses of 16 bytes that lie side by side, and the 8 weights of a channel of the
+// image that a lane reads from shared memory serve 4 pixels. From one tap to the next g comes out
+// of the L1 cache: each of its bytes crosses from memory about once. The grid strides over the
+// tasks, so that a block fills its shared memory once.
+
+#pragma once
+
+#include <cstdint>
+
+#include "common/activation.h"
+#include "common/channel_groups.cuh"
+#include "common/device.cuh"
+#include "common/dynamic_shared.cuh"
+#include "common/pack.cuh"
+#include "stem_update/stem_update.h"
+#include "stem_update/stem_update_tasks.cuh"
+
+namespace sign_ext {
+
+// The weights of one tap and one channel of the image, for a group of 8 of g's channels; in shared
+// memory there are zeros behind the last of them.
+template <bool kShared>
+__device__ __forceinline__ void load_stem_weight(const float* weight, int vector,
+                                                 const StemTasks& tasks, int group,
+                                                 float (&values)[8]) {
+  if constexpr (kShared) {
+    load_8(weight + (vector * tasks.groups + group) * 8, values);
+  } else {
+    load_up_to_8(weight + std::int64_t{vector} * tasks.channels + group * 8,
+                 tasks.channels - group * 8, values);
+  }
+}
+
+// One tap's part of the sums, from the groups of 8 channels that are this lane's. `place` is the
+// first pixel's in g, which has `column` places to its left in the row.
+template <typename T, bool kWhole, int kChannels, bool kGuarded, bool kShared>
+__device__ __forceinline__ void add_stem_tap(const StemUpdateArgs& args, const StemTasks& tasks,
+                                             const float* weight, int vector, int many,
+                                             std::int64_t place, int column, int lane,
+                                             float (&sums)[kStemRun][kChannels]) {
+#pragma unroll 1
+  for (int group = lane; group < tasks.groups; group += tasks.lanes) {
+    float weights[kChannels][8];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      // A channel that the image does not have takes another's weights and is not stored.
+      const int known = kGuarded && c >= many ? 0 : c;
+      load_stem_weight<kShared>(weight, vector + known, tasks, group, weights[c]);
+    }
+    const T* const g = static_cast<const T*>(args.g) + place * tasks.channels + group * 8;
+    const std::uint8_t* const mask =
+        args.mask == nullptr ? nullptr : args.mask + place * tasks.groups + group;
+#pragma unroll
+    for (int i = 0; i < kStemRun; ++i) {
+      if (column + i < 0 || column + i >= tasks.out_width) continue;
+      float values[8];
+      load_group<kWhole>(g + i * tasks.channels, tasks.channels - group * 8, values);
+      if (mask != nullptr) {
+        const unsigned int bits = mask[i * tasks.groups];
+#pragma unroll
+        for (int o = 0; o < 8; ++o) {
+          values[o] = pull_back(values[o], (bits >> o & 1u) != 0, args.slope);
+        }
+      }
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+#pragma unroll
+        for (int o = 0; o < 8; ++o) sums[i][c] += values[o] * weights[c][o];
+      }
+    }
+  }
+}
+
+// All taps' part of a task's sums.
+template <typename T, bool kWhole, int kChannels, bool kGuarded, bool kShared>
+__device__ __forceinline__ void add_stem_taps(const StemUpdateArgs& args, const StemTasks& tasks,
+                                              const float* weight, const StemRun& run, int first,
+                                              int many, int lane,
+                                              float (&sums)[kStemRun][kChannels]) {
+#pragma unroll 1
+  for (int a = 0; a < tasks.kernel_h; ++a) {
+    const int down = run.y + tasks.pad_top - a * tasks.dilation_h;
+    const int line = down / tasks.stride_h;
+    if (down < 0 || line >= tasks.out_height || line * tasks.stride_h != down) continue;
+    const std::int64_t g_row = (run.g_row + line) * tasks.out_width;
+#pragma unroll 1
+    for (int b = 0; b < tasks.kernel_w; ++b) {
+      const int across = run.x + tasks.pad_left - b * tasks.dilation_w;
+      const int column = across / tasks.stride_w;
+      if (column * tasks.stride_w != across) continue;
+      const int vector = (a * tasks.kernel_w + b) * tasks.in_channels + first;
+      add_stem_tap<T, kWhole, kChannels, kGuarded, kShared>(args, tasks, weight, vector, many,
+                                                            g_row + column, column, lane, sums);
+    }
+  }
+}
+
+struct StemMost {
+  int delta, moved;  // the bits of the largest magnitudes
+};
+
+__device__ __forceinline__ int larger_bits(int a, int b) { return a > b ? a : b; }
+__device__ __forceinline__ int stem_magnitude(float value) {
+  return __float_as_int(value) & 0x7fffffff;
+}
+
+// Moves one element of the image.
+__device__ __forceinline__ void move_stem_element(const StemUpdateArgs& args, std::int64_t element,
+                                                  float delta, StemMost& most) {
+  float v = delta;
+  if (args.velocity != nullptr) {
+    v += args.momentum * args.velocity[element];
+    args.velocity[element] = v;
+  }
+  const float moved = args.p[element] + args.step_size * v;
+  args.p[element] = activate(moved, {args.clamp_min, args.clamp_max, 0.0f});
+  most.delta = larger_bits(most.delta, stem_magnitude(delta));
+  most.moved = larger_bits(most.moved, stem_magnitude(moved));
+}
+
+// The block's largest magnitudes, in one atomic operation each.
+__device__ __forceinline__ void report_stem_most(float* watch, StemMost most) {
+  __shared__ StemMost warps[kStemThreads / 32];
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    most.delta = larger_bits(most.delta, __shfl_xor_sync(0xffffffffu, most.delta, step));
+    most.moved = larger_bits(most.moved, __shfl_xor_sync(0xffffffffu, most.moved, step));
+  }
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = most;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int warp = 1; warp < kStemThreads / 32; ++warp) {
+    most.delta = larger_bits(most.delta, warps[warp].delta);
+    most.moved = larger_bits(most.moved, warps[warp].moved);
+  }
+  atomicMax(reinterpret_cast<int*>(watch), most.delta);
+  atomicMax(reinterpret_cast<int*>(watch) + 1, most.moved);
+}
+
+// kChannels of the image's channels at a time: all of them, or, where kGuarded, as many of them as
+// there still are. kWhole: whole groups of 8 of g's channels, on 16 bytes.
+template <typename T, bool kWhole, int kChannels, bool kGuarded, bool kShared>
+__global__ void __launch_bounds__(kStemThreads, 2)
+    stem_update_kernel(StemUpdateArgs args, StemTasks tasks) {
+  const auto thread = static_cast<int>(threadIdx.x);
+  const float* weight = args.weight;
+  if constexpr (kShared) {
+    float* const shared = dynamic_shared<float>();
+    const int padded = tasks.groups * 8;
+    const int all = tasks.kernel_h * tasks.kernel_w * tasks.in_channels * padded;
+    for (int i = thread; i < all; i += kStemThreads) {
+      const int channel = i % padded;
+      const int from = i / padded * tasks.channels + channel;
+      shared[i] = channel < tasks.channels ? weight[from] : 0.0f;
+    }
+    weight = shared;
+    __syncthreads();
+  }
+  const int lane = thread & (tasks.lanes - 1);
+  const int a_block = kStemThreads / tasks.lanes;
+  const std::int64_t stride = std::int64_t{gridDim.x} * a_block;
+  StemMost most{0, 0};
+  // The threads of a block go round together: those behind the last task only take part.
+  for (std::int64_t begin = std::int64_t{blockIdx.x} * a_block; begin < tasks.count;
+       begin += stride) {
+    const std::int64_t task = begin + thread / tasks.lanes;
+    const bool real = task < tasks.count;
+    const StemRun run = stem_run(tasks, real ? task : begin);
+#pragma unroll 1
+    for (int first = 0; first < tasks.in_channels; first += kChannels) {
+      const int many = tasks.in_channels - first;
+      float sums[kStemRun][kChannels] = {};
+      add_stem_taps<T, kWhole, kChannels, kGuarded, kShared>(args, tasks, weight, run, first, many,
+                                                             lane, sums);
+#pragma unroll 1
+      for (int step = tasks.lanes / 2; step > 0; step /= 2) {
+#pragma unroll
+        for (int i = 0; i < kStemRun * kChannels; ++i) {
+          float& sum = sums[i / kChannels][i % kChannels];
+          sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kStemRun; ++i) {  // every lane of the task moves another pixel
+        const int x = run.x + i * tasks.stride_w;
+        if (!real || (i & (tasks.lanes - 1)) != lane || x >= tasks.width) continue;
+        const std::int64_t element = (run.row * tasks.width + x) * tasks.in_channels + first;
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) {
+          if (!kGuarded || c < many) move_stem_element(args, element + c, sums[i][c], most);
+        }
+      }
+    }
+  }
+  if (args.watch != nullptr) report_stem_most(args.watch, most);
+}
+
+// Calls launch(kernel, tasks, bytes of dynamic shared memory) with the instantiation that fits the
+// arguments. The launcher in the .cu file and the tests on the host both choose through this.
+template <typename T, bool kWhole, typename Launch>
+void stem_update_choose_channels(const StemUpdateArgs& args, Launch&& launch) {
+  const StemTasks tasks = stem_tasks(args);
+  const std::int64_t bytes =
+      args.kernel_h * args.kernel_w * args.in_channels * tasks.groups * 8 * 4;
+  if (bytes > kStemSharedBytes) {
+    launch(&stem_update_kernel<T, kWhole, 4, true, false>, tasks, std::int64_t{0});
+  } else if (args.in_channels == 3) {
+    launch(&stem_update_kernel<T, kWhole, 3, false, true>, tasks, bytes);
+  } else if (args.in_channels == 1) {
+    launch(&stem_update_kernel<T, kWhole, 1, false, true>, tasks, bytes);
+  } else {
+    launch(&stem_update_kernel<T, kWhole, 4, true, true>, tasks, bytes);
+  }
+}
+
+template <typename Launch>
+void stem_update_choose(const StemUpdateArgs& args, Launch&& launch) {
+  const bool whole = args.channels % 8 == 0 && on_16_bytes(args.g);
+  if (args.type == ElementType::kFloat32) {
+    whole ? stem_update_choose_channels<float, true>(args, launch)
+          : stem_update_choose_channels<float, false>(args, launch);
+  } else {
+    whole ? stem_update_choose_channels<__nv_bfloat16, true>(args, launch)
+          : stem_update_choose_channels<__nv_bfloat16, false>(args, launch);
+  }
+}
+
+}  // namespace sign_ext

@@ -1,0 +1,210 @@
+"""stem_update_: the input backward of the first convolution, added straight to the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_ext.ops.activation import Piecewise, mask_shape, unpack_bits
+from sign_ext.ops.native import NATIVE
+from sign_ext.ops.route import runs_natively
+
+
+def stem_update_(
+    p: Tensor,
+    g: Tensor,
+    weight: Tensor,
+    *,
+    velocity: Tensor | None = None,
+    mask: Tensor | None = None,
+    slope: float = 0.0,
+    watch: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
+) -> None:
+    """Add one step of δ to the iterate p, in place, where δ is the cotangent of a convolution's x.
+
+    δ[n, :, y, x] sums pull_back(g, mask, slope)[n, o, i, j] · weight[a, b, :, o] over the outputs
+    (i, j) whose tap (a, b) is on (y, x). Then v ← momentum · v + δ where there is a velocity, else
+    v is δ, and p ← clamp(p + step_size · v) (Algorithm 1, line 4). δ is never stored. The native
+    operator's result has the same bits in every call.
+
+    Args:
+        p: (N, C, H, W) in channels_last, float32 (any floating dtype and layout where the reference
+            runs), pixel units (0–255). Changed in place.
+        g: the cotangent of the convolution's output, (N, O, OH, OW) in channels_last, float32 or
+            bfloat16.
+        weight: (KH, KW, C, O) contiguous, float32. One group.
+        velocity: v, p's shape, dtype and layout, or None. Changed in place.
+        mask: the bit mask of the activation behind the convolution, uint8, `mask_shape(g.shape)`,
+            or None for an activation that changes nothing.
+        slope: of that activation where its bit is 0.
+        watch: 2 contiguous values that are not negative, p's dtype, or None. They are raised to the
+            largest |δ| and the largest |p + step_size · v| before the clamp; NaN stays.
+        stride: of the convolution, (vertical, horizontal).
+        padding: of the convolution, (above, to the left); below and to the right it is what g's
+            size says.
+        dilation: of the convolution, (vertical, horizontal).
+        step_size: factor of what is added to p.
+        momentum: factor of the old velocity; used only with a velocity.
+        clamp_min: lower bound of p in pixel units, or None. NaN stays NaN.
+        clamp_max: upper bound, or None. It wins where the bounds are crossed.
+
+    Raises:
+        RuntimeError: the native operator refuses an argument; the message names it.
+        ValueError: the reference refuses one.
+
+    Example:
+        >>> p, g = torch.zeros(1, 1, 1, 3), torch.ones(1, 1, 1, 2)
+        >>> stem_update_(p, g, torch.ones(1, 2, 1, 1), step_size=0.5)
+        >>> p.flatten().tolist()
+        [0.5, 1.0, 0.5]
+    """
+    if runs_natively(g) and p.dtype == torch.float32:
+        torch.ops.sign_ext.stem_update_(
+            p,
+            g,
+            weight,
+            velocity,
+            mask,
+            slope,
+            watch,
+            *stride,
+            *padding,
+            *dilation,
+            step_size,
+            momentum,
+            clamp_min,
+            clamp_max,
+        )
+    else:
+        stem_update_reference_(
+            p,
+            g,
+            weight,
+            velocity=velocity,
+            mask=mask,
+            slope=slope,
+            watch=watch,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            step_size=step_size,
+            momentum=momentum,
+            clamp_min=clamp_min,
+            clamp_max=clamp_max,
+        )
+
+
+def stem_update_reference_(
+    p: Tensor,
+    g: Tensor,
+    weight: Tensor,
+    *,
+    velocity: Tensor | None = None,
+    mask: Tensor | None = None,
+    slope: float = 0.0,
+    watch: Tensor | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
+) -> None:
+    """The definition of `stem_update_` in plain torch, for any floating dtype, device and layout.
+
+    Args:
+        p: as for `stem_update_`.
+        g: as for `stem_update_`.
+        weight: as for `stem_update_`.
+        velocity: as for `stem_update_`.
+        mask: as for `stem_update_`.
+        slope: as for `stem_update_`.
+        watch: as for `stem_update_`.
+        stride: as for `stem_update_`.
+        padding: as for `stem_update_`.
+        dilation: as for `stem_update_`.
+        step_size: as for `stem_update_`.
+        momentum: as for `stem_update_`.
+        clamp_min: as for `stem_update_`.
+        clamp_max: as for `stem_update_`.
+
+    Raises:
+        ValueError: a shape does not fit.
+
+    Example:
+        >>> p, watch = torch.zeros(1, 1, 1, 2), torch.zeros(2)
+        >>> g, weight = torch.tensor([[[[3.0, -4.0]]]]), torch.ones(1, 1, 1, 1)
+        >>> stem_update_reference_(p, g, weight, watch=watch, step_size=0.5, clamp_min=-1.0)
+        >>> p.flatten().tolist(), watch.tolist()
+        ([1.5, -1.0], [4.0, 2.0])
+    """
+    if weight.shape[2:] != (p.shape[1], g.shape[1]):
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}; it must be (KH, KW, {p.shape[1]},"
+            f" {g.shape[1]}), its last sizes the channels of p and of g"
+        )
+    if velocity is not None and velocity.shape != p.shape:
+        raise ValueError(f"velocity must have p's shape {tuple(p.shape)}")
+    if watch is not None and watch.numel() != 2:
+        raise ValueError("watch must have 2 elements")
+    g = g.to(p.dtype)
+    if mask is not None:
+        if mask.shape != mask_shape(g.shape):
+            raise ValueError(f"mask must have shape {mask_shape(g.shape)}, not {tuple(mask.shape)}")
+        g = Piecewise(slope=slope).pull_back(g, unpack_bits(mask, g.shape))
+    # All that the taps reach, from the padding above and to the left on; cut, or filled up with
+    # zeros, to the image.
+    reached = F.conv_transpose2d(
+        g, weight.to(p.dtype).permute(3, 2, 0, 1), stride=stride, dilation=dilation
+    )
+    below, right = (
+        size + before - reach
+        for size, before, reach in zip(p.shape[2:], padding, reached.shape[2:], strict=True)
+    )
+    delta = F.pad(reached, (-padding[1], right, -padding[0], below))
+    direction = delta if velocity is None else velocity.mul_(momentum).add_(delta)
+    p.add_(direction, alpha=step_size)
+    if watch is not None and p.numel():
+        largest = torch.stack([delta.abs().amax(), p.abs().amax()])
+        watch.copy_(torch.maximum(watch, largest))
+    if clamp_min is not None or clamp_max is not None:
+        p.clamp_(clamp_min, clamp_max)
+
+
+def _fake(
+    p: Tensor,
+    g: Tensor,
+    weight: Tensor,
+    velocity: Tensor | None,
+    mask: Tensor | None,
+    slope: float,
+    watch: Tensor | None,
+    stride_h: int,
+    stride_w: int,
+    pad_top: int,
+    pad_left: int,
+    dilation_h: int,
+    dilation_w: int,
+    step_size: float,
+    momentum: float,
+    clamp_min: float | None,
+    clamp_max: float | None,
+) -> None:
+    """The operator for tensors without data: it makes nothing, it only refuses."""
+    torch._check(
+        weight.shape[2] == p.shape[1] and weight.shape[3] == g.shape[1],
+        lambda: "stem_update_: weight must be (KH, KW, C, O), the channels of p and of g",
+    )
+
+
+if NATIVE.loaded:
+    torch.library.register_fake("sign_ext::stem_update_", _fake)
