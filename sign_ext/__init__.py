@@ -1,6 +1,7 @@
 """SIGN, Signed Input Regularization: add the input gradient of a last layer's sum, K times."""
 
 from sign_ext.calibrate import Calibration
+from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.errors import (
     BackendError,
     DivergenceError,
@@ -8,9 +9,10 @@ from sign_ext.errors import (
     SignError,
     SourceLayerError,
 )
+from sign_ext.functional import iterative_sign
 from sign_ext.ops.native import build_config
 from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
-from sign_ext.sign import SignTransform, iterative_sign
+from sign_ext.sign import SignTransform
 
 __version__ = "0.1.0"
 
@@ -22,6 +24,7 @@ __all__ = [
     "SignError",
     "SignTransform",
     "SourceLayerError",
+    "TuningPlan",
     "__version__",
     "build_config",
     "iterative_sign",

@@ -1,4 +1,4 @@
-"""SIGN as a function, `iterative_sign`, and as a reusable object, `SignTransform`.
+"""SIGN as a reusable object, `SignTransform`; as a function it is in `functional.py`.
 
 The steps themselves, Algorithm 1 of the paper, are in `algorithm.py`, to be read beside it.
 """
@@ -22,6 +22,7 @@ from sign_ext.checks import (
     place_of,
 )
 from sign_ext.computing import computing
+from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.engine.select import Engines
 from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
 from sign_ext.errors import NegligibleDeltaWarning
@@ -37,6 +38,8 @@ from sign_ext.source_layer import (
 
 if TYPE_CHECKING:
     from sign_ext.calibrate import Calibration
+    from sign_ext.compiler.program import Program
+    from sign_ext.engine.fused.step import Step
     from sign_ext.explanation import Explanation
 
 DEFAULT_BATCH = {"cpu": 128, "cuda": 256}  # images at a time where batch_size is None
@@ -61,9 +64,16 @@ class SignTransform:
         snapshots: steps whose iterates to return, (50, 100) in the paper, from one trajectory.
         batch_size: images at a time; None takes 128 on a CPU and 256 elsewhere. Samples do not
             interact, so it changes memory and speed only.
-        backend: "auto", "autograd" (any module and device) or "graphed" (CUDA graphs).
+        backend: "auto", "fused" (compiled to fused operators), "graphed" (CUDA graphs) or
+            "autograd" (any module and device).
         precision: arithmetic of float32 networks: "float32" (IEEE, TF32 switched off), "tf32" or
             "bfloat16" (autocast; iterate in float32). Networks of other dtypes use their own.
+        tune: of the fused backend: False chooses algorithms by a fixed rule, so that the same call
+            gives the same bits everywhere; True measures once for each batch shape and keeps the
+            outcome in `plan`, which can be saved and passed here to another transform.
+
+    Attributes:
+        plan: the algorithm choices measured so far or passed in, a `TuningPlan`.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -93,6 +103,7 @@ class SignTransform:
         batch_size: int | None = None,
         backend: str = "auto",
         precision: str = "float32",
+        tune: bool | TuningPlan = False,
     ) -> None:
         """Check the options; nothing is computed yet."""
         check_model(model)
@@ -111,7 +122,10 @@ class SignTransform:
         )
         self._network = unwrap(model)
         self._named = named_source_layer(self._network, layer) if layer is not None else None
-        self.engines = Engines(backend, self._network)
+        if not isinstance(tune, bool | TuningPlan):
+            raise TypeError(f"tune must be True, False or a TuningPlan, got {tune!r}")
+        self.plan = tune if isinstance(tune, TuningPlan) else TuningPlan()
+        self.engines = Engines(backend, self._network, self.plan, measure=tune is True)
         self._one_call = threading.RLock()  # recorded graphs work in buffers that calls share
         self._warned = False
         self._seen: SourceLayer | None = None  # Φ's layer in the last call
@@ -176,13 +190,16 @@ class SignTransform:
 
         size = self.settings.batch_size or DEFAULT_BATCH.get(images.device.type, 256)
         with computing(self._network, self.settings.precision):
-            phi = self._phi(images[:1], dtype)
-            problem = Problem(phi, self.settings, dtype, memory_format(self._network, images))
+            problem = self._problem(images, dtype)
             if not walk(problem, self.engines, images, size, write, report):
                 self._warn(
                     "δ was negligible in every step: images come back unchanged to the last bit. "
                     "Raise step_size (calibrate() proposes one) or pass another layer"
                 )
+
+    def _problem(self, images: Tensor, dtype: torch.dtype) -> Problem:
+        phi = self._phi(images[:1], dtype)
+        return Problem(phi, self.settings, dtype, memory_format(self._network, images))
 
     def _phi(self, image: Tensor, dtype: torch.dtype) -> Phi:
         """Φ, found and checked on one image of this call: the network may have changed since."""
@@ -207,6 +224,36 @@ class SignTransform:
                 self._phi(images[:1], dtype)
         return self._named or self._seen
 
+    def program(self, images: Tensor) -> Program:
+        """The network up to its source layer as the compiler sees it: `print` it.
+
+        Args:
+            images: one or more images (N, C, H, W), as for `transform`.
+
+        Returns:
+            The operations with what each keeps in bytes; `program.pullback_of_ones(images)` is δ.
+
+        Raises:
+            BackendError: the compiler does not know an operation of the network; it is named.
+            SourceLayerError: Φ cannot be found.
+        """
+        return self.step(images).program
+
+    def step(self, images: Tensor) -> Step:
+        """What the `fused` backend would run for batches shaped as `images`.
+
+        Args:
+            images: (N, C, H, W), as for `transform`.
+
+        Raises:
+            BackendError, SourceLayerError: as `program`.
+        """
+        check_images(images)
+        dtype, _ = place_of(self._network, images)
+        check_precision(self.settings.precision, dtype)
+        with self._one_call, computing(self._network, self.settings.precision):
+            return self.engines.fused.step(self._problem(images, dtype), images)
+
     def _warn(self, message: str) -> None:
         if not self._warned:
             self._warned = True
@@ -228,7 +275,8 @@ class SignTransform:
 
     def with_options(self, **changes: Any) -> SignTransform:
         """The same transform with some options changed."""
-        return SignTransform(self.model, **{**vars(self.settings), **changes})
+        kept = {**vars(self.settings), "tune": self.engines.fused.measure or self.plan}
+        return SignTransform(self.model, **{**kept, **changes})
 
     def calibrate(
         self,
@@ -254,72 +302,3 @@ class SignTransform:
             pixel_range=pixel_range,
             progress=progress,
         )
-
-
-def iterative_sign(
-    model: nn.Module,
-    images: Tensor,
-    steps: int = 50,
-    *,
-    layer: str | None = None,
-    step_size: float = 1.0,
-    momentum: float = 0.0,
-    linearize_at: LinearizeAt = "iterate",
-    clamp: tuple[float | None, float | None] | None = None,
-    snapshots: Sequence[int] | None = None,
-    batch_size: int | None = None,
-    backend: str = "auto",
-    precision: str = "float32",
-    out: Tensor | Mapping[int, Tensor] | None = None,
-    progress: Progress = False,
-) -> Tensor | dict[int, Tensor]:
-    """Algorithm 1, Iterative SIGN: add Σ_a ∂Φ^a/∂x^i to the images, K times.
-
-    Args, results and errors are those of `SignTransform` and its `transform`, which is the better
-    choice for many calls with one network.
-
-    Args:
-        model: a trained network; left exactly as it is.
-        images: (N, C, H, W) floating, pixel units 0–255 for this project's networks.
-        steps: K.
-        layer: make Φ this module's output; None takes the final classifier's input.
-        step_size: factor of each step (the paper: 1).
-        momentum: μ of v ← μv + δ (0: Algorithm 1 as printed).
-        linearize_at: "iterate" or "input".
-        clamp: (lowest, highest) for p*, or None.
-        snapshots: steps to return, all from one trajectory.
-        batch_size: images at a time.
-        backend: "auto", "autograd" or "graphed".
-        precision: "float32", "tf32" or "bfloat16".
-        out: where to write; `out=images` works in place.
-        progress: True, or a function of (done, total).
-
-    Returns:
-        p*_K shaped as images, float32 (float64 for a float64 network); with snapshots a dict from
-        step to such a tensor.
-
-    Raises:
-        TypeError, ValueError, SourceLayerError, BackendError, DivergenceError: as SignTransform.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from sign_ext import iterative_sign
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
-        >>> iterative_sign(model, torch.rand(3, 3, 2, 2) * 255, steps=2).shape
-        torch.Size([3, 3, 2, 2])
-    """
-    sign = SignTransform(
-        model,
-        steps,
-        layer=layer,
-        step_size=step_size,
-        momentum=momentum,
-        linearize_at=linearize_at,
-        clamp=clamp,
-        snapshots=snapshots,
-        batch_size=batch_size,
-        backend=backend,
-        precision=precision,
-    )
-    return sign.transform(images, out=out, progress=progress)

@@ -111,19 +111,24 @@ def test_micro_batches_change_nothing(monkeypatch, model, torch_rng):
     assert seen[-1] == (44, 44)
 
 
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x
+
+
 @pytest.mark.parametrize("micro", [False, True])
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_first_bad_step_is_named(monkeypatch, torch_rng, micro, device):
-    """Growing by a factor each step: ELU's part above 0 is linear, so the walk is exponential."""
+    """δ of a square is linear in the image, so the walk is exponential."""
     if micro:
         monkeypatch.setattr(choices, "MICRO_BATCH_BYTES", 1)
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(8, 2)).eval()
-    images = torch.rand(3, 1, 2, 2, generator=torch_rng)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), Square(), nn.Flatten(), nn.Linear(8, 2)).eval()
+    images = 1 + torch.rand(3, 1, 2, 2, generator=torch_rng)
     model, images = model.to(device), images.to(device)
     errors = []
     for backend in ("autograd", "fused"):
         with pytest.raises(DivergenceError) as error:
-            iterative_sign(model, images, 30, step_size=1e37, backend=backend)
+            iterative_sign(model, images, 30, step_size=1e6, backend=backend)
         errors.append(error.value.step)
     assert errors[0] == errors[1]
 

@@ -75,8 +75,8 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path):
 
 def test_the_rule_cuts_batches_into_equal_parts():
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
-    assert choices_by_rule(1 << 20, 32, cpu).micro_batch == 8
-    assert choices_by_rule(1 << 20, 9, cpu).micro_batch == 5
+    assert choices_by_rule(1 << 20, 72, cpu).micro_batch == 18
+    assert choices_by_rule(1 << 20, 19, cpu).micro_batch == 10
     assert choices_by_rule(1 << 20, 7, cpu).micro_batch == 7
     assert choices_by_rule(1 << 30, 7, cpu).micro_batch == 1
     assert choices_by_rule(1 << 30, 7, cuda).micro_batch == 7

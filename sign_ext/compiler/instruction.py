@@ -48,6 +48,13 @@ class Instruction:
     x_slope: float = 0.0
     frees: tuple[int, ...] = ()
 
+    @property
+    def taken(self) -> int:
+        """The slot whose memory an instruction in place takes over."""
+        taken = self.other if self.what == "backward" else self.reads[0]
+        assert taken is not None
+        return taken
+
     def slots_read(self) -> Iterator[int]:
         """Every slot it reads."""
         yield from self.reads

@@ -219,11 +219,7 @@ class _Scheduler:
             for slot in (*instruction.slots_read(), *instruction.slots_written()):
                 last[slot] = t
             last[instruction.out] = t
-        taken = {
-            (instruction.other if instruction.what == "backward" else instruction.reads[0])
-            for instruction in self.done
-            if instruction.in_place
-        }
+        taken = {instruction.taken for instruction in self.done if instruction.in_place}
         ends: dict[int, list[int]] = {}
         for slot, t in last.items():
             # Memory that an instruction in place has taken over lives on in its output.

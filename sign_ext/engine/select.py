@@ -1,4 +1,4 @@
-"""Which backend runs a call, and why; and the one fallback, which says so."""
+"""Which backend runs a call, and why; and the fallbacks, which say so."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.engine.autograd import AutogradEngine
+from sign_ext.engine.fused.choices import TuningPlan
+from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.graphed import GraphedEngine
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import BackendError
+from sign_ext.ops.native import NATIVE
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,19 @@ class Choice:
     reason: str
 
 
-def choose(backend: str, device: torch.device) -> Choice:
-    """The backend for images on `device`.
+def native_on(device: torch.device) -> str | None:
+    """Why the fused operators do not run natively on `device`, or None if they do."""
+    if not NATIVE.loaded:
+        return NATIVE.why
+    if device.type == "cpu" or (device.type == "cuda" and NATIVE.cuda):
+        return None
+    if device.type == "cuda":
+        return f"no CUDA operator was built: {NATIVE.why}"
+    return f"there are no native operators for {device.type}"
+
+
+def candidates(backend: str, device: torch.device) -> list[Choice]:
+    """The backends to try for images on `device`, best first.
 
     Args:
         backend: "auto", or a backend by name.
@@ -35,43 +49,105 @@ def choose(backend: str, device: torch.device) -> Choice:
     if backend == "graphed" and not on_cuda:
         raise BackendError(
             f'backend="graphed" records CUDA graphs and needs model and images on a CUDA device; '
-            f'they are on {device}. Use backend="auto" or "autograd"'
+            f'they are on {device}. Use backend="auto", "fused" or "autograd"'
         )
     if backend != "auto":
-        return Choice(backend, "asked for by name")
+        return [Choice(backend, "asked for by name")]
+    found = []
+    missing = native_on(device)
+    if missing is None:
+        found.append(Choice("fused", "auto: the network is compiled to fused operators"))
+    without = "" if missing is None else f" (fused: {missing})"
     if on_cuda:
-        return Choice("graphed", f"auto: on {device} one recorded step is replayed K times")
-    return Choice("autograd", f"auto: the backend for {device.type}; graphed needs a CUDA device")
+        found.append(
+            Choice("graphed", f"auto: on {device} one recorded step is replayed K times{without}")
+        )
+    found.append(Choice("autograd", f"auto: runs any network on any device{without}"))
+    return found
+
+
+def choose(backend: str, device: torch.device) -> Choice:
+    """The backend for images on `device`, as far as it can be told without the network.
+
+    Args:
+        backend: "auto", or a backend by name.
+        device: where the images and the network are.
+
+    Raises:
+        BackendError: the backend asked for by name cannot run there.
+    """
+    return candidates(backend, device)[0]
 
 
 class Engines:
-    """The backends of one network: chosen by name or by rule, with recorded graphs kept."""
+    """The backends of one network: chosen by name or by rule, with what they compiled kept."""
 
-    def __init__(self, backend: str, network: nn.Module) -> None:
-        """`backend` is "auto" or a backend's name."""
+    def __init__(
+        self, backend: str, network: nn.Module, plan: TuningPlan, *, measure: bool = False
+    ) -> None:
+        """`backend` is "auto" or a backend's name; `plan` and `measure` are the fused one's."""
         self._backend = backend
-        self._autograd = AutogradEngine()
-        self._graphed = GraphedEngine(network)
-        self._cannot_graph: str | None = None  # why `auto` went from graphed to autograd
+        self.fused = FusedEngine(network, plan, measure=measure)
+        self._engines: dict[str, FusedEngine | GraphedEngine | AutogradEngine] = {
+            "fused": self.fused,
+            "graphed": GraphedEngine(network),
+            "autograd": AutogradEngine(),
+        }
+        # Why `auto` passed a backend over, for each kind of image.
+        self._refused: dict[object, dict[str, str]] = {}
 
-    def choice(self, device: torch.device) -> Choice:
-        """The backend for images on `device`, and why; BackendError if it cannot run there."""
-        if self._backend == "auto" and self._cannot_graph is not None:
-            return Choice("autograd", f"auto: graphed was tried: {self._cannot_graph}")
-        return choose(self._backend, device)
+    def candidates(self, device: torch.device) -> list[Choice]:
+        """The backends to try for images on `device`; BackendError if none can run there."""
+        return candidates(self._backend, device)
+
+    def choice(self, device: torch.device, images: Tensor | None = None) -> Choice:
+        """The backend for images on `device`, and why; BackendError if it cannot run there.
+
+        Args:
+            device: where images and network are.
+            images: images like those to come; without them, what was found out is that of the
+                last ones seen.
+        """
+        refused = self._refusals(images)
+        for candidate in self.candidates(device):
+            if candidate.backend not in refused:
+                break
+        if not refused or self._backend != "auto":
+            return candidate
+        why = "; ".join(f"{name} was tried: {reason}" for name, reason in refused.items())
+        return Choice(candidate.backend, f"auto: {why}")
+
+    def _refusals(self, images: Tensor | None) -> dict[str, str]:
+        if images is not None:
+            return self._refused.get(_kind(images), {})
+        return next(reversed(self._refused.values())) if self._refused else {}
+
+    def refuse(self, backend: str, images: Tensor, reason: str) -> dict[str, str]:
+        """Remember that `auto` passes a backend over for images like these, and why."""
+        kind = _kind(images)
+        self._refused[kind] = {**self._refused.pop(kind, {}), backend: reason}
+        return self._refused[kind]
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, ...), which are copied.
 
         Raises:
-            BackendError: the backend asked for by name cannot run this network; `auto` falls back
-                to `autograd` and remembers why.
+            BackendError: the backend asked for by name cannot run this network; `auto` goes on to
+                the next and remembers why.
         """
-        if self.choice(images.device).backend == "graphed":
+        refused = self._refused.get(_kind(images), {})
+        for candidate in self.candidates(images.device):
+            if candidate.backend in refused:
+                continue
             try:
-                return self._graphed.start(problem, images)
+                return self._engines[candidate.backend].start(problem, images)
             except BackendError as error:
                 if self._backend != "auto":
                     raise
-                self._cannot_graph = str(error)
-        return self._autograd.start(problem, images)
+                refused = self.refuse(candidate.backend, images, str(error))
+        raise AssertionError("autograd runs every network")
+
+
+def _kind(images: Tensor) -> object:
+    """What a refusal may depend on."""
+    return (images.shape[1:], images.device)

@@ -38,6 +38,17 @@ class Problem:
         return torch.autocast(device.type, torch.bfloat16, enabled=wanted, cache_enabled=False)
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """A caller's autocast switched off for a device.
+
+    Args:
+        device: where the work is.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def iterate_dtype(model_dtype: torch.dtype) -> torch.dtype:
     """float64 for a float64 network, else float32: p* is never kept in fewer bits than that."""
     return torch.float64 if model_dtype == torch.float64 else torch.float32

@@ -3,59 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.dense import Convolution, Linear
-from sign_ext.compiler.instruction import Instruction, Slot
-from sign_ext.compiler.op import Op, Shape, mask_bytes
-from sign_ext.compiler.pointwise import SMOOTH, Multiply, Pointwise, Smooth
+from sign_ext.compiler.dense import Convolution
+from sign_ext.compiler.instruction import Instruction
+from sign_ext.compiler.op import Op
+from sign_ext.compiler.pointwise import Multiply, Pointwise, Smooth
 from sign_ext.compiler.pooling import AveragePool, MaxPool
-from sign_ext.compiler.program import Program
 from sign_ext.compiler.shaping import Concat
-from sign_ext.engine.fused.dense import Dense
-from sign_ext.ops.activate import activate
+from sign_ext.engine.fused.bind_forward import ForwardBinder
+from sign_ext.engine.fused.buffers import Run, Slots, as_stored, depthwise_weight
 from sign_ext.ops.average_pool_backward import average_pool_backward
-from sign_ext.ops.depthwise import depthwise
 from sign_ext.ops.depthwise_backward import depthwise_backward
 from sign_ext.ops.masked_cotangent import masked_cotangent
-from sign_ext.ops.max_pool import index_shape, max_pool
 from sign_ext.ops.max_pool_backward import max_pool_backward
 
-Slots = list[Tensor | None]
-Run = Callable[[Slots], None]
 
-
-def as_stored(x: Tensor) -> Tensor:
-    """A library's result in the layout that operators take: channels innermost."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
-
-
-@dataclass
-class Binder:
-    """Binds the instructions of one program.
-
-    Attributes:
-        program: what is run.
-        slots: of the schedule.
-        dense: the products of each convolution and linear operation, by its place.
-        dtype: of activations and cotangents.
-        device: where they are.
-    """
-
-    program: Program
-    slots: tuple[Slot, ...]
-    dense: dict[int, Dense]
-    dtype: torch.dtype
-    device: torch.device
+class Binder(ForwardBinder):
+    """Binds every instruction of one program's schedule; see `Buffers` for what it is made of."""
 
     def bind(self, instruction: Instruction) -> Run:
         """A function that runs an instruction and frees what it frees."""
         make = getattr(self, f"_{instruction.what}")
         run: Run = make(instruction)
         frees = instruction.frees
+        if instruction.in_place:
+            # Its memory lives on under another name; a reference here would keep it too long.
+            frees = (*frees, instruction.taken)
         if not frees:
             return run
 
@@ -65,130 +41,6 @@ class Binder:
                 s[slot] = None
 
         return run_and_free
-
-    def new(self, images: int, shape: Shape) -> Tensor:
-        """An activation or cotangent."""
-        if len(shape) == 3:
-            return torch.empty(
-                (images, *shape),
-                dtype=self.dtype,
-                device=self.device,
-                memory_format=torch.channels_last,
-            )
-        return torch.empty((images, *shape), dtype=self.dtype, device=self.device)
-
-    def new_mask(self, images: int, shape: Shape) -> Tensor:
-        """A bit mask."""
-        row_bytes = (shape[0] + 7) // 8
-        rows = images * mask_bytes(shape) // max(row_bytes, 1)
-        return torch.empty((rows, row_bytes), dtype=torch.uint8, device=self.device)
-
-    # Forward
-
-    def _cast(self, i: Instruction) -> Run:
-        (image,), out, dtype = i.reads, i.out, self.dtype
-
-        def run(s: Slots) -> None:
-            s[out] = as_stored(s[image].to(dtype))  # type: ignore[union-attr]
-
-        return run
-
-    def _forward(self, i: Instruction) -> Run:
-        op = self.program.ops[i.op]
-        shape, mask = op.shape, i.mask
-        kernel = self._forward_kernel(i, op)
-
-        def run(s: Slots) -> None:
-            inputs = [s[slot] for slot in i.reads]
-            images = len(inputs[0])  # type: ignore[arg-type]
-            if mask is not None:
-                s[mask] = self.new_mask(images, shape)
-            s[i.out] = kernel(s, images, *inputs)  # type: ignore[arg-type]
-
-        return run
-
-    def _forward_kernel(self, i: Instruction, op: Op) -> Callable[..., Tensor]:
-        mask_slot = i.mask if i.mask is not None else -1
-
-        def mask_of(s: Slots) -> Tensor | None:
-            return s[mask_slot] if mask_slot >= 0 else None
-
-        if i.op in self.dense:
-            dense = self.dense[i.op]
-            return lambda s, n, x, residual=None: dense.forward(x, residual, mask_of(s))
-        if isinstance(op, Convolution):
-            return self._depthwise(op, mask_of)
-        if isinstance(op, MaxPool):
-            return self._max_pool(i, op, mask_of)
-        if isinstance(op, Pointwise):
-
-            def pointwise(s: Slots, n: int, x: Tensor, residual: Tensor | None = None) -> Tensor:
-                out = x if i.in_place else self.new(n, op.shape)
-                activate(
-                    x,
-                    out,
-                    activation=op.activation,
-                    scale=op.scale,
-                    bias=op.shift,
-                    residual=residual,
-                    mask=mask_of(s),
-                )
-                return out
-
-            return pointwise
-        if isinstance(op, Smooth):
-            value = SMOOTH[op.function][0]
-            return lambda s, n, x: value(x)
-        return lambda s, n, *inputs: as_stored(op.linear(*inputs)[0])
-
-    def _depthwise(self, op: Convolution, mask_of: Callable[..., Tensor | None]) -> Run | object:
-        weight = depthwise_weight(op)
-
-        def run(s: Slots, n: int, x: Tensor) -> Tensor:
-            out = self.new(n, op.shape)
-            depthwise(
-                x,
-                weight,
-                out,
-                bias=op.bias,
-                activation=op.activation,
-                mask=mask_of(s),
-                stride=op.stride,
-                padding=op.padding,
-                dilation=op.dilation,
-            )
-            return out
-
-        return run
-
-    def _max_pool(
-        self, i: Instruction, op: MaxPool, mask_of: Callable[..., Tensor | None]
-    ) -> Callable[..., Tensor]:
-        assert i.index is not None
-        index = i.index
-
-        def run(s: Slots, n: int, x: Tensor) -> Tensor:
-            out = self.new(n, op.shape)
-            where = torch.empty(
-                index_shape((n, *op.shape), op.kernel), dtype=torch.uint8, device=self.device
-            )
-            s[index] = where
-            max_pool(
-                x,
-                out,
-                where,
-                kernel=op.kernel,
-                stride=op.stride,
-                padding=op.padding,
-                dilation=op.dilation,
-                activation=op.activation,
-                mask=mask_of(s),
-            )
-            return out
-
-        return run
-
-    # Backward
 
     def _seed(self, i: Instruction) -> Run:
         seed = self.program.seed.to(self.dtype)
@@ -358,14 +210,3 @@ class Binder:
             return out if other is None else out + other
 
         return run
-
-
-def depthwise_weight(op: Convolution) -> Tensor:
-    """A depthwise convolution's weight as its operator takes it: float32 (KH, KW, C)."""
-    wanted = op.weight.dtype if op.weight.dtype == torch.float64 else torch.float32
-    return op.weight[:, 0].permute(1, 2, 0).to(wanted).contiguous()
-
-
-def is_dense(op: Op) -> bool:
-    """Whether an operation's products are a library's."""
-    return isinstance(op, Linear) or (isinstance(op, Convolution) and not op.is_depthwise)

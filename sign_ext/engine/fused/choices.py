@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sign_ext.files import write_whole
 
-MICRO_BATCH_BYTES = 8 << 20  # of activations alive at once: what stays in a CPU's last-level cache
+MICRO_BATCH_BYTES = 18 << 20  # of activations alive at once: what stays in a CPU's last-level cache
 FORMAT = 1
 
 

@@ -20,7 +20,7 @@ from sign_ext.engine.fused.trajectory import (
 )
 from sign_ext.engine.fused.tune import measured_choices
 from sign_ext.engine.graphed import Record, record_cuda_graph
-from sign_ext.engine.trajectory import Problem, Trajectory
+from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
 
 STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and a change of mind
 
@@ -71,7 +71,8 @@ class FusedEngine:
         if problem is not self._problem or self._program is None or self._program[0] != key:
             # The first image tells shapes and types; its values only check the gradient.
             image = images[:1].to(problem.model_dtype)
-            program = self.programs.get(problem.phi, image)  # type: ignore[arg-type]
+            with without_autocast(images.device):
+                program = self.programs.get(problem.phi, image)  # type: ignore[arg-type]
             self._problem, self._program = problem, (key, program)
         return self._program[1]
 
@@ -99,7 +100,7 @@ class FusedEngine:
             while len(self._kept) >= STEPS_KEPT:
                 self._kept.popitem(last=False)
             dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
-            with torch.no_grad():
+            with torch.no_grad(), without_autocast(images.device):
                 choices = self._choices(program, dtype, images, problem.settings.precision)
                 kept = _Kept(program, Step(program, dtype, images.device, len(images), choices))
         self._kept[key] = kept

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.compiler.dense import Convolution, Linear
+from sign_ext.compiler.op import count
 from sign_ext.engine.fused.dense import (
     Dense,
     TorchConvolution,
@@ -23,7 +24,7 @@ from sign_ext.engine.fused.dense import (
 )
 from sign_ext.engine.fused.winograd import WinogradConvolution, suits_winograd, vector_units
 from sign_ext.ops.activate import activate, pack_mask
-from sign_ext.ops.activation import RELU, Piecewise
+from sign_ext.ops.activation import RELU, Piecewise, rows_of
 
 _mkldnn = torch.ops.mkldnn
 
@@ -35,6 +36,8 @@ def is_available() -> bool:
         for name in (
             "_convolution_pointwise",
             "_linear_pointwise",
+            "_convolution_transpose_pointwise",
+            "_reorder_convolution_transpose_weight",
             "_reorder_convolution_weight",
             "_reorder_linear_weight",
         )
@@ -67,6 +70,24 @@ class OneDNNConvolution:
         self.padding = None if by_library else transposed_padding(op)
         if self.padding is not None:
             self.flipped = self._reordered(flipped(op), self.padding, (1, 1), images, op.shape)
+        self.is_strided = self.is_even and not by_library and op.stride != (1, 1)
+        if self.is_strided:
+            sizes = zip(op.in_shapes[0][1:], op.shape[1:], op.stride, op.padding, strict=True)
+            reach = [d * (k - 1) + 1 for d, k in zip(op.dilation, op.kernel, strict=True)]
+            # What the transposed convolution must add behind to reach the input's size.
+            self.behind = tuple(
+                size - ((out - 1) * stride - 2 * pad + reached)
+                for (size, out, stride, pad), reached in zip(sizes, reach, strict=True)
+            )
+            self.transposed = _mkldnn._reorder_convolution_transpose_weight(
+                op.weight.contiguous(),
+                op.padding,
+                self.behind,
+                op.stride,
+                op.dilation,
+                op.groups,
+                (images, *op.shape),
+            )
 
     def _reordered(
         self, weight: Tensor, padding: Any, stride: Any, images: int, shape: Any
@@ -107,6 +128,22 @@ class OneDNNConvolution:
     def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
         """See `Dense`."""
         op = self.op
+        if self.is_strided:
+            strided: Tensor = _mkldnn._convolution_transpose_pointwise(
+                g,
+                self.transposed,
+                None,
+                op.padding,
+                self.behind,
+                op.stride,
+                op.dilation,
+                op.groups,
+                "none",
+                [],
+                "",
+            )
+            strided = strided.contiguous(memory_format=torch.channels_last)
+            return strided if other is None else strided.add_(other)
         if self.padding is None:
             return self.fallback.backward(g, other)
         where = (self.padding, (1, 1), op.dilation, op.groups)
@@ -121,35 +158,48 @@ class OneDNNConvolution:
 
 
 class OneDNNLinear:
-    """A float32 linear operation."""
+    """A float32 linear operation, or a 1×1 convolution, which is one on every pixel by itself."""
 
-    def __init__(self, op: Linear, images: int) -> None:
+    def __init__(self, op: Convolution | Linear, images: int) -> None:
         """Bring the weights into the library's order for batches of about `images`."""
         self.op = op
-        weight = channels_innermost(op.weight, op.in_shapes[0]).contiguous()
-        self.weight = _mkldnn._reorder_linear_weight(weight, images)
-        self.transposed = _mkldnn._reorder_linear_weight(weight.t().contiguous(), images)
+        self.is_pointwise = isinstance(op, Convolution)
+        if isinstance(op, Convolution):
+            weight, rows = op.weight[:, :, 0, 0], images * count(op.shape[1:])
+        else:
+            weight, rows = channels_innermost(op.weight, op.in_shapes[0]), images
+        self.weight = _mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+        self.transposed = _mkldnn._reorder_linear_weight(weight.t().contiguous(), rows)
         self.attribute, self.scalars = post_op(op.activation)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """What the matrix multiplies, without a copy: pixels, or images taken flat."""
+        return rows_of(x) if self.is_pointwise else as_rows(x)
+
+    def _product(self, x: Tensor, weight: Tensor, shape: tuple[int, ...], *rest: Any) -> Tensor:
+        rows: Tensor = _mkldnn._linear_pointwise(x, weight, *rest)
+        if not self.is_pointwise:
+            return from_rows(rows, shape)
+        channels, height, width = shape
+        return rows.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
         """See `Dense`."""
-        op = self.op
-        attribute, scalars = (
-            ("none", []) if residual is not None else (self.attribute, self.scalars)
-        )
-        y: Tensor = _mkldnn._linear_pointwise(
-            as_rows(x), self.weight, op.bias, attribute, scalars, ""
-        )
-        if residual is not None:
-            activate(y, y, activation=op.activation, residual=residual, mask=mask)
-        elif mask is not None:
-            pack_mask(y, mask, op.activation)
+        op, rows = self.op, self._rows(x)
+        if residual is None:
+            rest = (op.bias, self.attribute, self.scalars, "")
+            y = self._product(rows, self.weight, op.shape, *rest)
+            if mask is not None:
+                pack_mask(y, mask, op.activation)
+            return y
+        y = self._product(rows, self.weight, op.shape, op.bias, "none", [], "")
+        activate(y, y, activation=op.activation, residual=residual, mask=mask)
         return y
 
     def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
         """See `Dense`."""
-        rows = _mkldnn._linear_pointwise(g, self.transposed, None, "none", [], "")
-        x = from_rows(rows, self.op.in_shapes[0])
+        shape = self.op.in_shapes[0]
+        x = self._product(self._rows(g), self.transposed, shape, None, "none", [], "")
         return x if other is None else x.add_(other)
 
 
@@ -161,7 +211,7 @@ def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -
         images: batches will have about as many.
         by_library: whether the library alone is used, see `Choices`.
     """
-    if isinstance(op, Linear):
+    if isinstance(op, Linear) or op.is_pointwise:
         return OneDNNLinear(op, images)
     if not by_library and vector_units() and suits_winograd(op):
         return WinogradConvolution(op)

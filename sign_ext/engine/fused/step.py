@@ -13,7 +13,8 @@ from sign_ext.compiler.pointwise import Pointwise
 from sign_ext.compiler.program import Program
 from sign_ext.compiler.schedule import schedule
 from sign_ext.engine.fused import onednn
-from sign_ext.engine.fused.bind import Binder, Slots, is_dense
+from sign_ext.engine.fused.bind import Binder
+from sign_ext.engine.fused.buffers import Slots, is_dense
 from sign_ext.engine.fused.choices import Choices, choices_by_rule
 from sign_ext.engine.fused.dense import Dense, torch_dense
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from sign_ext.engine.fused.step import Step
-from sign_ext.engine.trajectory import Problem, Trajectory
+from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
 from sign_ext.ops.stem_update import stem_update_
 
 
@@ -38,9 +38,7 @@ class FusedTrajectory(Trajectory):
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """No gradients and no caller's autocast: the schedule says every type."""
-        kind = self.iterate.device.type
-        available = torch.amp.is_autocast_available(kind)
-        with torch.no_grad(), torch.autocast(kind, enabled=False) if available else nullcontext():
+        with torch.no_grad(), without_autocast(self.iterate.device):
             yield
 
     def pullback_of_ones(self) -> Tensor:

@@ -1,0 +1,162 @@
+// Schemas and registrations of sign_ext::depthwise and depthwise_backward.
+
+#include "depthwise/depthwise.h"
+
+#include <cstdint>
+#include <optional>
+
+#include "bindings/windows.h"
+#include "depthwise_backward/depthwise_backward.h"
+
+namespace sign_ext::bindings {
+namespace {
+
+DepthwiseSizes sizes_of(const char* op, const Tensor& x, const Tensor& y, const Tensor& weight,
+                        std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
+                        std::int64_t pad_left, std::int64_t dilation_h, std::int64_t dilation_w) {
+  STD_TORCH_CHECK(
+      weight.dim() == 3 && weight.size(2) == x.size(1) && weight.size(0) > 0 && weight.size(1) > 0,
+      op, ": weight must be (KH, KW, ", x.size(1), ")");
+  constant_of(op, "weight", weight, weight.numel(), x);
+  STD_TORCH_CHECK(stride_h > 0 && stride_w > 0 && dilation_h > 0 && dilation_w > 0 &&
+                      pad_top >= 0 && pad_left >= 0,
+                  op, ": stride and dilation must be positive, padding not negative");
+  const auto begins_inside = [](std::int64_t out, std::int64_t size, std::int64_t stride,
+                                std::int64_t pad) {
+    return out == 0 || (out - 1) * stride - pad < size;
+  };
+  STD_TORCH_CHECK(begins_inside(y.size(2), x.size(2), stride_h, pad_top) &&
+                      begins_inside(y.size(3), x.size(3), stride_w, pad_left),
+                  op, ": the last window begins behind the image");
+  return {x.size(0),      x.size(2), x.size(3), x.size(1), y.size(2), y.size(3),  weight.size(0),
+          weight.size(1), stride_h,  stride_w,  pad_top,   pad_left,  dilation_h, dilation_w};
+}
+
+DepthwiseArgs checked_forward(const Tensor& x, const Tensor& weight, const Tensor& out,
+                              const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
+                              double low, double high, double slope, std::int64_t stride_h,
+                              std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
+                              std::int64_t dilation_h, std::int64_t dilation_w) {
+  constexpr const char* kOp = "depthwise";
+  check_windows_of(kOp, "x", x, "out", out);
+  DepthwiseArgs args{};
+  args.sizes =
+      sizes_of(kOp, x, out, weight, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w);
+  args.type = element_type_of(kOp, "x", x);
+  args.x = x.const_data_ptr();
+  args.weight = static_cast<const float*>(weight.const_data_ptr());
+  args.bias = constant_of(kOp, "bias", bias, x.size(1), x);
+  args.out = out.mutable_data_ptr();
+  args.mask = mutable_mask_of(kOp, "mask", mask, rows_of(kOp, "out", out), x);
+  args.activation = {static_cast<float>(low), static_cast<float>(high), static_cast<float>(slope)};
+  return args;
+}
+
+DepthwiseBackwardArgs checked_backward(const Tensor& g, const Tensor& weight, const Tensor& out,
+                                       const std::optional<Tensor>& mask, double slope,
+                                       const std::optional<Tensor>& other,
+                                       const std::optional<Tensor>& x_mask, double x_slope,
+                                       std::int64_t stride_h, std::int64_t stride_w,
+                                       std::int64_t pad_top, std::int64_t pad_left,
+                                       std::int64_t dilation_h, std::int64_t dilation_w) {
+  constexpr const char* kOp = "depthwise_backward";
+  check_windows_of(kOp, "out", out, "g", g);
+  const EpilogueArgs epilogue = epilogue_of(kOp, other, x_mask, out);
+  DepthwiseBackwardArgs args{};
+  args.sizes =
+      sizes_of(kOp, out, g, weight, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w);
+  args.type = element_type_of(kOp, "g", g);
+  args.g = g.const_data_ptr();
+  args.weight = static_cast<const float*>(weight.const_data_ptr());
+  args.other = epilogue.other;
+  args.out = out.mutable_data_ptr();
+  args.mask = mask_of(kOp, "mask", mask, rows_of(kOp, "g", g), g);
+  args.x_mask = epilogue.x_mask;
+  args.slope = static_cast<float>(slope);
+  args.x_slope = static_cast<float>(x_slope);
+  return args;
+}
+
+void depthwise_on_cpu(const Tensor& x, const Tensor& weight, const Tensor& out,
+                      const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
+                      double low, double high, double slope, std::int64_t stride_h,
+                      std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
+                      std::int64_t dilation_h, std::int64_t dilation_w) {
+  const DepthwiseArgs args = checked_forward(x, weight, out, bias, mask, low, high, slope, stride_h,
+                                             stride_w, pad_top, pad_left, dilation_h, dilation_w);
+  if (out.numel() == 0) return;
+  const DepthwiseSizes& s = args.sizes;
+  for_rows(s.n * s.out_height, s.out_width * s.channels * s.kernel_h,
+           [&args](std::int64_t begin, std::int64_t end) { depthwise_cpu(args, begin, end); });
+}
+
+void depthwise_backward_on_cpu(const Tensor& g, const Tensor& weight, const Tensor& out,
+                               const std::optional<Tensor>& mask, double slope,
+                               const std::optional<Tensor>& other,
+                               const std::optional<Tensor>& x_mask, double x_slope,
+                               std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
+                               std::int64_t pad_left, std::int64_t dilation_h,
+                               std::int64_t dilation_w) {
+  const DepthwiseBackwardArgs args =
+      checked_backward(g, weight, out, mask, slope, other, x_mask, x_slope, stride_h, stride_w,
+                       pad_top, pad_left, dilation_h, dilation_w);
+  if (out.numel() == 0) return;
+  const DepthwiseSizes& s = args.sizes;
+  for_rows(
+      s.n * s.height, s.width * s.channels * s.kernel_h,
+      [&args](std::int64_t begin, std::int64_t end) { depthwise_backward_cpu(args, begin, end); });
+}
+
+#ifdef SIGN_EXT_WITH_CUDA
+void depthwise_on_cuda(const Tensor& x, const Tensor& weight, const Tensor& out,
+                       const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
+                       double low, double high, double slope, std::int64_t stride_h,
+                       std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
+                       std::int64_t dilation_h, std::int64_t dilation_w) {
+  const DepthwiseArgs args = checked_forward(x, weight, out, bias, mask, low, high, slope, stride_h,
+                                             stride_w, pad_top, pad_left, dilation_h, dilation_w);
+  if (out.numel() == 0) return;
+  on_current_stream("depthwise", x, [&args](void* stream) { return depthwise_cuda(args, stream); });
+}
+
+void depthwise_backward_on_cuda(const Tensor& g, const Tensor& weight, const Tensor& out,
+                                const std::optional<Tensor>& mask, double slope,
+                                const std::optional<Tensor>& other,
+                                const std::optional<Tensor>& x_mask, double x_slope,
+                                std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
+                                std::int64_t pad_left, std::int64_t dilation_h,
+                                std::int64_t dilation_w) {
+  const DepthwiseBackwardArgs args =
+      checked_backward(g, weight, out, mask, slope, other, x_mask, x_slope, stride_h, stride_w,
+                       pad_top, pad_left, dilation_h, dilation_w);
+  if (out.numel() == 0) return;
+  on_current_stream("depthwise_backward", g,
+                    [&args](void* stream) { return depthwise_backward_cuda(args, stream); });
+}
+#endif
+
+}  // namespace
+}  // namespace sign_ext::bindings
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
+  library.def(
+      "depthwise(Tensor x, Tensor weight, Tensor(a!) out, Tensor? bias, Tensor(b!)? mask, "
+      "float low, float high, float slope, int stride_h, int stride_w, int pad_top, int pad_left, "
+      "int dilation_h, int dilation_w) -> ()");
+  library.def(
+      "depthwise_backward(Tensor g, Tensor weight, Tensor(a!) out, Tensor? mask, float slope, "
+      "Tensor? other, Tensor? x_mask, float x_slope, int stride_h, int stride_w, int pad_top, "
+      "int pad_left, int dilation_h, int dilation_w) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
+  library.impl("depthwise", TORCH_BOX(&sign_ext::bindings::depthwise_on_cpu));
+  library.impl("depthwise_backward", TORCH_BOX(&sign_ext::bindings::depthwise_backward_on_cpu));
+}
+
+#ifdef SIGN_EXT_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
+  library.impl("depthwise", TORCH_BOX(&sign_ext::bindings::depthwise_on_cuda));
+  library.impl("depthwise_backward", TORCH_BOX(&sign_ext::bindings::depthwise_backward_on_cuda));
+}
+#endif

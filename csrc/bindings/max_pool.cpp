@@ -1,0 +1,201 @@
+// Schemas and registrations of sign_ext::max_pool and max_pool_backward.
+
+#include "max_pool/max_pool.h"
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+
+#include "bindings/windows.h"
+#include "max_pool_backward/max_pool_backward.h"
+
+namespace sign_ext::bindings {
+namespace {
+
+// A window that begins in the padding reaches into the image.
+PoolAxis seeing_axis(const char* op, const PoolAxis& axis) {
+  for (int out = 0; out < axis.out && out * axis.stride < axis.padding; ++out) {
+    const PoolSpan inside = pool_positions_inside(axis, out);
+    STD_TORCH_CHECK(inside.first < inside.end, op, ": window ", out,
+                    " has no position inside the image of ", axis.size, " positions");
+  }
+  return axis;
+}
+
+PoolWindow window_of(const char* op, const Tensor& x, const Tensor& y, std::int64_t kernel_h,
+                     std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
+                     std::int64_t pad_h, std::int64_t pad_w, std::int64_t dilation_h,
+                     std::int64_t dilation_w) {
+  return {
+      seeing_axis(op, pool_axis(op, x.size(2), y.size(2), kernel_h, stride_h, pad_h, dilation_h)),
+      seeing_axis(op, pool_axis(op, x.size(3), y.size(3), kernel_w, stride_w, pad_w, dilation_w))};
+}
+
+// With its bounds as the stored type has them, so that bits and stored values agree.
+Activation activation_of(double low, double high, double slope, ElementType stored) {
+  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), "max_pool: low and high must be numbers");
+  STD_TORCH_CHECK(slope >= 0, "max_pool: slope must not be negative: the maximum would be another");
+  const auto bound = [stored](double value) {
+    const auto single = static_cast<float>(value);
+    return stored == ElementType::kFloat32 ? single
+                                           : bfloat16_bits_to_float(float_to_bfloat16_bits(single));
+  };
+  return {bound(low), bound(high), static_cast<float>(slope)};
+}
+
+void check_index(const char* op, const Tensor& index, const Rows& of, const PoolWindow& window,
+                 const Tensor& like) {
+  const int bits = max_pool_index_bits(window);
+  STD_TORCH_CHECK(bits != 0, op, ": a window of more than 256 positions");
+  STD_TORCH_CHECK(index.scalar_type() == torch::headeronly::ScalarType::Byte && index.dim() == 3 &&
+                      index.size(0) == of.rows && index.size(1) == mask_row_bytes(of.channels) &&
+                      index.size(2) == bits && index.is_contiguous() && same_device(index, like),
+                  op, ": index must be contiguous uint8 of shape (", of.rows, ", ",
+                  mask_row_bytes(of.channels), ", ", bits, ") on the same device");
+}
+
+MaxPoolArgs checked_forward(const Tensor& x, const Tensor& out, const Tensor& index,
+                            const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
+                            double low, double high, double slope, std::int64_t kernel_h,
+                            std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
+                            std::int64_t pad_h, std::int64_t pad_w, std::int64_t dilation_h,
+                            std::int64_t dilation_w) {
+  constexpr const char* kOp = "max_pool";
+  check_windows_of(kOp, "x", x, "out", out);
+  check_groups(kOp, "out", out);
+  MaxPoolArgs args{};
+  args.type = element_type_of(kOp, "x", x);
+  args.window = window_of(kOp, x, out, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w,
+                          dilation_h, dilation_w);
+  const Rows rows = rows_of(kOp, "out", out);
+  check_index(kOp, index, rows, args.window, x);
+  args.x = x.const_data_ptr();
+  args.y = out.mutable_data_ptr();
+  args.index = static_cast<std::uint8_t*>(index.mutable_data_ptr());
+  args.mask = mutable_mask_of(kOp, "mask", mask, rows, x);
+  args.bias = constant_of(kOp, "bias", bias, rows.channels, x);
+  check_apart(kOp, "index", index, "out", out);
+  if (mask.has_value()) check_apart(kOp, "mask", *mask, "out", out);
+  if (mask.has_value()) check_apart(kOp, "mask", *mask, "index", index);
+  args.activation = activation_of(low, high, slope, args.type);
+  args.n = x.size(0);
+  args.channels = rows.channels;
+  return args;
+}
+
+MaxPoolBackwardArgs checked_backward(const Tensor& g, const Tensor& index, const Tensor& out,
+                                     const std::optional<Tensor>& mask, double slope,
+                                     const std::optional<Tensor>& other,
+                                     const std::optional<Tensor>& x_mask, double x_slope,
+                                     std::int64_t kernel_h, std::int64_t kernel_w,
+                                     std::int64_t stride_h, std::int64_t stride_w,
+                                     std::int64_t pad_h, std::int64_t pad_w,
+                                     std::int64_t dilation_h, std::int64_t dilation_w) {
+  constexpr const char* kOp = "max_pool_backward";
+  check_windows_of(kOp, "out", out, "g", g);
+  check_groups(kOp, "out", out);
+  MaxPoolBackwardArgs args{};
+  args.type = element_type_of(kOp, "g", g);
+  args.window = window_of(kOp, out, g, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w,
+                          dilation_h, dilation_w);
+  const Rows rows = rows_of(kOp, "g", g);
+  check_index(kOp, index, rows, args.window, g);
+  const EpilogueArgs epilogue = epilogue_of(kOp, other, x_mask, out);
+  args.g = g.const_data_ptr();
+  args.index = static_cast<const std::uint8_t*>(index.const_data_ptr());
+  args.mask = mask_of(kOp, "mask", mask, rows, g);
+  args.out = out.mutable_data_ptr();
+  args.other = epilogue.other;
+  args.x_mask = epilogue.x_mask;
+  args.slope = static_cast<float>(slope);
+  args.x_slope = static_cast<float>(x_slope);
+  args.n = g.size(0);
+  args.channels = rows.channels;
+  return args;
+}
+
+void max_pool_on_cpu(const Tensor& x, const Tensor& out, const Tensor& index,
+                     const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
+                     double low, double high, double slope, std::int64_t kernel_h,
+                     std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
+                     std::int64_t pad_h, std::int64_t pad_w, std::int64_t dilation_h,
+                     std::int64_t dilation_w) {
+  const MaxPoolArgs args =
+      checked_forward(x, out, index, bias, mask, low, high, slope, kernel_h, kernel_w, stride_h,
+                      stride_w, pad_h, pad_w, dilation_h, dilation_w);
+  if (out.numel() == 0) return;
+  for_rows(args.n * args.window.h.out, x.numel() / (args.n * args.window.h.out),
+           [&args](std::int64_t begin, std::int64_t end) { max_pool_cpu(args, begin, end); });
+}
+
+void max_pool_backward_on_cpu(const Tensor& g, const Tensor& index, const Tensor& out,
+                              const std::optional<Tensor>& mask, double slope,
+                              const std::optional<Tensor>& other,
+                              const std::optional<Tensor>& x_mask, double x_slope,
+                              std::int64_t kernel_h, std::int64_t kernel_w, std::int64_t stride_h,
+                              std::int64_t stride_w, std::int64_t pad_h, std::int64_t pad_w,
+                              std::int64_t dilation_h, std::int64_t dilation_w) {
+  const MaxPoolBackwardArgs args =
+      checked_backward(g, index, out, mask, slope, other, x_mask, x_slope, kernel_h, kernel_w,
+                       stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w);
+  if (out.numel() == 0) return;
+  for_rows(
+      args.n * args.window.h.size, std::int64_t{args.window.w.size} * args.channels,
+      [&args](std::int64_t begin, std::int64_t end) { max_pool_backward_cpu(args, begin, end); });
+}
+
+#ifdef SIGN_EXT_WITH_CUDA
+void max_pool_on_cuda(const Tensor& x, const Tensor& out, const Tensor& index,
+                      const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
+                      double low, double high, double slope, std::int64_t kernel_h,
+                      std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
+                      std::int64_t pad_h, std::int64_t pad_w, std::int64_t dilation_h,
+                      std::int64_t dilation_w) {
+  const MaxPoolArgs args =
+      checked_forward(x, out, index, bias, mask, low, high, slope, kernel_h, kernel_w, stride_h,
+                      stride_w, pad_h, pad_w, dilation_h, dilation_w);
+  if (out.numel() == 0) return;
+  on_current_stream("max_pool", x, [&args](void* stream) { return max_pool_cuda(args, stream); });
+}
+
+void max_pool_backward_on_cuda(const Tensor& g, const Tensor& index, const Tensor& out,
+                               const std::optional<Tensor>& mask, double slope,
+                               const std::optional<Tensor>& other,
+                               const std::optional<Tensor>& x_mask, double x_slope,
+                               std::int64_t kernel_h, std::int64_t kernel_w, std::int64_t stride_h,
+                               std::int64_t stride_w, std::int64_t pad_h, std::int64_t pad_w,
+                               std::int64_t dilation_h, std::int64_t dilation_w) {
+  const MaxPoolBackwardArgs args =
+      checked_backward(g, index, out, mask, slope, other, x_mask, x_slope, kernel_h, kernel_w,
+                       stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w);
+  if (out.numel() == 0) return;
+  on_current_stream("max_pool_backward", g,
+                    [&args](void* stream) { return max_pool_backward_cuda(args, stream); });
+}
+#endif
+
+}  // namespace
+}  // namespace sign_ext::bindings
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
+  library.def(
+      "max_pool(Tensor x, Tensor(a!) out, Tensor(b!) index, Tensor? bias, Tensor(c!)? mask, "
+      "float low, float high, float slope, int kernel_h, int kernel_w, int stride_h, int stride_w, "
+      "int pad_h, int pad_w, int dilation_h, int dilation_w) -> ()");
+  library.def(
+      "max_pool_backward(Tensor g, Tensor index, Tensor(a!) out, Tensor? mask, float slope, "
+      "Tensor? other, Tensor? x_mask, float x_slope, int kernel_h, int kernel_w, int stride_h, "
+      "int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
+  library.impl("max_pool", TORCH_BOX(&sign_ext::bindings::max_pool_on_cpu));
+  library.impl("max_pool_backward", TORCH_BOX(&sign_ext::bindings::max_pool_backward_on_cpu));
+}
+
+#ifdef SIGN_EXT_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
+  library.impl("max_pool", TORCH_BOX(&sign_ext::bindings::max_pool_on_cuda));
+  library.impl("max_pool_backward", TORCH_BOX(&sign_ext::bindings::max_pool_backward_on_cuda));
+}
+#endif

@@ -1,0 +1,58 @@
+// Neighbouring channels as one value, for the bodies of common/for_each_target.h: 16 float32 lanes
+// with AVX-512, 8 with AVX2, else 8 in the compiler's own vectors. Bodies include
+// this file first, once for each target, so it has no include guard. All of it is the including
+// file's own: other kernels may have other vectors of the same name.
+//
+//   Floats, Ints       kLanes values
+//   Bits               one truth value a lane
+//   Whole, Part        how many of the lanes stand for channels: all, or the first few. Lanes
+//                      behind a Part load as 0 and are not stored; nothing behind it is touched.
+//   Storage            float, or std::uint16_t for the bits of a bfloat16
+
+// Values of many lanes travel in registers only where a function is inlined.
+#if !defined(SIGN_EXT_INLINE)
+#if defined(__GNUC__)
+#define SIGN_EXT_INLINE [[gnu::always_inline]] inline
+#else
+#define SIGN_EXT_INLINE inline
+#endif
+#endif
+
+struct Whole {
+  static constexpr bool kAll = true;
+};
+
+struct Part {
+  static constexpr bool kAll = false;
+  int count;
+};
+
+#if SIGN_EXT_VECTOR_BITS == 512
+#include "common/lanes_avx512_body.h"
+#elif SIGN_EXT_VECTOR_BITS == 256
+#include "common/lanes_avx2_body.h"
+#else
+#include "common/lanes_generic_body.h"
+#endif
+
+// The lanes' bits of a bit mask that begins at this byte; bits behind a Part are 0 when stored.
+SIGN_EXT_INLINE Bits load_bits(const std::uint8_t* from, Whole) {
+  unsigned word = from[0];
+  if constexpr (kLanes == 16) word |= static_cast<unsigned>(from[1]) << 8;
+  return from_word(word);
+}
+SIGN_EXT_INLINE Bits load_bits(const std::uint8_t* from, Part part) {
+  unsigned word = from[0];
+  if (part.count > 8) word |= static_cast<unsigned>(from[1]) << 8;
+  return from_word(word);
+}
+SIGN_EXT_INLINE void store_bits(std::uint8_t* to, Bits bits, Whole) {
+  const unsigned word = to_word(bits);
+  to[0] = static_cast<std::uint8_t>(word);
+  if constexpr (kLanes == 16) to[1] = static_cast<std::uint8_t>(word >> 8);
+}
+SIGN_EXT_INLINE void store_bits(std::uint8_t* to, Bits bits, Part part) {
+  const unsigned word = to_word(bits) & ((1u << part.count) - 1u);
+  to[0] = static_cast<std::uint8_t>(word);
+  if (part.count > 8) to[1] = static_cast<std::uint8_t>(word >> 8);
+}

@@ -1,0 +1,185 @@
+// The forward kernel for one vector target; see depthwise.h and depthwise_tile_body.h.
+
+#include "common/lanes_body.h"
+#include "depthwise/depthwise_tile_body.h"
+
+template <typename Storage_>
+struct Forward {
+  using Storage = Storage_;
+
+  explicit Forward(const DepthwiseArgs& args)
+      : source{static_cast<const Storage*>(args.x), nullptr},
+        weight(args.weight),
+        channels(args.sizes.channels),
+        out(static_cast<Storage*>(args.out)),
+        bias(args.bias),
+        mask(args.mask),
+        activation(args.activation) {}
+
+  Source<Storage> source;
+  const float* weight;
+  std::int64_t channels;
+  Storage* out;
+  static constexpr const Storage* other = nullptr;
+  const float* bias;
+  std::uint8_t* mask;
+  Activation activation;
+
+  template <typename Span>
+  SIGN_EXT_INLINE Floats begin(std::int64_t c, Span span) const {
+    return bias == nullptr ? all(0.0f) : load(bias + c, span);
+  }
+
+  // Activation, rounding, store and mask bits of pixels [from, to) behind `pixel`.
+  template <int kVectors, typename Span>
+  [[gnu::noinline]] void finish(const Floats* v, std::int64_t pixel, int from, int to,
+                                std::int64_t c, Span span) const {
+    const std::int64_t mask_bytes = mask_row_bytes(channels);
+    const bool leaky = activation.slope != 0.0f;
+    const Floats slope = all(activation.slope);
+    const Floats low = all(activation.low);
+    const Floats high = all(activation.high);
+    const Floats zero = all(0.0f);
+    Storage* y_out = out + (pixel + from) * channels + c;
+    std::uint8_t* y_mask = mask == nullptr ? nullptr : mask + (pixel + from) * mask_bytes + c / 8;
+    const std::int64_t apart = channels;
+    for (int t = from; t < to; ++t) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectors; ++i) {
+        Floats y = v[t * kVectors + i];
+        y = leaky ? select(greater(y, zero), y, times(y, slope)) : minimum(high, maximum(low, y));
+        y = as_stored(y_out, y);
+        store(y_out + i * kLanes, y, span);
+        if (y_mask != nullptr) {
+          const Bits bits = leaky ? greater(y, zero) : between(y, low, high);
+          store_bits(y_mask + i * kLanes / 8, bits, span);
+        }
+      }
+      y_out += apart;
+      if (y_mask != nullptr) y_mask += mask_bytes;
+    }
+  }
+};
+
+#if SIGN_EXT_VECTOR_BITS > 0
+
+// A row from pixel t on, in tiles of kPixels, as long as more than `rest` pixels are left of it.
+template <int kSide, int kStride, int kPixels, typename Storage>
+std::int64_t convolve_pixels(const Forward<Storage>& forward, const DepthwiseSizes& s,
+                             const RowPairs& rows, std::int64_t row, std::int64_t next_row,
+                             std::int64_t t, int rest) {
+  using Columns = ForwardColumns<kSide, kStride, kPixels>;
+  for (; s.out_width - t > rest; t += kPixels) {
+    const std::int64_t left = s.out_width - t;
+    const int pixels = left < kPixels ? static_cast<int>(left) : kPixels;
+    const std::int64_t column = t * kStride - s.pad_left;
+    const std::int64_t pixel = row * s.out_width + t;
+    const Tile tile{rows,
+                    column,
+                    columns_inside<Columns>(column, s.width, pixels),
+                    pixel,
+                    0,
+                    pixels,
+                    (next_row * s.width + t * kStride * kStride) * s.channels,
+                    (pixel + s.out_width) * s.channels};
+    convolve_tile<ForwardColumns, kSide, kStride, kPixels>(forward, tile);
+  }
+  return t;
+}
+
+// Square kernels without dilation.
+template <int kSide, int kStride, typename Storage>
+void convolve_rows(const DepthwiseArgs& args, std::int64_t begin, std::int64_t end) {
+  const Forward<Storage> forward(args);
+  const DepthwiseSizes& s = args.sizes;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const std::int64_t n = row / s.out_height;
+    const std::int64_t top = row % s.out_height * kStride - s.pad_top;
+    RowPairs rows;
+    for (int a = 0; a < kSide; ++a) {
+      if (top + a < 0 || top + a >= s.height) continue;
+      rows.push(n * s.height + top + a, s.width, s.channels, a * kSide);
+    }
+    const std::int64_t next_row = n * s.height + top + kSide;
+    // Small images are those of small kernels.
+    constexpr bool kSmallTiles = kSide == 3 && sizeof(Storage) == 4;
+    std::int64_t t =
+        convolve_pixels<kSide, kStride, 8>(forward, s, rows, row, next_row, 0, kSmallTiles ? 4 : 0);
+    if constexpr (kSmallTiles) {
+      t = convolve_pixels<kSide, kStride, 4>(forward, s, rows, row, next_row, t, 2);
+      convolve_pixels<kSide, kStride, 2>(forward, s, rows, row, next_row, t, 0);
+    }
+  }
+}
+
+#endif
+
+// Any kernel: one pixel and one vector of channels at a time.
+template <typename Storage, typename Span>
+SIGN_EXT_INLINE void convolve_window(const Forward<Storage>& forward, const DepthwiseSizes& s,
+                                     std::int64_t row, std::int64_t t, std::int64_t c, Span span) {
+  const std::int64_t n = row / s.out_height;
+  const std::int64_t top = row % s.out_height * s.stride_h - s.pad_top;
+  const std::int64_t left = t * s.stride_w - s.pad_left;
+  Floats sum = forward.begin(c, span);
+  for (std::int64_t a = 0; a < s.kernel_h; ++a) {
+    const std::int64_t y = top + a * s.dilation_h;
+    if (y < 0 || y >= s.height) continue;
+    const Storage* x_row = forward.source.pixels + (n * s.height + y) * s.width * s.channels + c;
+    const float* taps = forward.weight + a * s.kernel_w * s.channels + c;
+    for (std::int64_t b = 0; b < s.kernel_w; ++b) {
+      const std::int64_t x = left + b * s.dilation_w;
+      if (x < 0 || x >= s.width) continue;
+      sum = times_plus(load(x_row + x * s.channels, span), load(taps + b * s.channels, span), sum);
+    }
+  }
+  forward.template finish<1>(&sum, row * s.out_width + t, 0, 1, c, span);
+}
+
+template <typename Storage>
+void convolve_any(const DepthwiseArgs& args, std::int64_t begin, std::int64_t end) {
+  const Forward<Storage> forward(args);
+  const DepthwiseSizes& s = args.sizes;
+  for (std::int64_t row = begin; row < end; ++row) {
+    for (std::int64_t t = 0; t < s.out_width; ++t) {
+      std::int64_t c = 0;
+      for (; c + kLanes <= s.channels; c += kLanes) {
+        convolve_window(forward, s, row, t, c, Whole{});
+      }
+      if (c < s.channels) {
+        convolve_window(forward, s, row, t, c, Part{static_cast<int>(s.channels - c)});
+      }
+    }
+  }
+}
+
+template <typename Storage>
+void convolve(const DepthwiseArgs& args, std::int64_t begin, std::int64_t end) {
+#if SIGN_EXT_VECTOR_BITS > 0
+  const bool wide = args.sizes.stride_w == 2;
+  const int side = depthwise_side(args.sizes);
+  if (side == 3) {
+    return wide ? convolve_rows<3, 2, Storage>(args, begin, end)
+                : convolve_rows<3, 1, Storage>(args, begin, end);
+  }
+  if constexpr (sizeof(Storage) == 4) {
+    if (side == 5) {
+      return wide ? convolve_rows<5, 2, Storage>(args, begin, end)
+                  : convolve_rows<5, 1, Storage>(args, begin, end);
+    }
+    if (side == 7) {
+      return wide ? convolve_rows<7, 2, Storage>(args, begin, end)
+                  : convolve_rows<7, 1, Storage>(args, begin, end);
+    }
+  }
+#endif
+  convolve_any<Storage>(args, begin, end);
+}
+
+void depthwise_rows(const DepthwiseArgs& args, std::int64_t begin, std::int64_t end) {
+  if (args.type == ElementType::kFloat32) {
+    convolve<float>(args, begin, end);
+  } else {
+    convolve<std::uint16_t>(args, begin, end);
+  }
+}

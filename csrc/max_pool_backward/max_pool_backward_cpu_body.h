@@ -1,0 +1,203 @@
+// The CPU kernel, once for each vector target. Windows of 2 columns that tile the image are gone
+// through one by one, and 3x3 windows two apart by pairs of columns (windows_body.h). Else each
+// position gathers from the windows that cover it.
+
+#include "common/lanes_body.h"
+#include "common/lanes_epilogue_body.h"
+#include "max_pool/index_body.h"
+#include "max_pool_backward/windows_body.h"
+
+// One row of the input under windows of 2 columns that tile it: what is read of a window serves
+// both. `first_position` is the number that the windows give to the first of them.
+template <int kBits, typename Storage, typename Span>
+[[gnu::noinline]] void scatter_row(PoolAxis w, Windows<Storage> windows, Epilogue<Storage> to,
+                                   int first_position, std::ptrdiff_t channels,
+                                   std::ptrdiff_t first, std::ptrdiff_t end, Span lanes) {
+  const Fields left = fields_of<kBits>(first_position);
+  const Fields right = fields_of<kBits>(first_position + 1);
+  int iw = 0;
+  for (int ow = 0; ow < w.out; ++ow, iw += 2) {
+    const bool both_inside = iw + 1 < w.size;
+    for (std::ptrdiff_t channel = first; channel < end; channel += kLanes) {
+      const Floats g = cotangent_of(windows, channel, lanes);
+      const Fields fields = load_index<kBits>(windows.index + (channel >> 3) * kBits, lanes);
+      store_cotangent(to, channel, or_zero(equal(fields, left), g), lanes);
+      if (both_inside) {
+        const Epilogue<Storage> next = epilogue_at_row(to, 1, channels);
+        store_cotangent(next, channel, or_zero(equal(fields, right), g), lanes);
+      }
+    }
+    windows = window_at<kBits>(windows, 1, channels);
+    to = epilogue_at_row(to, 2, channels);
+  }
+  for (; iw < w.size; ++iw) {
+    for (std::ptrdiff_t channel = first; channel < end; channel += kLanes) {
+      store_cotangent(to, channel, all(0.0f), lanes);
+    }
+    to = epilogue_at_row(to, 1, channels);
+  }
+}
+
+// A window that covers a position, and the position's number in it.
+template <typename Storage>
+struct Tap {
+  Windows<Storage> window;
+  Fields fields;
+};
+
+constexpr int kMostTaps = 256;
+
+// The windows over a position along one axis: `window` = last, last - 1, ... with the position at
+// offset, offset + stride, ... of their first element.
+struct Cover {
+  int last, offset;
+};
+
+inline Cover cover_of(int position, const PoolAxis& axis) {
+  const int at = position + axis.padding;
+  return {at / axis.stride, at % axis.stride};
+}
+
+// Calls tap(window, position in the window) for each window that sees the position.
+template <typename Body>
+SIGN_EXT_INLINE void for_each_window(Cover cover, const PoolAxis& axis, Body&& body) {
+  const int reach = (axis.kernel - 1) * axis.dilation;
+  for (int offset = cover.offset; offset <= reach && cover.last >= 0; offset += axis.stride) {
+    const int window = cover.last--;
+    if (window >= axis.out) continue;
+    if (axis.dilation == 1) {
+      body(window, offset);
+    } else if (offset % axis.dilation == 0) {
+      body(window, offset / axis.dilation);
+    }
+  }
+}
+
+// The columns [span.first, span.end) of one row of the input. `to` begins at column 0.
+template <int kBits, typename Storage, typename Span>
+[[gnu::noinline]] void gather_span(const PoolWindow& axes, int ih, PoolSpan span,
+                                   Windows<Storage> image, Epilogue<Storage> to,
+                                   std::ptrdiff_t channels, std::ptrdiff_t first,
+                                   std::ptrdiff_t end, Span lanes) {
+  const PoolAxis h = axes.h;
+  const PoolAxis w = axes.w;
+  const Cover rows = cover_of(ih, h);
+  Tap<Storage> taps[kMostTaps];
+  for (int iw = span.first; iw < span.end; ++iw) {
+    const Cover columns = cover_of(iw, w);
+    int count = 0;
+    for_each_window(rows, h, [&](int oh, int kh) {
+      for_each_window(columns, w, [&](int ow, int kw) {
+        taps[count].window = window_at<kBits>(image, std::int64_t{oh} * w.out + ow, channels);
+        taps[count++].fields = fields_of<kBits>(kh * w.kernel + kw);
+      });
+    });
+    const Epilogue<Storage> here = epilogue_at_row(to, iw, channels);
+    for (std::ptrdiff_t channel = first; channel < end; channel += kLanes) {
+      Floats value = all(0.0f);
+      for (int i = 0; i < count; ++i) {
+        const Windows<Storage> window = taps[i].window;
+        const Fields fields = load_index<kBits>(window.index + (channel >> 3) * kBits, lanes);
+        const Bits hit = equal(fields, taps[i].fields);
+        value = plus_where(hit, value, cotangent_of(window, channel, lanes));
+      }
+      store_cotangent(here, channel, value, lanes);
+    }
+  }
+}
+
+inline bool is_3_by_2(const PoolAxis& axis) {
+  return axis.kernel == 3 && axis.stride == 2 && axis.dilation == 1;
+}
+
+// A row of the input under windows of any kind.
+template <int kBits, typename Storage, typename Span>
+inline void gather_row(const PoolWindow& axes, int ih, Windows<Storage> image, Epilogue<Storage> to,
+                       std::ptrdiff_t channels, std::ptrdiff_t first, std::ptrdiff_t end,
+                       Span lanes) {
+  const PoolAxis& w = axes.w;
+  // The columns of windows 1 to pairs - 1, two each, and those before and behind them.
+  const int pairs = (w.size + w.padding) / 2 < w.out ? (w.size + w.padding) / 2 : w.out;
+  PoolSpan middle{w.size, w.size};
+  if constexpr (kBits == 4) {
+    if (is_3_by_2(axes.h) && is_3_by_2(w) && pairs > 1 && w.padding <= 2) {
+      Windows<Storage> rows[2];
+      int kh[2];
+      int count = 0;
+      for_each_window(cover_of(ih, axes.h), axes.h, [&](int oh, int position) {
+        rows[count] = window_at<kBits>(image, std::int64_t{oh} * w.out, channels);
+        kh[count++] = position;
+      });
+      const PoolSpan columns{2 - w.padding, 2 * pairs - w.padding};
+      const PoolSpan windows{1, pairs};
+      const Epilogue<Storage> from = epilogue_at_row(to, columns.first, channels);
+      if (count != 0) middle = columns;
+      if (count == 1) {
+        gather_pairs<1, kBits>(rows, kh, windows, from, channels, first, end, lanes);
+      } else if (count == 2) {
+        gather_pairs<2, kBits>(rows, kh, windows, from, channels, first, end, lanes);
+      }
+    }
+  }
+  gather_span<kBits>(axes, ih, {0, middle.first}, image, to, channels, first, end, lanes);
+  gather_span<kBits>(axes, ih, {middle.end, w.size}, image, to, channels, first, end, lanes);
+}
+
+// One row of the input, for the channels [first, end) in steps of kLanes.
+template <int kBits, typename Storage, typename Span>
+inline void backward_row(const MaxPoolBackwardArgs& args, std::int64_t line, std::ptrdiff_t first,
+                         std::ptrdiff_t end, Span lanes) {
+  const PoolAxis& h = args.window.h;
+  const PoolAxis& w = args.window.w;
+  const std::ptrdiff_t channels = args.channels;
+  const std::int64_t image = line / h.size;
+  const int ih = static_cast<int>(line % h.size);
+  Windows<Storage> windows{static_cast<const Storage*>(args.g), args.index, args.mask, args.slope};
+  windows = window_at<kBits>(windows, image * h.out * w.out, channels);
+  const Epilogue<Storage> all_rows{static_cast<Storage*>(args.out),
+                                   static_cast<const Storage*>(args.other), args.x_mask,
+                                   args.x_slope};
+  const Epilogue<Storage> to = epilogue_at_row(all_rows, line * w.size, channels);
+  if constexpr (kBits == 2) {
+    if (pool_is_tiling(args.window) && w.kernel == 2) {
+      const int oh = ih / h.kernel;
+      PoolAxis seen = w;
+      seen.out = oh < h.out ? w.out : 0;
+      windows = window_at<kBits>(windows, std::int64_t{oh} * seen.out, channels);
+      return scatter_row<kBits>(seen, windows, to, ih % h.kernel * 2, channels, first, end, lanes);
+    }
+  }
+  gather_row<kBits>(args.window, ih, windows, to, channels, first, end, lanes);
+}
+
+template <int kBits, typename Storage>
+inline void backward_rows(const MaxPoolBackwardArgs& args, std::int64_t begin, std::int64_t end) {
+  const std::ptrdiff_t rest = args.channels % kLanes;
+  const std::ptrdiff_t whole = args.channels - rest;
+  for (std::int64_t line = begin; line < end; ++line) {
+    if (whole != 0) backward_row<kBits, Storage>(args, line, 0, whole, Whole{});
+    if (rest != 0) {
+      const Part part{static_cast<int>(rest)};
+      backward_row<kBits, Storage>(args, line, whole, args.channels, part);
+    }
+  }
+}
+
+template <typename Storage>
+inline void backward_of_type(const MaxPoolBackwardArgs& args, std::int64_t begin,
+                             std::int64_t end) {
+  switch (max_pool_index_bits(args.window)) {
+    case 2:
+      return backward_rows<2, Storage>(args, begin, end);
+    case 4:
+      return backward_rows<4, Storage>(args, begin, end);
+    default:
+      return backward_rows<8, Storage>(args, begin, end);
+  }
+}
+
+inline void max_pool_backward_rows(const MaxPoolBackwardArgs& args, std::int64_t begin,
+                                   std::int64_t end) {
+  if (args.type == ElementType::kFloat32) return backward_of_type<float>(args, begin, end);
+  return backward_of_type<std::uint16_t>(args, begin, end);
+}

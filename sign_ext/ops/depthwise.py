@@ -1,0 +1,135 @@
+"""depthwise: a convolution of each channel by itself; bias, activation and bits in one pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_ext.ops.activation import IDENTITY, Piecewise, pack_bits
+from sign_ext.ops.native import NATIVE
+from sign_ext.ops.route import runs_natively
+
+Pair = tuple[int, int]
+
+
+def depthwise(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    *,
+    bias: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
+    mask: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+) -> None:
+    """activation(bias + each channel's own convolution), and the activation's bits.
+
+    Args:
+        x: (N, C, H, W) in channels_last, float32 or bfloat16 (any dtype where the reference runs).
+        weight: (KH, KW, C) float32, C innermost.
+        out: (N, C, OH, OW), x's dtype and layout. Its size says how far the windows go; what they
+            see outside x is zero.
+        bias: (C,) float32, or None.
+        activation: applied last.
+        mask: uint8, `mask_shape(out.shape)`, for the activation's bits, or None.
+        stride: (vertical, horizontal).
+        padding: zeros in front (top, left).
+        dilation: (vertical, horizontal).
+
+    Raises:
+        RuntimeError: a tensor of the wrong type, shape or layout; it is named.
+
+    Example:
+        >>> x, y = torch.ones(1, 1, 1, 3), torch.empty(1, 1, 1, 3)
+        >>> depthwise(x, torch.ones(1, 3, 1), y, padding=(0, 1))
+        >>> y.flatten().tolist()
+        [2.0, 3.0, 2.0]
+    """
+    if runs_natively(x):
+        torch.ops.sign_ext.depthwise(
+            x, weight, out, bias, mask, *activation, *stride, *padding, *dilation
+        )
+    else:
+        depthwise_reference(
+            x,
+            weight,
+            out,
+            bias=bias,
+            activation=activation,
+            mask=mask,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+        )
+
+
+def behind(x: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Zeros that windows see behind an axis, negative where they end before it.
+
+    Args:
+        x: the axis' size.
+        out: number of windows.
+        kernel: positions of a window.
+        stride: between windows.
+        padding: in front.
+        dilation: between positions.
+    """
+    return (out - 1) * stride + dilation * (kernel - 1) + 1 - x - padding
+
+
+def depthwise_reference(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    *,
+    bias: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
+    mask: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+) -> None:
+    """The definition of `depthwise` in plain torch, for any floating dtype and device.
+
+    Args:
+        x: as for `depthwise`.
+        weight: as for `depthwise`.
+        out: as for `depthwise`.
+        bias: as for `depthwise`.
+        activation: as for `depthwise`.
+        mask: as for `depthwise`.
+        stride: as for `depthwise`.
+        padding: as for `depthwise`.
+        dilation: as for `depthwise`.
+    """
+    filters = weight.to(x.dtype).permute(2, 0, 1)[:, None]
+    below, right = (
+        behind(*axis)
+        for axis in zip(
+            x.shape[2:], out.shape[2:], weight.shape[:2], stride, padding, dilation, strict=True
+        )
+    )
+    padded = F.pad(x, (padding[1], right, padding[0], below))
+    value = F.conv2d(
+        padded,
+        filters,
+        None if bias is None else bias.to(x.dtype),
+        stride,
+        dilation=dilation,
+        groups=x.shape[1],
+    )
+    out.copy_(activation.apply(value))
+    if mask is not None:
+        mask.copy_(pack_bits(activation.passes(out)))
+
+
+def _fake(x: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
+    """The operator for tensors without data: it makes nothing, it only refuses."""
+    torch._check(x.shape[:2] == out.shape[:2], lambda: "depthwise: channels must agree")
+
+
+if NATIVE.loaded:
+    torch.library.register_fake("sign_ext::depthwise", _fake)

@@ -1,0 +1,225 @@
+"""max_pool: maximum pooling that keeps which position won in a few bits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_ext.ops.activate import pack_mask_reference
+from sign_ext.ops.activation import IDENTITY, Piecewise, mask_shape, rows_of
+from sign_ext.ops.native import NATIVE
+from sign_ext.ops.route import runs_natively
+
+Pair = tuple[int, int]
+
+
+def index_bits(kernel: Pair) -> int:
+    """Bits that say which position of a window won.
+
+    Args:
+        kernel: (KH, KW).
+
+    Raises:
+        ValueError: more than 256 positions.
+    """
+    positions = kernel[0] * kernel[1]
+    for bits in (2, 4, 8):
+        if positions <= 2**bits:
+            return bits
+    raise ValueError(f"a window of {kernel[0]}×{kernel[1]} has more than 256 positions")
+
+
+def index_shape(shape: torch.Size | tuple[int, ...], kernel: Pair) -> tuple[int, int, int]:
+    """Shape of the index of a pooled tensor.
+
+    Args:
+        shape: (N, C, OH, OW) of the output.
+        kernel: (KH, KW).
+    """
+    return (*mask_shape(shape), index_bits(kernel))
+
+
+def max_pool(
+    x: Tensor,
+    out: Tensor,
+    index: Tensor,
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    bias: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
+    mask: Tensor | None = None,
+) -> None:
+    """Write act(bias[c] + maximum over each window), which position won, and the activation's bits.
+
+    Ties and NaN are PyTorch's: the first maximum in row-major order wins, a NaN replaces what came
+    before it.
+
+    Args:
+        x: (N, C, H, W) in channels_last, float32 or bfloat16 (any dtype where the reference runs).
+        out: (N, C, OH, OW), x's dtype and layout. Its size says how many windows there are, so that
+            rounding it up or down (ceil_mode) is the caller's.
+        index: uint8, `index_shape(out.shape, kernel)`: 8 channels' winners are one little-endian
+            integer, channel j's position kh · KW + kw at bits [j · bits, (j + 1) · bits).
+        kernel: (KH, KW), at most 256 positions.
+        stride: (vertical, horizontal).
+        padding: in front (top, left); positions outside x never win.
+        dilation: (vertical, horizontal).
+        bias: (C,) float32, added to the maximum, or None.
+        activation: applied to that; its slope is not negative.
+        mask: uint8, `mask_shape(out.shape)`, for the activation's bits, or None. They are taken
+            from `out` as it is stored.
+
+    Raises:
+        RuntimeError: the native operator refuses an argument; the message names it.
+        ValueError: the reference refuses one.
+
+    Example:
+        >>> x = torch.tensor([[[[1.0, 3.0], [2.0, 3.0]]]])
+        >>> y, index = torch.empty(1, 1, 1, 1), torch.empty(1, 1, 2, dtype=torch.uint8)
+        >>> max_pool(x, y, index, kernel=(2, 2), stride=(2, 2))
+        >>> y.item(), index[0, 0, 0].item()
+        (3.0, 1)
+    """
+    if runs_natively(x):
+        torch.ops.sign_ext.max_pool(
+            x, out, index, bias, mask, *activation, *kernel, *stride, *padding, *dilation
+        )
+    else:
+        max_pool_reference(
+            x,
+            out,
+            index,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            bias=bias,
+            activation=activation,
+            mask=mask,
+        )
+
+
+def _windows_of(
+    x: Tensor, shape: torch.Size, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Every window's values, -inf outside x: (N, C, KH · KW, OH, OW)."""
+    behind = [
+        max((out - 1) * s + d * (k - 1) + 1 - size - before, 0)
+        for size, out, k, s, before, d in zip(
+            x.shape[2:], shape[2:], kernel, stride, padding, dilation, strict=True
+        )
+    ]
+    padded = F.pad(x, (padding[1], behind[1], padding[0], behind[0]), value=-math.inf)
+    parts = []
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            top, left = i * dilation[0], j * dilation[1]
+            rows = padded[:, :, top :: stride[0], left :: stride[1]]
+            parts.append(rows[:, :, : shape[2], : shape[3]])
+    return torch.stack(parts, 2)
+
+
+def max_pool_reference(
+    x: Tensor,
+    out: Tensor,
+    index: Tensor,
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    bias: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
+    mask: Tensor | None = None,
+) -> None:
+    """The definition of `max_pool` in plain torch, for any floating dtype and device.
+
+    Args:
+        x: as for `max_pool`.
+        out: as for `max_pool`.
+        index: as for `max_pool`.
+        kernel: as for `max_pool`.
+        stride: as for `max_pool`.
+        padding: as for `max_pool`.
+        dilation: as for `max_pool`.
+        bias: as for `max_pool`.
+        activation: as for `max_pool`.
+        mask: as for `max_pool`.
+
+    Raises:
+        ValueError: more than 256 positions, or a negative slope.
+
+    Example:
+        >>> x = torch.arange(4.0, dtype=torch.float64).view(1, 1, 2, 2)
+        >>> y, index = x.new_empty(1, 1, 1, 1), torch.empty(1, 1, 2, dtype=torch.uint8)
+        >>> max_pool_reference(x, y, index, kernel=(2, 2), stride=(1, 1))
+        >>> y.item(), index[0, 0, 0].item()
+        (3.0, 3)
+    """
+    geometry = (out.shape, kernel, stride, padding, dilation)
+    windows = _windows_of(x, *geometry)
+    inside = _windows_of(torch.zeros_like(x), *geometry) == 0
+    places = torch.arange(windows.shape[2], device=x.device)[:, None, None]
+    value = windows.amax(2, keepdim=True)
+    # The last NaN where there is one; else the first of the greatest.
+    nan = windows.isnan()
+    first = torch.where(inside & (windows == value), places, windows.shape[2]).amin(2)
+    where = torch.where(nan.any(2), torch.where(nan, places, -1).amax(2), first)
+    value = value.squeeze(2).to(torch.promote_types(x.dtype, torch.float32))
+    if bias is not None:
+        value = value + bias[:, None, None]
+    out.copy_(activation.apply(value))
+    index.copy_(pack_index(where, index_bits(kernel)))
+    if mask is not None:
+        pack_mask_reference(out, mask, activation)
+
+
+def pack_index(where: Tensor, bits: int) -> Tensor:
+    """Window positions as an index.
+
+    Args:
+        where: integers (N, C, OH, OW).
+        bits: of each, from `index_bits`.
+
+    Returns:
+        uint8, `index_shape(where.shape, kernel)`.
+    """
+    rows = rows_of(where)
+    rows = F.pad(rows, (0, -rows.shape[1] % 8))
+    per_byte = 8 // bits
+    groups = rows.reshape(len(rows), rows.shape[1] // 8, bits, per_byte)
+    shifts = bits * torch.arange(per_byte, device=where.device)
+    return (groups << shifts).sum(3).to(torch.uint8)
+
+
+def unpack_index(index: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `pack_index`.
+
+    Args:
+        index: uint8 (rows, ceil(C / 8), bits).
+        shape: (N, C, OH, OW).
+
+    Returns:
+        int64 of that shape.
+    """
+    bits = index.shape[2]
+    shifts = bits * torch.arange(8 // bits, device=index.device)
+    values = (index[..., None].long() >> shifts) & (2**bits - 1)
+    n, c, h, w = shape
+    rows = values.reshape(n * h * w, 8 * index.shape[1])[:, :c]
+    return rows.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _fake(x: Tensor, out: Tensor, *_: object) -> None:
+    """The operator for tensors without data: it makes nothing, it only refuses."""
+    torch._check(x.shape[:2] == out.shape[:2], lambda: "max_pool: out must have x's channels")
+
+
+if NATIVE.loaded:
+    torch.library.register_fake("sign_ext::max_pool", _fake)
