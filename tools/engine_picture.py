@@ -73,7 +73,7 @@ def draw(path: Path) -> None:
         bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
     for t, (at, top) in enumerate(zip(alive, bottom, strict=True)):
         bits = at["bit mask"] + at["pool index"]
-        axes.text(t, top + 3, f"{top:.0f} kB\n({bits:.1f} bits)", ha="center", fontsize=7)
+        axes.text(t, top + 3, f"{top:.0f} kB\nbits {bits:.1f}", ha="center", fontsize=7)
     last = len(instructions) - 1
     names = [label(step.program, one, t == last) for t, one in enumerate(instructions)]
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
@@ -85,7 +85,7 @@ def draw(path: Path) -> None:
     axes.set_ylabel("kB of one image alive")
     axes.set_title("One step of BasicCNN on a 3×32×32 image, float32", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center right")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -13,6 +13,7 @@ import torch
 from sign_ext import iterative_sign
 from sign_ext.cli import main
 from sign_ext.data import fingerprint, load_data, load_transformed
+from sign_ext.ops.native import NATIVE
 from sign_ext.training import load_checkpoint
 
 TINY = ("--data", "digits", "--train-size", "40", "--image-size", "16", "--seed", "3")
@@ -209,7 +210,7 @@ def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"native", "cuda"} <= set(facts["build"])
     assert facts["backends"]["autograd"] == "yes"
     assert facts["backends"]["graphed"].startswith("no: ")
-    assert facts["sign"]["backend"] == "autograd"
+    assert facts["sign"]["backend"] == ("fused" if NATIVE.loaded else "autograd")
     assert facts["checkpoint"]["config"]["model"]["name"] == "basic_cnn"
     assert main(["info", "--checkpoint", str(trained), "--device", "cpu"]) == 0
     text = capsys.readouterr().out

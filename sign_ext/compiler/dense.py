@@ -50,8 +50,19 @@ class Convolution(Op):
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether each channel has a filter of its own, and one only."""
-        return self.groups == self.weight.shape[0] == self.in_shapes[0][0] and self.groups > 1
+        """Whether each channel has a filter of its own, and every window sees the image."""
+        if not self.groups == self.weight.shape[0] == self.in_shapes[0][0] or self.groups == 1:
+            return False
+        axes = zip(
+            self.in_shapes[0][1:],
+            self.shape[1:],
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            strict=True,
+        )
+        return all(p <= d * (k - 1) and (out - 1) * s - p < n for n, out, k, s, p, d in axes)
 
     @property
     def is_pointwise(self) -> bool:
