@@ -73,16 +73,16 @@ struct Results {
   std::uint8_t* mask;
   const float* bias;
   Activation activation;
+  bool leaky;
 };
 
 template <int kBits, typename Storage, typename Span>
 SIGN_EXT_INLINE void store_results(Results<Storage> to, std::ptrdiff_t channel, Winner winner,
                                    Span span) {
   const Activation act = to.activation;
-  const bool leaky = act.slope != 0.0f;
   Floats value = winner.value;
   if (to.bias != nullptr) value = plus(value, load(to.bias + channel, span));
-  if (leaky) {
+  if (to.leaky) {
     value = select(greater(value, all(0.0f)), value, times(value, all(act.slope)));
   } else {
     value = minimum(all(act.high), maximum(all(act.low), value));
@@ -92,7 +92,7 @@ SIGN_EXT_INLINE void store_results(Results<Storage> to, std::ptrdiff_t channel, 
   store_index<kBits>(to.index + (channel >> 3) * kBits, winner.at, span);
   if (to.mask != nullptr) {
     const Bits passes =
-        leaky ? greater(value, all(0.0f)) : between(value, all(act.low), all(act.high));
+        to.leaky ? greater(value, all(0.0f)) : between(value, all(act.low), all(act.high));
     store_bits(to.mask + (channel >> 3), passes, span);
   }
 }
@@ -161,7 +161,9 @@ inline void pool_rows(const MaxPoolArgs& args, std::int64_t begin, std::int64_t 
     const Results<Storage> to{static_cast<Storage*>(args.y) + line * (w.out * channels),
                               args.index + line * row_groups * kBits,
                               args.mask == nullptr ? nullptr : args.mask + line * row_groups,
-                              args.bias, args.activation};
+                              args.bias,
+                              args.activation,
+                              args.activation.slope != 0.0f};
     PoolSpan whole{w.out, w.out};
     if constexpr (kH != 0) {
       if (rows.end - rows.first == kH) whole = pool_whole_windows(w);

@@ -7,32 +7,36 @@
 #include "max_pool/index_body.h"
 #include "max_pool_backward/windows_body.h"
 
-// One row of the input under windows of 2 columns that tile it: what is read of a window serves
-// both. `first_position` is the number that the windows give to the first of them.
-template <int kBits, typename Storage, typename Span>
-[[gnu::noinline]] void scatter_row(PoolAxis w, Windows<Storage> windows, Epilogue<Storage> to,
-                                   int first_position, std::ptrdiff_t channels,
-                                   std::ptrdiff_t first, std::ptrdiff_t end, Span lanes) {
-  const Fields left = fields_of<kBits>(first_position);
-  const Fields right = fields_of<kBits>(first_position + 1);
+// kRows rows of the input under windows of 2 columns that tile it: what is read of a window serves
+// all of its positions in them. `first_position` is the number that windows give to the first one.
+template <int kRows, int kBits, typename Storage, typename Span>
+[[gnu::noinline]] void scatter_rows(PoolAxis w, Windows<Storage> windows, Epilogue<Storage> to,
+                                    int first_position, std::ptrdiff_t channels,
+                                    std::ptrdiff_t first, std::ptrdiff_t end, Span lanes) {
+  Fields numbers[2 * kRows];
+  for (int k = 0; k < 2 * kRows; ++k) numbers[k] = fields_of<kBits>(first_position + k);
   int iw = 0;
   for (int ow = 0; ow < w.out; ++ow, iw += 2) {
-    const bool both_inside = iw + 1 < w.size;
+    const int columns = iw + 1 < w.size ? 2 : 1;
     for (std::ptrdiff_t channel = first; channel < end; channel += kLanes) {
       const Floats g = cotangent_of(windows, channel, lanes);
       const Fields fields = load_index<kBits>(windows.index + (channel >> 3) * kBits, lanes);
-      store_cotangent(to, channel, or_zero(equal(fields, left), g), lanes);
-      if (both_inside) {
-        const Epilogue<Storage> next = epilogue_at_row(to, 1, channels);
-        store_cotangent(next, channel, or_zero(equal(fields, right), g), lanes);
+#pragma GCC unroll 4
+      for (int k = 0; k < 2 * kRows; ++k) {
+        if (k % 2 == columns) continue;
+        const Epilogue<Storage> here = epilogue_at_row(to, k / 2 * w.size + k % 2, channels);
+        store_cotangent(here, channel, or_zero(equal(fields, numbers[k]), g), lanes);
       }
     }
     windows = window_at<kBits>(windows, 1, channels);
     to = epilogue_at_row(to, 2, channels);
   }
   for (; iw < w.size; ++iw) {
-    for (std::ptrdiff_t channel = first; channel < end; channel += kLanes) {
-      store_cotangent(to, channel, all(0.0f), lanes);
+    for (int r = 0; r < kRows; ++r) {
+      const Epilogue<Storage> here = epilogue_at_row(to, r * w.size, channels);
+      for (std::ptrdiff_t channel = first; channel < end; channel += kLanes) {
+        store_cotangent(here, channel, all(0.0f), lanes);
+      }
     }
     to = epilogue_at_row(to, 1, channels);
   }
@@ -143,10 +147,11 @@ inline void gather_row(const PoolWindow& axes, int ih, Windows<Storage> image, E
   gather_span<kBits>(axes, ih, {middle.end, w.size}, image, to, channels, first, end, lanes);
 }
 
-// One row of the input, for the channels [first, end) in steps of kLanes.
+// The rows of the input from `line` on that are done together: 1, or 2 under windows of 2x2 that
+// tile the image, for the channels [first, end) in steps of kLanes.
 template <int kBits, typename Storage, typename Span>
-inline void backward_row(const MaxPoolBackwardArgs& args, std::int64_t line, std::ptrdiff_t first,
-                         std::ptrdiff_t end, Span lanes) {
+inline void backward_rows(const MaxPoolBackwardArgs& args, std::int64_t line, int rows,
+                          std::ptrdiff_t first, std::ptrdiff_t end, Span lanes) {
   const PoolAxis& h = args.window.h;
   const PoolAxis& w = args.window.w;
   const std::ptrdiff_t channels = args.channels;
@@ -161,25 +166,37 @@ inline void backward_row(const MaxPoolBackwardArgs& args, std::int64_t line, std
   if constexpr (kBits == 2) {
     if (pool_is_tiling(args.window) && w.kernel == 2) {
       const int oh = ih / h.kernel;
+      const int position = ih % h.kernel * 2;
       PoolAxis seen = w;
       seen.out = oh < h.out ? w.out : 0;
       windows = window_at<kBits>(windows, std::int64_t{oh} * seen.out, channels);
-      return scatter_row<kBits>(seen, windows, to, ih % h.kernel * 2, channels, first, end, lanes);
+      if (rows == 2) {
+        scatter_rows<2, kBits>(seen, windows, to, position, channels, first, end, lanes);
+      } else {
+        scatter_rows<1, kBits>(seen, windows, to, position, channels, first, end, lanes);
+      }
+      return;
     }
   }
   gather_row<kBits>(args.window, ih, windows, to, channels, first, end, lanes);
 }
 
 template <int kBits, typename Storage>
-inline void backward_rows(const MaxPoolBackwardArgs& args, std::int64_t begin, std::int64_t end) {
+inline void backward_of_bits(const MaxPoolBackwardArgs& args, std::int64_t begin,
+                             std::int64_t end) {
+  const PoolAxis& h = args.window.h;
+  const bool paired = pool_is_tiling(args.window) && h.kernel == 2 && args.window.w.kernel == 2;
   const std::ptrdiff_t rest = args.channels % kLanes;
   const std::ptrdiff_t whole = args.channels - rest;
-  for (std::int64_t line = begin; line < end; ++line) {
-    if (whole != 0) backward_row<kBits, Storage>(args, line, 0, whole, Whole{});
+  for (std::int64_t line = begin; line < end;) {
+    const std::int64_t ih = line % h.size;
+    const int rows = paired && ih % 2 == 0 && ih + 1 < h.size && line + 1 < end ? 2 : 1;
+    if (whole != 0) backward_rows<kBits, Storage>(args, line, rows, 0, whole, Whole{});
     if (rest != 0) {
       const Part part{static_cast<int>(rest)};
-      backward_row<kBits, Storage>(args, line, whole, args.channels, part);
+      backward_rows<kBits, Storage>(args, line, rows, whole, args.channels, part);
     }
+    line += rows;
   }
 }
 
@@ -188,11 +205,11 @@ inline void backward_of_type(const MaxPoolBackwardArgs& args, std::int64_t begin
                              std::int64_t end) {
   switch (max_pool_index_bits(args.window)) {
     case 2:
-      return backward_rows<2, Storage>(args, begin, end);
+      return backward_of_bits<2, Storage>(args, begin, end);
     case 4:
-      return backward_rows<4, Storage>(args, begin, end);
+      return backward_of_bits<4, Storage>(args, begin, end);
     default:
-      return backward_rows<8, Storage>(args, begin, end);
+      return backward_of_bits<8, Storage>(args, begin, end);
   }
 }
 

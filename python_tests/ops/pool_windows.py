@@ -53,9 +53,15 @@ class Window(NamedTuple):
         return value, kh * self.kernel[1] + kw
 
     def fits(self, height: int, width: int) -> bool:
-        """Whether an image of this size has a window at all."""
-        sizes = zip((height, width), self.kernel, self.padding, self.dilation, strict=True)
-        return all(size + 2 * p > d * (k - 1) for size, k, p, d in sizes)
+        """Whether an image of this size has windows, and all of them see a position of it."""
+        for size, k, s, p, d in zip((height, width), *self[:4], strict=True):
+            room = size + 2 * p - d * (k - 1) - 1
+            if room < 0:
+                return False
+            for start in range(-p, min(room - p + s, size), s):
+                if not any(0 <= start + i * d < size for i in range(k)):
+                    return False  # torch names a position outside of it there
+        return True
 
 
 # 2×2 tiles, 3×3 two and one apart, and what is unlike them.
