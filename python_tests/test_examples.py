@@ -36,4 +36,4 @@ def test_examples(name, tmp_path, monkeypatch):
 
 def test_the_public_functions_have_examples():
     with_examples = {test.name for test in examples_of("sign_ext.sign")}
-    assert {"sign_ext.sign.iterative_sign", "sign_ext.sign.SignTransform"} <= with_examples
+    assert {"sign_ext.functional.iterative_sign", "sign_ext.sign.SignTransform"} <= with_examples

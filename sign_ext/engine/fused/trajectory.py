@@ -37,9 +37,15 @@ class FusedTrajectory(Trajectory):
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """No gradients and no caller's autocast: the schedule says every type."""
-        with torch.no_grad(), without_autocast(self.iterate.device):
-            yield
+        """No gradients, no caller's autocast, and the library's deterministic algorithms only."""
+        cudnn = torch.backends.cudnn
+        before = cudnn.benchmark, cudnn.deterministic
+        cudnn.benchmark, cudnn.deterministic = False, True
+        try:
+            with torch.no_grad(), without_autocast(self.iterate.device):
+                yield
+        finally:
+            cudnn.benchmark, cudnn.deterministic = before
 
     def pullback_of_ones(self) -> Tensor:
         """δ at the iterate, micro-batch after micro-batch."""
