@@ -85,7 +85,8 @@ def rows_of(tensor: Tensor) -> Tensor:
     """
     if tensor.dim() == 2:
         return tensor
-    return tensor.permute(0, 2, 3, 1).reshape(-1, tensor.shape[1])
+    rows = tensor.shape[0] * tensor.shape[2] * tensor.shape[3]
+    return tensor.permute(0, 2, 3, 1).reshape(rows, tensor.shape[1])
 
 
 def pack_bits(bits: Tensor) -> Tensor:
@@ -100,7 +101,8 @@ def pack_bits(bits: Tensor) -> Tensor:
     rows = rows_of(bits)
     rows = torch.nn.functional.pad(rows, (0, -rows.shape[1] % 8))
     weights = 2 ** torch.arange(8, device=bits.device)
-    return (rows.reshape(len(rows), -1, 8) * weights).sum(2).to(torch.uint8)
+    groups = rows.reshape(len(rows), rows.shape[1] // 8, 8)
+    return (groups * weights).sum(2).to(torch.uint8)
 
 
 def unpack_bits(mask: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
@@ -111,7 +113,7 @@ def unpack_bits(mask: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
         shape: (N, C) or (N, C, H, W).
     """
     bits = (mask[:, :, None] >> torch.arange(8, device=mask.device)) & 1
-    rows = bits.reshape(len(mask), -1)[:, : shape[1]].bool()
+    rows = bits.reshape(len(mask), 8 * mask.shape[1])[:, : shape[1]].bool()
     if len(shape) == 2:
         return rows
     n, c, h, w = shape
