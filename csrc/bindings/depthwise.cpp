@@ -1,7 +1,9 @@
-// Schemas and registrations of sign_ext::depthwise and depthwise_backward.
+// Schemas and registrations of sign_ext::depthwise and depthwise_backward through LibTorch's stable
+// ABI.
 
 #include "depthwise/depthwise.h"
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 
@@ -11,6 +13,19 @@
 namespace sign_ext::bindings {
 namespace {
 
+// One axis. Where there is no more padding than a window reaches, all windows touch the image;
+// where there is more, as much lies behind the image at most.
+void check_axis(const char* op, const char* which, std::int64_t size, std::int64_t out,
+                std::int64_t kernel, std::int64_t stride, std::int64_t pad, std::int64_t dilation) {
+  STD_TORCH_CHECK(stride > 0 && dilation > 0 && pad >= 0, op,
+                  ": stride and dilation must be positive, padding not negative");
+  const std::int64_t more = pad - dilation * (kernel - 1);
+  STD_TORCH_CHECK(out == 0 || (out - 1) * stride - pad < size + (more > 0 ? more : 0), op,
+                  ": window ", out - 1, " of the ", which, " begins behind the image of ", size,
+                  " positions");
+}
+
+// y is the tensor of x's windows.
 DepthwiseSizes sizes_of(const char* op, const Tensor& x, const Tensor& y, const Tensor& weight,
                         std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
                         std::int64_t pad_left, std::int64_t dilation_h, std::int64_t dilation_w) {
@@ -18,18 +33,24 @@ DepthwiseSizes sizes_of(const char* op, const Tensor& x, const Tensor& y, const 
       weight.dim() == 3 && weight.size(2) == x.size(1) && weight.size(0) > 0 && weight.size(1) > 0,
       op, ": weight must be (KH, KW, ", x.size(1), ")");
   constant_of(op, "weight", weight, weight.numel(), x);
-  STD_TORCH_CHECK(stride_h > 0 && stride_w > 0 && dilation_h > 0 && dilation_w > 0 &&
-                      pad_top >= 0 && pad_left >= 0,
-                  op, ": stride and dilation must be positive, padding not negative");
-  const auto begins_inside = [](std::int64_t out, std::int64_t size, std::int64_t stride,
-                                std::int64_t pad) {
-    return out == 0 || (out - 1) * stride - pad < size;
-  };
-  STD_TORCH_CHECK(begins_inside(y.size(2), x.size(2), stride_h, pad_top) &&
-                      begins_inside(y.size(3), x.size(3), stride_w, pad_left),
-                  op, ": the last window begins behind the image");
+  check_axis(op, "height", x.size(2), y.size(2), weight.size(0), stride_h, pad_top, dilation_h);
+  check_axis(op, "width", x.size(3), y.size(3), weight.size(1), stride_w, pad_left, dilation_w);
   return {x.size(0),      x.size(2), x.size(3), x.size(1), y.size(2), y.size(3),  weight.size(0),
           weight.size(1), stride_h,  stride_w,  pad_top,   pad_left,  dilation_h, dilation_w};
+}
+
+// With its bounds as the stored type has them. Bits are read off the activation's value, and a
+// negative slope would turn its sign around.
+Activation activation_of(const char* op, double low, double high, double slope,
+                         ElementType stored) {
+  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), op, ": low and high must be numbers");
+  STD_TORCH_CHECK(slope >= 0, op, ": slope must not be negative");
+  const auto bound = [stored](double value) {
+    const auto single = static_cast<float>(value);
+    return stored == ElementType::kFloat32 ? single
+                                           : bfloat16_bits_to_float(float_to_bfloat16_bits(single));
+  };
+  return {bound(low), bound(high), static_cast<float>(slope)};
 }
 
 DepthwiseArgs checked_forward(const Tensor& x, const Tensor& weight, const Tensor& out,
@@ -48,7 +69,8 @@ DepthwiseArgs checked_forward(const Tensor& x, const Tensor& weight, const Tenso
   args.bias = constant_of(kOp, "bias", bias, x.size(1), x);
   args.out = out.mutable_data_ptr();
   args.mask = mutable_mask_of(kOp, "mask", mask, rows_of(kOp, "out", out), x);
-  args.activation = {static_cast<float>(low), static_cast<float>(high), static_cast<float>(slope)};
+  if (mask.has_value()) check_apart(kOp, "mask", *mask, "out", out);
+  args.activation = activation_of(kOp, low, high, slope, args.type);
   return args;
 }
 
@@ -61,6 +83,8 @@ DepthwiseBackwardArgs checked_backward(const Tensor& g, const Tensor& weight, co
                                        std::int64_t dilation_h, std::int64_t dilation_w) {
   constexpr const char* kOp = "depthwise_backward";
   check_windows_of(kOp, "out", out, "g", g);
+  STD_TORCH_CHECK(!std::isnan(slope) && !std::isnan(x_slope), kOp,
+                  ": slope and x_slope must be numbers");
   const EpilogueArgs epilogue = epilogue_of(kOp, other, x_mask, out);
   DepthwiseBackwardArgs args{};
   args.sizes =
@@ -72,6 +96,8 @@ DepthwiseBackwardArgs checked_backward(const Tensor& g, const Tensor& weight, co
   args.out = out.mutable_data_ptr();
   args.mask = mask_of(kOp, "mask", mask, rows_of(kOp, "g", g), g);
   args.x_mask = epilogue.x_mask;
+  if (mask.has_value()) check_apart(kOp, "mask", *mask, "out", out);
+  if (x_mask.has_value()) check_apart(kOp, "x_mask", *x_mask, "out", out);
   args.slope = static_cast<float>(slope);
   args.x_slope = static_cast<float>(x_slope);
   return args;

@@ -1,6 +1,7 @@
 // The forward kernel for one vector target; see depthwise.h and depthwise_tile_body.h.
 
 #include "common/lanes_body.h"
+#include "depthwise/depthwise_any_body.h"
 #include "depthwise/depthwise_tile_body.h"
 
 template <typename Storage_>
@@ -8,7 +9,7 @@ struct Forward {
   using Storage = Storage_;
 
   explicit Forward(const DepthwiseArgs& args)
-      : source{static_cast<const Storage*>(args.x), nullptr},
+      : source{static_cast<const Storage*>(args.x)},
         weight(args.weight),
         channels(args.sizes.channels),
         out(static_cast<Storage*>(args.out)),
@@ -16,7 +17,7 @@ struct Forward {
         mask(args.mask),
         activation(args.activation) {}
 
-  Source<Storage> source;
+  Pixels<Storage> source;
   const float* weight;
   std::int64_t channels;
   Storage* out;
@@ -114,66 +115,30 @@ void convolve_rows(const DepthwiseArgs& args, std::int64_t begin, std::int64_t e
 
 #endif
 
-// Any kernel: one pixel and one vector of channels at a time.
-template <typename Storage, typename Span>
-SIGN_EXT_INLINE void convolve_window(const Forward<Storage>& forward, const DepthwiseSizes& s,
-                                     std::int64_t row, std::int64_t t, std::int64_t c, Span span) {
-  const std::int64_t n = row / s.out_height;
-  const std::int64_t top = row % s.out_height * s.stride_h - s.pad_top;
-  const std::int64_t left = t * s.stride_w - s.pad_left;
-  Floats sum = forward.begin(c, span);
-  for (std::int64_t a = 0; a < s.kernel_h; ++a) {
-    const std::int64_t y = top + a * s.dilation_h;
-    if (y < 0 || y >= s.height) continue;
-    const Storage* x_row = forward.source.pixels + (n * s.height + y) * s.width * s.channels + c;
-    const float* taps = forward.weight + a * s.kernel_w * s.channels + c;
-    for (std::int64_t b = 0; b < s.kernel_w; ++b) {
-      const std::int64_t x = left + b * s.dilation_w;
-      if (x < 0 || x >= s.width) continue;
-      sum = times_plus(load(x_row + x * s.channels, span), load(taps + b * s.channels, span), sum);
-    }
-  }
-  forward.template finish<1>(&sum, row * s.out_width + t, 0, 1, c, span);
-}
-
-template <typename Storage>
-void convolve_any(const DepthwiseArgs& args, std::int64_t begin, std::int64_t end) {
-  const Forward<Storage> forward(args);
-  const DepthwiseSizes& s = args.sizes;
-  for (std::int64_t row = begin; row < end; ++row) {
-    for (std::int64_t t = 0; t < s.out_width; ++t) {
-      std::int64_t c = 0;
-      for (; c + kLanes <= s.channels; c += kLanes) {
-        convolve_window(forward, s, row, t, c, Whole{});
-      }
-      if (c < s.channels) {
-        convolve_window(forward, s, row, t, c, Part{static_cast<int>(s.channels - c)});
-      }
-    }
-  }
-}
-
 template <typename Storage>
 void convolve(const DepthwiseArgs& args, std::int64_t begin, std::int64_t end) {
+  const DepthwiseSizes& s = args.sizes;
 #if SIGN_EXT_VECTOR_BITS > 0
-  const bool wide = args.sizes.stride_w == 2;
-  const int side = depthwise_side(args.sizes);
-  if (side == 3) {
-    return wide ? convolve_rows<3, 2, Storage>(args, begin, end)
-                : convolve_rows<3, 1, Storage>(args, begin, end);
-  }
-  if constexpr (sizeof(Storage) == 4) {
-    if (side == 5) {
+  const bool wide = s.stride_w == 2;
+  switch (depthwise_side(s)) {
+    case 3:
+      return wide ? convolve_rows<3, 2, Storage>(args, begin, end)
+                  : convolve_rows<3, 1, Storage>(args, begin, end);
+    case 5:
       return wide ? convolve_rows<5, 2, Storage>(args, begin, end)
                   : convolve_rows<5, 1, Storage>(args, begin, end);
-    }
-    if (side == 7) {
+    case 7:
       return wide ? convolve_rows<7, 2, Storage>(args, begin, end)
                   : convolve_rows<7, 1, Storage>(args, begin, end);
-    }
+    default:
+      break;
   }
 #endif
-  convolve_any<Storage>(args, begin, end);
+  const AnyAxis<false> down{s.out_height, s.height,  s.kernel_h,
+                            s.stride_h,   s.pad_top, s.dilation_h};
+  const AnyAxis<false> across{s.out_width, s.width,    s.kernel_w,
+                              s.stride_w,  s.pad_left, s.dilation_w};
+  convolve_any(Forward<Storage>(args), down, across, begin, end);
 }
 
 void depthwise_rows(const DepthwiseArgs& args, std::int64_t begin, std::int64_t end) {

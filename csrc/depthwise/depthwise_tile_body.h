@@ -35,16 +35,38 @@ struct BackwardColumns {
   static constexpr int read_for(int written) { return written / (kStride * kStride); }
 };
 
-// The source of a convolution: pixels as they are, or behind the mask of a clamp.
+// The source of a convolution: pixels as they are, or what an activation's mask lets through.
 template <typename Storage>
-struct Source {
+struct Pixels {
+  const Storage* pixels;
+
+  template <typename Span>
+  SIGN_EXT_INLINE Floats at(std::int64_t element, std::int64_t, Span span) const {
+    return load(pixels + element, span);
+  }
+  template <typename Span>
+  SIGN_EXT_INLINE Floats at_any(std::int64_t element, std::int64_t, Span span) const {
+    return load(pixels + element, span);
+  }
+};
+
+template <typename Storage>
+struct Cotangents {
   const Storage* pixels;
   const std::uint8_t* mask;  // or null
+  float slope;
 
+  // Where the slope is 0.
   template <typename Span>
   SIGN_EXT_INLINE Floats at(std::int64_t element, std::int64_t byte, Span span) const {
     const Floats value = load(pixels + element, span);
     return mask == nullptr ? value : or_zero(load_bits(mask + byte, span), value);
+  }
+  template <typename Span>
+  SIGN_EXT_INLINE Floats at_any(std::int64_t element, std::int64_t byte, Span span) const {
+    if (mask == nullptr || slope == 0.0f) return at(element, byte, span);
+    const Floats value = load(pixels + element, span);
+    return select(load_bits(mask + byte, span), value, times(value, all(slope)));
   }
 };
 
@@ -97,11 +119,10 @@ SIGN_EXT_INLINE void keep(Floats& value) {
 // adds in the same order wherever in a tile it lies. (Tiles that lie inside altogether are not told
 // apart: a loop without the test of each column is no faster.) All loops but that over rows are
 // unrolled, so that `sums` and `weights` are registers.
-template <typename Columns, int kVectors, typename Storage, typename Span>
-SIGN_EXT_INLINE void add_products(Floats (&sums)[Columns::kPixels][kVectors],
-                                  Source<Storage> source, const float* weight,
-                                  std::int64_t channels, const Tile& tile, std::int64_t c,
-                                  Span span) {
+template <typename Columns, int kVectors, typename Source, typename Span>
+SIGN_EXT_INLINE void add_products(Floats (&sums)[Columns::kPixels][kVectors], Source source,
+                                  const float* weight, std::int64_t channels, const Tile& tile,
+                                  std::int64_t c, Span span) {
   const std::int64_t mask_bytes = mask_row_bytes(channels);
   for (int r = 0; r < tile.rows.count; ++r) {
     const float* taps = weight + tile.rows.taps[r] + c;

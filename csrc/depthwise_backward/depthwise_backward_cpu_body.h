@@ -2,6 +2,7 @@
 
 #include "common/lanes_body.h"
 #include "common/lanes_epilogue_body.h"
+#include "depthwise/depthwise_any_body.h"
 #include "depthwise/depthwise_tile_body.h"
 
 template <typename Storage_>
@@ -9,22 +10,20 @@ struct Backward {
   using Storage = Storage_;
 
   explicit Backward(const DepthwiseBackwardArgs& args)
-      : source{static_cast<const Storage*>(args.g), args.mask},
+      : source{static_cast<const Storage*>(args.g), args.mask, args.slope},
         weight(args.weight),
         channels(args.sizes.channels),
         out(static_cast<Storage*>(args.out)),
         other(static_cast<const Storage*>(args.other)),
         x_mask(args.x_mask),
-        slope(args.slope),
         x_slope(args.x_slope) {}
 
-  Source<Storage> source;
+  Cotangents<Storage> source;
   const float* weight;
   std::int64_t channels;
   Storage* out;
   const Storage* other;
   const std::uint8_t* x_mask;
-  float slope;
   float x_slope;
 
   template <typename Span>
@@ -107,76 +106,30 @@ void convolve_rows(const DepthwiseBackwardArgs& args, std::int64_t begin, std::i
 
 #endif
 
-// Any kernel: one pixel and one vector of channels at a time.
-template <typename Storage, typename Span>
-SIGN_EXT_INLINE void convolve_pixel(const Backward<Storage>& backward, const DepthwiseSizes& s,
-                                    std::int64_t row, std::int64_t x, std::int64_t c, Span span) {
-  const std::int64_t n = row / s.height;
-  const std::int64_t y = row % s.height;
-  const std::int64_t mask_bytes = mask_row_bytes(s.channels);
-  Floats sum = backward.begin(c, span);
-  for (std::int64_t a = 0; a < s.kernel_h; ++a) {
-    const std::int64_t down = y + s.pad_top - a * s.dilation_h;
-    if (down < 0) break;
-    if (down % s.stride_h != 0 || down / s.stride_h >= s.out_height) continue;
-    const std::int64_t g_row = (n * s.out_height + down / s.stride_h) * s.out_width;
-    const float* taps = backward.weight + a * s.kernel_w * s.channels + c;
-    for (std::int64_t b = 0; b < s.kernel_w; ++b) {
-      const std::int64_t across = x + s.pad_left - b * s.dilation_w;
-      if (across < 0) break;
-      if (across % s.stride_w != 0 || across / s.stride_w >= s.out_width) continue;
-      const std::int64_t pixel = g_row + across / s.stride_w;
-      Floats g = load(backward.source.pixels + pixel * s.channels + c, span);
-      if (backward.source.mask != nullptr) {
-        const Bits bits = load_bits(backward.source.mask + pixel * mask_bytes + c / 8, span);
-        g = backward.slope == 0.0f ? or_zero(bits, g)
-                                   : select(bits, g, times(g, all(backward.slope)));
-      }
-      sum = times_plus(g, load(taps + b * s.channels, span), sum);
-    }
-  }
-  backward.template finish<1>(&sum, row * s.width + x, 0, 1, c, span);
-}
-
-template <typename Storage>
-void convolve_any(const DepthwiseBackwardArgs& args, std::int64_t begin, std::int64_t end) {
-  const Backward<Storage> backward(args);
-  const DepthwiseSizes& s = args.sizes;
-  for (std::int64_t row = begin; row < end; ++row) {
-    for (std::int64_t x = 0; x < s.width; ++x) {
-      std::int64_t c = 0;
-      for (; c + kLanes <= s.channels; c += kLanes) {
-        convolve_pixel(backward, s, row, x, c, Whole{});
-      }
-      if (c < s.channels) {
-        convolve_pixel(backward, s, row, x, c, Part{static_cast<int>(s.channels - c)});
-      }
-    }
-  }
-}
-
 template <typename Storage>
 void convolve(const DepthwiseBackwardArgs& args, std::int64_t begin, std::int64_t end) {
+  const DepthwiseSizes& s = args.sizes;
 #if SIGN_EXT_VECTOR_BITS > 0
-  const bool wide = args.sizes.stride_w == 2;
+  const bool wide = s.stride_w == 2;
   const bool leaky = args.mask != nullptr && args.slope != 0.0f;
-  const int side = leaky ? 0 : depthwise_side(args.sizes);
-  if (side == 3) {
-    return wide ? convolve_rows<3, 2, Storage>(args, begin, end)
-                : convolve_rows<3, 1, Storage>(args, begin, end);
-  }
-  if constexpr (sizeof(Storage) == 4) {
-    if (side == 5) {
+  switch (leaky ? 0 : depthwise_side(s)) {
+    case 3:
+      return wide ? convolve_rows<3, 2, Storage>(args, begin, end)
+                  : convolve_rows<3, 1, Storage>(args, begin, end);
+    case 5:
       return wide ? convolve_rows<5, 2, Storage>(args, begin, end)
                   : convolve_rows<5, 1, Storage>(args, begin, end);
-    }
-    if (side == 7) {
+    case 7:
       return wide ? convolve_rows<7, 2, Storage>(args, begin, end)
                   : convolve_rows<7, 1, Storage>(args, begin, end);
-    }
+    default:
+      break;
   }
 #endif
-  convolve_any<Storage>(args, begin, end);
+  const AnyAxis<true> down{s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h};
+  const AnyAxis<true> across{s.width,    s.out_width, s.kernel_w,
+                             s.stride_w, s.pad_left,  s.dilation_w};
+  convolve_any(Backward<Storage>(args), down, across, begin, end);
 }
 
 void depthwise_backward_rows(const DepthwiseBackwardArgs& args, std::int64_t begin,

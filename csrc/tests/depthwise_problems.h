@@ -42,17 +42,17 @@ inline std::string text(const DepthwiseSizes& s) {
          two("pad", s.pad_top, s.pad_left) + two("dilation", s.dilation_h, s.dilation_w);
 }
 
-// Padding up to a whole window, and as many outputs as fit with none behind, or up to as many as
-// begin inside.
+// Padding of half a window, or up to 2 more than a window reaches; as many outputs as there is room
+// for without padding behind, or as many as the operators take.
 inline void draw_axis(std::mt19937& random, std::int64_t size, std::int64_t kernel,
                       std::int64_t stride, std::int64_t dilation, std::int64_t* pad,
                       std::int64_t* out) {
   const std::int64_t reach = (kernel - 1) * dilation;
-  *pad = static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(reach + 1));
+  *pad = static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(reach + 3));
   if (random() % 2 == 0) *pad = reach / 2;
-  const std::int64_t most = (size - 1 + *pad) / stride + 1;
+  const std::int64_t behind = *pad > reach ? *pad - reach : 0;
   const std::int64_t room = size + *pad - reach - 1;
-  *out = room >= 0 && random() % 2 == 0 ? room / stride + 1 : most;
+  *out = (room >= 0 && random() % 2 == 0 ? room : size - 1 + behind + *pad) / stride + 1;
 }
 
 inline std::vector<DepthwiseSizes> sizes() {

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.ops.activation import IDENTITY, Piecewise, pack_bits
+from sign_ext.ops.activate import pack_mask_reference
+from sign_ext.ops.activation import IDENTITY, Piecewise
 from sign_ext.ops.native import NATIVE
 from sign_ext.ops.route import runs_natively
 
@@ -27,20 +28,25 @@ def depthwise(
 ) -> None:
     """activation(bias + each channel's own convolution), and the activation's bits.
 
+    The arithmetic is float32 where x is float32 or bfloat16. The bits are taken from `out` as it is
+    stored, against the bounds rounded to its dtype, so bits and stored values agree. There is no
+    derivative: autograd does not see what is written.
+
     Args:
         x: (N, C, H, W) in channels_last, float32 or bfloat16 (any dtype where the reference runs).
         weight: (KH, KW, C) float32, C innermost.
-        out: (N, C, OH, OW), x's dtype and layout. Its size says how far the windows go; what they
-            see outside x is zero.
+        out: (N, C, OH, OW), x's dtype and layout, apart from x. Its size says how far the windows
+            go; what they see outside x is zero. Padding behind may so differ from that in front.
         bias: (C,) float32, or None.
-        activation: applied last.
+        activation: applied last; a slope that is not negative.
         mask: uint8, `mask_shape(out.shape)`, for the activation's bits, or None.
         stride: (vertical, horizontal).
         padding: zeros in front (top, left).
         dilation: (vertical, horizontal).
 
     Raises:
-        RuntimeError: a tensor of the wrong type, shape or layout; it is named.
+        RuntimeError: the native operator refuses an argument; the message names it.
+        ValueError: the reference refuses one.
 
     Example:
         >>> x, y = torch.ones(1, 1, 1, 3), torch.empty(1, 1, 1, 3)
@@ -104,31 +110,45 @@ def depthwise_reference(
         stride: as for `depthwise`.
         padding: as for `depthwise`.
         dilation: as for `depthwise`.
+
+    Raises:
+        ValueError: a shape does not fit, or the slope is negative.
+
+    Example:
+        >>> y = torch.empty(1, 1, 1, 2, dtype=torch.float64)
+        >>> depthwise_reference(torch.ones(1, 1, 1, 4), torch.ones(1, 2, 1), y, stride=(1, 2))
+        >>> y.flatten().tolist()
+        [2.0, 2.0]
     """
-    filters = weight.to(x.dtype).permute(2, 0, 1)[:, None]
+    if x.shape[:2] != out.shape[:2] or weight.shape[2] != x.shape[1]:
+        raise ValueError("depthwise: x, out and weight must have the same channels")
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    filters = weight.to(wide.dtype).permute(2, 0, 1)[:, None]
     below, right = (
         behind(*axis)
         for axis in zip(
             x.shape[2:], out.shape[2:], weight.shape[:2], stride, padding, dilation, strict=True
         )
     )
-    padded = F.pad(x, (padding[1], right, padding[0], below))
     value = F.conv2d(
-        padded,
+        F.pad(wide, (padding[1], right, padding[0], below)),
         filters,
-        None if bias is None else bias.to(x.dtype),
+        None if bias is None else bias.to(wide.dtype),
         stride,
         dilation=dilation,
         groups=x.shape[1],
     )
     out.copy_(activation.apply(value))
     if mask is not None:
-        mask.copy_(pack_bits(activation.passes(out)))
+        pack_mask_reference(out, mask, activation)
 
 
 def _fake(x: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
     """The operator for tensors without data: it makes nothing, it only refuses."""
-    torch._check(x.shape[:2] == out.shape[:2], lambda: "depthwise: channels must agree")
+    torch._check(
+        x.shape[:2] == out.shape[:2],
+        lambda: "depthwise: out must have x's batch size, channels, dtype and device",
+    )
 
 
 if NATIVE.loaded:

@@ -28,11 +28,15 @@ def depthwise_backward(
 ) -> None:
     """The cotangent of what `depthwise` convolved.
 
+    out = pull_back(value + other, x_mask, x_slope), where value sums the cotangents of all windows
+    that see a pixel, pulled back through `mask` and times their weights. The arithmetic is float32
+    where g is float32 or bfloat16. There is no derivative: autograd does not see what is written.
+
     Args:
         g: cotangent of the convolution's value, (N, C, OH, OW) in channels_last, float32 or
             bfloat16 (any dtype where the reference runs).
         weight: (KH, KW, C) float32, as for `depthwise`.
-        out: (N, C, H, W), g's dtype and layout.
+        out: (N, C, H, W), g's dtype and layout, apart from g.
         mask: bit mask of the convolution's own activation, applied to g on load, or None.
         slope: that activation's slope.
         other: another branch's cotangent of x, added; out itself to accumulate; or None.
@@ -43,7 +47,8 @@ def depthwise_backward(
         dilation: as for `depthwise`.
 
     Raises:
-        RuntimeError: a tensor of the wrong type, shape or layout; it is named.
+        RuntimeError: the native operator refuses an argument; the message names it.
+        ValueError: the reference refuses one.
 
     Example:
         >>> g, out = torch.ones(1, 1, 1, 3), torch.empty(1, 1, 1, 3)
@@ -109,10 +114,23 @@ def depthwise_backward_reference(
         stride: as for `depthwise`.
         padding: as for `depthwise`.
         dilation: as for `depthwise`.
+
+    Raises:
+        ValueError: a shape does not fit.
+
+    Example:
+        >>> g, out = torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 4)
+        >>> weight = torch.tensor([[[1.0], [2.0]]])
+        >>> depthwise_backward_reference(g, weight, out, other=out, stride=(1, 2))
+        >>> out.flatten().tolist()
+        [2.0, 3.0, 2.0, 3.0]
     """
-    filters = weight.to(g.dtype).permute(2, 0, 1)[:, None]
+    if g.shape[:2] != out.shape[:2] or weight.shape[2] != g.shape[1]:
+        raise ValueError("depthwise_backward: g, out and weight must have the same channels")
+    wide = g.float() if g.dtype in (torch.bfloat16, torch.float16) else g
+    filters = weight.to(wide.dtype).permute(2, 0, 1)[:, None]
     reached = F.conv_transpose2d(
-        masked(g, mask, slope), filters, stride=stride, groups=g.shape[1], dilation=dilation
+        masked(wide, mask, slope), filters, stride=stride, groups=g.shape[1], dilation=dilation
     )
     # From the padding in front on; cut, or filled up with zeros, to the image.
     below, right = (
@@ -125,7 +143,10 @@ def depthwise_backward_reference(
 
 def _fake(g: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
     """The operator for tensors without data: it makes nothing, it only refuses."""
-    torch._check(g.shape[:2] == out.shape[:2], lambda: "depthwise_backward: channels must agree")
+    torch._check(
+        g.shape[:2] == out.shape[:2],
+        lambda: "depthwise_backward: g must have out's batch size, channels, dtype and device",
+    )
 
 
 if NATIVE.loaded:
