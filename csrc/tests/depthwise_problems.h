@@ -100,6 +100,7 @@ inline std::vector<DepthwiseSizes> sizes() {
     add(7, 1, 1, 1, 1, 1, 3, c);
     add(4, 4, 3, 2, 3, 1, 12, c);
     add(9, 9, 1, 1, 1, 1, 10, c);
+    add(1, 35, 1, 1, 1, 1, 37, c);
   }
   return all;
 }
