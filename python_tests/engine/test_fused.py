@@ -221,6 +221,18 @@ def test_a_custom_gradient_is_respected(images):
     assert torch.equal(got, iterative_sign(model, images, 2, step_size=STEP, backend="autograd"))
 
 
+def test_rounding_alone_is_no_other_gradient(images, monkeypatch):
+    """Where float32 differs by more than the tolerance, float64 decides."""
+    from sign_ext.engine.fused import programs
+
+    model = tiny_cnn().eval()
+    monkeypatch.setitem(programs.TOLERANCE, torch.float32, 0.0)
+    wanted = iterative_sign(model, images, 1, step_size=STEP, backend="autograd")
+    agree(
+        iterative_sign(model, images, 1, step_size=STEP, backend="fused"), wanted.double(), images
+    )
+
+
 def test_half_precision_networks(images, torch_rng):
     model = basic_cnn(8, 8, 4).eval()
     images = torch.rand(2, 3, 8, 8, generator=torch_rng) * 255
