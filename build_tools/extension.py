@@ -95,8 +95,17 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
     )
     posix = sys.platform != "win32"
     # Error messages name the source file: relative to the project, wherever it was built.
-    host = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
-    host = host if posix else ["/O2"]
+    # Named here: torch 2.11 would take C++17.
+    host = [
+        "-std=c++20",
+        "-O3",
+        "-g0",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        f"-ffile-prefix-map={ROOT}/=",
+    ]
+    host = host if posix else ["/std:c++20", "/O2"]
     device: list[str] = []
     macros: list[tuple[str, str | None]] = []
     libraries = ["torch_cpu"]
@@ -110,7 +119,7 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
         extra = [
             flag for f in environment.wheel_cuda_folders("include") for flag in ("-isystem", f)
         ]
-        device = ["-O3", "-lineinfo", *extra]
+        device = ["-std=c++20", "-O3", "-lineinfo", *extra]
         link = _link_cuda_runtime(toolkit)
     return Extension(
         "sign_ext._C",

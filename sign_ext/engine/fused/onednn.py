@@ -61,7 +61,6 @@ class OneDNNConvolution:
     def __init__(self, op: Convolution, images: int, by_library: bool = False) -> None:
         """Bring the weights into the library's order for batches of about `images`."""
         self.op = op
-        self.fallback = TorchConvolution(op, torch.float32, by_library)
         self.is_even = op.padding == op.padding_behind
         self.attribute, self.scalars = post_op(op.activation)
         self.bias = op.bias
@@ -70,6 +69,11 @@ class OneDNNConvolution:
         self.padding = None if by_library else transposed_padding(op)
         if self.padding is not None:
             self.flipped = self._reordered(flipped(op), self.padding, (1, 1), images, op.shape)
+        # Only where it is used: it would keep two more copies of the weights.
+        alone = self.is_even and (self.padding is not None or op.stride != (1, 1))
+        self.fallback = (
+            None if alone and not by_library else TorchConvolution(op, torch.float32, by_library)
+        )
         self.is_strided = self.is_even and not by_library and op.stride != (1, 1)
         if self.is_strided:
             sizes = zip(op.in_shapes[0][1:], op.shape[1:], op.stride, op.padding, strict=True)
@@ -106,6 +110,7 @@ class OneDNNConvolution:
         """See `Dense`."""
         op = self.op
         if not self.is_even:
+            assert self.fallback is not None
             return self.fallback.forward(x, residual, mask)
         where = (op.padding, op.stride, op.dilation, op.groups)
         y: Tensor
@@ -145,6 +150,7 @@ class OneDNNConvolution:
             strided = strided.contiguous(memory_format=torch.channels_last)
             return strided if other is None else strided.add_(other)
         if self.padding is None:
+            assert self.fallback is not None
             return self.fallback.backward(g, other)
         where = (self.padding, (1, 1), op.dilation, op.groups)
         x: Tensor
