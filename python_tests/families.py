@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import torchvision
+import pytest
 from networks import basic_cnn
 from torch import nn
 
 
 def tv(name: str) -> nn.Module:
+    """One of torchvision's; the test is skipped where that is not installed."""
+    torchvision = pytest.importorskip("torchvision")
     options = {"aux_logits": False} if name == "googlenet" else {}
     options |= {"init_weights": False} if "ception" in name or name == "googlenet" else {}
     return torchvision.models.get_model(name, weights=None, **options)
 
 
 def timm_model(name: str) -> nn.Module:
-    import timm
-
+    """One of timm's; the test is skipped where that is not installed."""
+    timm = pytest.importorskip("timm")
     return timm.create_model(name)
 
 
