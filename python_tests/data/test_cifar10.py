@@ -89,12 +89,12 @@ def test_all_forms_are_split_alike(tiny: TinyCifar, tmp_path: Path, trust) -> No
 
 
 def test_only_wanted_images_are_decoded(tiny: TinyCifar, tmp_path: Path, monkeypatch) -> None:
-    from sign_ext.data import cifar10_parquet
+    from sign_ext.data import decode as decoding
 
     decoded = []
-    decode = cifar10_parquet.decode_rgb
+    decode = decoding.decode_rgb
     monkeypatch.setattr(
-        cifar10_parquet, "decode_rgb", lambda *a, **k: decoded.append(1) or decode(*a, **k)
+        decoding, "decode_rgb", lambda *a, **k: decoded.append(1) or decode(*a, **k)
     )
     load_data("cifar10", tiny.write_parquet(tmp_path), train_size=13, test_size=7)
     assert len(decoded) == 13 + 20 + 7

@@ -8,6 +8,8 @@ import tarfile
 import zlib
 from pathlib import Path
 
+from sign_ext.data.root import PUT_IT
+
 HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 # As published on that page (archives) and by torchvision (the Python version's single files).
@@ -33,15 +35,14 @@ ACCEPTED = f"""accepted are, in this order:
   {BINARY_FOLDER}/ with data_batch_1.bin … data_batch_5.bin and test_batch.bin, or {BINARY_ARCHIVE}
   {PYTHON_FOLDER}/ with data_batch_1 … data_batch_5 and test_batch, or {PYTHON_ARCHIVE}
   {PARQUET_FILES[0]} and {PARQUET_FILES[1]} (columns image, label, lossless)
-Download {BINARY_ARCHIVE} from {HOME} and put it into the folder given by root \
-(--data-root), or by the environment variable SIGN_EXT_DATA."""
+Download {BINARY_ARCHIVE} from {HOME} and put it into {PUT_IT}"""
 
 
 def find_format(root: Path) -> tuple[str, Path]:
     """Name the first form of CIFAR-10 that lies under a folder.
 
     Args:
-        root: the folder; it may itself be one of the extracted archives' folders.
+        root: a folder that is there; it may itself be one of the extracted archives' folders.
 
     Returns:
         ``"binary"`` or ``"python"`` with an extracted folder or an archive, or ``"parquet"`` with
@@ -50,8 +51,6 @@ def find_format(root: Path) -> tuple[str, Path]:
     Raises:
         FileNotFoundError: nothing that is accepted lies there.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"root={str(root)!r} is not a folder. For cifar10 {ACCEPTED}")
     for kind, folder, archive in (
         ("binary", BINARY_FOLDER, BINARY_ARCHIVE),
         ("python", PYTHON_FOLDER, PYTHON_ARCHIVE),

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 # Deeper than 8 bits a channel: Pillow would clip these to 255 without a word.
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+GREY_MODES = ("1", "L", "LA")
 
 
 def decode_rgb(
     source: Path | bytes, size: int | None, formats: tuple[str, ...] | None = None
 ) -> np.ndarray:
     """Decode one image to RGB, turned as its EXIF orientation says.
+
+    A JPEG at least four times as large as wanted is decoded at a half, a quarter or an eighth of
+    its size, never below twice the wanted one: much faster, and hardly to be told from the whole.
 
     Args:
         source: a file, or a file's bytes.
@@ -44,11 +51,111 @@ def decode_rgb(
                 f"its pixels have mode {image.mode!r}, more than 8 bits a channel; save it as an "
                 "8-bit image"
             )
-        upright = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image if size is None else _reduced(image, size))
         rgb = upright.convert("RGB")
         if size is not None and rgb.size != (size, size):
             rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
         return np.asarray(rgb)
+
+
+def _reduced(image: Image, size: int) -> Image:
+    """Return a JPEG that is much larger than wanted at its new size, any other image as given."""
+    from PIL.Image import Resampling
+
+    whole = image.size
+    # Twice the size leaves the last halving to the resampling filter, as a whole decode does;
+    # formats other than JPEG pay no heed to it.
+    drafted = image.draft(None, (2 * size, 2 * size))
+    if drafted is None or image.size == whole:
+        return image
+    # The box ends inside the last pixel where the size is not a multiple of 8: cut there, or
+    # everything would lie a little further left and up.
+    return image.resize((size, size), Resampling.BILINEAR, box=drafted[1])
+
+
+def decode_file(
+    path: Path, size: int | None, instead: str, formats: tuple[str, ...] | None = None
+) -> np.ndarray:
+    """Decode one image file; whatever goes wrong is one error that names the file.
+
+    Args:
+        path: the file.
+        size: as for `decode_rgb`.
+        instead: what the reader can do, ends the message.
+        formats: as for `decode_rgb`.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        ValueError: the file cannot be read as an image.
+    """
+    from PIL import Image
+
+    try:
+        return decode_rgb(path, size, formats)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}. {instead}") from error
+
+
+def decode_exact(
+    cells: Sequence[bytes],
+    names: Sequence[str],
+    size: int,
+    image_format: str,
+    threads: int | None = None,
+) -> Tensor:
+    """Decode images that must have one size and format already.
+
+    Args:
+        cells: n files' bytes.
+        names: what an error calls each of them.
+        size: the height and width that they must have, in pixels.
+        image_format: Pillow's name of the format that they must have.
+        threads: see `decode_all`.
+
+    Returns:
+        uint8 (n, 3, size, size).
+
+    Raises:
+        ValueError: bytes that are not such an image.
+    """
+    from PIL import Image
+
+    def decode(position: int) -> np.ndarray:
+        try:
+            pixels = decode_rgb(cells[position], None, formats=(image_format,))
+            if pixels.shape != (size, size, 3):
+                height, width = pixels.shape[:2]
+                raise ValueError(f"it is {width}×{height} pixels, not {size}×{size}")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{names[position]}: {error}.") from error
+        return pixels
+
+    return decode_all(len(cells), size, decode, threads)
+
+
+def is_grey(cell: bytes, name: str, image_format: str) -> bool:
+    """Tell from an image's header whether it is stored without colour.
+
+    Args:
+        cell: a file's bytes.
+        name: what an error calls it.
+        image_format: Pillow's name of the format that it must have.
+
+    Returns:
+        True for one channel; a colour image whose pixels happen to be grey gives False.
+
+    Raises:
+        ValueError: bytes that are not such an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(cell), formats=(image_format,)) as image:
+            return image.mode in GREY_MODES
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name}: {error}.") from error
 
 
 def decode_all(
@@ -65,15 +172,15 @@ def decode_all(
     Returns:
         uint8 (count, 3, size, size), in order; the first error of any image is raised.
     """
-    pixels = np.empty((count, size, size, 3), dtype=np.uint8)
+    pixels = np.empty((count, 3, size, size), dtype=np.uint8)
     workers = threads or min(8, os.cpu_count() or 1)
     span = max(1, min(256, -(-count // workers)))
 
     def fill(start: int) -> None:
         for position in range(start, min(start + span, count)):
-            pixels[position] = decode(position)
+            pixels[position] = decode(position).transpose(2, 0, 1)
 
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(fill, range(0, count, span)):
             pass
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(pixels)

@@ -26,13 +26,32 @@ def load_digits_splits(wanted: Wanted) -> Splits:
         ModuleNotFoundError: scikit-learn is not installed.
         ValueError: a subset larger than its part.
     """
+    pool = digits_pool(wanted.image_size)
+    train, validation, test = three_way_split(pool.labels)
+    note = f"scikit-learn's handwritten digits ({len(pool.labels):,} images of 8×8, resized)"
+    parts = ((pool, train), (pool, validation), (pool, test))
+    return read_splits("digits", note, CLASS_NAMES, parts, wanted)
+
+
+def digits_pool(image_size: int | None) -> Pool:
+    """Read all digits; they are enlarged when they are asked for.
+
+    Args:
+        image_size: height and width in pixels; None for 32.
+
+    Returns:
+        The 1,797 images in scikit-learn's order, labelled 0 to 9.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+    """
     from sklearn.datasets import load_digits
 
     bundled = load_digits()
     labels = np.asarray(bundled.target, dtype=np.int64)
     # Resized before rounding to whole grey levels, so the smooth strokes keep their precision.
     ink = torch.from_numpy(np.asarray(bundled.images, dtype=np.float32)) * (255.0 / 16.0)
-    size = wanted.image_size or DEFAULT_SIZE
+    size = image_size or DEFAULT_SIZE
 
     def read(where: np.ndarray) -> Tensor:
         grey = torch.nn.functional.interpolate(
@@ -44,8 +63,4 @@ def load_digits_splits(wanted: Wanted) -> Splits:
         )
         return grey.round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
 
-    pool = Pool(labels, read)
-    train, validation, test = three_way_split(labels)
-    note = f"scikit-learn's handwritten digits ({len(labels):,} images of 8×8, resized)"
-    parts = ((pool, train), (pool, validation), (pool, test))
-    return read_splits("digits", note, CLASS_NAMES, parts, wanted)
+    return Pool(labels, read)

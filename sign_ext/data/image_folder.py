@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from sign_ext.data.decode import decode_all, decode_rgb
+from sign_ext.data.decode import decode_all, decode_file
 from sign_ext.data.splits import Pool, Splits, Wanted, read_splits
 from sign_ext.data.stratify import SPLIT_SEED, stratified_choice, three_way_split
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 DEFAULT_SIZE = 32
 VALIDATION_SHARE = 0.15
+REPAIR = "Repair it or take it out of the folder."
 LAYOUT = (
     "accepted: ROOT/CLASS/images, or ROOT/train/CLASS/images with ROOT/test and, optionally, "
     "ROOT/validation (or ROOT/val)"
@@ -118,18 +119,8 @@ def _pool(root: Path, names: tuple[str, ...], size: int, *, at_least: int) -> tu
         ignored += len(found) - len(images)
 
     def read(where: np.ndarray) -> Tensor:
-        return decode_all(len(where), size, lambda position: _decode(paths[where[position]], size))
+        return decode_all(
+            len(where), size, lambda position: decode_file(paths[where[position]], size, REPAIR)
+        )
 
     return Pool(np.asarray(labels, dtype=np.int64), read), ignored
-
-
-def _decode(path: Path, size: int) -> np.ndarray:
-    """Decode one image; an error names its file."""
-    from PIL import Image
-
-    try:
-        return decode_rgb(path, size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image: {error}. Repair it or take it out of the folder."
-        ) from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
 
+from sign_ext.data.ood import OOD_NAMES
+from sign_ext.data.root import find_root
 from sign_ext.data.splits import Splits, Wanted
 
-DATA_NAMES: tuple[str, ...] = ("digits", "cifar10")
-ROOT_VARIABLE = "SIGN_EXT_DATA"
+DATA_NAMES: tuple[str, ...] = ("digits", "cifar10", "isic2017", "digits_imbalanced")
 
 
 def load_data(
@@ -28,14 +28,16 @@ def load_data(
     is never cut.
 
     Args:
-        name: ``"digits"``, ``"cifar10"``, or the path of an image folder (write ``./digits`` for
+        name: ``"digits"``, ``"cifar10"``, ``"isic2017"``, ``"digits_imbalanced"`` (a stand-in for
+            ISIC-2017 that needs no files), or the path of an image folder (write ``./digits`` for
             a folder that has the name of a data set).
-        root: folder of the files that ``"cifar10"`` reads; by default the environment variable
-            SIGN_EXT_DATA. The other two need none.
+        root: folder of the files that ``"cifar10"`` and ``"isic2017"`` read; by default the
+            environment variable SIGN_EXT_DATA. The others need none.
         seed: 0 … 2³² − 1.
         train_size: number of training images, a subset with the classes' proportions; None for all.
         test_size: the same for the test set.
-        image_size: height and width of the images; None for the data set's own (32).
+        image_size: height and width of the images; None for the data set's own (299 for
+            ``"isic2017"``, else 32).
 
     Returns:
         Training, validation and test set, uint8 images (N, 3, H, W) in 0–255.
@@ -56,9 +58,24 @@ def load_data(
 
         return load_digits_splits(wanted)
     if name == "cifar10":
+        from sign_ext.data import cifar10_files
         from sign_ext.data.cifar10 import load_cifar10
 
-        return load_cifar10(_root(root), wanted)
+        return load_cifar10(find_root(root, name, cifar10_files.ACCEPTED), wanted)
+    if name == "isic2017":
+        from sign_ext.data import isic2017_files
+        from sign_ext.data.isic2017 import load_isic2017
+
+        return load_isic2017(find_root(root, name, isic2017_files.ACCEPTED), wanted)
+    if name == "digits_imbalanced":
+        from sign_ext.data.digits_imbalanced import load_digits_imbalanced
+
+        return load_digits_imbalanced(wanted)
+    if name in OOD_NAMES:
+        raise ValueError(
+            f"name={name!r} is a test set without training images; accepted: "
+            f"{', '.join(DATA_NAMES)}, or the path of a folder of images. Load it with load_ood."
+        )
     folder = Path(name)
     if folder.is_dir():
         from sign_ext.data.image_folder import load_image_folder
@@ -70,14 +87,3 @@ def load_data(
         f"{', '.join(DATA_NAMES)}, or the path of a folder of images."
         + (f" Did you mean {close[0]!r}?" if close else "")
     )
-
-
-def _root(root: str | Path | None) -> Path:
-    """Return the folder of the data files."""
-    if root is None:
-        root = os.environ.get(ROOT_VARIABLE) or None
-    if root is None:
-        from sign_ext.data.cifar10_files import ACCEPTED
-
-        raise FileNotFoundError(f"root is not given and {ROOT_VARIABLE} is not set. {ACCEPTED}")
-    return Path(root).expanduser()
