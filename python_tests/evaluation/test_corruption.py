@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sign_ext.evaluation import gaussian_noise, pixels_off
+from sign_ext.evaluation import corruption_examples, gaussian_noise, pixels_off
 
 SIZES = st.tuples(*(st.integers(1, top) for top in (5, 4, 13, 17)))
 
@@ -86,6 +86,35 @@ def test_refusals() -> None:
     for sigma in (-1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="sigma="):
             gaussian_noise(torch.zeros(1, 3, 5, 5), sigma, generator=generator)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_examples_are_rows_of_the_same_images(
+    dtype: torch.dtype, torch_rng: torch.Generator
+) -> None:
+    images = torch.randint(1, 256, (7, 3, 11, 13), generator=torch_rng).to(dtype)
+    kept = images.clone()
+    rows = corruption_examples(images, seed=5)
+    assert list(rows) == ["normal", "pixels off", "noise"]
+    assert all(row.dtype == torch.float32 and row.shape == images.shape for row in rows.values())
+    assert torch.equal(rows["normal"], images.float())
+    off = (rows["pixels off"] == 0).all(1)
+    assert (off.sum((1, 2)) == 50).all()
+    shown = rows["pixels off"].movedim(1, -1)[~off]
+    assert torch.equal(shown, images.float().movedim(1, -1)[~off])
+    noise = rows["noise"] - images.float()
+    assert abs(float(noise.std()) - 10) < 5 * 10 / np.sqrt(2 * noise.numel())
+    again, other = corruption_examples(images, seed=5), corruption_examples(images, seed=6)
+    for name in ("pixels off", "noise"):
+        assert torch.equal(again[name], rows[name])
+        assert not torch.equal(other[name], rows[name])
+    rows["normal"].zero_()  # nobody else's memory
+    assert torch.equal(images, kept)
+    weak = corruption_examples(images, seed=5, num_off=3, sigma=0)
+    assert ((weak["pixels off"] == 0).all(1).sum((1, 2)) == 3).all()
+    assert torch.equal(weak["noise"], images.float())
+    with pytest.raises(ValueError, match="seed=-1"):
+        corruption_examples(images, seed=-1)
 
 
 @pytest.mark.gpu

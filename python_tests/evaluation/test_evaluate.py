@@ -142,3 +142,19 @@ def test_refusals(test_set: ImageSet, model: Recorder) -> None:
     model.linear.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
         evaluate(model, test_set)
+
+
+def test_other_strengths_of_corruption(test_set: ImageSet, model: Recorder) -> None:
+    evaluate(model, test_set, draws=1, num_off=7, sigma=2.5)
+    shown = torch.cat(model.shown).view(3, 131, 3, 9, 11)
+    assert ((shown[1] == 0).all(1).sum((1, 2)) == 7).all()
+    noise = (shown[2] - test_set.images).double()
+    assert abs(float(noise.std()) - 2.5) < 5 * 2.5 / math.sqrt(2 * noise.numel())
+    model.shown.clear()
+    none = evaluate(model, test_set, draws=2, num_off=0, sigma=0)
+    assert none.pixels_off_mean == none.noise_mean == none.accuracy
+    model.shown.clear()
+    for options, told in (({"num_off": 100}, "n=100"), ({"sigma": -1.0}, "sigma=-1.0")):
+        with pytest.raises(ValueError, match=told):
+            evaluate(model, test_set, **options)
+    assert not model.shown  # refused before any work

@@ -9,7 +9,12 @@ from torch import nn
 
 from sign_ext.models import MODEL_NAMES, Normalize, build_model, model_options
 
-SHAPES = {"basic_cnn": (3, 33, 47), "mobilenet_v2": (3, 33, 47), "inception_resnet_v2": (3, 75, 80)}
+SHAPES = {
+    "basic_cnn": (3, 33, 47),
+    "mobilenet_v2": (3, 33, 47),
+    "inception_resnet_v2": (3, 75, 80),
+    "nasnet_mobile": (3, 33, 47),
+}
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
@@ -60,8 +65,8 @@ def test_unknown_names_and_options() -> None:
         build_model("basiccnn")
     for name in MODEL_NAMES:
         assert name in str(caught.value)
-    with pytest.raises(ValueError, match="'nasnet_mobile' is no model; accepted: basic_cnn"):
-        model_options("nasnet_mobile")
+    with pytest.raises(ValueError, match="'resnet18' is no model; accepted: basic_cnn"):
+        model_options("resnet18")
     with pytest.raises(ValueError, match=r"'droput' is no option of basic_cnn.*mean 'dropout'"):
         build_model("basic_cnn", droput=0.1)
     with pytest.raises(ValueError, match="'padding' is no option of mobilenet_v2"):
@@ -81,6 +86,9 @@ def test_unknown_names_and_options() -> None:
         ("basic_cnn", {"image_shape": (3, 32, 9), "padding": "keras"}, "at least 10×10"),
         ("mobilenet_v2", {"stride": 16}, "stride=16; accepted: 32"),
         ("mobilenet_v2", {"width": 0.0}, "width=0.0"),
+        ("nasnet_mobile", {"repeats": 0}, "repeats=0; accepted: .*4 as published"),
+        ("nasnet_mobile", {"filters": 10}, "filters=10; accepted: a multiple of 4"),
+        ("nasnet_mobile", {"image_shape": (3, 32, 2)}, "at least 3×3"),
         ("inception_resnet_v2", {}, r"at least 75×75 .*image_size=75"),
     ],
 )

@@ -42,6 +42,20 @@ def test_options_reach_the_model(tmp_path):
     assert rates == {0.125}
 
 
+def test_an_aleatoric_model_comes_back_with_its_head(tmp_path, same_weights):
+    model = build_model("basic_cnn", num_classes=4, image_shape=(3, 12, 20), aleatoric=True)
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model, {"model": {**SPEC, "aleatoric": True}})
+    loaded, _ = load_checkpoint(path)
+    assert same_weights(loaded, model)
+    images = torch.rand(3, 3, 12, 20) * 255
+    for found, wanted in zip(loaded(images), model.eval()(images), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    save_checkpoint(path, model, {"model": {**SPEC, "aleatoric": False}})
+    with pytest.raises(ValueError, match=r"network\.classifier\.weight is \(8.*the model's \(4"):
+        load_checkpoint(path)
+
+
 def test_the_safetensors_file_is_complete_without_its_json(tmp_path):
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, model_of(), CONFIG)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sign_ext.augment import NoAugment
-from sign_ext.training import TrainSettings
+from sign_ext.training import CrossEntropy, TrainSettings
 from sign_ext.training.epoch import (
     DeviceSet,
     Trainer,
@@ -126,7 +126,7 @@ def test_validate_is_in_eval_mode_over_all_images(make_net, make_set):
     model = make_net()
     data = DeviceSet.place(images, torch.device("cpu"), torch.channels_last)
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    loss, accuracy = validate(model, data)
+    loss, accuracy = validate(model, data, CrossEntropy())
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     with torch.no_grad():
         logits = model.eval().double()(images.images.double())
@@ -146,6 +146,6 @@ def test_a_model_that_works_in_place_leaves_the_data_alone(make_set):
 
     model = nn.Sequential(Halve(), nn.Flatten(), nn.Linear(300, 3))
     data = DeviceSet.place(images, torch.device("cpu"), torch.contiguous_format)
-    validate(model, data)
+    validate(model, data, CrossEntropy())
     trainer_of(model, images, batch_size=5).run_epoch(1, 0, lambda done: None)
     assert torch.equal(images.images, before)

@@ -23,6 +23,7 @@ from sign_ext.training import TrainSettings, steps_per_epoch
         ({"seed": -1}, "seed"),
         ({"optimizer": "adamm"}, "optimizer.*adam, adamw, sgd.*Did you mean"),
         ({"schedule": "cosin"}, "schedule.*'cosine'"),
+        ({"compile": "yes"}, "compile must be True or False; got 'yes'"),
         ({"precision": "float16"}, "precision.*bfloat16"),
     ],
 )

@@ -1,14 +1,57 @@
 """What is measured of a trained classifier."""
 
 from sign_ext.evaluation.accuracy import class_accuracy, predict
-from sign_ext.evaluation.corruption import gaussian_noise, pixels_off
+from sign_ext.evaluation.auc import roc_auc, roc_curve
+from sign_ext.evaluation.calibration import (
+    Reliability,
+    UncertaintyScores,
+    reliability,
+    uncertainty_scores,
+)
+from sign_ext.evaluation.compactness import Compactness, compactness
+from sign_ext.evaluation.corruption import corruption_examples, gaussian_noise, pixels_off
+from sign_ext.evaluation.embedding import embed
 from sign_ext.evaluation.evaluate import Evaluation, evaluate
+from sign_ext.evaluation.features import features
+from sign_ext.evaluation.ood import PresentClassAccuracy, present_class_accuracy
+from sign_ext.evaluation.paired import Paired, detectable_difference, holm, paired
+from sign_ext.evaluation.uncertainty import (
+    AleatoricPrediction,
+    LowConfidence,
+    LowConfidenceRow,
+    low_confidence,
+    predict_aleatoric,
+)
+from sign_ext.evaluation.verdict import compare_rows
 
 __all__ = [
+    "AleatoricPrediction",
+    "Compactness",
     "Evaluation",
+    "LowConfidence",
+    "LowConfidenceRow",
+    "Paired",
+    "PresentClassAccuracy",
+    "Reliability",
+    "UncertaintyScores",
     "class_accuracy",
+    "compactness",
+    "compare_rows",
+    "corruption_examples",
+    "detectable_difference",
+    "embed",
     "evaluate",
+    "features",
     "gaussian_noise",
+    "holm",
+    "low_confidence",
+    "paired",
     "pixels_off",
     "predict",
+    "predict_aleatoric",
+    "present_class_accuracy",
+    "reliability",
+    "roc_auc",
+    "roc_curve",
+    "uncertainty_scores",
 ]

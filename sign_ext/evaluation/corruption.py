@@ -1,4 +1,4 @@
-"""The two corruptions of Table 5: pixels turned off, and Gaussian noise."""
+"""The two corruptions of Table 5, pixels turned off and Gaussian noise, and Figure 6's examples."""
 
 from __future__ import annotations
 
@@ -64,3 +64,37 @@ def gaussian_noise(images: Tensor, sigma: float = 10.0, *, generator: torch.Gene
         images.shape, generator=generator, device=generator.device, dtype=torch.float32
     )
     return noise.mul_(sigma).to(images.device).add_(images)
+
+
+def corruption_examples(
+    images: Tensor, seed: int, *, num_off: int = 50, sigma: float = 10.0
+) -> dict[str, Tensor]:
+    """Make the rows of Figure 6: images as they are, with pixels off, and with noise.
+
+    Args:
+        images: uint8 or float tensor (n, 3, H, W) in pixel units.
+        seed: 0 or more; chooses the pixels and the noise.
+        num_off: positions turned off in each image.
+        sigma: standard deviation of the noise in grey levels.
+
+    Returns:
+        "normal", "pixels off" and "noise" in this order → new float32 tensor (n, 3, H, W). The
+        noisy images leave 0–255 in places: clip them to draw them.
+
+    Raises:
+        ValueError: a number out of range, or images of another rank.
+
+    Example:
+        >>> rows = corruption_examples(torch.full((2, 3, 8, 8), 9), seed=0)
+        >>> list(rows), int((rows["pixels off"] == 0).sum())
+        (['normal', 'pixels off', 'noise'], 300)
+    """
+    if seed < 0:
+        raise ValueError(f"seed={seed}; accepted: 0 or more.")
+    generator = torch.Generator().manual_seed(seed)
+    normal = images.to(torch.float32, copy=True)
+    return {
+        "normal": normal,
+        "pixels off": pixels_off(normal, num_off, generator=generator),
+        "noise": gaussian_noise(normal, sigma, generator=generator),
+    }

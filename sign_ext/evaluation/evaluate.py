@@ -21,10 +21,6 @@ from sign_ext.evaluation.corruption import gaussian_noise, pixels_off
 BLOCK = 64
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
-CORRUPTIONS: dict[str, Corruption] = {
-    "pixels_off": lambda images, generator: pixels_off(images, 50, generator=generator),
-    "noise": lambda images, generator: gaussian_noise(images, 10.0, generator=generator),
-}
 
 
 @dataclass(frozen=True)
@@ -34,9 +30,11 @@ class Evaluation:
     Args:
         accuracy: on the images as they are.
         per_class: class name → accuracy; NaN for a class without test images.
-        pixels_off_mean: mean accuracy over the draws with 50 pixels an image turned off.
+        pixels_off_mean: mean accuracy over the draws with pixels turned off, 50 an image unless
+            `evaluate` was told otherwise.
         pixels_off_std: sample standard deviation over the draws; NaN for a single draw.
-        noise_mean: mean accuracy over the draws of Gaussian noise, σ = 10 grey levels.
+        noise_mean: mean accuracy over the draws of Gaussian noise, σ = 10 grey levels unless
+            `evaluate` was told otherwise.
         noise_std: the same for the noise.
         draws: how often each corruption was drawn.
         images: number of test images.
@@ -66,6 +64,8 @@ def evaluate(
     test: ImageSet,
     *,
     draws: int = 10,
+    num_off: int = 50,
+    sigma: float = 10.0,
     seed: int = 0,
     batch_size: int = 512,
     progress: Callable[[int, int], None] | None = None,
@@ -80,6 +80,8 @@ def evaluate(
         model: float images (n, 3, H, W) in 0–255 → logits (n, classes); it is left as it was.
         test: the test images.
         draws: times each corruption is drawn, 1 or more.
+        num_off: positions turned off in each image, 0 … H·W (Table 5: 50 of 1,024).
+        sigma: standard deviation of the noise in grey levels, 0 or more (Table 5: 10).
         seed: 0 or more; chooses the corruptions.
         batch_size: images at once; this bounds the memory in use.
         progress: called with (images done, images in all) after every batch.
@@ -105,7 +107,13 @@ def evaluate(
         raise ValueError(f"batch_size={batch_size}; accepted: 1 or more.")
     if seed < 0:
         raise ValueError(f"seed={seed}; accepted: 0 or more.")
-    runs = 1 + draws * len(CORRUPTIONS)
+    corruptions: dict[str, Corruption] = {
+        "pixels_off": lambda images, generator: pixels_off(images, num_off, generator=generator),
+        "noise": lambda images, generator: gaussian_noise(images, sigma, generator=generator),
+    }
+    for corrupt in corruptions.values():  # options out of range are refused before the work
+        corrupt(test.images[:1], torch.Generator())
+    runs = 1 + draws * len(corruptions)
     done = 0
 
     def advance(images: int) -> None:
@@ -124,7 +132,7 @@ def evaluate(
     overall, per_class = accuracies(None, ())
     corrupted = {
         name: [accuracies(corrupt, (kind, draw))[0] for draw in range(draws)]
-        for kind, (name, corrupt) in enumerate(CORRUPTIONS.items())
+        for kind, (name, corrupt) in enumerate(corruptions.items())
     }
     return Evaluation(
         accuracy=overall,

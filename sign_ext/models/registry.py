@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from sign_ext.models.aleatoric import AleatoricHead
 from sign_ext.models.basic_cnn import basic_cnn
 from sign_ext.models.inception_resnet_v2 import inception_resnet_v2
 from sign_ext.models.mobilenet_v2 import mobilenet_v2
+from sign_ext.models.nasnet_mobile import nasnet_mobile
 from sign_ext.models.normalize import Normalize
 
 # A builder takes (num_classes, image_shape) and, by keyword, its options with their defaults.
@@ -20,6 +22,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "basic_cnn": basic_cnn,
     "mobilenet_v2": mobilenet_v2,
     "inception_resnet_v2": inception_resnet_v2,
+    "nasnet_mobile": nasnet_mobile,
 }
 MODEL_NAMES: tuple[str, ...] = tuple(BUILDERS)
 
@@ -29,6 +32,7 @@ def build_model(
     *,
     num_classes: int = 10,
     image_shape: tuple[int, int, int] = (3, 32, 32),
+    aleatoric: bool = False,
     **options: Any,
 ) -> nn.Module:
     """Build a model with fresh weights from torch's global random numbers.
@@ -37,11 +41,14 @@ def build_model(
         name: one of `MODEL_NAMES`.
         num_classes: number of logits.
         image_shape: (3, H, W) of the images.
+        aleatoric: learn each logit's spread too (Section 3.2): the network gets twice as many
+            outputs, and an `AleatoricHead` behind it.
         **options: see `model_options`.
 
     Returns:
         A Sequential of ``normalize`` and ``network`` that takes float32 images (N, 3, H, W) in
-        pixel units 0–255 and returns logits (N, num_classes).
+        pixel units 0–255 and returns logits (N, num_classes); with ``aleatoric`` a third module,
+        ``head``, and an `AleatoricOutput` of such logits and their standard deviations.
 
     Raises:
         ValueError: an unknown name or option, or a value out of range.
@@ -63,8 +70,11 @@ def build_model(
     dropout = options.get("dropout", 0.0)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout!r}; accepted: 0 ≤ p < 1.")
-    network = BUILDERS[name](num_classes, shape, **options)
-    return nn.Sequential(OrderedDict(normalize=Normalize(), network=network))
+    network = BUILDERS[name](num_classes * (2 if aleatoric else 1), shape, **options)
+    modules = OrderedDict[str, nn.Module](normalize=Normalize(), network=network)
+    if aleatoric:
+        modules["head"] = AleatoricHead()
+    return nn.Sequential(modules)
 
 
 def model_options(name: str) -> dict[str, Any]:

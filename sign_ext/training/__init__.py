@@ -2,10 +2,14 @@
 
 from sign_ext.training.checkpoints import load_checkpoint, save_checkpoint
 from sign_ext.training.loop import train
+from sign_ext.training.objective import Aleatoric, CrossEntropy, Objective
 from sign_ext.training.result import TrainResult
 from sign_ext.training.settings import TrainSettings, steps_per_epoch
 
 __all__ = [
+    "Aleatoric",
+    "CrossEntropy",
+    "Objective",
     "TrainResult",
     "TrainSettings",
     "load_checkpoint",

@@ -30,7 +30,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, config: Mapping[str, Any
         path: of the .safetensors file; its folder is made. The JSON has the same name, .json.
         model: whose state_dict is written, from any device, in contiguous layout.
         config: plain JSON values. `config["model"]` with name, num_classes, image_shape and
-            options is what :func:`load_checkpoint` rebuilds the model from.
+            options (and "aleatoric": true for the model of Section 3.2) is what
+            :func:`load_checkpoint` rebuilds the model from.
 
     Raises:
         ValueError: the path does not end in .safetensors, config["model"] lacks a key, or the
@@ -98,6 +99,7 @@ def load_checkpoint(
         spec["name"],
         num_classes=spec["num_classes"],
         image_shape=tuple(spec["image_shape"]),
+        aleatoric=spec.get("aleatoric", False),
         **spec["options"],
     )
     _check_tensors(path, model.state_dict(), tensors, spec["name"])

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sign_ext.data import ImageSet
+from sign_ext.training.objective import Objective
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -52,8 +53,10 @@ def check_sets(train_set: ImageSet, validation: ImageSet) -> None:
         )
 
 
-def check_model(model: nn.Module, train_set: ImageSet, device: torch.device) -> None:
-    """Raise ValueError unless the model is trainable float32 and gives one logit a class.
+def check_model(
+    model: nn.Module, train_set: ImageSet, device: torch.device, objective: Objective
+) -> None:
+    """Raise ValueError unless the model is trainable float32 and its outputs suit the objective.
 
     One image goes through it in eval mode; the caller has forked the random number generators and
     puts the training flags back.
@@ -70,12 +73,12 @@ def check_model(model: nn.Module, train_set: ImageSet, device: torch.device) -> 
             "Call model.float(); for bfloat16 arithmetic use TrainSettings(precision='bfloat16')."
         )
     model.eval()
+    image = train_set.images[:1].to(device, torch.float32)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        logits = model(train_set.images[:1].to(device, torch.float32))
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        shape = tuple(objective.logits(model(image)).shape)
     if shape != (1, len(train_set.class_names)):
         raise ValueError(
-            f"model gives {shape} for one image, and {train_set.name} has "
-            f"{len(train_set.class_names)} classes: logits must be (N, classes). Build it with "
+            f"model gives logits {shape} for one image, and {train_set.name} has "
+            f"{len(train_set.class_names)} classes: they must be (N, classes). Build it with "
             f"num_classes={len(train_set.class_names)}."
         )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sign_ext.augment import Augment
 from sign_ext.data import ImageSet
 from sign_ext.errors import SignError
 from sign_ext.training import rng
+from sign_ext.training.objective import CrossEntropy, Objective, as_dtype
 from sign_ext.training.settings import TrainSettings, steps_per_epoch
 
 # Reading a loss waits for the device, so on CUDA losses are looked at only this often.
@@ -80,6 +81,8 @@ class Trainer:
         augment: called on each batch.
         data: the training set.
         total_steps: of the whole run, for the learning rate.
+        objective: what is minimised.
+        forward: the model's forward pass in training, compiled perhaps; None is the model itself.
     """
 
     model: nn.Module
@@ -88,6 +91,8 @@ class Trainer:
     augment: Augment
     data: DeviceSet
     total_steps: int
+    objective: Objective = field(default_factory=CrossEntropy)
+    forward: Callable[[Tensor], Any] | None = None
 
     def run_epoch(
         self, epoch: int, steps_done: int, report: Callable[[int], None]
@@ -136,11 +141,14 @@ class Trainer:
         """Take one gradient step; return the loss before it and the number of hits."""
         images = images.contiguous(memory_format=self.data.memory_format)
         self.optimizer.zero_grad(set_to_none=True)
+        # Not `or`: a module may have no truth value.
+        forward = self.model if self.forward is None else self.forward
         lower = self.settings.precision == "bfloat16"
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=lower):
-            logits = self.model(images)
-        logits = logits.float()
-        loss = F.cross_entropy(logits, targets)
+            outputs = forward(images)
+        outputs = as_dtype(outputs, torch.float32)
+        logits = self.objective.logits(outputs)
+        loss = self.objective.loss(outputs, targets)
         loss.backward()
         self.optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
@@ -173,15 +181,16 @@ def batch_indices(order: Tensor, batch_size: int) -> list[Tensor]:
     return [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
 
 
-def validate(model: nn.Module, data: DeviceSet) -> tuple[float, float]:
+def validate(model: nn.Module, data: DeviceSet, objective: Objective) -> tuple[float, float]:
     """Measure a model in eval mode and float32, whatever precision it is trained in.
 
     Args:
         model: left in eval mode.
         data: the validation set.
+        objective: what the run minimises.
 
     Returns:
-        Mean cross-entropy and accuracy.
+        Mean loss, from outputs converted to float64, and accuracy.
     """
     model.eval()
     device = data.labels.device
@@ -190,7 +199,8 @@ def validate(model: nn.Module, data: DeviceSet) -> tuple[float, float]:
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for start in range(0, len(data), VALIDATION_BATCH):
             images, labels = data.batch(slice(start, start + VALIDATION_BATCH))
-            logits = model(images.contiguous(memory_format=data.memory_format)).double()
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(dim=1) == labels).sum()
+            outputs = model(images.contiguous(memory_format=data.memory_format))
+            outputs = as_dtype(outputs, torch.float64)
+            loss += objective.loss(outputs, labels) * len(labels)
+            correct += (objective.logits(outputs).argmax(dim=1) == labels).sum()
     return float(loss) / len(data), float(correct) / len(data)

@@ -1,12 +1,13 @@
-"""The model's form while it trains, put back afterwards: training flags and memory layout."""
+"""The model's form while it trains, put back afterwards: flags, memory layout, compiled code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sign_ext.training.settings import TrainSettings
 
@@ -40,3 +41,22 @@ def training_layout(
         yield layout
     finally:
         model.to(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def training_forward(
+    model: nn.Module, settings: TrainSettings
+) -> Iterator[Callable[[Tensor], Any]]:
+    """Give the forward pass of training: the model itself, or compiled by torch.compile.
+
+    A run has two sizes of batch at most. Each is compiled for itself, and whole, so that a resumed
+    run runs the code that an uninterrupted one does, and nothing goes back to eager silently.
+    """
+    if not settings.compile:
+        yield model
+        return
+    try:
+        yield torch.compile(model, fullgraph=True, dynamic=False)
+    finally:
+        # Else the runs of one process would share, and reach, the limit on recompilations.
+        torch.compiler.reset()

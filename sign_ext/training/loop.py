@@ -25,7 +25,8 @@ from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 from sign_ext.training.checks import check_model, check_sets, resolve_device
 from sign_ext.training.describe import full_config, run_identity
 from sign_ext.training.epoch import DeviceSet, Trainer, TrainingDivergedError, validate
-from sign_ext.training.layout import flags_put_back, training_layout
+from sign_ext.training.layout import flags_put_back, training_forward, training_layout
+from sign_ext.training.objective import CrossEntropy, Objective
 from sign_ext.training.result import TrainResult
 from sign_ext.training.rng import forked_rng
 from sign_ext.training.scalars import ScalarLog, remove_scalars, scalar_log
@@ -40,6 +41,7 @@ def train(
     settings: TrainSettings | None = None,
     *,
     augment: Augment | None = None,
+    objective: Objective | None = None,
     device: str | torch.device = "cpu",
     out: str | Path | None = None,
     resume: bool = False,
@@ -50,19 +52,21 @@ def train(
     """Train a model and leave in it the weights of the epoch that is best on validation.
 
     The paper selects "the epochs corresponding to the highest accuracies on the validation sets";
-    of equal epochs the earlier is kept. Cross-entropy is minimised on shuffled batches. The run is
-    a function of the settings, the data, the augmentation and the model's initial weights: equal
-    calls give equal bits on a CPU (with the same number of threads), and the caller's random
-    number generators are as before afterwards.
+    of equal epochs the earlier is kept. The objective is minimised on shuffled batches. The run is
+    a function of the settings, the data, the augmentation, the objective and the model's initial
+    weights: equal calls give equal bits on a CPU (with the same number of threads), and the
+    caller's random number generators are as before afterwards.
 
     Args:
-        model: float32 pixels 0–255 in, (N, classes) logits out. Trained in place and moved to
-            `device`, where it stays; its training flags are put back at the end. Parameters with
-            requires_grad=False stay as they are.
+        model: float32 pixels 0–255 in, (N, classes) logits out, or what `objective` is for.
+            Trained in place and moved to `device`, where it stays; its training flags are put
+            back at the end. Parameters with requires_grad=False stay as they are.
         train_set: uint8 or float32 images (N, C, H, W), copied to the device once.
         validation: measured after each epoch; it also moves to the device.
         settings: TrainSettings() if None.
         augment: called on each training batch on the device; none if None.
+        objective: CrossEntropy() if None; Aleatoric() for a model that was built with
+            aleatoric=True (Section 3.2).
         device: "cpu", "cuda" or "cuda:INDEX".
         out: folder for the run: last.safetensors after each epoch, tensorboard/ curves, and
             model.safetensors with model.json when the run is complete. None writes nothing.
@@ -97,6 +101,7 @@ def train(
     """
     settings = TrainSettings() if settings is None else settings
     augment = NoAugment() if augment is None else augment
+    objective = CrossEntropy() if objective is None else objective
     place = resolve_device(device)
     check_sets(train_set, validation)
     folder = None if out is None else Path(out)
@@ -108,7 +113,7 @@ def train(
         stack.enter_context(arithmetic(settings.precision))
         stack.enter_context(forked_rng(place))
         stack.enter_context(flags_put_back(model))
-        check_model(model.to(place), train_set, place)
+        check_model(model.to(place), train_set, place, objective)
         if folder is not None:
             _open_folder(folder, resume=resume, overwrite=overwrite)
         elif resume or overwrite:
@@ -122,10 +127,12 @@ def train(
             augment=augment,
             data=DeviceSet.place(train_set, place, layout),
             total_steps=total,
+            objective=objective,
+            forward=stack.enter_context(training_forward(model, settings)),
         )
         run = _Run(trainer, DeviceSet.place(validation, place, layout), folder, {}, RunState())
         if folder is not None:
-            run.identity = run_identity(model, train_set, validation, settings, augment)
+            run.identity = run_identity(model, train_set, validation, settings, augment, objective)
             if (folder / STATE_NAME).is_file():
                 run.state = load_state(folder, model, trainer.optimizer, run.identity)
         with scalar_log(folder if run.state.steps < total else None, run.state.steps) as log:
@@ -133,7 +140,7 @@ def train(
         model.load_state_dict(run.state.best_weights)
     result = run.result()
     if folder is not None and not _complete(folder):
-        full = full_config(config, train_set, settings, augment, result)
+        full = full_config(config, train_set, settings, augment, objective, result)
         save_checkpoint(folder / CHECKPOINT_NAME, model, full)
     return result
 
@@ -165,8 +172,11 @@ class _Run:
     def _epoch(
         self, epoch: int, steps_done: int, report: Callable[[int], None]
     ) -> dict[str, float | int]:
-        loss, accuracy, steps = self.trainer.run_epoch(epoch, steps_done, report)
-        validation_loss, validation_accuracy = validate(self.trainer.model, self.validation)
+        trainer = self.trainer
+        loss, accuracy, steps = trainer.run_epoch(epoch, steps_done, report)
+        validation_loss, validation_accuracy = validate(
+            trainer.model, self.validation, trainer.objective
+        )
         if validation_loss - validation_loss != 0:  # NaN or Inf
             raise TrainingDivergedError("The validation loss", epoch, steps)
         return {

@@ -33,7 +33,10 @@ class TrainSettings:
             sets of different sizes can get equal numbers of updates; None sets no cap.
         precision: "float32" (IEEE), "tf32" (CUDA's matrix units, float32 in memory) or "bfloat16"
             (forward and backward under autocast; weights, optimiser and validation stay float32).
-        seed: of the batch order, the augmentation and dropout.
+        compile: run the model through torch.compile while training. It takes from seconds to
+            minutes once for each size of batch, so it pays in long runs; CPU code needs a C++
+            compiler. A model that cannot be compiled whole is an error.
+        seed: of the batch order, the augmentation, dropout and a loss that draws.
 
     Raises:
         ValueError: a value that makes no sense; the message names it.
@@ -51,6 +54,7 @@ class TrainSettings:
     schedule: str = "constant"
     max_steps: int | None = None
     precision: str = "float32"
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +69,8 @@ class TrainSettings:
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("precision", self.precision, PRECISIONS)
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be True or False; got {self.compile!r}.")
 
     def total_steps(self, images: int) -> int:
         """Count the gradient steps of a run over a training set of `images` images."""

@@ -1,0 +1,198 @@
+"""The aleatoric model's predictions, and what Table 2 says of those with low confidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.evaluation.accuracy import predict
+from sign_ext.evaluation.calibration import check_probabilities
+from sign_ext.models import AleatoricOutput, sample_logits
+
+# Noise is drawn for this many images at a time: it bounds the memory, and the batch size of the
+# network has no say in it.
+BLOCK = 64
+
+
+class AleatoricPrediction(NamedTuple):
+    """What the aleatoric model predicts for N images, on the CPU.
+
+    Attributes:
+        probabilities: float64 (N, C), the mean of the softmax over T draws of the logits.
+        sigma: float64 (N,), the mean of σ over the classes, Table 2's uncertainty.
+    """
+
+    probabilities: Tensor
+    sigma: Tensor
+
+
+@dataclass(frozen=True)
+class LowConfidenceRow:
+    """Correctly classified images whose correct class has a probability of at most 0.5.
+
+    Attributes:
+        probability: its mean; NaN if there is no such image.
+        count: how many there are.
+        uncertainty: mean of their `sigma`; NaN if there is none.
+    """
+
+    probability: float
+    count: int
+    uncertainty: float
+
+
+@dataclass(frozen=True)
+class LowConfidence:
+    """Table 2's rows "p ≤ 0.5" of one model.
+
+    Attributes:
+        per_class: one row a class, in the classes' order.
+        total: over all images.
+        smallest: the smallest probability of the correct class among all correctly classified
+            images (the text's "threshold"); NaN if none is correct.
+    """
+
+    per_class: tuple[LowConfidenceRow, ...]
+    total: LowConfidenceRow
+    smallest: float
+
+    def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Return the fields as JSON-able values: NaN, which JSON has not, becomes None.
+
+        Args:
+            class_names: the keys of the classes' rows, in the classes' order.
+        """
+        rows = zip(class_names, self.per_class, strict=True)
+        return {
+            "per_class": {name: _finite(asdict(row)) for name, row in rows},
+            "total": _finite(asdict(self.total)),
+            **_finite({"smallest": self.smallest}),
+        }
+
+
+def predict_aleatoric(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    samples: int = 100,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> AleatoricPrediction:
+    """Predict with an aleatoric model: probabilities averaged over draws of the logits (Eq. 11).
+
+    The same seed draws the same noise whatever the batch size and the device.
+
+    Args:
+        model: float images (n, 3, H, W) in pixel units 0–255 → `AleatoricOutput`; run in eval
+            mode and left as it was.
+        images: uint8 or float tensor (N, 3, H, W) on any device.
+        samples: T, draws of the logits for each image, 1 or more.
+        seed: 0 or more; of the draws.
+        batch_size: images at once through the network.
+
+    Returns:
+        Probabilities and mean σ.
+
+    Raises:
+        TypeError: the model gives something else.
+        ValueError: no images, or a number out of range.
+
+    Example:
+        >>> from sign_ext.models import build_model
+        >>> model = build_model("basic_cnn", num_classes=3, aleatoric=True)
+        >>> predict_aleatoric(model, torch.zeros(5, 3, 32, 32)).probabilities.shape
+        torch.Size([5, 3])
+    """
+    if samples < 1:
+        raise ValueError(f"samples={samples}; accepted: 1 or more (the paper's T).")
+    if seed < 0:
+        raise ValueError(f"seed={seed}; accepted: 0 or more.")
+    joined = predict(_Joined(model), images, batch_size=batch_size).double()
+    output = AleatoricOutput(*joined.chunk(2, dim=1))
+    generator = torch.Generator().manual_seed(seed)
+    blocks = zip(output.logits.split(BLOCK), output.sigma.split(BLOCK), strict=True)
+    probabilities = [
+        sample_logits(AleatoricOutput(*block), samples, generator).softmax(dim=2).mean(dim=0)
+        for block in blocks
+    ]
+    return AleatoricPrediction(torch.cat(probabilities), output.sigma.mean(dim=1))
+
+
+class _Joined(nn.Module):
+    """Puts the two parts of an aleatoric output side by side, as `predict` wants one tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        output = self.model(images)
+        if not isinstance(output, AleatoricOutput):
+            raise TypeError(
+                f"model gives {type(output).__name__}; accepted: AleatoricOutput. Build it with "
+                "build_model(..., aleatoric=True)."
+            )
+        return torch.cat(output, dim=1)
+
+
+def low_confidence(
+    probabilities: Tensor,
+    sigma: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    threshold: float = 0.5,
+) -> LowConfidence:
+    """Compute Table 2's rows: the correctly classified images of low confidence.
+
+    Args:
+        probabilities: float (N, num_classes), each row summing to 1.
+        sigma: float (N,), the uncertainty of each image.
+        labels: int64 (N,).
+        num_classes: number of classes.
+        threshold: the highest probability that counts as low, 0–1 (the paper: 0.5).
+
+    Returns:
+        Mean probability of the correct class, number of images and mean uncertainty, for each
+        class and in total, and the smallest such probability of all correctly classified images.
+
+    Raises:
+        ValueError: shapes that do not fit, no images, rows that are no probabilities, or a
+            threshold out of range.
+
+    Example:
+        >>> p = torch.tensor([[0.4, 0.3, 0.3], [0.1, 0.9, 0.0]])
+        >>> low_confidence(p, torch.tensor([2.0, 1.0]), torch.tensor([0, 1]), 3).total.count
+        1
+    """
+    p = check_probabilities(probabilities, labels, num_classes)
+    if sigma.shape != labels.shape:
+        raise ValueError(f"sigma has shape {tuple(sigma.shape)}; accepted: {tuple(labels.shape)}.")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold}; accepted: a probability, 0 to 1.")
+    right = p.argmax(dim=1) == labels
+    correct = p.gather(1, labels[:, None])[:, 0]
+    low = right & (correct <= threshold)
+
+    def row(chosen: Tensor) -> LowConfidenceRow:
+        # The mean of an empty tensor is NaN.
+        return LowConfidenceRow(
+            probability=float(correct[chosen].mean()),
+            count=int(chosen.sum()),
+            uncertainty=float(sigma[chosen].double().mean()),
+        )
+
+    return LowConfidence(
+        per_class=tuple(row(low & (labels == c)) for c in range(num_classes)),
+        total=row(low),
+        smallest=float(correct[right].min()) if bool(right.any()) else math.nan,
+    )
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    """Replace NaN by None."""
+    return {name: None if value != value else value for name, value in fields.items()}

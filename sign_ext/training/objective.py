@@ -1,0 +1,119 @@
+"""What a run minimises: cross-entropy, or the aleatoric loss of Section 3.2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sign_ext.models import AleatoricOutput, aleatoric_loss
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss of a model's outputs, and where in them the logits are.
+
+    An implementation is a frozen dataclass: its fields are its options, so a run's state file can
+    hold them and a resumed run can tell whether they changed.
+    """
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Compute the mean loss of a batch.
+
+        Args:
+            outputs: what the model gives, a tensor or a named tuple of tensors.
+            targets: int64 (N,), or float (N, classes) with the probability of each class.
+
+        Returns:
+            A scalar. Its random numbers, if any, come from torch's global generators, which are
+            seeded anew for each epoch.
+        """
+        ...
+
+    def logits(self, outputs: Any) -> Tensor:
+        """Return the logits (N, classes) whose largest is the prediction.
+
+        Raises:
+            ValueError: outputs of another kind than the objective is for.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy of a model that gives logits.
+
+    Example:
+        >>> import torch
+        >>> CrossEntropy().loss(torch.zeros(1, 2), torch.tensor([1]))
+        tensor(0.6931)
+    """
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Compute −mean Σ_c y_c log softmax_c."""
+        return F.cross_entropy(outputs, targets)
+
+    def logits(self, outputs: Any) -> Tensor:
+        """Return the outputs themselves."""
+        if not isinstance(outputs, Tensor):
+            more = isinstance(outputs, AleatoricOutput)
+            raise ValueError(
+                f"model gives {type(outputs).__name__}; CrossEntropy accepts logits (N, classes) "
+                f"in one tensor. {'Give objective=Aleatoric().' if more else 'Return those alone.'}"
+            )
+        return outputs
+
+
+@dataclass(frozen=True)
+class Aleatoric:
+    """The negative of Eq. 10, of a model that gives an `AleatoricOutput`.
+
+    Predictions, and so the selection of an epoch, go by the largest f, not by drawn logits.
+
+    Args:
+        samples: T, how often the logits are drawn (Eq. 11); the paper does not state it.
+
+    Raises:
+        ValueError: fewer than one sample.
+
+    Example:
+        >>> import torch
+        >>> sure = AleatoricOutput(torch.zeros(1, 2), torch.zeros(1, 2))
+        >>> Aleatoric(samples=5).loss(sure, torch.tensor([1]))
+        tensor(0.6931)
+    """
+
+    samples: int = 100
+
+    def __post_init__(self) -> None:
+        """Check the number of samples before any data is read."""
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
+            raise ValueError(f"samples must be an integer of at least 1; got {self.samples!r}.")
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Draw the logits and compute the loss: see `sign_ext.models.aleatoric_loss`."""
+        return aleatoric_loss(outputs, targets, self.samples)
+
+    def logits(self, outputs: Any) -> Tensor:
+        """Return f."""
+        if not isinstance(outputs, AleatoricOutput):
+            raise ValueError(
+                f"model gives {type(outputs).__name__}; Aleatoric accepts an AleatoricOutput. "
+                "Build the model with build_model(..., aleatoric=True)."
+            )
+        return outputs.logits
+
+
+def as_dtype(outputs: Any, dtype: torch.dtype) -> Any:
+    """Convert a model's outputs, so that the loss is computed in that precision.
+
+    Args:
+        outputs: a tensor or a named tuple of tensors; it is kept so.
+        dtype: of the result.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs.to(dtype)
+    return type(outputs)(*(part.to(dtype) for part in outputs))
