@@ -3,22 +3,50 @@
 import pytest
 import torch
 
-from sign_ext.augment import AUGMENT_NAMES, Augment, Classical, NoAugment, build_augment
+from sign_ext.augment import (
+    AUGMENT_NAMES,
+    Augment,
+    Classical,
+    DeepAugment,
+    Mixup,
+    NoAugment,
+    Operation,
+    Policy,
+    SubPolicy,
+    build_augment,
+    save_policies,
+)
+
+POLICIES = (Policy((SubPolicy(Operation("rotate", 0.5), Operation("noise", 0.1)),) * 5),)
+NEEDED = {"mixup": {"num_classes": 4}, "deepaugment": {"policies": POLICIES}}
 
 
 @pytest.mark.parametrize("name", AUGMENT_NAMES)
 def test_every_name_builds_an_augment_that_keeps_shapes(name):
-    augment = build_augment(name)
+    augment = build_augment(name, **NEEDED.get(name, {}))
     assert isinstance(augment, Augment)
     images, labels = torch.rand(3, 3, 9, 7) * 255, torch.tensor([2, 0, 1])
     got, same = augment(images, labels, torch.Generator().manual_seed(0))
     assert got.shape == images.shape
-    assert torch.equal(same, labels)
+    assert same.shape == (3, 4) if name == "mixup" else torch.equal(same, labels)
 
 
-def test_names_give_their_classes_and_options():
+def test_names_give_their_classes_and_options(tmp_path):
     assert build_augment("none") == NoAugment()
     assert build_augment("classical", max_shift=0.05) == Classical(max_shift=0.05)
+    assert build_augment("mixup", num_classes=7, alpha=0.2) == Mixup(7, 0.2)
+    assert build_augment("deepaugment", policies=POLICIES) == DeepAugment(POLICIES)
+    save_policies(tmp_path / "p.yaml", POLICIES)
+    for path in (tmp_path / "p.yaml", str(tmp_path / "p.yaml")):
+        assert build_augment("deepaugment", policies=path) == DeepAugment(POLICIES)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("mixup", "num_classes"), ("deepaugment", "policies")]
+)
+def test_a_missing_option_is_named(name, option):
+    with pytest.raises(ValueError, match=f"'{name}' needs the option {option}: build_augment"):
+        build_augment(name)
 
 
 def test_no_augment_draws_nothing():

@@ -43,6 +43,37 @@ def test_float_originals_and_the_inputs_memory_stay_apart():
     assert float(snapshot.min()) > 0
 
 
+@pytest.mark.parametrize("mode", ["add", "replace"])
+def test_random_k_takes_one_version_of_each_image(mode, torch_rng):
+    base = originals(60)
+    snapshots = {k: torch.full(base.images.shape, float(k)) for k in (100, 2, 30)}
+    joined = sign_training_set(base, snapshots, mode=mode, random_k=torch_rng)
+    kept = 60 if mode == "add" else 0
+    assert len(joined) == kept + 60
+    assert torch.equal(joined.images[:kept], base.float()[:kept])
+    assert torch.equal(joined.labels, base.labels.repeat(2 if kept else 1))
+    chosen = joined.images[kept:]
+    assert torch.equal(chosen, chosen[:, :1, :1, :1].expand_as(chosen))  # no image is of two K
+    assert set(chosen[:, 0, 0, 0].tolist()) == {2.0, 30.0, 100.0}
+    assert joined.name == f"example/train{'+' if kept else '→'}sign(2|30|100)"
+
+
+def test_random_k_is_uniform_keeps_the_order_and_follows_its_generator():
+    base = originals(3000)
+    snapshots = {k: base.float() + k for k in (1, 2, 3)}
+
+    def drawn(seed):
+        generator = torch.Generator().manual_seed(seed)
+        joined = sign_training_set(base, snapshots, mode="replace", random_k=generator)
+        moved = joined.images - base.float()
+        return moved[:, 0, 0, 0].round().long()
+
+    first = drawn(0)
+    assert torch.bincount(first, minlength=4).tolist() == pytest.approx([0] + [1000] * 3, abs=100)
+    assert torch.equal(first, drawn(0))
+    assert not torch.equal(first, drawn(1))
+
+
 @pytest.mark.parametrize(
     ("snapshots", "error", "match"),
     [

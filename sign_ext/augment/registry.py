@@ -5,28 +5,40 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sign_ext.augment.base import Augment, NoAugment
 from sign_ext.augment.classical import Classical
+from sign_ext.augment.mixup import Mixup
+from sign_ext.augment.policy import DeepAugment
+from sign_ext.augment.policy_files import load_policies
 
-_BUILDERS: dict[str, Callable[..., Augment]] = {"none": NoAugment, "classical": Classical}
+_BUILDERS: dict[str, Callable[..., Augment]] = {
+    "none": NoAugment,
+    "classical": Classical,
+    "mixup": Mixup,
+    "deepaugment": DeepAugment,
+}
 
 AUGMENT_NAMES: tuple[str, ...] = tuple(_BUILDERS)
 
 
 def build_augment(name: str, **options: Any) -> Augment:
-    """Build the augmentation called `name`.
+    """Build the augmentation called `name`; `Compose` joins several.
 
     Args:
         name: one of AUGMENT_NAMES.
-        **options: the fields of its class, e.g. max_shift=0.05 for "classical".
+        **options: the fields of its class, e.g. max_shift=0.05 for "classical". "mixup" needs
+            num_classes, and "deepaugment" policies: Policy objects, or the path of a file for
+            `load_policies`.
 
     Returns:
         The augmentation.
 
     Raises:
-        ValueError: an unknown name or option; the message gives the closest one and all there are.
+        ValueError: an unknown name or option (the message gives the closest one and all there
+            are), an option that is missing, or a value out of range.
 
     Example:
         >>> build_augment("classical", max_rotation=5.0)
@@ -35,10 +47,19 @@ def build_augment(name: str, **options: Any) -> Augment:
     if name not in _BUILDERS:
         raise ValueError(_unknown("augmentation", name, AUGMENT_NAMES))
     builder = _BUILDERS[name]
-    accepted = tuple(f.name for f in dataclasses.fields(builder))  # type: ignore[arg-type]
+    fields = dataclasses.fields(builder)  # type: ignore[arg-type]
+    accepted = tuple(field.name for field in fields)
     for option in options:
         if option not in accepted:
             raise ValueError(_unknown(f"option of augmentation {name!r}", option, accepted))
+    for field in fields:
+        if field.default is dataclasses.MISSING and field.name not in options:
+            raise ValueError(
+                f"The augmentation {name!r} needs the option {field.name}: "
+                f"build_augment({name!r}, {field.name}=…)."
+            )
+    if isinstance(options.get("policies"), str | Path):
+        options["policies"] = load_policies(options["policies"])
     return builder(**options)
 
 

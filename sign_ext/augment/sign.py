@@ -14,7 +14,11 @@ Mode = Literal["add", "replace"]
 
 
 def sign_training_set(
-    originals: ImageSet, snapshots: Mapping[int, Tensor], *, mode: Mode = "add"
+    originals: ImageSet,
+    snapshots: Mapping[int, Tensor],
+    *,
+    mode: Mode = "add",
+    random_k: torch.Generator | None = None,
 ) -> ImageSet:
     """Join a training set with its transformed versions p*_K, labels repeated.
 
@@ -27,9 +31,12 @@ def sign_training_set(
         snapshots: K → float32 (N, C, H, W) in the originals' order, on any device, as
             `iterative_sign(..., snapshots=(50, 100))` returns them.
         mode: "add" keeps the originals first; "replace" leaves them out.
+        random_k: a CPU generator to draw one K for each image from, uniformly from the snapshots,
+            so that each image has one transformed version; None takes all of them.
 
     Returns:
-        A float32 ImageSet: the originals (mode "add"), then each snapshot by rising K.
+        A float32 ImageSet: the originals (mode "add"), then each snapshot by rising K, or with
+        random_k one transformed version of each image, in the originals' order.
 
     Raises:
         TypeError: a snapshot is not a float32 tensor.
@@ -53,15 +60,24 @@ def sign_training_set(
     for k, images in snapshots.items():
         _check_snapshot(k, images, originals)
     steps = sorted(snapshots)
-    parts = ([originals.images] if mode == "add" else []) + [snapshots[k] for k in steps]
-    count = len(originals)
+    count, kept = len(originals), 1 if mode == "add" else 0
+    copies = kept + (len(steps) if random_k is None else 1)
     # Filled part by part: a CIFAR-10-sized result is 1.8 GB, and no second copy of it is made.
-    joined = torch.empty((count * len(parts), *originals.images.shape[1:]), dtype=torch.float32)
-    for i, part in enumerate(parts):
-        joined[i * count : (i + 1) * count].copy_(part)
-    name = f"{originals.name}{'+' if mode == 'add' else '→'}sign({','.join(map(str, steps))})"
-    labels = originals.labels.repeat(len(parts))
-    return ImageSet(joined, labels, originals.class_names, name)
+    joined = torch.empty((copies, *originals.images.shape), dtype=torch.float32)
+    if kept:
+        joined[0].copy_(originals.images)
+    if random_k is None:
+        for i, k in enumerate(steps):
+            joined[kept + i].copy_(snapshots[k])
+    else:
+        drawn = torch.randint(len(steps), (count,), generator=random_k)
+        for i, k in enumerate(steps):
+            where = (drawn == i).nonzero()[:, 0]
+            joined[kept, where] = snapshots[k][where.to(snapshots[k].device)].cpu()
+    listed = ("," if random_k is None else "|").join(map(str, steps))
+    name = f"{originals.name}{'+' if mode == 'add' else '→'}sign({listed})"
+    labels = originals.labels.repeat(copies)
+    return ImageSet(joined.flatten(0, 1), labels, originals.class_names, name)
 
 
 def _check_snapshot(k: int, images: Tensor, originals: ImageSet) -> None:

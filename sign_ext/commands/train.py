@@ -27,6 +27,7 @@ from sign_ext.commands.shared import (
 )
 
 if TYPE_CHECKING:
+    from sign_ext.augment import Augment, Policy
     from sign_ext.data import ImageSet, Splits
     from sign_ext.training import TrainSettings
 
@@ -45,7 +46,8 @@ class Options(CommonOptions):
 
     data: str = option(help=DATA_HELP, metavar="NAME")
     model: str = option(
-        help="basic_cnn (the paper's small network), mobilenet_v2 or inception_resnet_v2.",
+        help="basic_cnn (the paper's small network), mobilenet_v2, inception_resnet_v2 or "
+        "nasnet_mobile.",
         metavar="NAME",
     )
     out: str = option(help="Folder for the checkpoint and the training curves.", metavar="DIR")
@@ -63,8 +65,15 @@ class Options(CommonOptions):
     )
     augment: str = option(
         "none",
-        type=Literal["none", "classical"],
-        help="classical: flips, shifts and rotations (without flips for digits).",
+        type=Literal["none", "classical", "mixup", "deepaugment"],
+        help="classical: flips, shifts and rotations (without flips for digits); mixup: blends "
+        "of two images and their labels; deepaugment: learned policies (needs --policies).",
+    )
+    policies: str | None = option(
+        None, help="YAML file of DeepAugment's policies.", metavar="FILE.yaml"
+    )
+    mixup_alpha: float | None = option(
+        None, type=PositiveFloat, help="α of mixup's Beta distribution. Default: 1."
     )
     sign: tuple[str, ...] | None = option(
         None,
@@ -76,6 +85,11 @@ class Options(CommonOptions):
         "add",
         type=Literal["add", "replace"],
         help="Keep the originals beside the transformed images (the paper), or leave them out.",
+    )
+    sign_random_k: bool = option(
+        False,
+        type=bool,
+        help="Of each --sign folder take one version of an image, its K drawn at random.",
     )
     epochs: int = option(20, type=PositiveInt, help="Passes over the training set.")
     batch_size: int = option(128, type=PositiveInt, help="Images a gradient step.")
@@ -92,6 +106,9 @@ class Options(CommonOptions):
         "float32",
         type=Literal["float32", "bfloat16"],
         help="Arithmetic of forward and backward passes.",
+    )
+    compile: bool = option(
+        False, type=bool, help="Compile the network for training (torch.compile); for long runs."
     )
     resume: bool = option(False, type=bool, help="Continue the run that was stopped in OUT.")
     overwrite: bool = option(False, type=bool, help="Discard the run that is in OUT.")
@@ -114,6 +131,7 @@ def run(options: Options) -> None:
     check_name("model", options.model, MODEL_NAMES)
     device = resolve_device(options.device)
     settings = options.train_settings()
+    policies = read_policies(options)
     out = _out_folder(options)
     sizes = {"train_size": options.train_size, "image_size": options.image_size}
     splits = read_data(options, options.data, **sizes)
@@ -140,7 +158,7 @@ def run(options: Options) -> None:
             train_set,
             splits.validation,
             settings,
-            augment=_augment(options),
+            augment=_augment(options, policies, len(splits.class_names)),
             device=device,
             out=out,
             resume=options.resume,
@@ -174,11 +192,16 @@ def training_set(options: Options, originals: ImageSet) -> ImageSet:
     if not options.sign:
         if options.sign_mode != "add":
             raise UsageError("--sign-mode replace needs --sign DIR")
+        if options.sign_random_k:
+            raise UsageError("--sign-random-k needs --sign DIR")
         return originals
+    import torch
+
     from sign_ext.augment import sign_training_set
     from sign_ext.data import ImageSet, fingerprint, load_transformed
 
     wanted = fingerprint(originals)
+    random_k = torch.Generator().manual_seed(options.seed) if options.sign_random_k else None
     parts = [originals] if options.sign_mode == "add" else []
     for folder in options.sign:
         transformed = load_transformed(folder)
@@ -189,16 +212,45 @@ def training_set(options: Options, originals: ImageSet) -> ImageSet:
                 f"{made_from.get('name', 'unknown data')}, {made_from.get('images', '?')} images): "
                 f"use the same --data, --train-size, --image-size and --seed in both commands"
             )
-        parts.append(sign_training_set(originals, transformed.snapshots, mode="replace"))
+        versions = sign_training_set(
+            originals, transformed.snapshots, mode="replace", random_k=random_k
+        )
+        parts.append(versions)
     return ImageSet.concatenate(parts)
 
 
-def _augment(options: Options) -> Any:
+def read_policies(options: Options) -> tuple[Policy, ...]:
+    """Read --policies, and see that the options of augmentations fit --augment.
+
+    Raises:
+        UsageError: an option is missing, or has no meaning with this augmentation.
+        OSError: the file cannot be read.
+        ValueError: it holds no policies.
+    """
+    if options.mixup_alpha is not None and options.augment != "mixup":
+        raise UsageError(f"--mixup-alpha needs --augment mixup; it is {options.augment}")
+    if options.augment != "deepaugment":
+        if options.policies is not None:
+            raise UsageError(f"--policies needs --augment deepaugment; it is {options.augment}")
+        return ()
+    if options.policies is None:
+        raise UsageError("--augment deepaugment needs --policies FILE.yaml")
+    from sign_ext.augment import load_policies
+
+    return load_policies(options.policies)
+
+
+def _augment(options: Options, policies: tuple[Policy, ...], classes: int) -> Augment:
     from sign_ext.augment import build_augment
 
     if options.augment == "classical" and options.data == "digits":
         console.say("digits: classical augmentation without flips (a mirrored digit is no digit)")
         return build_augment("classical", horizontal_flip=False, vertical_flip=False)
+    if options.augment == "mixup":
+        alpha = {} if options.mixup_alpha is None else {"alpha": options.mixup_alpha}
+        return build_augment("mixup", num_classes=classes, **alpha)
+    if options.augment == "deepaugment":
+        return build_augment("deepaugment", policies=policies)
     return build_augment(options.augment)
 
 
@@ -219,7 +271,11 @@ def _config(
             "images": len(train_set),
             "fingerprint": fingerprint(train_set),
         },
-        "sign": {"folders": list(options.sign or ()), "mode": options.sign_mode},
+        "sign": {
+            "folders": list(options.sign or ()),
+            "mode": options.sign_mode,
+            "random_k": options.sign_random_k,
+        },
     }
 
 

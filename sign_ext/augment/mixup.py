@@ -1,0 +1,77 @@
+"""mixup: each image and its label blended with those of its neighbour in the batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Blend every image and label with another of the batch (the paper's reference [33]).
+
+    λ ~ Beta(α, α), one a batch; image i becomes λ·p_i + (1 − λ)·p_{i−1}, and so does its one-hot
+    label. Batches are shuffled anew each epoch, so the neighbour is a random partner. This is
+    torchvision's `v2.MixUp`, with its randomness taken from the given generator.
+
+    Args:
+        num_classes: of the one-hot labels.
+        alpha: α of the Beta distribution, above 0; 1 makes λ uniform. The paper states none.
+
+    Raises:
+        ValueError: a value out of range.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> images, labels = torch.rand(4, 3, 8, 8) * 255, torch.arange(4)
+        >>> mixed, targets = Mixup(num_classes=10)(images, labels, generator)
+        >>> mixed.shape, targets.shape
+        (torch.Size([4, 3, 8, 8]), torch.Size([4, 10]))
+    """
+
+    num_classes: int
+    alpha: float = 1.0
+
+    mixes_labels: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check both values, so that a wrong one fails before training begins."""
+        whole = isinstance(self.num_classes, int) and not isinstance(self.num_classes, bool)
+        if not whole or self.num_classes < 1:
+            raise ValueError(
+                f"num_classes must be an integer of at least 1; got {self.num_classes!r}. "
+                "Give the number of the data set's class_names."
+            )
+        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if not number or not math.isfinite(self.alpha) or self.alpha <= 0:
+            raise ValueError(
+                f"alpha must be a finite number above 0; got {self.alpha!r}. 1 makes λ uniform, "
+                "smaller values blend less; for no blending leave mixup out."
+            )
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the batch blended with itself, rolled by one image.
+
+        Args:
+            images: float32 (N, C, H, W), pixel units 0–255; never modified.
+            labels: int64 (N,), or float32 (N, num_classes).
+            generator: one number is drawn from it. torch's global generators stay as they are.
+
+        Returns:
+            A new float32 (N, C, H, W) tensor, and float32 (N, num_classes) targets.
+        """
+        from torchvision.transforms import v2
+
+        seed = torch.randint(2**31, (), generator=generator, device=generator.device)
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the CUDA generators too, which are not put back here.
+            torch.default_generator.manual_seed(int(seed))
+            mix = v2.MixUp(alpha=float(self.alpha), num_classes=self.num_classes)
+            mixed, targets = mix(images, labels)
+        return mixed, targets
