@@ -154,7 +154,7 @@ def test_train_on_originals_and_snapshots(
     assert "without flips" in captured.err
     config = json.loads((out / "model.json").read_text())
     assert config["data"]["images"] == count
-    assert config["sign"] == {"folders": [str(transformed)], "mode": mode}
+    assert config["sign"] == {"folders": [str(transformed)], "mode": mode, "random_k": False}
 
 
 def test_snapshots_of_other_images_are_refused(

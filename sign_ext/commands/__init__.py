@@ -10,5 +10,7 @@ COMMANDS: dict[str, str] = {
     "transform": "Apply SIGN to a data set with a trained network, and store the result.",
     "evaluate": "Measure a trained network on clean and corrupted test images.",
     "calibrate": "Find a step size: what each one does to the images.",
+    "reproduce": "Reproduce the paper's tables and figures, its numbers beside ours.",
+    "report": "Join results of `sign-ext reproduce` over seeds, and write their pages.",
     "info": "Say what is installed, what can run here, and what SIGN sees in a network.",
 }

@@ -20,6 +20,7 @@ def option(
     type: Any = str,
     nargs: str | int | None = None,
     metavar: str | tuple[str, ...] | None = None,
+    positional: bool = False,
 ) -> Any:
     """Declare one command-line option as a dataclass field.
 
@@ -30,6 +31,7 @@ def option(
             makes the option a switch.
         nargs: As in argparse.
         metavar: The value's name in the help.
+        positional: The value stands alone, without `--name` before it.
 
     Returns:
         A `dataclasses.field` that `add_options` reads.
@@ -39,7 +41,8 @@ def option(
         ...     steps: int = option(50, type=int, help="How often δ is added.")
     """
     spec = {"help": help, "type": type, "nargs": nargs, "metavar": metavar}
-    return dataclasses.field(default=default, metadata={"option": spec})
+    metadata = {"option": spec, "positional": positional}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,9 @@ def _add(parser: ArgumentParser, field: dataclasses.Field[Any]) -> None:
         parser.add_argument(flag, action="store_true", default=field.default, help=spec["help"])
         return
     settings = {key: value for key, value in spec.items() if value is not None}
+    if field.metadata["positional"]:
+        parser.add_argument(field.name, **settings)
+        return
     if field.default is dataclasses.MISSING:
         settings["required"] = True
     else:
@@ -116,7 +122,8 @@ def command_line(command: str, options: CommonOptions) -> str:
         value = getattr(options, field.name)
         if value == field.default:
             continue
-        words.append("--" + field.name.replace("_", "-"))
+        if not field.metadata["positional"]:
+            words.append("--" + field.name.replace("_", "-"))
         if value is not True:
             words += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
     return shlex.join(words)

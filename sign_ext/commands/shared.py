@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from sign_ext.data import ImageSet, Splits
 
-DATA_HELP = "digits, cifar10 (needs --data-root), or a folder with one sub-folder a class."
+DATA_HELP = (
+    "digits, digits_imbalanced (stands for isic2017), cifar10 or isic2017 (both need --data-root), "
+    "or a folder with one sub-folder a class."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,10 +141,15 @@ def check_folder(out: str) -> Path:
 
 def check_data_name(name: str) -> None:
     """Raise UsageError unless `name` is a data set's, or a folder."""
-    from sign_ext.data import DATA_NAMES
+    from sign_ext.data import DATA_NAMES, OOD_NAMES
 
+    known = ", ".join(DATA_NAMES)
+    if name in OOD_NAMES:
+        raise UsageError(
+            f"--data is {name!r}, a test set for `sign-ext reproduce table3`, not a training set; "
+            f"accepted: {known}, or a folder that is there"
+        )
     if name not in DATA_NAMES and not Path(name).is_dir():
-        known = ", ".join(DATA_NAMES)
         raise UsageError(f"--data is {name!r}; accepted: {known}, or a folder that is there")
 
 

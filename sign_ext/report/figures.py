@@ -79,7 +79,7 @@ def training_curves(run: dict[str, Any], key: str, label: str, theme: Theme) -> 
     if factor == 1.0:
         axes.set_yscale("log")
     _legend(figure, theme)
-    return _svg(figure)
+    return svg_file(figure)
 
 
 def accuracies(runs: Sequence[dict[str, Any]], theme: Theme) -> bytes:
@@ -115,7 +115,7 @@ def accuracies(runs: Sequence[dict[str, Any]], theme: Theme) -> bytes:
     axes.set_ylabel("test accuracy, %")
     axes.grid(axis="x", visible=False)
     _legend(figure, theme)
-    return _svg(figure)
+    return svg_file(figure)
 
 
 def accuracy_with_error(
@@ -180,6 +180,12 @@ def _axes(theme: Theme) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.subplots()
+    dress(axes, theme)
+    return figure, axes
+
+
+def dress(axes: Axes, theme: Theme) -> None:
+    """Give axes the page's look: no box, quiet lines, a grid behind the data."""
     axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(theme.quiet)
@@ -189,7 +195,6 @@ def _axes(theme: Theme) -> tuple[Figure, Axes]:
     axes.yaxis.label.set(color=theme.text, fontsize=12)
     axes.grid(color=theme.quiet, linewidth=0.6)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _legend(figure: Figure, theme: Theme) -> None:
@@ -205,11 +210,17 @@ def _legend(figure: Figure, theme: Theme) -> None:
     )
 
 
-def _svg(figure: Figure) -> bytes:
+def svg_file(figure: Figure, dpi: int = 100) -> bytes:
+    """Write a figure as SVG; the same numbers give the same bytes.
+
+    Args:
+        figure: drawn without pyplot.
+        dpi: of what is rasterised in it.
+    """
     import matplotlib
 
     buffer = io.BytesIO()
-    # A fixed salt and no date: the same numbers give the same bytes.
+    # A fixed salt and no date.
     with matplotlib.rc_context({"svg.hashsalt": "sign-ext"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", dpi=dpi, metadata={"Date": None})
     return buffer.getvalue()

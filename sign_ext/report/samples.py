@@ -54,18 +54,22 @@ class Samples:
         return shown
 
 
-def pick_samples(train: ImageSet, snapshots: dict[int, Tensor]) -> Samples:
-    """Take the first image of each class (of ten classes at most).
+def pick_samples(train: ImageSet, snapshots: dict[int, Tensor], *, each: int = 1) -> Samples:
+    """Take the first images of each class, ten in all at most.
 
     Args:
         train: The originals.
         snapshots: K → float32 (N, 3, H, W), in the originals' order.
+        each: how many images of each class, where there are so many.
     """
     labels = train.labels.tolist()
-    present = sorted(set(labels))[:MOST]
-    where = [labels.index(label) for label in present]
+    firsts = [
+        [place for place, label in enumerate(labels) if label == wanted][:each]
+        for wanted in sorted(set(labels))
+    ]
+    where = [place for places in firsts for place in places][:MOST]
     return Samples(
-        tuple(train.class_names[label] for label in present),
+        tuple(train.class_names[labels[place]] for place in where),
         train.float()[where],
         {k: images[where] for k, images in snapshots.items()},
     )

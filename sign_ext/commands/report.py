@@ -1,0 +1,73 @@
+"""Join results of `sign-ext reproduce`, and write their report.
+
+Several files of the same experiments with different seeds become one, as if
+one run had had all the seeds: means, spreads and comparisons are made anew.
+So the seeds can be divided among machines. One file alone gets its pages
+again. OUT gets index.html (one self-contained page), results.md with its
+figures/, and results.json, which holds every number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sign_ext.commands import console
+from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.shared import check_folder
+
+if TYPE_CHECKING:
+    from sign_ext.report.schema import Results
+
+EXAMPLES = (
+    "sign-ext report --results runs/seed-0 runs/seed-1 runs/seed-2 --out runs/joined",
+    "sign-ext report --results results.json --out runs/page",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of `sign-ext report`."""
+
+    results: tuple[str, ...] = option(
+        nargs="+",
+        help="results.json that `sign-ext reproduce` wrote, or the folder it is in; with several, "
+        "each of other seeds.",
+        metavar="FILE",
+    )
+    out: str = option(help="Folder for the report; an earlier report is replaced.", metavar="DIR")
+
+
+def run(options: Options) -> None:
+    """Read, join and write."""
+    from sign_ext.report.merge import merge
+    from sign_ext.report.schema import Results
+    from sign_ext.report.write import JSON, write_report
+
+    paths = [Path(each) / JSON if Path(each).is_dir() else Path(each) for each in options.results]
+    results = merge([Results.read(path) for path in paths])
+    out = check_folder(options.out)
+    files = write_report(out, results)
+    if options.json:
+        console.print_json(
+            {
+                "out": str(out),
+                "files": [str(path.relative_to(out)) for path in files],
+                "seeds": results.seeds,
+                "experiments": [each.name for each in results.experiments],
+            }
+        )
+        return
+    _print(results)
+    print(files[-1])
+
+
+def _print(results: Results) -> None:
+    from sign_ext.report.words import seeds_of
+
+    print(f"scale {results.scale}, {seeds_of(results)}")
+    for experiment in results.experiments:
+        print(experiment.title)
+        for sentence in experiment.findings[:2]:
+            print(f"  {sentence}")

@@ -1,0 +1,164 @@
+"""Reproduce tables and figures of the paper on real data, the paper's numbers beside ours.
+
+Writes OUT/results.json (everything), results.md and index.html (one file,
+opens anywhere). What was computed is kept in OUT/artefacts and used again:
+tables share trained networks and transformed images, a second run costs
+nothing, and a run that was killed continues. Several runs may work in one
+OUT at the same time.
+
+--scale smoke  bundled digits stand for the data; all of it in minutes
+--scale small  real images, cut to what two processor cores can do
+--scale paper  the paper's settings; for a GPU
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from sign_ext.commands import console
+from sign_ext.commands.errors import UsageError
+from sign_ext.commands.options import CommonOptions, command_line, option
+from sign_ext.commands.shared import check_folder, resolve_device
+from sign_ext.experiments.names import EXPERIMENTS
+
+if TYPE_CHECKING:
+    from sign_ext.experiments.reproduce import Reproduction
+
+EXAMPLES = (
+    "sign-ext reproduce all --scale smoke",
+    "sign-ext reproduce table1 table5 --scale small --data-root DIR --out runs/small",
+    "sign-ext reproduce table1 --scale paper --only-seeds 0 1 2 --out runs/slice-0 --data-root DIR",
+    "sign-ext reproduce all --scale paper --dry-run --data-root DIR",
+    "",
+    "NAME is one of:",
+    *(f"  {name:<11} {summary}" for name, summary in EXPERIMENTS.items()),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of `sign-ext reproduce`."""
+
+    names: tuple[str, ...] = option(
+        nargs="+", metavar="NAME", positional=True, help="Experiments (listed below), or all."
+    )
+    scale: str = option(
+        "small", help="smoke, small or paper, or a YAML file of the same form.", metavar="SCALE"
+    )
+    out: str = option("runs/reproduce", help="Folder for artefacts and report.", metavar="DIR")
+    seeds: int | None = option(
+        None, type=PositiveInt, help="How many seeds, from 0 on. Default: the scale's."
+    )
+    only_seeds: tuple[int, ...] | None = option(
+        None,
+        type=NonNegativeInt,
+        nargs="+",
+        metavar="SEED",
+        help="These seeds alone; `sign-ext report` joins the slices' results.json.",
+    )
+    dry_run: bool = option(
+        False, type=bool, help="List the stages that are missing, with their cost, and stop."
+    )
+
+
+def run(options: Options) -> None:
+    """Reproduce and say where the page is."""
+    names = _names(options.names)
+    device = resolve_device(options.device)
+    out = Path(options.out) if options.dry_run else check_folder(options.out)
+
+    from sign_ext.experiments.reproduce import Reproduction
+    from sign_ext.experiments.scale import load_scale
+
+    try:
+        scale = load_scale(options.scale)
+    except FileNotFoundError as error:
+        raise UsageError(f"--scale: {error}") from error
+    work = Reproduction(
+        names=names,
+        scale=scale,
+        seeds=_seeds(options, scale.seeds),
+        out=out,
+        data_root=options.data_root,
+        device=str(device),
+        reporter=console,
+    )
+    if options.dry_run:
+        _tell_plan(work, options.json)
+        return
+    results = work.run(command_line("reproduce", options))
+    page = out / "index.html"
+    if options.json:
+        found = {e.name: list(e.findings) for e in results.experiments}
+        console.print_json(
+            {"page": str(page), "results": str(out / "results.json"), "findings": found}
+        )
+        return
+    for experiment in results.experiments:
+        print(experiment.title)
+        for sentence in experiment.findings:
+            print(f"  {sentence}")
+    print(page)
+
+
+def _names(given: tuple[str, ...]) -> list[str]:
+    """The experiments that are asked for, in the paper's order."""
+    for name in given:
+        if name != "all" and name not in EXPERIMENTS:
+            import difflib
+
+            close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ";"
+            raise UsageError(f"NAME is {name!r}{hint} accepted: all, {', '.join(EXPERIMENTS)}")
+    return [name for name in EXPERIMENTS if "all" in given or name in given]
+
+
+def _seeds(options: Options, usual: int) -> tuple[int, ...]:
+    if options.only_seeds is None:
+        return tuple(range(options.seed, options.seed + (options.seeds or usual)))
+    if options.seeds is not None:
+        raise UsageError("--seeds counts seeds, --only-seeds names them: give one")
+    if len(set(options.only_seeds)) < len(options.only_seeds):
+        raise UsageError(f"--only-seeds names a seed twice: {options.only_seeds}")
+    return options.only_seeds
+
+
+def _tell_plan(work: Reproduction, as_json: bool) -> None:
+    from sign_ext.report.numbers import duration
+
+    stages = work.stages()
+    rate = _rate(work)
+    rows: list[dict[str, Any]] = [
+        {
+            "stage": stage.title(),
+            "key": f"{stage.kind}-{stage.key}",
+            "done": work.lab.done(stage),
+            "seconds": stage.flops() / rate,
+        }
+        for stage in stages
+    ]
+    left = sum(row["seconds"] for row in rows if not row["done"])
+    if as_json:
+        console.print_json({"stages": rows, "seconds_left": left})
+        return
+    from rich.table import Table
+
+    table = Table(title=f"{len(rows)} stages, {sum(r['done'] for r in rows)} of them done")
+    table.add_column("stage")
+    table.add_column("artefact", style="dim")
+    table.add_column("about", justify="right")
+    for row in rows:
+        table.add_row(row["stage"], row["key"], "done" if row["done"] else duration(row["seconds"]))
+    console.print_rich(table)
+    print(f"about {duration(left)} of computing on {work.device}, by the arithmetic alone")
+
+
+def _rate(work: Reproduction) -> float:
+    """Operations a second: what finished stages reached here, else a probe's."""
+    from sign_ext.experiments.rate import measured_rate, probed_rate
+
+    return measured_rate(work.lab, work.stages()) or probed_rate(work.lab.device)

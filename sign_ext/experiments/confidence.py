@@ -1,0 +1,135 @@
+"""What Tables 2 and 3 have in common: accuracy and low-confidence rows of aleatoric networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sign_ext.experiments.book import Book
+from sign_ext.experiments.entries import Entry, comparisons, entries, row
+from sign_ext.experiments.measure_stages import Uncertain
+from sign_ext.experiments.recipe import Found, Plan, cell
+from sign_ext.report.schema import Cell, Column, Figure, Kind, Row, Table
+
+METHODS = ("classical", "mixup", "sign")
+Paper = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+# Each of the paper's rows is a table here, since a column has one unit: name → title, caption, kind.
+PARTS: dict[str, tuple[str, str, Kind]] = {
+    "accuracy": ("overall accuracy", "Accuracy by class and over all images.", "share"),
+    "low": (
+        "p ≤ 0.5",
+        "Mean probability of the correct class over correctly classified images whose correct class "
+        "has at most 0.5.",
+        "share",
+    ),
+    "count": ("# images with p ≤ 0.5", "How many such images there are.", "count"),
+    "uncertainty": (
+        "[uncertainty] of these",
+        "Mean σ over classes of these images. The paper does not define its uncertainty; this is "
+        "the learned σ of Eq. 11.",
+        "number",
+    ),
+}
+
+# Beside the paper's rows: where it is in the numbers, its heading and its unit.
+SCORES: dict[str, tuple[tuple[str, ...], str, Kind]] = {
+    "threshold": (("low", "smallest"), "lowest p of a right answer", "share"),
+    "sigma": (("sigma",), "mean σ, all images", "number"),
+    "entropy": (("scores", "entropy"), "entropy, nats", "number"),
+    "nll": (("scores", "negative_log_likelihood"), "negative log likelihood", "number"),
+    "ece": (("scores", "calibration_error"), "calibration error", "share"),
+}
+
+
+def stages(book: Book, network: str, ood: dict[str, Any] | None) -> Plan:
+    """The aleatoric network by each method and protocol, measured on test or other images."""
+    return {
+        entry.name: tuple(
+            Uncertain(
+                book.train(network, entry.method, seed, protocol=entry.protocol, aleatoric=True),
+                book.scale.samples,
+                ood,
+            )
+            for seed in book.seeds
+        )
+        for entry in entries({network: METHODS})
+    }
+
+
+def tables(
+    book: Book,
+    network: str,
+    found: Found,
+    title: str,
+    theirs: Paper,
+    thresholds: Mapping[str, float],
+) -> tuple[Table, ...]:
+    """The paper's rows as tables, and one of the scores beside them."""
+    numbers = found[Entry(network, METHODS[0], "epochs").name][0].numbers
+    classes, images = list(numbers["per_class"]), numbers["images"]
+    made = []
+    for part, (name, caption, kind) in PARTS.items():
+        columns = (*(Column(c, c, kind) for c in classes), Column("mean", "Mean", kind))
+        if part == "count":
+            columns = (*columns[:-1], Column("mean", "All", kind))
+        rows = {
+            entry: row(book, entry, found, _cells(entry, found, part, classes, theirs))
+            for entry in entries({network: METHODS})
+        }
+        judged = columns[-1:] if part == "accuracy" else ()
+        told = comparisons(rows, judged, images)
+        made.append(Table(f"{title}: {name}", caption, columns, tuple(rows.values()), told))
+    made.append(_scores(book, network, found, title, thresholds))
+    return tuple(made)
+
+
+def _cells(
+    entry: Entry, found: Found, part: str, classes: Sequence[str], theirs: Paper
+) -> dict[str, Cell]:
+    outcomes = found[entry.name]
+    there = theirs.get(entry.method, {}) if entry.protocol == "epochs" else {}
+    paper = there.get(part, {})
+    every = [*classes, "mean"]
+    paths: dict[str, tuple[str, ...]]
+    if part == "accuracy":
+        paths = {name: ("per_class", name) for name in classes} | {"mean": ("accuracy",)}
+    else:
+        measure = "probability" if part == "low" else part
+        paths = {name: ("low", "per_class", name, measure) for name in classes}
+        paths["mean"] = ("low", "total", measure)
+    return {name: cell(outcomes, *paths[name], paper=paper.get(name)) for name in every}
+
+
+def _scores(
+    book: Book, network: str, found: Found, title: str, thresholds: Mapping[str, float]
+) -> Table:
+    rows: dict[Entry, Row] = {}
+    for entry in entries({network: METHODS}):
+        paper = {"threshold": thresholds.get(entry.method)} if entry.protocol == "epochs" else {}
+        cells = {
+            key: cell(found[entry.name], *path, paper=paper.get(key))
+            for key, (path, _, _) in SCORES.items()
+        }
+        rows[entry] = row(book, entry, found, cells)
+    columns = tuple(Column(key, label, kind) for key, (_, label, kind) in SCORES.items())
+    caption = "Uncertainty over all images; lower is better for the last three."
+    return Table(f"{title}: beside it", caption, columns, tuple(rows.values()))
+
+
+def reliability(book: Book, network: str, found: Found) -> Figure:
+    """The reliability diagrams of the first seed, equal epochs."""
+    panels = []
+    for entry in entries({network: METHODS}):
+        if entry.protocol == "epochs":
+            bins = found[entry.name][0].numbers["reliability"]
+            title = row(book, entry, found, {}).label
+            panels.append({"title": title, **bins})
+    return Figure(
+        title="Reliability",
+        caption="Accuracy against confidence in 15 bins, first seed, equal epochs; on the diagonal "
+        "a network is as often right as it says.",
+        alt="Reliability diagrams of the three methods; the calibration errors are in the table.",
+        kind="reliability",
+        data={"panels": panels},
+    )

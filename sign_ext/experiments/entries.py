@@ -1,0 +1,101 @@
+"""Rows that several tables share: networks × methods × protocols, each measured on test images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sign_ext.evaluation import compare_rows
+from sign_ext.experiments.book import PROTOCOLS, Book, Protocol
+from sign_ext.experiments.methods import METHODS
+from sign_ext.experiments.recipe import Found, Plan, keys
+from sign_ext.report.schema import Cell, Column, Comparison, Row
+
+# Which row is judged against which.
+PAIRS = (
+    ("sign", "classical"),
+    ("sign", "mixup"),
+    ("sign_alone", "classical"),
+    ("deepaugment_sign", "deepaugment"),
+    ("sign_alone", "none"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of Table 1 or 5.
+
+    Attributes:
+        network: its name in the scale.
+        method: a key of METHODS.
+        protocol: equal epochs (the paper's) or equal gradient steps.
+    """
+
+    network: str
+    method: str
+    protocol: Protocol
+
+    @property
+    def name(self) -> str:
+        """Its name in plans."""
+        return f"{self.network}/{self.method}/{self.protocol}"
+
+
+def entries(networks: Mapping[str, Sequence[str]]) -> list[Entry]:
+    """All rows: for each network both protocols, for each of these its methods.
+
+    Args:
+        networks: a network's name → keys of METHODS.
+    """
+    protocols: tuple[Protocol, ...] = ("epochs", "steps")
+    return [
+        Entry(network, method, protocol)
+        for network, methods in networks.items()
+        for protocol in protocols
+        for method in methods
+    ]
+
+
+def classified(book: Book, rows: Iterable[Entry]) -> Plan:
+    """Train and classify each row with each seed."""
+    return {
+        row.name: tuple(
+            book.classify(
+                book.train(row.network, row.method, seed, protocol=row.protocol), row.network
+            )
+            for seed in book.seeds
+        )
+        for row in rows
+    }
+
+
+def group(book: Book, entry: Entry) -> str:
+    """The heading that a row stands under."""
+    return f"{book.network(entry.network).label}, {PROTOCOLS[entry.protocol]}"
+
+
+def row(book: Book, entry: Entry, found: Found, cells: Mapping[str, Cell]) -> Row:
+    """A finished row."""
+    method = METHODS[entry.method]
+    return Row(
+        label=method.label,
+        group=group(book, entry),
+        cells=cells,
+        note=method.note,
+        stages=keys(found[entry.name]),
+    )
+
+
+def comparisons(
+    rows: Mapping[Entry, Row], columns: Sequence[Column], images: int | None
+) -> tuple[Comparison, ...]:
+    """Judge each pair of PAIRS that both protocols' rows have, in each of these columns."""
+    told = []
+    for entry, judged in rows.items():
+        for method, baseline in PAIRS:
+            other = rows.get(Entry(entry.network, baseline, entry.protocol))
+            if entry.method == method and other is not None:
+                told += [
+                    compare_rows(c.key, judged, other, images=images, kind=c.kind) for c in columns
+                ]
+    return tuple(told)

@@ -1,0 +1,74 @@
+"""Section 3.1, ISIC-2017: area under the ROC curve for melanoma or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sign_ext.experiments import paper
+from sign_ext.experiments.book import Book
+from sign_ext.experiments.entries import comparisons, entries, row
+from sign_ext.experiments.measure_stages import RocAuc
+from sign_ext.experiments.recipe import Found, Plan, Recipe, cell
+from sign_ext.experiments.telling import findings, settings, stand_ins
+from sign_ext.report.schema import Column, Experiment, Table
+
+DEFAULTS: dict[str, Any] = {"networks": {"inception_resnet_v2": ("none", "sign_alone")}}
+COLUMNS = (
+    Column("validation", "Validation AUC", "number"),
+    Column("test", "Test AUC", "number"),
+    Column("accuracy", "Test accuracy"),
+)
+
+ABOUT = """\
+Melanoma or not, on dermoscopic images. As in the paper nothing is augmented, so that SIGN alone makes
+the difference, and the epoch is the one of the highest validation accuracy. Only about a fifth of the
+images are melanomas, so that accuracy says little and AUC is what counts; with so few positive images
+it varies much from seed to seed."""
+
+
+def plan(book: Book) -> Plan:
+    """Baseline and SIGN with each seed, by both protocols."""
+    networks = book.options("isic", **DEFAULTS)["networks"]
+    return {
+        entry.name: tuple(
+            RocAuc(book.train(entry.network, entry.method, seed, protocol=entry.protocol))
+            for seed in book.seeds
+        )
+        for entry in entries(networks)
+    }
+
+
+def tell(book: Book, found: Found) -> Experiment:
+    """The AUCs, with comparisons."""
+    networks = book.options("isic", **DEFAULTS)["networks"]
+    rows = {}
+    for entry in entries(networks):
+        theirs = paper.ISIC.get(entry.method, {}) if entry.protocol == "epochs" else {}
+        outcomes = found[entry.name]
+        cells = {
+            "validation": cell(outcomes, "validation", paper=theirs.get("validation")),
+            "test": cell(outcomes, "test", paper=theirs.get("test")),
+            "accuracy": cell(outcomes, "test_accuracy"),
+        }
+        rows[entry] = row(book, entry, found, cells)
+    numbers = next(iter(found.values()))[0].numbers
+    table = Table(
+        title="ISIC-2017 (Section 3.1)",
+        caption=f"Area under the ROC curve on {numbers['validation_images']:,} validation and "
+        f"{numbers['test_images']:,} test images.",
+        columns=COLUMNS,
+        rows=tuple(rows.values()),
+        comparisons=comparisons(rows, COLUMNS[:2], None),
+    )
+    return Experiment(
+        name="isic",
+        title="ISIC-2017: melanoma classification (Section 3.1)",
+        about=ABOUT,
+        stand_ins=stand_ins(book, networks),
+        settings=settings(book, networks, found),
+        tables=(table,),
+        findings=findings(table),
+    )
+
+
+RECIPE = Recipe("isic", "AUC on skin lesions", plan, tell)

@@ -1,0 +1,241 @@
+"""The stages that measure a trained network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from sign_ext.data import ImageSet, load_ood
+from sign_ext.evaluation import evaluate, predict
+from sign_ext.experiments.lab import Bench
+from sign_ext.experiments.sign_stages import Transform, delta_set, part_of
+from sign_ext.experiments.stage import Stage
+from sign_ext.experiments.train_stage import Train, TrainOnDelta, evaluation_flops, trained
+
+SEED = 0  # of corruptions and of Monte Carlo samples: every network meets the same ones
+
+
+@dataclass(frozen=True, eq=False)
+class Classify(Stage):
+    """Accuracy on the test images, clean and corrupted (Tables 1, 4 and 5).
+
+    Attributes:
+        network: that is measured.
+        images: test images, for estimates.
+        draws: how often each corruption is drawn.
+        pixels: turned off, of each image.
+        sigma: of the noise, grey levels.
+    """
+
+    kind: ClassVar[str] = "classify"
+    version: ClassVar[int] = 1
+
+    network: Train
+    images: int
+    draws: int
+    pixels: int = 50
+    sigma: float = 10.0
+
+    def title(self) -> str:
+        """Name the network."""
+        return f"evaluate: {self.network.title()}"
+
+    def flops(self) -> float:
+        """A forward pass for each draw of either corruption, and one without."""
+        return evaluation_flops(self.network, self.images * (1 + 2 * self.draws))
+
+    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+        """Evaluate."""
+        found = evaluate(
+            trained(bench.outcome(self.network), bench.device),
+            bench.data(self.network.source).test,
+            draws=self.draws,
+            num_off=self.pixels,
+            sigma=self.sigma,
+            seed=SEED,
+            progress=bench.report,
+        )
+        best = bench.outcome(self.network).numbers["best_validation_accuracy"]
+        return {**found.to_dict(), "validation_accuracy": best}
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifyDelta(Stage):
+    """Accuracy of a network trained on δ alone, on the test images' δ (Section 3.1).
+
+    Attributes:
+        network: that is measured.
+        test: δ of the test images, from the Φ that the training images' δ came from.
+    """
+
+    kind: ClassVar[str] = "classify-delta"
+    version: ClassVar[int] = 1
+
+    network: TrainOnDelta
+    test: Transform
+
+    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+        """Evaluate."""
+        from sign_ext.evaluation import class_accuracy
+
+        assert self.network.sign is not None
+        images = bench.data(self.network.source).test
+        scale = bench.outcome(self.network.sign)
+        delta = delta_set(bench.outcome(self.test), images, scale)
+        model = trained(bench.outcome(self.network), bench.device)
+        accuracy, each = class_accuracy(
+            predict(model, delta.images), delta.labels, len(delta.class_names)
+        )
+        per_class = dict(zip(delta.class_names, each, strict=True))
+        return {"accuracy": accuracy, "per_class": per_class, "images": len(delta)}
+
+
+@dataclass(frozen=True, eq=False)
+class RocAuc(Stage):
+    """Area under the ROC curve on validation and test images (ISIC-2017).
+
+    Attributes:
+        network: a classifier of two classes.
+    """
+
+    kind: ClassVar[str] = "auc"
+    version: ClassVar[int] = 1
+
+    network: Train
+
+    def title(self) -> str:
+        """Name the network."""
+        return f"AUC: {self.network.title()}"
+
+    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+        """Evaluate."""
+        from sign_ext.evaluation import roc_auc
+
+        model = trained(bench.outcome(self.network), bench.device)
+        splits = bench.data(self.network.source)
+        found: dict[str, Any] = {}
+        for name in ("validation", "test"):
+            part = part_of(splits, name)
+            logits = predict(model, part.images)
+            found[name] = roc_auc(logits, part.labels)
+            found[f"{name}_accuracy"] = float((logits.argmax(1) == part.labels).double().mean())
+            found[f"{name}_images"] = len(part)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertain(Stage):
+    """Accuracy, low-confidence rows and uncertainty of an aleatoric network (Tables 2 and 3).
+
+    Attributes:
+        network: with the two heads of Section 3.2.
+        samples: T of Eq. 10.
+        ood: an out-of-distribution set for `load_ood`, with its options; None for the test images.
+    """
+
+    kind: ClassVar[str] = "uncertain"
+    version: ClassVar[int] = 1
+
+    network: Train
+    samples: int
+    ood: dict[str, Any] | None = None
+
+    def title(self) -> str:
+        """Name the network and the images."""
+        where = f" on {self.ood['name']}" if self.ood else ""
+        return f"uncertainty{where}: {self.network.title()}"
+
+    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+        """Evaluate."""
+        from sign_ext.evaluation import (
+            low_confidence,
+            predict_aleatoric,
+            present_class_accuracy,
+            reliability,
+            uncertainty_scores,
+        )
+
+        images = self._images(bench)
+        classes = len(images.class_names)
+        model = trained(bench.outcome(self.network), bench.device)
+        found = predict_aleatoric(model, images.images, samples=self.samples, seed=SEED)
+        accuracy = present_class_accuracy(found.probabilities, images.labels, classes)
+        low = low_confidence(found.probabilities, found.sigma, images.labels, classes)
+        names = images.class_names
+        return {
+            "accuracy": accuracy.overall,
+            "per_class": {names[c]: a for c, a in accuracy.per_class.items()},
+            "counts": {
+                names[c]: int((images.labels == c).sum()) for c in sorted(accuracy.per_class)
+            },
+            "low": low.to_dict(names),
+            "sigma": float(found.sigma.mean()),
+            "scores": uncertainty_scores(found.probabilities, images.labels).to_dict(),
+            "reliability": reliability(found.probabilities, images.labels).to_dict(),
+            "images": len(images),
+        }
+
+    def _images(self, bench: Bench) -> ImageSet:
+        if self.ood is None:
+            return bench.data(self.network.source).test
+        options = {k: v for k, v in self.ood.items() if k not in ("name", "fingerprint")}
+        name = self.ood["name"]
+        return load_ood(name, bench.data_root, **options)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap(Stage):
+    """Features at the source layer: how compact classes are, and their t-SNE map (Figure 5).
+
+    Attributes:
+        network: whose features are taken.
+        images: at most so many of the training and of the validation images, for the map.
+    """
+
+    kind: ClassVar[str] = "features"
+    version: ClassVar[int] = 1
+
+    network: Train
+    images: int
+
+    def title(self) -> str:
+        """Name the network."""
+        return f"features: {self.network.title()}"
+
+    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+        """Measure and embed; validation images go into the training images' map."""
+        from sign_ext.evaluation import compactness, embed, features
+
+        splits = bench.data(self.network.source)
+        model = trained(bench.outcome(self.network), bench.device)
+        found: dict[str, Any] = {}
+        taken, parts = {}, {}
+        for name in ("train", "validation"):
+            part = part_of(splits, name)
+            if len(part) > self.images:
+                part = part.subset(spread(len(part), self.images))
+            parts[name], taken[name] = part, features(model, part.images)
+            tight = compactness(taken[name], part.labels)
+            found[name] = {
+                "silhouette": tight.silhouette,
+                "scatter_ratio": tight.scatter_ratio,
+                "images": len(part),
+            }
+        maps = embed(taken["train"], taken["validation"], seed=SEED)
+        for (name, part), points in zip(parts.items(), maps, strict=True):
+            found[name]["map"] = [[round(float(v), 2) for v in point] for point in points]
+            found[name]["labels"] = part.labels.tolist()
+        return found
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Evenly spaced positions: `wanted` of `count`.
+
+    Example:
+        >>> spread(10, 3)
+        [0, 3, 6]
+    """
+    return torch.arange(wanted).mul(count).div(wanted, rounding_mode="floor").tolist()

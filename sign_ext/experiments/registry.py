@@ -1,0 +1,36 @@
+"""All experiments by name, in the paper's order."""
+
+from __future__ import annotations
+
+from sign_ext.experiments import (
+    before_after,
+    delta_only,
+    figure5,
+    figure6,
+    isic,
+    step_size,
+    table1,
+    table2,
+    table3,
+    table4,
+    table5,
+)
+from sign_ext.experiments.recipe import Recipe
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        table1.RECIPE,
+        before_after.FIGURE3,
+        isic.RECIPE,
+        before_after.FIGURE4,
+        figure5.RECIPE,
+        delta_only.RECIPE,
+        table2.RECIPE,
+        table3.RECIPE,
+        table5.RECIPE,
+        figure6.RECIPE,
+        table4.RECIPE,
+        step_size.RECIPE,
+    )
+}

@@ -1,0 +1,114 @@
+"""`sign-ext reproduce`: plan experiments, do their stages, tell what they found, write the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from sign_ext.experiments.book import Book
+from sign_ext.experiments.lab import Lab, total_seconds
+from sign_ext.experiments.progress import Reporter, Silent
+from sign_ext.experiments.recipe import Plan
+from sign_ext.experiments.registry import RECIPES
+from sign_ext.experiments.scale import Scale
+from sign_ext.experiments.sources import Sources
+from sign_ext.experiments.stage import Stage, in_order
+from sign_ext.report.environment import commit, machine, versions
+from sign_ext.report.schema import Experiment, Results
+from sign_ext.report.write import write_report
+
+
+@dataclass
+class Reproduction:
+    """Some experiments at a scale with some seeds, in a folder.
+
+    Args:
+        names: of experiments, keys of RECIPES.
+        scale: all settings.
+        seeds: distinct, in order.
+        out: the folder for artefacts and report.
+        data_root: where the data sets' files are.
+        device: to compute on.
+        reporter: where messages and progress go.
+    """
+
+    names: Sequence[str]
+    scale: Scale
+    seeds: tuple[int, ...]
+    out: Path
+    data_root: str | None = None
+    device: str = "cpu"
+    reporter: Reporter | None = None
+
+    def __post_init__(self) -> None:
+        """Make the lab and the book; the data of an experiment is read when it is planned."""
+        reporter = self.reporter or Silent()
+        sources = Sources(self.data_root)
+        self.lab = Lab(
+            Path(self.out), torch.device(self.device), sources.read, reporter, self.data_root
+        )
+        self.book = Book(self.scale, self.seeds, sources, self.lab)
+        self._plans: dict[str, Plan] = {}
+
+    def plan(self, name: str) -> Plan:
+        """The stages of one experiment."""
+        if name not in self._plans:
+            self._plans[name] = RECIPES[name].plan(self.book)
+        return self._plans[name]
+
+    def stages(self) -> list[Stage]:
+        """All stages of all experiments, inputs first, each once."""
+        return in_order([stage for name in self.names for stage in _leaves(self.plan(name))])
+
+    def run(self, command: str = "") -> Results:
+        """Do what is missing, and write the report after each experiment that is finished.
+
+        Args:
+            command: the command line that asked for it, for the report.
+
+        Returns:
+            What OUT/results.json holds.
+        """
+        told: list[Experiment] = []
+        for name in self.names:
+            self.lab.do(_leaves(self.plan(name)))
+            told.append(self._tell(name))
+            results = self._results(told, command)
+            # Written each time: a run that is stopped later leaves a whole report of what it has.
+            write_report(self.lab.out, results)
+        return results
+
+    def _tell(self, name: str) -> Experiment:
+        plan = self.plan(name)
+        found = {key: self.lab.do(stages) for key, stages in plan.items()}
+        seeds = " ".join(map(str, self.seeds))
+        return replace(
+            RECIPES[name].tell(self.book, found),
+            command=f"sign-ext reproduce {name} --scale {self.scale.name} --only-seeds {seeds}",
+            seconds=total_seconds(self.lab, _leaves(plan)),
+        )
+
+    def _results(self, told: Sequence[Experiment], command: str) -> Results:
+        done = [stage for e in told for stage in _leaves(self.plan(e.name))]
+        settings = asdict(self.scale)
+        return Results(
+            scale=self.scale.name,
+            seeds=self.seeds,
+            experiments=tuple(told),
+            data=self.book.notes(),
+            settings=settings,
+            machine=machine(self.device),
+            versions=versions(),
+            commit=commit(),
+            command=command,
+            seconds=total_seconds(self.lab, done),
+        )
+
+
+def _leaves(plan: Plan) -> list[Stage]:
+    """The stages of a plan, the first seed's before the second's."""
+    most = max((len(stages) for stages in plan.values()), default=0)
+    return [stages[i] for i in range(most) for stages in plan.values() if i < len(stages)]

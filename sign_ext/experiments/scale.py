@@ -1,0 +1,225 @@
+"""How large the experiments are: one YAML file a scale in sign_ext/configs, nothing in code."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sign_ext.training import TrainSettings
+
+SCALES = ("smoke", "small", "paper")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images to learn from.
+
+    Attributes:
+        data: a name for `load_data`.
+        batch_size: images a gradient step.
+        train_size, validation_size, test_size: None takes all images.
+        image_size: height and width in pixels; None takes the data set's own.
+        flips: whether a mirrored image is still an image of its class.
+        baseline: the method that Φ is trained by, a key of METHODS (the paper: classical
+            augmentation, and none for ISIC).
+        stand_in: says what it stands for, where it is not the paper's data; "" else.
+    """
+
+    data: str
+    batch_size: int = 128
+    train_size: int | None = None
+    validation_size: int | None = None
+    test_size: int | None = None
+    image_size: int | None = None
+    flips: bool = True
+    baseline: str = "classical"
+    stand_in: str = ""
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """A network and how it is trained, the same for every method.
+
+    Attributes:
+        label: its name in tables.
+        model: its name for `build_model`.
+        options: of the model.
+        task: the name of the task that it is trained on.
+        epochs: passes over the training set (the paper: 100, BasicCNN 200).
+        learning_rate, optimizer, weight_decay, schedule, precision: see `TrainSettings`.
+        note: what the paper leaves open, or where this is not the paper's network; "" else.
+    """
+
+    label: str
+    model: str
+    epochs: int
+    task: str = "cifar10"
+    options: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float = 1e-3
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    precision: str = "float32"
+    note: str = ""
+
+    def train_settings(self, batch_size: int, seed: int, **changes: Any) -> TrainSettings:
+        """These settings for the training loop."""
+        names = ("epochs", "learning_rate", "optimizer", "weight_decay", "schedule", "precision")
+        own = {name: getattr(self, name) for name in names}
+        return TrainSettings(**{**own, "batch_size": batch_size, "seed": seed, **changes})
+
+
+@dataclass(frozen=True)
+class SignSettings:
+    """SIGN as the recipes use it.
+
+    Attributes:
+        snapshots: K of the versions that join the training set (the paper: 50 and 100).
+        target_share: rms change that the step size is calibrated to, over 255; the paper has no
+            step size.
+        calibration_images: validation images that it is calibrated on.
+        precision: of the transform's arithmetic.
+    """
+
+    snapshots: tuple[int, ...] = (50, 100)
+    target_share: float = 0.02
+    calibration_images: int = 256
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """DeepAugment's search.
+
+    Attributes:
+        trials: policies that are tried.
+        child_images: training images of the small child networks.
+        epochs: of a child.
+        top: policies that are kept.
+    """
+
+    trials: int
+    child_images: int
+    epochs: int
+    top: int = 3
+
+
+@dataclass(frozen=True)
+class Scale:
+    """All settings of all experiments.
+
+    Attributes:
+        name: "smoke", "small" or "paper", or a file's name.
+        about: one sentence for reports.
+        seeds: how many, unless asked otherwise.
+        draws: how often corruptions are drawn.
+        pixels: turned off in an image.
+        sigma: of the noise, grey levels.
+        samples: T of Eq. 10, in training and in evaluation.
+        ood: name and options for `load_ood`.
+        ood_stand_in: as `Task.stand_in`.
+        tasks, networks: by name.
+        sign, search: see there.
+        experiments: an experiment's name → its own options.
+    """
+
+    name: str
+    about: str
+    seeds: int
+    draws: int
+    samples: int
+    tasks: dict[str, Task]
+    networks: dict[str, NetworkSettings]
+    sign: SignSettings
+    search: SearchSettings
+    ood: dict[str, Any]
+    ood_stand_in: str = ""
+    pixels: int = 50
+    sigma: float = 10.0
+    experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def load_scale(name: str) -> Scale:
+    """Read the settings of a scale.
+
+    Args:
+        name: one of SCALES, or the path of a YAML file in their form.
+
+    Raises:
+        FileNotFoundError: neither.
+        ValueError: the file has a key or value that means nothing; the message names it.
+
+    Example:
+        >>> load_scale("paper").sign.snapshots
+        (50, 100)
+    """
+    import yaml
+
+    if name in SCALES:
+        text = (files("sign_ext") / "configs" / f"{name}.yaml").read_text("utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text("utf-8")
+    else:
+        raise FileNotFoundError(
+            f"scale {name!r} is neither {', '.join(SCALES)} nor a YAML file that is there"
+        )
+    try:
+        record = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not YAML: {error}") from error
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{name} holds no settings: it must be a mapping, as configs/small.yaml")
+    return scale_from(name, record)
+
+
+def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
+    """Build a scale from plain values, refusing what it does not know."""
+    parts: dict[str, Any] = dict(record)
+    for key, kind in (("tasks", Task), ("networks", NetworkSettings)):
+        each = _mapping(f"{name}: {key}", parts.get(key))
+        parts[key] = {n: _build(kind, v, f"{name}: {key}.{n}") for n, v in each.items()}
+    parts["sign"] = _build(SignSettings, parts.get("sign") or {}, f"{name}: sign")
+    parts["search"] = _build(SearchSettings, parts.get("search"), f"{name}: search")
+    scale: Scale = _build(Scale, {"name": Path(name).stem, **parts}, name)
+    for key, network in scale.networks.items():
+        if network.task not in scale.tasks:
+            raise ValueError(
+                f"{name}: networks.{key}.task is {network.task!r}; accepted: "
+                f"{', '.join(scale.tasks)}"
+            )
+        task = scale.tasks[network.task]
+        network.train_settings(task.batch_size, 0)  # its own checks name what is wrong
+    return scale
+
+
+def _mapping(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} must be a mapping; got {value!r}")
+    return value
+
+
+def _build(kind: type[Any], value: Any, where: str) -> Any:
+    """Make a dataclass of a mapping, lists to tuples; unknown and missing keys are named."""
+    given = _mapping(where, value)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in given:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"{where} has no setting {key!r}{hint} (there are {', '.join(fields)})"
+            )
+    required = [
+        n
+        for n, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    missing = [n for n in required if n not in given]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})

@@ -1,0 +1,72 @@
+"""Table 1: accuracy by class and overall on CIFAR-10."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sign_ext.experiments import paper
+from sign_ext.experiments.book import Book
+from sign_ext.experiments.entries import Entry, classified, comparisons, entries, row
+from sign_ext.experiments.recipe import Found, Plan, Recipe, cell
+from sign_ext.experiments.telling import findings, settings, stand_ins
+from sign_ext.report.schema import Column, Experiment, Table
+
+MOBILE = ("classical", "mixup", "sign", "sign_alone")
+BASIC = ("classical", "mixup", "sign", "sign_alone", "deepaugment", "deepaugment_sign")
+DEFAULTS: dict[str, Any] = {
+    "networks": {"mobilenet_v2": MOBILE, "mobilenet_v2_stride8": MOBILE, "basic_cnn": BASIC}
+}
+
+ABOUT = """\
+Each network is trained from scratch by each method and measured on test images, at the epoch that is
+best on validation images. SIGN's training set is the originals joined with p*_K for two K, so in as
+many epochs it takes three times as many gradient steps: the paper's protocol (equal epochs) stands
+first, and below it all methods with as many gradient steps. The paper does not say whether SIGN's
+images also get classical augmentation: "SIGN" has it, "SIGN alone" has none. Rows without a number of
+the paper are ours."""
+
+
+def plan(book: Book) -> Plan:
+    """Each row with each seed."""
+    return classified(book, entries(book.options("table1", **DEFAULTS)["networks"]))
+
+
+def tell(book: Book, found: Found) -> Experiment:
+    """The table, with comparisons of the mean."""
+    networks = book.options("table1", **DEFAULTS)["networks"]
+    outcomes = next(iter(found.values()))
+    classes = list(outcomes[0].numbers["per_class"])
+    columns = (*(Column(name, name) for name in classes), Column("mean", "Mean"))
+    rows = {
+        entry: row(book, entry, found, _cells(entry, found, classes)) for entry in entries(networks)
+    }
+    images = outcomes[0].numbers["images"]
+    table = Table(
+        title="Table 1",
+        caption=f"Accuracy by class and overall, on {images:,} test images.",
+        columns=columns,
+        rows=tuple(rows.values()),
+        comparisons=comparisons(rows, columns[-1:], images),
+    )
+    return Experiment(
+        name="table1",
+        title="Table 1: accuracy on CIFAR-10",
+        about=ABOUT,
+        stand_ins=stand_ins(book, networks),
+        settings=settings(book, networks, found),
+        tables=(table,),
+        findings=findings(table),
+    )
+
+
+def _cells(entry: Entry, found: Found, classes: list[str]) -> dict[str, Any]:
+    outcomes = found[entry.name]
+    theirs: dict[str, float] = {}
+    if entry.protocol == "epochs":
+        network = "mobilenet_v2" if entry.network.startswith("mobilenet") else entry.network
+        theirs = paper.TABLE1.get(network, {}).get(entry.method, {})
+    cells = {name: cell(outcomes, "per_class", name, paper=theirs.get(name)) for name in classes}
+    return {**cells, "mean": cell(outcomes, "accuracy", paper=theirs.get("mean"))}
+
+
+RECIPE = Recipe("table1", "accuracy by class on CIFAR-10", plan, tell)

@@ -1,0 +1,126 @@
+"""What every experiment tells in the same way: its settings, its stand-ins, its findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sign_ext.experiments.book import Book
+from sign_ext.experiments.lab import Outcome
+from sign_ext.experiments.recipe import Found
+from sign_ext.experiments.sign_stages import Transform
+from sign_ext.experiments.stage import in_order
+from sign_ext.report.schema import Cell, Column, Comparison, Table
+
+
+def stand_ins(book: Book, networks: Iterable[str], *, ood: bool = False) -> tuple[str, ...]:
+    """What stands for the paper's data and networks; empty where nothing does."""
+    found = []
+    for name in networks:
+        found += [book.task(name).stand_in, book.network(name).note]
+    if ood:
+        found.append(book.scale.ood_stand_in)
+    return tuple(dict.fromkeys(each for each in found if each))
+
+
+def settings(
+    book: Book, networks: Iterable[str], found: Found, *, sign: bool = True
+) -> dict[str, Any]:
+    """What a reader needs to repeat an experiment, in the order of importance.
+
+    The step sizes are those of all `Transform` stages that the outcomes rest on.
+    """
+    told: dict[str, Any] = {}
+    if sign:
+        told |= _sign_settings(book, found)
+    for name in networks:
+        network, task = book.network(name), book.task(name)
+        images = {part: book.images(task, part) for part in ("train", "validation", "test")}
+        size = book.sources.read(book.source(task)).image_shape[1:]
+        told[network.label] = (
+            f"{network.model} {network.options or ''}".strip()
+            + f", {network.epochs} epochs, batch size {task.batch_size}, {network.optimizer} at "
+            f"{network.learning_rate:g} ({network.schedule}), {network.precision}; "
+            f"{task.data} at {size[0]}×{size[1]}, {images['train']:,} training, "
+            f"{images['validation']:,} validation and {images['test']:,} test images"
+        )
+    return told
+
+
+def _sign_settings(book: Book, found: Found) -> dict[str, Any]:
+    steps: dict[str, list[float]] = {}
+    changes: dict[str, list[float]] = {}
+    stages = in_order([outcome.stage for each in found.values() for outcome in each])
+    for stage in stages:
+        if isinstance(stage, Transform) and stage.part == "train":
+            numbers = book.numbers(stage)
+            options = "".join(f", {k} {v}" for k, v in stage.phi.network.options.items())
+            label = stage.phi.network.model + options
+            steps.setdefault(label, []).append(numbers["step_size"])
+            last = str(max(stage.snapshots))
+            changes.setdefault(label, []).append(numbers["change"][last]["rms"])
+    told: dict[str, Any] = {
+        "K": " and ".join(map(str, book.scale.sign.snapshots)),
+        "step size chosen so that the rms change is": f"{book.scale.sign.target_share:.1%} of 255 "
+        f"on {book.scale.sign.calibration_images} validation images",
+    }
+    for label, values in steps.items():
+        told[f"step size with Φ = {label}"] = ", ".join(f"{v:g}" for v in values)
+        told[f"rms change with Φ = {label}, grey levels"] = ", ".join(
+            f"{v:.2f}" for v in changes[label]
+        )
+    return told
+
+
+def findings(table: Table) -> tuple[str, ...]:
+    """Say a table's comparisons in words: each pair that is decided or that the paper has.
+
+    All numbers of every comparison stand below the table in the report.
+    """
+    columns = {column.key: column for column in table.columns}
+    cells = {(row.group, row.label): row.cells for row in table.rows}
+    pairs: dict[tuple[str, str, str], list[tuple[Comparison, float | None]]] = {}
+    for each in table.comparisons:
+        paper = _paper_difference(
+            cells[each.group, each.method][each.column],
+            cells[each.baseline_group, each.baseline][each.column],
+        )
+        pair = (each.group, each.method, each.baseline)
+        pairs.setdefault(pair, []).append((each, paper))
+    told, silent = [], 0
+    for (group, method, baseline), compared in pairs.items():
+        if all(c.verdict == "undecided" and paper is None for c, paper in compared):
+            silent += len(compared)
+            continue
+        parts = [_difference(c, columns[c.column], paper) for c, paper in compared]
+        told.append(f"{group}: {method} against {baseline}: {'; '.join(parts)}.")
+    if silent:
+        other = "other comparisons show" if told else "comparisons show"
+        told.append(f"{silent} {other} no difference that these seeds and images can resolve.")
+    return tuple(told)
+
+
+def _paper_difference(method: Cell, baseline: Cell) -> float | None:
+    if method.paper is None or baseline.paper is None:
+        return None
+    return method.paper - baseline.paper
+
+
+def _difference(each: Comparison, column: Column, paper: float | None) -> str:
+    share = column.kind == "share"
+    factor, unit, digits = (100.0, " points", 1) if share else (1.0, "", 3)
+    text = f"{column.label} {factor * each.difference:+.{digits}f}{unit}, {each.verdict}"
+    if paper is not None:
+        text += f" (the paper {factor * paper:+.{digits}f})"
+    return text
+
+
+def means(outcomes: Sequence[Outcome], *path: str) -> float:
+    """The mean of one number over seeds."""
+    values = []
+    for outcome in outcomes:
+        value: Any = outcome.numbers
+        for key in path:
+            value = value[key]
+        values.append(float(value))
+    return sum(values) / len(values)

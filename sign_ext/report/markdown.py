@@ -1,0 +1,181 @@
+"""The report of `sign-ext reproduce` as Markdown: the same content as its page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from sign_ext.report.cells import Shown
+from sign_ext.report.numbers import duration
+from sign_ext.report.schema import Experiment, Figure, Results
+from sign_ext.report.view import TableView, view
+from sign_ext.report.words import (
+    HINTS,
+    P_VALUES,
+    SCALES,
+    made_with,
+    seeds_of,
+    settings_of,
+    spread_of,
+)
+
+Names = Mapping[tuple[int, int], str]
+
+
+def render_markdown(results: Results, names: Names) -> str:
+    """Return the report as GitHub's Markdown.
+
+    Args:
+        results: what `sign-ext reproduce` found.
+        names: (experiment's index, figure's index), from 0 → path of the figure's file.
+    """
+    tables = [view(table) for each in results.experiments for table in each.tables]
+    blocks = ["# SIGN: the paper’s experiments, run again"]
+    blocks.append(
+        f"Scale “{escaped(results.scale)}”, {seeds_of(results)}, {duration(results.seconds)} of "
+        f"computing. {spread_of(results)}"
+    )
+    if any(table.in_paper for table in tables):
+        blocks[-1] += " The paper’s number stands in parentheses, where it has one."
+    if results.scale in SCALES:
+        blocks.append(f"> **Not the paper’s scale.** {SCALES[results.scale]}")
+    blocks.append("## What came out")
+    for experiment in results.experiments:
+        found = experiment.findings[:2] or ("No finding in words; its numbers are below.",)
+        blocks.append("  \n".join([f"**{escaped(experiment.title)}**", *map(escaped, found)]))
+    for index, experiment in enumerate(results.experiments):
+        blocks += _experiment(index, experiment, names, results.seeds)
+    blocks += _made(results, any(table.comparisons for table in tables))
+    return "\n\n".join(blocks) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Keep a text from being read as Markdown or HTML, on one line.
+
+    Example:
+        >>> escaped("a|b <c> *d*")
+        'a\\\\|b &lt;c&gt; \\\\*d\\\\*'
+    """
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", text)
+
+
+def _experiment(
+    index: int, experiment: Experiment, names: Names, seeds: tuple[int, ...]
+) -> list[str]:
+    blocks = [f"## {escaped(experiment.title)}"]
+    blocks += [f"> **Stand-in:** {escaped(each)}" for each in experiment.stand_ins]
+    if experiment.about:
+        blocks.append(escaped(experiment.about))
+    if experiment.findings:
+        blocks.append(_list(experiment.findings))
+    for table in experiment.tables:
+        blocks += _table(view(table))
+    for place, figure in enumerate(experiment.figures):
+        blocks += _figure(figure, names[index, place])
+    if experiment.settings:
+        blocks.append("**Settings**")
+        blocks.append(_grid(("name", "value"), settings_of(experiment.settings, seeds)))
+    if experiment.command:
+        blocks.append(_code(experiment.command))
+    blocks.append(f"Computing took {duration(experiment.seconds)}.")
+    return blocks
+
+
+def _table(table: TableView) -> list[str]:
+    blocks = [f"**{escaped(table.title)}.** {escaped(table.caption)}"]
+    heads = ["Method", *(f"{label}, {unit}" if unit else label for label, unit in table.headings)]
+    for group in table.groups:
+        if group.heading:
+            blocks.append(f"*{escaped(group.heading)}*")
+        rows = [
+            [escaped(row.label) + (f" <sup>{row.note}</sup>" if row.note else "")]
+            + [_cell(shown) for shown in row.cells]
+            for row in group.rows
+        ]
+        blocks.append(_grid(heads, rows, right=True, raw=True))
+    if table.notes:
+        notes = (f"{number}. {escaped(note)}" for number, note in enumerate(table.notes, 1))
+        blocks.append("\n".join(notes))
+    blocks += _comparisons(table)
+    if table.traced:
+        blocks.append(
+            f"<details><summary>Artefacts that made {escaped(table.title)}</summary>\n\n"
+            + "\n".join(
+                f"- {escaped(label)}{f' ({escaped(group)})' if group else ''}: "
+                + ", ".join(f"`{key}`" for key in stages)
+                for group, label, stages in table.traced
+            )
+            + "\n\n</details>"
+        )
+    return blocks
+
+
+def _comparisons(table: TableView) -> list[str]:
+    if not table.comparisons:
+        return []
+    heads = ("Compared", "In", "Difference", "95% interval", "p", "Smallest detectable")
+    rows = [
+        (
+            f"{each.method} against {each.baseline}" + (f" ({each.group})" if each.group else ""),
+            *(each.column, each.difference, each.interval, each.p, each.detectable),
+            *(each.test_error, each.verdict),
+        )
+        for each in table.comparisons
+    ]
+    title = f"**{escaped(table.title)}, compared.** Seed by seed."
+    return [title, _grid((*heads, "Test set’s error", "Verdict"), rows)]
+
+
+def _figure(figure: Figure, name: str) -> list[str]:
+    hint = HINTS.get(figure.kind, "")
+    return [
+        f"![{escaped(figure.alt)}]({name})",
+        f"**{escaped(figure.title)}.** {escaped(' '.join([figure.caption, hint]))}",
+    ]
+
+
+def _made(results: Results, compared: bool) -> list[str]:
+    blocks = ["## How this was made"]
+    if results.command:
+        blocks.append(_code(results.command))
+    if compared:
+        blocks += ["**Reading the comparisons**", escaped(P_VALUES)]
+    if results.data:
+        blocks += ["**Data**", _list(results.data)]
+    if results.settings:
+        blocks.append(f"**Settings of scale “{escaped(results.scale)}”**")
+        blocks.append(_grid(("name", "value"), settings_of(results.settings, results.seeds)))
+    blocks += ["**Machine, versions and seeds**", _grid(("name", "value"), made_with(results))]
+    blocks.append("All numbers, of each seed, are in results.json.")
+    return blocks
+
+
+def _cell(shown: Shown) -> str:
+    text = " ".join(part for part in (shown.ours, shown.spread) if part)
+    inside = [shown.counted] if shown.counted else []
+    inside += [f"paper {shown.paper}"] if shown.paper else []
+    return f"{text} ({', '.join(inside)})" if inside else text
+
+
+def _grid(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: bool = False,
+    raw: bool = False,
+) -> str:
+    """Write a GitHub table; `raw` rows are Markdown already."""
+    lines = [[escaped(head) for head in heads]]
+    lines.append(["---", *(["---:" if right else "---"] * (len(heads) - 1))])
+    lines += [list(row) if raw else [escaped(text) for text in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _list(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {escaped(sentence)}" for sentence in sentences)
+
+
+def _code(command: str) -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", command)), default=0))
+    return f"{fence}sh\n{command}\n{fence}"

@@ -1,0 +1,249 @@
+"""Join results of the same experiments with different seeds, as if one run had had all of them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from sign_ext.report.compare_again import compare_again
+from sign_ext.report.numbers import finite
+from sign_ext.report.schema import Cell, Experiment, Figure, Results, Row, Table
+from sign_ext.report.words import findings, many
+
+T = TypeVar("T", bound=Hashable)
+FROM = re.compile(r" Drawn from seeds? [\d, ]+ alone\.$")
+
+
+def merge(results: Sequence[Results]) -> Results:
+    """Join results seed by seed, and compare the rows again.
+
+    An experiment that several of them hold is joined; one that a single result holds is kept as it
+    is. Figures are those of the lowest seeds, and say so. Findings are made anew from the new
+    comparisons; an experiment without any keeps what each result found, with its seeds.
+
+    Args:
+        results: one or more of the same scale and settings; no experiment twice with one seed.
+
+    Returns:
+        The joined results, seeds ascending; a single result unchanged.
+
+    Raises:
+        ValueError: none given, a seed twice, scales, settings or tables that differ, or
+            experiments that would end up with different seeds.
+
+    Example:
+        >>> joined = merge([Results("small", (1,), ()), Results("small", (0,), ())])
+        >>> joined.seeds
+        (0, 1)
+    """
+    if not results:
+        raise ValueError("no results to join; give at least one.")
+    if len(results) == 1:
+        return results[0]
+    for other in results[1:]:
+        _same("scale", results[0].scale, other.scale)
+    slices: dict[str, list[tuple[tuple[int, ...], Experiment]]] = {}
+    for name in _order(results):
+        found = [(r.seeds, e) for r in results for e in r.experiments if e.name == name]
+        slices[name] = sorted(found, key=lambda pair: pair[0])
+    seeds = _all_seeds(results, slices)
+    return Results(
+        scale=results[0].scale,
+        seeds=seeds,
+        experiments=tuple(_experiment(found) for found in slices.values()),
+        data=_union(line for r in results for line in r.data),
+        settings=_settings("settings of the scale", [(r.seeds, r.settings) for r in results]),
+        machine=_either([r.machine for r in results]),
+        versions=_either([r.versions for r in results]),
+        commit=", ".join(_union(r.commit for r in results if r.commit)),
+        command="\n".join(_union(r.command for r in results if r.command)),
+        seconds=sum(r.seconds for r in results),
+    )
+
+
+def _order(results: Sequence[Results]) -> list[str]:
+    """Experiments' names in the paper's order: a new one stands behind its predecessor."""
+    order: list[str] = []
+    for result in results:
+        place = 0
+        for experiment in result.experiments:
+            if experiment.name not in order:
+                order.insert(place, experiment.name)
+            place = order.index(experiment.name) + 1
+    return order
+
+
+def _all_seeds(
+    results: Sequence[Results],
+    slices: Mapping[str, Sequence[tuple[tuple[int, ...], Experiment]]],
+) -> tuple[int, ...]:
+    """Return the seeds, which must be the same for every experiment, each once."""
+    by_name = {}
+    for name, found in slices.items():
+        seeds = sorted(itertools.chain.from_iterable(seeds for seeds, _ in found))
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(
+                f"experiment {name!r} has seed {_listed(twice)} in more than one of the results; "
+                "give each seed once."
+            )
+        by_name[name] = tuple(seeds)
+    if len(set(by_name.values())) > 1:
+        told = "; ".join(f"{name}: {_listed(seeds)}" for name, seeds in by_name.items())
+        raise ValueError(
+            f"joined, the experiments would have different seeds ({told}), and a report has the "
+            "same ones for all; add the results that are missing, or make two reports."
+        )
+    if by_name:
+        return next(iter(by_name.values()))
+    return tuple(sorted({seed for result in results for seed in result.seeds}))
+
+
+def _experiment(slices: Sequence[tuple[tuple[int, ...], Experiment]]) -> Experiment:
+    """Join one experiment's slices, which come by rising seeds."""
+    (first_seeds, first), *others = slices
+    if not others:
+        return first
+    name = f"experiment {first.name!r}"
+    for _, other in others:
+        _same(f"{name}: title", first.title, other.title)
+        _same(f"{name}: stand-ins", first.stand_ins, other.stand_ins)
+        _same(f"{name}: tables", _titles(first.tables), _titles(other.tables))
+    settings = _settings(f"{name}: settings", [(seeds, each.settings) for seeds, each in slices])
+    tables = tuple(
+        _table(f"{name}, {group[0].title}", [seeds for seeds, _ in slices], group)
+        for group in zip(*(each.tables for _, each in slices), strict=True)
+    )
+    return replace(
+        first,
+        settings=settings,
+        tables=tables,
+        figures=tuple(_figure(figure, first_seeds) for figure in first.figures),
+        findings=_findings(tables, slices),
+        command="\n".join(_union(each.command for _, each in slices if each.command)),
+        seconds=sum(each.seconds for _, each in slices),
+    )
+
+
+def _findings(
+    tables: Sequence[Table], slices: Sequence[tuple[tuple[int, ...], Experiment]]
+) -> tuple[str, ...]:
+    if any(table.comparisons for table in tables):
+        return tuple(sentence for table in tables for sentence in findings(table))
+    return tuple(
+        f"Seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}: {sentence}"
+        for seeds, each in slices
+        for sentence in each.findings
+    )
+
+
+def _table(name: str, seeds: Sequence[tuple[int, ...]], tables: Sequence[Table]) -> Table:
+    first = tables[0]
+    for other in tables[1:]:
+        for part in ("caption", "columns", "images"):
+            _same(f"{name}: {part}", getattr(first, part), getattr(other, part))
+        _same(f"{name}: rows", _labels(first), _labels(other))
+    methods = zip(*(table.rows for table in tables), strict=True)
+    joined = replace(first, rows=tuple(_row(name, seeds, rows) for rows in methods))
+    return replace(joined, comparisons=compare_again(joined, tables))
+
+
+def _row(name: str, seeds: Sequence[tuple[int, ...]], rows: Sequence[Row]) -> Row:
+    name = f"{name}, row {rows[0].label!r}"
+    for other in rows[1:]:
+        _same(f"{name}: cells", sorted(rows[0].cells), sorted(other.cells))
+        _same(f"{name}: note", rows[0].note, other.note)
+    cells = {
+        key: _cell(f"{name}, column {key!r}", seeds, [row.cells[key] for row in rows])
+        for key in rows[0].cells
+    }
+    return replace(rows[0], cells=cells)
+
+
+def _cell(name: str, seeds: Sequence[tuple[int, ...]], cells: Sequence[Cell]) -> Cell:
+    values: dict[int, float | None] = {}
+    for mine, cell in zip(seeds, cells, strict=True):
+        _same(f"{name}: the paper's number", cells[0].paper, cell.paper)
+        if not any(each.values for each in cells):
+            continue  # only the paper has it
+        if len(cell.values) != len(mine):
+            raise ValueError(
+                f"{name}: {many(len(cell.values), 'value')} for {many(len(mine), 'seed')}; "
+                "accepted: one a seed."
+            )
+        values |= dict(zip(mine, cell.values, strict=True))
+    return Cell(tuple(values[seed] for seed in sorted(values)), cells[0].paper)
+
+
+def _figure(figure: Figure, seeds: tuple[int, ...]) -> Figure:
+    """Say which seeds a figure shows, unless it says so from an earlier joining."""
+    if FROM.search(figure.caption):
+        return figure
+    word = "seeds" if len(seeds) > 1 else "seed"
+    return replace(figure, caption=f"{figure.caption} Drawn from {word} {_listed(seeds)} alone.")
+
+
+def _settings(
+    name: str, settings: Sequence[tuple[tuple[int, ...], Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Return the settings all agree on; what each seed has its own of is joined."""
+    joined = dict(settings[0][1])
+    for _, other in settings[1:]:
+        _same(f"{name}: names", sorted(joined), sorted(other))
+    for key in joined:
+        values = [(seeds, each[key]) for seeds, each in settings]
+        if all(_by_seed(seeds, value) for seeds, value in values):
+            merged = {int(seed): each for _, value in values for seed, each in value.items()}
+            joined[key] = {str(seed): merged[seed] for seed in sorted(merged)}
+            continue
+        for _, value in values[1:]:
+            _same(f"{name}: {key!r}", joined[key], value)
+    return joined
+
+
+def _by_seed(seeds: tuple[int, ...], value: Any) -> bool:
+    """Whether a setting is {seed: value, …} of just these seeds."""
+    return isinstance(value, Mapping) and {str(key) for key in value} == set(map(str, seeds))
+
+
+def _either(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join descriptions: where they differ, all of what they say."""
+    joined = {}
+    for key in _union(key for record in records for key in record):
+        said = [record[key] for record in records if key in record]
+        same = all(each == said[0] for each in said)
+        joined[key] = said[0] if same else " / ".join(_union(str(each) for each in said))
+    return joined
+
+
+def _same(name: str, first: Any, other: Any) -> None:
+    first, other = finite(first), finite(other)  # tuples and lists are the same in JSON
+    if first == other:
+        return
+    if isinstance(first, list) and isinstance(other, list):
+        lost, new = [x for x in first if x not in other], [x for x in other if x not in first]
+        if lost or new:
+            first, other = lost, new
+    raise ValueError(
+        f"{name} differ between the results: {first!r} against {other!r}; only results of the "
+        "same scale and settings can be joined."
+    )
+
+
+def _titles(tables: Sequence[Table]) -> list[str]:
+    return [table.title for table in tables]
+
+
+def _labels(table: Table) -> list[tuple[str, str]]:
+    return [(row.group, row.label) for row in table.rows]
+
+
+def _union(values: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values))

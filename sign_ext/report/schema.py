@@ -1,0 +1,285 @@
+"""What `sign-ext reproduce` finds, as plain data: tables, figures and comparisons.
+
+The JSON of a `Results` is the truth; Markdown and HTML are made from it and from nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sign_ext.files import write_whole
+from sign_ext.report.numbers import finite
+
+FORMAT = "sign_ext.results"
+FORMAT_VERSION = 1
+
+Kind = Literal["share", "number", "count"]
+FigureKind = Literal["samples", "lines", "scatter", "reliability"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        key: by which cells name it.
+        label: its heading.
+        kind: "share" (0–1, shown in percent), "number" or "count".
+        higher_is_better: False for uncertainties, calibration errors and the like.
+    """
+
+    key: str
+    label: str
+    kind: Kind = "share"
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured quantity over seeds, and the paper's.
+
+    Attributes:
+        values: one a seed, in the order of `Results.seeds`; None where it does not exist (the mean
+            over no images, say).
+        paper: the paper's number, in the same unit; None where the paper has none.
+    """
+
+    values: tuple[float | None, ...]
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method.
+
+    Attributes:
+        label: the method's name, as in the paper where it is there.
+        group: rows of a group stand together under this heading: the network and the protocol
+            (equal epochs, or equal gradient steps).
+        cells: a column's key → cell.
+        note: what a reader must know about this row; "" for nothing.
+        stages: keys of the artefacts that made it, the first seed's, so that it can be traced.
+    """
+
+    label: str
+    group: str
+    cells: Mapping[str, Cell]
+    note: str = ""
+    stages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows in one column, seed by seed.
+
+    Attributes:
+        column: its key.
+        group: of the first row.
+        method: label of the row that is judged.
+        baseline: label of the row it is judged against.
+        baseline_group: of that row.
+        difference: mean over seeds of method − baseline.
+        deviation: sample standard deviation of the paired differences; None for one seed.
+        p_value: two-sided paired t-test; None where it cannot be computed.
+        low, high: 95% confidence interval of the difference; None for one seed.
+        detectable: smallest true difference that this many seeds with this deviation show with 80%
+            power at the 5% level; None for one seed.
+        test_error: standard error of the difference from the finite test set alone (binomial, the
+            two taken as independent); None where the column is no share of test images.
+        seeds: how many.
+        verdict: "better", "worse" or "undecided".
+    """
+
+    column: str
+    group: str
+    method: str
+    baseline: str
+    baseline_group: str
+    difference: float
+    deviation: float | None
+    p_value: float | None
+    low: float | None
+    high: float | None
+    detectable: float | None
+    test_error: float | None
+    seeds: int
+    verdict: Literal["better", "worse", "undecided"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows beside the paper's.
+
+    Attributes:
+        title: the paper's own name where it has one, e.g. "Table 1".
+        caption: what is measured.
+        columns: in order.
+        rows: in order; rows of one group stand next to each other.
+        comparisons: between rows.
+        images: test images that the columns compared are shares of; None where they are no such
+            shares. `merge` compares with it again.
+    """
+
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure as data.
+
+    Attributes:
+        title: e.g. "Figure 3".
+        caption: what is shown.
+        alt: what a reader who cannot see it must know.
+        kind: what `data` holds:
+            "samples": {"columns": [label, …], "rows": [{"label": str, "images": [base64 PNG, …]}]};
+            "lines": {"x": str, "y": str, "log_x": bool, "percent": bool, "lines": [{"label": str,
+            "x": [float, …], "y": [float, …], "low": [float, …] | null, "high": the same}]};
+            "scatter": {"classes": [name, …], "panels": [{"title": str, "x": [float, …],
+            "y": [float, …], "label": [int, …]}], "columns": panels a row};
+            "reliability": {"panels": [{"title": str, "confidence": [float | null, …] (mean of each
+            bin), "accuracy": the same, "count": [int, …]}]}.
+        data: see `kind`.
+    """
+
+    title: str
+    caption: str
+    alt: str
+    kind: FigureKind
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table or figure of the paper, or one that it lacks.
+
+    Attributes:
+        name: as `sign-ext reproduce` takes it.
+        title: the heading, e.g. "Table 1: CIFAR-10 accuracy".
+        about: one paragraph: what was done, on what, and where the paper leaves it open.
+        stand_ins: what stands for what, where the data is not the paper's; empty else.
+        settings: name → value, all that a reader needs to repeat it (step size, epochs, …). What
+            each seed has its own of, a calibrated step size say, is {seed: value, …}, so that
+            `merge` can join it.
+        tables: in order.
+        figures: in order.
+        findings: sentences in plain words, made from the numbers.
+        command: the command that makes this experiment.
+        seconds: of computing that the stages took when they ran.
+    """
+
+    name: str
+    title: str
+    about: str
+    stand_ins: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    findings: tuple[str, ...] = ()
+    command: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything one `sign-ext reproduce` found.
+
+    Attributes:
+        scale: "smoke", "small" or "paper".
+        seeds: in order.
+        experiments: in the paper's order.
+        data: one line a data set: what it really is, and how many images.
+        settings: of the scale, name → value.
+        machine: see `report.environment.machine`.
+        versions: see `report.environment.versions`.
+        commit: of the checkout, "" outside one; "+changes" is appended where files differ from it.
+        command: that made it.
+        seconds: of computing that all stages took when they ran.
+    """
+
+    scale: str
+    seeds: tuple[int, ...]
+    experiments: tuple[Experiment, ...]
+    data: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+    command: str = ""
+    seconds: float = 0.0
+
+    def write(self, path: Path) -> None:
+        """Write the results as JSON, whole or not at all."""
+        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **finite(asdict(self))}
+        write_whole(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read what `write` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not such a file, or of another version.
+        """
+        try:
+            record = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}.") from error
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise ValueError(
+                f"{path} holds no results of `sign-ext reproduce` (format {FORMAT!r}): give the "
+                "results.json of its --out folder."
+            )
+        if record.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {record.get('format_version')!r}; accepted: "
+                f"{FORMAT_VERSION}. Reproduce again, or use the version of sign-ext that wrote it."
+            )
+        try:
+            return _results(record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} lacks a part of its results, or has one too many: {error}. Reproduce "
+                "again, or use the version of sign-ext that wrote it."
+            ) from error
+
+
+def _results(record: Mapping[str, Any]) -> Results:
+    fields = {k: v for k, v in record.items() if k not in ("format", "format_version")}
+    experiments = tuple(_experiment(each) for each in fields.pop("experiments"))
+    seeds, data = tuple(fields.pop("seeds")), tuple(fields.pop("data"))
+    return Results(experiments=experiments, seeds=seeds, data=data, **fields)
+
+
+def _experiment(record: Mapping[str, Any]) -> Experiment:
+    tables = tuple(_table(each) for each in record["tables"])
+    figures = tuple(Figure(**each) for each in record["figures"])
+    lists = {k: tuple(record[k]) for k in ("stand_ins", "findings")}
+    return Experiment(**{**record, "tables": tables, "figures": figures, **lists})
+
+
+def _table(record: Mapping[str, Any]) -> Table:
+    return Table(
+        title=record["title"],
+        caption=record["caption"],
+        columns=tuple(Column(**each) for each in record["columns"]),
+        rows=tuple(_row(each) for each in record["rows"]),
+        comparisons=tuple(Comparison(**each) for each in record["comparisons"]),
+        images=record["images"],
+    )
+
+
+def _row(record: Mapping[str, Any]) -> Row:
+    cells = {
+        key: Cell(tuple(cell["values"]), cell["paper"]) for key, cell in record["cells"].items()
+    }
+    return Row(**{**record, "cells": cells, "stages": tuple(record["stages"])})

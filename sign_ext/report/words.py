@@ -1,0 +1,251 @@
+"""What a report says in words: comparisons, settings, scales, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sign_ext.report.cells import NOTHING, Style, fine_style
+from sign_ext.report.schema import Column, Comparison, Results, Table
+
+SCALES = {
+    "smoke": "Scale “smoke”: a check that every part runs. Its numbers say nothing about a method.",
+    "small": "Scale “small”: fewer images, epochs or seeds than the paper’s. What is compared here "
+    "was made alike, but the paper’s numbers were not made at this scale.",
+}
+
+HINTS: Mapping[str, str] = {
+    "scatter": "The axes have no unit.",
+    "reliability": "Bars are the accuracy of the images in a bin of confidence; a diamond stands "
+    "at the bin’s mean confidence; on the dashed line the two agree. Below: the share of images.",
+}
+
+P_VALUES = (
+    "p is of the two-sided paired t-test over seeds, not corrected for the number of comparisons. "
+    "The smallest detectable difference is the one that this many seeds would show with 80% power "
+    "at the 5% level: a smaller one may be there and stay unseen. The test set’s error is the "
+    "standard error of the difference from the finite test set alone. A verdict other than "
+    "“undecided” needs p < 0.05 and, for shares of test images, a difference beyond twice that "
+    "error; with one seed, the latter alone."
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comparison as text.
+
+    Attributes:
+        column: the heading of its column.
+        group: what both rows belong to; "" where they differ, and are named with theirs.
+        method: the row that is judged.
+        baseline: the row it is judged against.
+        difference: with its unit.
+        interval: 95%, or –.
+        p: of the t-test, or –.
+        detectable: smallest detectable difference, or –.
+        test_error: the test set's alone, or –.
+        verdict: "better", "worse", or "undecided" and why.
+    """
+
+    column: str
+    group: str
+    method: str
+    baseline: str
+    difference: str
+    interval: str
+    p: str
+    detectable: str
+    test_error: str
+    verdict: str
+
+
+def judge(comparison: Comparison, table: Table) -> Judged:
+    """Put a comparison into words.
+
+    Args:
+        comparison: one of the table's.
+        table: whose columns give it its heading and unit.
+    """
+    column = _column(comparison, table)
+    style, unit = _style(comparison, column)
+    same = comparison.group == comparison.baseline_group
+    method, baseline = comparison.method, comparison.baseline
+    if not same:
+        method += f" ({comparison.group})"
+        baseline += f" ({comparison.baseline_group})"
+    return Judged(
+        column=column.label,
+        group=comparison.group if same else "",
+        method=method,
+        baseline=baseline,
+        difference=style.difference(comparison.difference) + unit,
+        interval=_interval(comparison, style) + (unit if comparison.low is not None else ""),
+        p=p_value(comparison.p_value),
+        detectable=_measured(comparison.detectable, style, unit),
+        test_error=_measured(comparison.test_error, style, unit),
+        verdict=_verdict(comparison),
+    )
+
+
+def findings(table: Table) -> tuple[str, ...]:
+    """Say what each comparison of a table found, in a sentence, the paper's difference behind it.
+
+    Args:
+        table: with its comparisons.
+    """
+    return tuple(_finding(comparison, table) for comparison in table.comparisons)
+
+
+def p_value(p: float | None) -> str:
+    """Write a p-value: two significant figures, three decimals at most.
+
+    Example:
+        >>> p_value(0.0312), p_value(0.00002), p_value(0.6789)
+        ('0.031', '< 0.001', '0.68')
+    """
+    if p is None:
+        return NOTHING
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.2f}" if p >= 0.0995 else f"{p:.3f}"
+
+
+def many(count: int, noun: str) -> str:
+    """Write "1 seed", "3 seeds"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def settings_of(settings: Mapping[str, Any], seeds: Sequence[int] = ()) -> list[tuple[str, str]]:
+    """Write settings as (name, value), those about the step size first: results hang on it.
+
+    Args:
+        settings: name → a plain value, or a list or dict of them.
+        seeds: of the results; a dict with these keys has a value a seed.
+
+    Example:
+        >>> settings_of({"epochs": 9, "step_size": {"0": 2.5, "1": 3.0}}, (0, 1))
+        [('step size', '2.5, 3 (one a seed)'), ('epochs', '9')]
+    """
+
+    def told(value: Any) -> str:
+        if isinstance(value, Mapping) and set(map(str, value)) == set(map(str, seeds)):
+            return ", ".join(plain(each) for each in value.values()) + " (one a seed)"
+        return plain(value)
+
+    named = [(name.replace("_", " "), told(value)) for name, value in settings.items()]
+    return sorted(named, key=lambda pair: "step size" not in pair[0])  # stable: else as given
+
+
+def plain(value: Any) -> str:
+    """Write a setting's value as people do.
+
+    Example:
+        >>> plain([50, 100]), plain({"lr": 0.1, "nesterov": True}), plain(None)
+        ('50, 100', 'lr: 0.1, nesterov: yes', 'none')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(k).replace('_', ' ')}: {plain(v)}" for k, v in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(plain(each) for each in value) or "none"
+    return str(value)
+
+
+def seeds_of(results: Results) -> str:
+    """Write "3 seeds (0, 1, 2)"."""
+    return f"{many(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))})"
+
+
+def spread_of(results: Results) -> str:
+    """Say what stands behind ± and in the quieter lines."""
+    spread = (
+        f"Each number is the mean over {many(len(results.seeds), 'seed')}; ± is the sample "
+        "standard deviation over them."
+        if len(results.seeds) > 1
+        else "Each number is of one seed, so its spread is not known."
+    )
+    return f"{spread} Shares are in percent, their differences in percentage points."
+
+
+def made_with(results: Results) -> list[tuple[str, str]]:
+    """List seeds, commit, machine and versions as (name, value)."""
+    made = [("seeds", ", ".join(map(str, results.seeds))), ("scale", results.scale)]
+    made.append(("commit", results.commit or "not from a checkout"))
+    made += [(name.replace("_", " "), plain(value)) for name, value in results.machine.items()]
+    return made + [(name, plain(value)) for name, value in results.versions.items()]
+
+
+def _style(comparison: Comparison, column: Column) -> tuple[Style, str]:
+    numbers = (comparison.difference, comparison.low, comparison.high, comparison.detectable)
+    return fine_style(column, numbers), " points" if column.kind == "share" else ""
+
+
+def _interval(comparison: Comparison, style: Style) -> str:
+    if comparison.low is None or comparison.high is None:
+        return NOTHING
+    return f"{style.difference(comparison.low)} to {style.difference(comparison.high)}"
+
+
+def _measured(number: float | None, style: Style, unit: str) -> str:
+    return NOTHING if number is None else style.value(number) + unit
+
+
+def _verdict(comparison: Comparison) -> str:
+    """Say why a comparison is undecided; see `evaluation.compare_rows` for the rule."""
+    if comparison.verdict != "undecided":
+        return comparison.verdict
+    reasons = []
+    if comparison.seeds == 1:
+        reasons.append("one seed")
+    elif comparison.p_value is None:
+        reasons.append("no spread over seeds")
+    elif comparison.p_value >= 0.05:
+        reasons.append("zero is in the interval")
+    error = comparison.test_error
+    if error is not None and abs(comparison.difference) <= 2 * error:
+        reasons.append("within twice the test set’s error")
+    return ": ".join(["undecided", ", ".join(reasons)] if reasons else ["undecided"])
+
+
+def _finding(comparison: Comparison, table: Table) -> str:
+    said = judge(comparison, table)
+    verb = {
+        "better": "is better than",
+        "worse": "is worse than",
+        "undecided": "cannot be told from",
+    }[comparison.verdict]
+    where = f"{said.column}, {said.group}" if said.group else said.column
+    evidence = [f"95% interval {said.interval}"] if comparison.low is not None else []
+    if comparison.p_value is not None:
+        evidence.append(f"p {'' if said.p.startswith('<') else '= '}{said.p}")
+    evidence.append(many(comparison.seeds, "seed"))
+    pair = f"{said.method} {verb} {said.baseline}"
+    sentence = f"{where}: {pair}, {said.difference} ({', '.join(evidence)})."
+    paper = _paper_difference(comparison, table)
+    if paper is None:
+        return sentence
+    column = _column(comparison, table)
+    style, unit = _style(comparison, column)
+    return f"{sentence} The paper: {style.difference(paper)}{unit}."
+
+
+def _paper_difference(comparison: Comparison, table: Table) -> float | None:
+    """Return method − baseline in the paper, None where it lacks one of them."""
+    cells = {(row.group, row.label): row.cells.get(comparison.column) for row in table.rows}
+    method = cells.get((comparison.group, comparison.method))
+    baseline = cells.get((comparison.baseline_group, comparison.baseline))
+    if method is None or baseline is None or method.paper is None or baseline.paper is None:
+        return None
+    return method.paper - baseline.paper
+
+
+def _column(comparison: Comparison, table: Table) -> Column:
+    key = comparison.column
+    named = (column for column in table.columns if column.key == key)
+    return next(named, Column(key, key, "number"))
