@@ -28,7 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Args:
         path: where the file appears.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    # The process in the name: another one may be writing the same file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         put_in_place(temporary, path)

@@ -15,10 +15,11 @@ from sign_ext.report.schema import Column, Experiment, Figure, Row, Table
 COLUMNS = (Column("contrast", "Contrast", "number"), Column("edges", "Edges", "number"))
 
 ABOUT = """\
-The first images of each class, p above and p*_K below, and δ of the larger K around grey. What leaves
-0–255 is clipped in the picture only. The paper sees "color contrasts and the boundaries of the objects
-enhanced": the table has both in numbers, over all training images: contrast is the standard deviation
-within an image, edges the mean length of its gradient, both of the mean over channels, in grey levels."""
+The first images of each class, p above and p*_K below, and δ of the larger K around grey. What
+leaves 0–255 is clipped in the picture only. The paper sees "color contrasts and the boundaries of
+the objects enhanced": the table has both in numbers, over all training images: contrast is the
+standard deviation within an image, edges the mean length of its gradient, both of the mean over
+channels, in grey levels."""
 
 
 def recipe(name: str, title: str, network: str, each: int) -> Recipe:

@@ -122,7 +122,7 @@ class Book:
         snapshots: Sequence[int] | None = None,
         factor: float = 1.0,
     ) -> Transform:
-        """SIGN's versions of a part of Φ's own data, with the calibrated step size times `factor`."""
+        """SIGN's versions of a part of Φ's data, with the calibrated step size times `factor`."""
         sign = self.scale.sign
         kept = tuple(sign.snapshots if snapshots is None else snapshots)
         return Transform(phi, self.calibrate(phi), factor, kept, part, sign.precision)

@@ -14,13 +14,13 @@ from sign_ext.report.schema import Cell, Column, Figure, Kind, Row, Table
 METHODS = ("classical", "mixup", "sign")
 Paper = Mapping[str, Mapping[str, Mapping[str, float]]]
 
-# Each of the paper's rows is a table here, since a column has one unit: name → title, caption, kind.
+# Each of the paper's rows is a table here, as a column has one unit: name → title, caption, kind.
 PARTS: dict[str, tuple[str, str, Kind]] = {
     "accuracy": ("overall accuracy", "Accuracy by class and over all images.", "share"),
     "low": (
         "p ≤ 0.5",
-        "Mean probability of the correct class over correctly classified images whose correct class "
-        "has at most 0.5.",
+        "Mean probability of the correct class over correctly classified images whose correct "
+        "class has at most 0.5.",
         "share",
     ),
     "count": ("# images with p ≤ 0.5", "How many such images there are.", "count"),

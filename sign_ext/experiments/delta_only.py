@@ -16,11 +16,12 @@ from sign_ext.report.schema import Column, Experiment, Row, Table
 DEFAULTS: dict[str, Any] = {"networks": ["mobilenet_v2"]}
 
 ABOUT = f"""\
-A fresh network is trained on δ = p*_K − p of the training images (the larger K) and tested on δ of the
-test images, both from the same Φ, without augmentation and without ever seeing an image. All δ are
-multiplied by one factor that brings their rms on the training set to {DELTA_RMS:g} grey levels, since at
-their own few grey levels the test would be one of the optimiser. Φ knows the training labels, so δ of a
-test image holds what Φ makes of it: compare with the accuracy of Φ itself, beside it, and with chance."""
+A fresh network is trained on δ = p*_K − p of the training images (the larger K) and tested on δ
+of the test images, both from the same Φ, without augmentation and without ever seeing an image.
+All δ are multiplied by one factor that brings their rms on the training set to {DELTA_RMS:g} grey
+levels, since at their own few grey levels the test would be one of the optimiser. Φ knows the
+training labels, so δ of a test image holds what Φ makes of it: compare with the accuracy of Φ
+itself, beside it, and with chance."""
 
 
 def plan(book: Book) -> Plan:

@@ -25,8 +25,8 @@ ABOUT = """\
 Features are the input of the last layer, of original images. The paper shows t-SNE maps and finds
 "more compact class representations"; a map can mislead, so two numbers stand with it, computed in
 feature space: the silhouette (−1 to 1, higher is more compact) and the ratio of within-class to
-between-class scatter (lower is more compact). Validation images are embedded into the training images'
-map."""
+between-class scatter (lower is more compact). Validation images are embedded into the training
+images' map."""
 
 
 def plan(book: Book) -> Plan:

@@ -14,8 +14,8 @@ from sign_ext.report.schema import Experiment, Figure
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "count": 10}
 
 ABOUT = """\
-Test images as they are, with {pixels} random pixels turned off, and with Gaussian noise of standard
-deviation {sigma:g} grey levels, clipped to 0–255 for showing."""
+Test images as they are, with {pixels} random pixels turned off, and with Gaussian noise of
+standard deviation {sigma:g} grey levels, clipped to 0–255 for showing."""
 
 
 def plan(book: Book) -> Plan:

@@ -20,10 +20,10 @@ COLUMNS = (
 )
 
 ABOUT = """\
-Melanoma or not, on dermoscopic images. As in the paper nothing is augmented, so that SIGN alone makes
-the difference, and the epoch is the one of the highest validation accuracy. Only about a fifth of the
-images are melanomas, so that accuracy says little and AUC is what counts; with so few positive images
-it varies much from seed to seed."""
+Melanoma or not, on dermoscopic images. As in the paper nothing is augmented, so that SIGN alone
+makes the difference, and the epoch is the one of the highest validation accuracy. Only about a
+fifth of the images are melanomas, so that accuracy says little and AUC is what counts; with so
+few positive images it varies much from seed to seed."""
 
 
 def plan(book: Book) -> Plan:

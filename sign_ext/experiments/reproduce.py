@@ -1,4 +1,4 @@
-"""`sign-ext reproduce`: plan experiments, do their stages, tell what they found, write the report."""
+"""Plan experiments, do their stages, tell what they found, and write the report."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Stage(ABC):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def walk(self) -> Iterator[Stage]:
-        """This stage and all that it rests on, inputs first; one that is shared comes repeatedly."""
+        """This stage and all that it rests on, inputs first; a shared one comes repeatedly."""
         for stage in self.inputs().values():
             yield from stage.walk()
         yield self

@@ -33,11 +33,12 @@ COLUMNS = (
 )
 
 ABOUT = """\
-The paper gives K = 50 and 100 and no step size, although δ is a gradient, whose size depends on the
-units of the input. Here the originals are joined with one version, for each K and step size (multiples
-of the calibrated one), and a network is trained on them with classical augmentation; rms change is that
-of the training images, in grey levels. The baseline is classical training with as many gradient steps.
-The setting is to be chosen by validation accuracy; the test columns are for seeing, not for choosing."""
+The paper gives K = 50 and 100 and no step size, although δ is a gradient, whose size depends on
+the units of the input. Here the originals are joined with one version, for each K and step size
+(multiples of the calibrated one), and a network is trained on them with classical augmentation;
+rms change is that of the training images, in grey levels. The baseline is classical training with
+as many gradient steps. The setting is to be chosen by validation accuracy; the test columns are
+for seeing, not for choosing."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _transform(outcome: Outcome) -> Transform:
 
 def _figure(book: Book, found: Found, grid: Sequence[Setting], key: str) -> Figure:
     path, label = MEASURES[key]
-    lines = []
+    lines: list[dict[str, Any]] = []
     for steps in sorted({setting.steps for setting in grid}):
         of_steps = [setting for setting in grid if setting.steps == steps]
         points = sorted(

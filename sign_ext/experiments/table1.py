@@ -18,12 +18,12 @@ DEFAULTS: dict[str, Any] = {
 }
 
 ABOUT = """\
-Each network is trained from scratch by each method and measured on test images, at the epoch that is
-best on validation images. SIGN's training set is the originals joined with p*_K for two K, so in as
-many epochs it takes three times as many gradient steps: the paper's protocol (equal epochs) stands
-first, and below it all methods with as many gradient steps. The paper does not say whether SIGN's
-images also get classical augmentation: "SIGN" has it, "SIGN alone" has none. Rows without a number of
-the paper are ours."""
+Each network is trained from scratch by each method and measured on test images, at the epoch that
+is best on validation images. SIGN's training set is the originals joined with p*_K for two K, so
+in as many epochs it takes three times as many gradient steps: the paper's protocol (equal epochs)
+stands first, and below it all methods with as many gradient steps. The paper does not say whether
+SIGN's images also get classical augmentation: "SIGN" has it, "SIGN alone" has none. Rows without
+a number of the paper are ours."""
 
 
 def plan(book: Book) -> Plan:

@@ -13,11 +13,12 @@ from sign_ext.report.schema import Experiment
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2"}
 
 ABOUT = """\
-A network with two heads, for logits f and their σ, is trained by Eq. 10–11 with T = {samples} samples
-(Section 3.2). SIGN's images come from a Φ of the same architecture with the usual head, trained
-classically. Probabilities are means of softmax over T samples. "p ≤ 0.5" are right answers given with at
-most that probability: a method with few of them is confident where it is right, which by itself is
-neither good nor bad; the calibration error beside it says whether the confidence is deserved."""
+A network with two heads, for logits f and their σ, is trained by Eq. 10–11 with T = {samples}
+samples (Section 3.2). SIGN's images come from a Φ of the same architecture with the usual head,
+trained classically. Probabilities are means of softmax over T samples. "p ≤ 0.5" are right
+answers given with at most that probability: a method with few of them is confident where it is
+right, which by itself is neither good nor bad; the calibration error beside it says whether the
+confidence is deserved."""
 
 
 def plan(book: Book) -> Plan:

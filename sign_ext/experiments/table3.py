@@ -13,11 +13,11 @@ from sign_ext.report.schema import Experiment
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2"}
 
 ABOUT = """\
-The networks of Table 2 on images of another data set: those of Tiny ImageNet whose classes CIFAR-10
-has, resized from 64×64 to 32×32 by area. The paper gives counts by class and no synsets; the validation
-images without greyscale ones of sports car, of goose, black stork and albatross, of tabby, of all six
-dogs and both frogs give its counts exactly, so these are taken. A prediction may be any of the ten
-classes. The mean is over images, as the paper's is."""
+The networks of Table 2 on images of another data set: those of Tiny ImageNet whose classes
+CIFAR-10 has, resized from 64×64 to 32×32 by area. The paper gives counts by class and no synsets;
+the validation images without greyscale ones of sports car, of goose, black stork and albatross,
+of tabby, of all six dogs and both frogs give its counts exactly, so these are taken. A prediction
+may be any of the ten classes. The mean is over images, as the paper's is."""
 
 
 def plan(book: Book) -> Plan:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sign_ext.evaluation import compare_rows
 from sign_ext.experiments import paper
 from sign_ext.experiments.book import PROTOCOLS, Book, Protocol
-from sign_ext.evaluation import compare_rows
 from sign_ext.experiments.recipe import Found, Plan, Recipe, cell, keys
 from sign_ext.experiments.telling import findings, settings, stand_ins
 from sign_ext.report.schema import Column, Experiment, Row, Table
@@ -15,14 +15,15 @@ DEFAULTS: dict[str, Any] = {"network": "nasnet_mobile", "phi": "mobilenet_v2"}
 ROWS = {"classical": "Classical", "sign": "Transfer (with SIGN)"}
 
 ABOUT = """\
-Φ is {phi}, trained classically; its transformed images join the originals to train {network}, with
-classical augmentation, beside {network} trained on the originals alone."""
+Φ is {phi}, trained classically; its transformed images join the originals to train {network},
+with classical augmentation, beside {network} trained on the originals alone."""
 
 
 def plan(book: Book) -> Plan:
     """Both rows by both protocols with each seed."""
     options = book.options("table4", **DEFAULTS)
-    network, stages = options["network"], {}
+    network = options["network"]
+    stages: Plan = {}
     for protocol in PROTOCOLS:
         for method in ROWS:
             stages[f"{method}/{protocol}"] = tuple(

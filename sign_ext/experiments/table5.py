@@ -15,11 +15,11 @@ from sign_ext.report.schema import Cell, Column, Experiment, Table
 COLUMNS = {"normal": "accuracy", "pixels_off": "pixels_off_mean", "noise": "noise_mean"}
 
 ABOUT = """\
-The networks of Table 1, with corrupted test images: {pixels} random pixels of each image set to 0 in
-all channels, and Gaussian noise of standard deviation {sigma:g} grey levels (the paper gives no unit;
-images here run from 0 to 255). Each is drawn {draws} times with its own seed, the same for every
-network; a cell is the mean over the draws. The paper's deviations, of 1e-5 or so, are those of its own
-repeated draws; ours are over training seeds, which matter more."""
+The networks of Table 1, with corrupted test images: {pixels} random pixels of each image set to 0
+in all channels, and Gaussian noise of standard deviation {sigma:g} grey levels (the paper gives
+no unit; images here run from 0 to 255). Each is drawn {draws} times with its own seed, the same
+for every network; a cell is the mean over the draws. The paper's deviations, of 1e-5 or so, are
+those of its own repeated draws; ours are over training seeds, which matter more."""
 
 
 def plan(book: Book) -> Plan:

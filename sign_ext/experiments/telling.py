@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sign_ext.experiments.book import Book
@@ -95,8 +95,10 @@ def findings(table: Table) -> tuple[str, ...]:
         parts = [_difference(c, columns[c.column], paper) for c, paper in compared]
         told.append(f"{group}: {method} against {baseline}: {'; '.join(parts)}.")
     if silent:
-        other = "other comparisons show" if told else "comparisons show"
-        told.append(f"{silent} {other} no difference that these seeds and images can resolve.")
+        what = (
+            f"{silent} {'other ' if told else ''}comparison{'s show' if silent > 1 else ' shows'}"
+        )
+        told.append(f"{what} no difference that these seeds and images can resolve.")
     return tuple(told)
 
 

@@ -1,0 +1,195 @@
+"""`sign-ext reproduce`: all of it on digits, nothing done twice, and killed runs continue."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sign_ext.experiments import paper
+from sign_ext.experiments.names import EXPERIMENTS
+from sign_ext.experiments.reproduce import Reproduction
+from sign_ext.experiments.scale import load_scale
+from sign_ext.experiments.train_stage import Train
+from sign_ext.report.schema import Results
+
+TITLES = {
+    "table1": "Table 1",
+    "figure3": "Figure 3",
+    "isic": "ISIC-2017",
+    "figure4": "Figure 4",
+    "figure5": "Figure 5",
+    "delta_only": "δ alone",
+    "table2": "Table 2",
+    "table3": "Table 3",
+    "table5": "Table 5",
+    "figure6": "Figure 6",
+    "table4": "Table 4",
+    "step_size": "Step size",
+}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Everything, once, at the smallest scale."""
+    out = tmp_path_factory.mktemp("smoke")
+    scale = load_scale("smoke")
+    work = Reproduction(list(EXPERIMENTS), scale, tuple(range(scale.seeds)), out)
+    return out, work.run("sign-ext reproduce all --scale smoke")
+
+
+def test_every_table_and_figure_is_in_the_report(smoke):
+    out, results = smoke
+    assert [each.name for each in results.experiments] == list(EXPERIMENTS) == list(TITLES)
+    page, text = (out / "index.html").read_text(), (out / "results.md").read_text()
+    for experiment in results.experiments:
+        assert TITLES[experiment.name] in experiment.title
+        assert experiment.title in text
+        assert TITLES[experiment.name] in page
+        assert experiment.tables or experiment.figures
+        assert experiment.stand_ins, "digits are not the paper's data, and the report says so"
+    assert Results.read(out / "results.json").experiments == results.experiments
+
+
+def test_the_papers_numbers_stand_beside_ours(smoke):
+    _, results = smoke
+    tables = {table.title: table for e in results.experiments for table in e.tables}
+    found = {
+        (row.group, row.label): row.cells["mean"].paper
+        for row in tables["Table 1"].rows
+        if "epochs" in row.group
+    }
+    assert found["MobileNetV2, equal epochs", "SIGN"] == 0.8637
+    assert found["BasicCNN, equal epochs", "DeepAugment + SIGN"] == 0.8691
+    assert tables["δ alone (Section 3.1)"].rows[0].cells["accuracy"].paper == paper.DELTA_ONLY
+    for title in ("Table 1", "Table 4", "Table 5"):
+        groups = {row.group for row in tables[title].rows}
+        assert any("equal epochs" in each for each in groups)
+        assert any("equal gradient steps" in each for each in groups)
+
+
+def test_every_cell_has_a_value_a_seed(smoke):
+    _, results = smoke
+    for experiment in results.experiments:
+        for table in experiment.tables:
+            keys = {column.key for column in table.columns}
+            for row in table.rows:
+                assert set(row.cells) <= keys
+                assert all(len(cell.values) == len(results.seeds) for cell in row.cells.values())
+            shares = [c.key for c in table.columns if c.kind == "share"]
+            values = [
+                v for r in table.rows for k in shares if k in r.cells for v in r.cells[k].values
+            ]
+            assert all(v is None or 0 <= v <= 1 for v in values)
+
+
+def test_a_second_run_costs_nothing(smoke):
+    out, results = smoke
+    scale = load_scale("smoke")
+    work = Reproduction(list(EXPERIMENTS), scale, tuple(range(scale.seeds)), out)
+    assert work.lab.missing(work.stages()) == []
+    assert work.run().experiments == results.experiments
+
+
+def test_equal_gradient_steps_are_equal(smoke):
+    out, _ = smoke
+    work = Reproduction(["table1"], load_scale("smoke"), (0,), out)
+    plan = work.plan("table1")
+    numbers = {
+        key: work.lab.outcome(stages[0].inputs()["network"]).numbers for key, stages in plan.items()
+    }
+    for network in ("mobilenet_v2", "basic_cnn"):
+        of_network = [n for key, n in numbers.items() if key.startswith(network)]
+        by_steps = [
+            n for key, n in numbers.items() if key == f"{network}/{key.split('/')[1]}/steps"
+        ]
+        assert len({n["steps"] for n in by_steps}) == 1
+        classical = numbers[f"{network}/classical/epochs"]
+        sign = numbers[f"{network}/sign/epochs"]
+        assert sign["train_images"] == 3 * classical["train_images"] == 600
+        assert len(classical["history"]) == len(sign["history"])
+        assert max(n["steps"] for n in of_network) == sign["steps"]
+
+
+def test_tables_share_phi_and_transformed_images(smoke):
+    out, _ = smoke
+    work = Reproduction(list(EXPERIMENTS), load_scale("smoke"), (0,), out)
+    stages = work.stages()
+    phis = {s.phi.key for s in stages if s.kind == "transform" and s.phi.network.options}
+    assert len(phis) == 1, "all of MobileNetV2's transforms start from one Φ"
+    classical = [
+        s
+        for s in stages
+        if isinstance(s, Train) and s.kind == "train" and s.network.model == "mobilenet_v2"
+        if s.augment == ("classical",) and not s.sign and not s.network.aleatoric
+    ]
+    assert len(classical) == 2  # one a protocol
+
+
+def tiny(path: Path) -> Path:
+    """A scale that takes seconds, with each kind of stage that tables rest on."""
+    record = yaml.safe_load((files("sign_ext") / "configs" / "smoke.yaml").read_text("utf-8"))
+    record["seeds"] = 1
+    record["tasks"]["cifar10"] |= {"train_size": 80, "validation_size": 50, "test_size": 60}
+    record["networks"]["basic_cnn"]["epochs"] = 3
+    record["search"] = {"trials": 3, "child_images": 40, "epochs": 1, "top": 1}
+    networks = {"basic_cnn": ["classical", "sign", "deepaugment_sign"]}
+    record["experiments"] = {
+        "table1": {"networks": networks},
+        "delta_only": {"networks": ["basic_cnn"]},
+    }
+    path.write_text(yaml.safe_dump(record))
+    return path
+
+
+def start(scale: Path, out: Path) -> subprocess.Popen:
+    names = ["table1", "delta_only"]
+    command = [sys.executable, "-m", "sign_ext", "reproduce", *names]
+    command += ["--scale", str(scale), "--out", str(out), "--device", "cpu"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, **quiet, env=environment, text=True)
+
+
+def numbers_of(out: Path):
+    experiments = json.loads((out / "results.json").read_text())["experiments"]
+    return [(e["name"], e["tables"], e["findings"]) for e in experiments]
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path):
+    scale = tiny(tmp_path / "tiny.yaml")
+    whole = start(scale, tmp_path / "whole")
+    _, said = whole.communicate(timeout=300)
+    assert whole.returncode == 0, said
+    stages = len(list((tmp_path / "whole" / "artefacts").iterdir()))
+
+    chance = random.Random(20)
+    out = tmp_path / "killed"
+    kills = 0
+    for share in (0.1, 0.4, 0.7, 0.9):
+        process = start(scale, out)
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            there = out / "artefacts"
+            if there.is_dir() and len(list(there.iterdir())) >= share * stages:
+                time.sleep(chance.uniform(0.0, 0.4))
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                break
+            time.sleep(0.01)
+        kills += process.returncode == -signal.SIGKILL
+        process.communicate()
+    assert kills >= 2
+    last = start(scale, out)
+    _, said = last.communicate(timeout=300)
+    assert last.returncode == 0, said
+    assert numbers_of(out) == numbers_of(tmp_path / "whole")
