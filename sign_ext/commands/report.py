@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sign_ext.report.schema import Results
 
 EXAMPLES = (
-    "sign-ext report --results runs/seed-0 runs/seed-1 runs/seed-2 --out runs/joined",
-    "sign-ext report --results results.json --out runs/page",
+    "sign-ext report runs/seed-0 runs/seed-1 runs/seed-2 --out runs/joined",
+    "sign-ext report results.json --out runs/page",
 )
 
 
@@ -32,21 +32,23 @@ class Options(CommonOptions):
 
     results: tuple[str, ...] = option(
         nargs="+",
+        positional=True,
         help="results.json that `sign-ext reproduce` wrote, or the folder it is in; with several, "
         "each of other seeds.",
-        metavar="FILE",
+        metavar="RESULTS",
     )
     out: str = option(help="Folder for the report; an earlier report is replaced.", metavar="DIR")
 
 
 def run(options: Options) -> None:
     """Read, join and write."""
+    from sign_ext.experiments.telling import findings
     from sign_ext.report.merge import merge
     from sign_ext.report.schema import Results
     from sign_ext.report.write import JSON, write_report
 
     paths = [Path(each) / JSON if Path(each).is_dir() else Path(each) for each in options.results]
-    results = merge([Results.read(path) for path in paths])
+    results = merge([Results.read(path) for path in paths], tell=findings)
     out = check_folder(options.out)
     files = write_report(out, results)
     if options.json:

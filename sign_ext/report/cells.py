@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sign_ext.report.numbers import mean_and_deviation
 from sign_ext.report.schema import Cell, Column, Kind, Row
@@ -104,17 +104,15 @@ def style_of(column: Column, rows: Iterable[Row]) -> Style:
     return Style("number", max(FIGURES - before, 0))
 
 
-def fine_style(column: Column, numbers: Iterable[float | None]) -> Style:
-    """Choose the decimals for differences of a column: shares have one more than in the table.
+def fine_style(column: Column, rows: Iterable[Row]) -> Style:
+    """Return the style for differences within a column: one decimal more than its cells have.
 
     Args:
         column: of a table.
-        numbers: the differences, in the column's unit.
+        rows: of that table.
     """
-    if column.kind == "share":
-        return Style("share", 2)
-    cells = [Row("", "", {column.key: Cell((number,))}) for number in numbers]
-    return style_of(column, cells)
+    style = style_of(column, rows)
+    return replace(style, decimals=style.decimals + 1)
 
 
 def summary(cell: Cell) -> tuple[float | None, float | None, int]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sign_ext.report.cells import summary
-from sign_ext.report.schema import Column, Comparison, Row, Table
+from sign_ext.report.schema import Column, Comparison, Table
 
 Pair = tuple[str, str, str, str, str]
 
@@ -74,18 +73,29 @@ def _images(found: Sequence[tuple[Comparison, Table]]) -> int | None:
         if table.images is not None:
             return table.images
     for comparison, table in found:
-        rows = {(row.group, row.label): row for row in table.rows}
-        judged = rows[comparison.group, comparison.method]
-        other = rows[comparison.baseline_group, comparison.baseline]
         if comparison.test_error:
-            variances = [_variance(row, comparison.column) for row in (judged, other)]
-            return round(sum(variances) / comparison.test_error**2)
+            images = _variances(comparison, table) / comparison.test_error**2
+            if abs(images - round(images)) > 1e-3:
+                raise ValueError(
+                    f"{table.title}, {comparison.method!r} against {comparison.baseline!r} in "
+                    f"column {comparison.column!r}: its test_error would be that of {images:.3f} "
+                    "test images; the comparison was not made from this table's values. Reproduce "
+                    "again."
+                )
+            return round(images)
     return None
 
 
-def _variance(row: Row, column: str) -> float:
-    share = summary(row.cells[column])[0] or 0.0
-    return share * (1 - share)
+def _variances(comparison: Comparison, table: Table) -> float:
+    """Return a(1−a) + b(1−b) of the mean shares over the seeds that have both."""
+    from sign_ext.evaluation.paired import complete_pairs
+
+    rows = {(row.group, row.label): row for row in table.rows}
+    judged = rows[comparison.group, comparison.method]
+    other = rows[comparison.baseline_group, comparison.baseline]
+    pairs = complete_pairs(*(row.cells[comparison.column].values for row in (judged, other)))
+    means = [sum(values) / len(values) for values in zip(*pairs, strict=True)]
+    return sum(mean * (1 - mean) for mean in means)
 
 
 def _higher_is_better(column: Column, comparisons: Sequence[Comparison]) -> bool:

@@ -13,6 +13,7 @@ from sign_ext.report.words import (
     HINTS,
     P_VALUES,
     SCALES,
+    Judged,
     made_with,
     seeds_of,
     settings_of,
@@ -41,7 +42,7 @@ def render_markdown(results: Results, names: Names) -> str:
         blocks.append(f"> **Not the paper’s scale.** {SCALES[results.scale]}")
     blocks.append("## What came out")
     for experiment in results.experiments:
-        found = experiment.findings[:2] or ("No finding in words; its numbers are below.",)
+        found = experiment.findings[:2] or ("No finding in words; see below.",)
         blocks.append("  \n".join([f"**{escaped(experiment.title)}**", *map(escaped, found)]))
     for index, experiment in enumerate(results.experiments):
         blocks += _experiment(index, experiment, names, results.seeds)
@@ -119,12 +120,16 @@ def _comparisons(table: TableView) -> list[str]:
         (
             f"{each.method} against {each.baseline}" + (f" ({each.group})" if each.group else ""),
             *(each.column, each.difference, each.interval, each.p, each.detectable),
-            *(each.test_error, each.verdict),
+            *(each.test_error, _verdict(each)),
         )
         for each in table.comparisons
     ]
     title = f"**{escaped(table.title)}, compared.** Seed by seed."
     return [title, _grid((*heads, "Test set’s error", "Verdict"), rows)]
+
+
+def _verdict(judged: Judged) -> str:
+    return f"{judged.verdict}: {judged.because}" if judged.because else judged.verdict
 
 
 def _figure(figure: Figure, name: str) -> list[str]:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from sign_ext.report.compare_again import compare_again
 from sign_ext.report.numbers import finite
 from sign_ext.report.schema import Cell, Experiment, Figure, Results, Row, Table
-from sign_ext.report.words import findings, many
+from sign_ext.report.words import many
 
 T = TypeVar("T", bound=Hashable)
 FROM = re.compile(r" Drawn from seeds? [\d, ]+ alone\.$")
 
+Tell = Callable[[Table], Sequence[str]]
 
-def merge(results: Sequence[Results]) -> Results:
+
+def merge(results: Sequence[Results], *, tell: Tell | None = None) -> Results:
     """Join results seed by seed, and compare the rows again.
 
     An experiment that several of them hold is joined; one that a single result holds is kept as it
-    is. Figures are those of the lowest seeds, and say so. Findings are made anew from the new
-    comparisons; an experiment without any keeps what each result found, with its seeds.
+    is. Figures are those of the lowest seeds, and say so. Findings are made anew from the joined
+    tables that hold comparisons; an experiment without any keeps what each result found, and says
+    with which seeds.
 
     Args:
         results: one or more of the same scale and settings; no experiment twice with one seed.
+        tell: the findings of a joined table that holds comparisons; without it all experiments
+            keep what each result found.
 
     Returns:
         The joined results, seeds ascending; a single result unchanged.
@@ -53,7 +58,7 @@ def merge(results: Sequence[Results]) -> Results:
     return Results(
         scale=results[0].scale,
         seeds=seeds,
-        experiments=tuple(_experiment(found) for found in slices.values()),
+        experiments=tuple(_experiment(found, tell) for found in slices.values()),
         data=_union(line for r in results for line in r.data),
         settings=_settings("settings of the scale", [(r.seeds, r.settings) for r in results]),
         machine=_either([r.machine for r in results]),
@@ -65,14 +70,16 @@ def merge(results: Sequence[Results]) -> Results:
 
 
 def _order(results: Sequence[Results]) -> list[str]:
-    """Experiments' names in the paper's order: a new one stands behind its predecessor."""
+    """Experiments' names: a new one stands behind its neighbour before it, else before the next."""
     order: list[str] = []
     for result in results:
-        place = 0
-        for experiment in result.experiments:
-            if experiment.name not in order:
-                order.insert(place, experiment.name)
-            place = order.index(experiment.name) + 1
+        names = [experiment.name for experiment in result.experiments]
+        for i, name in enumerate(names):
+            if name in order:
+                continue
+            later = [order.index(other) for other in names[i + 1 :] if other in order]
+            place = order.index(names[i - 1]) + 1 if i else min(later, default=len(order))
+            order.insert(place, name)
     return order
 
 
@@ -102,10 +109,12 @@ def _all_seeds(
     return tuple(sorted({seed for result in results for seed in result.seeds}))
 
 
-def _experiment(slices: Sequence[tuple[tuple[int, ...], Experiment]]) -> Experiment:
+def _experiment(
+    slices: Sequence[tuple[tuple[int, ...], Experiment]], tell: Tell | None
+) -> Experiment:
     """Join one experiment's slices, which come by rising seeds."""
     (first_seeds, first), *others = slices
-    if not others:
+    if not others and first_seeds == tuple(sorted(first_seeds)):
         return first
     name = f"experiment {first.name!r}"
     for _, other in others:
@@ -121,18 +130,23 @@ def _experiment(slices: Sequence[tuple[tuple[int, ...], Experiment]]) -> Experim
         first,
         settings=settings,
         tables=tables,
-        figures=tuple(_figure(figure, first_seeds) for figure in first.figures),
-        findings=_findings(tables, slices),
+        figures=tuple(_figure(figure, first_seeds, bool(others)) for figure in first.figures),
+        findings=_findings(tables, slices, tell),
         command="\n".join(_union(each.command for _, each in slices if each.command)),
         seconds=sum(each.seconds for _, each in slices),
     )
 
 
 def _findings(
-    tables: Sequence[Table], slices: Sequence[tuple[tuple[int, ...], Experiment]]
+    tables: Sequence[Table],
+    slices: Sequence[tuple[tuple[int, ...], Experiment]],
+    tell: Tell | None,
 ) -> tuple[str, ...]:
-    if any(table.comparisons for table in tables):
-        return tuple(sentence for table in tables for sentence in findings(table))
+    compared = [table for table in tables if table.comparisons]
+    if not slices[1:]:
+        return slices[0][1].findings
+    if tell is not None and compared:
+        return tuple(sentence for table in compared for sentence in tell(table))
     return tuple(
         f"Seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}: {sentence}"
         for seeds, each in slices
@@ -178,9 +192,9 @@ def _cell(name: str, seeds: Sequence[tuple[int, ...]], cells: Sequence[Cell]) ->
     return Cell(tuple(values[seed] for seed in sorted(values)), cells[0].paper)
 
 
-def _figure(figure: Figure, seeds: tuple[int, ...]) -> Figure:
+def _figure(figure: Figure, seeds: tuple[int, ...], joined: bool) -> Figure:
     """Say which seeds a figure shows, unless it says so from an earlier joining."""
-    if FROM.search(figure.caption):
+    if not joined or FROM.search(figure.caption):
         return figure
     word = "seeds" if len(seeds) > 1 else "seed"
     return replace(figure, caption=f"{figure.caption} Drawn from {word} {_listed(seeds)} alone.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def draw(figure: schema.Figure, theme: Theme, *, background: str | None = None) 
     Raises:
         ValueError: data that is not as `schema.Figure` describes its kind.
     """
-    try:
+    with fitting(figure):
         if figure.kind == "samples":
             return _samples(figure.data)
         drawer: Callable[[Mapping[str, Any], Theme], Figure] = {
@@ -72,14 +73,25 @@ def draw(figure: schema.Figure, theme: Theme, *, background: str | None = None) 
             "reliability": draw_reliability,
         }[figure.kind]
         drawn = drawer(figure.data, theme)
+    drawn.patch.set(alpha=0) if background is None else drawn.patch.set(facecolor=background)
+    width, height = drawn.get_size_inches()
+    return Drawing(svg_file(drawn, RASTER_DPI), "svg+xml", round(96 * width), round(96 * height))
+
+
+@contextmanager
+def fitting(figure: schema.Figure) -> Iterator[None]:
+    """Name the figure in errors that its data leads to.
+
+    Raises:
+        ValueError: instead of what arose within.
+    """
+    try:
+        yield
     except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ValueError(
             f"the data of figure {figure.title!r} is not that of kind {figure.kind!r} "
             f"({type(error).__name__}: {error}); see sign_ext.report.schema.Figure."
         ) from error
-    drawn.patch.set(alpha=0) if background is None else drawn.patch.set(facecolor=background)
-    width, height = drawn.get_size_inches()
-    return Drawing(svg_file(drawn, RASTER_DPI), "svg+xml", round(96 * width), round(96 * height))
 
 
 def _lines(data: Mapping[str, Any], theme: Theme) -> Figure:

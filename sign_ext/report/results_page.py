@@ -6,7 +6,7 @@ from typing import Any
 
 from sign_ext.report.figures import DARK, LIGHT
 from sign_ext.report.numbers import duration
-from sign_ext.report.plots import draw
+from sign_ext.report.plots import draw, fitting
 from sign_ext.report.samples import data_uri
 from sign_ext.report.schema import Experiment, Figure, Results
 from sign_ext.report.view import view
@@ -80,7 +80,8 @@ def _figure(figure: Figure) -> dict[str, Any]:
     words = {"title": figure.title, "caption": figure.caption, "alt": figure.alt}
     words["hint"] = HINTS.get(figure.kind, "")
     if figure.kind == "samples":
-        return {**words, "samples": _samples(figure.data)}
+        with fitting(figure):
+            return {**words, "samples": _samples(figure.data)}
     light = draw(figure, LIGHT)
     return {
         **words,

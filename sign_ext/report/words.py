@@ -36,16 +36,17 @@ class Judged:
     """A comparison as text.
 
     Attributes:
-        column: the heading of its column.
+        column: the heading of its column, and the unit that the numbers here are in.
         group: what both rows belong to; "" where they differ, and are named with theirs.
         method: the row that is judged.
         baseline: the row it is judged against.
-        difference: with its unit.
+        difference: with its sign.
         interval: 95%, or –.
         p: of the t-test, or –.
         detectable: smallest detectable difference, or –.
         test_error: the test set's alone, or –.
-        verdict: "better", "worse", or "undecided" and why.
+        verdict: "better", "worse" or "undecided".
+        because: why it is undecided, else "".
     """
 
     column: str
@@ -58,6 +59,7 @@ class Judged:
     detectable: str
     test_error: str
     verdict: str
+    because: str
 
 
 def judge(comparison: Comparison, table: Table) -> Judged:
@@ -68,33 +70,25 @@ def judge(comparison: Comparison, table: Table) -> Judged:
         table: whose columns give it its heading and unit.
     """
     column = _column(comparison, table)
-    style, unit = _style(comparison, column)
+    style = fine_style(column, table.rows)
     same = comparison.group == comparison.baseline_group
     method, baseline = comparison.method, comparison.baseline
     if not same:
         method += f" ({comparison.group})"
         baseline += f" ({comparison.baseline_group})"
     return Judged(
-        column=column.label,
+        column=f"{column.label}, points" if column.kind == "share" else column.label,
         group=comparison.group if same else "",
         method=method,
         baseline=baseline,
-        difference=style.difference(comparison.difference) + unit,
-        interval=_interval(comparison, style) + (unit if comparison.low is not None else ""),
+        difference=style.difference(comparison.difference),
+        interval=_interval(comparison, style),
         p=p_value(comparison.p_value),
-        detectable=_measured(comparison.detectable, style, unit),
-        test_error=_measured(comparison.test_error, style, unit),
-        verdict=_verdict(comparison),
+        detectable=style.value(comparison.detectable),
+        test_error=style.value(comparison.test_error),
+        verdict=comparison.verdict,
+        because=_because(comparison),
     )
-
-
-def findings(table: Table) -> tuple[str, ...]:
-    """Say what each comparison of a table found, in a sentence, the paper's difference behind it.
-
-    Args:
-        table: with its comparisons.
-    """
-    return tuple(_finding(comparison, table) for comparison in table.comparisons)
 
 
 def p_value(p: float | None) -> str:
@@ -129,11 +123,11 @@ def settings_of(settings: Mapping[str, Any], seeds: Sequence[int] = ()) -> list[
     """
 
     def told(value: Any) -> str:
-        if isinstance(value, Mapping) and set(map(str, value)) == set(map(str, seeds)):
+        if isinstance(value, Mapping) and value and set(map(str, value)) == set(map(str, seeds)):
             return ", ".join(plain(each) for each in value.values()) + " (one a seed)"
         return plain(value)
 
-    named = [(name.replace("_", " "), told(value)) for name, value in settings.items()]
+    named = [(_name(name), told(value)) for name, value in _flat(settings).items()]
     return sorted(named, key=lambda pair: "step size" not in pair[0])  # stable: else as given
 
 
@@ -181,9 +175,20 @@ def made_with(results: Results) -> list[tuple[str, str]]:
     return made + [(name, plain(value)) for name, value in results.versions.items()]
 
 
-def _style(comparison: Comparison, column: Column) -> tuple[Style, str]:
-    numbers = (comparison.difference, comparison.low, comparison.high, comparison.detectable)
-    return fine_style(column, numbers), " points" if column.kind == "share" else ""
+def _name(name: str) -> str:
+    """Write a setting's name as words; one that is words already stays as it is."""
+    return name.replace("_", " ") if name.isidentifier() else name
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what is in a dict of dicts beside the rest, both names before it."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
+            flat |= {f"{_name(name)}: {_name(inner)}": each for inner, each in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _interval(comparison: Comparison, style: Style) -> str:
@@ -192,14 +197,10 @@ def _interval(comparison: Comparison, style: Style) -> str:
     return f"{style.difference(comparison.low)} to {style.difference(comparison.high)}"
 
 
-def _measured(number: float | None, style: Style, unit: str) -> str:
-    return NOTHING if number is None else style.value(number) + unit
-
-
-def _verdict(comparison: Comparison) -> str:
+def _because(comparison: Comparison) -> str:
     """Say why a comparison is undecided; see `evaluation.compare_rows` for the rule."""
     if comparison.verdict != "undecided":
-        return comparison.verdict
+        return ""
     reasons = []
     if comparison.seeds == 1:
         reasons.append("one seed")
@@ -210,39 +211,7 @@ def _verdict(comparison: Comparison) -> str:
     error = comparison.test_error
     if error is not None and abs(comparison.difference) <= 2 * error:
         reasons.append("within twice the test set’s error")
-    return ": ".join(["undecided", ", ".join(reasons)] if reasons else ["undecided"])
-
-
-def _finding(comparison: Comparison, table: Table) -> str:
-    said = judge(comparison, table)
-    verb = {
-        "better": "is better than",
-        "worse": "is worse than",
-        "undecided": "cannot be told from",
-    }[comparison.verdict]
-    where = f"{said.column}, {said.group}" if said.group else said.column
-    evidence = [f"95% interval {said.interval}"] if comparison.low is not None else []
-    if comparison.p_value is not None:
-        evidence.append(f"p {'' if said.p.startswith('<') else '= '}{said.p}")
-    evidence.append(many(comparison.seeds, "seed"))
-    pair = f"{said.method} {verb} {said.baseline}"
-    sentence = f"{where}: {pair}, {said.difference} ({', '.join(evidence)})."
-    paper = _paper_difference(comparison, table)
-    if paper is None:
-        return sentence
-    column = _column(comparison, table)
-    style, unit = _style(comparison, column)
-    return f"{sentence} The paper: {style.difference(paper)}{unit}."
-
-
-def _paper_difference(comparison: Comparison, table: Table) -> float | None:
-    """Return method − baseline in the paper, None where it lacks one of them."""
-    cells = {(row.group, row.label): row.cells.get(comparison.column) for row in table.rows}
-    method = cells.get((comparison.group, comparison.method))
-    baseline = cells.get((comparison.baseline_group, comparison.baseline))
-    if method is None or baseline is None or method.paper is None or baseline.paper is None:
-        return None
-    return method.paper - baseline.paper
+    return ", ".join(reasons)
 
 
 def _column(comparison: Comparison, table: Table) -> Column:

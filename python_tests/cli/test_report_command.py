@@ -1,0 +1,70 @@
+"""`sign-ext report`: joins results.json files, writes the pages, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sign_ext.cli import main
+from sign_ext.report.schema import Cell, Column, Experiment, Results, Row, Table
+
+
+def written(folder: Path, *seeds: int, epochs: int = 3) -> Path:
+    """A folder with the results of these seeds."""
+    rows = tuple(
+        Row(name, "net", {"mean": Cell(tuple(base + 0.01 * seed for seed in seeds), paper=0.5)})
+        for name, base in (("Classical", 0.6), ("SIGN", 0.7))
+    )
+    from sign_ext.evaluation import compare_rows
+
+    told = (compare_rows("mean", rows[1], rows[0], images=100, kind="share"),)
+    table = Table("Table 1", "Accuracy.", (Column("mean", "Mean"),), rows, told, 100)
+    experiment = Experiment("table1", "Table 1", "", settings={"epochs": epochs}, tables=(table,))
+    folder.mkdir()
+    Results("smoke", seeds, (experiment,)).write(folder / "results.json")
+    return folder
+
+
+def test_slices_are_joined_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = written(tmp_path / "a", 0), written(tmp_path / "b", 1, 2) / "results.json"
+    out = tmp_path / "new" / "joined"
+    assert main(["report", str(second), str(first), "--out", str(out)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "scale smoke, 3 seeds (0, 1, 2)"
+    assert "SIGN" in " ".join(said)  # a finding of the joined comparison
+    assert said[-1] == str(out / "index.html")
+    joined = Results.read(out / "results.json")
+    assert joined.experiments[0].tables[0].rows[0].cells["mean"].values == (0.6, 0.61, 0.62)
+    assert "61.0" in (out / "index.html").read_text("utf-8")
+    assert "61.0 ± 1.0 (paper 50.0)" in (out / "results.md").read_text("utf-8")
+
+
+def test_json_names_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(tmp_path / "a", 5)
+    assert main(["report", str(folder), "--out", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "out": str(folder),
+        "files": ["results.json", "results.md", "index.html"],
+        "seeds": [5],
+        "experiments": ["table1"],
+    }
+
+
+def test_nothing_is_written_when_results_do_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, out = written(tmp_path / "a", 0), tmp_path / "out"
+    second = written(tmp_path / "b", 1, epochs=4)
+    assert main(["report", str(first), str(second), "--out", str(out)]) == 1
+    assert "'epochs' differ between the results: 3 against 4" in capsys.readouterr().err
+    assert main(["report", str(first), str(first), "--out", str(out)]) == 1
+    assert "seed 0 in more than one" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "none"), "--out", str(out)]) == 1
+    assert "none: No such file" in capsys.readouterr().err
+    (tmp_path / "other.json").write_text("{}")
+    assert main(["report", str(tmp_path / "other.json"), "--out", str(out)]) == 1
+    assert "holds no results of `sign-ext reproduce`" in capsys.readouterr().err
+    assert main(["report", "--out", str(out)]) == 2
+    assert not out.exists()
