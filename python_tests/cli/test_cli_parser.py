@@ -45,7 +45,9 @@ def test_help_tells_what_to_type(command: str, capsys: pytest.CaptureFixture[str
         assert name in text
     module = importlib.import_module(f"sign_ext.commands.{command}")
     for field in dataclasses.fields(module.Options):
-        assert "--" + field.name.replace("_", "-") in text
+        positional = field.metadata["positional"]
+        name = field.metadata["option"]["metavar"] if positional else field.name.replace("_", "-")
+        assert (name if positional else f"--{name}") in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)

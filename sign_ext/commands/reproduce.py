@@ -33,9 +33,10 @@ EXAMPLES = (
     "sign-ext reproduce table1 table5 --scale small --data-root DIR --out runs/small",
     "sign-ext reproduce table1 --scale paper --only-seeds 0 1 2 --out runs/slice-0 --data-root DIR",
     "sign-ext reproduce all --scale paper --dry-run --data-root DIR",
-    "",
-    "NAME is one of:",
-    *(f"  {name:<11} {summary}" for name, summary in EXPERIMENTS.items()),
+)
+
+__doc__ = f"{__doc__}\nNAME is one of:\n" + "".join(
+    f"  {name:<11} {summary}\n" for name, summary in EXPERIMENTS.items()
 )
 
 
@@ -44,7 +45,7 @@ class Options(CommonOptions):
     """Options of `sign-ext reproduce`."""
 
     names: tuple[str, ...] = option(
-        nargs="+", metavar="NAME", positional=True, help="Experiments (listed below), or all."
+        nargs="+", metavar="NAME", positional=True, help="Experiments (listed above), or all."
     )
     scale: str = option(
         "small", help="smoke, small or paper, or a YAML file of the same form.", metavar="SCALE"

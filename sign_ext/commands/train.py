@@ -243,7 +243,7 @@ def read_policies(options: Options) -> tuple[Policy, ...]:
 def _augment(options: Options, policies: tuple[Policy, ...], classes: int) -> Augment:
     from sign_ext.augment import build_augment
 
-    if options.augment == "classical" and options.data == "digits":
+    if options.augment == "classical" and options.data.startswith("digits"):
         console.say("digits: classical augmentation without flips (a mirrored digit is no digit)")
         return build_augment("classical", horizontal_flip=False, vertical_flip=False)
     if options.augment == "mixup":

@@ -79,7 +79,7 @@ def tables(
         }
         judged = columns[-1:] if part == "accuracy" else ()
         told = comparisons(rows, judged, images)
-        made.append(Table(f"{title}: {name}", caption, columns, tuple(rows.values()), told))
+        made.append(Table(f"{title}: {name}", caption, columns, tuple(rows.values()), told, images))
     made.append(_scores(book, network, found, title, thresholds))
     return tuple(made)
 

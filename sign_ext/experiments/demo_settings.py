@@ -95,6 +95,6 @@ def why_these_sizes(settings: DemoSettings) -> str:
 
 def augmentation(data: str) -> Augment:
     """Return the classical augmentation; digits are not mirrored, as that makes other symbols."""
-    if data == "digits":
+    if data.startswith("digits"):
         return build_augment("classical", horizontal_flip=False, vertical_flip=False)
     return build_augment("classical")

@@ -16,9 +16,9 @@ DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "images": 5000}
 SHOWN = ("classical", "mixup", "sign")
 COLUMNS = (
     Column("train_silhouette", "Silhouette, train", "number"),
-    Column("train_scatter_ratio", "Scatter ratio, train", "number"),
+    Column("train_scatter_ratio", "Scatter ratio, train", "number", higher_is_better=False),
     Column("validation_silhouette", "Silhouette, validation", "number"),
-    Column("validation_scatter_ratio", "Scatter ratio, validation", "number"),
+    Column("validation_scatter_ratio", "Scatter ratio, validation", "number", False),
 )
 
 ABOUT = """\
@@ -77,7 +77,7 @@ def _table(book: Book, network: str, found: Found) -> Table:
             rows[protocol, baseline],
             images=None,
             kind=column.kind,
-            higher_is_better=column.key.endswith("silhouette"),
+            higher_is_better=column.higher_is_better,
         )
         for protocol in PROTOCOLS
         for baseline in ("classical", "mixup")

@@ -74,11 +74,13 @@ class Reproduction:
         """
         told: list[Experiment] = []
         for name in self.names:
+            missing = self.lab.missing(_leaves(self.plan(name)))
             self.lab.do(_leaves(self.plan(name)))
             told.append(self._tell(name))
-            results = self._results(told, command)
-            # Written each time: a run that is stopped later leaves a whole report of what it has.
-            write_report(self.lab.out, results)
+            if missing or name == self.names[-1]:
+                # A run that is stopped later leaves a whole report of what it has.
+                results = self._results(told, command)
+                write_report(self.lab.out, results)
         return results
 
     def _tell(self, name: str) -> Experiment:

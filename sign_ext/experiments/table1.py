@@ -46,6 +46,7 @@ def tell(book: Book, found: Found) -> Experiment:
         caption=f"Accuracy by class and overall, on {images:,} test images.",
         columns=columns,
         rows=tuple(rows.values()),
+        images=images,
         comparisons=comparisons(rows, columns[-1:], images),
     )
     return Experiment(

@@ -63,6 +63,7 @@ def tell(book: Book, found: Found) -> Experiment:
         caption=f"Accuracy by class and overall, on {images:,} test images.",
         columns=columns,
         rows=tuple(rows.values()),
+        images=images,
         comparisons=tuple(
             compare_rows("mean", rows[p, "sign"], rows[p, "classical"], images=images, kind="share")
             for p in PROTOCOLS

@@ -42,6 +42,7 @@ def tell(book: Book, found: Found) -> Experiment:
         caption=f"Accuracy on {images:,} test images, clean and corrupted.",
         columns=columns,
         rows=tuple(rows.values()),
+        images=images,
         comparisons=comparisons(rows, columns, images),
     )
     return Experiment(

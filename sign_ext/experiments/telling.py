@@ -48,27 +48,27 @@ def settings(
 
 
 def _sign_settings(book: Book, found: Found) -> dict[str, Any]:
-    steps: dict[str, list[float]] = {}
-    changes: dict[str, list[float]] = {}
+    steps: dict[str, dict[str, float]] = {}
+    changes: dict[str, dict[str, float]] = {}
     stages = in_order([outcome.stage for each in found.values() for outcome in each])
     for stage in stages:
         if isinstance(stage, Transform) and stage.part == "train":
             numbers = book.numbers(stage)
             options = "".join(f", {k} {v}" for k, v in stage.phi.network.options.items())
             label = stage.phi.network.model + options
-            steps.setdefault(label, []).append(numbers["step_size"])
-            last = str(max(stage.snapshots))
-            changes.setdefault(label, []).append(numbers["change"][last]["rms"])
+            if stage.factor != 1:
+                label += f", {stage.factor:g} × calibrated"
+            seed, last = str(stage.phi.settings.seed), str(max(stage.snapshots))
+            steps.setdefault(label, {})[seed] = numbers["step_size"]
+            changes.setdefault(label, {})[seed] = numbers["change"][last]["rms"]
     told: dict[str, Any] = {
         "K": " and ".join(map(str, book.scale.sign.snapshots)),
         "step size chosen so that the rms change is": f"{book.scale.sign.target_share:.1%} of 255 "
         f"on {book.scale.sign.calibration_images} validation images",
     }
     for label, values in steps.items():
-        told[f"step size with Φ = {label}"] = ", ".join(f"{v:g}" for v in values)
-        told[f"rms change with Φ = {label}, grey levels"] = ", ".join(
-            f"{v:.2f}" for v in changes[label]
-        )
+        told[f"step size with Φ = {label}"] = values
+        told[f"rms change with Φ = {label}, grey levels"] = changes[label]
     return told
 
 
