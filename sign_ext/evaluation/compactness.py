@@ -23,8 +23,8 @@ class Compactness:
             the other samples of its class and b that to the nearest other class; −1 to 1, higher
             is more compact.
         scatter_ratio: trace(S_w) / trace(S_b), 0 or more, lower is more compact. The within-class
-            scatter is trace(S_w) = Σ_c Σ_{i in c} |x_i − m_c|², the between-class scatter is
-            trace(S_b) = Σ_c n_c |m_c − m|², with m_c the mean of class c's n_c samples and m that
+            scatter is trace(S_w) = Σ_c Σ_{i in c} ‖x_i − m_c‖², the between-class scatter is
+            trace(S_b) = Σ_c n_c ‖m_c − m‖², with m_c the mean of class c's n_c samples and m that
             of all; their sum is the total scatter. Infinite where all class means are equal, NaN
             where all features are.
     """
