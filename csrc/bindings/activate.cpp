@@ -3,30 +3,16 @@
 
 #include "activate/activate.h"
 
-#include <cmath>
 #include <cstdint>
 #include <optional>
 
+#include "bindings/activation_of.h"
 #include "bindings/companions.h"
 #include "bindings/rows.h"
 #include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {
-
-// With its bounds as the stored type has them. Bits are read off the activation's value, and a
-// negative slope would turn its sign around.
-Activation activation_of(const char* op, double low, double high, double slope,
-                         ElementType stored) {
-  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), op, ": low and high must be numbers");
-  STD_TORCH_CHECK(slope >= 0, op, ": slope must not be negative");
-  const auto bound = [stored](double value) {
-    const auto single = static_cast<float>(value);
-    return stored == ElementType::kFloat32 ? single
-                                           : bfloat16_bits_to_float(float_to_bfloat16_bits(single));
-  };
-  return {bound(low), bound(high), static_cast<float>(slope)};
-}
 
 ActivateArgs activate_args(const Tensor& x, const Tensor& out, const std::optional<Tensor>& scale,
                            const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "bindings/activation_of.h"
 #include "bindings/windows.h"
 #include "depthwise_backward/depthwise_backward.h"
 
@@ -37,20 +38,6 @@ DepthwiseSizes sizes_of(const char* op, const Tensor& x, const Tensor& y, const 
   check_axis(op, "width", x.size(3), y.size(3), weight.size(1), stride_w, pad_left, dilation_w);
   return {x.size(0),      x.size(2), x.size(3), x.size(1), y.size(2), y.size(3),  weight.size(0),
           weight.size(1), stride_h,  stride_w,  pad_top,   pad_left,  dilation_h, dilation_w};
-}
-
-// With its bounds as the stored type has them. Bits are read off the activation's value, and a
-// negative slope would turn its sign around.
-Activation activation_of(const char* op, double low, double high, double slope,
-                         ElementType stored) {
-  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), op, ": low and high must be numbers");
-  STD_TORCH_CHECK(slope >= 0, op, ": slope must not be negative");
-  const auto bound = [stored](double value) {
-    const auto single = static_cast<float>(value);
-    return stored == ElementType::kFloat32 ? single
-                                           : bfloat16_bits_to_float(float_to_bfloat16_bits(single));
-  };
-  return {bound(low), bound(high), static_cast<float>(slope)};
 }
 
 DepthwiseArgs checked_forward(const Tensor& x, const Tensor& weight, const Tensor& out,

@@ -2,10 +2,10 @@
 
 #include "max_pool/max_pool.h"
 
-#include <cmath>
 #include <cstdint>
 #include <optional>
 
+#include "bindings/activation_of.h"
 #include "bindings/windows.h"
 #include "max_pool_backward/max_pool_backward.h"
 
@@ -29,18 +29,6 @@ PoolWindow window_of(const char* op, const Tensor& x, const Tensor& y, std::int6
   return {
       seeing_axis(op, pool_axis(op, x.size(2), y.size(2), kernel_h, stride_h, pad_h, dilation_h)),
       seeing_axis(op, pool_axis(op, x.size(3), y.size(3), kernel_w, stride_w, pad_w, dilation_w))};
-}
-
-// With its bounds as the stored type has them, so that bits and stored values agree.
-Activation activation_of(double low, double high, double slope, ElementType stored) {
-  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), "max_pool: low and high must be numbers");
-  STD_TORCH_CHECK(slope >= 0, "max_pool: slope must not be negative: the maximum would be another");
-  const auto bound = [stored](double value) {
-    const auto single = static_cast<float>(value);
-    return stored == ElementType::kFloat32 ? single
-                                           : bfloat16_bits_to_float(float_to_bfloat16_bits(single));
-  };
-  return {bound(low), bound(high), static_cast<float>(slope)};
 }
 
 void check_index(const char* op, const Tensor& index, const Rows& of, const PoolWindow& window,
@@ -77,7 +65,7 @@ MaxPoolArgs checked_forward(const Tensor& x, const Tensor& out, const Tensor& in
   check_apart(kOp, "index", index, "out", out);
   if (mask.has_value()) check_apart(kOp, "mask", *mask, "out", out);
   if (mask.has_value()) check_apart(kOp, "mask", *mask, "index", index);
-  args.activation = activation_of(low, high, slope, args.type);
+  args.activation = activation_of(kOp, low, high, slope, args.type);
   args.n = x.size(0);
   args.channels = rows.channels;
   return args;

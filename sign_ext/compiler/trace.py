@@ -6,6 +6,7 @@ after the source layer.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from types import FunctionType
 from typing import Any
@@ -18,6 +19,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from sign_ext.compiler.errors import UnsupportedOperation
 
 TRACED_IMAGES = 2  # a batch of one would hide what mixes images
+
+# make_fx replaces nn.Module.__call__ for the whole process and puts back what it found. Two at
+# once put back each other's, and the replacement stays for good.
+_ONE_AT_A_TIME = threading.RLock()  # reentrant: a forward pass may itself use SIGN
 
 
 def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
@@ -34,7 +39,7 @@ def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
         UnsupportedOperation: the forward pass reads values back, or cannot be recorded.
     """
     batch = image.repeat(TRACED_IMAGES, *[1] * (image.dim() - 1))
-    with torch.no_grad():
+    with torch.no_grad(), _ONE_AT_A_TIME:
         try:
             return make_fx(phi, tracing_mode="real", pre_dispatch=True)(batch)
         except UnsupportedOperation:
