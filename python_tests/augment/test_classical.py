@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sign_ext.augment import Classical
+from sign_ext.augment import Classical, classical_for
 from sign_ext.augment.classical import affine_matrices, resample
 
 
@@ -159,3 +159,14 @@ def test_generator_on_the_cpu_gives_the_same_images_on_the_gpu():
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-2, rtol=0)
     generator = torch.Generator("cuda").manual_seed(1)
     assert Classical()(images.cuda(), labels.cuda(), generator)[0].shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("data", "flips"),
+    [("digits", False), ("digits_imbalanced", False), ("cifar10", True), ("./digits", True)],
+)
+def test_digits_alone_are_never_mirrored(data, flips):
+    suited = classical_for(data)
+    drawn, _, _ = suited.draw(50, torch.Generator().manual_seed(5))
+    assert bool((drawn == -1).any()) == flips
+    assert (suited.max_shift, suited.max_rotation) == (0.10, 15.0)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from sign_ext.experiments.comparison import BASELINES, CONDITIONS, Comparison, compare
+from sign_ext.evaluation import compare_rows
+from sign_ext.experiments.comparison import (
+    BASELINES,
+    CONDITIONS,
+    Comparison,
+    Difference,
+    compare,
+)
+from sign_ext.report.schema import Cell, Row
 
 
 def one(sign: float, same_epochs: float, same_steps: float, images: int = 1000) -> Comparison:
@@ -27,22 +37,51 @@ def test_difference_and_noise_are_as_defined() -> None:
     assert by_baseline["classical_same_steps"].verdict == "undecided"
 
 
-def test_spread_over_seeds_adds_to_the_noise() -> None:
-    accuracies = {
-        "sign": [0.9, 0.8, 0.85],
-        "classical": [0.5, 0.5, 0.5],
-        "classical_same_steps": [0.7, 0.9, 0.8],
-    }
+def over_seeds(
+    sign: Sequence[float], same_epochs: Sequence[float], same_steps: Sequence[float], images: int
+) -> tuple[Comparison, dict[str, Difference]]:
+    """Compare accuracies of several seeds, the same in all conditions: all, and by baseline."""
+    told = {"sign": sign, "classical": same_epochs, "classical_same_steps": same_steps}
     runs = [
-        {m: dict.fromkeys(CONDITIONS, values[i]) for m, values in accuracies.items()}
-        for i in range(3)
+        {m: dict.fromkeys(CONDITIONS, values[i]) for m, values in told.items()}
+        for i in range(len(sign))
     ]
-    found = {d.baseline: d for d in compare(runs, 200).differences if d.condition == "noise_mean"}
-    variance = sum(
-        np.mean(values) * (1 - np.mean(values)) / 200 + np.var(values, ddof=1) / 3
-        for values in (accuracies["sign"], accuracies["classical_same_steps"])
-    )
-    assert found["classical_same_steps"].noise == pytest.approx(2 * math.sqrt(variance))
+    found = compare(runs, images)
+    return found, {d.baseline: d for d in found.differences if d.condition == "noise_mean"}
+
+
+def test_spread_over_seeds_adds_to_the_noise() -> None:
+    sign, steady, spread = np.array([[0.9, 0.8, 0.85], [0.8, 0.701, 0.749], [0.65, 0.85, 0.75]])
+    _, found = over_seeds(sign, steady, spread, 1000)
+    test_errors = 2 * math.sqrt((0.85 * 0.15 + 0.75 * 0.25) / 1000)
+    for baseline, values in (("classical", steady), ("classical_same_steps", spread)):
+        interval = stats.ttest_rel(sign, values).confidence_interval(0.95)
+        half = (interval.high - interval.low) / 2
+        assert found[baseline].noise == pytest.approx(max(half, test_errors))
+        assert found[baseline].difference == pytest.approx(0.1)
+    # The same ten points: where every seed shows them they count, where seeds disagree they do not.
+    assert found["classical"].noise == pytest.approx(test_errors)
+    assert found["classical"].verdict == "better"
+    assert found["classical_same_steps"].noise > 2 * test_errors
+    assert found["classical_same_steps"].verdict == "undecided"
+
+
+def test_the_verdict_is_that_of_the_tables(rng: np.random.Generator) -> None:
+    for images in (50, 5000):
+        sign, other = rng.uniform(0.6, 0.9, (2, 4))
+        _, found = over_seeds(sign, other, sign - 0.1, images)
+        rows = (Row("", "", {"a": Cell(tuple(values))}) for values in (sign, other))
+        wanted = compare_rows("a", *rows, images=images, kind="share").verdict
+        assert found["classical"].verdict == wanted
+        beyond = abs(found["classical"].difference) > found["classical"].noise
+        assert beyond == (wanted != "undecided")
+
+
+def test_equal_differences_decide_nothing_and_are_not_called_noise() -> None:
+    told, found = over_seeds((0.9, 0.8), (0.4, 0.3), (0.9, 0.8), 400)
+    assert found["classical"].verdict == "undecided"
+    assert "+50.0 points, undecided, noise ±" in told.sentences[0]
+    assert "(0.0 points, within noise, ±" in told.sentences[0]
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from sign_ext.augment import Classical
 from sign_ext.cli import main
 from sign_ext.data import load_data
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import evaluate
 from sign_ext.experiments import demo
-from sign_ext.experiments.demo_settings import DemoSettings, augmentation, for_data, why_these_sizes
+from sign_ext.experiments.demo_settings import DemoSettings, for_data, why_these_sizes
 from sign_ext.training import load_checkpoint
 
 TINY = DemoSettings(
@@ -116,7 +117,7 @@ def test_methods_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) ->
         assert all(torch.equal(a, b) for a, b in zip(starts[0], other, strict=True))
     assert [len(s) for s in sets] == [30, 90, 30]
     assert torch.equal(sets[1].images[:30], splits.train.float())
-    assert augments == [augmentation("digits")] * 3
+    assert augments == [Classical(horizontal_flip=False, vertical_flip=False)] * 3
 
 
 def test_progress_and_messages(done: tuple[Path, dict[str, Any], Listener]) -> None:
@@ -168,5 +169,3 @@ def test_sizes_suit_the_data() -> None:
     assert "three minutes" in why_these_sizes(for_data("digits", seed=4))
     assert why_these_sizes(for_data("digits", train_size=500)) == ""
     assert why_these_sizes(for_data("some/folder")) == ""
-    assert not augmentation("digits").horizontal_flip
-    assert augmentation("cifar10").horizontal_flip

@@ -46,3 +46,19 @@ def test_table_5_starts_from_table_1():
     for network, methods in paper.TABLE5.items():
         for method, row in methods.items():
             assert row["normal"] == paper.TABLE1[network][method]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("network", "of"),
+    [
+        ("mobilenet_v2", "mobilenet_v2"),
+        ("mobilenet_v2_stride8", "mobilenet_v2"),
+        ("basic_cnn", "basic_cnn"),
+        ("nasnet_mobile", None),
+        ("mobilenet", None),
+        ("mobilenet_v25", None),
+    ],
+)
+def test_a_variant_of_a_network_stands_beside_the_papers(network, of):
+    for table in (paper.TABLE1, paper.TABLE5, paper.DELTA_ONLY):
+        assert paper.published(table, network) == table.get(of)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +16,13 @@ from sign_ext.experiments.flops import flops_per_image
 from sign_ext.experiments.lab import Outcome
 from sign_ext.experiments.measure_stages import spread
 from sign_ext.experiments.picture_stages import sight
-from sign_ext.experiments.sign_stages import change, delta_set
+from sign_ext.experiments.scale import SignSettings
+from sign_ext.experiments.sign_stages import Calibrate, Transform, change, delta_set
 from sign_ext.experiments.sources import Source, Sources
-from sign_ext.experiments.telling import findings
+from sign_ext.experiments.telling import findings, settings
+from sign_ext.experiments.train_stage import Network, Train
 from sign_ext.report.schema import Cell, Column, Row, Table
+from sign_ext.training import TrainSettings
 
 
 @pytest.mark.parametrize("side", [8, 20, 33])
@@ -104,6 +109,44 @@ def test_spread_positions_are_even_and_distinct():
     assert places[0] == 0
     assert {b - a for a, b in itertools.pairwise(places)} <= {10, 11}
     assert max(places) < 103
+
+
+def told_of(transforms, step_sizes):
+    """What is told of outcomes that are these transforms themselves."""
+    numbers = {
+        stage.key: {
+            "step_size": step_size,
+            "change": {str(k): {"rms": 0.1 * k * step_size} for k in stage.snapshots},
+        }
+        for stage, step_size in zip(transforms, step_sizes, strict=True)
+    }
+    book = SimpleNamespace(
+        scale=SimpleNamespace(sign=SignSettings(snapshots=(50, 100))),
+        numbers=lambda stage: numbers[stage.key],
+    )
+    outcomes = [Outcome(stage, Path(), numbers[stage.key], 0.0) for stage in transforms]
+    return settings(book, [], {"made": outcomes})
+
+
+def transform(seed, factor, snapshots, part="train"):
+    phi = Train(Source("digits"), 40, Network("basic_cnn"), TrainSettings(seed=seed))
+    return Transform(phi, Calibrate(phi, 8, 0.02, 100), factor, snapshots, part)
+
+
+def test_settings_tell_the_k_that_were_made_and_not_those_of_the_scale():
+    steps = (100, 7, 30)
+    made = [transform(seed, factor, steps) for seed in (0, 1) for factor in (0.3, 1.0)]
+    told = told_of(made, (1.5, 5.0, 1.8, 6.0))
+    assert told["K"] == "7, 30 and 100"
+    assert told["step size with Φ = basic_cnn, 0.3 × calibrated"] == {"0": 1.5, "1": 1.8}
+    changes = told["rms change with Φ = basic_cnn, grey levels"]
+    assert changes == pytest.approx({"0": 50.0, "1": 60.0})
+
+
+def test_settings_leave_out_what_no_training_image_went_through():
+    made = [transform(0, 1.0, (7,)), transform(0, 1.0, (7, 30), "test")]
+    assert told_of(made, (1.0, 1.0))["K"] == "7"
+    assert told_of(made[1:], (1.0,)) == {}
 
 
 def table(sign, classical, papers=(None, None)):

@@ -1,7 +1,7 @@
 """Ways to enlarge or vary a training set that the paper compares, behind one interface."""
 
 from sign_ext.augment.base import Augment, NoAugment
-from sign_ext.augment.classical import Classical
+from sign_ext.augment.classical import Classical, classical_for
 from sign_ext.augment.compose import Compose
 from sign_ext.augment.mixup import Mixup
 from sign_ext.augment.operations import OPERATION_NAMES, Operation, operation_names
@@ -24,6 +24,7 @@ __all__ = [
     "Policy",
     "SubPolicy",
     "build_augment",
+    "classical_for",
     "load_policies",
     "operation_names",
     "save_policies",

@@ -93,6 +93,22 @@ class Classical:
         return flips, angles, shifts
 
 
+def classical_for(data: str) -> Classical:
+    """Return the classical augmentation that suits a data set: digits are never mirrored.
+
+    A mirrored digit is another symbol or none, whatever its label says.
+
+    Args:
+        data: a name or folder for `load_data`; the names of digits begin with "digits".
+
+    Example:
+        >>> classical_for("cifar10").horizontal_flip, classical_for("digits").horizontal_flip
+        (True, False)
+    """
+    flips = not data.startswith("digits")
+    return Classical(horizontal_flip=flips, vertical_flip=flips)
+
+
 def affine_matrices(
     flips: Tensor, angles: Tensor, shifts: Tensor, *, height: int, width: int
 ) -> Tensor:

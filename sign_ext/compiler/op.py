@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -57,7 +58,7 @@ def describe_activation(activation: Piecewise) -> str:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Op:
+class Op(ABC):
     """One operation, on values that are numbered in the order in which they are computed.
 
     Attributes:
@@ -76,13 +77,13 @@ class Op:
 
     kind: ClassVar[str] = ""
 
+    @abstractmethod
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The value before the activation, and what `linear_vjp` needs (None: nothing)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
         """Cotangents of the inputs from that of the value before the activation."""
-        raise NotImplementedError
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The output, and the residue that `vjp` needs.

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from sign_ext.report.numbers import finite
+
 # float32's largest number below 1.
 _BELOW_ONE = 1 - 2.0**-24
 _SUM_TOLERANCE = 1e-3
@@ -47,10 +49,10 @@ class Reliability:
 
     def to_dict(self) -> dict[str, list[float | int | None]]:
         """Return lists for JSON: NaN, which JSON has not, becomes None."""
-        return {
-            name: [None if value != value else value for value in values.tolist()]
-            for name, values in vars(self).items()
-        }
+        fields: dict[str, list[float | int | None]] = finite(
+            {name: values.tolist() for name, values in vars(self).items()}
+        )
+        return fields
 
 
 def uncertainty_scores(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sign_ext.data.image_set import ImageSet
 from sign_ext.evaluation.accuracy import class_accuracy, predict
 from sign_ext.evaluation.corruption import gaussian_noise, pixels_off
+from sign_ext.report.numbers import finite
 
 # Random numbers are drawn for this many images at a time whatever the batch size, so that the
 # batch size does not change which pixels are off.
@@ -51,12 +52,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values: NaN, which JSON has not, becomes None."""
-        fields = asdict(self)
-        fields["per_class"] = {name: _finite(value) for name, value in self.per_class.items()}
-        return {
-            name: _finite(value) if isinstance(value, float) else value
-            for name, value in fields.items()
-        }
+        fields: dict[str, Any] = finite(asdict(self))
+        return fields
 
 
 def evaluate(
@@ -173,8 +170,3 @@ def _stream_seed(*numbers: int) -> int:
 def _deviation(values: list[float]) -> float:
     """Return the sample standard deviation, which a single value has not."""
     return statistics.stdev(values) if len(values) > 1 else math.nan
-
-
-def _finite(value: float) -> float | None:
-    """Return a number, or None for NaN."""
-    return None if math.isnan(value) else value

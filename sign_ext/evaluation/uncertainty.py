@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sign_ext.evaluation.accuracy import predict
 from sign_ext.evaluation.calibration import check_probabilities
 from sign_ext.models import AleatoricOutput, sample_logits
+from sign_ext.report.numbers import finite
 
 # Noise is drawn for this many images at a time: it bounds the memory, and the batch size of the
 # network has no say in it.
@@ -68,11 +69,14 @@ class LowConfidence:
             class_names: the keys of the classes' rows, in the classes' order.
         """
         rows = zip(class_names, self.per_class, strict=True)
-        return {
-            "per_class": {name: _finite(asdict(row)) for name, row in rows},
-            "total": _finite(asdict(self.total)),
-            **_finite({"smallest": self.smallest}),
-        }
+        fields: dict[str, Any] = finite(
+            {
+                "per_class": {name: asdict(row) for name, row in rows},
+                "total": asdict(self.total),
+                "smallest": self.smallest,
+            }
+        )
+        return fields
 
 
 def predict_aleatoric(
@@ -191,8 +195,3 @@ def low_confidence(
         total=row(low),
         smallest=float(correct[right].min()) if bool(right.any()) else math.nan,
     )
-
-
-def _finite(fields: dict[str, Any]) -> dict[str, Any]:
-    """Replace NaN by None."""
-    return {name: None if value != value else value for name, value in fields.items()}

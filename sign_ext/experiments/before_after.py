@@ -67,7 +67,7 @@ def recipe(name: str, title: str, network: str, each: int) -> Recipe:
             findings=(_finding(table),),
         )
 
-    return Recipe(name, "images before and after SIGN", plan, tell)
+    return Recipe(name, plan, tell)
 
 
 def _table(title: str, outcomes: Sequence[Outcome], label: str) -> Table:

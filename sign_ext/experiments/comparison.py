@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sign_ext.evaluation import compare_rows
+from sign_ext.evaluation.verdict import TEST_ERRORS
 from sign_ext.report.numbers import binomial_error, mean_and_deviation, percent
+from sign_ext.report.schema import Cell, Row
+from sign_ext.report.words import listed
 
 CONDITIONS = {
     "accuracy": "clean images",
@@ -25,7 +28,8 @@ class Difference:
         condition: A key of CONDITIONS.
         baseline: A key of BASELINES.
         difference: Accuracy of SIGN minus that of the baseline, −1 to 1, mean over seeds.
-        noise: Two standard errors of that difference; a smaller one tells nothing.
+        noise: What a difference must exceed to tell something: two standard errors of the test
+            set, or half the 95% interval over seeds where that is wider.
         verdict: "better", "worse" or "undecided".
     """
 
@@ -52,9 +56,8 @@ class Comparison:
 def compare(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> Comparison:
     """Compare SIGN with both classical baselines.
 
-    The noise of a difference has two parts: the finite test set (binomial; the two methods see
-    the same images, so this over- rather than understates it) and, with several runs, their
-    spread. Two standard errors are about a 95% interval.
+    The verdicts are `compare_rows`': a difference must exceed two standard errors of the finite
+    test set and, with several runs, the half-width of the 95% interval of their paired differences.
 
     Args:
         runs: One dict a seed: method → evaluation with the keys of CONDITIONS.
@@ -75,16 +78,16 @@ def compare(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> Compariso
 def _difference(
     runs: Sequence[dict[str, dict[str, Any]]], images: int, condition: str, baseline: str
 ) -> Difference:
-    sign, sign_spread = mean_and_deviation([run["sign"][condition] for run in runs])
-    other, other_spread = mean_and_deviation([run[baseline][condition] for run in runs])
-    variance = binomial_error(sign, images) ** 2 + binomial_error(other, images) ** 2
-    variance += (sign_spread**2 + other_spread**2) / len(runs)
-    noise = 2 * math.sqrt(variance)
-    difference = sign - other
-    verdict = "undecided"
-    if abs(difference) > noise:
-        verdict = "better" if difference > 0 else "worse"
-    return Difference(condition, baseline, difference, noise, verdict)
+    sign, other = (
+        Row(method, "", {condition: Cell(tuple(run[method][condition] for run in runs))})
+        for method in ("sign", baseline)
+    )
+    found = compare_rows(condition, sign, other, images=images, kind="share")
+    assert found.test_error is not None  # counted shares have one
+    noise = TEST_ERRORS * found.test_error
+    if found.low is not None and found.high is not None:
+        noise = max(noise, (found.high - found.low) / 2)
+    return Difference(condition, baseline, found.difference, noise, found.verdict)
 
 
 def _headline(differences: Sequence[Difference]) -> str:
@@ -103,7 +106,7 @@ def _headline(differences: Sequence[Difference]) -> str:
     fair = verdicts["classical_same_steps"]
     told = f"with as many gradient steps, {_outcome(fair['better'], fair['worse'])}."
     if verdicts["classical"]["better"] and not fair["better"]:
-        better = _list(verdicts["classical"]["better"])
+        better = listed(verdicts["classical"]["better"])
         return (
             f"Against classical training {told} With as many epochs only, which are fewer updates, "
             f"classical training was worse on {better}; the number of updates alone explains that."
@@ -113,11 +116,11 @@ def _headline(differences: Sequence[Difference]) -> str:
 
 def _outcome(better: list[str], worse: list[str]) -> str:
     if better and worse:
-        return f"SIGN helped on {_list(better)} and hurt on {_list(worse)}"
+        return f"SIGN helped on {listed(better)} and hurt on {listed(worse)}"
     if better:
-        return f"SIGN helped on {_list(better)}"
+        return f"SIGN helped on {listed(better)}"
     if worse:
-        return f"SIGN did not help: it was worse on {_list(worse)}"
+        return f"SIGN did not help: it was worse on {listed(worse)}"
     return "SIGN made no difference that this test set can show"
 
 
@@ -130,7 +133,8 @@ def _sentence(
         if d.condition != condition:
             continue
         other, _ = mean_and_deviation([run[d.baseline][condition] for run in runs])
-        meaning = "within noise," if d.verdict == "undecided" else f"{d.verdict}, noise"
+        # Seeds with equal differences have no interval, so a larger difference can be undecided.
+        meaning = "within noise," if abs(d.difference) <= d.noise else f"{d.verdict}, noise"
         parts.append(
             f"{percent(other)}% with {BASELINES[d.baseline]} "
             f"({_signed(d.difference)} points, {meaning} ±{percent(d.noise)})"
@@ -157,9 +161,3 @@ def _caveat(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> str:
 def _signed(difference: float) -> str:
     points = 100 * difference
     return f"{'−' if points < -0.05 else '+' if points > 0.05 else ''}{abs(points):.1f}"
-
-
-def _list(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    return f"{', '.join(names[:-1])} and {names[-1]}"

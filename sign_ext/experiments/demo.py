@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
-from sign_ext.augment import Augment, sign_training_set
+from sign_ext.augment import Augment, classical_for, sign_training_set
 from sign_ext.data import ImageSet, Splits, fingerprint, load_data
 from sign_ext.data.stratify import stratified_choice
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate
 from sign_ext.experiments.comparison import compare
-from sign_ext.experiments.demo_settings import DemoSettings, augmentation, why_these_sizes
+from sign_ext.experiments.demo_settings import DemoSettings, why_these_sizes
 from sign_ext.experiments.progress import Clock, Reporter, Silent
 from sign_ext.files import write_whole
 from sign_ext.models import build_model
@@ -77,7 +77,7 @@ def run_demo(
         {
             "settings": asdict(settings),
             "sizes_because": why_these_sizes(settings),
-            "augmentation": _describe(augmentation(settings.data)),
+            "augmentation": _describe(classical_for(settings.data)),
             "data": _describe_data(splits),
             "runs": runs,
             "comparison": comparison.to_dict(),
@@ -161,7 +161,7 @@ class _Recipe:
                 train_set,
                 self.splits.validation,
                 settings,
-                augment=augmentation(self.settings.data),
+                augment=classical_for(self.settings.data),
                 device=self.settings.device,
                 progress=report,
             )

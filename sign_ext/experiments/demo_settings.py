@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sign_ext.augment import Augment, build_augment
-
 
 @dataclass(frozen=True)
 class DemoSettings:
@@ -91,10 +89,3 @@ def why_these_sizes(settings: DemoSettings) -> str:
     if any(getattr(settings, name) != getattr(suited, name) for name in names):
         return ""
     return WHY.get(settings.data, "")
-
-
-def augmentation(data: str) -> Augment:
-    """Return the classical augmentation; digits are not mirrored, as that makes other symbols."""
-    if data.startswith("digits"):
-        return build_augment("classical", horizontal_flip=False, vertical_flip=False)
-    return build_augment("classical")

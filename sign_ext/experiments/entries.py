@@ -23,7 +23,7 @@ PAIRS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of Table 1 or 5.
+    """A row of a table: a network trained by a method.
 
     Attributes:
         network: its name in the scale.
@@ -96,6 +96,14 @@ def comparisons(
             other = rows.get(Entry(entry.network, baseline, entry.protocol))
             if entry.method == method and other is not None:
                 told += [
-                    compare_rows(c.key, judged, other, images=images, kind=c.kind) for c in columns
+                    compare_rows(
+                        c.key,
+                        judged,
+                        other,
+                        images=images,
+                        kind=c.kind,
+                        higher_is_better=c.higher_is_better,
+                    )
+                    for c in columns
                 ]
     return tuple(told)

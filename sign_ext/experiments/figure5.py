@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sign_ext.evaluation import compare_rows
-from sign_ext.experiments.book import PROTOCOLS, Book
+from sign_ext.experiments.book import Book
+from sign_ext.experiments.entries import Entry, comparisons, entries, row
+from sign_ext.experiments.lab import Outcome
 from sign_ext.experiments.measure_stages import FeatureMap
 from sign_ext.experiments.methods import METHODS
-from sign_ext.experiments.recipe import Found, Plan, Recipe, cell, keys
+from sign_ext.experiments.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.telling import findings, settings, stand_ins
-from sign_ext.report.schema import Column, Experiment, Figure, Row, Table
+from sign_ext.report.schema import Cell, Column, Experiment, Figure, Table
 
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "images": 5000}
 SHOWN = ("classical", "mixup", "sign")
@@ -33,14 +35,14 @@ def plan(book: Book) -> Plan:
     """Each method by both protocols with each seed."""
     options = book.options("figure5", **DEFAULTS)
     return {
-        f"{method}/{protocol}": tuple(
+        entry.name: tuple(
             FeatureMap(
-                book.train(options["network"], method, seed, protocol=protocol), options["images"]
+                book.train(entry.network, entry.method, seed, protocol=entry.protocol),
+                options["images"],
             )
             for seed in book.seeds
         )
-        for protocol in PROTOCOLS
-        for method in SHOWN
+        for entry in entries({options["network"]: SHOWN})
     }
 
 
@@ -61,34 +63,21 @@ def tell(book: Book, found: Found) -> Experiment:
 
 
 def _table(book: Book, network: str, found: Found) -> Table:
-    rows: dict[tuple[str, str], Row] = {}
-    for protocol, told in PROTOCOLS.items():
-        for method in SHOWN:
-            outcomes = found[f"{method}/{protocol}"]
-            cells = {c.key: cell(outcomes, *c.key.split("_", 1)) for c in COLUMNS}
-            group = f"{book.network(network).label}, {told}"
-            rows[protocol, method] = Row(
-                METHODS[method].label, group, cells, METHODS[method].note, keys(outcomes)
-            )
-    compared = tuple(
-        compare_rows(
-            column.key,
-            rows[protocol, "sign"],
-            rows[protocol, baseline],
-            images=None,
-            kind=column.kind,
-            higher_is_better=column.higher_is_better,
-        )
-        for protocol in PROTOCOLS
-        for baseline in ("classical", "mixup")
-        for column in COLUMNS
-    )
+    rows = {
+        entry: row(book, entry, found, _cells(found[entry.name]))
+        for entry in entries({network: SHOWN})
+    }
     caption = "Compactness of classes in feature space."
-    return Table("Figure 5 in numbers", caption, COLUMNS, tuple(rows.values()), compared)
+    told = comparisons(rows, COLUMNS, None)
+    return Table("Figure 5 in numbers", caption, COLUMNS, tuple(rows.values()), told)
+
+
+def _cells(outcomes: Sequence[Outcome]) -> dict[str, Cell]:
+    return {column.key: cell(outcomes, *column.key.split("_", 1)) for column in COLUMNS}
 
 
 def _maps(book: Book, network: str, found: Found) -> Figure:
-    outcomes = {method: found[f"{method}/epochs"][0].numbers for method in SHOWN}
+    outcomes = {m: found[Entry(network, m, "epochs").name][0].numbers for m in SHOWN}
     task = book.task(network)
     classes = list(book.sources.read(book.source(task)).class_names)
     panels = [
@@ -111,4 +100,4 @@ def _maps(book: Book, network: str, found: Found) -> Figure:
     )
 
 
-RECIPE = Recipe("figure5", "t-SNE maps and compactness of features", plan, tell)
+RECIPE = Recipe("figure5", plan, tell)

@@ -49,4 +49,4 @@ def tell(book: Book, found: Found) -> Experiment:
     )
 
 
-RECIPE = Recipe("figure6", "what the corruptions look like", plan, tell)
+RECIPE = Recipe("figure6", plan, tell)

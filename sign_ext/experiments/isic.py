@@ -71,4 +71,4 @@ def tell(book: Book, found: Found) -> Experiment:
     )
 
 
-RECIPE = Recipe("isic", "AUC on skin lesions", plan, tell)
+RECIPE = Recipe("isic", plan, tell)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
 CLASSES = (
     "airplane",
     "automobile",
@@ -41,8 +46,8 @@ ISIC = {
     "sign_alone": {"validation": 0.8131, "test": 0.7787},
 }
 
-# Section 3.1: accuracy of MobileNetV2 trained and tested on δ alone.
-DELTA_ONLY = 0.462
+# Section 3.1: network → accuracy when trained and tested on δ alone.
+DELTA_ONLY = {"mobilenet_v2": 0.462}
 
 # Table 2: method → row → class or "mean". "low" is the mean probability of correctly classified
 # test images whose correct class has at most 0.5, "count" how many they are, "uncertainty" theirs.
@@ -118,3 +123,21 @@ TABLE5 = {
         "deepaugment_sign": _row("0.8691 0.8479 0.7980", _CONDITIONS),
     },
 }
+
+
+def published(table: Mapping[str, T], network: str) -> T | None:
+    """What a table of the paper has of a network, or None.
+
+    The paper leaves details of its networks open, so a scale may hold several that could be the
+    paper's: a name that goes on after the paper's one (`mobilenet_v2_stride8`) is one of these.
+
+    Args:
+        table: network → what the paper has of it.
+        network: its name in a scale.
+
+    Example:
+        >>> published(DELTA_ONLY, "mobilenet_v2_stride8"), published(DELTA_ONLY, "basic_cnn")
+        (0.462, None)
+    """
+    there = (row for name, row in table.items() if f"{network}_".startswith(f"{name}_"))
+    return next(there, None)

@@ -21,14 +21,12 @@ class Recipe:
     """One table or figure.
 
     Attributes:
-        name: for `sign-ext reproduce`.
-        summary: a line for its help.
+        name: for `sign-ext reproduce`; `names` says in a line what it is.
         plan: the stages, which are not run yet.
         tell: the finished experiment, from the outcomes under the plan's names.
     """
 
     name: str
-    summary: str
     plan: Callable[[Book], Plan]
     tell: Callable[[Book, Found], Experiment]
 

@@ -201,4 +201,4 @@ def _findings(found: Found, grid: Sequence[Setting]) -> tuple[str, ...]:
     )
 
 
-RECIPE = Recipe("step_size", "accuracy against step size and K", plan, tell)
+RECIPE = Recipe("step_size", plan, tell)

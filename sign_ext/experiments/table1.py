@@ -64,10 +64,9 @@ def _cells(entry: Entry, found: Found, classes: list[str]) -> dict[str, Any]:
     outcomes = found[entry.name]
     theirs: dict[str, float] = {}
     if entry.protocol == "epochs":
-        network = "mobilenet_v2" if entry.network.startswith("mobilenet") else entry.network
-        theirs = paper.TABLE1.get(network, {}).get(entry.method, {})
+        theirs = (paper.published(paper.TABLE1, entry.network) or {}).get(entry.method, {})
     cells = {name: cell(outcomes, "per_class", name, paper=theirs.get(name)) for name in classes}
     return {**cells, "mean": cell(outcomes, "accuracy", paper=theirs.get("mean"))}
 
 
-RECIPE = Recipe("table1", "accuracy by class on CIFAR-10", plan, tell)
+RECIPE = Recipe("table1", plan, tell)

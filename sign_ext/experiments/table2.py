@@ -42,4 +42,4 @@ def tell(book: Book, found: Found) -> Experiment:
     )
 
 
-RECIPE = Recipe("table2", "aleatoric uncertainty", plan, tell)
+RECIPE = Recipe("table2", plan, tell)

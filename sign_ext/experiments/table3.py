@@ -46,4 +46,4 @@ def tell(book: Book, found: Found) -> Experiment:
     )
 
 
-RECIPE = Recipe("table3", "out-of-distribution images", plan, tell)
+RECIPE = Recipe("table3", plan, tell)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from sign_ext.evaluation import compare_rows
 from sign_ext.experiments import paper
-from sign_ext.experiments.book import PROTOCOLS, Book, Protocol
-from sign_ext.experiments.recipe import Found, Plan, Recipe, cell, keys
+from sign_ext.experiments.book import Book
+from sign_ext.experiments.entries import Entry, comparisons, entries, row
+from sign_ext.experiments.methods import METHODS
+from sign_ext.experiments.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.telling import findings, settings, stand_ins
+from sign_ext.experiments.train_stage import Train
 from sign_ext.report.schema import Column, Experiment, Row, Table
 
 DEFAULTS: dict[str, Any] = {"network": "nasnet_mobile", "phi": "mobilenet_v2"}
-ROWS = {"classical": "Classical", "sign": "Transfer (with SIGN)"}
+SHOWN = ("classical", "sign")
 
 ABOUT = """\
 Φ is {phi}, trained classically; its transformed images join the originals to train {network},
@@ -23,21 +27,17 @@ def plan(book: Book) -> Plan:
     """Both rows by both protocols with each seed."""
     options = book.options("table4", **DEFAULTS)
     network = options["network"]
-    stages: Plan = {}
-    for protocol in PROTOCOLS:
-        for method in ROWS:
-            stages[f"{method}/{protocol}"] = tuple(
-                book.classify(
-                    _train(book, network, options["phi"], method, protocol, seed), network
-                )
-                for seed in book.seeds
-            )
-    return stages
+    return {
+        entry.name: tuple(
+            book.classify(_train(book, entry, options["phi"], seed), network) for seed in book.seeds
+        )
+        for entry in entries({network: SHOWN})
+    }
 
 
-def _train(book: Book, network: str, phi: str, method: str, protocol: Protocol, seed: int) -> Any:
-    sign = book.transform(book.phi(phi, seed)) if method == "sign" else None
-    return book.train(network, method, seed, protocol=protocol, sign=sign)
+def _train(book: Book, entry: Entry, phi: str, seed: int) -> Train:
+    sign = book.transform(book.phi(phi, seed)) if METHODS[entry.method].sign else None
+    return book.train(entry.network, entry.method, seed, protocol=entry.protocol, sign=sign)
 
 
 def tell(book: Book, found: Found) -> Experiment:
@@ -47,27 +47,16 @@ def tell(book: Book, found: Found) -> Experiment:
     numbers = next(iter(found.values()))[0].numbers
     classes, images = list(numbers["per_class"]), numbers["images"]
     columns = (*(Column(name, name) for name in classes), Column("mean", "Mean"))
-    rows: dict[tuple[str, str], Row] = {}
-    for protocol, told in PROTOCOLS.items():
-        for method, label in ROWS.items():
-            outcomes = found[f"{method}/{protocol}"]
-            theirs = paper.TABLE4[method] if protocol == "epochs" else {}
-            cells = {
-                name: cell(outcomes, "per_class", name, paper=theirs.get(name)) for name in classes
-            }
-            cells["mean"] = cell(outcomes, "accuracy", paper=theirs.get("mean"))
-            group = f"{network.label}, {told}"
-            rows[protocol, method] = Row(label, group, cells, stages=keys(outcomes))
+    rows = {
+        entry: _row(book, entry, found, classes) for entry in entries({options["network"]: SHOWN})
+    }
     table = Table(
         title="Table 4",
         caption=f"Accuracy by class and overall, on {images:,} test images.",
         columns=columns,
         rows=tuple(rows.values()),
         images=images,
-        comparisons=tuple(
-            compare_rows("mean", rows[p, "sign"], rows[p, "classical"], images=images, kind="share")
-            for p in PROTOCOLS
-        ),
+        comparisons=comparisons(rows, columns[-1:], images),
     )
     networks = [options["network"], options["phi"]]
     return Experiment(
@@ -81,4 +70,15 @@ def tell(book: Book, found: Found) -> Experiment:
     )
 
 
-RECIPE = Recipe("table4", "transfer to NASNetMobile", plan, tell)
+def _row(book: Book, entry: Entry, found: Found, classes: Sequence[str]) -> Row:
+    outcomes = found[entry.name]
+    theirs = paper.TABLE4[entry.method] if entry.protocol == "epochs" else {}
+    cells = {name: cell(outcomes, "per_class", name, paper=theirs.get(name)) for name in classes}
+    cells["mean"] = cell(outcomes, "accuracy", paper=theirs.get("mean"))
+    told = row(book, entry, found, cells)
+    if not METHODS[entry.method].sign:
+        return told
+    return replace(told, label="Transfer (with SIGN)", note="")
+
+
+RECIPE = Recipe("table4", plan, tell)

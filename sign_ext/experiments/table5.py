@@ -59,11 +59,10 @@ def tell(book: Book, found: Found) -> Experiment:
 def _cells(entry: Entry, found: Found) -> dict[str, Cell]:
     theirs: dict[str, Any] = {}
     if entry.protocol == "epochs":
-        network = "mobilenet_v2" if entry.network.startswith("mobilenet") else entry.network
-        theirs = paper.TABLE5.get(network, {}).get(entry.method, {})
+        theirs = (paper.published(paper.TABLE5, entry.network) or {}).get(entry.method, {})
     return {
         key: cell(found[entry.name], name, paper=theirs.get(key)) for key, name in COLUMNS.items()
     }
 
 
-RECIPE = Recipe("table5", "robustness to corruptions", plan, tell)
+RECIPE = Recipe("table5", plan, tell)

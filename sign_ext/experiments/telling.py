@@ -11,6 +11,7 @@ from sign_ext.experiments.recipe import Found
 from sign_ext.experiments.sign_stages import Transform
 from sign_ext.experiments.stage import in_order
 from sign_ext.report.schema import Cell, Column, Comparison, Table
+from sign_ext.report.words import listed
 
 
 def stand_ins(book: Book, networks: Iterable[str], *, ood: bool = False) -> tuple[str, ...]:
@@ -28,7 +29,7 @@ def settings(
 ) -> dict[str, Any]:
     """What a reader needs to repeat an experiment, in the order of importance.
 
-    The step sizes are those of all `Transform` stages that the outcomes rest on.
+    K and the step sizes are those of all `Transform` stages that the outcomes rest on.
     """
     told: dict[str, Any] = {}
     if sign:
@@ -50,6 +51,7 @@ def settings(
 def _sign_settings(book: Book, found: Found) -> dict[str, Any]:
     steps: dict[str, dict[str, float]] = {}
     changes: dict[str, dict[str, float]] = {}
+    snapshots: set[int] = set()
     stages = in_order([outcome.stage for each in found.values() for outcome in each])
     for stage in stages:
         if isinstance(stage, Transform) and stage.part == "train":
@@ -61,8 +63,11 @@ def _sign_settings(book: Book, found: Found) -> dict[str, Any]:
             seed, last = str(stage.phi.settings.seed), str(max(stage.snapshots))
             steps.setdefault(label, {})[seed] = numbers["step_size"]
             changes.setdefault(label, {})[seed] = numbers["change"][last]["rms"]
+            snapshots.update(stage.snapshots)
+    if not snapshots:
+        return {}
     told: dict[str, Any] = {
-        "K": " and ".join(map(str, book.scale.sign.snapshots)),
+        "K": listed(sorted(snapshots)),
         "step size chosen so that the rms change is": f"{book.scale.sign.target_share:.1%} of 255 "
         f"on {book.scale.sign.calibration_images} validation images",
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from sign_ext.augment import Augment, build_augment, sign_training_set
+from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
 from sign_ext.data import ImageSet, load_transformed
 from sign_ext.experiments.flops import FORWARD, TRAINING, flops_per_image
 from sign_ext.experiments.lab import Bench, Outcome
@@ -141,22 +141,15 @@ class Train(Stage):
             )
 
     def _augment(self, bench: Bench, classes: int) -> Augment:
-        from sign_ext.augment import Compose, DeepAugment, Mixup, load_policies
-
-        parts: list[Augment] = []
-        for name in self.augment:
-            if name == "classical":
-                flips = {"horizontal_flip": self.flips, "vertical_flip": self.flips}
-                parts.append(build_augment("classical", **flips))
-            elif name == "mixup":
-                parts.append(Mixup(classes))
-            elif name == "deepaugment":
-                assert self.policies is not None
-                path = bench.outcome(self.policies).folder / Search.FILE
-                parts.append(DeepAugment(load_policies(path)))
-            else:
-                raise ValueError(f"no augmentation is called {name!r}")
-        return parts[0] if len(parts) == 1 else Compose(tuple(parts))
+        options: dict[str, dict[str, Any]] = {
+            "classical": {"horizontal_flip": self.flips, "vertical_flip": self.flips},
+            "mixup": {"num_classes": classes},
+        }
+        if self.policies is not None:
+            found = bench.outcome(self.policies).folder / Search.FILE
+            options["deepaugment"] = {"policies": found}
+        parts = tuple(build_augment(name, **options.get(name, {})) for name in self.augment)
+        return parts[0] if len(parts) == 1 else Compose(parts)
 
     def _objective(self) -> Any:
         from sign_ext.training import Aleatoric, CrossEntropy

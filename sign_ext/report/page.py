@@ -15,8 +15,9 @@ from sign_ext.report.figures import (
     samples_picture,
     training_curves,
 )
-from sign_ext.report.numbers import binomial_error, duration, mean_and_deviation, percent
+from sign_ext.report.numbers import binomial_error, mean_and_deviation, percent
 from sign_ext.report.samples import Samples, data_uri, png
+from sign_ext.report.template import environment
 
 TEMPLATE = "page.html.j2"
 
@@ -40,34 +41,27 @@ def render_page(metrics: dict[str, Any], samples: Samples) -> str:
         metrics: What `run_demo` puts into metrics.json.
         samples: Images before and after.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("sign_ext", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    environment.filters["duration"] = duration
-    return environment.get_template(TEMPLATE).render(
-        metrics=metrics,
-        settings=metrics["settings"],
-        data=metrics["data"],
-        first=metrics["runs"][0],
-        methods=METHODS,
-        samples=_sample_columns(samples),
-        versions_shown=len(samples.rows()),
-        scale=samples.scale,
-        last=samples.last,
-        table=_table(metrics["runs"]),
-        counts=_counts(metrics["runs"]),
-        classes=_classes(metrics),
-        standard_error=_standard_error(metrics),
-        accuracy_figure=_accuracy_figure(metrics["runs"]),
-        curves=_curves(metrics["runs"][0]),
-        total=sum(metrics["seconds"].values()),
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            metrics=metrics,
+            settings=metrics["settings"],
+            data=metrics["data"],
+            first=metrics["runs"][0],
+            methods=METHODS,
+            samples=_sample_columns(samples),
+            versions_shown=len(samples.rows()),
+            scale=samples.scale,
+            last=samples.last,
+            table=_table(metrics["runs"]),
+            counts=_counts(metrics["runs"]),
+            classes=_classes(metrics),
+            standard_error=_standard_error(metrics),
+            accuracy_figure=_accuracy_figure(metrics["runs"]),
+            curves=_curves(metrics["runs"][0]),
+            total=sum(metrics["seconds"].values()),
+        )
     )
 
 

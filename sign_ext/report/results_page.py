@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sign_ext.report.figures import DARK, LIGHT
-from sign_ext.report.numbers import duration
 from sign_ext.report.plots import draw, fitting
 from sign_ext.report.samples import data_uri
 from sign_ext.report.schema import Experiment, Figure, Results
+from sign_ext.report.template import environment
 from sign_ext.report.view import view
 from sign_ext.report.words import (
     HINTS,
@@ -32,31 +32,25 @@ def render_results(results: Results) -> str:
     Raises:
         ValueError: a figure's data is not that of its kind.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("sign_ext", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = duration
     experiments = [
         _experiment(i, each, results.seeds) for i, each in enumerate(results.experiments, 1)
     ]
     tables = [table for each in experiments for table in each["tables"]]
-    return environment.get_template(TEMPLATE).render(
-        results=results,
-        experiments=experiments,
-        seeds=seeds_of(results),
-        spread=spread_of(results),
-        scale_notice=SCALES.get(results.scale, ""),
-        settings=settings_of(results.settings, results.seeds),
-        made=made_with(results),
-        in_paper=any(table.in_paper for table in tables),
-        compared=any(table.comparisons for table in tables),
-        p_values=P_VALUES,
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            results=results,
+            experiments=experiments,
+            seeds=seeds_of(results),
+            spread=spread_of(results),
+            scale_notice=SCALES.get(results.scale, ""),
+            settings=settings_of(results.settings, results.seeds),
+            made=made_with(results),
+            in_paper=any(table.in_paper for table in tables),
+            compared=any(table.comparisons for table in tables),
+            p_values=P_VALUES,
+        )
     )
 
 

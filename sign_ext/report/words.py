@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,17 @@ def p_value(p: float | None) -> str:
 def many(count: int, noun: str) -> str:
     """Write "1 seed", "3 seeds"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(words: Iterable[object]) -> str:
+    """Write "K", "K and L", "K, L and M".
+
+    Example:
+        >>> listed([10, 50, 100])
+        '10, 50 and 100'
+    """
+    *before, last = map(str, words)
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def settings_of(settings: Mapping[str, Any], seeds: Sequence[int] = ()) -> list[tuple[str, str]]:
