@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     {"ops"},
     {"core", "compiler", "engine"},
-    {"data", "models", "augment", "training", "evaluation", "report"},
+    {"data", "models", "augment", "training", "evaluation", "report", "store"},
     {"experiments"},
     {"commands", "cli", "__main__"},
 ]
@@ -63,7 +63,9 @@ def imports_of(file: Path) -> list[tuple[str, bool]]:
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_imports_run_one_way(file):
     mine = part_of(name_of(file))
-    for module, _ in imports_of(file):
+    for module, at_top in imports_of(file):
+        if file == PACKAGE / "__init__.py" and not at_top:
+            continue  # the package's front door, opened when somebody asks
         if module == "sign_ext" or module.startswith("sign_ext."):
             other = part_of(module)
             assert row_of(other) <= row_of(mine), f"{name_of(file)} imports {module}"

@@ -1,5 +1,7 @@
 """SIGN, Signed Input Regularization: add the input gradient of a last layer's sum, K times."""
 
+from typing import TYPE_CHECKING, Any
+
 from sign_ext.calibrate import Calibration
 from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.errors import (
@@ -13,6 +15,9 @@ from sign_ext.functional import iterative_sign
 from sign_ext.ops.native import build_config
 from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
 from sign_ext.sign import SignTransform
+
+if TYPE_CHECKING:
+    from sign_ext.store import load_transformed
 
 __version__ = "0.1.0"
 
@@ -29,6 +34,16 @@ __all__ = [
     "build_config",
     "iterative_sign",
     "jacobian",
+    "load_transformed",
     "pullback_of_ones",
     "pushforward",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is above the core only when it is asked for: the core needs torch alone."""
+    if name == "load_transformed":
+        from sign_ext.store import load_transformed
+
+        return load_transformed
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

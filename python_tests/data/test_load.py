@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from data_on_disk import MAKERS, write_folder, write_tars
 
-from sign_ext.data import DATA_NAMES, load_data
+from sign_ext.commands.errors import UsageError
+from sign_ext.commands.shared import check_data_name
+from sign_ext.data import DATA_NAMES, load_data, open_data
+from sign_ext.data.load import is_path
 
 
 def test_unknown_names() -> None:
@@ -30,6 +35,34 @@ def test_a_folder_with_a_data_sets_name(tmp_path: Path, monkeypatch: pytest.Monk
         load_data("./digits")
 
 
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_paths_are_told_by_what_they_hold(
+    kind: str, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    path = MAKERS[kind](tmp_path, rng)
+    assert is_path(str(path))
+    check_data_name(str(path))
+    by = "tar" if "tar" in kind else "Hugging Face" if "hf" in kind else ""
+    note = open_data(path).note
+    assert [word in note for word in ("tar", "Hugging Face")] == [by == "tar", by == "Hugging Face"]
+
+
+def test_folders_that_could_be_two_kinds(tmp_path: Path, rng: np.random.Generator) -> None:
+    root = write_folder(tmp_path, rng)
+    (root / "images.tgz").write_bytes(b"what the folders came from")
+    assert len(load_data(root).class_names) == 3
+    write_tars(root, rng).rename(root / "shards")
+    with pytest.raises(ValueError, match=r"folders \['ant', 'bee', 'cat', 'shards'\].*no tars"):
+        load_data(root)
+
+
+@pytest.mark.parametrize("name", ["cifar100", "/no/such/folder", "photos.zip", "photos"])
+def test_names_that_are_no_paths(name: str) -> None:
+    assert not is_path(name)
+    with pytest.raises(UsageError, match=r"accepted: digits, .*or a folder or tar that is there"):
+        check_data_name(name)
+
+
 @pytest.mark.parametrize("option", [{"image_size": 0}, {"seed": -1}, {"seed": 2**32}])
 def test_numbers_out_of_range(option: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))}=.*accepted"):
@@ -39,7 +72,7 @@ def test_numbers_out_of_range(option: dict[str, int]) -> None:
 def test_importing_needs_torch_and_numpy_only() -> None:
     code = (
         "import sys, sign_ext.data, sign_ext.models, sign_ext.evaluation\n"
-        "heavy = {'sklearn', 'pyarrow', 'PIL', 'torchvision', 'timm', 'torchmetrics'}\n"
+        "heavy = {'sklearn', 'pyarrow', 'PIL', 'datasets', 'torchvision', 'timm', 'torchmetrics'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sign_ext.data import ImageSet, save_transformed
+from sign_ext.data import ImageSet
 from sign_ext.evaluation import compare_rows
 from sign_ext.experiments.flops import flops_per_image
 from sign_ext.experiments.lab import Outcome
@@ -22,6 +22,7 @@ from sign_ext.experiments.sources import Source, Sources
 from sign_ext.experiments.telling import findings, settings
 from sign_ext.experiments.train_stage import Network, Train
 from sign_ext.report.schema import Cell, Column, Row, Table
+from sign_ext.store import save_transformed
 from sign_ext.training import TrainSettings
 
 
@@ -84,7 +85,7 @@ def test_delta_sets_share_one_factor_of_the_largest_k(tmp_path, torch_rng):
     ):
         folder = tmp_path / name
         steps = {2: part.float() + 77.0, 10: moved}
-        save_transformed(folder, steps, part.labels, manifest={})
+        save_transformed(folder, steps, part.labels, recipe={})
         numbers = {"change": {"10": change(part, moved)}}
         outcomes.append(Outcome(None, folder, numbers, 0.0))
     whole = delta_set(outcomes[0], train, outcomes[0])

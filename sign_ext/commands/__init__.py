@@ -8,6 +8,8 @@ COMMANDS: dict[str, str] = {
     "demo": "Do the whole job once, on small real images, and write a page about it.",
     "train": "Train a network and keep its best epoch.",
     "transform": "Apply SIGN to a data set with a trained network, and store the result.",
+    "inspect": "Say what a store of transformed images is.",
+    "verify": "Check a store of transformed images against its checksums.",
     "evaluate": "Measure a trained network on clean and corrupted test images.",
     "calibrate": "Find a step size: what each one does to the images.",
     "reproduce": "Reproduce the paper's tables and figures, its numbers beside ours.",

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sign_ext.data import ImageSet, Splits
+    from sign_ext.data import ImageSet, ImageSource, Splits
 
 DATA_HELP = (
     "digits, digits_imbalanced (stands for isic2017), cifar10 or isic2017 (both need --data-root), "
-    "or a folder with one sub-folder a class."
+    "or a path: a folder with one sub-folder a class, .tar files in WebDataset's manner (one, a "
+    "folder of them, or photos-{000..013}.tar), or a folder that Hugging Face's save_to_disk wrote."
 )
 
 
@@ -140,17 +141,18 @@ def check_folder(out: str) -> Path:
 
 
 def check_data_name(name: str) -> None:
-    """Raise UsageError unless `name` is a data set's, or a folder."""
+    """Raise UsageError unless `name` is a data set's, a folder, or called like a tar."""
     from sign_ext.data import DATA_NAMES, OOD_NAMES
+    from sign_ext.data.load import is_path
 
     known = ", ".join(DATA_NAMES)
     if name in OOD_NAMES:
         raise UsageError(
             f"--data is {name!r}, a test set for `sign-ext reproduce table3`, not a training set; "
-            f"accepted: {known}, or a folder that is there"
+            f"accepted: {known}, or a folder or tar that is there"
         )
-    if name not in DATA_NAMES and not Path(name).is_dir():
-        raise UsageError(f"--data is {name!r}; accepted: {known}, or a folder that is there")
+    if name not in DATA_NAMES and not is_path(name):
+        raise UsageError(f"--data is {name!r}; accepted: {known}, or a folder or tar that is there")
 
 
 def read_data(options: Any, name: str, **sizes: Any) -> Splits:
@@ -189,20 +191,56 @@ def checkpoint_data(
         UsageError: no data set is named, here or in the checkpoint.
         ValueError: image shape or number of classes differ from the network's.
     """
-    trained_on = config.get("data", {})
-    name = options.data or trained_on.get("name")
+    name, size = _wanted_data(options, config)
+    splits = read_data(options, name, image_size=size, **sizes)
+    _check_classes(options, config, name, splits.class_names)
+    return splits, name
+
+
+def checkpoint_source(
+    options: CheckpointOptions, config: dict[str, Any], split: str, **sizes: Any
+) -> ImageSource:
+    """Open the data a checkpoint is to be used on, to be read piece by piece.
+
+    Args:
+        options: the command's options.
+        config: the checkpoint's configuration.
+        split: train, validation, test or all.
+        **sizes: train_size or test_size for `open_data`.
+
+    Raises:
+        UsageError: no data set is named, here or in the checkpoint.
+        ValueError: the number of classes differs from the network's.
+    """
+    from sign_ext.data import open_data
+
+    name, size = _wanted_data(options, config)
+    check_data_name(name)
+    source = open_data(
+        name, options.data_root, split=split, seed=options.seed, image_size=size, **sizes
+    )
+    _check_classes(options, config, name, source.class_names)
+    return source
+
+
+def _wanted_data(options: CheckpointOptions, config: dict[str, Any]) -> tuple[str, int | None]:
+    """The data set's name and the images' size, as asked for or as the network was trained."""
+    name = options.data or config.get("data", {}).get("name")
     if name is None:
         raise UsageError("the checkpoint does not say what it was trained on: give --data")
-    shape = tuple(config["model"]["image_shape"])
-    size = options.image_size or (shape[1] if shape[1] == shape[2] else None)
-    splits = read_data(options, name, image_size=size, **sizes)
+    _, height, width = config["model"]["image_shape"]
+    return name, options.image_size or (height if height == width else None)
+
+
+def _check_classes(
+    options: CheckpointOptions, config: dict[str, Any], name: str, there: tuple[str, ...]
+) -> None:
     classes = config["model"]["num_classes"]
-    if len(splits.class_names) != classes:
+    if len(there) != classes:
         raise ValueError(
-            f"{name} has {len(splits.class_names)} classes, the network in {options.checkpoint} "
-            f"{classes}: use the data set it was trained on, or train another network"
+            f"{name} has {len(there)} classes, the network in {options.checkpoint} {classes}: use "
+            "the data set it was trained on, or train another network"
         )
-    return splits, name
 
 
 def part_of(splits: Splits, name: str) -> ImageSet:

@@ -2,9 +2,13 @@
 
 Each step adds the gradient of the sum of the network's last-layer outputs
 (before the logits) to the images. --snapshots keeps the images after several
-step counts from one trajectory: no step is computed twice. OUT gets the
-images, unrounded, and a manifest of how they were made; feed it to
+step counts from one trajectory: no step is computed twice. The store, OUT,
+gets them in shards, with a manifest of how they were made; feed it to
 `sign-ext train --sign OUT`.
+
+A run that was stopped, run again with the same command, does what is missing
+and gives the same bytes. Other settings are refused. Under torchrun the
+processes share the shards; the bytes are the same however many there are.
 
 The step size depends on the network and on the data: `sign-ext calibrate`
 shows what each one does to the images, and proposes one.
@@ -15,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
@@ -25,17 +29,20 @@ from sign_ext.commands.options import option
 from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,
-    check_folder,
-    checkpoint_data,
-    part_of,
+    checkpoint_source,
     read_checkpoint,
     resolve_device,
 )
-from sign_ext.files import sha256_of
+
+if TYPE_CHECKING:
+    from sign_ext.store import StoreRun
+    from sign_ext.store.ranks import Ranks
 
 EXAMPLES = (
     "sign-ext transform --checkpoint runs/classical/model.safetensors --data digits \\",
     "    --steps 100 --snapshots 50 100 --step-size 30 --out runs/transformed",
+    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size 3 \\",
+    "    --dtype bfloat16 --on-error skip --memory 8GB --profile --out /shared/transformed",
 )
 
 TINY = 0.1  # grey levels rms: less is hardly a change, and likely a step size left at its default
@@ -45,7 +52,7 @@ TINY = 0.1  # grey levels rms: less is hardly a change, and likely a step size l
 class Options(SignOptions, CheckpointOptions):
     """Options of `sign-ext transform`."""
 
-    out: str = option(help="Folder for the transformed images and manifest.", metavar="DIR")
+    out: str = option(help="Folder of the store.", metavar="STORE")
     steps: int = option(50, type=PositiveInt, help="K: how often δ is added.")
     snapshots: tuple[int, ...] | None = option(
         None,
@@ -58,49 +65,116 @@ class Options(SignOptions, CheckpointOptions):
         1.0, type=float, help="Factor of δ; `sign-ext calibrate` proposes one."
     )
     split: str = option(
-        "train", type=Literal["train", "validation", "test"], help="Which part to transform."
+        "train",
+        type=Literal["train", "validation", "test", "all"],
+        help="Which part to transform; all is the three after one another.",
     )
     train_size: int | None = option(
         None, type=PositiveInt, help="As in `sign-ext train`: a subset of the training images."
     )
-    overwrite: bool = option(False, type=bool, help="Replace what an earlier run left in OUT.")
+    shard_size: int | None = option(
+        None, type=PositiveInt, help="Images a shard. Default: as many as make 64 MiB."
+    )
+    dtype: str = option(
+        "float32",
+        type=Literal["float32", "float16", "bfloat16"],
+        help="Of the stored images; the shorter ones round.",
+    )
+    on_error: str = option(
+        "fail",
+        type=Literal["fail", "skip"],
+        help="What an unreadable image does: end the run, or be left out and listed.",
+    )
+    memory: str = option(
+        "4GB", help="What this process may take in all; each process of several.", metavar="SIZE"
+    )
+    readers: int = option(
+        2, type=PositiveInt, help="Chunks of images that are read and decoded at a time."
+    )
+    tune: bool = option(
+        False,
+        type=bool,
+        help="Measure the fused backend's choices first; they are kept in the manifest and obeyed "
+        "by every process and rerun.",
+    )
+    trust: bool = option(
+        False,
+        type=bool,
+        help="Of shards that are there look at sizes only: for stores that take long to read.",
+    )
+    profile: bool = option(
+        False, type=bool, help="Print where the time went: decoding, computing, writing."
+    )
+    overwrite: bool = option(
+        False, type=bool, help="Replace what other settings made in OUT, if it is different."
+    )
 
 
 def run(options: Options) -> None:
     """Transform the images and write OUT."""
     from sign_ext import SignTransform
-    from sign_ext.data import save_transformed
-    from sign_ext.data.transformed import MANIFEST
+    from sign_ext.files import sha256_of
+    from sign_ext.store import transform_to_store
+    from sign_ext.store.budget import parse_size
+    from sign_ext.store.ranks import Ranks
 
     snapshots = _snapshots(options)
-    device = resolve_device(options.device)
-    out = check_folder(options.out)
-    if not options.overwrite and (out / MANIFEST).exists():
-        raise FileExistsError(
-            f"--out {out} already holds transformed images: give --overwrite, or another folder"
-        )
+    try:
+        memory = parse_size(options.memory)
+    except ValueError as error:
+        raise UsageError(f"--memory: {error}") from error
+    ranks = Ranks.from_environment()
+    device = resolve_device(_own_device(options.device))
     model, config = read_checkpoint(options.checkpoint, device)
-    splits, name = checkpoint_data(options, config, train_size=options.train_size)
-    images = part_of(splits, options.split)
-    settings: dict[str, Any] = {
-        "steps": options.steps,
-        "snapshots": snapshots,
-        "step_size": options.step_size,
-        **options.sign_settings(),
-    }
+    source = checkpoint_source(options, config, options.split, train_size=options.train_size)
     began = time.perf_counter()
-    transform = SignTransform(model, **settings)
-    pixels = images.float().to(device)
-    explanation = transform.explain(pixels[:1])
-    console.say(str(explanation))
+    sign = SignTransform(
+        model,
+        options.steps,
+        step_size=options.step_size,
+        snapshots=snapshots,
+        tune=options.tune,
+        **options.sign_settings(),
+    )
+    path = Path(options.checkpoint)
+    path = path / "model.safetensors" if path.is_dir() else path
     with console.progress("transforming") as report:
-        result = transform.transform(pixels, progress=report)
-    seconds = time.perf_counter() - began
-    assert isinstance(result, dict)
-    result = {steps: tensor.cpu() for steps, tensor in result.items()}
-    manifest = _manifest(options, name, images, settings, explanation.to_dict())
-    save_transformed(out, result, images.labels, manifest=manifest, overwrite=options.overwrite)
-    _print(options, out, images.float(), result, seconds)
+        done = transform_to_store(
+            sign,
+            source,
+            options.out,
+            shard_size=options.shard_size,
+            dtype=options.dtype,
+            on_error="skip" if options.on_error == "skip" else "fail",
+            memory=memory,
+            readers=options.readers,
+            overwrite=options.overwrite,
+            trust=options.trust,
+            about={
+                "checkpoint": {"sha256": sha256_of(path), "model": config["model"]},
+                "split": {
+                    "name": options.split,
+                    "train_size": options.train_size,
+                    "seed": options.seed,
+                },
+            },
+            ranks=ranks,
+            progress=report if ranks.first else False,
+            say=console.say if ranks.first else None,
+        )
+    _print(options, done, ranks, time.perf_counter() - began)
+
+
+def _own_device(name: str) -> str:
+    """Each process of a machine takes a GPU of its own, by the launcher's LOCAL_RANK."""
+    import os
+
+    import torch
+
+    local = os.environ.get("LOCAL_RANK")
+    if name in ("auto", "cuda") and local is not None and torch.cuda.is_available():
+        return f"cuda:{local}"
+    return name
 
 
 def _snapshots(options: Options) -> tuple[int, ...]:
@@ -113,53 +187,30 @@ def _snapshots(options: Options) -> tuple[int, ...]:
     return snapshots
 
 
-def _manifest(
-    options: Options, name: str, images: Any, settings: dict[str, Any], explanation: dict[str, Any]
-) -> dict[str, Any]:
-    from sign_ext.data import fingerprint
-    from sign_ext.report.environment import versions
+def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> None:
+    from sign_ext.store.describe import describe, in_words
 
-    path = Path(options.checkpoint)
-    path = path / "model.safetensors" if path.is_dir() else path
-    return {
-        "checkpoint": {"file": path.name, "sha256": sha256_of(path)},
-        "data": {
-            "name": name,
-            "split": options.split,
-            "images": len(images),
-            "fingerprint": fingerprint(images),
-            "train_size": options.train_size,
-            "seed": options.seed,
-        },
-        "class_names": list(images.class_names),
-        "settings": {**settings, "snapshots": list(settings["snapshots"])},
-        "explanation": explanation,
-        "versions": versions(),
-    }
-
-
-def _print(options: Options, out: Path, originals: Any, result: Any, seconds: float) -> None:
-    changes = {}
-    for steps, images in result.items():
-        delta = images - originals
-        changes[steps] = {
-            "rms": float(delta.square().mean().sqrt()),
-            "largest": float(delta.abs().max()),
-        }
-    if changes and max(change["rms"] for change in changes.values()) < TINY:
+    if options.profile:
+        process = f"process {ranks.rank} of {ranks.world}: " if ranks.world > 1 else ""
+        console.say(process + done.shares.in_words())
+    if not ranks.first:
+        return
+    store = describe(options.out)
+    rms = [change["rms"] for change in store["change"].values()]
+    if rms and max(rms) < TINY:
         console.say(
             f"the change is below {TINY} grey levels: `sign-ext calibrate` proposes a step size"
         )
     if options.json:
-        console.print_json(
-            {"out": str(out), "images": len(originals), "change": changes, "seconds": seconds}
-        )
+        numbers = {name: store[name] for name in ("images", "of", "shards", "change", "skipped")}
+        shares = {"profile": dataclasses.asdict(done.shares)} if options.profile else {}
+        made = {"made": done.made, "kept": done.kept, "seconds": seconds}
+        console.print_json({"out": options.out, **numbers, **made, **shares})
         return
     from sign_ext.report.numbers import duration
 
-    for steps, change in changes.items():
-        print(
-            f"K = {steps}: {len(originals):,} images changed by {change['rms']:.3g} grey levels "
-            f"rms, at most {change['largest']:.3g}"
-        )
-    print(f"{out} ({duration(seconds)})")
+    for name, text in in_words(store):
+        print(f"{name:<11}{text}")
+    own = "of its own " if ranks.world > 1 else ""
+    whole: Any = f"{done.kept:,} were there" if done.kept else "none was there"
+    print(f"{'this run':<11}made {done.made:,} shards, {own}{whole} ({duration(seconds)})")

@@ -1,20 +1,19 @@
-"""Data sets behind one interface, and transformed images on disk."""
+"""Data sets behind one interface."""
 
 from sign_ext.data.image_set import ImageSet, fingerprint
-from sign_ext.data.load import DATA_NAMES, load_data
+from sign_ext.data.load import DATA_NAMES, load_data, open_data
 from sign_ext.data.ood import OOD_NAMES, load_ood
+from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits
-from sign_ext.data.transformed import Transformed, load_transformed, save_transformed
 
 __all__ = [
     "DATA_NAMES",
     "OOD_NAMES",
     "ImageSet",
+    "ImageSource",
     "Splits",
-    "Transformed",
     "fingerprint",
     "load_data",
     "load_ood",
-    "load_transformed",
-    "save_transformed",
+    "open_data",
 ]

@@ -10,8 +10,10 @@ import torch
 from sign_ext.data.cifar10_files import PARQUET_FILES, find_format
 from sign_ext.data.cifar10_original import Arrays, read_binary, read_python
 from sign_ext.data.cifar10_parquet import read_parquet
-from sign_ext.data.splits import Pool, Splits, Wanted, read_splits
+from sign_ext.data.pool import Pool
+from sign_ext.data.splits import Wanted
 from sign_ext.data.stratify import SPLIT_SEED, stratified_choice
+from sign_ext.data.unread import Unread
 
 CLASS_NAMES = (
     "airplane",
@@ -29,8 +31,8 @@ TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
 VALIDATION_IMAGES = 5_000
 
 
-def load_cifar10(root: Path, wanted: Wanted) -> Splits:
-    """Read CIFAR-10: 45,000 training, 5,000 validation and 10,000 test images.
+def open_cifar10(root: Path, wanted: Wanted) -> Unread:
+    """Find CIFAR-10: 45,000 training, 5,000 validation and 10,000 test images.
 
     The paper selects epochs on a validation set that CIFAR-10 does not have (Section 3), so 500
     training images of each class are held out, always the same ones.
@@ -40,7 +42,7 @@ def load_cifar10(root: Path, wanted: Wanted) -> Splits:
         wanted: subset sizes and image size (default 32).
 
     Returns:
-        The splits; ``note`` says which files they came from, and how many images are exact.
+        The splits, unread; ``note`` says which files they came from, and how many images are exact.
 
     Raises:
         FileNotFoundError: the files are not there; the message lists those accepted.
@@ -60,11 +62,17 @@ def load_cifar10(root: Path, wanted: Wanted) -> Splits:
     held_out = stratified_choice(train.labels, VALIDATION_IMAGES, seed=SPLIT_SEED)
     kept = np.setdiff1d(np.arange(len(train.labels)), held_out)
     parts = ((train, kept), (train, held_out), (test, np.arange(len(test.labels))))
-    return read_splits("cifar10", note, CLASS_NAMES, parts, wanted)
+    return Unread("cifar10", note, CLASS_NAMES, parts, wanted)
 
 
 def _pool(batches: list[Arrays]) -> Pool:
     """Join batches that are in memory already."""
     images = np.concatenate([pixels for pixels, _ in batches])
     labels = np.concatenate([each for _, each in batches])
-    return Pool(labels, lambda where: torch.from_numpy(images[where]))
+    return Pool(
+        labels,
+        lambda where: torch.from_numpy(images[where]),
+        images.shape[-1],
+        lambda where: (images[position].tobytes() for position in where),
+        resident_bytes=images.nbytes,
+    )

@@ -8,10 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from sign_ext.data.decode import decode_exact
-from sign_ext.data.parquet import read_cells, read_columns, usable_as
-from sign_ext.data.splits import Pool
+from sign_ext.data.parquet import Cells, read_columns, usable_as
+from sign_ext.data.pool import Pool
 
 COLUMNS = ("image", "label", "lossless")
+SIZE = 32
 
 
 def read_parquet(file: Path, images: int) -> tuple[Pool, int]:
@@ -34,10 +35,12 @@ def read_parquet(file: Path, images: int) -> tuple[Pool, int]:
         lossless = int(table["lossless"].to_numpy().astype(bool).sum())
         if labels.min() < 0 or labels.max() > 9:
             raise ValueError("it has labels outside 0 to 9")
+        cells = Cells(file)
 
     def read(where: np.ndarray) -> Tensor:
         names = [f"{file}, row {row}" for row in where]
         # One thread: images this small spend their time under Python's lock, so more gain nothing.
-        return decode_exact(read_cells(file, where), names, 32, "WEBP", threads=1)
+        return decode_exact(cells.read(where), names, SIZE, "WEBP", threads=1)
 
-    return Pool(labels, read), lossless
+    pool = Pool(labels, read, SIZE, cells.identities, resident_bytes=cells.resident_bytes)
+    return pool, lossless

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 # Deeper than 8 bits a channel: Pillow would clip these to 255 without a word.
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 GREY_MODES = ("1", "L", "LA")
+# Pillow's names of the formats that folders, tars and Hugging Face directories may hold. Not all
+# that it knows: it runs another program for some, such as EPS.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def decode_rgb(
@@ -88,14 +94,34 @@ def decode_file(
         uint8 (H, W, 3).
 
     Raises:
-        ValueError: the file cannot be read as an image.
+        ValueError: the file cannot be read as an image, or is not there.
+    """
+    with readable(f"{path} cannot be read as an image", instead):
+        return decode_rgb(path, size, formats)
+
+
+@contextmanager
+def readable(problem: str, instead: str = "") -> Iterator[None]:
+    """Turn whatever an unreadable image raises inside into one kind of error.
+
+    Args:
+        problem: begins the message.
+        instead: what the reader can do, ends the message.
+
+    Raises:
+        ValueError: something was raised that says that an image cannot be read.
     """
     from PIL import Image
 
+    # Pillow promises OSError, but its readers of damaged files fail in all of these ways.
+    damaged = (
+        *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError),
+        *(NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError),
+    )
     try:
-        return decode_rgb(path, size, formats)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}. {instead}") from error
+        yield
+    except damaged as error:
+        raise ValueError(f"{problem}: {error}. {instead}".rstrip()) from error
 
 
 def decode_exact(
@@ -120,17 +146,14 @@ def decode_exact(
     Raises:
         ValueError: bytes that are not such an image.
     """
-    from PIL import Image
 
     def decode(position: int) -> np.ndarray:
-        try:
+        with readable(names[position]):
             pixels = decode_rgb(cells[position], None, formats=(image_format,))
             if pixels.shape != (size, size, 3):
                 height, width = pixels.shape[:2]
                 raise ValueError(f"it is {width}×{height} pixels, not {size}×{size}")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{names[position]}: {error}.") from error
-        return pixels
+            return pixels
 
     return decode_all(len(cells), size, decode, threads)
 
@@ -151,11 +174,8 @@ def is_grey(cell: bytes, name: str, image_format: str) -> bool:
     """
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(cell), formats=(image_format,)) as image:
-            return image.mode in GREY_MODES
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: {error}.") from error
+    with readable(name), Image.open(io.BytesIO(cell), formats=(image_format,)) as image:
+        return image.mode in GREY_MODES
 
 
 def decode_all(

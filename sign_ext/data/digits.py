@@ -6,21 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sign_ext.data.splits import Pool, Splits, Wanted, read_splits
+from sign_ext.data.pool import Pool
+from sign_ext.data.splits import Wanted
 from sign_ext.data.stratify import three_way_split
+from sign_ext.data.unread import Unread
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DEFAULT_SIZE = 32
 
 
-def load_digits_splits(wanted: Wanted) -> Splits:
-    """Read the 1,797 digits as RGB images in 0–255, split 70/15/15 by class.
+def open_digits(wanted: Wanted) -> Unread:
+    """Find the 1,797 digits as RGB images in 0–255, split 70/15/15 by class.
 
     Args:
         wanted: subset sizes and image size (default 32).
 
     Returns:
-        The splits; the ink levels 0–16 of the 8×8 originals are scaled to 0–255 and resized.
+        The splits, unread; ink levels 0–16 of the 8×8 originals are scaled to 0–255 and resized.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
@@ -30,7 +32,7 @@ def load_digits_splits(wanted: Wanted) -> Splits:
     train, validation, test = three_way_split(pool.labels)
     note = f"scikit-learn's handwritten digits ({len(pool.labels):,} images of 8×8, resized)"
     parts = ((pool, train), (pool, validation), (pool, test))
-    return read_splits("digits", note, CLASS_NAMES, parts, wanted)
+    return Unread("digits", note, CLASS_NAMES, parts, wanted)
 
 
 def digits_pool(image_size: int | None) -> Pool:
@@ -63,4 +65,7 @@ def digits_pool(image_size: int | None) -> Pool:
         )
         return grey.round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
 
-    return Pool(labels, read)
+    def identities(where: np.ndarray) -> list[bytes]:
+        return [ink[position].numpy().tobytes() for position in where]
+
+    return Pool(labels, read, size, identities, resident_bytes=ink.nbytes)

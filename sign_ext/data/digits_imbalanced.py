@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from sign_ext.data.digits import digits_pool
 from sign_ext.data.isic2017 import COUNTS
-from sign_ext.data.splits import Pool, Splits, Wanted, read_splits
+from sign_ext.data.splits import Wanted
 from sign_ext.data.stratify import SPLIT_SEED, stratified_choice, three_way_split
+from sign_ext.data.unread import Unread
 
 CLASS_NAMES = ("other", "eight")
 POSITIVE = 8
 
 
-def load_digits_imbalanced(wanted: Wanted) -> Splits:
-    """Read the digits as "is it an eight?", as imbalanced as melanomas are in ISIC-2017.
+def open_digits_imbalanced(wanted: Wanted) -> Unread:
+    """Find the digits as "is it an eight?", as imbalanced as melanomas are in ISIC-2017.
 
     Every eight of a part of the digits is kept, and as many of the other digits, in their own
     proportions, as give it the share of positives that ISIC-2017's part has (374 of 2,000 for
@@ -24,14 +27,14 @@ def load_digits_imbalanced(wanted: Wanted) -> Splits:
         wanted: subset sizes and image size (default 32).
 
     Returns:
-        The splits, parts of those of the digits; ``note`` says that they stand for ISIC-2017.
+        The splits, unread: parts of the digits; ``note`` says that they stand for ISIC-2017.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
         ValueError: a subset larger than its part.
     """
     digits = digits_pool(wanted.image_size)
-    pool = Pool((digits.labels == POSITIVE).astype(np.int64), digits.read)
+    pool = dataclasses.replace(digits, labels=(digits.labels == POSITIVE).astype(np.int64))
     first, second, third = (
         (pool, _imbalanced(digits.labels, where, *COUNTS[split]))
         for split, where in zip(COUNTS, three_way_split(digits.labels), strict=True)
@@ -39,7 +42,7 @@ def load_digits_imbalanced(wanted: Wanted) -> Splits:
     total = sum(len(where) for _, where in (first, second, third))
     note = f"stand-in for ISIC-2017: scikit-learn's handwritten digits, eight or other ({total:,}"
     note += " images of 8×8, resized, as imbalanced as ISIC-2017)"
-    return read_splits("digits_imbalanced", note, CLASS_NAMES, (first, second, third), wanted)
+    return Unread("digits_imbalanced", note, CLASS_NAMES, (first, second, third), wanted)
 
 
 def _imbalanced(digits: np.ndarray, where: np.ndarray, images: int, positives: int) -> np.ndarray:

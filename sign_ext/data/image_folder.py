@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from sign_ext.data.decode import decode_all, decode_file
-from sign_ext.data.splits import Pool, Splits, Wanted, read_splits
-from sign_ext.data.stratify import SPLIT_SEED, stratified_choice, three_way_split
+from sign_ext.data.decode import FORMATS, decode_all, decode_file
+from sign_ext.data.parts import divided, given
+from sign_ext.data.pool import Parts, Pool
+from sign_ext.data.splits import Wanted
+from sign_ext.data.unread import Unread
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 DEFAULT_SIZE = 32
-VALIDATION_SHARE = 0.15
 REPAIR = "Repair it or take it out of the folder."
 LAYOUT = (
     "accepted: ROOT/CLASS/images, or ROOT/train/CLASS/images with ROOT/test and, optionally, "
@@ -21,8 +24,8 @@ LAYOUT = (
 )
 
 
-def load_image_folder(root: Path, wanted: Wanted) -> Splits:
-    """Read a folder of images, resized to squares.
+def open_image_folder(root: Path, wanted: Wanted) -> Unread:
+    """Find the images of a folder, which will be resized to squares.
 
     ROOT/CLASS/… is split 70/15/15 within each class. With ROOT/train/CLASS/… the folders test and
     validation (or val) are used as they are; without a validation folder 15% of the training images
@@ -33,10 +36,10 @@ def load_image_folder(root: Path, wanted: Wanted) -> Splits:
         wanted: subset sizes and image size (default 32; the aspect ratio is not kept).
 
     Returns:
-        The splits, called after the folder; classes are in the order of their names.
+        The splits, unread, called after the folder; classes are in the order of their names.
 
     Raises:
-        ValueError: another layout, too few images, an unreadable image, or a subset too large.
+        ValueError: another layout, too few images, or a subset too large.
     """
     size = wanted.image_size or DEFAULT_SIZE
     if folders(root / "train"):
@@ -45,20 +48,16 @@ def load_image_folder(root: Path, wanted: Wanted) -> Splits:
         names = tuple(folders(root))
         if not names:
             raise ValueError(f"{root} has no class folders; {LAYOUT}.")
-        pool, ignored = _pool(root, names, size, at_least=3)
-        train, validation, test = three_way_split(pool.labels)
-        parts = ((pool, train), (pool, validation), (pool, test))
+        pool, ignored = _pool(root, "", names, size, at_least=3)
+        parts = divided(pool)
     total = sum(len(where) for _, where in parts)
     note = f"images of {root.name} ({total:,} in {len(names)} classes, resized to {size}×{size}"
     note += f"; {ignored:,} other files ignored)" if ignored else ")"
-    return read_splits(root.resolve().name, note, names, parts, wanted)
-
-
-Parts = tuple[tuple[Pool, np.ndarray], tuple[Pool, np.ndarray], tuple[Pool, np.ndarray]]
+    return Unread(root.resolve().name, note, names, parts, wanted)
 
 
 def _given_splits(root: Path, size: int) -> tuple[Parts, tuple[str, ...], int]:
-    """Read ROOT/train, ROOT/test and ROOT/validation or ROOT/val."""
+    """List ROOT/train, ROOT/test and ROOT/validation or ROOT/val."""
     there = folders(root)
     unknown = [name for name in there if name not in ("train", "validation", "val", "test")]
     if unknown or "test" not in there or {"validation", "val"} <= set(there):
@@ -70,18 +69,13 @@ def _given_splits(root: Path, size: int) -> tuple[Parts, tuple[str, ...], int]:
                 f"{root / other} has the classes {folders(root / other)}, {root / 'train'} has "
                 f"{list(names)}; they must be the same."
             )
-    validation_name = next((name for name in ("validation", "val") if name in there), None)
-    train, ignored = _pool(root / "train", names, size, at_least=1 if validation_name else 2)
-    test, more = _pool(root / "test", names, size, at_least=1)
-    every, test_part = np.arange(len(train.labels)), (test, np.arange(len(test.labels)))
-    if validation_name:
-        validation, also = _pool(root / validation_name, names, size, at_least=1)
-        held = (validation, np.arange(len(validation.labels)))
-        return ((train, every), held, test_part), names, ignored + more + also
-    count = max(len(names), round(VALIDATION_SHARE * len(every)))
-    held_out = stratified_choice(train.labels, count, seed=SPLIT_SEED)
-    parts = ((train, np.setdiff1d(every, held_out)), (train, held_out), test_part)
-    return parts, names, ignored + more
+    held = next((name for name in ("validation", "val") if name in there), None)
+    train, ignored = _pool(root, "train/", names, size, at_least=1 if held else 2)
+    test, more = _pool(root, "test/", names, size, at_least=1)
+    if held is None:
+        return given(train, None, test), names, ignored + more
+    validation, also = _pool(root, f"{held}/", names, size, at_least=1)
+    return given(train, validation, test), names, ignored + more + also
 
 
 def folders(root: Path) -> list[str]:
@@ -97,30 +91,61 @@ def folders(root: Path) -> list[str]:
     )
 
 
-def _pool(root: Path, names: tuple[str, ...], size: int, *, at_least: int) -> tuple[Pool, int]:
-    """List the images of each class; also count the files that are not images."""
-    paths: list[Path] = []
+def _pool(
+    root: Path, below: str, names: tuple[str, ...], size: int, *, at_least: int
+) -> tuple[Pool, int]:
+    """List the images of each class below ROOT/BELOW; also count the files that are not images."""
+    paths: list[str] = []
     labels: list[int] = []
+    sizes: list[int] = []
     ignored = 0
     for label, name in enumerate(names):
-        found = [each for each in (root / name).rglob("*") if each.is_file()]
-        images = [
-            each
-            for each in found
-            if each.suffix.lower() in EXTENSIONS and not each.name.startswith(".")
-        ]
+        folder = root / below / name
+        images, others = _images(folder, f"{below}{name}")
         if len(images) < at_least:
             raise ValueError(
-                f"class {name!r} has {len(images)} images in {root / name}; accepted: at least "
+                f"class {name!r} has {len(images)} images in {folder}; accepted: at least "
                 f"{at_least}, with one of the endings {', '.join(EXTENSIONS)}."
             )
-        paths += sorted(images, key=lambda path: path.relative_to(root).as_posix())
+        paths += [path for path, _ in images]
+        sizes += [bytes_ for _, bytes_ in images]
         labels += [label] * len(images)
-        ignored += len(found) - len(images)
+        ignored += others
 
     def read(where: np.ndarray) -> Tensor:
-        return decode_all(
-            len(where), size, lambda position: decode_file(paths[where[position]], size, REPAIR)
-        )
+        def decode(position: int) -> np.ndarray:
+            return decode_file(root / paths[where[position]], size, REPAIR, FORMATS)
 
-    return Pool(np.asarray(labels, dtype=np.int64), read), ignored
+        return decode_all(len(where), size, decode)
+
+    def keys(where: np.ndarray) -> list[str]:
+        return [paths[position] for position in where]
+
+    def identities(where: np.ndarray) -> list[bytes]:
+        return [b"%d" % sizes[position] for position in where]
+
+    return Pool(np.asarray(labels, dtype=np.int64), read, size, identities, keys), ignored
+
+
+def _images(folder: Path, name: str) -> tuple[list[tuple[str, int]], int]:
+    """List (path, bytes) of a folder's images at any depth by path; count the other files.
+
+    Paths begin with `name` and are strings: a listing of millions then stays a few hundred MB.
+    """
+    images: list[tuple[str, int]] = []
+    others = 0
+    for inside, _, files in os.walk(folder):
+        below = Path(inside).relative_to(folder).as_posix()
+        prefix = f"{name}/" if below == "." else f"{name}/{below}/"
+        for file in files:
+            try:
+                found = os.stat(os.path.join(inside, file))
+            except OSError:  # a link to nothing
+                continue
+            if not stat.S_ISREG(found.st_mode):
+                continue
+            if os.path.splitext(file)[1].lower() in EXTENSIONS and not file.startswith("."):
+                images.append((prefix + file, found.st_size))
+            else:
+                others += 1
+    return sorted(images), others

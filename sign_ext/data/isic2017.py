@@ -10,8 +10,10 @@ from torch import Tensor
 
 from sign_ext.data import isic2017_files as files
 from sign_ext.data.decode import decode_all, decode_exact, decode_file
-from sign_ext.data.parquet import read_cells, read_columns, usable_as
-from sign_ext.data.splits import Pool, Splits, Wanted, read_splits
+from sign_ext.data.parquet import Cells, read_columns, usable_as
+from sign_ext.data.pool import Parts, Pool
+from sign_ext.data.splits import Wanted
+from sign_ext.data.unread import Unread
 
 CLASS_NAMES = ("benign", "melanoma")
 # Height and width of Inception-ResNet-v2's images, the network that the paper trains on this set.
@@ -20,11 +22,9 @@ PARQUET_SIZE = 256
 # Images and melanomas as published, of training, validation and test.
 COUNTS = {"train": (2_000, 374), "validation": (150, 30), "test": (600, 117)}
 
-Parts = tuple[tuple[Pool, np.ndarray], tuple[Pool, np.ndarray], tuple[Pool, np.ndarray]]
 
-
-def load_isic2017(root: Path, wanted: Wanted) -> Splits:
-    """Read ISIC-2017's third part: 2,000 training, 150 validation and 600 test images.
+def open_isic2017(root: Path, wanted: Wanted) -> Unread:
+    """Find ISIC-2017's third part: 2,000 training, 150 validation and 600 test images.
 
     A label is 1 for melanoma and 0 for anything else (nevus or seborrheic keratosis), the paper's
     task (Section 3). Images become squares without keeping their aspect ratio.
@@ -34,8 +34,8 @@ def load_isic2017(root: Path, wanted: Wanted) -> Splits:
         wanted: subset sizes and image size (default 299).
 
     Returns:
-        The challenge's own splits, images in the order of their names; ``note`` says which files
-        they came from.
+        The challenge's own splits, unread, images in the order of their names; ``note`` says which
+        files they came from.
 
     Raises:
         FileNotFoundError: the files are not there; the message lists those accepted.
@@ -51,7 +51,7 @@ def load_isic2017(root: Path, wanted: Wanted) -> Splits:
         parts = _parquet(path)
         source = f"images reduced to {PARQUET_SIZE}×{PARQUET_SIZE} beforehand, resized to {size}"
     note = f"ISIC-2017 part 3, melanoma or not ({source}; the aspect ratio is not kept)"
-    return read_splits("isic2017", note, CLASS_NAMES, parts, wanted)
+    return Unread("isic2017", note, CLASS_NAMES, parts, wanted)
 
 
 def _official(root: Path, size: int) -> Parts:
@@ -79,7 +79,13 @@ def _official_part(folder: Path, table: Path, split: str, size: int) -> tuple[Po
             lambda position: decode_file(paths[where[position]], size, instead, ("JPEG",)),
         )
 
-    return Pool(labels, read), np.arange(len(labels))
+    def keys(where: np.ndarray) -> list[str]:
+        return [f"{folder.name}/{paths[position].name}" for position in where]
+
+    def identities(where: np.ndarray) -> list[bytes]:
+        return [b"%d" % paths[position].stat().st_size for position in where]
+
+    return Pool(labels, read, size, identities, keys), np.arange(len(labels))
 
 
 def _parquet(file: Path) -> Parts:
@@ -104,12 +110,17 @@ def _parquet(file: Path) -> Parts:
         labels = np.asarray(rows[2], dtype=np.int64)
         for split, chosen in where.items():
             check_counts(labels[chosen], split)
+        cells = Cells(file)
 
     def read(where: np.ndarray) -> Tensor:
         names = [f"{file}, row {row}" for row in where]
-        return decode_exact(read_cells(file, where), names, PARQUET_SIZE, "JPEG")
+        return decode_exact(cells.read(where), names, PARQUET_SIZE, "JPEG")
 
-    pool = Pool(labels, read)
+    def keys(where: np.ndarray) -> list[str]:
+        return [f"{rows[1][position]}.jpg" for position in where]
+
+    resident = cells.resident_bytes
+    pool = Pool(labels, read, PARQUET_SIZE, cells.identities, keys, resident_bytes=resident)
     train, validation, test = (np.asarray(each, dtype=np.int64) for each in where.values())
     return (pool, train), (pool, validation), (pool, test)
 

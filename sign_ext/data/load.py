@@ -1,4 +1,4 @@
-"""One door to every data set."""
+"""One door to every data set: read into memory, or opened to be read piece by piece."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from pathlib import Path
 
 from sign_ext.data.ood import OOD_NAMES
 from sign_ext.data.root import find_root
+from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits, Wanted
+from sign_ext.data.tar_files import compressed_in, is_tar, tars_in
+from sign_ext.data.unread import Unread
 
 DATA_NAMES: tuple[str, ...] = ("digits", "cifar10", "isic2017", "digits_imbalanced")
+# What a path may lead to, for messages; docs/data.md says more.
+PATHS = (
+    "the path of a folder of images (one folder a class), of .tar files in WebDataset's manner "
+    "(one file, a folder of them, or photos-{000..013}.tar), or of a folder that Hugging Face's "
+    "save_to_disk wrote"
+)
 
 
 def load_data(
@@ -21,7 +30,7 @@ def load_data(
     test_size: int | None = None,
     image_size: int | None = None,
 ) -> Splits:
-    """Load a data set by name, or a folder of images by its path.
+    """Read a data set into memory, by its name or by the path of files.
 
     Which image belongs to training, validation or test is fixed and does not depend on ``seed``;
     ``seed`` chooses the subsets that ``train_size`` and ``test_size`` ask for. The validation set
@@ -29,8 +38,9 @@ def load_data(
 
     Args:
         name: ``"digits"``, ``"cifar10"``, ``"isic2017"``, ``"digits_imbalanced"`` (a stand-in for
-            ISIC-2017 that needs no files), or the path of an image folder (write ``./digits`` for
-            a folder that has the name of a data set).
+            ISIC-2017 that needs no files), or a path (write ``./digits`` for a folder that has the
+            name of a data set): a folder of images, .tar files in WebDataset's manner, or a folder
+            that Hugging Face's ``save_to_disk`` wrote.
         root: folder of the files that ``"cifar10"`` and ``"isic2017"`` read; by default the
             environment variable SIGN_EXT_DATA. The others need none.
         seed: 0 … 2³² − 1.
@@ -44,7 +54,8 @@ def load_data(
 
     Raises:
         FileNotFoundError: missing files; the message lists those accepted.
-        ModuleNotFoundError: a library of ``pip install 'sign-ext[experiments]'`` is missing.
+        ModuleNotFoundError: a library of ``pip install 'sign-ext[experiments]'`` (or
+            ``[huggingface]``) is missing.
         ValueError: an unknown name, a damaged file, or a size that cannot be had.
 
     Example:
@@ -52,38 +63,116 @@ def load_data(
         >>> len(splits.train), splits.image_shape
         (100, (3, 32, 32))
     """
-    wanted = Wanted(train_size, test_size, seed, image_size)
-    if name == "digits":
-        from sign_ext.data.digits import load_digits_splits
+    return _find(name, root, Wanted(train_size, test_size, seed, image_size)).read()
 
-        return load_digits_splits(wanted)
+
+def open_data(
+    name: str | Path,
+    root: str | Path | None = None,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    image_size: int | None = None,
+) -> ImageSource:
+    """Open one split of a data set, whose images are then read piece by piece.
+
+    Read whole it is what `load_data` gives: the same images in the same order.
+
+    Args:
+        name: as for `load_data`.
+        root: as for `load_data`.
+        split: ``"train"``, ``"validation"``, ``"test"``, or ``"all"``: the three in this order.
+        seed: as for `load_data`.
+        train_size: as for `load_data`.
+        test_size: as for `load_data`.
+        image_size: as for `load_data`.
+
+    Returns:
+        The source; its labels, names and fingerprint are known, no image was decoded.
+
+    Raises:
+        FileNotFoundError: missing files; the message lists those accepted.
+        ModuleNotFoundError: as for `load_data`.
+        ValueError: an unknown name or split, files that cannot be listed, or a size that cannot be
+            had. An image that cannot be decoded is an error when it is read.
+
+    Example:
+        >>> source = open_data("digits", split="all", image_size=16)
+        >>> [len(source.read(start, start + 599)) for start in range(0, len(source), 599)]
+        [599, 599, 599]
+    """
+    return _find(name, root, Wanted(train_size, test_size, seed, image_size)).source(split)
+
+
+def is_path(name: str) -> bool:
+    """Tell whether a name is a path that `load_data` would look at, not a data set's name.
+
+    Args:
+        name: as for `load_data`.
+
+    Example:
+        >>> is_path("photos-{000..013}.tar"), is_path("digits")
+        (True, False)
+    """
+    return name not in (*DATA_NAMES, *OOD_NAMES) and (Path(name).is_dir() or is_tar(name))
+
+
+def _find(name: str | Path, root: str | Path | None, wanted: Wanted) -> Unread:
+    """Find a data set and list it."""
+    if name == "digits":
+        from sign_ext.data.digits import open_digits
+
+        return open_digits(wanted)
     if name == "cifar10":
         from sign_ext.data import cifar10_files
-        from sign_ext.data.cifar10 import load_cifar10
+        from sign_ext.data.cifar10 import open_cifar10
 
-        return load_cifar10(find_root(root, name, cifar10_files.ACCEPTED), wanted)
+        return open_cifar10(find_root(root, name, cifar10_files.ACCEPTED), wanted)
     if name == "isic2017":
         from sign_ext.data import isic2017_files
-        from sign_ext.data.isic2017 import load_isic2017
+        from sign_ext.data.isic2017 import open_isic2017
 
-        return load_isic2017(find_root(root, name, isic2017_files.ACCEPTED), wanted)
+        return open_isic2017(find_root(root, name, isic2017_files.ACCEPTED), wanted)
     if name == "digits_imbalanced":
-        from sign_ext.data.digits_imbalanced import load_digits_imbalanced
+        from sign_ext.data.digits_imbalanced import open_digits_imbalanced
 
-        return load_digits_imbalanced(wanted)
+        return open_digits_imbalanced(wanted)
     if name in OOD_NAMES:
         raise ValueError(
             f"name={name!r} is a test set without training images; accepted: "
-            f"{', '.join(DATA_NAMES)}, or the path of a folder of images. Load it with load_ood."
+            f"{', '.join(DATA_NAMES)}, or {PATHS}. Load it with load_ood."
         )
-    folder = Path(name)
-    if folder.is_dir():
-        from sign_ext.data.image_folder import load_image_folder
+    if Path(name).is_dir():
+        return _find_in_folder(Path(name), wanted)
+    if is_tar(str(name)):
+        from sign_ext.data.tars import open_tars
 
-        return load_image_folder(folder, wanted)
+        return open_tars(name, wanted)
     close = difflib.get_close_matches(str(name), DATA_NAMES, n=1)
     raise ValueError(
-        f"name={str(name)!r} is neither a data set nor a folder; accepted: "
-        f"{', '.join(DATA_NAMES)}, or the path of a folder of images."
-        + (f" Did you mean {close[0]!r}?" if close else "")
+        f"name={str(name)!r} is neither a data set nor a folder or tar that is there; accepted: "
+        f"{', '.join(DATA_NAMES)}, or {PATHS}." + (f" Did you mean {close[0]!r}?" if close else "")
     )
+
+
+def _find_in_folder(folder: Path, wanted: Wanted) -> Unread:
+    """Tell by what a folder holds which kind of data it is, and list it."""
+    from sign_ext.data import huggingface
+    from sign_ext.data.image_folder import folders, open_image_folder
+    from sign_ext.data.tars import open_tars
+
+    if huggingface.is_saved(folder):
+        return huggingface.open_saved(folder, wanted)
+    below = folders(folder)
+    if tars_in(folder) or any(tars_in(folder / name) for name in below):
+        return open_tars(folder, wanted)
+    if not below:
+        packed = compressed_in(folder)
+        raise ValueError(
+            f"{folder} has no class folders, no tars and no {' or '.join(huggingface.MARKS)}"
+            + (f", only compressed files such as {packed[0].name}: unpack them" if packed else "")
+            + f"; accepted: {PATHS}."
+        )
+    return open_image_folder(folder, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,36 +65,88 @@ def read_columns(file: Path, columns: tuple[str, ...], rows: int | None = None) 
     return table
 
 
-def read_cells(file: Path, where: np.ndarray) -> list[bytes]:
-    """Read the compressed images of some rows, one row group in memory at a time.
+class Cells:
+    """The compressed images of a Parquet file, read row group by row group when asked for.
+
+    The two row groups used last stay in memory, compressed images as they lie in the file: piece
+    after piece is then read from the file once, also by several threads at neighbouring pieces.
 
     Args:
         file: the Parquet file.
-        where: int64 (n,), increasing positions of rows.
-
-    Returns:
-        n images' bytes, as they lie in the file.
 
     Raises:
-        ValueError: the file cannot be read, or a cell holds no bytes; the message names the row.
+        OSError: it cannot be read.
+        pyarrow.ArrowException: not a readable Parquet file.
     """
-    import pyarrow
-    import pyarrow.parquet
 
-    cells: list[bytes] = []
-    first = 0
-    try:
+    KEPT = 2
+
+    def __init__(self, file: Path) -> None:
+        """Read where the row groups begin, and how large they are."""
+        import pyarrow.parquet
+
+        self.file = file
         with pyarrow.parquet.ParquetFile(file) as opened:
-            for group in range(opened.num_row_groups):
-                rows = opened.metadata.row_group(group).num_rows
-                inside = where[(where >= first) & (where < first + rows)] - first
-                if len(inside):
+            groups = [opened.metadata.row_group(i) for i in range(opened.num_row_groups)]
+            column = opened.schema_arrow.names.index(IMAGE)
+        self._ends = np.cumsum([group.num_rows for group in groups])
+        sizes = sorted(group.column(column).total_uncompressed_size for group in groups)
+        self.resident_bytes = sum(sizes[-self.KEPT :])
+        self._kept: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def read(self, where: np.ndarray) -> list[bytes]:
+        """Read the compressed images of some rows.
+
+        Args:
+            where: int64 (n,), increasing positions of rows.
+
+        Returns:
+            n images' bytes, as they lie in the file.
+
+        Raises:
+            ValueError: the file cannot be read, or a cell holds no bytes; the message names the
+                row.
+        """
+        cells = self._cells(where)
+        for row, cell in zip(where, cells, strict=True):
+            if not isinstance(cell, bytes):
+                raise ValueError(f"{self.file}, row {row}: its image is {cell!r}, not bytes.")
+        return cells
+
+    def identities(self, where: np.ndarray) -> list[bytes]:
+        """Return the same bytes to be told apart; a cell without any has the empty ones.
+
+        Args:
+            where: int64 (n,), increasing positions of rows.
+        """
+        return [cell if isinstance(cell, bytes) else b"" for cell in self._cells(where)]
+
+    def _cells(self, where: np.ndarray) -> list[Any]:
+        """Return what the cells of some rows hold."""
+        import pyarrow
+
+        cells: list[Any] = []
+        holding = np.searchsorted(self._ends, where, side="right")
+        for group in np.unique(holding).tolist():
+            first = self._ends[group - 1] if group else 0
+            inside = where[holding == group] - first
+            try:
+                cells += self._group(group).take(pyarrow.array(inside)).to_pylist()
+            except (pyarrow.ArrowException, OSError) as error:
+                raise ValueError(f"{self.file} cannot be read: {error}.") from error
+        return cells
+
+    def _group(self, group: int) -> Any:
+        """Return a row group's images, from the file unless it is one of those used last."""
+        import pyarrow.parquet
+
+        with self._lock:
+            column = self._kept.pop(group, None)
+            if column is None:
+                with pyarrow.parquet.ParquetFile(self.file) as opened:
                     column = opened.read_row_group(group, columns=[IMAGE])[IMAGE]
-                    cells += column.take(pyarrow.array(inside)).to_pylist()
-                first += rows
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{file} cannot be read: {error}.") from error
-    for row, cell in zip(where, cells, strict=True):
-        if not isinstance(cell, bytes):
-            raise ValueError(f"{file}, row {row}: its image is {cell!r}, not bytes.")
-    return cells
+            self._kept[group] = column
+            while len(self._kept) > self.KEPT:
+                del self._kept[next(iter(self._kept))]
+            return column

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from sign_ext.data.parquet import read_cells, read_columns, usable_as
+from sign_ext.data.parquet import Cells, read_columns, usable_as
 from sign_ext.data.root import PUT_IT
 
 HOME = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -127,7 +127,7 @@ def read_parquet(file: Path, splits: tuple[str, ...], classes: dict[str, str]) -
                 )
             if split in splits and wnid in classes:
                 chosen.append(row)
-    cells = read_cells(file, np.asarray(chosen, dtype=np.int64))
+    cells = Cells(file).read(np.asarray(chosen, dtype=np.int64))
     return [
         Found(rows[row][0], rows[row][1], rows[row][3], cell, f"{file}, row {row}")
         for row, cell in zip(chosen, cells, strict=True)

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sign_ext.data import ImageSet, load_transformed
+from sign_ext.data import ImageSet
 from sign_ext.experiments.lab import Bench
 from sign_ext.experiments.sign_stages import CHUNK, Transform, part_of
 from sign_ext.experiments.stage import Stage
 from sign_ext.report.samples import pick_samples, png
+from sign_ext.store import load_transformed
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from sign_ext import SignTransform
-from sign_ext.data import ImageSet, Splits, fingerprint, load_transformed, save_transformed
+from sign_ext.data import ImageSet, ImageSource, Splits
 from sign_ext.data.stratify import stratified_choice
 from sign_ext.errors import DivergenceError
 from sign_ext.experiments.flops import SIGN, flops_per_image
 from sign_ext.experiments.lab import Bench, Outcome
 from sign_ext.experiments.stage import Stage
 from sign_ext.experiments.train_stage import Train, trained
+from sign_ext.store import load_transformed, transform_to_store
+from sign_ext.store.ranks import Ranks
 
 CHUNK = 4096  # images at a time where a whole set in float64 would not fit
+MEMORY = 64 << 30  # no limit of its own: the experiments hold their data in memory anyway
 DELTA_RMS = 64.0  # grey levels: about what the pixels of natural images deviate from their mean
 
 
@@ -109,7 +111,8 @@ class Transform(Stage):
 
     def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
         """Transform and store."""
-        images = part_of(bench.data(self.phi.source), self.part)
+        splits = bench.data(self.phi.source)
+        images = part_of(splits, self.part)
         step_size = self.step_size(bench)
         sign = SignTransform(
             trained(bench.outcome(self.phi), bench.device),
@@ -118,13 +121,29 @@ class Transform(Stage):
             snapshots=self.snapshots,
             precision=self.precision,
         )
-        moved = self._all(sign, images, bench, step_size)
-        manifest = {"stage": self.describe(), "data": {"fingerprint": fingerprint(images)}}
-        save_transformed(folder, moved, images.labels, manifest=manifest, overwrite=True)
+        try:
+            # A stage that was killed goes on where it was; a run is one process whoever began it.
+            transform_to_store(
+                sign,
+                ImageSource.in_memory(images, splits.note),
+                folder,
+                overwrite=True,
+                memory=MEMORY,
+                about={"stage": self.describe()},
+                ranks=Ranks(),
+                progress=bench.report,
+            )
+        except DivergenceError as error:
+            raise DivergenceError(
+                f"{self.title()}: SIGN diverged with step size {step_size:g} ({error}); lower "
+                "sign.target_share in the scale's settings",
+                error.step,
+            ) from error
+        store = load_transformed(folder)
         return {
             "step_size": step_size,
             "images": len(images),
-            "change": {str(k): change(images, each) for k, each in moved.items()},
+            "change": {str(k): change(images, store.tensor(k)) for k in store.steps},
         }
 
     def step_size(self, bench: Bench) -> float:
@@ -132,32 +151,6 @@ class Transform(Stage):
         if self.step is None:
             return self.factor
         return self.factor * float(bench.outcome(self.step).numbers["proposed"])
-
-    def _all(
-        self, sign: SignTransform, images: ImageSet, bench: Bench, step_size: float
-    ) -> dict[int, Tensor]:
-        """Transform a chunk at a time, so that the device holds no more than that."""
-        count, steps = len(images), max(self.snapshots)
-        moved = {k: torch.empty(images.images.shape, dtype=torch.float32) for k in self.snapshots}
-        for start in range(0, count, CHUNK):
-            rows = slice(start, min(start + CHUNK, count))
-            chunk = images.images[rows].to(bench.device, torch.float32)
-
-            def report(done: int, _: int, before: int = start * steps) -> None:
-                bench.report(before + done, count * steps)
-
-            try:
-                found = sign.transform(chunk, progress=report)
-            except DivergenceError as error:
-                raise DivergenceError(
-                    f"{self.title()}: SIGN diverged with step size {step_size:g} ({error}); lower "
-                    "sign.target_share in the scale's settings",
-                    error.step,
-                ) from error
-            assert isinstance(found, dict)
-            for k, each in found.items():
-                moved[k][rows] = each.cpu()
-        return moved
 
 
 def part_of(splits: Splits, name: str) -> ImageSet:

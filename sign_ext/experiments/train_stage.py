@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
-from sign_ext.data import ImageSet, load_transformed
+from sign_ext.data import ImageSet
 from sign_ext.experiments.flops import FORWARD, TRAINING, flops_per_image
 from sign_ext.experiments.lab import Bench, Outcome
 from sign_ext.experiments.search_stage import Search
 from sign_ext.experiments.sources import Source
 from sign_ext.experiments.stage import Stage
 from sign_ext.models import build_model
+from sign_ext.store import load_transformed
 from sign_ext.training import TrainSettings, load_checkpoint, train
-from sign_ext.training.loop import STATE_NAME
+from sign_ext.training.state import STATE_NAME
 
 if TYPE_CHECKING:
     from sign_ext.experiments.sign_stages import Transform

@@ -100,8 +100,8 @@ class TuningPlan:
         Args:
             path: the file.
         """
-        content = {"format": FORMAT, **asdict(self)}
-        write_whole(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        content = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        write_whole(Path(path), content + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> TuningPlan:
@@ -114,13 +114,24 @@ class TuningPlan:
             ValueError: the file is not such a plan.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls._from(content)
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a tuning plan of sign_ext: {error}") from error
 
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, which `from_dict` reads."""
+        return {"format": FORMAT, **asdict(self)}
+
     @classmethod
-    def _from(cls, content: Mapping[str, Any]) -> TuningPlan:
+    def from_dict(cls, content: Mapping[str, Any]) -> TuningPlan:
+        """Read what `to_dict` gave, here or after JSON.
+
+        Args:
+            content: plain data.
+
+        Raises:
+            KeyError, TypeError: it is not such a plan.
+        """
         if content["format"] != FORMAT:
             raise TypeError(f"its format is {content['format']}, this version reads {FORMAT}")
         choices = {

@@ -1,0 +1,65 @@
+"""A small network and a small data set for the stores' tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from store_parts import make_sign, make_source
+
+from sign_ext import SignTransform
+from sign_ext.data import ImageSource
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """For networks this small threads cost more than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def sign() -> SignTransform:
+    return make_sign()
+
+
+@pytest.fixture
+def source() -> ImageSource:
+    return make_source()
+
+
+@pytest.fixture
+def unreadable() -> Callable[..., ImageSource]:
+    """A source some of whose images cannot be read."""
+
+    def make(*positions: int, count: int = 23) -> ImageSource:
+        source = make_source(count)
+        bad = np.array(positions)
+
+        def read(start: int, stop: int) -> torch.Tensor:
+            if len(hit := bad[(bad >= start) & (bad < stop)]):
+                raise ValueError(f"photos/{hit[0]}.jpg cannot be read as an image.")
+            return source.reader(start, stop)
+
+        return dataclasses.replace(source, reader=read)
+
+    return make
+
+
+@pytest.fixture
+def content_of() -> Callable[[Path], dict[str, str]]:
+    """File name → SHA-256 of everything in a folder."""
+
+    def read(folder: Path) -> dict[str, str]:
+        return {
+            each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in folder.iterdir()
+        }
+
+    return read

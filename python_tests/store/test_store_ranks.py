@@ -1,0 +1,124 @@
+"""Under torchrun: the same bytes however many processes there are, and none waits in vain."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from store_parts import make_sign, make_source
+
+from sign_ext.cli import main
+from sign_ext.models import build_model
+from sign_ext.store import load_transformed, transform_to_store, verify
+from sign_ext.store.errors import StoreError
+from sign_ext.store.ranks import Ranks
+from sign_ext.training import save_checkpoint
+
+HERE = Path(__file__).parent
+
+
+def torchrun(*command: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, f"--nproc-per-node={processes}", *command],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=HERE,
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phi")
+    torch.manual_seed(1)
+    model = build_model("basic_cnn", num_classes=10, image_shape=(3, 16, 16))
+    spec = {"name": "basic_cnn", "num_classes": 10, "image_shape": [3, 16, 16], "options": {}}
+    save_checkpoint(folder / "model.safetensors", model, {"model": spec, "data": {}})
+    return folder
+
+
+def test_two_processes_write_what_one_writes(checkpoint, tmp_path, content_of):
+    arguments = ["transform", "--checkpoint", str(checkpoint), "--data", "digits"]
+    arguments += ["--train-size", "75", "--steps", "2", "--snapshots", "1", "2"]
+    arguments += ["--step-size", "100", "--shard-size", "10", "--device", "cpu"]
+    torch.set_num_threads(2)  # and one each below
+    assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    two = torchrun("-m", "sign_ext", *arguments, "--out", str(tmp_path / "two"), "--profile")
+    assert two.returncode == 0, two.stderr
+    assert content_of(tmp_path / "two") == content_of(tmp_path / "one")
+    # The first one speaks; where the time went every one says for itself.
+    assert two.stdout.count("snapshots") == 1
+    for rank in (0, 1):
+        assert two.stderr.count(f"process {rank} of 2: ") == 1
+    assert "made 4 shards, of its own none was there" in two.stdout
+
+    other = [*arguments, "--out", str(tmp_path / "two"), "--momentum", "0.5"]
+    refused = torchrun("-m", "sign_ext", *other)
+    assert refused.returncode != 0
+    assert refused.stderr.count("settings.momentum: 0.0 in the store, 0.5 now") == 1
+    assert content_of(tmp_path / "two") == content_of(tmp_path / "one")
+
+
+def test_a_dead_processs_shards_are_taken_up(tmp_path, content_of):
+    out = tmp_path / "store"
+    died = torchrun(str(HERE / "dying_rank.py"), str(out))
+    assert died.returncode != 0
+    assert "Signal 9" in died.stderr
+    kept = {each.name: each.stat().st_mtime_ns for each in out.glob("shard-*.safetensors")}
+    assert "shard-000007.safetensors" not in kept
+    assert 1 <= len(kept) < 12
+    assert verify(out).faults
+    run = transform_to_store(make_sign(), make_source(60), out, shard_size=5)
+    assert run.kept == len(kept)
+    for name, when in kept.items():
+        assert (out / name).stat().st_mtime_ns == when
+    transform_to_store(make_sign(), make_source(60), tmp_path / "one", shard_size=5)
+    assert content_of(out) == content_of(tmp_path / "one")
+    assert len(load_transformed(out)) == 60
+
+
+class Words(dict):
+    """A launcher's key-value store, in this process."""
+
+    def get(self, key):
+        return self[key].encode()
+
+    def set(self, key, value):
+        self[key] = value
+
+
+def test_processes_share_the_shards_and_check_each_other(sign, source, tmp_path, content_of):
+    words = Words()
+    # Here they run one after another; the last to run is the first process, which waits for all.
+    words["go"] = "yes"
+    transform_to_store(sign, source, tmp_path / "one", shard_size=5)
+    out = tmp_path / "store"
+    with pytest.raises(FileNotFoundError):  # nobody has begun it
+        transform_to_store(sign, source, out, shard_size=5, ranks=Ranks(1, 3, words))
+    transform_to_store(sign, source, out, shard_size=5)
+    for shard in (1, 2, 4):
+        (out / f"shard-00000{shard}.safetensors").unlink()
+    second = transform_to_store(sign, source, out, shard_size=5, ranks=Ranks(1, 3, words))
+    third = transform_to_store(sign, source, out, shard_size=5, ranks=Ranks(2, 3, words))
+    assert (second.made, second.kept, third.made, third.kept) == (2, 0, 1, 0)
+    first = transform_to_store(sign, source, out, shard_size=5, ranks=Ranks(0, 3, words))
+    assert (first.made, first.kept) == (0, 2)
+    assert content_of(out) == content_of(tmp_path / "one")
+    with pytest.raises(StoreError, match=r"other images than the first one.*steps: 3"):
+        transform_to_store(make_sign(steps=4), source, out, shard_size=5, ranks=Ranks(1, 3, words))
+    words["go"] = "no"
+    with pytest.raises(StoreError, match="process 2 stops"):
+        transform_to_store(sign, source, out, shard_size=5, ranks=Ranks(2, 3, words))
+
+
+def test_a_launcher_that_says_half_is_refused():
+    assert Ranks.from_environment({}) == Ranks()
+    assert Ranks.from_environment({"WORLD_SIZE": "1", "RANK": "0"}) == Ranks()
+    with pytest.raises(ValueError, match=r"RANK, MASTER_ADDR, MASTER_PORT not set.*torchrun"):
+        Ranks.from_environment({"WORLD_SIZE": "2"})

@@ -1,0 +1,35 @@
+"""Say what a store of transformed images is: counts, sizes, and how it was made.
+
+Reads the manifest, not the images; `sign-ext verify` reads those. An
+unfinished store tells how far it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sign_ext.commands import console
+from sign_ext.commands.options import CommonOptions, option
+
+EXAMPLES = ("sign-ext inspect runs/transformed", "sign-ext inspect runs/transformed --json")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of `sign-ext inspect`."""
+
+    store: str = option(
+        positional=True, help="Folder that `sign-ext transform` wrote.", metavar="STORE"
+    )
+
+
+def run(options: Options) -> None:
+    """Print the description, or JSON."""
+    from sign_ext.store.describe import describe, in_words
+
+    store = describe(options.store)
+    if options.json:
+        console.print_json(store)
+        return
+    for name, text in in_words(store):
+        print(f"{name:<11}{text}")

@@ -1,0 +1,54 @@
+"""Check a store of transformed images: read every shard, compare it with the manifest.
+
+Exit code 0 means that every shard is there with the right checksum, 1 that
+something is wrong; each fault is a line on stdout. The `sign-ext transform`
+command that made the store, run again, mends what is missing or damaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sign_ext.commands import console
+from sign_ext.commands.options import CommonOptions, option
+
+EXAMPLES = ("sign-ext verify runs/transformed", "sign-ext verify runs/transformed --json")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of `sign-ext verify`."""
+
+    store: str = option(
+        positional=True, help="Folder that `sign-ext transform` wrote.", metavar="STORE"
+    )
+
+
+def run(options: Options) -> None:
+    """Verify; print the faults.
+
+    Raises:
+        StoreError: something is wrong.
+    """
+    from sign_ext.compiler.printing import bytes_in_words
+    from sign_ext.store import StoreError, verify
+
+    with console.progress("verifying") as report:
+        verdict = verify(options.store, progress=report)
+    if options.json:
+        console.print_json({"store": options.store, **dataclasses.asdict(verdict)})
+    else:
+        for line in verdict.faults:
+            print(line)
+        for note in verdict.notes:
+            console.say(f"note: {note}")
+    if verdict.faults:
+        raise StoreError(
+            f"{options.store} is not whole: {verdict.whole:,} of {verdict.shards:,} shards are as "
+            "they should be; run its `sign-ext transform` again to mend it"
+        )
+    if not options.json:
+        print(
+            f"{options.store} is whole: {verdict.shards:,} shards, "
+            f"{bytes_in_words(verdict.bytes)} read"
+        )

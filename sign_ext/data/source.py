@@ -1,0 +1,140 @@
+"""A split of a data set whose pixels are read on demand: data sets of any size."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sign_ext.data.image_set import ImageSet, fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """Images that are read piece by piece, with everything about them that is known before.
+
+    What is in memory is the labels, the names and ``resident_bytes``; nothing that was read is
+    kept. Made by `open_data`.
+
+    Args:
+        name: data set and split, e.g. ``"cifar10/train"``.
+        labels: int64 (N,).
+        class_names: one name a class, in label order.
+        image_shape: (3, H, W), in pixels.
+        fingerprint: 64 hexadecimal digits that change with a label, a key, the class names, the
+            image size, and with what identifies each image without decoding it (docs/data.md).
+        note: what the data really is, one line for reports.
+        resident_bytes: what the source itself holds in memory: 0 for folders, tars and Hugging
+            Face directories; the pixels of data sets that are decoded whole; of Parquet files at
+            most two row groups.
+        reader: (start, stop) → uint8 (stop − start, 3, H, W), called with start < stop only.
+        namer: (start, stop) → that many keys.
+
+    Example:
+        >>> from sign_ext.data import open_data
+        >>> source = open_data("digits", split="validation")
+        >>> len(source), tuple(source.read(100, 105).shape), source.keys(0, 2)
+        (269, (5, 3, 32, 32), ['digits/validation/0', 'digits/validation/1'])
+    """
+
+    name: str
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    fingerprint: str
+    note: str
+    resident_bytes: int
+    reader: Callable[[int, int], Tensor] = dataclasses.field(repr=False)
+    namer: Callable[[int, int], list[str]] = dataclasses.field(repr=False)
+
+    @classmethod
+    def in_memory(cls, images: ImageSet, note: str = "") -> ImageSource:
+        """Make a source of images that are in memory already.
+
+        Args:
+            images: uint8.
+            note: what the data really is.
+        """
+
+        def read(start: int, stop: int) -> Tensor:
+            return images.images[start:stop].clone()
+
+        def name(start: int, stop: int) -> list[str]:
+            return [f"{images.name}/{position}" for position in range(start, stop)]
+
+        channels, height, width = images.images.shape[1:]
+        return cls(
+            images.name,
+            images.labels.numpy(),
+            images.class_names,
+            (channels, height, width),
+            fingerprint(images),
+            note,
+            images.images.numel(),
+            read,
+            name,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Decode some images; several threads may do so at once.
+
+        Args:
+            start: the first image's position.
+            stop: the position after the last one's; start ≤ stop ≤ N.
+
+        Returns:
+            uint8 (stop − start, 3, H, W), pixel units 0–255.
+
+        Raises:
+            IndexError: positions that there are not.
+            ValueError: an image that cannot be read, or is no longer there; the message names it.
+        """
+        self._check(start, stop)
+        if start == stop:
+            return torch.empty(0, *self.image_shape, dtype=torch.uint8)
+        return self.reader(start, stop)
+
+    def keys(self, start: int, stop: int) -> list[str]:
+        """Return what the source calls some images.
+
+        Args:
+            start: the first image's position.
+            stop: the position after the last one's; start ≤ stop ≤ N.
+
+        Returns:
+            For a folder the paths below it, for tars the samples' keys (unique within a tar), else
+            data set, split and position in the whole split, whatever subset this is.
+
+        Raises:
+            IndexError: positions that there are not.
+        """
+        self._check(start, stop)
+        return self.namer(start, stop)
+
+    def read_all(self) -> ImageSet:
+        """Read every image into memory.
+
+        Returns:
+            The images with their labels.
+
+        Raises:
+            ValueError: an image that cannot be read.
+        """
+        labels = torch.from_numpy(self.labels.copy())
+        return ImageSet(self.read(0, len(self)), labels, self.class_names, self.name)
+
+    def _check(self, start: int, stop: int) -> None:
+        """Refuse positions that there are not; a slice would shorten them without a word."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(
+                f"start={start}, stop={stop} of {self.name}; accepted: 0 ≤ start ≤ stop ≤ "
+                f"{len(self)}, the number of images."
+            )

@@ -1,0 +1,20 @@
+"""Transformed data sets on disk: sharded, checked, resumable, made by many processes."""
+
+from sign_ext.store.build import StoreRun, transform_to_store
+from sign_ext.store.errors import StoreError, StoreInUseError
+from sign_ext.store.reader import Snapshot, Transformed, load_transformed
+from sign_ext.store.save import save_transformed
+from sign_ext.store.verify import Verdict, verify
+
+__all__ = [
+    "Snapshot",
+    "StoreError",
+    "StoreInUseError",
+    "StoreRun",
+    "Transformed",
+    "Verdict",
+    "load_transformed",
+    "save_transformed",
+    "transform_to_store",
+    "verify",
+]

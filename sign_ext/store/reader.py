@@ -1,0 +1,271 @@
+"""Transformed images as they lie on disk: mapped into memory, read at random or whole."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sign_ext.store.errors import StoreError
+from sign_ext.store.layout import shard_file, tensor_name
+from sign_ext.store.manifest import Manifest, Recipe, Skipped, read_manifest, require_complete
+from sign_ext.store.shard import fault_of, unpack_keys
+
+OPEN_SHARDS = 64  # files kept mapped at a time
+
+
+def load_transformed(folder: str | Path) -> Transformed:
+    """Open a store of transformed images; nothing but its manifest is read yet.
+
+    Sizes of its files are looked at; `sign-ext verify` reads them all against their checksums.
+
+    Args:
+        folder: what `sign-ext transform` or `save_transformed` wrote.
+
+    Returns:
+        The store: `snapshots[50]` is p*_50 of all images as one tensor, `at(50)` a
+        `torch.utils.data.Dataset` of (image, label), read at random from the mapped files.
+
+    Raises:
+        FileNotFoundError: no manifest.
+        StoreError: the store is unfinished, or a shard is missing or truncated.
+        ValueError: a manifest of another format.
+
+    Example:
+        >>> import tempfile
+        >>> from sign_ext.store import save_transformed
+        >>> images = {50: torch.zeros(2, 3, 4, 4)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_transformed(folder, images, torch.tensor([0, 1]), recipe={"steps": 50})
+        ...     store = load_transformed(folder)
+        ...     image, label = store.at(50)[1]
+        ...     store.recipe, tuple(image.shape), label
+        ({'steps': 50}, (3, 4, 4), 1)
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    require_complete(folder, manifest)
+    for index, entry in enumerate(manifest.shards):
+        if fault := fault_of(folder, index, entry, checksum=False):
+            raise StoreError(
+                f"{folder}: {fault}. Run the `sign-ext transform` command that made it again; it "
+                "does what is missing"
+            )
+    return Transformed(folder, manifest)
+
+
+class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
+    """A store, open for reading; made by `load_transformed`.
+
+    As a Dataset it gives ({K: float32 (C, H, W)}, label) for each image, in the data set's order.
+    It can be pickled to worker processes; each maps the files itself.
+
+    Args:
+        folder: of the store.
+        manifest: its manifest.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Remember where the shards are."""
+        self.folder = folder
+        self.manifest = manifest
+        counts = (entry.images for entry in manifest.shards)
+        self._starts = list(itertools.accumulate(counts, initial=0))
+        self._open: OrderedDict[int, Any] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the mapped files out."""
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return self._starts[-1]
+
+    @property
+    def recipe(self) -> Recipe:
+        """All that determined the images."""
+        return self.manifest.recipe
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The snapshots' numbers of steps, ascending."""
+        return self.manifest.snapshots
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class names in label order; () where the store has none."""
+        return self.manifest.class_names
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The images of the data set that could not be read, and are not here."""
+        return tuple(each for entry in self.manifest.shards for each in entry.skipped)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """int64 (N,)."""
+        return self._joined("labels")
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """int64 (N,): each image's position in the data set it was made from."""
+        return self._joined("indices")
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """What the data set calls each image: a path, a tar's key …"""
+        found: list[str] = []
+        for shard in range(len(self.manifest.shards)):
+            file = self._shard(shard)
+            found += unpack_keys(file.get_tensor("keys"), file.get_tensor("key_ends"))
+        return tuple(found)
+
+    @property
+    def snapshots(self) -> dict[int, Tensor]:
+        """Every snapshot whole, in memory: number of steps K → p*_K, float32 (N, C, H, W)."""
+        return {step: self.tensor(step) for step in self.steps}
+
+    def tensor(
+        self,
+        step: int,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """One snapshot of all images, on a device.
+
+        Args:
+            step: number of steps, one of `steps`.
+            device: where; a shard at a time goes there.
+            dtype: float32, or torch.float16 or bfloat16 for half the memory.
+
+        Returns:
+            p*_step, (N, C, H, W) in pixel units, not clipped.
+
+        Raises:
+            KeyError: the store has no such snapshot.
+        """
+        name = self._name(step)
+        shape = (len(self), *self.manifest.image_shape)
+        whole = torch.empty(shape, dtype=dtype, device=device)
+        for shard, start in enumerate(self._starts[:-1]):
+            images = self._shard(shard).get_tensor(name)
+            whole[start : start + len(images)].copy_(images)
+        return whole
+
+    def at(self, step: int) -> Snapshot:
+        """One snapshot as a `torch.utils.data.Dataset` of (image, label).
+
+        Args:
+            step: number of steps, one of `steps`.
+
+        Raises:
+            KeyError: the store has no such snapshot.
+        """
+        self._name(step)
+        return Snapshot(self, step)
+
+    def images(self, step: int, positions: Sequence[int]) -> Tensor:
+        """Some images of a snapshot, read from the mapped files.
+
+        Args:
+            step: number of steps.
+            positions: 0 … N − 1, any order; negative ones count from the end.
+
+        Returns:
+            float32 (n, C, H, W).
+
+        Raises:
+            IndexError: a position outside.
+            KeyError: the store has no such snapshot.
+        """
+        name = self._name(step)
+        found = torch.empty((len(positions), *self.manifest.image_shape))
+        for row, position in enumerate(positions):
+            shard, at = self._place(position)
+            found[row] = self._shard(shard).get_slice(name)[at]
+        return found
+
+    def __getitem__(self, position: int) -> tuple[dict[int, Tensor], int]:
+        """All snapshots of one image, and its label."""
+        images = {step: self.images(step, [position])[0] for step in self.steps}
+        return images, int(self.labels[position])
+
+    def shard_rows(self, shard: int) -> slice:
+        """The rows of the store that a shard holds.
+
+        Args:
+            shard: its index.
+        """
+        return slice(self._starts[shard], self._starts[shard + 1])
+
+    def _place(self, position: int) -> tuple[int, int]:
+        count = len(self)
+        if not -count <= position < count:
+            raise IndexError(f"position {position}; {self.folder} holds {count} images")
+        position %= count
+        shard = bisect.bisect_right(self._starts, position) - 1
+        return shard, position - self._starts[shard]
+
+    def _name(self, step: int) -> str:
+        if step not in self.steps:
+            raise KeyError(f"{self.folder} has no snapshot {step!r}; it has {list(self.steps)}")
+        return tensor_name(step)
+
+    def _joined(self, name: str) -> Tensor:
+        shards = range(len(self.manifest.shards))
+        return torch.cat([self._shard(shard).get_tensor(name) for shard in shards])
+
+    def _shard(self, index: int) -> Any:
+        """A mapped shard, kept open with the last few."""
+        from safetensors import safe_open
+
+        file = self._open.pop(index, None)
+        if file is None:
+            path = self.folder / shard_file(index)
+            try:
+                file = safe_open(path, framework="pt")
+            except Exception as error:  # safetensors raises several kinds for a damaged file
+                raise StoreError(
+                    f"{path} cannot be read ({error}): `sign-ext verify {self.folder}` tells what "
+                    "is wrong, running its `sign-ext transform` again mends it"
+                ) from error
+        self._open[index] = file
+        if len(self._open) > OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return file
+
+
+class Snapshot(Dataset[tuple[Tensor, int]]):
+    """One snapshot of a store: (float32 image (C, H, W), label) at each position.
+
+    Args:
+        store: open for reading.
+        step: one of its `steps`.
+    """
+
+    def __init__(self, store: Transformed, step: int) -> None:
+        """Remember both."""
+        self.store = store
+        self.step = step
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.store)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        """One image and its label."""
+        return self.store.images(self.step, [position])[0], int(self.store.labels[position])
+
+    def __getitems__(self, positions: list[int]) -> list[tuple[Tensor, int]]:
+        """A batch of them, as a DataLoader asks for it."""
+        images = self.store.images(self.step, positions)
+        labels = self.store.labels[positions].tolist()
+        return list(zip(images, labels, strict=True))
