@@ -1,4 +1,4 @@
-"""What torchrun starts in a test: rank 1 is killed at one of its images."""
+"""What torchrun starts in a test: rank 1 is killed at one of its images, unless it is a restart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ source = make_source(60)
 
 
 def read(start: int, stop: int) -> torch.Tensor:
-    if os.environ["RANK"] == "1" and start <= 37 < stop:
+    first_time = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if os.environ["RANK"] == "1" and first_time and start <= 37 < stop:
         os.kill(os.getpid(), signal.SIGKILL)
     return source.reader(start, stop)
 

@@ -142,11 +142,11 @@ def test_a_second_writer_is_told_who_writes(sign, source, tmp_path, content_of):
         assert ready.wait(60)
         with pytest.raises(StoreInUseError, match=rf"another run \(process {holder.pid} on "):
             transform_to_store(sign, source, out, shard_size=5)
-        assert any(".lock" in note for note in _notes(out))
+        assert any(".store.lock" in note for note in _notes(out))
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.join()
-    assert (out / ".lock").exists()  # the file stays, the lock does not
+    assert (out / ".store.lock").exists()  # the file stays, the lock does not
     transform_to_store(sign, source, out, shard_size=5)
     assert content_of(out) == content_of(tmp_path / "wanted")
 
@@ -163,10 +163,10 @@ def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path):
     from sign_ext.store.lock import only_writer
 
     with only_writer(tmp_path):
-        assert (tmp_path / ".lock").exists()
+        assert (tmp_path / ".store.lock").exists()
         with pytest.raises(StoreInUseError), only_writer(tmp_path):
             pass
-    assert not (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".store.lock").exists()
     with only_writer(tmp_path):
         pass
 

@@ -257,8 +257,9 @@ def _missing(
 ) -> tuple[list[int], int, list[str]]:
     """This process's shards that are to be made, how many others are whole, and what was wrong."""
     missing, damaged, kept = [], [], 0
-    known = entries(folder, manifest)
-    for shard in filter(ranks.owns, range(manifest.shard_count)):
+    own = [shard for shard in range(manifest.shard_count) if ranks.owns(shard)]
+    known = entries(folder, manifest, own)
+    for shard in own:
         entry = known.get(shard)
         there = (folder / shard_file(shard)).exists()
         fault = fault_of(folder, shard, entry, checksum=not trust) if entry else "no record"

@@ -5,7 +5,7 @@ STORE/
   shard-000000.safetensors    images 0 … N−1 at every snapshot, labels, keys
   shard-000001.safetensors    …
   shard-000001.json           a shard's record, until the manifest lists it
-  .lock                       held while a run writes
+      .store.lock                 held while a run writes
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 FORMAT = "sign_ext.store"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-LOCK = ".lock"
+LOCK = ".store.lock"
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,15 +67,18 @@ def take_up(folder: Path, wanted: Manifest) -> Manifest:
     return there
 
 
-def entries(folder: Path, manifest: Manifest) -> dict[int, ShardEntry]:
-    """What is known of the shards: from records, which are newer, or from the manifest.
+def entries(
+    folder: Path, manifest: Manifest, which: Iterable[int] | None = None
+) -> dict[int, ShardEntry]:
+    """What is known of shards: from records, which are newer, or from the manifest.
 
     Args:
         folder: the store.
         manifest: on disk.
+        which: the shards whose records are opened; all of them if None.
     """
     known = dict(enumerate(manifest.shards))
-    for index in range(manifest.shard_count):
+    for index in range(manifest.shard_count) if which is None else which:
         if record := read_record(folder, index):
             known[index] = record
     return known

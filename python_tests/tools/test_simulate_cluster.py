@@ -1,0 +1,345 @@
+"""The simulated cluster agrees with closed forms, and the tables on it with arithmetic by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+if str(BENCHMARKS) not in sys.path:
+    sys.path.append(str(BENCHMARKS))
+
+import cluster_arithmetic as arithmetic  # noqa: E402
+import simulate_cluster  # noqa: E402
+from cluster import WASTE, Cluster, HopelessError  # noqa: E402
+from cluster_disk import Disk  # noqa: E402
+from cluster_document import filled, markdown  # noqa: E402
+from cluster_run import simulate  # noqa: E402
+
+# Everything that can go wrong does, on odd sizes.
+ROUGH = Cluster(
+    images=1013,
+    shard_size=7,
+    ranks=9,
+    rate=3.0,
+    image_bytes=50.0,
+    source_bytes=11.0,
+    hashed_bytes=5.0,
+    start_up=2.0,
+    restart=3.0,
+    sigma=0.4,
+    slow_share=0.2,
+    slow_factor=1.7,
+    job_interval=60.0,
+    rank_interval=400.0,
+    bandwidth=1000.0,
+    link=400.0,
+    hash_rate=700.0,
+    shard_seconds=0.05,
+    operations=8.0,
+    operation_rate=90.0,
+    request_seconds=0.002,
+    open_rate=5000.0,
+    listed=20.0,
+    list_seconds=0.04,
+    list_rate=300.0,
+)
+
+
+def quiet(**options: float) -> Cluster:
+    """A cluster on which nothing but the images takes time, unless an option says otherwise."""
+    basic = {"images": 100, "shard_size": 10, "ranks": 1, "rate": 2.0}
+    return Cluster(**{**basic, **options})
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 400), st.integers(1, 50), st.integers(1, 30), st.floats(0.1, 50))
+def test_without_noise_the_time_is_the_busiest_ranks(
+    images: int, shard_size: int, ranks: int, rate: float
+) -> None:
+    of_rank = np.zeros(ranks, dtype=int)
+    for image in range(images):
+        of_rank[image // shard_size % ranks] += 1
+    outcome = simulate(Cluster(images, shard_size, ranks, rate, start_up=4.0))
+    assert outcome.seconds == pytest.approx(4.0 + of_rank.max() / rate)
+    assert outcome.waste["waiting"] == pytest.approx((of_rank.max() - of_rank).sum() / rate)
+    assert outcome.ideal == pytest.approx(images / ranks / rate)
+
+
+@pytest.mark.parametrize("change", [{}, {"trust": True}, {"ranks": 23}])
+def test_the_accounts_add_up_to_all_rank_seconds(change: dict[str, float], seed: int) -> None:
+    cluster = dataclasses.replace(ROUGH, **change)
+    preemptions = 0
+    for each in range(seed, seed + 5):
+        outcome = simulate(cluster, each)
+        total = outcome.ideal * outcome.ranks + sum(outcome.waste.values())
+        assert total == pytest.approx(outcome.seconds * outcome.ranks)
+        assert outcome.efficiency + sum(outcome.shares.values()) == pytest.approx(1.0)
+        assert all(outcome.waste[name] >= 0 for name in WASTE if name != "slowness")
+        preemptions += outcome.preemptions
+    assert preemptions > 0
+
+
+def test_the_same_seed_gives_the_same_numbers(seed: int) -> None:
+    assert simulate(ROUGH, seed) == simulate(ROUGH, seed)
+    assert simulate(ROUGH, seed) != simulate(ROUGH, seed + 1)
+
+
+def test_a_preemption_loses_half_a_shard_in_the_mean(seed: int) -> None:
+    # Seldom pre-empted and never delayed, a rank is anywhere in a shard. By renewal theory the
+    # mean loss is 1/λ − s/(exp(λs) − 1), and a shard takes (exp(λs) − 1)/λ in all.
+    s, interval, shards = 5.0, 50.0, 40
+    found = [simulate(quiet(images=400, job_interval=interval), seed + i) for i in range(400)]
+    hazard = s / interval
+    lost = sum(each.waste["lost"] for each in found) / sum(each.preemptions for each in found)
+    expected = interval - s / math.expm1(hazard)
+    assert expected == pytest.approx(s / 2, rel=0.04)
+    # A loss lies between 0 and a shard, all but evenly: its deviation is s/√12.
+    error = s / math.sqrt(12 * sum(each.preemptions for each in found))
+    assert abs(lost - expected) < 5 * error
+    times = np.array([each.seconds for each in found])
+    mean = shards * interval * math.expm1(hazard)
+    assert abs(times.mean() - mean) < 5 * times.std() / math.sqrt(len(times))
+
+
+def test_restarts_cost_what_renewal_theory_says(seed: int) -> None:
+    # One shard: it needs an unbroken R + s; the mean time to one is (exp(λ(R + s)) − 1)/λ.
+    cluster = quiet(images=10, start_up=3.0, rank_interval=8.0)
+    found = [simulate(cluster, seed + each).seconds for each in range(2000)]
+    expected = 8.0 * math.expm1((3.0 + 5.0) / 8.0)
+    assert abs(np.mean(found) - expected) < 5 * np.std(found) / math.sqrt(len(found))
+
+
+def test_pre_emptions_of_ranks_add_up() -> None:
+    assert quiet(ranks=30, rank_interval=60.0, job_interval=10.0).hazard == pytest.approx(0.6)
+
+
+def test_a_job_that_gets_nowhere_is_given_up(seed: int) -> None:
+    with pytest.raises(HopelessError, match="smaller shards"):
+        simulate(quiet(job_interval=1.0, start_up=60.0), seed)
+
+
+@pytest.mark.parametrize("compute", [0.5, 5.0])
+@pytest.mark.parametrize("write", [0.7, 3.0])
+def test_one_shard_is_computed_while_another_is_written(compute: float, write: float) -> None:
+    shards = 6
+    outcome = simulate(quiet(images=60, rate=10 / compute, image_bytes=write, link=10.0))
+    expected = compute + (shards - 1) * max(compute, write) + write
+    assert outcome.seconds == pytest.approx(expected)
+    assert outcome.waste["files"] == pytest.approx(expected - shards * compute)
+
+
+def test_all_ranks_share_the_bandwidth() -> None:
+    # Each has one shard; all begin to write at once, and all bytes pass through the one channel.
+    outcome = simulate(quiet(ranks=10, image_bytes=3.0, source_bytes=1.0, bandwidth=20.0, link=7.0))
+    assert outcome.seconds == pytest.approx(10 / 2.0 + 100 * 4.0 / 20.0)
+
+
+def test_requests_are_answered_one_after_the_other() -> None:
+    outcome = simulate(quiet(ranks=10, operations=8.0, operation_rate=2.0))
+    assert outcome.seconds == pytest.approx(5.0 + 10 * 4.0)
+    assert outcome.waste["files"] == pytest.approx(sum(4.0 * (i + 1) for i in range(10)))
+    assert outcome.waste["waiting"] == pytest.approx(sum(4.0 * (9 - i) for i in range(10)))
+
+
+def test_hashing_and_flushing_are_the_ranks_own() -> None:
+    options = {"image_bytes": 20.0, "hashed_bytes": 10.0, "hash_rate": 60.0, "shard_seconds": 0.5}
+    assert simulate(quiet(ranks=10, **options)).seconds == pytest.approx(5.0 + 0.5 + 300.0 / 60.0)
+
+
+def test_looking_around_at_the_start_and_records_at_the_end() -> None:
+    listing = {"listed": 40.0, "list_rate": 100.0}
+    records = {"request_seconds": 0.1, "open_rate": 4.0}
+    outcome = simulate(quiet(ranks=5, **listing, **records))
+    # 5 ranks list 40 files each, open 2 records of their own; rank 0 opens and removes all 10.
+    assert outcome.seconds == pytest.approx(2.0 + 10 / 4.0 + 2 * 5.0 + 10 * 2 * 0.1)
+    assert outcome.waste["recheck"] == pytest.approx(5 * 10 / 4.0)
+    assert outcome.waste["files"] == pytest.approx(5 * (2.0 + 2.0))
+    slow = simulate(quiet(ranks=5, request_seconds=3.0, open_rate=4.0, list_seconds=7.0, **listing))
+    assert slow.waste["recheck"] == pytest.approx(5 * 2 * 3.0)
+    assert slow.waste["files"] == pytest.approx(5 * (40 * 7.0 + 10 * 2 * 3.0))
+
+
+def test_a_restart_hashes_what_is_there_or_trusts_it(seed: int) -> None:
+    options = {"image_bytes": 6.0, "hash_rate": 4.0, "job_interval": 150.0}
+    checked = [simulate(quiet(**options), seed + each) for each in range(30)]
+    trusted = [simulate(quiet(trust=True, **options), seed + each) for each in range(30)]
+    assert sum(each.preemptions for each in checked) > 0
+    assert sum(each.waste["recheck"] for each in checked) > 0
+    assert all(each.waste["recheck"] == 0 for each in trusted)
+    for each in checked:
+        # 15 s a shard, and at most the 10 shards at every restart.
+        assert each.waste["recheck"] <= each.preemptions * 10 * 15.0 + 1e-9
+
+
+def test_stragglers_are_waited_for(seed: int) -> None:
+    outcome = simulate(quiet(images=1000, ranks=10, slow_share=0.2, slow_factor=3.0), seed)
+    assert outcome.seconds == pytest.approx(3 * 50.0)
+    assert outcome.waste["slowness"] == pytest.approx(2 * 100.0)
+    assert outcome.waste["waiting"] == pytest.approx(8 * 100.0)
+
+
+def test_noise_leaves_the_mean_as_it_is(seed: int) -> None:
+    outcome = simulate(quiet(images=20_000, shard_size=1, sigma=0.5), seed)
+    # 20,000 lognormal numbers of mean 1 and variance exp(σ²) − 1.
+    error = math.sqrt(math.expm1(0.25) / 20_000)
+    assert abs(outcome.seconds / outcome.ideal - 1) < 5 * error
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("rate", (2.0, 3.0, 9.0)),
+        ("bandwidth", (300.0, 1000.0, math.inf)),
+        ("link", (40.0, 400.0, math.inf)),
+        ("hash_rate", (90.0, 700.0, math.inf)),
+        ("operation_rate", (30.0, 90.0, math.inf)),
+        ("open_rate", (100.0, 5000.0, math.inf)),
+        ("slow_factor", (4.0, 1.7, 1.0)),
+        ("start_up", (9.0, 2.0, 0.0)),
+    ],
+)
+def test_what_is_faster_takes_no_longer(option: str, values: tuple[float, ...], seed: int) -> None:
+    # Two queues in a row may overtake each other, so only one at a time: that of the option.
+    calm = {"job_interval": math.inf, "rank_interval": math.inf, "operation_rate": math.inf}
+    calm |= {"bandwidth": math.inf} if option == "operation_rate" else {}
+    base = dataclasses.replace(ROUGH, **calm)
+    seconds = [simulate(dataclasses.replace(base, **{option: v}), seed).seconds for v in values]
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[0] > seconds[-1]
+
+
+def test_transfers_share_a_channel_as_a_plain_loop_has_them(rng: np.random.Generator) -> None:
+    starts, sizes = rng.uniform(0, 10, 25), rng.uniform(1, 30, 25)
+    bandwidth, link = 20.0, 3.0
+    disk = Disk(bandwidth, link, answer=0.0)
+    for rank, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        disk.write(rank, start, 0.0, size)
+    ends = np.full(25, np.nan)
+    while (now := disk.next()) < math.inf:
+        rank = disk.advance(now)
+        if rank is not None:
+            ends[rank] = now
+    # The definition: at each moment those under way move at the same speed.
+    left, now, expected = sizes.copy(), 0.0, np.full(25, np.nan)
+    while np.isnan(expected).any():
+        active = (starts <= now) & np.isnan(expected)
+        speed = min(link, bandwidth / max(active.sum(), 1))
+        later = starts[starts > now]
+        step = min((left[active] / speed).min(initial=np.inf), (later - now).min(initial=np.inf))
+        left[active] -= speed * step
+        now += step
+        expected[active & (left < 1e-9)] = now
+    np.testing.assert_allclose(ends, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("ranks", 0), ("rate", -1.0), ("start_up", math.nan), ("slow_share", 1.1)]
+)
+def test_what_cannot_be_is_refused(option: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{option}=.*accepted"):
+        quiet(**{option: value})
+
+
+def test_operations_are_those_that_pytorch_counts() -> None:
+    from sign_ext.experiments.flops import flops_per_image
+
+    for case, model, features in (
+        ("imagenet21k", "inception_resnet_v2", 1536),
+        ("cifar10", "basic_cnn", 512),
+    ):
+        side, forward = arithmetic.CASES[case].side, arithmetic.CASES[case].forward
+        # SIGN stops before the classifier, here of ten classes.
+        assert forward == flops_per_image(model, {}, (3, side, side)) - 2 * features * 10
+
+
+def test_arithmetic_by_hand() -> None:
+    case = arithmetic.Case("x", images=1000, side=5, source_bytes=40.0, forward=2e9)
+    assert case.image_bytes("float32", 2) == 2 * 75 * 4
+    assert case.gpu_rate("tf32", 0.5, steps=10) == pytest.approx(494.7e12 / 2 / (10 * 2 * 2e9))
+    head, default, row = arithmetic.shards(
+        case, [8], ranks=10, rate=2.0, dtype="float16", snapshots=2, request_seconds=0.01
+    )
+    assert default[0] == "223,696 (default)"  # 64 MiB of 300 bytes each
+    assert dict(zip(head, row, strict=True)) == {
+        "images a shard": "8",
+        "size": "2.4 kB",
+        "shards": "125",
+        "shards a rank": "13",
+        "work": "4 s",
+        "memory": "6 kB",
+        "creates + renames": "10/s",
+        "manifest": "37.5 kB",
+        "rank 0 at the end": "2.5 s",
+        "lost at a pre-emption": "0.0056 GPU hours",
+    }
+
+
+def test_the_chosen_shard_size_is_the_stores() -> None:
+    from sign_ext.store.layout import SHARD_BYTES
+
+    assert arithmetic.DEFAULT_SHARD_BYTES == SHARD_BYTES
+
+
+def test_a_rate_is_read_from_a_benchmark(tmp_path: Path) -> None:
+    facts = {"network": "net", "images": 128, "steps": 10}
+    race = {"name": "iterative_sign [x]", "facts": facts, "rows": [{"name": "us", "median": 0.4}]}
+    file = tmp_path / "bench.json"
+    file.write_text(json.dumps({"races": [race]}))
+    assert arithmetic.measured_rate(file, "net", "us", steps=100) == pytest.approx(32.0)
+    with pytest.raises(ValueError, match="it has: us"):
+        arithmetic.measured_rate(file, "net", "them", steps=100)
+
+
+def test_the_documents_tables_are_what_its_commands_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "scaling.md").read_text("utf-8")
+    commands: list[object] = []
+    filled(text, commands.append)
+    assert len(commands) == text.count("$ python benchmarks/simulate_cluster.py") > 5
+    assert filled(text, simulate_cluster.main) == text
+
+
+def test_a_documents_tables_are_replaced() -> None:
+    block = "```console\n$ python benchmarks/simulate_cluster.py run \\\n    --x 1\n```\n\n"
+    end = "<!-- end of what is generated -->\n"
+    seen = []
+
+    def run(words: object) -> None:
+        seen.append(words)
+        print("| new |")
+
+    for old in ("", "| old |\n|---|\n| `--x` |\n\n"):
+        assert filled(f"a\n{block}{old}{end}b", run) == f"a\n{block}| new |\n\n{end}b"
+    assert seen == [["run", "--x", "1"]] * 2
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(BENCHMARKS / "simulate_cluster.py"), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert "assumptions" in run("--help").stdout
+    small = ("run", "--case", "cifar10", "--seeds", "2", "--rate", "100", "--json")
+    rows = json.loads(run(*small, "--vary", "ranks", "3", "4").stdout)
+    assert [row["settings"]["ranks"] for row in rows] == [3, 4]
+    for row in rows:
+        assert row["efficiency"] + sum(row["waste_shares"].values()) == pytest.approx(1.0)
+    wrong = run("run", "--vary", "colour", "1")
+    assert wrong.returncode == 1
+    assert "accepted: rate, shard_size" in wrong.stderr
+
+
+def test_a_table_is_markdown() -> None:
+    rows = [["a", "b", "c"], ["1", "2 s", "x"], ["2", "", "3"]]
+    assert markdown(rows) == "| a | b | c |\n|---|---:|---|\n| 1 | 2 s | x |\n| 2 |  | 3 |"
