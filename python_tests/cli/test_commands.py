@@ -328,3 +328,12 @@ def test_bad_sign_options_are_told(
     assert main([*common, "--clamp", "5", "1", "--train-size", "10"]) == 1
     assert "reversed" in capsys.readouterr().err
     assert not list((tmp_path / "t").glob("*"))
+
+
+@pytest.mark.parametrize("command", [["demo"], ["reproduce", "table1"]])
+def test_what_runs_in_one_process_says_so(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*command, "--out", "/nowhere/at/all"]) == 2
+    assert "runs in one process, and WORLD_SIZE is 2" in capsys.readouterr().err

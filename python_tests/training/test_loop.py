@@ -98,7 +98,7 @@ def test_the_best_epoch_is_kept_and_the_earlier_of_equals(
 ):
     accuracies, snapshots = iter([0.25, 0.5, 0.5, 0.125]), []
 
-    def scripted(model, data, objective):
+    def scripted(model, data, objective, processes):
         snapshots.append({name: t.clone() for name, t in model.state_dict().items()})
         return 1.0, next(accuracies)
 

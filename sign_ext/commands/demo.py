@@ -25,6 +25,7 @@ from sign_ext.commands.shared import (
     check_name,
     resolve_device,
 )
+from sign_ext.commands.together import require_one_process
 
 EXAMPLES = (
     "sign-ext demo",
@@ -69,6 +70,7 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Run the demo and say where its page is."""
+    require_one_process("demo")
     check_data_name(options.data)
     device = resolve_device(options.device)
     out = check_folder(options.out)

@@ -23,6 +23,7 @@ from sign_ext.commands import console
 from sign_ext.commands.errors import UsageError
 from sign_ext.commands.options import CommonOptions, command_line, option
 from sign_ext.commands.shared import check_folder, resolve_device
+from sign_ext.commands.together import require_one_process
 from sign_ext.experiments.names import EXPERIMENTS
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Reproduce and say where the page is."""
+    require_one_process("reproduce")
     names = _names(options.names)
     device = resolve_device(options.device)
     out = Path(options.out) if options.dry_run else check_folder(options.out)

@@ -3,7 +3,9 @@
 Leaves OUT/model.safetensors (the weights) and OUT/model.json (what is needed
 to rebuild the network, and how it was trained). With --sign, the training set
 is joined with transformed versions of itself that `sign-ext transform` wrote
-for the same --data, --train-size, --image-size and --seed.
+for the same --data, --train-size, --image-size and --seed. Under torchrun
+(torchrun --nproc-per-node=2 -m sign_ext train ...) the processes train one
+network together, and --batch-size counts the images of all.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from sign_ext.augment import Augment, Policy
     from sign_ext.data import ImageSet, Splits
     from sign_ext.training import TrainSettings
+    from sign_ext.training.processes import Processes
 
 EXAMPLES = (
     "sign-ext train --data digits --model basic_cnn --epochs 20 --out runs/classical \\",
@@ -123,43 +126,55 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Train, write OUT/model.safetensors and model.json, and print the best epoch."""
+    from sign_ext.commands.together import told_once
+    from sign_ext.training.processes import join_processes
+
+    processes = join_processes(resolve_device(options.device))
+    with told_once(processes):
+        _train(options, processes)
+
+
+def _train(options: Options, processes: Processes) -> None:
     import torch
 
     from sign_ext.models import MODEL_NAMES, build_model
     from sign_ext.training import train
 
-    check_name("model", options.model, MODEL_NAMES)
-    device = resolve_device(options.device)
-    settings = options.train_settings()
-    policies = read_policies(options)
-    out = _out_folder(options)
-    sizes = {"train_size": options.train_size, "image_size": options.image_size}
-    splits = read_data(options, options.data, **sizes)
-    train_set = training_set(options, splits.train)
+    with processes.agreeing():
+        check_name("model", options.model, MODEL_NAMES)
+        settings = options.train_settings()
+        policies = read_policies(options)
+        out = _out_folder(options) if processes.first else Path(options.out)
+        sizes = {"train_size": options.train_size, "image_size": options.image_size}
+        splits = read_data(options, options.data, **sizes)
+        train_set = training_set(options, splits.train)
 
-    torch.manual_seed(options.seed)
-    spec: dict[str, Any] = {
-        "name": options.model,
-        "num_classes": len(splits.class_names),
-        "image_shape": list(splits.image_shape),
-        "options": dict(options.model_options or {}),
-    }
-    model = build_model(
-        options.model,
-        num_classes=spec["num_classes"],
-        image_shape=splits.image_shape,
-        **spec["options"],
-    ).to(device)
-    console.say(f"{splits.note}; training on {len(train_set):,} images, on {device}")
-    config = _config(options, spec, splits, train_set)
+        torch.manual_seed(options.seed)
+        spec: dict[str, Any] = {
+            "name": options.model,
+            "num_classes": len(splits.class_names),
+            "image_shape": list(splits.image_shape),
+            "options": dict(options.model_options or {}),
+        }
+        model = build_model(
+            options.model,
+            num_classes=spec["num_classes"],
+            image_shape=splits.image_shape,
+            **spec["options"],
+        ).to(processes.device)
+        augment = _augment(options, policies, len(splits.class_names))
+        config = _config(options, spec, splits, train_set)
+    together = f", in {processes.count} processes" if processes.count > 1 else ""
+    device = resolve_device(options.device)
+    console.say(f"{splits.note}; training on {len(train_set):,} images, on {device}{together}")
     with console.progress("training") as report:
         result = train(
             model,
             train_set,
             splits.validation,
             settings,
-            augment=_augment(options, policies, len(splits.class_names)),
-            device=device,
+            augment=augment,
+            device=processes.device,
             out=out,
             resume=options.resume,
             overwrite=options.overwrite,
@@ -198,23 +213,19 @@ def training_set(options: Options, originals: ImageSet) -> ImageSet:
     import torch
 
     from sign_ext.augment import sign_training_set
-    from sign_ext.data import ImageSet, fingerprint, load_transformed
+    from sign_ext.data import ImageSet
+    from sign_ext.store import load_transformed
+    from sign_ext.store.joining import require_made_from
 
-    wanted = fingerprint(originals)
     random_k = torch.Generator().manual_seed(options.seed) if options.sign_random_k else None
     parts = [originals] if options.sign_mode == "add" else []
     for folder in options.sign:
-        transformed = load_transformed(folder)
-        made_from = transformed.manifest.get("data", {})
-        if made_from.get("fingerprint") != wanted:
-            raise ValueError(
-                f"{folder} was not made from this training set (it holds "
-                f"{made_from.get('name', 'unknown data')}, {made_from.get('images', '?')} images): "
-                f"use the same --data, --train-size, --image-size and --seed in both commands"
-            )
-        versions = sign_training_set(
-            originals, transformed.snapshots, mode="replace", random_k=random_k
-        )
+        store = load_transformed(folder)
+        require_made_from(store, originals)
+        # Where images were skipped, the store has versions of the others only.
+        whole = len(store) == len(originals)
+        mine = originals if whole else originals.subset(store.indices)
+        versions = sign_training_set(mine, store.snapshots, mode="replace", random_k=random_k)
         parts.append(versions)
     return ImageSet.concatenate(parts)
 
@@ -241,11 +252,15 @@ def read_policies(options: Options) -> tuple[Policy, ...]:
 
 
 def _augment(options: Options, policies: tuple[Policy, ...], classes: int) -> Augment:
-    from sign_ext.augment import build_augment
+    from sign_ext.augment import build_augment, classical_for
 
-    if options.augment == "classical" and options.data.startswith("digits"):
-        console.say("digits: classical augmentation without flips (a mirrored digit is no digit)")
-        return build_augment("classical", horizontal_flip=False, vertical_flip=False)
+    if options.augment == "classical":
+        classical = classical_for(options.data)
+        if not classical.horizontal_flip:
+            console.say(
+                "digits: classical augmentation without flips (a mirrored digit is no digit)"
+            )
+        return classical
     if options.augment == "mixup":
         alpha = {} if options.mixup_alpha is None else {"alpha": options.mixup_alpha}
         return build_augment("mixup", num_classes=classes, **alpha)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from sign_ext.data import ImageSet
 from sign_ext.training.objective import Objective
@@ -82,3 +83,19 @@ def check_model(
             f"{len(train_set.class_names)} classes: they must be (N, classes). Build it with "
             f"num_classes={len(train_set.class_names)}."
         )
+
+
+def trains_all_parameters(
+    model: nn.Module, train_set: ImageSet, device: torch.device, objective: Objective
+) -> bool:
+    """Say whether the loss depends on every parameter with requires_grad=True.
+
+    Two images go through the model in training mode; its buffers stay as they are. The caller has
+    forked the random number generators and puts the training flags back.
+    """
+    model.train()
+    images, labels = train_set.images[:2].to(device, torch.float32), train_set.labels[:2].to(device)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    loss = objective.loss(functional_call(model, buffers, (images,)), labels)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return all(g is not None for g in torch.autograd.grad(loss, trainable, allow_unused=True))

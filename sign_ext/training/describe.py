@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import sign_ext
 from sign_ext.augment import Augment
 from sign_ext.data import ImageSet, fingerprint
 from sign_ext.training.objective import Objective
+from sign_ext.training.processes import ALONE, Processes
 from sign_ext.training.result import TrainResult
 from sign_ext.training.settings import TrainSettings
+from sign_ext.training.state import describe_differences
 
 
 def describe_part(part: Augment | Objective) -> dict[str, Any]:
@@ -49,13 +52,23 @@ def run_identity(
     settings: TrainSettings,
     augment: Augment,
     objective: Objective,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
-    """What a run is made from, besides its initial weights, for telling whether it changed."""
+    """What a run is made from, besides its initial weights, for telling whether it changed.
+
+    The number of processes is in it only where it changes what is computed, and not only how it
+    is rounded and which numbers dropout draws: with batch normalisation on CPUs.
+    """
     layers = {
         name or "whole": f"{type(m).__name__}({' '.join(m.extra_repr().split())})"
         for name, m in model.named_modules()
     }
     sets = {"train_set": train_set, "validation": validation}
+    apart = (
+        processes.count > 1
+        and processes.device.type == "cpu"
+        and any(isinstance(m, _BatchNorm) for m in model.modules())
+    )
     return {
         "settings": settings.to_dict(),
         "augment": describe_part(augment),
@@ -65,7 +78,27 @@ def run_identity(
             for key, s in sets.items()
         },
         "model": {"parameters": sum(p.numel() for p in model.parameters()), "layers": layers},
+        **({"batch_statistics": f"of each of {processes.count} processes"} if apart else {}),
     }
+
+
+def check_same_call(identity: Mapping[str, Any], processes: Processes) -> None:
+    """Raise ValueError, on every process, unless all were called with the same; collective.
+
+    Args:
+        identity: what this process was called with, from :func:`run_identity`.
+        processes: of the run.
+    """
+    first = processes.tell(identity)
+    with processes.agreeing():
+        places = ("in process 0", f"in process {processes.rank}")
+        differences = describe_differences(first, identity, places)
+        if differences:
+            raise ValueError(
+                "The processes of one run must call train() with the same arguments; these "
+                "differ:\n  " + "\n  ".join(differences[:8]) + "\nFor separate runs start each "
+                "without torchrun."
+            )
 
 
 def full_config(
@@ -75,6 +108,7 @@ def full_config(
     augment: Augment,
     objective: Objective,
     result: TrainResult,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Fill in what the caller's configuration does not say."""
     described = {
@@ -85,6 +119,7 @@ def full_config(
         "best_epoch": result.best_epoch,
         "best_validation_accuracy": result.best_validation_accuracy,
         "steps": result.steps,
+        **({"processes": processes} if processes > 1 else {}),
     }
     defaults: dict[str, Any] = {
         "train": described,

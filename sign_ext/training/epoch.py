@@ -14,6 +14,7 @@ from sign_ext.data import ImageSet
 from sign_ext.errors import SignError
 from sign_ext.training import rng
 from sign_ext.training.objective import CrossEntropy, Objective, as_dtype
+from sign_ext.training.processes import ALONE, Processes
 from sign_ext.training.settings import TrainSettings, steps_per_epoch
 
 # Reading a loss waits for the device, so on CUDA losses are looked at only this often.
@@ -27,7 +28,10 @@ class TrainingDivergedError(SignError):
     Attributes:
         epoch: counted from 1.
         step: the gradient step, counted from 1 over the whole run.
+        raised_everywhere: True, because all processes of a run know the same loss.
     """
+
+    raised_everywhere = True
 
     def __init__(self, what: str, epoch: int, step: int) -> None:
         """Say where it happened and what to change."""
@@ -56,10 +60,14 @@ class DeviceSet:
 
     @classmethod
     def place(
-        cls, source: ImageSet, device: torch.device, memory_format: torch.memory_format
+        cls,
+        source: ImageSet,
+        device: torch.device,
+        memory_format: torch.memory_format,
+        rows: slice = slice(None),
     ) -> DeviceSet:
-        """Copy a set to the device, once."""
-        return cls(source.images.to(device), source.labels.to(device), memory_format)
+        """Copy a set, or some rows of it, to the device, once."""
+        return cls(source.images[rows].to(device), source.labels[rows].to(device), memory_format)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -83,6 +91,7 @@ class Trainer:
         total_steps: of the whole run, for the learning rate.
         objective: what is minimised.
         forward: the model's forward pass in training, compiled perhaps; None is the model itself.
+        processes: among which each batch is divided.
     """
 
     model: nn.Module
@@ -93,6 +102,7 @@ class Trainer:
     total_steps: int
     objective: Objective = field(default_factory=CrossEntropy)
     forward: Callable[[Tensor], Any] | None = None
+    processes: Processes = ALONE
 
     def run_epoch(
         self, epoch: int, steps_done: int, report: Callable[[int], None]
@@ -105,7 +115,8 @@ class Trainer:
             report: called after each step with the steps done.
 
         Returns:
-            Mean loss and accuracy over the epoch's batches, and the steps done by now.
+            Mean loss and accuracy over the epoch's batches, of all processes, and the steps done
+            by now.
 
         Raises:
             TrainingDivergedError: a loss is not finite.
@@ -115,30 +126,41 @@ class Trainer:
             len(self.data), generator=rng.generator(settings.seed, epoch, "order")
         ).to(device)
         draws = rng.generator(settings.seed, epoch, "augment")
-        rng.seed_model(device, rng.derived_seed(settings.seed, epoch, "model"))
+        rank = self.processes.rank
+        rng.seed_model(device, rng.derived_seed(settings.seed, epoch, "model", rank))
         count = min(
             steps_per_epoch(len(self.data), settings.batch_size), self.total_steps - steps_done
         )
         batches = batch_indices(order, settings.batch_size)[:count]
         losses = torch.empty(count, device=device)
-        correct = torch.zeros((), dtype=torch.int64, device=device)
+        correct = torch.zeros((), dtype=torch.float64, device=device)
+        checked = 0
         self.model.train()
         for i, index in enumerate(batches):
             self._set_rate(steps_done + i)
             images, labels = self.data.batch(index)
+            # Of the whole batch, in every process: what it draws does not depend on their number.
             images, targets = self.augment(images, labels, draws)
             losses[i], hits = self._step(images, targets)
             correct += hits
             if device.type == "cpu" or (i + 1) % STEPS_BETWEEN_CHECKS == 0 or i + 1 == count:
-                self._check(losses[: i + 1], epoch, steps_done)
+                losses[checked : i + 1] = self.processes.total(losses[checked : i + 1])
+                checked = i + 1
+                self._check(losses[:checked], epoch, steps_done)
             report(steps_done + i + 1)
         sizes = torch.tensor([len(index) for index in batches], dtype=torch.float64)
         seen = float(sizes.sum())
         loss = float(losses.cpu().to(torch.float64) @ sizes) / seen
-        return loss, float(correct) / seen, steps_done + count
+        return loss, float(self.processes.total(correct)) / seen, steps_done + count
 
     def _step(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one gradient step; return the loss before it and the number of hits."""
+        """Take one gradient step on a batch.
+
+        Returns:
+            This process's part of the batch's loss before the step, and of the number of hits.
+        """
+        share = self.processes.share(len(images))
+        images, targets = images[share.rows], targets[share.rows]
         images = images.contiguous(memory_format=self.data.memory_format)
         self.optimizer.zero_grad(set_to_none=True)
         # Not `or`: a module may have no truth value.
@@ -148,11 +170,13 @@ class Trainer:
             outputs = forward(images)
         outputs = as_dtype(outputs, torch.float32)
         logits = self.objective.logits(outputs)
-        loss = self.objective.loss(outputs, targets)
-        loss.backward()
+        loss = self.objective.loss(outputs, targets) * share.fraction
+        # The gradients become their mean over the processes; their sum is wanted.
+        (loss * self.processes.count).backward()
         self.optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        return loss.detach(), (logits.detach().argmax(dim=1) == classes).sum()
+        hits = (logits.detach().argmax(dim=1) == classes).sum()
+        return loss.detach(), hits.to(torch.float64) / share.copies
 
     def _set_rate(self, step: int) -> None:
         rate = self.settings.rate_at(step, self.total_steps)
@@ -181,21 +205,24 @@ def batch_indices(order: Tensor, batch_size: int) -> list[Tensor]:
     return [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
 
 
-def validate(model: nn.Module, data: DeviceSet, objective: Objective) -> tuple[float, float]:
+def validate(
+    model: nn.Module, data: DeviceSet, objective: Objective, processes: Processes = ALONE
+) -> tuple[float, float]:
     """Measure a model in eval mode and float32, whatever precision it is trained in.
 
     Args:
         model: left in eval mode.
-        data: the validation set.
+        data: the validation set, or this process's part of it, which may be empty.
         objective: what the run minimises.
+        processes: that measure a part each.
 
     Returns:
-        Mean loss, from outputs converted to float64, and accuracy.
+        Mean loss, from outputs converted to float64, and accuracy, on all parts together.
     """
     model.eval()
     device = data.labels.device
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    correct = torch.zeros((), dtype=torch.float64, device=device)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for start in range(0, len(data), VALIDATION_BATCH):
             images, labels = data.batch(slice(start, start + VALIDATION_BATCH))
@@ -203,4 +230,6 @@ def validate(model: nn.Module, data: DeviceSet, objective: Objective) -> tuple[f
             outputs = as_dtype(outputs, torch.float64)
             loss += objective.loss(outputs, labels) * len(labels)
             correct += (objective.logits(outputs).argmax(dim=1) == labels).sum()
-    return float(loss) / len(data), float(correct) / len(data)
+    sums = torch.stack((loss, correct, loss.new_tensor(len(data))))
+    all_loss, all_correct, images = processes.total(sums).tolist()
+    return all_loss / images, all_correct / images

@@ -1,4 +1,7 @@
-"""The model's form while it trains, put back afterwards: flags, memory layout, compiled code."""
+"""The model's form while it trains, put back afterwards.
+
+Its flags, its memory layout, its batch normalisation in several processes, its compiled code.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from sign_ext.training.processes import ALONE, Processes
 from sign_ext.training.settings import TrainSettings
 
 
@@ -44,19 +49,70 @@ def training_layout(
 
 
 @contextmanager
+def synchronised(model: nn.Module, processes: Processes) -> Iterator[None]:
+    """Have batch normalisation take its statistics from all processes, on CUDA devices.
+
+    PyTorch has no such layer for CPUs: there each process normalises by its own images.
+
+    Raises:
+        ValueError: a batch normalisation of a class that has no synchronised form.
+    """
+    if processes.count == 1 or processes.device.type != "cuda":
+        yield
+        return
+    own: list[tuple[nn.Module, str, nn.Module]] = []
+    made: dict[nn.Module, nn.Module] = {}
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
+                own.append((parent, name, child))
+                made.setdefault(child, _synchronised_form(child))
+    try:
+        for parent, name, child in own:
+            parent._modules[name] = made[child]
+        yield
+    finally:
+        # Weights and statistics are the same tensors in both.
+        for parent, name, child in own:
+            parent._modules[name] = child
+
+
+def _synchronised_form(layer: nn.Module) -> nn.Module:
+    if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+        return converted
+    if type(layer).__module__.partition(".")[0] == "timm":
+        from timm.layers import convert_sync_batchnorm  # theirs has the activation in it
+
+        return convert_sync_batchnorm(layer)  # type: ignore[no-any-return]
+    raise ValueError(
+        f"model has batch normalisation of class {type(layer).__qualname__}, for which there is no "
+        "form that takes its statistics from several processes: use torch.nn.BatchNorm2d, or "
+        "train in one process."
+    )
+
+
+@contextmanager
 def training_forward(
-    model: nn.Module, settings: TrainSettings
+    model: nn.Module,
+    settings: TrainSettings,
+    processes: Processes = ALONE,
+    *,
+    all_trained: bool = True,
 ) -> Iterator[Callable[[Tensor], Any]]:
     """Give the forward pass of training: the model itself, or compiled by torch.compile.
+
+    In several processes it is wrapped, so that gradients are averaged over them; collective.
 
     A run has two sizes of batch at most. Each is compiled for itself, and whole, so that a resumed
     run runs the code that an uninterrupted one does, and nothing goes back to eager silently.
     """
     if not settings.compile:
-        yield model
+        yield processes.wrap(model, all_trained=all_trained)
         return
     try:
-        yield torch.compile(model, fullgraph=True, dynamic=False)
+        compiled = torch.compile(model, fullgraph=True, dynamic=False)
+        yield processes.wrap(compiled, all_trained=all_trained)
     finally:
         # Else the runs of one process would share, and reach, the limit on recompilations.
         torch.compiler.reset()

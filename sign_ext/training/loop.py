@@ -1,8 +1,9 @@
 """The training loop: data on the device, the epoch that is best on validation kept, resumable.
 
-It is plain PyTorch. On one device what Lightning Fabric would do here is a `.to(device)` and an
-autocast, and in return it wraps the model and the optimiser, whose tensors the run's state file
-needs by name; it earns its place when a run spans several devices.
+In one process it is plain PyTorch: what Lightning Fabric would do there is a `.to(device)` and an
+autocast. Where a run spans several processes (`sign_ext.training.processes`), Fabric joins them and
+wraps the forward pass of training in DistributedDataParallel, and nothing else: the model and the
+optimiser stay the plain ones, whose tensors the run's state file needs by name.
 """
 
 from __future__ import annotations
@@ -22,16 +23,23 @@ from sign_ext.data import ImageSet
 from sign_ext.precision import arithmetic
 from sign_ext.progress import Progress, reporting
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
-from sign_ext.training.checks import check_model, check_sets, resolve_device
-from sign_ext.training.describe import full_config, run_identity
+from sign_ext.training.checks import check_model, check_sets, trains_all_parameters
+from sign_ext.training.describe import check_same_call, full_config, run_identity
 from sign_ext.training.epoch import DeviceSet, Trainer, TrainingDivergedError, validate
-from sign_ext.training.layout import flags_put_back, training_forward, training_layout
+from sign_ext.training.folder import complete, holds_state, open_folder
+from sign_ext.training.layout import (
+    flags_put_back,
+    synchronised,
+    training_forward,
+    training_layout,
+)
 from sign_ext.training.objective import CrossEntropy, Objective
+from sign_ext.training.processes import join_processes
 from sign_ext.training.result import TrainResult
 from sign_ext.training.rng import forked_rng
-from sign_ext.training.scalars import ScalarLog, remove_scalars, scalar_log
+from sign_ext.training.scalars import ScalarLog, scalar_log
 from sign_ext.training.settings import TrainSettings
-from sign_ext.training.state import STATE_NAME, RunState, load_state, peek, save_state
+from sign_ext.training.state import RunState, load_state, save_state
 
 
 def train(
@@ -57,6 +65,11 @@ def train(
     weights: equal calls give equal bits on a CPU (with the same number of threads), and the
     caller's random number generators are as before afterwards.
 
+    Under torchrun the processes train one model together: each calls this with the same arguments
+    and computes its part of each batch, `settings.batch_size` counting the images of all. Every
+    one returns the same; the first writes `out` and shows the progress. See docs/training.md for
+    what agrees with one process, and how far.
+
     Args:
         model: float32 pixels 0–255 in, (N, classes) logits out, or what `objective` is for.
             Trained in place and moved to `device`, where it stays; its training flags are put
@@ -67,7 +80,8 @@ def train(
         augment: called on each training batch on the device; none if None.
         objective: CrossEntropy() if None; Aleatoric() for a model that was built with
             aleatoric=True (Section 3.2).
-        device: "cpu", "cuda" or "cuda:INDEX".
+        device: "cpu", "cuda" or "cuda:INDEX"; of several processes each takes the CUDA device of
+            its rank on its machine.
         out: folder for the run: last.safetensors after each epoch, tensorboard/ curves, and
             model.safetensors with model.json when the run is complete. None writes nothing.
         resume: continue the run in `out`; begin one if there is none yet; return at once what a
@@ -84,6 +98,7 @@ def train(
     Raises:
         ValueError: settings, sets, model or `out` that do not fit; the message says which.
         FileExistsError: `out` holds a run and neither resume nor overwrite was asked for.
+        ModuleNotFoundError: there are several processes, and Lightning Fabric is not installed.
         TrainingDivergedError: the loss became NaN or Inf; `out` keeps the last good epoch, the
             model what the last step left in it (so it does after any other exception).
 
@@ -102,46 +117,69 @@ def train(
     settings = TrainSettings() if settings is None else settings
     augment = NoAugment() if augment is None else augment
     objective = CrossEntropy() if objective is None else objective
-    place = resolve_device(device)
-    check_sets(train_set, validation)
-    folder = None if out is None else Path(out)
     total = settings.total_steps(len(train_set))
+    processes = join_processes(device)
+    place, several = processes.device, processes.count > 1
+    folder = None if out is None or not processes.first else Path(out)
+    identity: dict[str, Any] = {}
     with ExitStack() as stack:
-        report = stack.enter_context(reporting(progress, total, "training"))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(arithmetic(settings.precision))
-        stack.enter_context(forked_rng(place))
-        stack.enter_context(flags_put_back(model))
-        check_model(model.to(place), train_set, place, objective)
-        if folder is not None:
-            _open_folder(folder, resume=resume, overwrite=overwrite)
-        elif resume or overwrite:
-            raise ValueError("resume and overwrite are about the run in `out`: give out=FOLDER.")
-        layout = stack.enter_context(training_layout(model, place, settings))
-        trainable = [p for p in model.parameters() if p.requires_grad]
+        with processes.agreeing():
+            check_sets(train_set, validation)
+            shown = progress if processes.first else False
+            report = stack.enter_context(reporting(shown, total, "training"))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(arithmetic(settings.precision))
+            stack.enter_context(forked_rng(place))
+            stack.enter_context(flags_put_back(model))
+            check_model(model.to(place), train_set, place, objective)
+            all_trained = not several or trains_all_parameters(model, train_set, place, objective)
+            if out is None and (resume or overwrite):
+                raise ValueError(
+                    "resume and overwrite are about the run in `out`: give out=FOLDER."
+                )
+            if out is not None or several:
+                made_from = (model, train_set, validation, settings, augment, objective, processes)
+                identity = run_identity(*made_from)
+        if several:
+            check_same_call(identity, processes)
+        with processes.agreeing():
+            if folder is not None:
+                open_folder(folder, resume=resume, overwrite=overwrite)
+            layout = stack.enter_context(training_layout(model, place, settings))
+            trainable = [p for p in model.parameters() if p.requires_grad]
+            optimizer = settings.build_optimizer(trainable)
+            data = DeviceSet.place(train_set, place, layout)
+            mine = processes.part(len(validation))
+            measured = DeviceSet.place(validation, place, layout, mine)
+            stack.enter_context(synchronised(model, processes))
+        all_trained = processes.tell(all_trained)
+        forward = training_forward(model, settings, processes, all_trained=all_trained)
         trainer = Trainer(
             model=model,
-            optimizer=settings.build_optimizer(trainable),
+            optimizer=optimizer,
             settings=settings,
             augment=augment,
-            data=DeviceSet.place(train_set, place, layout),
+            data=data,
             total_steps=total,
             objective=objective,
-            forward=stack.enter_context(training_forward(model, settings)),
+            forward=stack.enter_context(forward),
+            processes=processes,
         )
-        run = _Run(trainer, DeviceSet.place(validation, place, layout), folder, {}, RunState())
-        if folder is not None:
-            run.identity = run_identity(model, train_set, validation, settings, augment, objective)
-            if (folder / STATE_NAME).is_file():
-                run.state = load_state(folder, model, trainer.optimizer, run.identity)
-        with scalar_log(folder if run.state.steps < total else None, run.state.steps) as log:
-            run.to_the_end(report or _nothing, log)
+        run = _Run(trainer, measured, folder, identity, RunState())
+        if processes.tell(holds_state(folder)):
+            run.state = load_state(folder, model, optimizer, identity, processes)
+        with processes.agreeing():
+            logged = folder if run.state.steps < total else None
+            log = stack.enter_context(scalar_log(logged, run.state.steps))
+        run.to_the_end(report or _nothing, log)
+        processes.copy_first(run.state.best_weights.values())
         model.load_state_dict(run.state.best_weights)
     result = run.result()
-    if folder is not None and not _complete(folder):
-        full = full_config(config, train_set, settings, augment, objective, result)
-        save_checkpoint(folder / CHECKPOINT_NAME, model, full)
+    with processes.agreeing():
+        if folder is not None and not complete(folder):
+            told = (config, train_set, settings, augment, objective, result, processes.count)
+            save_checkpoint(folder / CHECKPOINT_NAME, model, full_config(*told))
     return result
 
 
@@ -157,29 +195,32 @@ class _Run:
 
     def to_the_end(self, report: Callable[[int], None], log: ScalarLog) -> None:
         """Take the epochs that are left, saving the state after each."""
-        state, total = self.state, self.trainer.total_steps
+        state, total, processes = self.state, self.trainer.total_steps, self.trainer.processes
         began = time.monotonic() - state.seconds
         report(state.steps)
         while state.steps < total:
             row = self._epoch(state.epoch + 1, state.steps, report)
             state.add_epoch(row, self.trainer.model)
-            state.seconds = time.monotonic() - began
-            log(row, self.trainer.settings.rate_at(state.steps - 1, total))
-            if self.folder is not None:
-                model, optimizer = self.trainer.model, self.trainer.optimizer
-                save_state(self.folder, state, model, optimizer, self.identity)
+            state.seconds = processes.tell(time.monotonic() - began)
+            with processes.agreeing():
+                log(row, self.trainer.settings.rate_at(state.steps - 1, total))
+                if self.folder is not None:
+                    made = (self.trainer.model, self.trainer.optimizer, self.identity)
+                    save_state(self.folder, state, *made, processes.count)
 
     def _epoch(
         self, epoch: int, steps_done: int, report: Callable[[int], None]
     ) -> dict[str, float | int]:
         trainer = self.trainer
         loss, accuracy, steps = trainer.run_epoch(epoch, steps_done, report)
+        # Running statistics are each process's own until the first one's are taken for all.
+        trainer.processes.copy_first(trainer.model.buffers())
         validation_loss, validation_accuracy = validate(
-            trainer.model, self.validation, trainer.objective
+            trainer.model, self.validation, trainer.objective, trainer.processes
         )
         if validation_loss - validation_loss != 0:  # NaN or Inf
             raise TrainingDivergedError("The validation loss", epoch, steps)
-        return {
+        row: dict[str, float | int] = {
             "epoch": epoch,
             "train_loss": loss,
             "train_accuracy": accuracy,
@@ -187,6 +228,7 @@ class _Run:
             "validation_accuracy": validation_accuracy,
             "steps": steps,
         }
+        return trainer.processes.tell(row)
 
     def result(self) -> TrainResult:
         """Sum the run up."""
@@ -198,31 +240,3 @@ class _Run:
 
 def _nothing(done: int) -> None:
     """Stand in for a report where nobody listens."""
-
-
-def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder, and settle what happens to a run that it holds."""
-    if resume and overwrite:
-        raise ValueError("resume continues the run in `out`, overwrite discards it: give one.")
-    state, checkpoint = folder / STATE_NAME, folder / CHECKPOINT_NAME
-    if overwrite:
-        for file in (checkpoint, checkpoint.with_suffix(".json"), state):
-            file.unlink(missing_ok=True)
-        remove_scalars(folder)
-    elif checkpoint.exists() and not state.exists():
-        raise FileExistsError(
-            f"{folder} holds {CHECKPOINT_NAME} but no {STATE_NAME} to resume from: give another "
-            "folder, or overwrite=True to replace it."
-        )
-    elif state.exists() and not resume:
-        epochs, steps = peek(folder)
-        raise FileExistsError(
-            f"{folder} already holds a training run ({epochs} epochs, {steps} steps done): give "
-            "resume=True to continue it, overwrite=True to discard it, or another folder."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _complete(folder: Path) -> bool:
-    checkpoint = folder / CHECKPOINT_NAME
-    return checkpoint.is_file() and checkpoint.with_suffix(".json").is_file()

@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, epoch, purpose), with the caller's own left untouched.
+"""Random numbers as a function of (seed, epoch, purpose, rank); the caller's own stay untouched.
 
 Nothing random is carried from one epoch to the next, so a resumed run needs no saved generator
 state to draw what an uninterrupted one draws.
@@ -17,9 +17,13 @@ Purpose = Literal["order", "augment", "model"]
 _STREAMS: dict[str, int] = {"order": 0, "augment": 1, "model": 2}
 
 
-def derived_seed(seed: int, epoch: int, purpose: Purpose) -> int:
-    """Give the seed of one epoch's batch order, augmentation, or dropout inside the model."""
-    sequence = np.random.SeedSequence([seed, epoch, _STREAMS[purpose]])
+def derived_seed(seed: int, epoch: int, purpose: Purpose, rank: int = 0) -> int:
+    """Give the seed of one epoch's batch order, augmentation, or dropout inside the model.
+
+    Of several processes each has its own `rank`, and so its own dropout; the order and the
+    augmentation are those of rank 0 in all. Rank 0 draws what a single process draws.
+    """
+    sequence = np.random.SeedSequence([seed, epoch, _STREAMS[purpose], *([rank] if rank else [])])
     return int(sequence.generate_state(1, np.uint32)[0])
 
 

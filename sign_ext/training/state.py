@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.training.files import write_tensors
+from sign_ext.training.processes import ALONE, Processes
 
 STATE_NAME = "last.safetensors"
 _KEY = "sign_ext.run"
@@ -67,6 +68,7 @@ def save_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
+    processes: int = 1,
 ) -> None:
     """Write last.safetensors, replacing the epoch before.
 
@@ -76,6 +78,7 @@ def save_state(
         model: after the epoch.
         optimizer: after the epoch.
         identity: what the run is made from, as :func:`load_state` compares it.
+        processes: how many train the model.
     """
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     tensors |= {f"best.{name}": t for name, t in state.best_weights.items()}
@@ -85,25 +88,27 @@ def save_state(
                 tensors[f"optimizer.{i}.{key}"] = value
     run = {
         "identity": identity,
-        "environment": _environment(model),
+        "environment": _environment(model, processes),
         **{name: getattr(state, name) for name in _SCALARS},
     }
     write_tensors(folder / STATE_NAME, tensors, {_KEY: json.dumps(run, allow_nan=False)})
 
 
 def load_state(
-    folder: Path,
+    folder: Path | None,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
+    processes: Processes = ALONE,
 ) -> RunState:
     """Put a run's model and optimiser back as they were, and return the rest of its state.
 
     Args:
-        folder: that holds last.safetensors.
+        folder: that holds last.safetensors; only the first process reads it, so others have None.
         model: of the run's architecture; its weights are replaced.
         optimizer: fresh, over the model's parameters.
         identity: of the run that is asked for now.
+        processes: that train the model; every one calls this and gets the same state.
 
     Returns:
         The state, its tensors on the model's device.
@@ -112,16 +117,17 @@ def load_state(
         ValueError: the file is damaged, or belongs to a run made from something else; the message
             lists the differences.
     """
-    tensors, run = _read(folder / STATE_NAME)
-    differences = describe_differences(run["identity"], _as_json(identity))
-    if differences:
-        shown = differences[:8] + [f"and {len(differences) - 8} more"] * (len(differences) > 8)
-        raise ValueError(
-            f"The run in {folder} cannot be resumed, because it was made from something else:\n  "
-            + "\n  ".join(shown)
-            + "\nGive what it was started with, another folder, or overwrite=True to begin anew."
-        )
-    _warn_of_environment(run["environment"], _environment(model))
+
+    def read() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        assert folder is not None
+        tensors, run = _read(folder / STATE_NAME)
+        _check_identity(folder, run["identity"], identity)
+        # A file from before runs could span processes does not say that it was one.
+        before = {"processes": 1, **run["environment"]}
+        _warn_of_environment(before, _environment(model, processes.count))
+        return tensors, run
+
+    tensors, run = processes.from_first(read)
     model.load_state_dict(_part(tensors, "model."))
     for i, parameter in enumerate(_parameters(optimizer)):
         for key, value in _part(tensors, f"optimizer.{i}.").items():
@@ -143,7 +149,22 @@ def peek(folder: Path) -> tuple[int, int]:
     return run["epoch"], run["steps"]
 
 
-def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _check_identity(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differences = describe_differences(before, _as_json(now))
+    if differences:
+        shown = differences[:8] + [f"and {len(differences) - 8} more"] * (len(differences) > 8)
+        raise ValueError(
+            f"The run in {folder} cannot be resumed, because it was made from something else:\n  "
+            + "\n  ".join(shown)
+            + "\nGive what it was started with, another folder, or overwrite=True to begin anew."
+        )
+
+
+def describe_differences(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    places: tuple[str, str] = ("in the folder", "now"),
+) -> list[str]:
     """List what differs between two nested dicts, one line each, with both values.
 
     Example:
@@ -152,7 +173,7 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     """
     old, new = _flat(before), _flat(now)
     return [
-        f"{key}: {old.get(key, 'nothing')} in the folder, {new.get(key, 'nothing')} now"
+        f"{key}: {old.get(key, 'nothing')} {places[0]}, {new.get(key, 'nothing')} {places[1]}"
         for key in list(dict.fromkeys([*old, *new]))
         if key not in old or key not in new or old[key] != new[key]
     ]
@@ -197,11 +218,14 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[
     return values, json.loads(metadata[_KEY])
 
 
-def _environment(model: nn.Module) -> dict[str, Any]:
-    """What changes the last bits of a result, and nothing else."""
-    device = next(model.parameters()).device.type
-    threads = torch.get_num_threads()
-    return {"torch": torch.__version__, "device": device, "threads": threads}
+def _environment(model: nn.Module, processes: int) -> dict[str, Any]:
+    """What changes the last bits of a result, and which numbers dropout draws; nothing else."""
+    return {
+        "torch": torch.__version__,
+        "device": next(model.parameters()).device.type,
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+    }
 
 
 def _warn_of_environment(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -210,5 +234,5 @@ def _warn_of_environment(before: dict[str, Any], now: dict[str, Any]) -> None:
         warnings.warn(
             "The resumed run continues where it was, but not bit for bit: "
             + "; ".join(differences),
-            stacklevel=4,
+            stacklevel=6,
         )
