@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from sign_ext.files import write_whole
 from sign_ext.models import build_model
 from sign_ext.report.environment import commit, versions
 from sign_ext.store import transform_to_store
+from sign_ext.store.budget import used
 from sign_ext.store.ranks import Ranks
 
 SHAPE = (3, 32, 32)
@@ -142,7 +142,7 @@ def worker(options: argparse.Namespace) -> None:
     """One process; tells its numbers on stdout."""
     torch.set_num_threads(options.threads)
     sign = sign_of(options.model, options.steps)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    base = used()
     run = transform_to_store(
         sign,
         source_of(options.images),
@@ -157,7 +157,7 @@ def worker(options: argparse.Namespace) -> None:
             {
                 "seconds": seconds,
                 "base": base,
-                "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak": used(),
                 "bytes": sum(entry.bytes for entry in run.manifest.shards),
             }
         ),

@@ -1,0 +1,42 @@
+"""What a test starts: a transform of many images within a budget; tells its memory on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import torch
+from torch import nn
+
+from sign_ext import SignTransform
+from sign_ext.data import ImageSource
+from sign_ext.store import transform_to_store
+from sign_ext.store.budget import used
+
+COUNT, SHAPE = 6000, (3, 64, 64)
+
+
+def read(start: int, stop: int) -> torch.Tensor:
+    return torch.full((stop - start, *SHAPE), start % 256, dtype=torch.uint8)
+
+
+def keys(start: int, stop: int) -> list[str]:
+    return [str(position) for position in range(start, stop)]
+
+
+def source(count: int) -> ImageSource:
+    labels = np.zeros(count, dtype=np.int64)
+    return ImageSource("same", labels, ("a",), SHAPE, "0" * 64, "", 0, read, keys)
+
+
+torch.set_num_threads(1)
+net = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+sign = SignTransform(net.eval(), 1, step_size=1e3, batch_size=64)
+# Once for what is imported and compiled at first use: the budget is about the images.
+transform_to_store(sign, source(64), sys.argv[1] + "-first")
+before = used()
+budget = before + (200 << 20)
+run = transform_to_store(sign, source(COUNT), sys.argv[1], shard_size=500, memory=budget)
+stored = sum(entry.bytes for entry in run.manifest.shards)
+print(json.dumps({"before": before, "peak": used(), "budget": budget, "stored": stored}))

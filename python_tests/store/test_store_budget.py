@@ -1,0 +1,77 @@
+"""The memory plan: what it allows, what it refuses, and that a process keeps to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sign_ext.store.budget import Load, parse_size, plan_memory
+
+LOADS = st.builds(
+    Load,
+    image=st.integers(1, 300_000),
+    snapshots=st.integers(1, 4),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+    shard=st.integers(1, 5000),
+    batch=st.integers(1, 512),
+    on_cpu=st.booleans(),
+)
+
+
+@given(LOADS, st.integers(0, 2**34), st.integers(0, 2**32), st.integers(1, 8))
+def test_a_plan_keeps_to_its_budget_or_says_what_would(load, budget, base, ahead):
+    try:
+        plan = plan_memory(load, budget, base, ahead)
+    except ValueError:
+        with pytest.raises(ValueError, match="--memory allows"):
+            plan_memory(load, budget, base, ahead)
+        return
+    assert base < plan.bytes <= budget
+    assert 1 <= plan.chunk <= load.shard
+    assert 1 <= plan.ahead <= ahead
+    # Batches are cut alike in every chunk, or there is one chunk a shard.
+    assert plan.chunk % load.batch == 0 or plan.chunk == load.shard
+    # More memory never means less work at a time.
+    more = plan_memory(load, 2 * budget, base, ahead)
+    assert (more.chunk, more.ahead) >= (plan.chunk, plan.ahead)
+
+
+def test_the_shard_size_that_it_proposes_fits():
+    load = Load(image=268_203, snapshots=2, dtype="float32", shard=4000, batch=32, on_cpu=True)
+    with pytest.raises(ValueError, match="shard-size") as refused:
+        plan_memory(load, 4 << 30, 1 << 30, 3)
+    fits = int(str(refused.value).split("at most ")[1].split(" ")[0].replace(",", ""))
+    assert 100 < fits < 4000
+    smaller = Load(load.image, 2, "float32", fits, 32, on_cpu=True)
+    assert plan_memory(smaller, 4 << 30, 1 << 30, 3).bytes <= 4 << 30
+    with pytest.raises(ValueError, match="allows"):
+        plan_memory(Load(load.image, 2, "float32", fits + 2, 32, on_cpu=True), 4 << 30, 1 << 30, 3)
+
+
+def test_sizes_are_read_with_their_units():
+    assert parse_size("4GB") == 4 * 10**9
+    assert parse_size(" 512 MiB ") == 512 * 2**20
+    assert parse_size("1.5e9") == 1_500_000_000
+    assert parse_size("7 kib") == 7168
+    for wrong in ("", "GB", "four GB", "-1GB", "0", "1 parsec", "1e999GB"):
+        with pytest.raises(ValueError, match="accepted: a number with a unit"):
+            parse_size(wrong)
+
+
+def test_a_process_keeps_to_its_budget(tmp_path):
+    # A parent with more memory than the child ever has must not count.
+    ballast = np.ones(2**27)
+    script = Path(__file__).with_name("budgeted_run.py")
+    command = [sys.executable, str(script), str(tmp_path / "store")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    told = json.loads(done.stdout)
+    assert ballast.nbytes > told["before"]
+    assert told["stored"] > 1.3 * (told["budget"] - told["before"])
+    assert told["before"] < told["peak"] <= told["budget"]
