@@ -16,7 +16,7 @@ from sign_ext.models import build_model
 from sign_ext.store import load_transformed, transform_to_store, verify
 from sign_ext.store.errors import StoreError
 from sign_ext.store.ranks import Ranks
-from sign_ext.training import save_checkpoint
+from sign_ext.training import load_checkpoint, save_checkpoint
 
 HERE = Path(__file__).parent
 
@@ -63,6 +63,27 @@ def test_two_processes_write_what_one_writes(checkpoint, tmp_path, content_of):
     assert refused.returncode != 0
     assert refused.stderr.count("settings.momentum: 0.0 in the store, 0.5 now") == 1
     assert content_of(tmp_path / "two") == content_of(tmp_path / "one")
+
+
+def test_two_processes_train_from_a_store_like_one(checkpoint, tmp_path):
+    data = ["--data", "digits", "--train-size", "45", "--image-size", "16", "--device", "cpu"]
+    arguments = ["--checkpoint", str(checkpoint), "--steps", "1", "--step-size", "100"]
+    store = tmp_path / "store"
+    assert main(["transform", *data, *arguments, "--out", str(store)]) == 0
+    train = ["train", *data, "--model", "basic_cnn", "--model-options.dropout", "0", "--epochs"]
+    train += ["2", "--batch-size", "20", "--sign", str(store), "--json"]
+    assert main([*train, "--out", str(tmp_path / "one")]) == 0
+    two = torchrun("-m", "sign_ext", *train, "--out", str(tmp_path / "two"))
+    assert two.returncode == 0, two.stderr
+    histories = {}
+    for name in ("one", "two"):
+        model, config = load_checkpoint(tmp_path / name)
+        assert config["data"]["images"] == 90
+        histories[name] = (config["train"]["history"], list(model.parameters()))
+    for mine, other in zip(*(each[0] for each in histories.values()), strict=True):
+        assert mine == pytest.approx(other, rel=1e-4)
+    for mine, other in zip(*(each[1] for each in histories.values()), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=5e-5)
 
 
 def test_a_dead_processs_shards_are_taken_up(tmp_path, content_of):
