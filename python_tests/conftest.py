@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -52,6 +53,15 @@ def rng(seed: int) -> np.random.Generator:
 def torch_rng(seed: int) -> torch.Generator:
     """torch randomness on the CPU, fresh for this test and the same in every run."""
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Run on one thread: for networks as small as tests', threads cost more than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

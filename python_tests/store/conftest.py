@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,8 @@ from sign_ext.data import ImageSource
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """For networks this small threads cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """All tests of this folder."""
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Small sets and a small network for the training tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,12 +10,8 @@ from sign_ext.data import ImageSet
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Run on one thread: for networks this small, threads cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """All tests of this folder."""
 
 
 @pytest.fixture

@@ -9,18 +9,14 @@ from __future__ import annotations
 import dataclasses
 
 from sign_ext.commands import console
-from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.shared import StoreOptions
 
 EXAMPLES = ("sign-ext inspect runs/transformed", "sign-ext inspect runs/transformed --json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
+class Options(StoreOptions):
     """Options of `sign-ext inspect`."""
-
-    store: str = option(
-        positional=True, help="Folder that `sign-ext transform` wrote.", metavar="STORE"
-    )
 
 
 def run(options: Options) -> None:

@@ -87,6 +87,15 @@ class SignOptions:
         return settings
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreOptions(CommonOptions):
+    """A store of transformed images."""
+
+    store: str = option(
+        positional=True, help="Folder that `sign-ext transform` wrote.", metavar="STORE"
+    )
+
+
 def resolve_device(name: str) -> torch.device:
     """Turn auto, cpu, cuda or cuda:INDEX into a device that is there.
 

@@ -106,7 +106,7 @@ class Options(SignOptions, CheckpointOptions):
         False, type=bool, help="Print where the time went: decoding, computing, writing."
     )
     overwrite: bool = option(
-        False, type=bool, help="Replace what other settings made in OUT, if it is different."
+        False, type=bool, help="Begin anew where OUT holds what other settings made."
     )
 
 
