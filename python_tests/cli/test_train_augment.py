@@ -13,6 +13,8 @@ from sign_ext.augment import Operation, Policy, SubPolicy, save_policies
 from sign_ext.cli import main
 from sign_ext.commands.train import Options, training_set
 from sign_ext.data import load_data
+from sign_ext.evaluation import predict_aleatoric
+from sign_ext.training import load_checkpoint
 
 TINY = ("train", "--data", "digits", "--train-size", "40", "--image-size", "16", "--seed", "3")
 TINY += ("--model", "basic_cnn", "--epochs", "1", "--batch-size", "20")
@@ -103,3 +105,29 @@ def test_random_k_takes_one_version_of_each_image(tmp_path: Path) -> None:
     assert bool(same.any(dim=0).all())
     assert bool(same.any(dim=1).all())
     assert torch.equal(training_set(one, originals).images, joined.images)
+
+
+def test_an_aleatoric_network_is_trained_and_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, store = tmp_path / "out", tmp_path / "store"
+    config = trained(out, "--aleatoric", "4")
+    assert config["model"]["aleatoric"] is True
+    assert config["train"]["objective"]["samples"] == 4
+    capsys.readouterr()
+    assert main(["evaluate", "--checkpoint", str(out), "--draws", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model, _ = load_checkpoint(out)
+    test = load_data("digits", image_size=16).test
+    p = predict_aleatoric(model, test.images, samples=20).probabilities
+    right = p.argmax(dim=1) == test.labels
+    assert found["accuracy"] == pytest.approx(float(right.double().mean()))
+    sure = p.gather(1, test.labels[:, None])[:, 0]
+    assert found["low"]["total"]["count"] == int((right & (sure <= 0.5)).sum())
+    assert main(["evaluate", "--checkpoint", str(out), "--draws", "2"]) == 0
+    assert "right with p ≤ 0.5" in capsys.readouterr().out
+    # SIGN takes what both heads are read from.
+    arguments = ["transform", "--checkpoint", str(out), "--data", "digits", "--train-size", "40"]
+    arguments += ["--steps", "1", "--step-size", "100", "--seed", "3", "--out", str(store)]
+    assert main(arguments) == 0
+    assert trained(tmp_path / "again", "--aleatoric", "4", "--sign", str(store))

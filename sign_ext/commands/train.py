@@ -72,6 +72,12 @@ class Options(CommonOptions):
         help="classical: flips, shifts and rotations (without flips for digits); mixup: blends "
         "of two images and their labels; deepaugment: learned policies (needs --policies).",
     )
+    aleatoric: int | None = option(
+        None,
+        type=PositiveInt,
+        help="Learn each logit's spread too (Section 3.2, Eq. 10), with so many draws a step.",
+        metavar="T",
+    )
     policies: str | None = option(
         None, help="YAML file of DeepAugment's policies.", metavar="FILE.yaml"
     )
@@ -138,7 +144,7 @@ def _train(options: Options, processes: Processes) -> None:
     import torch
 
     from sign_ext.models import MODEL_NAMES, build_model
-    from sign_ext.training import train
+    from sign_ext.training import Aleatoric, train
 
     with processes.agreeing():
         check_name("model", options.model, MODEL_NAMES)
@@ -155,11 +161,13 @@ def _train(options: Options, processes: Processes) -> None:
             "num_classes": len(splits.class_names),
             "image_shape": list(splits.image_shape),
             "options": dict(options.model_options or {}),
+            "aleatoric": options.aleatoric is not None,
         }
         model = build_model(
             options.model,
             num_classes=spec["num_classes"],
             image_shape=splits.image_shape,
+            aleatoric=spec["aleatoric"],
             **spec["options"],
         ).to(processes.device)
         augment = _augment(options, policies, len(splits.class_names))
@@ -174,6 +182,7 @@ def _train(options: Options, processes: Processes) -> None:
             splits.validation,
             settings,
             augment=augment,
+            objective=Aleatoric(options.aleatoric) if options.aleatoric else None,
             device=processes.device,
             out=out,
             resume=options.resume,

@@ -13,6 +13,7 @@ from sign_ext.evaluation.corruption import corruption_examples, gaussian_noise, 
 from sign_ext.evaluation.embedding import embed
 from sign_ext.evaluation.evaluate import Evaluation, evaluate
 from sign_ext.evaluation.features import features
+from sign_ext.evaluation.measure_uncertainty import measure_uncertainty
 from sign_ext.evaluation.ood import PresentClassAccuracy, present_class_accuracy
 from sign_ext.evaluation.paired import Paired, detectable_difference, holm, paired
 from sign_ext.evaluation.uncertainty import (
@@ -45,6 +46,7 @@ __all__ = [
     "gaussian_noise",
     "holm",
     "low_confidence",
+    "measure_uncertainty",
     "paired",
     "pixels_off",
     "predict",

@@ -150,33 +150,10 @@ class Uncertain(Stage):
 
     def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
         """Evaluate."""
-        from sign_ext.evaluation import (
-            low_confidence,
-            predict_aleatoric,
-            present_class_accuracy,
-            reliability,
-            uncertainty_scores,
-        )
+        from sign_ext.evaluation import measure_uncertainty
 
-        images = self._images(bench)
-        classes = len(images.class_names)
         model = trained(bench.outcome(self.network), bench.device)
-        found = predict_aleatoric(model, images.images, samples=self.samples, seed=SEED)
-        accuracy = present_class_accuracy(found.probabilities, images.labels, classes)
-        low = low_confidence(found.probabilities, found.sigma, images.labels, classes)
-        names = images.class_names
-        return {
-            "accuracy": accuracy.overall,
-            "per_class": {names[c]: a for c, a in accuracy.per_class.items()},
-            "counts": {
-                names[c]: int((images.labels == c).sum()) for c in sorted(accuracy.per_class)
-            },
-            "low": low.to_dict(names),
-            "sigma": float(found.sigma.mean()),
-            "scores": uncertainty_scores(found.probabilities, images.labels).to_dict(),
-            "reliability": reliability(found.probabilities, images.labels).to_dict(),
-            "images": len(images),
-        }
+        return measure_uncertainty(model, self._images(bench), samples=self.samples, seed=SEED)
 
     def _images(self, bench: Bench) -> ImageSet:
         if self.ood is None:
