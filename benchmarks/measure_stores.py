@@ -32,7 +32,7 @@ from sign_ext.files import write_whole
 from sign_ext.models import build_model
 from sign_ext.report.environment import commit, versions
 from sign_ext.store import transform_to_store
-from sign_ext.store.budget import used
+from sign_ext.store.budget import peak
 from sign_ext.store.ranks import Ranks
 
 SHAPE = (3, 32, 32)
@@ -142,7 +142,7 @@ def worker(options: argparse.Namespace) -> None:
     """One process; tells its numbers on stdout."""
     torch.set_num_threads(options.threads)
     sign = sign_of(options.model, options.steps)
-    base = used()
+    base = peak()
     run = transform_to_store(
         sign,
         source_of(options.images),
@@ -157,7 +157,7 @@ def worker(options: argparse.Namespace) -> None:
             {
                 "seconds": seconds,
                 "base": base,
-                "peak": used(),
+                "peak": max(base, peak()),
                 "bytes": sum(entry.bytes for entry in run.manifest.shards),
             }
         ),

@@ -166,7 +166,7 @@ def test_transform_profile_memory_and_dtype(
     assert main([*arguments, "--memory", "lots"]) == 2
     assert "lots" in capsys.readouterr().err
     assert main([*arguments, "--memory", "1MB"]) == 1
-    assert "--memory allows 1 MB" in capsys.readouterr().err
+    assert "(--memory) allows 1 MB" in capsys.readouterr().err
     assert main([*arguments, "--profile", "--split", "all", "--shard-size", "200"]) == 0
     captured = capsys.readouterr()
     assert "waiting for decoding" in captured.err

@@ -178,7 +178,7 @@ def test_options_are_checked_before_anything_is_done(sign, source, tmp_path):
         ("readers is 0", {"readers": 0}),
         ("dtype is 'int8'; accepted", {"dtype": "int8"}),
         ("on_error is 'ignore'; accepted", {"on_error": "ignore"}),
-        ("--memory allows 1 MB", {"memory": 10**6}),
+        (r"\(--memory\) allows 1 MB", {"memory": 10**6}),
     ):
         with pytest.raises(ValueError, match=words):
             transform_to_store(sign, source, out, **options)

@@ -85,8 +85,11 @@ class Options(SignOptions, CheckpointOptions):
         type=Literal["fail", "skip"],
         help="What an unreadable image does: end the run, or be left out and listed.",
     )
-    memory: str = option(
-        "4GB", help="What this process may take in all; each process of several.", metavar="SIZE"
+    memory: str | None = option(
+        None,
+        help="What this process may take in all, each of several: 4GB. Default: 4 GiB more than "
+        "before the first image.",
+        metavar="SIZE",
     )
     readers: int = option(
         2, type=PositiveInt, help="Chunks of images that are read and decoded at a time."
@@ -120,7 +123,7 @@ def run(options: Options) -> None:
 
     snapshots = _snapshots(options)
     try:
-        memory = parse_size(options.memory)
+        memory = None if options.memory is None else parse_size(options.memory)
     except ValueError as error:
         raise UsageError(f"--memory: {error}") from error
     ranks = Ranks.from_environment()

@@ -11,6 +11,7 @@ from sign_ext.compiler.printing import bytes_in_words
 from sign_ext.store.layout import DTYPES
 
 CHUNK_BYTES = 16 << 20  # of float32 images handed to the engine at once: calls cost little then
+MORE = 4 << 30  # than before the first image, where nobody said what may be taken
 SLACK = 64 << 20  # the allocator's own, headers, decoders
 
 
@@ -36,8 +37,8 @@ class Load:
 
     @property
     def shard_bytes(self) -> int:
-        """One shard under way: snapshots, and the originals, which its fingerprint needs."""
-        return self.shard * self.image * (self.snapshots * DTYPES[self.dtype].itemsize + 1)
+        """One shard under way: snapshots, and the originals, which its fingerprint joins."""
+        return self.shard * self.image * (self.snapshots * DTYPES[self.dtype].itemsize + 2)
 
     def chunk_bytes(self, chunk: int) -> int:
         """One chunk while it is computed: float32 images, and results not yet in their shard."""
@@ -60,32 +61,46 @@ class Plan:
     bytes: int
 
 
-def used() -> int:
-    """The process's peak resident memory so far, in bytes."""
+def peak() -> int:
+    """The process's peak resident memory, since it began or since `forget_peak`, in bytes."""
     try:
         # What getrusage tells on Linux counts the process that this one was forked from, too.
-        lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
-        peak = next(line for line in lines if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) * 1024
+        return _status("VmHWM")
     except (OSError, StopIteration):
-        peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak_rss if sys.platform == "darwin" else peak_rss * 1024
+        found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return found if sys.platform == "darwin" else found * 1024
 
 
-def plan_memory(load: Load, budget: int, base: int, ahead: int) -> Plan:
+def forget_peak() -> None:
+    """Let `peak` begin anew, where the system can do that: a long life may have seen much."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
+    line = next(each for each in lines if each.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def plan_memory(load: Load, budget: int | None, base: int, ahead: int) -> Plan:
     """Fit chunks and what is read ahead into a budget.
 
     Two shards are under way at a time: one is filled while the one before it is written.
 
     Args:
         load: sizes.
-        budget: bytes that the process may take in all.
+        budget: bytes that the process may take in all; None for `MORE` than `base`.
         base: bytes that it takes before the first image.
         ahead: chunks to read ahead, if they fit.
 
     Raises:
         ValueError: not even the least fits; the message says what would.
     """
+    if budget is None:
+        budget = base + MORE
     chunk = max(load.batch, CHUNK_BYTES // (4 * load.image) // load.batch * load.batch)
     chunk = min(chunk, load.shard)
     sizes = [(chunk, ahead), (chunk, 1), (min(load.batch, load.shard), 1)]
@@ -98,8 +113,8 @@ def plan_memory(load: Load, budget: int, base: int, ahead: int) -> Plan:
     fits = room // (2 * load.shard_bytes // load.shard)
     instead = f"or --shard-size to at most {fits:,} (now {load.shard:,})" if fits >= 1 else ""
     raise ValueError(
-        f"this takes {bytes_in_words(least)}, --memory allows {bytes_in_words(budget)}: raise it, "
-        f"{instead or 'or lower --batch-size'}"
+        f"this takes {bytes_in_words(least)}, memory (--memory) allows {bytes_in_words(budget)}: "
+        f"raise it, {instead or 'or lower --batch-size'}"
     )
 
 

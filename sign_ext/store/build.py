@@ -17,7 +17,7 @@ from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.errors import NegligibleDeltaWarning
 from sign_ext.progress import Progress, reporting
 from sign_ext.sign import DEFAULT_BATCH, SignTransform
-from sign_ext.store.budget import Load, plan_memory, used
+from sign_ext.store.budget import Load, forget_peak, peak, plan_memory
 from sign_ext.store.errors import StoreError
 from sign_ext.store.layout import DTYPES, default_shard_size, shard_file, shard_range
 from sign_ext.store.lock import only_writer
@@ -28,8 +28,6 @@ from sign_ext.store.ranks import Ranks
 from sign_ext.store.reading import OnError, Piece, read_piece
 from sign_ext.store.recipe import first_readable, recipe_of
 from sign_ext.store.shard import fault_of
-
-MEMORY = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def transform_to_store(
     shard_size: int | None = None,
     dtype: str = "float32",
     on_error: OnError = "fail",
-    memory: int = MEMORY,
+    memory: int | None = None,
     readers: int = 2,
     overwrite: bool = False,
     trust: bool = False,
@@ -83,7 +81,8 @@ def transform_to_store(
         shard_size: images a shard; by default as many as make 64 MiB.
         dtype: of the stored images: "float32", "float16" or "bfloat16".
         on_error: what an image that cannot be read does: "fail", or "skip" and be listed.
-        memory: bytes that the process may take in all.
+        memory: bytes that the process may take in all; None for 4 GiB more than it takes
+            before the first image.
         readers: chunks of images that are read at a time, on threads.
         overwrite: begin anew where the folder holds what another recipe made.
         trust: of shards that are there look at the size only, not at the checksum.
@@ -125,6 +124,7 @@ def transform_to_store(
         say(str(explanation))
     recipe = recipe_of(tune, source, explanation, about)
     wanted = _wanted(recipe, source, sign.settings.stops, dtype, shard_size)
+    forget_peak()
     _try_out(sign, sample)  # the engine's memory, which the budget has to hold too
     load = Load(
         math.prod(source.image_shape),
@@ -134,7 +134,7 @@ def transform_to_store(
         batch,
         device.type == "cpu",
     )
-    plan = plan_memory(load, memory, used(), ahead=readers + 1)
+    plan = plan_memory(load, memory, peak(), ahead=readers + 1)
     folder = Path(folder)
     with ExitStack() as stack:
         there = _prepared(stack, folder, wanted, ranks, overwrite, tune, sample)

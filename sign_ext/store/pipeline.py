@@ -18,7 +18,7 @@ from sign_ext.sign import SignTransform
 from sign_ext.store.budget import Plan
 from sign_ext.store.change import change_of
 from sign_ext.store.errors import StoreError
-from sign_ext.store.layout import DTYPES, shard_file, shard_range
+from sign_ext.store.layout import DTYPES, shard_file
 from sign_ext.store.manifest import Manifest
 from sign_ext.store.reading import Ahead, Chunk, OnError, Piece, pieces, read_piece
 from sign_ext.store.shard import ShardContent, write_shard
@@ -87,7 +87,7 @@ class Filling:
 
     Attributes:
         index: of the shard.
-        buffers: number of steps → rows for all its images, of the stored dtype.
+        buffers: number of steps → rows for the images of a shard, of the stored dtype.
         chunks: what has been computed into it.
         filled: rows in use.
     """
@@ -96,15 +96,6 @@ class Filling:
     buffers: dict[int, Tensor]
     chunks: list[Chunk] = field(default_factory=list)
     filled: int = 0
-
-    @classmethod
-    def empty(cls, work: Work, index: int, staging: Staging) -> Filling:
-        """Take memory for a shard."""
-        manifest = work.manifest
-        count = len(shard_range(index, manifest.shard_size, manifest.images))
-        shape, dtype = (count, *manifest.image_shape), DTYPES[manifest.dtype]
-        make = partial(torch.empty, shape, dtype=dtype, pin_memory=staging.pinned)
-        return cls(index, {step: make() for step in manifest.snapshots})
 
     def rows(self, count: int) -> dict[int, Tensor]:
         """The next rows of each snapshot."""
@@ -116,6 +107,14 @@ class Filling:
         keys = tuple(key for chunk in self.chunks for key in chunk.keys)
         images = {step: each[: self.filled] for step, each in self.buffers.items()}
         return ShardContent(images, labels[indices], indices, keys)
+
+
+def _buffers(work: Work, staging: Staging) -> dict[int, Tensor]:
+    """Memory for a shard."""
+    manifest = work.manifest
+    shape = (min(manifest.shard_size, manifest.images), *manifest.image_shape)
+    make = partial(torch.empty, shape, dtype=DTYPES[manifest.dtype], pin_memory=staging.pinned)
+    return {step: make() for step in manifest.snapshots}
 
 
 def fill_shards(work: Work, shards: Sequence[int], report: Report | None) -> Shares:
@@ -141,8 +140,10 @@ def fill_shards(work: Work, shards: Sequence[int], report: Report | None) -> Sha
     writer = ThreadPoolExecutor(1, thread_name_prefix="sign-ext-write")
     writing: Future[float] | None = None
     try:
-        for index in shards:
-            filling = Filling.empty(work, index, staging)
+        # Taken once: one is filled while the other one is written.
+        memory = [_buffers(work, staging) for _ in range(min(2, len(shards)))]
+        for turn, index in enumerate(shards):
+            filling = Filling(index, memory[turn % 2])
             for chunk in _until_whole(chunks):
                 shares.decode += chunk.seconds
                 _compute(work, chunk, filling, staging, shares.images, report)

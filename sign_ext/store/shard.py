@@ -55,15 +55,14 @@ class ShardContent:
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors on the CPU, contiguous, each alone in memory of its own, as safetensors wants."""
+    """Tensors on the CPU, contiguous, no two in the same memory, as safetensors wants them."""
     result: dict[str, Tensor] = {}
     taken = set()
     for name, tensor in tensors.items():
         there = tensor.detach().cpu().contiguous()
-        whole = there.untyped_storage().nbytes() == there.numel() * there.element_size()
-        if not whole or there.data_ptr() in taken:
+        if there.untyped_storage().data_ptr() in taken:
             there = there.clone()
-        taken.add(there.data_ptr())
+        taken.add(there.untyped_storage().data_ptr())
         result[name] = there
     return result
 
