@@ -87,7 +87,7 @@ class Transform(Stage):
     """
 
     kind: ClassVar[str] = "transform"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     phi: Train
     step: Calibrate | None
