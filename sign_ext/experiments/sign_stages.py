@@ -21,7 +21,6 @@ from sign_ext.store import load_transformed, transform_to_store
 from sign_ext.store.ranks import Ranks
 
 CHUNK = 4096  # images at a time where a whole set in float64 would not fit
-MEMORY = 64 << 30  # no limit of its own: the experiments hold their data in memory anyway
 DELTA_RMS = 64.0  # grey levels: about what the pixels of natural images deviate from their mean
 
 
@@ -128,7 +127,6 @@ class Transform(Stage):
                 ImageSource.in_memory(images, splits.note),
                 folder,
                 overwrite=True,
-                memory=MEMORY,
                 about={"stage": self.describe()},
                 ranks=Ranks(),
                 progress=bench.report,

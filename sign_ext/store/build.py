@@ -151,10 +151,9 @@ def transform_to_store(
             report = stack.enter_context(reporting(progress, todo, "transforming"))
             work = Work(sign, source, folder, there, plan, readers, on_error)
             shares = fill_shards(work, missing, report)
-        ranks.say_done({"made": len(missing)})
+        ranks.say_done()
         if ranks.first:
-            if ranks.world > 1:
-                ranks.all_done()
+            ranks.wait_for_all()
             there = finish(folder, there)
     return StoreRun(folder, there, len(missing), kept, tuple(damaged), shares)
 

@@ -7,7 +7,6 @@ every process says "done". All else is in the file system.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,19 +89,16 @@ class Ranks:
         if self.words is not None and self.words.get("go") != b"yes":
             raise StoreError(f"process {self.rank} stops, since the first one cannot begin")
 
-    def say_done(self, numbers: Mapping[str, Any]) -> None:
-        """Tell the first process that this one's shards are all there.
-
-        Args:
-            numbers: plain ones to tell it.
-        """
+    def say_done(self) -> None:
+        """Tell the first process that this one's shards are all there."""
         if self.words is not None:
-            self.words.set(f"done {self.rank}", json.dumps(dict(numbers)))
+            self.words.set(f"done {self.rank}", "yes")
 
-    def all_done(self) -> list[dict[str, Any]]:
-        """Wait for every process, and return their numbers in order; by the first.
+    def wait_for_all(self) -> None:
+        """Wait until every process is done; by the first.
 
         A process that dies is the launcher's to notice: torchrun ends the others.
         """
-        assert self.words is not None
-        return [json.loads(self.words.get(f"done {rank}")) for rank in range(self.world)]
+        if self.words is not None:
+            for rank in range(self.world):
+                self.words.get(f"done {rank}")
