@@ -1,0 +1,111 @@
+// A warp's instructions for small matrices of bfloat16, and copies from global to shared memory
+// that go on beside the arithmetic: PTX on the device (sm_80 and later), the emulation's
+// definitions on the host (testing/host_cuda_matrix.h).
+//
+// A fragment is a warp's part of a 16x8 or 16x16 matrix, two neighbouring bfloat16 a register. With
+// g = lane / 4 and t = lane % 4, the product D[16, 8] += A[16, 16] B[16, 8] has in each lane
+//
+//   A  a[0]: row g, columns 2t, 2t + 1     a[1]: row g + 8     a[2], a[3]: the same, columns + 8
+//   B  b[0]: rows 2t, 2t + 1 of column g   b[1]: rows + 8
+//   D  d[0], d[1]: row g, columns 2t, 2t + 1                   d[2], d[3]: row g + 8
+
+#pragma once
+
+#include <cstdint>
+
+#include "common/device.cuh"
+#if !defined(__CUDACC__)
+#include "testing/host_cuda_matrix.h"
+#endif
+
+namespace sign_ext {
+
+#if defined(__CUDACC__)
+
+// sm_75 and older have no matrix unit for bfloat16: such a build refuses to run, in the launcher.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define SIGN_EXT_MATRIX_UNIT 1
+#else
+#define SIGN_EXT_MATRIX_UNIT 0
+#endif
+
+__device__ __forceinline__ unsigned int shared_address(const void* pointer) {
+  return static_cast<unsigned int>(__cvta_generic_to_shared(pointer));
+}
+
+// Loads 8x8 matrices of 16-bit elements: lane 8j + i names row i of matrix j, 16 bytes on a 16-byte
+// boundary of shared memory; register j of a lane gets row g, columns 2t and 2t + 1 of matrix j.
+__device__ __forceinline__ void load_matrices(unsigned int (&r)[4], const void* row) {
+#if SIGN_EXT_MATRIX_UNIT
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void load_matrices(unsigned int (&r)[2], const void* row) {
+#if SIGN_EXT_MATRIX_UNIT
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+#endif
+}
+
+// The same, each matrix transposed: register j gets rows 2t and 2t + 1 of column g.
+__device__ __forceinline__ void load_transposed(unsigned int (&r)[4], const void* row) {
+#if SIGN_EXT_MATRIX_UNIT
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void load_transposed(unsigned int (&r)[2], const void* row) {
+#if SIGN_EXT_MATRIX_UNIT
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+#endif
+}
+
+// d += a b, products exact, sums in float32.
+__device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned int (&a)[4],
+                                             unsigned int b0, unsigned int b1) {
+#if SIGN_EXT_MATRIX_UNIT
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+// 16 bytes from global to shared memory, there after this thread's wait_for_copies() and seen by
+// the others after a barrier behind that.
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+#if SIGN_EXT_MATRIX_UNIT
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+               :
+               : "r"(shared_address(shared)), "l"(__cvta_generic_to_global(global))
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_copies() {
+#if SIGN_EXT_MATRIX_UNIT
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+#else
+
+using host_cuda::copy_async_16;
+using host_cuda::load_matrices;
+using host_cuda::load_transposed;
+using host_cuda::multiply_add;
+using host_cuda::wait_for_copies;
+
+#endif
+
+}  // namespace sign_ext

@@ -1,0 +1,112 @@
+// onchip: K steps of SIGN (Algorithm 1) by one kernel that keeps an image, its values, cotangents
+// and residue bits in shared memory. The network is data: a list of convolutions, each with an
+// activation that keeps one bit and perhaps a 2x2 maximum pooling between them, all in one chain; a
+// linear layer is a convolution as large as its input.
+//
+//   whole     p once from global memory, K steps, p once back
+//   forward   one forward pass: the last value and the residue bits go to global memory
+//   backward  from the last value's cotangent and those bits: the image's cotangent and the update
+//
+// forward and backward are for networks of which only the first layers fit: what follows them runs
+// between the two, on batched products (sign_ext/engine/onchip).
+//
+// One step, with x = scale p + shift, value_0 = x, and for each layer l
+//
+//   value_l+1 = activation(max over 2x2 windows(weight_l * value_l + bias_l))
+//   delta     = scale * the vector-Jacobian product of the last value with the seed
+//   v <- momentum v + delta,  q = p + step_size v,  p <- clamp(q) (sign_update/sign_update.h)
+//   watch[0] <- max(watch[0], |delta|),  watch[1] <- max(watch[1], |q|) (stem_update/stem_update.h)
+//   first_bad <- min(first_bad, the first step at which one of them is not finite)
+//
+// Values, weights and cotangents are bfloat16, sums and p float32. The maximum of a window is its
+// first, in PyTorch's order, and NaN wins. The same call gives the same bits.
+//
+// Floor, by the unit that sets it, of one image and step (BasicCNN at 32x32 in brackets):
+//   matrix unit     2 * 2 * multiply-adds of the layers up to the last on chip  [102 MFLOP; 0.13 us
+//                   of one H200's 790 TFLOP/s, times 132 processors: 17 us of one]
+//   shared memory   a warp's tile of 16 MT x 8 NT loads 512 MT + 256 NT bytes for MT NT products of
+//                   4,096 FLOP, 128 bytes a clock: with 64 x 32 tiles 1.5 clocks a product
+//                   against the unit's 1  [about 40,000 clocks, 23 us at 1.75 GHz]
+//   global memory   whole: 8 bytes an element of p for all K steps; forward and backward: 12 bytes
+//                   an element of p, twice the last value and twice the bits  [75 kB; 17 ns at
+//                   4.3 TB/s]; and the weights that are not kept, from the L2 cache, twice a step
+//                   [203 kB a processor]
+// So shared memory sets it. No GPU has measured this kernel yet.
+
+#pragma once
+
+#include <cstdint>
+
+namespace sign_ext::onchip {
+
+constexpr int kMostLayers = 12;
+constexpr int kMostThreads = 512;  // of a block: 256 with any number of registers, or 512
+
+// How the weights of a phase come into shared memory.
+constexpr int kWeightsThere = 0;       // they are there: kept, or the phase before used them
+constexpr int kWeightsPrefetched = 1;  // the phase before begins to copy them
+constexpr int kWeightsNow = 2;         // this phase copies them first
+
+// Sizes in elements, `at` in bytes from the beginning of shared memory, each on 128 bytes. All
+// words have 4 bytes, so that sign_ext/engine/onchip/words.py can write them.
+struct Layer {
+  std::int32_t in_h, in_w, in_c;  // channels of values are padded to 8
+  std::int32_t out_h, out_w, out_c;
+  std::int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
+  std::int32_t pooled;          // 1: the maximum over 2x2 windows follows
+  std::int32_t kept;            // bits an element of the output keeps: 0, 1, or 3 with pooling
+  float low, high, slope;       // the activation (common/activation.h)
+  std::int32_t weight_element;  // of `weights`, [kernel_h, kernel_w, in_c, out_c]
+  std::int32_t bias_element;    // of `constants`, [out_c]
+  std::int32_t value_at;        // the output's value, -1: not kept
+  std::int32_t residue_at;      // counted from Plan::residues_at
+  std::int32_t g_at;            // the cotangent of what the convolution gives, before pooling
+  // Of the input, the output's value, its cotangent and the weights (onchip_layout.h: shift_for).
+  std::int32_t in_shift, value_shift, g_shift, weight_shift;
+  std::int32_t forward_weights_at, forward_load;
+  std::int32_t backward_weights_at, backward_load;
+};
+
+struct Plan {
+  std::int32_t words;  // of this struct: a plan of another layout is refused
+  std::int32_t layers;
+  std::int32_t forward, backward;        // whether those phases are in the step
+  std::int32_t height, width, channels;  // of the image, its real channels
+  std::int32_t shared_bytes;
+  std::int32_t threads;  // of a block: 128, 256 or 512
+  std::int32_t blocks;   // that should share a processor; 256 threads together may have more
+                         // registers than 512
+  std::int32_t keeps;    // 1: all weights are copied once, before the first image
+  std::int32_t p_at, velocity_at, x_at;  // the image, its velocity (-1: none), value_0
+  std::int32_t residues_at, residue_bytes;
+  std::int32_t zeros_at;                      // 16 bytes of zeros
+  std::int32_t scale_element, shift_element;  // of `constants`, [x's padded channels]
+  std::int32_t seed_element;                  // of `constants`, [H, W, padded channels]
+  std::int32_t last_channels;                 // of the last value, the real ones
+  Layer layer[kMostLayers];
+};
+
+struct Args {
+  Plan plan;
+  std::int64_t images;
+  std::int64_t steps;
+  float* p;                        // [images, height, width, channels], updated in place
+  float* velocity;                 // the same, or null
+  const std::uint16_t* weights;    // bfloat16
+  const float* constants;          // biases, scale, shift, seed
+  std::uint16_t* features;         // forward: the last value, [images, H, W, C], bfloat16
+  std::uint8_t* residues;          // forward writes, backward reads: [images, residue_bytes]
+  const std::uint16_t* cotangent;  // backward: of the last value, as features; null: the seed
+  unsigned int* watch;             // [2], floats
+  int* first_bad;                  // [1], counted from 1
+  float step_size;
+  float momentum;
+  float clamp_min;
+  float clamp_max;
+};
+
+// Launches the kernel on `stream` (a cudaStream_t) of the current device and returns at once: null,
+// or the text of the CUDA error.
+const char* run_cuda(const Args& args, void* stream);
+
+}  // namespace sign_ext::onchip

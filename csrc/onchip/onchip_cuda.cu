@@ -1,0 +1,40 @@
+// The launcher of the CUDA kernel: plain CUDA headers, so that nvcc takes seconds.
+
+#include <algorithm>
+
+#include "onchip/onchip_kernel.cuh"
+
+namespace sign_ext::onchip {
+
+const char* run_cuda(const Args& args, void* stream) {
+  if (args.images == 0 || args.steps == 0) return nullptr;
+  int device = 0;
+  int processors = 0;
+  int major = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  }
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  if (major < 8) return "the device has no matrix unit for bfloat16 (compute capability 8.0)";
+  choose(args.plan, [&](auto kernel) {
+    const int bytes = args.plan.shared_bytes;
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) return;
+    int resident = 0;
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, args.plan.threads,
+                                                          static_cast<std::size_t>(bytes));
+    if (error != cudaSuccess) return;
+    const std::int64_t most = std::int64_t{processors} * std::max(resident, 1);
+    const auto blocks = static_cast<unsigned int>(std::min(args.images, most));
+    kernel<<<blocks, static_cast<unsigned int>(args.plan.threads), static_cast<std::size_t>(bytes),
+             static_cast<cudaStream_t>(stream)>>>(args);
+    error = cudaGetLastError();
+  });
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace sign_ext::onchip

@@ -1,0 +1,121 @@
+// The matrix unit's instructions and asynchronous copies (common/matrix_unit.cuh) on the emulated
+// warps: matrices are loaded through the addresses that lanes bring, fragments are spread over
+// lanes as on the device, and the product itself is a plain one, its sums in float32.
+//
+// A copy's target holds garbage until the thread that began it waits: who reads it earlier reads
+// nonsense. A thread must wait for its copies before it returns.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "common/half_bits.h"
+#include "testing/host_cuda_intrinsics.h"
+#include "testing/host_cuda_launch.h"
+
+namespace host_cuda {
+
+constexpr unsigned int kWholeWarp = 0xffffffffu;
+
+// What lane `source` brings.
+inline std::uint64_t from_lane(const char* name, const Place& place, std::uint64_t brought,
+                               int source) {
+  return Launch::current().exchange(name, place, kWholeWarp, brought, source).value;
+}
+
+inline std::uint16_t element_of_row(std::uint64_t row, int column) {
+  std::uint16_t element;
+  std::memcpy(&element, reinterpret_cast<const std::uint16_t*>(row) + column, sizeof(element));
+  return element;
+}
+
+template <int kMatrices, bool kTransposed>
+void load_matrices_of_warp(const char* name, const Place& place, unsigned int (&r)[kMatrices],
+                           const void* row) {
+  const int lane = Launch::current().lane();
+  const int g = lane / 4;
+  const int t = lane % 4;
+  if (lane < 8 * kMatrices) require_aligned(row, 16);
+  const auto brought = reinterpret_cast<std::uint64_t>(row);
+  for (int matrix = 0; matrix < kMatrices; ++matrix) {
+    std::uint32_t low;
+    std::uint32_t high;
+    if constexpr (kTransposed) {
+      low = element_of_row(from_lane(name, place, brought, 8 * matrix + 2 * t), g);
+      high = element_of_row(from_lane(name, place, brought, 8 * matrix + 2 * t + 1), g);
+    } else {
+      const std::uint64_t address = from_lane(name, place, brought, 8 * matrix + g);
+      low = element_of_row(address, 2 * t);
+      high = element_of_row(address, 2 * t + 1);
+    }
+    r[matrix] = low | high << 16;
+  }
+}
+
+template <int kMatrices>
+void load_matrices(unsigned int (&r)[kMatrices], const void* row, Place place = Place::current()) {
+  load_matrices_of_warp<kMatrices, false>("ldmatrix", place, r, row);
+}
+
+template <int kMatrices>
+void load_transposed(unsigned int (&r)[kMatrices], const void* row,
+                     Place place = Place::current()) {
+  load_matrices_of_warp<kMatrices, true>("ldmatrix.trans", place, r, row);
+}
+
+// The two bfloat16 of a register.
+inline float half_of(std::uint64_t registers, int which) {
+  return sign_ext::bfloat16_bits_to_float(static_cast<std::uint16_t>(registers >> (16 * which)));
+}
+
+inline void multiply_add(float (&d)[4], const unsigned int (&a)[4], unsigned int b0,
+                         unsigned int b1, Place place = Place::current()) {
+  const int lane = Launch::current().lane();
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const auto pair = [](unsigned int low, unsigned int high) {
+    return static_cast<std::uint64_t>(low) | static_cast<std::uint64_t>(high) << 32;
+  };
+  // Registers of columns 2u, 2u + 1, 2u + 8 and 2u + 9 of a row of A, and of such rows of B.
+  for (int u = 0; u < 4; ++u) {
+    const std::uint64_t rows[2] = {
+        from_lane("mma", place, pair(a[0], a[2]), 4 * g + u),
+        from_lane("mma", place, pair(a[1], a[3]), 4 * g + u),
+    };
+    const std::uint64_t columns[2] = {
+        from_lane("mma", place, pair(b0, b1), 4 * (2 * t) + u),
+        from_lane("mma", place, pair(b0, b1), 4 * (2 * t + 1) + u),
+    };
+    for (int k = 0; k < 4; ++k) {
+      for (int i = 0; i < 4; ++i) d[i] += half_of(rows[i / 2], k) * half_of(columns[i % 2], k);
+    }
+  }
+}
+
+struct PendingCopy {
+  void* shared;
+  const void* global;
+};
+
+// Of the calling thread.
+inline std::vector<PendingCopy>& pending_copies() {
+  static thread_local std::vector<std::vector<PendingCopy>> threads(1024);
+  return threads[threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)];
+}
+
+inline void copy_async_16(void* shared, const void* global) {
+  require_aligned(shared, 16);
+  require_aligned(global, 16);
+  Launch::current().fill_with_garbage(shared, 16);
+  pending_copies().push_back({shared, global});
+}
+
+inline void wait_for_copies() {
+  for (const PendingCopy& copy : pending_copies()) std::memcpy(copy.shared, copy.global, 16);
+  pending_copies().clear();
+}
+
+}  // namespace host_cuda

@@ -1,0 +1,126 @@
+// The emulated matrix unit against plain products: each instruction by itself, on values whose sums
+// are exact.
+
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "common/matrix_unit.cuh"
+#include "tests/check.h"
+
+namespace {
+
+using Elements = std::vector<std::uint16_t>;
+
+Elements random_elements(std::size_t count, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  Elements elements(count);
+  for (auto& element : elements) {
+    element = sign_ext::float_to_bfloat16_bits(static_cast<float>(random() % 17) - 8.0f);
+  }
+  return elements;
+}
+
+float value(std::uint16_t bits) { return sign_ext::bfloat16_bits_to_float(bits); }
+
+// d = a b with a [16, 16], b [16, 8]; b's rows in memory are b's rows, or its columns.
+__global__ void product_kernel(const std::uint16_t* a, const std::uint16_t* b, float* d,
+                               bool columns) {
+  __shared__ __align__(16) std::uint16_t left[16 * 16];
+  __shared__ __align__(16) std::uint16_t right[16 * 8];
+  for (unsigned int i = threadIdx.x; i < 256; i += 32) left[i] = a[i];
+  for (unsigned int i = threadIdx.x; i < 128; i += 32) right[i] = b[i];
+  __syncthreads();
+  const unsigned int lane = threadIdx.x;
+  unsigned int in[4];
+  sign_ext::load_matrices(in, left + (lane % 16) * 16 + lane / 16 * 8);
+  unsigned int with[2];
+  if (columns) {
+    sign_ext::load_matrices(with, right + (lane % 8) * 16 + lane / 8 % 2 * 8);
+  } else {
+    sign_ext::load_transposed(with, right + (lane % 16) * 8);
+  }
+  float sum[4] = {0, 0, 0, 0};
+  sign_ext::multiply_add(sum, in, with[0], with[1]);
+  for (unsigned int e = 0; e < 4; ++e) {
+    d[(lane / 4 + 8 * (e / 2)) * 8 + lane % 4 * 2 + e % 2] = sum[e];
+  }
+}
+
+TEST(a_product_of_fragments_is_the_product) {
+  for (std::uint32_t seed = 0; seed < 20; ++seed) {
+    for (const bool columns : {false, true}) {
+      const Elements a = random_elements(256, 2 * seed);
+      const Elements b = random_elements(128, 2 * seed + 1);
+      std::vector<float> d(128, -1.0f);
+      host_cuda::launch_seeded(seed, &product_kernel, 1, 32, a.data(), b.data(), d.data(), columns);
+      for (std::size_t row = 0; row < 16; ++row) {
+        for (std::size_t column = 0; column < 8; ++column) {
+          float expected = 0;
+          for (std::size_t k = 0; k < 16; ++k) {
+            expected +=
+                value(a[row * 16 + k]) * value(b[columns ? column * 16 + k : k * 8 + column]);
+          }
+          CHECK(d[row * 8 + column] == expected, "another product");
+        }
+      }
+    }
+  }
+}
+
+// Four matrices at once, straight and transposed, each register from its own.
+__global__ void four_kernel(const std::uint16_t* from, unsigned int* straight,
+                            unsigned int* transposed) {
+  __shared__ __align__(16) std::uint16_t rows[32 * 8];
+  for (unsigned int i = threadIdx.x; i < 256; i += 32) rows[i] = from[i];
+  __syncthreads();
+  unsigned int r[4];
+  sign_ext::load_matrices(r, rows + threadIdx.x * 8);
+  for (unsigned int j = 0; j < 4; ++j) straight[threadIdx.x * 4 + j] = r[j];
+  sign_ext::load_transposed(r, rows + threadIdx.x * 8);
+  for (unsigned int j = 0; j < 4; ++j) transposed[threadIdx.x * 4 + j] = r[j];
+}
+
+TEST(four_matrices_are_loaded_into_four_registers) {
+  const Elements from = random_elements(256, 7);
+  std::vector<unsigned int> straight(128);
+  std::vector<unsigned int> transposed(128);
+  host_cuda::launch_seeded(3, &four_kernel, 1, 32, from.data(), straight.data(), transposed.data());
+  for (std::size_t lane = 0; lane < 32; ++lane) {
+    const std::size_t g = lane / 4;
+    const std::size_t t = lane % 4;
+    for (std::size_t j = 0; j < 4; ++j) {
+      const auto at = [&](std::size_t row, std::size_t column) -> unsigned int {
+        return from[(8 * j + row) * 8 + column];
+      };
+      CHECK(straight[lane * 4 + j] == (at(g, 2 * t) | at(g, 2 * t + 1) << 16), "straight");
+      CHECK(transposed[lane * 4 + j] == (at(2 * t, g) | at(2 * t + 1, g) << 16), "transposed");
+    }
+  }
+}
+
+// A copy is there after the wait, and not before.
+__global__ void copy_kernel(const float* from, float* early, float* late) {
+  __shared__ __align__(16) float tile[64 * 4];
+  sign_ext::copy_async_16(tile + 4 * threadIdx.x, from + 4 * threadIdx.x);
+  early[threadIdx.x] = tile[4 * threadIdx.x];
+  sign_ext::wait_for_copies();
+  __syncthreads();
+  late[threadIdx.x] = tile[4 * ((threadIdx.x + 1) % 64) + 3];
+}
+
+TEST(a_copy_is_there_after_the_wait_only) {
+  alignas(16) float from[256];
+  for (int i = 0; i < 256; ++i) from[i] = static_cast<float>(i);
+  std::vector<float> early(64);
+  std::vector<float> late(64);
+  host_cuda::launch_seeded(5, &copy_kernel, 1, 64, from, early.data(), late.data());
+  for (std::size_t i = 0; i < 64; ++i) {
+    CHECK(early[i] != from[4 * i], "the copy was there before the wait");
+    CHECK(late[i] == from[4 * ((i + 1) % 64) + 3], "another value");
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return check::run(argc, argv); }

@@ -1,0 +1,158 @@
+// The text of onchip's kernel on the emulated device, against its definition: random networks of
+// one to three layers, two steps, one launch; the same split into a forward and a backward launch.
+// All must be equal to the last bit, in every order of threads.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "onchip/onchip_kernel.cuh"
+#include "tests/check.h"
+#include "tests/onchip_definition.h"
+
+namespace {
+
+using namespace onchip_test;
+
+void launch(const Args& args, std::uint32_t seed, unsigned int blocks) {
+  host_cuda::Options options;
+  options.seed = seed;
+  options.dynamic_shared_bytes = static_cast<std::size_t>(args.plan.shared_bytes);
+  choose(args.plan, [&](auto kernel) {
+    host_cuda::launch_with(options, kernel, blocks, static_cast<unsigned int>(args.plan.threads),
+                           args);
+  });
+}
+
+LayerShape random_layer(std::mt19937& random, bool small) {
+  const auto one_of = [&random](std::initializer_list<int> values) {
+    return values.begin()[random() % values.size()];
+  };
+  LayerShape layer{};
+  layer.channels = one_of({3, 8, 16, 20, 32});
+  layer.kernel_h = one_of({1, 2, 3});
+  layer.kernel_w = one_of({1, 3});
+  layer.stride = small ? 1 : one_of({1, 1, 2});
+  layer.pad_top = one_of({0, 1});
+  layer.pad_left = one_of({0, 1});
+  layer.pad_behind = one_of({0, 1});
+  layer.pooled = !small && one_of({0, 1}) != 0;
+  layer.activation = one_of({0, 1, 2, 3});
+  return layer;
+}
+
+Problem random_problem(std::uint32_t seed) {
+  std::mt19937 random(seed);
+  Problem problem{};
+  problem.height = 6 + static_cast<int>(random() % 4);
+  problem.width = 6 + static_cast<int>(random() % 5);
+  problem.channels = static_cast<int>(1 + random() % 10);
+  problem.images = 2;
+  problem.steps = 2;
+  problem.threads = random() % 2 == 0 ? 128 : 256;
+  const auto layers = static_cast<unsigned int>(1 + random() % 3);
+  int height = problem.height;
+  int width = problem.width;
+  for (unsigned int i = 0; i < layers; ++i) {
+    LayerShape layer = random_layer(random, i > 0);
+    layer.kernel_h = std::min(layer.kernel_h, height);
+    layer.kernel_w = std::min(layer.kernel_w, width);
+    height = (height + layer.pad_top + layer.pad_behind - layer.kernel_h) / layer.stride + 1;
+    width = (width + layer.pad_left + layer.pad_behind - layer.kernel_w) / layer.stride + 1;
+    layer.pooled = layer.pooled && height > 1 && width > 1;
+    if (layer.pooled) {
+      height /= 2;
+      width /= 2;
+    }
+    problem.layers.push_back(layer);
+  }
+  problem.momentum = random() % 2 == 0;
+  problem.clamped = random() % 2 == 0;
+  problem.loads = static_cast<int>(random() % 3);
+  return problem;
+}
+
+void compare(const Case& got, const Case::Expected& expected, const std::string& what) {
+  CHECK(got.p == expected.p, what + ": another image");
+  if (got.velocity != expected.velocity) CHECK(false, what + ": another velocity");
+  float delta;
+  float q;
+  std::memcpy(&delta, &got.watch[0], 4);
+  std::memcpy(&q, &got.watch[1], 4);
+  CHECK(delta == expected.largest_delta && q == expected.largest_q, what + ": another watch");
+  CHECK(got.first_bad == 0x7fffffff, what + ": a step that is not finite was seen");
+}
+
+TEST(two_steps_in_one_launch_are_two_steps) {
+  for (std::uint32_t seed = 0; seed < 12; ++seed) {
+    const Problem problem = random_problem(seed);
+    Case one(problem, seed);
+    const auto expected = one.expected(problem.steps);
+    launch(one.args(true, true), seed, 1 + seed % 2);
+    compare(one, expected, "seed " + std::to_string(seed));
+  }
+}
+
+TEST(a_forward_and_a_backward_launch_are_one_step) {
+  for (std::uint32_t seed = 100; seed < 108; ++seed) {
+    const Problem problem = random_problem(seed);
+    Case one(problem, seed);
+    const auto expected = one.expected(1);
+    std::vector<std::uint8_t> residues(static_cast<std::size_t>(2 * one.shape().residue_bytes + 16),
+                                       0x5a);
+    // Words of 4 bytes are copied.
+    std::uint8_t* const aligned =
+        residues.data() + (16 - reinterpret_cast<std::uintptr_t>(residues.data()) % 16) % 16;
+    std::vector<std::uint16_t> features(expected.last_value.size(), 0x7fff);
+    Args forward = one.args(true, false);
+    forward.features = features.data();
+    forward.residues = aligned;
+    const std::vector<float> before = one.p;
+    launch(forward, seed, 2);
+    CHECK(one.p == before, "the forward launch changed the image");
+    for (std::size_t i = 0; i < features.size(); ++i) {
+      CHECK(sign_ext::bfloat16_bits_to_float(features[i]) == expected.last_value[i],
+            "another last value");
+    }
+    const std::vector<std::uint16_t> cotangent = one.seed_of_each_image();
+    Args backward = one.args(false, true);
+    backward.residues = aligned;
+    backward.cotangent = cotangent.data();
+    launch(backward, seed, 1);
+    compare(one, expected, "seed " + std::to_string(seed));
+  }
+}
+
+// The same call gives the same bits, whatever the order of threads: a missing barrier would show.
+TEST(no_result_depends_on_the_order_of_threads) {
+  Problem problem = random_problem(3);
+  problem.layers = {{16, 3, 3, 1, 1, 1, 1, true, 1}, {24, 3, 3, 1, 1, 1, 1, false, 1}};
+  for (problem.loads = 0; problem.loads < 3; ++problem.loads) {
+    const auto expected = Case(problem, 3).expected(problem.steps);
+    for (std::uint32_t seed = 0; seed < 4; ++seed) {
+      Case one(problem, 3);
+      launch(one.args(true, true), seed, 1);
+      compare(one, expected, "order " + std::to_string(seed));
+    }
+  }
+}
+
+TEST(the_first_step_that_is_not_finite_is_named) {
+  Problem problem = random_problem(5);
+  problem.layers = {{8, 3, 3, 1, 1, 1, 1, false, 0}};
+  problem.images = 1;
+  problem.clamped = true;  // the image itself stays finite
+  problem.momentum = false;
+  Case one(problem, 5);
+  Args args = one.args(true, true);
+  args.step_size = std::numeric_limits<float>::infinity();
+  args.steps = 2;
+  launch(args, 1, 1);
+  CHECK(one.first_bad == 1, "named step " + std::to_string(one.first_bad));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return check::run(argc, argv); }
