@@ -127,6 +127,12 @@ def explain(sign: SignTransform, images: Tensor | None) -> Explanation:
 def _compiled(sign: SignTransform, images: Tensor) -> dict[str, Any]:
     """What there is to say of the compiled step, nothing where another backend runs."""
     choice = sign.engines.choice(images.device, images)
+    if choice.backend == "onchip":
+        try:
+            return {"operations": sign.on_chip(images).lines()}
+        except BackendError as error:
+            sign.engines.refuse("onchip", images, str(error))
+            choice = sign.engines.choice(images.device, images)
     if choice.backend != "fused":
         return {}
     try:

@@ -46,7 +46,7 @@ def iterative_sign(
         clamp: (lowest, highest) for p*, or None.
         snapshots: steps to return, all from one trajectory.
         batch_size: images at a time.
-        backend: "auto", "fused", "graphed" or "autograd".
+        backend: "auto", "onchip", "fused", "graphed" or "autograd".
         precision: "float32", "tf32" or "bfloat16".
         tune: True measures the fused backend's algorithms first, or a `TuningPlan`.
         out: where to write; `out=images` works in place.

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from sign_ext.precision import PRECISIONS
 
 LinearizeAt = Literal["iterate", "input"]
-BACKENDS = ("auto", "autograd", "graphed", "fused")
+BACKENDS = ("auto", "autograd", "graphed", "fused", "onchip")
 
 
 def _integer(name: str, value: Any, least: int = 1) -> int:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sign_ext.calibrate import Calibration
     from sign_ext.compiler.program import Program
     from sign_ext.engine.fused.step import Step
+    from sign_ext.engine.onchip.network import OnChipNetwork
     from sign_ext.explanation import Explanation
 
 DEFAULT_BATCH = {"cpu": 128, "cuda": 256}  # images at a time where batch_size is None
@@ -64,7 +65,8 @@ class SignTransform:
         snapshots: steps whose iterates to return, (50, 100) in the paper, from one trajectory.
         batch_size: images at a time; None takes 128 on a CPU and 256 elsewhere. Samples do not
             interact, so it changes memory and speed only.
-        backend: "auto", "fused" (compiled to fused operators), "graphed" (CUDA graphs) or
+        backend: "auto", "onchip" (an image's values stay in shared memory: bfloat16, chains of
+            convolutions), "fused" (compiled to fused operators), "graphed" (CUDA graphs) or
             "autograd" (any module and device).
         precision: arithmetic of float32 networks: "float32" (IEEE, TF32 switched off), "tf32" or
             "bfloat16" (autocast; iterate in float32). Networks of other dtypes use their own.
@@ -125,7 +127,7 @@ class SignTransform:
         if not isinstance(tune, bool | TuningPlan):
             raise TypeError(f"tune must be True, False or a TuningPlan, got {tune!r}")
         self.plan = tune if isinstance(tune, TuningPlan) else TuningPlan()
-        self.engines = Engines(backend, self._network, self.plan, measure=tune is True)
+        self.engines = Engines(self.settings, self._network, self.plan, measure=tune is True)
         self._one_call = threading.RLock()  # recorded graphs work in buffers that calls share
         self._warned = False
         self._seen: SourceLayer | None = None  # Φ's layer in the last call
@@ -253,6 +255,25 @@ class SignTransform:
         check_precision(self.settings.precision, dtype)
         with self._one_call, computing(self._network, self.settings.precision):
             return self.engines.fused.step(self._problem(images, dtype), images)
+
+    def on_chip(self, images: Tensor) -> OnChipNetwork:
+        """What the `onchip` backend would keep on chip for images like these: `lines()` says it.
+
+        Args:
+            images: (N, C, H, W), as for `transform`.
+
+        Raises:
+            BackendError: too little of the network, this call or this device: the message says why.
+            SourceLayerError: Φ cannot be found.
+        """
+        check_images(images)
+        dtype, _ = place_of(self._network, images)
+        check_precision(self.settings.precision, dtype)
+        with self._one_call, computing(self._network, self.settings.precision):
+            problem = self._problem(images, dtype)
+            if self.settings.backend == "auto":
+                self.engines.onchip.require_most(problem, images)
+            return self.engines.onchip.network(problem, images)
 
     def _warn(self, message: str) -> None:
         if not self._warned:

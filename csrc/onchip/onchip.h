@@ -63,6 +63,7 @@ struct Layer {
   std::int32_t g_at;            // the cotangent of what the convolution gives, before pooling
   // Of the input, the output's value, its cotangent and the weights (onchip_layout.h: shift_for).
   std::int32_t in_shift, value_shift, g_shift, weight_shift;
+  std::int32_t keeps;  // 1: the weights are copied once, before the first image
   std::int32_t forward_weights_at, forward_load;
   std::int32_t backward_weights_at, backward_load;
 };
@@ -76,7 +77,6 @@ struct Plan {
   std::int32_t threads;  // of a block: 128, 256 or 512
   std::int32_t blocks;   // that should share a processor; 256 threads together may have more
                          // registers than 512
-  std::int32_t keeps;    // 1: all weights are copied once, before the first image
   std::int32_t p_at, velocity_at, x_at;  // the image, its velocity (-1: none), value_0
   std::int32_t residues_at, residue_bytes;
   std::int32_t zeros_at;                      // 16 bytes of zeros

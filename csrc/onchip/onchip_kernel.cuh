@@ -26,13 +26,13 @@ class Image {
   __device__ __forceinline__ Image(const Args& args, unsigned char* shared)
       : args_(args), plan_(args.plan), shared_(shared) {}
 
-  // What stays for all images: zeros, and the weights if they are kept.
+  // What stays for all images: zeros, and weights that are kept.
   __device__ __forceinline__ void prepare() {
     if (threadIdx.x < 4) reinterpret_cast<float*>(shared_ + plan_.zeros_at)[threadIdx.x] = 0.0f;
-    if (plan_.keeps != 0) {
-      for (int i = 0; i < plan_.layers; ++i) copy_weights(i, plan_.layer[i].forward_weights_at);
-      wait_for_copies();
+    for (int i = 0; i < plan_.layers; ++i) {
+      if (plan_.layer[i].keeps != 0) copy_weights(i, plan_.layer[i].forward_weights_at);
     }
+    wait_for_copies();
   }
 
   __device__ __forceinline__ void run(std::int64_t image) {

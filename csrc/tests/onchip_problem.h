@@ -70,13 +70,13 @@ class Case {
         backward && problem_.momentum ? place(plan.height * plan.width * plan.channels * 4) : -1;
     plan.x_at = place(plan.height * plan.width * plan.layer[0].in_c * 2);
     plan.residues_at = place(plan.residue_bytes);
-    plan.keeps = problem_.loads == kWeightsThere;
     for (int i = 0; i < plan.layers; ++i) {
       Layer& layer = plan.layer[i];
       const int bytes = layer.kernel_h * layer.kernel_w * layer.in_c * layer.out_c * 2;
       layer.forward_weights_at = place(bytes);
       layer.backward_weights_at =
           problem_.loads == kWeightsThere ? layer.forward_weights_at : place(bytes);
+      layer.keeps = problem_.loads == kWeightsThere;
       layer.forward_load = layer.backward_load = problem_.loads;
       const bool last = i + 1 == plan.layers;
       layer.value_at = forward && (!last || !backward) ? place(pixels_of(i) * layer.out_c * 2) : -1;

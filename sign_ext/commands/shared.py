@@ -69,7 +69,8 @@ class SignOptions:
         256, type=PositiveInt, help="Images worked on at once; does not change the result."
     )
     backend: str = option(
-        "auto", help="auto, fused, graphed or autograd; `sign-ext info` says which can run here."
+        "auto",
+        help="auto, onchip, fused, graphed or autograd; `sign-ext info` says which can run here.",
     )
     precision: str = option("float32", help="Arithmetic of the network: float32, tf32 or bfloat16.")
 

@@ -11,9 +11,11 @@ from sign_ext.engine.autograd import AutogradEngine
 from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.graphed import GraphedEngine
+from sign_ext.engine.onchip.engine import OnChipEngine
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import BackendError
 from sign_ext.ops.native import NATIVE
+from sign_ext.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,13 @@ def native_on(device: torch.device) -> str | None:
     return f"there are no native operators for {device.type}"
 
 
-def candidates(backend: str, device: torch.device) -> list[Choice]:
+def candidates(backend: str, device: torch.device, precision: str = "float32") -> list[Choice]:
     """The backends to try for images on `device`, best first.
 
     Args:
         backend: "auto", or a backend by name.
         device: where the images and the network are.
+        precision: of the call: in bfloat16 a network may run on chip.
 
     Raises:
         BackendError: the backend asked for by name cannot run there.
@@ -51,10 +54,18 @@ def candidates(backend: str, device: torch.device) -> list[Choice]:
             f'backend="graphed" records CUDA graphs and needs model and images on a CUDA device; '
             f'they are on {device}. Use backend="auto", "fused" or "autograd"'
         )
+    if backend == "onchip" and not on_cuda:
+        raise BackendError(
+            'backend="onchip" keeps an image in the shared memory of an NVIDIA GPU and needs model '
+            f'and images on a CUDA device; they are on {device}. Use backend="auto", "fused" or '
+            '"autograd"'
+        )
     if backend != "auto":
         return [Choice(backend, "asked for by name")]
     found = []
     missing = native_on(device)
+    if missing is None and on_cuda and precision == "bfloat16":
+        found.append(Choice("onchip", "auto: most of the network fits in shared memory"))
     if missing is None:
         found.append(Choice("fused", "auto: the network is compiled to fused operators"))
     without = "" if missing is None else f" (fused: {missing})"
@@ -83,12 +94,15 @@ class Engines:
     """The backends of one network: chosen by name or by rule, with what they compiled kept."""
 
     def __init__(
-        self, backend: str, network: nn.Module, plan: TuningPlan, *, measure: bool = False
+        self, settings: Settings, network: nn.Module, plan: TuningPlan, *, measure: bool = False
     ) -> None:
-        """`backend` is "auto" or a backend's name; `plan` and `measure` are the fused one's."""
-        self._backend = backend
+        """`settings` name the backend, or "auto"; `plan` and `measure` are the fused one's."""
+        self._backend = settings.backend
+        self._precision = settings.precision
         self.fused = FusedEngine(network, plan, measure=measure)
-        self._engines: dict[str, FusedEngine | GraphedEngine | AutogradEngine] = {
+        self.onchip = OnChipEngine(self.fused)
+        self._engines: dict[str, OnChipEngine | FusedEngine | GraphedEngine | AutogradEngine] = {
+            "onchip": self.onchip,
             "fused": self.fused,
             "graphed": GraphedEngine(network),
             "autograd": AutogradEngine(),
@@ -98,7 +112,7 @@ class Engines:
 
     def candidates(self, device: torch.device) -> list[Choice]:
         """The backends to try for images on `device`; BackendError if none can run there."""
-        return candidates(self._backend, device)
+        return candidates(self._backend, device, self._precision)
 
     def choice(self, device: torch.device, images: Tensor | None = None) -> Choice:
         """The backend for images on `device`, and why; BackendError if it cannot run there.
@@ -140,6 +154,8 @@ class Engines:
             if candidate.backend in refused:
                 continue
             try:
+                if candidate.backend == "onchip" and self._backend == "auto":
+                    self.onchip.require_most(problem, images)
                 return self._engines[candidate.backend].start(problem, images)
             except BackendError as error:
                 if self._backend != "auto":

@@ -1,0 +1,54 @@
+// onchip's kernel on the emulated device as a function for Python's tests, which bring plans,
+// weights and networks of their own: python_tests/emulated_onchip.py compiles and loads this
+// file.
+
+#include <cstdint>
+#include <cstring>
+
+#include "onchip/onchip_kernel.cuh"
+
+using sign_ext::onchip::Args;
+using sign_ext::onchip::Plan;
+
+extern "C" {
+
+int onchip_words() { return sizeof(Plan) / 4; }
+
+int onchip_shift_for(int channels, int apart) {
+  return sign_ext::onchip::shift_for(channels, apart);
+}
+
+// Pointers as in Args; null where there is none.
+void onchip_emulate(const std::int32_t* plan, float* p, float* velocity,
+                    const std::uint16_t* weights, const float* constants, std::uint16_t* features,
+                    std::uint8_t* residues, const std::uint16_t* cotangent, float* watch,
+                    int* first_bad, std::int64_t images, std::int64_t steps, float step_size,
+                    float momentum, float clamp_min, float clamp_max, std::uint64_t seed) {
+  Args args{};
+  std::memcpy(&args.plan, plan, sizeof(args.plan));
+  args.images = images;
+  args.steps = steps;
+  args.p = p;
+  args.velocity = velocity;
+  args.weights = weights;
+  args.constants = constants;
+  args.features = features;
+  args.residues = residues;
+  args.cotangent = cotangent;
+  args.watch = reinterpret_cast<unsigned int*>(watch);
+  args.first_bad = first_bad;
+  args.step_size = step_size;
+  args.momentum = momentum;
+  args.clamp_min = clamp_min;
+  args.clamp_max = clamp_max;
+  host_cuda::Options options;
+  options.seed = seed;
+  options.dynamic_shared_bytes = static_cast<std::size_t>(args.plan.shared_bytes);
+  const auto blocks = static_cast<unsigned int>((images + 1) / 2);  // so that a block has two
+  sign_ext::onchip::choose(args.plan, [&](auto kernel) {
+    host_cuda::launch_with(options, kernel, blocks, static_cast<unsigned int>(args.plan.threads),
+                           args);
+  });
+}
+
+}  // extern "C"

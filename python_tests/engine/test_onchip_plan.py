@@ -1,0 +1,147 @@
+"""The plan of shared memory: nothing overlaps, everything is there when it is read."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from emulated_onchip import library
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sign_ext.engine.onchip.layers import OnChipLayer
+from sign_ext.engine.onchip.plan import (
+    ALIGNMENT,
+    BACKWARD,
+    FORWARD,
+    LOAD,
+    RESERVED,
+    WHOLE,
+    Loads,
+    SharedMemory,
+    crowded,
+    phases_of,
+    place,
+    plan_shared_memory,
+)
+from sign_ext.engine.onchip.words import shift_for
+from sign_ext.errors import BackendError
+from sign_ext.ops.activation import IDENTITY, Piecewise
+
+PLENTY = SharedMemory(10_000_000, 10_000_000)
+H200 = SharedMemory(232_448, 233_472)
+RELU = Piecewise(0.0, float("inf"), 0.0)
+MODES = [WHOLE, FORWARD, BACKWARD]
+
+
+def chain(*widths: int, size: int = 8, pooled: bool = False) -> tuple[OnChipLayer, ...]:
+    """3×3 convolutions with padding, each with ReLU, the last pooled if asked."""
+    layers = []
+    for i, (before, after) in enumerate(pairwise(widths)):
+        layers.append(
+            OnChipLayer(
+                weight=torch.zeros(after, before, 3, 3),
+                bias=None,
+                stride=(1, 1),
+                padding=(1, 1),
+                in_shape=(before, size, size),
+                conv_shape=(after, size, size),
+                pooled=pooled and i + 2 == len(widths),
+                activation=RELU if i % 2 == 0 else IDENTITY,
+                ends=i + 1,
+            )
+        )
+    return tuple(layers)
+
+
+widths = st.lists(st.integers(1, 70), min_size=2, max_size=6)
+
+
+def bounds(layers, mode, momentum):
+    """The least that any plan needs and what the roomiest one takes."""
+    roomy = plan_shared_memory(layers, mode, PLENTY, momentum=momentum)
+    return roomy.bytes
+
+
+@given(widths, st.sampled_from(MODES), st.booleans(), st.booleans(), st.floats(0.3, 1.0))
+def test_arrays_that_are_alive_together_share_no_memory(given_widths, mode, momentum, pooled, part):
+    layers = chain(*given_widths, pooled=pooled)
+    room = int(bounds(layers, mode, momentum) * part)
+    try:
+        plan = plan_shared_memory(layers, mode, SharedMemory(room, room), momentum=momentum)
+    except BackendError as error:
+        assert f"{room:,}" in str(error)  # noqa: PT017  # the message names what there is
+        return
+    assert plan.bytes <= room
+    for array in plan.arrays:
+        at = plan.at[array.name]
+        assert at % ALIGNMENT == 0
+        assert at + array.bytes <= plan.bytes
+        for other in plan.arrays:
+            if other is array or not other.alive & array.alive:
+                continue
+            begin = plan.at[other.name]
+            assert at + array.bytes <= begin or begin + other.bytes <= at, (array, other)
+
+
+@given(widths, st.sampled_from(MODES), st.floats(0.3, 1.0))
+def test_weights_are_in_place_before_their_phase(given_widths, mode, part):
+    layers = chain(*given_widths)
+    room = int(bounds(layers, mode, False) * part)
+    try:
+        plan = plan_shared_memory(layers, mode, SharedMemory(room, room))
+    except BackendError:
+        return
+    phases = phases_of(len(layers), mode)
+    arrays = {array.name: array for array in plan.arrays}
+    assert set(plan.loads) == set(phases)
+    for t, (i, backward) in enumerate(phases):
+        name = ("backward weights" if backward else "forward weights", i)
+        array = arrays.get(name) or arrays["forward weights", i]
+        assert plan.at[name] == plan.at[array.name]
+        assert t in array.alive
+        if plan.loads[i, backward] == Loads.PREFETCHED:
+            assert (t - 1 if t else LOAD) in array.alive
+            if t == 0 and mode == WHOLE:
+                assert len(phases) - 1 in array.alive  # the step before copies them
+        if plan.loads[i, backward] == Loads.THERE and i not in plan.keeps:
+            # Only where the layer's forward phase has just been.
+            assert phases[t - 1] == (i, False)
+            assert t - 1 in array.alive
+
+
+def test_what_stays_is_as_much_as_fits():
+    layers = chain(3, 32, 32, 64, size=16)
+    sizes = []
+    for room in (200_000, 120_000, 105_000, 95_000):
+        plan = plan_shared_memory(layers, WHOLE, SharedMemory(room, room))
+        sizes.append(sum(layers[i].weight_bytes for i in plan.keeps))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == sum(layer.weight_bytes for layer in layers)
+    assert sizes[-1] < sizes[0]
+
+
+def test_a_network_that_does_not_fit_says_how_much_it_needs():
+    with pytest.raises(BackendError, match=r"2 layers needs [\d,]+ bytes .* has 50,000"):
+        plan_shared_memory(chain(3, 64, 64, size=32), WHOLE, SharedMemory(50_000, 50_000))
+
+
+def test_placement_is_near_the_least_that_any_has():
+    plan = plan_shared_memory(chain(3, 32, 32, 64, 64, size=16), WHOLE, PLENTY)
+    at, size = place(plan.arrays)
+    assert size <= 1.05 * crowded(plan.arrays)
+    assert place(plan.arrays) == (at, size)  # the same every time
+
+
+def test_small_networks_share_a_multiprocessor():
+    plan = plan_shared_memory(chain(3, 8, 8), WHOLE, H200)
+    assert plan.blocks > 1
+    assert plan.blocks * (plan.bytes + RESERVED) <= H200.processor
+    assert plan.blocks * plan.threads <= 512
+
+
+@pytest.mark.parametrize("channels", [8, 16, 24, 32, 64, 96, 128, 512])
+@pytest.mark.parametrize("apart", [1, 2])
+def test_the_shift_is_the_kernels(channels, apart):
+    assert shift_for(channels, apart) == library().onchip_shift_for(channels, apart)

@@ -1,0 +1,173 @@
+"""Steps on chip, the kernel's own text on the emulated device, against their definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from emulated_onchip import Emulated
+from onchip_cases import NETWORKS, distance, prepare, small_head
+
+from sign_ext import BackendError, SignTransform
+from sign_ext.engine import select
+from sign_ext.engine.onchip.engine import check_step, refused_settings
+from sign_ext.engine.onchip.plan import SharedMemory
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_is_its_definition(name, seed):
+    trajectory, images, program = prepare(name, seed)
+    trajectory.start(images)
+    trajectory.advance(1)
+    moved = (trajectory.iterate.double() - images.double()) / 20
+    expected = trajectory.reference(images)
+    assert distance(moved, expected) < 5e-3
+    # bfloat16 is far from float64 where it turns a ReLU: no further than autograd's is.
+    exact = program.to(torch.float64).pullback_of_ones(images.double())
+    x = images.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = trajectory.problem.phi(x)
+    (eager,) = torch.autograd.grad(value, x, torch.ones_like(value))
+    assert distance(moved, exact) < 1.3 * distance(eager, exact) + 1e-2
+
+
+@pytest.mark.parametrize("name", ["all_convolutions", "keras"])
+@pytest.mark.parametrize("options", [{"momentum": 0.6}, {"clamp": (0, 255)}, {"clamp": (10, None)}])
+def test_steps_are_those_of_algorithm_1(name, options, seed):
+    trajectory, images, _ = prepare(name, seed, **options)
+    trajectory.start(images)
+    trajectory.advance(2)
+    p, v = images.double(), 0.0
+    for _ in range(2):
+        v = options.get("momentum", 0.0) * v + trajectory.reference(p.float())
+        p = p + 20 * v
+        if "clamp" in options:
+            p = p.clamp(*options["clamp"])
+    assert distance(trajectory.iterate - images, p - images.double()) < 0.1
+    assert trajectory.first_bad_step() == 0
+    assert trajectory.moved()
+
+
+@pytest.mark.parametrize("name", ["all_convolutions", "basic_cnn"])
+@pytest.mark.parametrize("part", [0.6, 0.8])
+def test_less_memory_gives_the_same_bits(name, part, seed):
+    """Weights that come and go and arrays that share memory change nothing."""
+    roomy, images, _ = prepare(name, seed)
+    roomy.start(images)
+    roomy.advance(2)
+    most = max(launch.plan.bytes for launch in roomy.network.launches)
+    tight, _, _ = prepare(name, seed, has=SharedMemory(int(most * part), int(most * part)))
+    if len(tight.network.layers) == len(roomy.network.layers):
+        plans = [launch.plan for launch in tight.network.launches]
+        assert any(len(plan.keeps) < len(tight.network.layers) for plan in plans)
+        tight.start(images)
+        tight.advance(2)
+        assert torch.equal(tight.iterate, roomy.iterate)
+    else:  # some layers went to the rest, whose sums are rounded elsewhere
+        tight.start(images)
+        tight.advance(1)
+        expected = tight.reference(images)
+        assert distance((tight.iterate - images) / 20, expected) < 1e-2
+
+
+def test_every_order_of_threads_gives_the_same_bits(seed):
+    results = []
+    for order in range(3):
+        trajectory, images, _ = prepare("all_convolutions", seed, momentum=0.5)
+        trajectory._run = Emulated(100 + order)
+        trajectory.start(images)
+        trajectory.advance(2)
+        results.append(trajectory.iterate.clone())
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_all_steps_are_one_launch_where_all_is_on_chip(seed):
+    whole, images, _ = prepare("small_head", seed)
+    whole.start(images)
+    whole.advance(5)
+    assert whole._run.launches == 1
+    part, images, _ = prepare("standardised", seed)
+    part.start(images)
+    part.advance(3)
+    assert part._run.launches == 6
+
+
+def test_a_walk_begins_anew_and_counts_its_steps(seed):
+    trajectory, images, _ = prepare("small_head", seed, images=1)
+    trajectory.start(images)
+    trajectory.advance(1)
+    trajectory.advance(2)
+    once = trajectory.iterate.clone()
+    trajectory.start(images)
+    trajectory.advance(3)
+    assert torch.equal(trajectory.iterate, once)
+
+
+@pytest.mark.parametrize("name", ["small_head", "standardised"])
+def test_the_first_step_that_is_not_finite_is_named(name, seed):
+    trajectory, images, _ = prepare(name, seed, images=1, gain=1e4)
+    size = float(trajectory.reference(images).abs().max())
+    trajectory, images, _ = prepare(name, seed, images=1, gain=1e4, step_size=1.4e38 / size)
+    trajectory.start(images)
+    first = 0
+    while bool(torch.isfinite(trajectory.iterate).all()):
+        assert trajectory.first_bad_step() == 0
+        trajectory.advance(1)
+        first += 1
+        assert first < 20, "it stays finite: nothing is tested"
+    assert first > 1
+    trajectory.start(images)
+    trajectory.advance(1)
+    trajectory.advance(first + 2)
+    assert trajectory.first_bad_step() == first
+
+
+def test_the_first_step_is_checked(seed):
+    trajectory, images, _ = prepare("all_convolutions", seed)
+    check_step(trajectory, images)
+    # One chunk of one layer's weights gone, as a wrong address would have it.
+    trajectory.network.constants.weights[200:264] = 0
+    with pytest.raises(BackendError, match=r"differs from its reference by .*%"):
+        check_step(trajectory, images)
+
+
+def test_the_check_knows_clamped_steps(seed):
+    trajectory, images, _ = prepare("small_head", seed, clamp=(50, 200), momentum=0.5)
+    check_step(trajectory, images)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"precision": "float32"}, "computes in bfloat16"),
+        ({"precision": "tf32"}, "computes in bfloat16"),
+        ({"linearize_at": "input"}, "takes one product"),
+    ],
+)
+def test_calls_that_stay_off_the_chip_say_why(options, reason):
+    sign = SignTransform(small_head().eval(), 2, **{"precision": "bfloat16", **options})
+    problem = sign._problem(torch.rand(1, 1, 8, 12), torch.float32)
+    assert reason in str(refused_settings(problem))
+
+
+def test_a_cpu_has_no_chip_to_run_on():
+    images = 255 * torch.rand(1, 1, 8, 12)
+    model = small_head().eval()
+    with pytest.raises(BackendError, match="NVIDIA GPU"):
+        SignTransform(model, 2, backend="onchip", precision="bfloat16").transform(images)
+    sign = SignTransform(model, 2, precision="bfloat16")
+    with pytest.raises(BackendError, match="model and images are on cpu"):
+        sign.on_chip(images)
+    assert sign.explain(images).backend in ("fused", "autograd")
+
+
+def test_auto_tries_the_chip_first_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(select, "native_on", lambda device: None)
+    cuda = torch.device("cuda", 0)
+
+    def names(precision):
+        return [choice.backend for choice in select.candidates("auto", cuda, precision)]
+
+    assert names("bfloat16") == ["onchip", "fused", "graphed", "autograd"]
+    assert names("float32") == ["fused", "graphed", "autograd"]
+    assert [c.backend for c in select.candidates("onchip", cuda)] == ["onchip"]

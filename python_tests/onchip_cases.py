@@ -1,0 +1,103 @@
+"""Networks for onchip, and trajectories of them: on the emulated device or on a real one."""
+
+from __future__ import annotations
+
+import torch
+from emulated_onchip import Emulated
+from torch import Tensor, nn
+
+from sign_ext import SignTransform
+from sign_ext.compiler.program import Program
+from sign_ext.engine.onchip.engine import start_on_chip
+from sign_ext.engine.onchip.plan import SharedMemory
+from sign_ext.engine.onchip.trajectory import OnChipTrajectory
+from sign_ext.models.basic_cnn import basic_cnn
+
+H200 = SharedMemory(232_448, 233_472)
+
+
+def conv(channels_in, channels_out, kernel=3, **options):
+    return nn.Conv2d(channels_in, channels_out, kernel, **{"padding": kernel // 2, **options})
+
+
+def all_convolutions():
+    """Strides, odd sizes, an even kernel, pooling that leaves a row, no activation in places."""
+    return nn.Sequential(
+        conv(3, 12, stride=2), nn.ReLU6(), conv(12, 20), nn.MaxPool2d(2), nn.LeakyReLU(0.1),
+        nn.Conv2d(20, 9, 2), conv(9, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, 4),
+    )  # fmt: skip
+
+
+def small_head():
+    return nn.Sequential(
+        conv(1, 32), nn.ReLU(), conv(32, 8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 8), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(48, 10), nn.ReLU(), nn.Linear(10, 3),
+    )  # fmt: skip
+
+
+class Standardised(nn.Module):
+    """Its first layers on chip behind an affine map; a residual block is the rest."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 24), nn.MaxPool2d(2), nn.ReLU())
+        self.branch = nn.Sequential(conv(24, 24), nn.ReLU())
+        self.head = nn.Linear(24, 4)
+        self.register_buffer("mean", torch.tensor([120.0, 110.0, 100.0])[:, None, None])
+
+    def forward(self, x):
+        x = self.first((x - self.mean) / 64)
+        return self.head((x + self.branch(x)).mean((2, 3)))
+
+
+NETWORKS = {
+    "basic_cnn": (lambda: basic_cnn(10, (3, 12, 12)), (3, 12, 12), False),
+    "keras": (lambda: basic_cnn(10, (3, 15, 17), padding="keras"), (3, 15, 17), False),
+    "all_convolutions": (all_convolutions, (3, 19, 14), True),
+    "small_head": (small_head, (1, 8, 12), True),
+    "standardised": (Standardised, (3, 10, 7), False),
+}
+
+
+def prepare(
+    name: str,
+    seed: int,
+    images: int = 2,
+    has: SharedMemory = H200,
+    gain: float = 1.0,
+    device: str = "cpu",
+    **options: object,
+) -> tuple[OnChipTrajectory, Tensor, Program]:
+    """A trajectory, its images and its program; on a CPU the kernel runs on the emulation.
+
+    Args:
+        name: in NETWORKS.
+        seed: of weights, images and the emulation's order of threads.
+        images: how many.
+        has: the device's memory.
+        gain: factor of the first layer's weights.
+        device: where.
+        **options: of SignTransform.
+    """
+    make, shape, whole = NETWORKS[name]
+    torch.manual_seed(seed % 2**31)
+    model = make().eval()
+    with torch.no_grad():
+        next(model.parameters()).mul_(gain)
+    batch = (255 * torch.rand(images, *shape)).contiguous(memory_format=torch.channels_last)
+    model, batch = model.to(device), batch.to(device)
+    options = {"step_size": 20.0, "precision": "bfloat16", **options}
+    sign = SignTransform(model, 3, **options)
+    program = sign.program(batch)
+    problem = sign._problem(batch, torch.float32)
+    trajectory = start_on_chip(problem, batch, program, has)
+    if device == "cpu":
+        trajectory._run = Emulated(seed % 1000)
+    if has is H200:
+        assert trajectory.network.is_whole == whole
+    return trajectory, batch, program
+
+
+def distance(got, expected):
+    return float((got.double() - expected).norm() / expected.norm())

@@ -1,0 +1,94 @@
+"""onchip_ on a GPU against its definition in float64; off a GPU, that it says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from emulated_onchip import Emulated
+from onchip_cases import NETWORKS, distance, prepare
+
+from sign_ext.engine.onchip.engine import shared_memory_of
+from sign_ext.ops.onchip import onchip_
+
+
+def test_there_is_no_kernel_for_cpus():
+    tensor = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(NotImplementedError, match="CUDA only, and p is on cpu"):
+        onchip_(tensor, tensor, tensor, tensor, steps=1, watch=tensor, first_bad=tensor)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("images", [1, 5, 300])
+def test_a_step_is_its_definition_on_cuda(name, images, seed):
+    trajectory, batch, _ = prepare(name, seed, images=images, device="cuda")
+    trajectory.start(batch)
+    trajectory.advance(1)
+    moved = (trajectory.iterate.double() - batch.double()) / 20
+    assert distance(moved, trajectory.reference(batch)) < 5e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.6, "clamp": (0, 255)}], ids=str)
+def test_the_device_does_what_its_emulation_does(name, options, seed):
+    trajectory, batch, _ = prepare(name, seed, device="cuda", **options)
+    emulated, images, _ = prepare(name, seed, **options)
+    assert isinstance(emulated._run, Emulated)
+    for one, start in ((trajectory, batch), (emulated, images)):
+        one.start(start)
+        one.advance(3)
+    # Sums in another order, and what few bits of them turn, over three steps.
+    assert distance((trajectory.iterate - batch).cpu(), emulated.iterate - images) < 5e-2
+    assert trajectory.first_bad_step() == emulated.first_bad_step() == 0
+    torch.testing.assert_close(trajectory._seen.cpu(), emulated._seen, rtol=5e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_same_call_gives_the_same_bits(name, seed):
+    trajectory, batch, _ = prepare(name, seed, images=200, device="cuda")
+    results = []
+    for _ in range(3):
+        trajectory.start(batch)
+        trajectory.advance(4)
+        results.append(trajectory.iterate.clone())
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.gpu
+def test_the_plan_is_for_the_device(seed):
+    has = shared_memory_of(torch.device("cuda"))
+    trajectory, batch, _ = prepare("basic_cnn", seed, images=3, device="cuda", has=has)
+    assert all(launch.plan.bytes <= has.block for launch in trajectory.network.launches)
+    trajectory.start(batch)
+    trajectory.advance(2)
+    assert trajectory.first_bad_step() == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("what", ["plan", "weights", "constants", "p", "steps", "velocity"])
+def test_arguments_that_do_not_fit_are_refused(what, seed):
+    trajectory, batch, _ = prepare("small_head", seed, device="cuda", momentum=0.5)
+    constants = trajectory.network.constants
+    given = {
+        "p": trajectory.iterate,
+        "plan": trajectory.network.launches[0].words,
+        "weights": constants.weights,
+        "constants": constants.floats,
+        "velocity": trajectory.velocity,
+        "steps": 1,
+    }
+    wrong = {
+        "plan": given["plan"][:-1],
+        "weights": constants.weights[:-8],
+        "constants": constants.floats[:-1],
+        "p": batch[:, :, 1:],
+        "steps": -1,
+        "velocity": None,
+    }
+    options = {**given, what: wrong[what]}
+    positional = [options.pop(name) for name in ("p", "plan", "weights", "constants")]
+    with pytest.raises(RuntimeError, match="onchip_"):
+        onchip_(*positional, watch=trajectory._seen, first_bad=trajectory._bad, **options)

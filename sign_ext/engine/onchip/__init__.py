@@ -1,0 +1,1 @@
+"""The `onchip` backend: an image's values stay in shared memory for all of its K steps."""

@@ -1,0 +1,156 @@
+"""A plan and a network's constants as the kernel takes them: csrc/onchip/onchip.h, word by word."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_ext.engine.onchip.layers import CHUNK, MOST_LAYERS, Chain, OnChipLayer, padded
+from sign_ext.engine.onchip.plan import OnChipPlan, residue_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Constants:
+    """What a network's launches read.
+
+    Attributes:
+        weights: bfloat16, one layer after another, each (KH, KW, C_in, C_out).
+        floats: float32: scale and shift of the image, biases, the seed.
+        weight_at: the first element of each layer's weights.
+        bias_at: the first element of each layer's bias.
+        scale_at: that of the scale.
+        shift_at: that of the shift.
+        seed_at: that of the seed.
+    """
+
+    weights: Tensor
+    floats: Tensor
+    weight_at: tuple[int, ...]
+    bias_at: tuple[int, ...]
+    scale_at: int
+    shift_at: int
+    seed_at: int
+
+
+def shift_for(channels: int, apart: int) -> int:
+    """The shift with which an array's chunks change places: csrc/onchip/onchip_layout.h.
+
+    Args:
+        channels: of a row.
+        apart: how far the rows lie from each other that are read together: 1, or 2 with pooling.
+    """
+    lines = channels * apart // 64
+    return max(lines, 1).bit_length() - 1
+
+
+def pack_constants(chain: Chain, seed: Tensor | None, device: torch.device) -> Constants:
+    """Weights and constants in the kernel's order, channels padded with zeros.
+
+    Args:
+        chain: the network.
+        seed: the cotangent of the last value, (C, H, W) or (F,), or None where each image brings
+            its own.
+        device: where to.
+    """
+    floats: list[Tensor] = []
+    weights: list[Tensor] = []
+
+    def add(to: list[Tensor], tensor: Tensor) -> int:
+        at = sum(part.numel() for part in to)
+        to.append(tensor.flatten())
+        return at
+
+    def row(constant: Tensor | None, channels: int, default: float) -> Tensor:
+        given = torch.full((channels,), default) if constant is None else constant
+        return F.pad(given.float().cpu(), (0, padded(channels) - channels))
+
+    channels = chain.layers[0].in_shape[0]
+    scale_at = add(floats, row(chain.scale, channels, 1.0))
+    shift_at = add(floats, row(chain.shift, channels, 0.0))
+    weight_at, bias_at = [], []
+    for layer in chain.layers:
+        out_c, in_c, _, _ = layer.weight.shape
+        weight = layer.weight.float().cpu().permute(2, 3, 1, 0)
+        weight = F.pad(weight, (0, padded(out_c) - out_c, 0, padded(in_c) - in_c))
+        weight_at.append(add(weights, weight))
+        bias_at.append(add(floats, row(layer.bias, out_c, 0.0)))
+    seed_at = 0
+    if seed is not None:
+        last = chain.layers[-1].shape
+        rows = seed.float().cpu().reshape(last).permute(1, 2, 0)
+        seed_at = add(floats, F.pad(rows, (0, padded(last[0]) - last[0])))
+    return Constants(
+        torch.cat(weights).to(device, torch.bfloat16),
+        torch.cat(floats).to(device),
+        tuple(weight_at),
+        tuple(bias_at),
+        scale_at,
+        shift_at,
+        seed_at,
+    )
+
+
+def _layer_words(
+    layers: tuple[OnChipLayer, ...], i: int, plan: OnChipPlan, constants: Constants, residue_at: int
+) -> list[int | float]:
+    layer = layers[i]
+    out_c, in_c, kernel_h, kernel_w = layer.weight.shape
+    follows = layers[i + 1] if i + 1 < len(layers) else None
+    activation = layer.activation
+    return [
+        *(layer.in_shape[1], layer.in_shape[2], padded(in_c)),
+        *(layer.conv_shape[1], layer.conv_shape[2], padded(out_c)),
+        *(kernel_h, kernel_w, *layer.stride, *layer.padding),
+        *(int(layer.pooled), layer.kept),
+        *(float(activation.low), float(activation.high), float(activation.slope)),
+        *(constants.weight_at[i], constants.bias_at[i]),
+        *(plan.at.get(("value", i), -1), residue_at, plan.at.get(("g", i), -1)),
+        shift_for(padded(in_c), 2 if layer.pooled else 1),
+        shift_for(padded(out_c), 2 if follows is not None and follows.pooled else 1),
+        *(shift_for(padded(out_c), 1), shift_for(padded(out_c), 1)),
+        int(i in plan.keeps),
+        plan.at["forward weights", i],
+        int(plan.loads.get((i, False), 0)),
+        plan.at["backward weights", i],
+        int(plan.loads.get((i, True), 0)),
+    ]
+
+
+def plan_words(layers: tuple[OnChipLayer, ...], plan: OnChipPlan, constants: Constants) -> Tensor:
+    """The kernel's `Plan` struct.
+
+    Args:
+        layers: the network.
+        plan: of one launch.
+        constants: its weights and constants.
+
+    Returns:
+        int32, on the CPU; floats by their bits.
+    """
+    channels, height, width = layers[0].in_shape
+    per_layer: list[list[int | float]] = []
+    residue_at = 0
+    for i, layer in enumerate(layers):
+        per_layer.append(_layer_words(layers, i, plan, constants, residue_at))
+        residue_at += residue_bytes(layer)
+    head: list[int | float] = [
+        *(len(layers), int(plan.mode.forward), int(plan.mode.backward)),
+        *(height, width, channels),
+        *(plan.bytes, plan.threads, plan.blocks),
+        *(plan.at["p", -1], plan.at.get(("velocity", -1), -1), plan.at.get(("x", -1), -1)),
+        *(plan.at["residues", -1], plan.residue_bytes, plan.at["zeros", -1]),
+        *(constants.scale_at, constants.shift_at, constants.seed_at, layers[-1].shape[0]),
+    ]
+    nothing: list[int | float] = [0] * len(per_layer[0])
+    rows = per_layer + [nothing] * (MOST_LAYERS - len(layers))
+    words = head + [word for row in rows for word in row]
+    packed = struct.pack("<i", len(words) + 1)
+    packed += b"".join(struct.pack("<f" if isinstance(w, float) else "<i", w) for w in words)
+    return torch.frombuffer(bytearray(packed), dtype=torch.int32)
+
+
+assert CHUNK == 8  # residue bits are whole bytes

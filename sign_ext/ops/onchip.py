@@ -1,0 +1,92 @@
+"""onchip_: SIGN's steps, or one half of a step, by a kernel that keeps an image on chip."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sign_ext.ops.native import NATIVE
+
+
+def onchip_(
+    p: Tensor,
+    plan: Tensor,
+    weights: Tensor,
+    constants: Tensor,
+    *,
+    steps: int,
+    watch: Tensor,
+    first_bad: Tensor,
+    velocity: Tensor | None = None,
+    features: Tensor | None = None,
+    residues: Tensor | None = None,
+    cotangent: Tensor | None = None,
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
+) -> None:
+    """Run a plan of `sign_ext.engine.onchip` on CUDA; csrc/onchip/onchip.h says what it does.
+
+    There is no kernel for CPUs: the backend that calls this refuses them. Its text is tested on an
+    emulation of the device instead.
+
+    Args:
+        p: (N, C, H, W) in channels_last, float32, pixel units (0–255). Changed in place by plans
+            with a backward half.
+        plan: the kernel's plan, int32 on the CPU.
+        weights: all layers' weights as the plan places them, bfloat16, contiguous.
+        constants: biases and the other constants, float32, contiguous.
+        steps: how many; 1 for plans of half a step.
+        watch: 2 values that are not negative, float32. They are raised to the largest |δ| and the
+            largest |p + step_size · v| before the clamp; NaN stays.
+        first_bad: one int32: lowered to the first step (from 1) at which one is not finite.
+        velocity: v, as p, or None. Changed in place.
+        features: a forward plan writes the last value here, (N, C, H, W) in channels_last,
+            bfloat16.
+        residues: a forward plan writes the bits that a backward plan reads, uint8,
+            (N, bytes of an image).
+        cotangent: of the last value for a backward plan, as features.
+        step_size: factor of what is added to p.
+        momentum: factor of the old velocity.
+        clamp_min: lower bound of p in pixel units, or None.
+        clamp_max: upper bound, or None.
+
+    Raises:
+        NotImplementedError: p is not on CUDA, or the package was built without CUDA.
+        RuntimeError: the operator refuses an argument, or the device the launch.
+
+    Example:
+        >>> p = torch.zeros(1, 1, 2, 2)
+        >>> onchip_(p, p, p, p, steps=1, watch=p, first_bad=p)
+        Traceback (most recent call last):
+        ...
+        NotImplementedError: onchip_ runs on CUDA only, and p is on cpu
+    """
+    if not p.is_cuda:
+        raise NotImplementedError(f"onchip_ runs on CUDA only, and p is on {p.device}")
+    torch.ops.sign_ext.onchip_(
+        p,
+        plan,
+        weights,
+        constants,
+        velocity,
+        features,
+        residues,
+        cotangent,
+        watch,
+        first_bad,
+        steps,
+        step_size,
+        momentum,
+        clamp_min,
+        clamp_max,
+    )
+
+
+def _fake(*_: object) -> None:
+    """Nothing is returned; what is changed is changed in place."""
+
+
+if NATIVE.loaded:
+    torch.library.register_fake("sign_ext::onchip_", _fake)
