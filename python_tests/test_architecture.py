@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     {"ops"},
     {"core", "compiler", "engine"},
-    {"data", "models", "augment", "training", "evaluation", "report", "store"},
+    {"data", "models", "augment", "training", "evaluation", "report", "store", "benchmarking"},
     {"experiments"},
     {"commands", "cli", "__main__"},
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from emulated_onchip import Emulated
-from onchip_cases import NETWORKS, distance, prepare
+from onchip_cases import NETWORKS, distance, prepare, usual_distance
 
 from sign_ext.engine.onchip.engine import shared_memory_of
 from sign_ext.ops.onchip import onchip_
@@ -19,27 +19,29 @@ def test_there_is_no_kernel_for_cpus():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("images", [1, 5, 300])
+@pytest.mark.parametrize("images", [3, 5, 300])
 def test_a_step_is_its_definition_on_cuda(name, images, seed):
     trajectory, batch, _ = prepare(name, seed, images=images, device="cuda")
     trajectory.start(batch)
     trajectory.advance(1)
     moved = (trajectory.iterate.double() - batch.double()) / 20
-    assert distance(moved, trajectory.reference(batch)) < 5e-3
+    assert usual_distance(moved, trajectory.reference(batch)) < 2e-3
+    assert distance(moved, trajectory.reference(batch)) < 0.1
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.6, "clamp": (0, 255)}], ids=str)
 def test_the_device_does_what_its_emulation_does(name, options, seed):
-    trajectory, batch, _ = prepare(name, seed, device="cuda", **options)
-    emulated, images, _ = prepare(name, seed, **options)
+    trajectory, batch, _ = prepare(name, seed, images=3, device="cuda", **options)
+    emulated, images, _ = prepare(name, seed, images=3, **options)
     assert isinstance(emulated._run, Emulated)
     for one, start in ((trajectory, batch), (emulated, images)):
         one.start(start)
         one.advance(3)
     # Sums in another order, and what few bits of them turn, over three steps.
-    assert distance((trajectory.iterate - batch).cpu(), emulated.iterate - images) < 5e-2
+    moved = (trajectory.iterate - batch).cpu()
+    assert usual_distance(moved, (emulated.iterate - images).double()) < 5e-2
     assert trajectory.first_bad_step() == emulated.first_bad_step() == 0
     torch.testing.assert_close(trajectory._seen.cpu(), emulated._seen, rtol=5e-2, atol=1e-3)
 

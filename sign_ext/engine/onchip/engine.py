@@ -21,13 +21,14 @@ from sign_ext.errors import BackendError
 from sign_ext.ops.native import NATIVE
 
 KEPT = 4  # batch shapes at a time
+CHECKED = 8  # images
 LEAST_SHARE = 0.5  # of a step's arithmetic, for `auto` to take it
-TOLERANCE = 0.03  # of the first step's check: sums in another order, rounded to bfloat16
+TOLERANCE = 0.01  # of the first step's check: sums in another order, rounded to bfloat16
 
 
 @dataclass
 class _Kept:
-    program: Program
+    network: OnChipNetwork
     trajectory: OnChipTrajectory
 
 
@@ -74,22 +75,14 @@ def shared_memory_of(device: torch.device) -> SharedMemory:
     return SharedMemory(chip.shared_memory_per_block_optin, chip.shared_memory_per_multiprocessor)
 
 
-def start_on_chip(
-    problem: Problem, images: Tensor, program: Program, has: SharedMemory
-) -> OnChipTrajectory:
-    """A trajectory, not yet checked or recorded.
+def start_on_chip(problem: Problem, images: Tensor, network: OnChipNetwork) -> OnChipTrajectory:
+    """A trajectory, not yet recorded.
 
     Args:
         problem: the call's.
         images: like those to come, (N, C, H, W).
-        program: the network.
-        has: the device's shared memory.
-
-    Raises:
-        BackendError: no layer fits.
+        network: what is on chip.
     """
-    momentum = bool(problem.settings.momentum)
-    network = put_on_chip(program, has, images.device, momentum=momentum)
     rest = None
     if network.rest is not None:
         with torch.no_grad(), without_autocast(images.device):
@@ -107,20 +100,25 @@ class OnChipEngine:
         self._fused = fused
         self._record = record
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._planned: tuple[Program, Hashable, OnChipNetwork] | None = None  # the last plan
 
     def network(self, problem: Problem, images: Tensor) -> OnChipNetwork:
-        """What would run on chip for images like these.
+        """What runs on chip for images like these.
 
         Raises:
-            BackendError: nothing would; the message says why.
+            BackendError: the network, the call or the device keeps it off the chip.
         """
         why = refusal(problem, images.device)
         if why is not None:
             raise BackendError(f'backend="onchip" cannot run here: {why}')
         program = self._fused.program(problem, images)
         momentum = bool(problem.settings.momentum)
-        device = images.device
-        return put_on_chip(program, shared_memory_of(device), device, momentum=momentum)
+        key = (images.device, momentum)
+        if self._planned is None or self._planned[:2] != (program, key):
+            has = shared_memory_of(images.device)
+            network = put_on_chip(program, has, images.device, momentum=momentum)
+            self._planned = (program, key, network)
+        return self._planned[2]
 
     def require_most(self, problem: Problem, images: Tensor) -> None:
         """Raise BackendError unless most of the step would be done on chip."""
@@ -139,32 +137,40 @@ class OnChipEngine:
         Raises:
             BackendError: the network, the call or the device keeps it off the chip.
         """
-        why = refusal(problem, images.device)
-        if why is not None:
-            raise BackendError(f'backend="onchip" cannot run here: {why}')
-        program = self._fused.program(problem, images)
+        network = self.network(problem, images)
         key = (images.shape, images.dtype, images.device, problem.settings)
         kept = self._kept.pop(key, None)
-        if kept is None or kept.program is not program:
+        if kept is None or kept.network is not network:
             while len(self._kept) >= KEPT:
                 self._kept.popitem(last=False)
-            has = shared_memory_of(images.device)
-            trajectory = start_on_chip(problem, images, program, has)
-            check_step(trajectory, images)
+            examples = examples_of(images)
+            check_step(start_on_chip(problem, examples, network), examples)
+            trajectory = start_on_chip(problem, images, network)
             trajectory.start(images)
             trajectory.record(self._record)
-            kept = _Kept(program, trajectory)
+            kept = _Kept(network, trajectory)
         self._kept[key] = kept
         kept.trajectory.start(images)
         return kept.trajectory
 
 
+def examples_of(images: Tensor) -> Tensor:
+    """A few images to check a step on, from one or more: the first, and their mirror images.
+
+    Args:
+        images: (N, C, H, W), N ≥ 1.
+    """
+    mirrored = [images.flip(3), images.flip(2), images.flip((2, 3))]
+    few = torch.cat([images[:CHECKED], *(image[:CHECKED] for image in mirrored)])[:CHECKED]
+    return few.contiguous(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def check_step(trajectory: OnChipTrajectory, images: Tensor) -> None:
-    """Compare the first step on chip with the reference, on the first image.
+    """Compare the first step on chip with its reference.
 
     The kernel reads a plan, and a device may differ from the ones it was tried on: what is wrong
-    there must not go unnoticed.
+    there must not go unnoticed. Rounding may turn a ReLU in an image or two, not in most.
 
     Args:
         trajectory: at any place; it is left one step behind `images`.
@@ -176,17 +182,18 @@ def check_step(trajectory: OnChipTrajectory, images: Tensor) -> None:
     settings = trajectory.problem.settings
     trajectory.start(images)
     trajectory.advance(1)
-    first = images[:1].double()
-    moved = trajectory.iterate[:1].double() - first
-    expected = settings.step_size * trajectory.reference(images[:1])
+    first = images.double()
+    moved = trajectory.iterate.double() - first
+    expected = settings.step_size * trajectory.reference(images)
     if settings.clamp is not None:
         expected = torch.clamp(first + expected, *settings.clamp) - first
-    size = float(expected.norm())
-    error = float((moved - expected).norm())
     # A step of a few units in the last place of p is rounding too.
-    rounding = 4 * torch.finfo(torch.float32).eps * float(first.norm())
-    if not error <= TOLERANCE * size + rounding:
+    rounding = 4 * torch.finfo(torch.float32).eps * first.flatten(1).norm(dim=1)
+    size = expected.flatten(1).norm(dim=1).clamp_min(1e-30)
+    errors = ((moved - expected).flatten(1).norm(dim=1) - rounding) / size
+    error = float(errors.median())
+    if not error <= TOLERANCE:
         raise BackendError(
-            f"the first step on chip differs from its reference by {error / max(size, 1e-30):.1%} "
-            '(relative L2): backend="fused" runs it'
+            f"the first step on chip differs from its reference by {error:.1%} (relative L2): "
+            'backend="fused" runs it'
         )
