@@ -11,16 +11,15 @@ a busy machine slows all of them alike. `make bench` prints each race's medians 
 from __future__ import annotations
 
 import os
-import platform
-import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from sign_ext.benchmarking import machine
+from sign_ext.benchmarking.timing import Turns
 
 STARTED = pytest.StashKey[float]()
 
@@ -73,62 +72,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU to measure on"))
 
 
-def _cpu_model() -> str:
-    """The processor's name as the kernel tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _driver() -> str | None:
-    """The NVIDIA driver's version, or None where nvidia-smi does not answer."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.split("\n")[0].strip() or None
-
-
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
     """Put beside the numbers what they depend on, and leave out the machine's name."""
     machine_info.clear()
-    machine_info.update(
-        cpu=_cpu_model(),
-        cores=os.cpu_count(),
-        threads=torch.get_num_threads(),
-        system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        python=platform.python_version(),
-        torch=torch.__version__,
-        cuda=torch.version.cuda,
-        cudnn=torch.backends.cudnn.version(),
-        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        driver=_driver(),
-        tf32_convolutions=torch.backends.cudnn.allow_tf32,
-        tf32_matmuls=torch.backends.cuda.matmul.allow_tf32,
-    )
-
-
-def _clock(work: Callable[[], object], calls: int, device: torch.device) -> float:
-    """Seconds that one of several calls takes, by CUDA events on a GPU and by the clock else."""
-    if device.type != "cuda":
-        started = time.perf_counter()
-        for _ in range(calls):
-            work()
-        return (time.perf_counter() - started) / calls
-    torch.cuda.synchronize(device)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(calls):
-        work()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3 / calls
+    machine_info.update(machine.facts())
 
 
 @pytest.fixture
@@ -159,25 +108,21 @@ def race(benchmark: Any, device: torch.device) -> Callable[..., dict[str, float]
         """
         if baseline not in contenders:
             raise ValueError(f"baseline {baseline!r} is not among {', '.join(contenders)}")
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-
-        def one_round() -> None:
-            for name, work in contenders.items():
-                times[name].append(_clock(work, calls, device))
-
+        turns = Turns(contenders, device, calls)
         for _ in range(warmup if benchmark.enabled else 0):
             for work in contenders.values():
                 work()
-        benchmark.pedantic(one_round, rounds=rounds, iterations=1)
+        benchmark.pedantic(turns.round, rounds=rounds, iterations=1)
+        medians = turns.medians()
         benchmark.extra_info.update(
             facts,
             device=device.type,
             baseline=baseline,
             contenders={
-                name: {"median": statistics.median(of), "fastest": min(of), "rounds": len(of)}
-                for name, of in times.items()
+                name: {"median": median, "fastest": min(of), "rounds": len(of)}
+                for (name, of), median in zip(turns.times.items(), medians.values(), strict=True)
             },
         )
-        return {name: statistics.median(of) for name, of in times.items()}
+        return medians
 
     return run

@@ -5,67 +5,42 @@ What cannot run is not dropped in silence: it is returned beside the others with
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax_peer
 import peers
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sign_ext import BackendError, SignTransform
+from sign_ext import BackendError
+from sign_ext.benchmarking import loops, task
+from sign_ext.benchmarking.contenders import NAIVE, NO_GPU, ours
+from sign_ext.benchmarking.loops import Run
+from sign_ext.benchmarking.words import first_line
 from sign_ext.settings import BACKENDS
 
-NAIVE = "naive .backward()"
 DEFAULTS = "naive, default flags"
 LONG = "left out: compiles for minutes (--all-peers)"
-NO_GPU = "needs a CUDA device"
 # torch.compile of this many modules takes minutes.
 MANY_MODULES = 400
+NEED_A_GPU = ("graphed", "onchip")
 
 
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, kw_only=True)
+class Task(task.Task):
     """One race.
 
     Attributes:
         network: its name in `sign_ext.models`.
-        model: the network in evaluation mode, on the device.
-        images: (N, 3, H, W) to try the contenders on.
-        steps: K.
-        step_size: factor of each step.
-        precision: "float32", "tf32" or "bfloat16".
         all_peers: also those that compile for minutes.
     """
 
     network: str
-    model: nn.Module
-    images: Tensor
-    steps: int
-    step_size: float
-    precision: str
-    all_peers: bool
-
-    def phi(self) -> nn.Module:
-        """A copy of Φ of its own for a peer."""
-        return peers.features_of(copy.deepcopy(self.model))
+    all_peers: bool = False
 
 
-def ours(task: Task, backend: str) -> peers.Run:
-    """One of our backends."""
-    sign = SignTransform(
-        task.model,
-        task.steps,
-        step_size=task.step_size,
-        batch_size=len(task.images),
-        backend=backend,
-        precision=task.precision,
-    )
-    return sign.transform  # type: ignore[return-value]
-
-
-def by_torch(task: Task) -> dict[str, Callable[[], peers.Run]]:
+def by_torch(task: Task) -> dict[str, Callable[[], Run]]:
     """The peers that torch alone is enough for, each still to be built."""
     precision, how = task.precision, (task.steps, task.step_size)
 
@@ -74,24 +49,24 @@ def by_torch(task: Task) -> dict[str, Callable[[], peers.Run]]:
         peers.fold(phi)
         return peers.store(phi, precision)
 
-    def tuned(run: peers.Run) -> peers.Run:
-        return peers.at(precision, run, tuned=True)
+    def tuned(run: Run) -> Run:
+        return loops.at(precision, run, tuned=True)
 
     found = {
-        NAIVE: lambda: peers.at(precision, peers.naive(task.phi(), *how)),
-        "torchattacks' loop": lambda: peers.at(precision, peers.attack_style(task.phi(), *how)),
-        "frozen autograd.grad": lambda: peers.at(precision, peers.frozen(task.phi(), *how)),
-        "frozen, channels_last": lambda: tuned(peers.frozen(task.phi(), *how, channels_last=True)),
-        "BatchNorm folded": lambda: tuned(peers.frozen(folded(), *how, channels_last=True)),
+        NAIVE: lambda: loops.at(precision, loops.naive(task.phi(), *how)),
+        "torchattacks' loop": lambda: loops.at(precision, peers.attack_style(task.phi(), *how)),
+        "frozen autograd.grad": lambda: loops.at(precision, loops.frozen(task.phi(), *how)),
+        "frozen, channels_last": lambda: tuned(loops.frozen(task.phi(), *how, channels_last=True)),
+        "BatchNorm folded": lambda: tuned(loops.frozen(folded(), *how, channels_last=True)),
         "torch.func.grad": lambda: tuned(peers.functional(task.phi(), *how)),
-        "torch.compile": lambda: tuned(peers.compiled(task.phi(), *how)),
+        "torch.compile": lambda: tuned(loops.compiled(task.phi(), *how)),
         "torch.compile max-autotune": lambda: tuned(
-            peers.compiled(folded(), *how, mode="max-autotune")
+            loops.compiled(folded(), *how, mode="max-autotune")
         ),
-        "CUDA graph by hand": lambda: tuned(peers.captured(folded(), *how)),
+        "CUDA graph by hand": lambda: tuned(loops.captured(folded(), *how)),
     }
     if task.precision == "float32" and task.images.is_cuda:
-        found[DEFAULTS] = lambda: peers.naive(task.phi(), *how)
+        found[DEFAULTS] = lambda: loops.naive(task.phi(), *how)
     return found
 
 
@@ -109,13 +84,7 @@ def refused(task: Task, name: str) -> str | None:
     return None
 
 
-def first_line(error: BaseException) -> str:
-    """An error in one short line."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}"[:160]
-
-
-def enter(task: Task) -> tuple[dict[str, peers.Run], dict[str, str]]:
+def enter(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
     """Build every contender and run it once.
 
     Args:
@@ -127,12 +96,10 @@ def enter(task: Task) -> tuple[dict[str, peers.Run], dict[str, str]]:
         theirs is a reason too; of the others it is an error.
     """
     torch.compiler.reset()  # it gives up on code that was compiled often, as by earlier races
-    runs: dict[str, peers.Run] = {}
+    runs: dict[str, Run] = {}
     absent: dict[str, str] = {}
 
-    def add(
-        name: str, build: Callable[[], peers.Run], excused: tuple[type[Exception], ...]
-    ) -> None:
+    def add(name: str, build: Callable[[], Run], excused: tuple[type[Exception], ...]) -> None:
         try:
             run = build()
             run(task.images)
@@ -161,11 +128,11 @@ def enter(task: Task) -> tuple[dict[str, peers.Run], dict[str, str]]:
     except ImportError:
         absent["memsave_torch"] = "not installed"
     else:
-        run = peers.at(precision, peers.frozen(saving, task.steps, task.step_size))
+        run = loops.at(precision, loops.frozen(saving, task.steps, task.step_size))
         add("memsave_torch", lambda: run, (Exception,))
 
     for backend in BACKENDS:
-        if backend == "graphed" and not task.images.is_cuda:
+        if backend in NEED_A_GPU and not task.images.is_cuda:
             absent[f"sign_ext {backend}"] = NO_GPU
         elif backend != "auto":
             add(f"sign_ext {backend}", lambda each=backend: ours(task, each), (BackendError,))

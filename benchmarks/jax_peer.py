@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
+from sign_ext.benchmarking.loops import Run
+
 # JAX would take three quarters of the GPU's memory when it starts, beside torch.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -133,7 +135,7 @@ def label(device: torch.device) -> str:
     return "JAX jit(lax.scan)" if device.type == "cuda" else "JAX jit"
 
 
-def compiled(name: str, phi: nn.Module, steps: int, step_size: float, precision: str) -> peers.Run:
+def compiled(name: str, phi: nn.Module, steps: int, step_size: float, precision: str) -> Run:
     """K steps compiled by XLA.
 
     Args:

@@ -1,27 +1,18 @@
-"""Other ways to run Algorithm 1, each as its own users would write it at its best."""
+"""Other ways to run Algorithm 1, each as its own users would write it at its best.
+
+Those that `sign-ext bench` compares too are in `sign_ext.benchmarking.loops`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sign_ext.precision import arithmetic
-
-Run = Callable[[Tensor], Tensor]
-
-
-def features_of(model: nn.Module) -> nn.Module:
-    """Φ alone: the same network with its last Linear replaced, so that peers skip it too."""
-    name, _ = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, nn.Identity())
-    return model
+from sign_ext.benchmarking.loops import Run, hold
 
 
 def fold(phi: nn.Module) -> int:
@@ -44,42 +35,6 @@ def fold(phi: nn.Module) -> int:
     return count
 
 
-def hold(phi: nn.Module, *, channels_last: bool = False) -> torch.memory_format:
-    """Freeze Φ's weights and lay them out; returns the layout for the images."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    phi.requires_grad_(False).to(memory_format=layout)
-    return layout
-
-
-@contextmanager
-def computing(precision: str, device: torch.device, *, tuned: bool = False) -> Iterator[None]:
-    """Compute as a race asks for: equal precision for all peers.
-
-    Args:
-        precision: "float32" (IEEE), "tf32" or "bfloat16" (autocast, the iterate in float32).
-        device: where the images are.
-        tuned: let cuDNN time its algorithms once for each shape, as its users do.
-    """
-    before = torch.backends.cudnn.benchmark
-    lower = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    with arithmetic(precision), lower:
-        torch.backends.cudnn.benchmark = tuned
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.benchmark = before
-
-
-def at(precision: str, run: Run, *, tuned: bool = False) -> Run:
-    """The same way at a precision; see `computing`."""
-
-    def inner(images: Tensor) -> Tensor:
-        with computing(precision, images.device, tuned=tuned):
-            return run(images)
-
-    return inner
-
-
 def store(phi: nn.Module, precision: str) -> nn.Module:
     """Keep the weights in bfloat16 where that is the precision, so that no step casts them."""
     if precision == "bfloat16":
@@ -87,21 +42,6 @@ def store(phi: nn.Module, precision: str) -> nn.Module:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.bfloat16()
     return phi
-
-
-def naive(phi: nn.Module, steps: int, step_size: float) -> Run:
-    """What one writes first: weights want gradients, `.backward()` computes them all."""
-
-    def run(images: Tensor) -> Tensor:
-        p = images.clone()
-        for _ in range(steps):
-            x = p.detach().requires_grad_()
-            phi(x).sum().backward()
-            p = p + step_size * x.grad  # type: ignore[operator]
-        phi.zero_grad()
-        return p
-
-    return run
 
 
 def attack_style(phi: nn.Module, steps: int, step_size: float) -> Run:
@@ -119,21 +59,6 @@ def attack_style(phi: nn.Module, steps: int, step_size: float) -> Run:
     return run
 
 
-def frozen(phi: nn.Module, steps: int, step_size: float, *, channels_last: bool = False) -> Run:
-    """Frozen weights and `autograd.grad` of the images alone, updated in place."""
-    layout = hold(phi, channels_last=channels_last)
-
-    def run(images: Tensor) -> Tensor:
-        p = images.clone(memory_format=layout)
-        for _ in range(steps):
-            x = p.detach().requires_grad_()
-            (delta,) = torch.autograd.grad(phi(x).sum(), x)
-            p.add_(delta, alpha=step_size)
-        return p
-
-    return run
-
-
 def functional(phi: nn.Module, steps: int, step_size: float) -> Run:
     """`torch.func.grad` of the sum; channels_last."""
     layout = hold(phi, channels_last=True)
@@ -144,59 +69,6 @@ def functional(phi: nn.Module, steps: int, step_size: float) -> Run:
         for _ in range(steps):
             p.add_(gradient(p), alpha=step_size)
         return p
-
-    return run
-
-
-def compiled(phi: nn.Module, steps: int, step_size: float, mode: str | None = None) -> Run:
-    """`torch.compile` of the forward pass, its backward with it; channels_last."""
-    layout = hold(phi, channels_last=True)
-    # All of it or an error: a network that is compiled in part would be another contender.
-    fast = torch.compile(phi, mode=mode, dynamic=False, fullgraph=True)
-
-    def run(images: Tensor) -> Tensor:
-        p = images.clone(memory_format=layout)
-        for _ in range(steps):
-            torch.compiler.cudagraph_mark_step_begin()  # max-autotune replays CUDA graphs
-            x = p.detach().requires_grad_()
-            (delta,) = torch.autograd.grad(fast(x).sum(), x)
-            p.add_(delta, alpha=step_size)
-        return p
-
-    return run
-
-
-def captured(phi: nn.Module, steps: int, step_size: float) -> Run:
-    """A CUDA graph of one step, captured by hand and replayed; channels_last."""
-    layout = hold(phi, channels_last=True)
-    graphs: dict[torch.Size, tuple[Tensor, torch.cuda.CUDAGraph]] = {}
-
-    def step(p: Tensor) -> None:
-        x = p.detach().requires_grad_()
-        (delta,) = torch.autograd.grad(phi(x).sum(), x)
-        p.add_(delta, alpha=step_size)
-
-    def capture(images: Tensor) -> tuple[Tensor, torch.cuda.CUDAGraph]:
-        p = images.clone(memory_format=layout)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                step(p)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step(p)
-        return p, graph
-
-    def run(images: Tensor) -> Tensor:
-        if images.shape not in graphs:
-            graphs[images.shape] = capture(images)
-        p, graph = graphs[images.shape]
-        p.copy_(images)
-        for _ in range(steps):
-            graph.replay()
-        return p.clone()
 
     return run
 

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import peers
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from sign_ext.benchmarking.loops import computing
 
 # rows × inner × columns: convolutions of the networks here as matrix products, and square ones.
 SHAPES = {
@@ -140,7 +141,7 @@ def matmul_rate(precision: str, device: torch.device, seconds: float = 0.2) -> f
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     rates = []
-    with peers.computing(precision, device), torch.no_grad():
+    with computing(precision, device), torch.no_grad():
         for rows, inner, columns in SHAPES[device.type]:
             a = torch.randn(rows, inner, device=device, dtype=dtype)
             b = torch.randn(inner, columns, device=device, dtype=dtype)

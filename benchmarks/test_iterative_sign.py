@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import contenders
-import peers
 import pytest
 import roofline
 import torch
 from conftest import device_of
-from torch import Tensor
 
-from sign_ext import pullback_of_ones
+from sign_ext.benchmarking import loops
+from sign_ext.benchmarking.task import step_size_for
+from sign_ext.benchmarking.timing import mirrored, on_each
 from sign_ext.models import build_model
 
 MOVE = 0.5  # grey levels rms that a first step moves images by
@@ -90,20 +90,19 @@ def test_iterative_sign(
     torch.manual_seed(0)
     model = build_model(case.network, image_shape=case.shape).to(device).eval()
     images = torch.rand(case.images, *case.shape, device=device) * 255
-    step_size = MOVE / float(pullback_of_ones(model, images[:32]).square().mean().sqrt())
-    turns = [images, images.flip(0), images.flip(3)]  # no result can stay in a cache
+    step_size = step_size_for(model, images, MOVE)
     task = contenders.Task(
-        case.network,
-        model,
-        images,
-        case.steps,
-        step_size,
-        case.precision,
-        request.config.getoption("--all-peers"),
+        network=case.network,
+        model=model,
+        images=images,
+        steps=case.steps,
+        step_size=step_size,
+        precision=case.precision,
+        all_peers=request.config.getoption("--all-peers"),
     )
     ways, absent = contenders.enter(task)
 
-    exact = peers.at("float32", peers.naive(task.phi(), case.steps, step_size))(images)
+    exact = loops.at("float32", loops.naive(task.phi(), case.steps, step_size))(images)
     errors = {
         way: float((run(images) - exact).norm() / (exact - images).norm())
         for way, run in ways.items()
@@ -114,16 +113,11 @@ def test_iterative_sign(
         loose = 0.1 if way == contenders.DEFAULTS else allowed
         assert error <= loose, f"{way} computes something else: {error:.3g} is above {loose:.3g}"
 
-    state = dict.fromkeys(ways, 0)
-
-    def turn(way: str) -> Tensor:
-        state[way] += 1
-        return ways[way](turns[state[way] % len(turns)])
-
+    inputs = mirrored(images)
     layers = roofline.layers_of(task.phi(), images, case.precision)
     before = roofline.measure(case.precision, device)
     medians = race(
-        {way: lambda way=way: turn(way) for way in ways},
+        {way: on_each(run, inputs) for way, run in ways.items()},
         baseline=contenders.NAIVE,
         rounds=5,
         warmup=0,  # each has run twice by now

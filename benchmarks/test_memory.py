@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from sign_ext import BackendError
+from sign_ext.benchmarking import loops
+from sign_ext.benchmarking.loops import Run
 from sign_ext.models import build_model
 
 IMAGES = {"basic_cnn": 64, "mobilenet_v2": 64, "inception_resnet_v2": 2}
@@ -37,18 +39,18 @@ def test_memory(
     torch.manual_seed(0)
     model = build_model(name, image_shape=(3, side, side)).to(device).eval()
     images = torch.rand(count, 3, side, side, device=device) * 255
-    task = contenders.Task(name, model, images, 1, 1.0, "float32", False)
+    task = contenders.Task(network=name, model=model, images=images, steps=1, step_size=1.0)
 
-    def at_float32(run: peers.Run) -> peers.Run:
-        return peers.at("float32", run)
+    def at_float32(run: Run) -> Run:
+        return loops.at("float32", run)
 
-    ways: dict[str, Callable[[], peers.Run]] = {
-        EAGER: lambda: at_float32(peers.naive(task.phi(), 1, 1.0)),
-        FROZEN: lambda: at_float32(peers.frozen(task.phi(), 1, 1.0)),
+    ways: dict[str, Callable[[], Run]] = {
+        EAGER: lambda: at_float32(loops.naive(task.phi(), 1, 1.0)),
+        FROZEN: lambda: at_float32(loops.frozen(task.phi(), 1, 1.0)),
         "autograd, frozen, channels_last": lambda: at_float32(
-            peers.frozen(task.phi(), 1, 1.0, channels_last=True)
+            loops.frozen(task.phi(), 1, 1.0, channels_last=True)
         ),
-        SAVING: lambda: at_float32(peers.frozen(peers.memory_saving(task.phi()), 1, 1.0)),
+        SAVING: lambda: at_float32(loops.frozen(peers.memory_saving(task.phi()), 1, 1.0)),
     }
     for backend in BACKENDS:
         ways[f"sign_ext {backend}"] = lambda backend=backend: contenders.ours(task, backend)

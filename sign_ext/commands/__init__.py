@@ -14,5 +14,6 @@ COMMANDS: dict[str, str] = {
     "calibrate": "Find a step size: what each one does to the images.",
     "reproduce": "Reproduce the paper's tables and figures, its numbers beside ours.",
     "report": "Join results of `sign-ext reproduce` over seeds, and write their pages.",
+    "bench": "Time SIGN on your own network and machine, and say what a set of images costs.",
     "info": "Say what is installed, what can run here, and what SIGN sees in a network.",
 }

@@ -1,0 +1,154 @@
+"""A race: each contender is checked against a reference, weighed, and timed in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sign_ext.benchmarking import memory
+from sign_ext.benchmarking.agreement import Reference
+from sign_ext.benchmarking.contenders import NAIVE, Way
+from sign_ext.benchmarking.loops import Run
+from sign_ext.benchmarking.task import Task
+from sign_ext.benchmarking.timing import Turns, mirrored, on_each
+from sign_ext.benchmarking.words import first_line
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one contender.
+
+    Attributes:
+        name: the contender.
+        median: seconds of a call, images in, p*_K out.
+        fastest: of its calls.
+        speed: the naive loop's median over this one's; None where that could not be timed.
+        image_steps_per_second: images times K over the median.
+        bytes_per_image: peak memory of a step beyond weights, images and result, over the images.
+        error: distance from the reference, over what the steps moved.
+    """
+
+    name: str
+    median: float
+    fastest: float
+    speed: float | None
+    image_steps_per_second: float
+    bytes_per_image: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Race:
+    """The outcome.
+
+    Attributes:
+        rows: who was timed, the fastest first.
+        absent: name → why not, of the others.
+        rounds: how many turns each had.
+        reference: dtype of the reference, "float64" or "float32".
+        allowed: the error up to which a contender agrees with it.
+    """
+
+    rows: tuple[Row, ...]
+    absent: dict[str, str]
+    rounds: int
+    reference: str
+    allowed: float
+
+    def row(self, name: str) -> Row | None:
+        """A contender's row, or None if it was not timed."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        absent = [{"name": name, "reason": reason} for name, reason in self.absent.items()]
+        return {**asdict(self), "absent": absent}
+
+
+def race(
+    task: Task,
+    contenders: Mapping[str, Way],
+    *,
+    rounds: int = 5,
+    seconds: float = float("inf"),
+    absent: Mapping[str, str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Race:
+    """Check, weigh and time contenders; who fails or disagrees is listed with the reason.
+
+    Args:
+        task: the work, the same for all.
+        contenders: name → way to build it.
+        rounds: turns that each gets, after a first call that is not timed.
+        seconds: when so many are spent, no further contender is built and no further round begun;
+            whoever was built has one turn at least.
+        absent: those already known to be unable, by name, for the outcome.
+        progress: called with (done, total).
+
+    Raises:
+        SourceLayerError: Φ cannot be found.
+        ValueError: the iterates leave the finite numbers.
+    """
+    began = time.monotonic()
+    total = 1 + len(contenders) + rounds
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    reference = Reference(task)
+    advance()
+    runs: dict[str, Run] = {}
+    weights: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    missing = dict(absent or {})
+    for name, way in contenders.items():
+        if time.monotonic() - began > seconds:
+            missing[name] = f"not reached within {seconds:g} s"
+            continue
+        try:
+            weights[name] = memory.step_bytes(way(task.one_step()), task.images) / len(task.images)
+            run = way(task)
+            errors[name] = reference.error(run(task.images))
+        except Exception as error:  # whatever it is, it is this contender's: the others go on
+            missing[name] = first_line(error)
+        else:
+            objection = reference.objection(errors[name])
+            if objection is None:
+                runs[name] = run
+            else:
+                missing[name] = objection
+        advance()
+    inputs = mirrored(task.images)
+    turns = Turns({name: on_each(run, inputs) for name, run in runs.items()}, task.images.device)
+    for finished in range(rounds if runs else 0):
+        if finished and time.monotonic() - began > seconds:
+            break
+        turns.round()
+        advance()
+    work = len(task.images) * task.steps
+    medians = turns.medians() if runs else {}
+    rows = [
+        Row(
+            name=name,
+            median=median,
+            fastest=min(turns.times[name]),
+            speed=medians[NAIVE] / median if NAIVE in medians else None,
+            image_steps_per_second=work / median,
+            bytes_per_image=weights[name],
+            error=errors[name],
+        )
+        for name, median in medians.items()
+    ]
+    return Race(
+        rows=tuple(sorted(rows, key=lambda row: row.median)),
+        absent=missing,
+        rounds=len(next(iter(turns.times.values()), [])),
+        reference=reference.dtype,
+        allowed=reference.allowed,
+    )

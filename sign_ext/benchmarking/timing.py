@@ -1,0 +1,90 @@
+"""Contenders take turns, so that a busy machine slows all of them alike; medians are compared."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Work = Callable[[], object]
+
+
+def clock(work: Work, calls: int, device: torch.device) -> float:
+    """Seconds that one of several calls takes, by CUDA events on a GPU and by the clock else.
+
+    Args:
+        work: what is timed.
+        calls: how often, together: more where one call is shorter than a launch.
+        device: where it computes.
+    """
+    if device.type != "cuda":
+        started = time.perf_counter()
+        for _ in range(calls):
+            work()
+        return (time.perf_counter() - started) / calls
+    with torch.cuda.device(device):
+        torch.cuda.synchronize(device)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(calls):
+            work()
+        end.record()
+        end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / calls
+
+
+class Turns:
+    """Contenders that take turns, and their times.
+
+    Args:
+        contenders: name → what to call. All do the same work at equal precision.
+        device: where they compute.
+        calls: calls a turn, timed together.
+
+    Attributes:
+        times: name → seconds of a call, one for each round.
+
+    Example:
+        >>> turns = Turns({"sum": lambda: sum(range(9))}, torch.device("cpu"))
+        >>> turns.round()
+        >>> len(turns.times["sum"])
+        1
+    """
+
+    def __init__(
+        self, contenders: Mapping[str, Work], device: torch.device, calls: int = 1
+    ) -> None:
+        """Nothing is timed yet."""
+        self.contenders = dict(contenders)
+        self.times: dict[str, list[float]] = {name: [] for name in contenders}
+        self._device = device
+        self._calls = calls
+
+    def round(self) -> None:
+        """Time each contender once."""
+        for name, work in self.contenders.items():
+            self.times[name].append(clock(work, self._calls, self._device))
+
+    def medians(self) -> dict[str, float]:
+        """Name → median seconds; at least one round has been."""
+        return {name: statistics.median(of) for name, of in self.times.items()}
+
+
+def mirrored(images: Tensor) -> list[Tensor]:
+    """Images (N, C, H, W) and two mirror images of them, all different."""
+    return [images.flip(0), images.flip(3), images]
+
+
+def on_each(run: Callable[[Tensor], object], inputs: Sequence[Tensor]) -> Work:
+    """Call `run` with the next of several inputs each time, so that no result stays in a cache.
+
+    Args:
+        run: what to call.
+        inputs: they take turns.
+    """
+    following = itertools.cycle(inputs)
+    return lambda: run(next(following))

@@ -1,0 +1,284 @@
+"""Time SIGN on your own network and machine, beside plain PyTorch, and say what a set will cost.
+
+Every contender gets the same network, random images and steps, and must first
+agree with a reference in float64; one that does not is listed with its error.
+Then they take turns, and the medians are compared. A call is timed whole:
+images in, p*_K out. The last line says how long SIGN takes on --set-size
+images at --total-steps, computing alone.
+
+--model takes a name (basic_cnn, mobilenet_v2, inception_resnet_v2 or
+nasnet_mobile) or MODULE:FUNCTION, a function without arguments that returns a
+torch.nn.Module; MODULE may be a file in the current folder. Weights do not
+change the times. Leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+from sign_ext.commands import console
+from sign_ext.commands.errors import UsageError
+from sign_ext.commands.options import CommonOptions, command_line, option
+from sign_ext.commands.own_network import check_network_name, is_own, own_network
+from sign_ext.commands.shared import check_folder, check_name, read_checkpoint, resolve_device
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from sign_ext.benchmarking import Task
+
+EXAMPLES = (
+    "sign-ext bench --model basic_cnn",
+    "sign-ext bench --model torchvision.models:mobilenet_v2 --image-size 224 --set-size 100000",
+    "sign-ext bench --model mynetworks:build --image-shape 3 64 64 --pixel-range 1 --compile",
+    "sign-ext bench --checkpoint runs/classical --precision bfloat16 --out bench.json",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Options of `sign-ext bench`."""
+
+    model: str | None = option(
+        None, help="The network: a name, or MODULE:FUNCTION of your own.", metavar="NAME"
+    )
+    checkpoint: str | None = option(
+        None, help="In place of --model, a trained network (file or folder).", metavar="FILE"
+    )
+    image_size: int | None = option(
+        None,
+        type=PositiveInt,
+        help="Height and width in pixels, of 3 channels. Default: the checkpoint's, or 32 for a "
+        "network by name.",
+    )
+    image_shape: tuple[int, ...] | None = option(
+        None,
+        type=PositiveInt,
+        nargs=3,
+        metavar=("C", "H", "W"),
+        help="In place of --image-size, the whole shape of an image.",
+    )
+    pixel_range: float = option(
+        255.0,
+        type=PositiveFloat,
+        help="What the network's images span: 255 for pixel units, 1 for 0 to 1.",
+    )
+    layer: str | None = option(
+        None,
+        help="Module whose output is Φ. Default: the input of the final classifier layer.",
+        metavar="NAME",
+    )
+    images: int | None = option(
+        None,
+        type=PositiveInt,
+        help="Images a call, all worked on at once. Default: 128 on a CPU, 256 on a GPU, fewer "
+        "where they are large.",
+    )
+    steps: int = option(10, type=PositiveInt, help="K of a timed call.")
+    rounds: int = option(5, type=PositiveInt, help="Turns that each contender gets.")
+    precision: str = option(
+        "float32",
+        type=Literal["float32", "tf32", "bfloat16"],
+        help="Arithmetic of every contender.",
+    )
+    backends: tuple[str, ...] | None = option(
+        None, nargs="+", metavar="NAME", help="Those of sign_ext to time. Default: all."
+    )
+    compile: bool = option(
+        False, type=bool, help="Time torch.compile as well (it compiles for a minute or more)."
+    )
+    seconds: float = option(
+        300.0,
+        type=PositiveFloat,
+        help="Build no further contender and begin no further round after so long.",
+    )
+    set_size: int = option(
+        50_000, type=PositiveInt, help="Images of the set whose cost is told.", metavar="N"
+    )
+    total_steps: int = option(100, type=PositiveInt, help="K for that set.", metavar="K")
+    out: str | None = option(None, help="Write the JSON to this file too.", metavar="FILE")
+
+
+def run(options: Options) -> None:
+    """Race, and print the table and the cost, or JSON."""
+    from sign_ext.benchmarking import race, ways, what_auto_runs
+    from sign_ext.benchmarking.contenders import NAMED
+    from sign_ext.benchmarking.words import shape_in_words
+
+    _check(options, NAMED)
+    device = resolve_device(options.device)
+    if options.precision == "tf32" and device.type == "cpu":
+        raise UsageError("--precision tf32 is for GPUs; on a CPU give float32 or bfloat16")
+    model, shape = _network(options, device)
+    task = _task(options, model, shape, device)
+    contenders, absent = ways(task, options.backends or NAMED, compile=options.compile)
+    console.say(
+        f"{len(task.images)} random images of {shape_in_words(shape)}, K = {task.steps}, "
+        f"{task.precision}, on {device}; Φ is {task.source}"
+    )
+    auto = what_auto_runs(task)
+    with console.progress("measuring") as report:
+        outcome = race(
+            task,
+            contenders,
+            rounds=options.rounds,
+            seconds=options.seconds,
+            absent=absent,
+            progress=report,
+        )
+    result = _result(options, task, outcome, auto)
+    if options.out is not None:
+        _write(options.out, result)
+    if options.json:
+        console.print_json(result)
+    else:
+        _print(result)
+
+
+def _check(options: Options, backends: tuple[str, ...]) -> None:
+    """See that the options fit together, before any work is done."""
+    if (options.model is None) == (options.checkpoint is None):
+        raise UsageError("give --model NAME or --checkpoint FILE, one of them")
+    if options.image_size is not None and options.image_shape is not None:
+        raise UsageError("--image-size and --image-shape both tell the images' shape: give one")
+    for backend in options.backends or ():
+        check_name("backends", backend, backends)
+    if options.model is not None:
+        check_network_name(options.model)
+        sized = options.image_size is not None or options.image_shape is not None
+        if is_own(options.model) and not sized:
+            raise UsageError(
+                f"--model {options.model} does not tell how large its images are: give "
+                "--image-size or --image-shape"
+            )
+    if options.out is not None:
+        if Path(options.out).is_dir():
+            raise UsageError(f"--out {options.out} is a folder: give a file")
+        check_folder(str(Path(options.out).parent))
+
+
+def _network(options: Options, device: torch.device) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network on its device, and the shape of its images."""
+    import torch
+
+    from sign_ext.models import build_model
+
+    shape: tuple[int, ...] = (3, 32, 32)
+    model = None
+    if options.checkpoint is not None:
+        model, config = read_checkpoint(options.checkpoint, device)
+        shape = tuple(config["model"]["image_shape"])
+    if options.image_size is not None:
+        shape = (shape[0], options.image_size, options.image_size)
+    shape = options.image_shape or shape
+    if model is None:
+        torch.manual_seed(options.seed)
+        name = str(options.model)
+        model = own_network(name) if is_own(name) else build_model(name, image_shape=shape)  # type: ignore[arg-type]
+    return model.to(device).eval(), shape
+
+
+def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: torch.device) -> Task:
+    """The work of the race; the network is tried out on one image."""
+    import torch
+
+    from sign_ext.benchmarking import Task
+    from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
+    from sign_ext.benchmarking.words import first_line, shape_in_words
+
+    count = options.images or images_for(shape, device)
+    images = random_images(count, shape, options.pixel_range, device, options.seed)
+    try:
+        with torch.no_grad():
+            model(images[:1])
+    except Exception as error:
+        raise RuntimeError(
+            f"the network does not take images of {shape_in_words(shape)} ({first_line(error)}): "
+            "give their size with --image-size or --image-shape"
+        ) from error
+    return Task(
+        model=model,
+        images=images,
+        steps=options.steps,
+        step_size=step_size_for(model, images, MOVE * options.pixel_range, layer=options.layer),
+        precision=options.precision,
+        layer=options.layer,
+    )
+
+
+def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, Any]:
+    """Everything that was found, and what it depends on, as plain data."""
+    from datetime import UTC, datetime
+
+    from sign_ext.benchmarking import costs, machine
+    from sign_ext.report.environment import commit, versions
+
+    both = costs(outcome, task, auto.backend, options.set_size, options.total_steps)
+    cost, fastest = both or (None, None)
+    return {
+        "network": {
+            "name": options.model or options.checkpoint,
+            "class": type(task.model).__name__,
+            "parameters": sum(each.numel() for each in task.model.parameters()),
+            "source_layer": str(task.source),
+        },
+        "race": {
+            "device": str(task.images.device),
+            "images": len(task.images),
+            "image_shape": list(task.images.shape[1:]),
+            "pixel_range": options.pixel_range,
+            "steps": task.steps,
+            "step_size": task.step_size,
+            "precision": task.precision,
+            "rounds_wanted": options.rounds,
+            "seconds": options.seconds,
+            **outcome.to_dict(),
+        },
+        "auto": auto.to_dict(),
+        "cost": cost and cost.to_dict(),
+        "cost_with_the_fastest": fastest and fastest.to_dict(),
+        "machine": machine.facts(task.images.device),
+        "versions": versions(),
+        "commit": commit() or None,
+        "command": command_line("bench", options),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _write(path: str, result: dict[str, Any]) -> None:
+    import json
+
+    from sign_ext.files import write_whole
+    from sign_ext.report.numbers import finite
+
+    text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(Path(path), text + "\n")
+    console.say(f"written: {path}")
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from sign_ext.benchmarking.words import auto_in_words, caption, cells, cost_in_words
+
+    race = result["race"]
+    table = Table(
+        title=f"{result['network']['name']}, {race['precision']}, on {race['device']}",
+        caption=caption(race),
+        caption_justify="left",
+    )
+    table.add_column("contender")
+    for column in ("median", "speed", "images·steps/s", "memory an image", "error"):
+        table.add_column(column, justify="right")
+    for row in race["rows"]:
+        table.add_row(*cells(row))
+    console.print_rich(table)
+    for each in race["absent"]:
+        print(f"not timed: {each['name']} ({each['reason']})")
+    print(auto_in_words(result["auto"]))
+    print(cost_in_words(result["cost"], result["cost_with_the_fastest"]))
