@@ -135,6 +135,7 @@ def columns(race: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             "speed": lambda row: f"{row['ratio']:.2f}×",
             "of matmul": lambda row: f"{row['share_of_matmul']:.1%}",
             "of floor": lambda row: f"{row['share_of_floor']:.1%}",
+            "peak memory": lambda row: size(row["peak"]),
         }
     table: dict[str, list[str]] = {}
     for heading, word in shown.items():

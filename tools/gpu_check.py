@@ -6,8 +6,9 @@ pybind11, ninja and a CUDA toolkit. Nothing is installed there: the package goes
 folder. Ends with a short table; writes gpu_check.json, and gpu_check.log with all output.
 
 Everything takes about 20 minutes. Where a command may run for ten at most, take it in parts:
-`--part correct`, `--part sanitize` and `--part measure`, which build first and write
-gpu_check_PART.json.
+`--part correct`, `--part engine`, `--part sanitize` and `--part measure`, which build first and
+write gpu_check_PART.json. `--part peers` is no part of everything: it fills peers_gpu.json, the
+table of peers, and is called until it says "nothing left".
 """
 
 from __future__ import annotations
@@ -29,13 +30,18 @@ from files import write_whole
 from stages import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 1300.0  # all stages together
+SECONDS = 1500.0  # all stages together
 PART_SECONDS = 540.0  # the stages of one part: under 10 minutes with the start and the report
 MEASURING = 240  # seconds after which no further benchmark is started
+PEER_SECONDS = 300  # seconds after which no further cell of the table of peers is begun
+ENGINE = ("conformance", "engine", "sign")  # folders of tests that take the longest
+PEERS = "peers_gpu.json"
 PARTS = {
     "correct": ("gpu tests",),
+    "engine": ("engine tests",),
     "sanitize": ("compute-sanitizer memcheck", "compute-sanitizer racecheck"),
     "measure": ("benchmarks",),
+    "peers": ("peer table",),
 }
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "runs", "*.egg-info", "*.so", "__pycache__", ".*_cache"
@@ -173,18 +179,43 @@ def plan(root: Path, work: Path, *, on_gpu: bool) -> list[Stage]:
     measure += [f"--benchmark-json={work / 'bench-raw.json'}", "--benchmark-columns=median,rounds"]
     if not on_gpu:
         measure += ["--benchmark-disable"]
-    # With a GPU, a checkout that has no GPU test at all fails here: pytest collects nothing.
-    files = found or ([str(root / "python_tests")] if on_gpu else [])
-    tests = [*pytest, "-m", "gpu", *files] if files else ()
+    engine = [file for file in found if Path(file).parent.name in ENGINE]
+    # With a GPU a checkout that has no GPU test at all fails here: pytest collects nothing.
+    everything = [] if found or not on_gpu else [str(root / "python_tests")]
+    files = [file for file in found if file not in engine] or everything
+
+    def tests(files: list[str]) -> list[str]:
+        return [*pytest, "-m", "gpu", *files] if files else []
+
     paced = {**search, "BENCH_SECONDS": str(MEASURING)}
     return [
         Stage("build", install, 200, build),
         Stage("import", [python, "-c", IMPORT, str(site), device], 60, search),
-        Stage("gpu tests", tests, 240, search, reason="no test is marked gpu"),
+        Stage("gpu tests", tests(files), 240, search, reason="no test is marked gpu"),
+        Stage("engine tests", tests(engine), 330, search, reason="no such test is marked gpu"),
         sanitize("memcheck"),
         sanitize("racecheck"),
         Stage("benchmarks", measure, MEASURING + 90, paced),
     ]
+
+
+def peer_table(root: Path, work: Path, out: Path, *, on_gpu: bool) -> Stage:
+    """The stage that goes on with the table of peers.
+
+    Args:
+        root: The checkout, whose benchmarks/results may hold the cells of earlier calls.
+        work: As in `plan`.
+        out: Where the table is, or goes.
+        on_gpu: False tries two contenders out on the CPU.
+    """
+    command = [sys.executable, str(root / "benchmarks" / "peer_table.py"), "--out"]
+    command += [str(out / PEERS), "--start", str(root / "benchmarks" / "results" / PEERS)]
+    command += ["--seconds", str(PEER_SECONDS), "--device", "cuda" if on_gpu else "cpu"]
+    if not on_gpu:
+        command += ["--networks", "basic_cnn", "--images", "2", "--steps", "1"]
+        command += ["--contenders", "naive .backward()", "sign_ext autograd"]
+    search = {"PYTHONPATH": str(work / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return Stage("peer table", command, PART_SECONDS, search)
 
 
 def of_part(todo: list[Stage], part: str | None) -> list[Stage]:
@@ -233,7 +264,10 @@ def check(
     with tempfile.TemporaryDirectory(prefix="sign-ext-gpu-check-") as folder:
         work = Path(folder).resolve()
         shutil.copytree(root, work / "source", ignore=NOT_COPIED)
-        todo = of_part(plan(root, work, on_gpu=not problem), part)
+        todo = plan(root, work, on_gpu=not problem)
+        if part == "peers":
+            todo.append(peer_table(root, work, out, on_gpu=not problem))
+        todo = of_part(todo, part)
         seconds = seconds or (PART_SECONDS if part else SECONDS)
         outcomes = stages.run_all(todo, seconds=seconds, folder=work, log=log)
         text = report(file, outcomes, facts, work / "bench-raw.json")

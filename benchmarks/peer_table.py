@@ -1,0 +1,197 @@
+"""The table of peers: every network, precision, batch and contender, measured cell by cell.
+
+    python benchmarks/peer_table.py --out build/peer_table.json --seconds 500    # again and again
+    python benchmarks/peer_table.py --list                                       # what is missing
+    python benchmarks/peer_table.py --markdown docs/performance.md --plot docs/images/peers.svg
+
+Each cell goes into the file as soon as it is measured, so the script can be stopped at any time
+and called again until it says "nothing left". Cells of other sources, machines or versions of
+torch stay in the file, apart: they are not counted and not shown beside this one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import peer_measure
+import torch
+from contenders import first_line
+from peer_cells import Cell, Race, Table, origin_here, read
+from peer_show import fill_document, plot
+
+from sign_ext.precision import PRECISIONS
+
+NETWORKS = ("basic_cnn", "mobilenet_v2", "nasnet_mobile", "inception_resnet_v2")
+IMAGES = {"inception_resnet_v2": (64, 4)}
+USUAL_IMAGES = (1024, 64)
+# More where a step is short, so that what a call costs but once weighs little.
+STEPS = {"nasnet_mobile": 10, "inception_resnet_v2": 5}
+USUAL_STEPS = 50
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("build/peer_table.json"), help="the file of cells")
+    add("--start", type=Path, help="a file to begin from where --out is not there yet")
+    add("--seconds", type=float, default=float("inf"), help="begin no cell after this long")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is")
+    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    add("--precisions", nargs="+", choices=PRECISIONS, help="default: float32 alone on a CPU")
+    add("--images", nargs="+", type=int, help="batches, in place of each network's two")
+    add("--steps", type=int, help="K, in place of each network's")
+    add("--contenders", nargs="+", metavar="NAME", help="these only")
+    add("--list", action="store_true", help="print what is missing and measure nothing")
+    add("--markdown", type=Path, help="document whose section to fill; measures nothing")
+    add("--plot", type=Path, help="SVG to draw (needs matplotlib); measures nothing")
+    found = parser.parse_args()
+    found.device = found.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found.precisions = found.precisions or (
+        list(PRECISIONS) if found.device == "cuda" else ["float32"]
+    )
+    for name in ("images", "steps"):
+        given = getattr(found, name)
+        if given is not None and min([given] if isinstance(given, int) else given) < 1:
+            parser.error(f"--{name}: {given} was given, at least 1 is accepted")
+    return found
+
+
+def wanted(given: argparse.Namespace) -> list[Cell]:
+    """Every cell asked for, race after race; what compiles for minutes last of all."""
+    races = [
+        Race(
+            network=network,
+            precision=precision,
+            images=images,
+            steps=given.steps or STEPS.get(network, USUAL_STEPS),
+            device=given.device,
+        )
+        for place in range(len(given.images or USUAL_IMAGES))
+        for network in given.networks
+        for precision in given.precisions
+        for images in [(given.images or IMAGES.get(network, USUAL_IMAGES))[place]]
+    ]
+    cells = [Cell(race, name) for race in races for name in peer_measure.names(race)]
+    if given.contenders:
+        known = {cell.contender for cell in cells}
+        if unknown := set(given.contenders) - known:
+            raise ValueError(
+                f"--contenders: {', '.join(sorted(unknown))} was given; accepted are "
+                f"{', '.join(sorted(known))}"
+            )
+        cells = [cell for cell in cells if cell.contender in given.contenders]
+    return sorted(cells, key=lambda cell: peer_measure.LONG in cell.contender)
+
+
+def command() -> str:
+    """This call, without the folders of the machine."""
+    said = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", "benchmarks/peer_table.py", *said])
+
+
+class LostError(RuntimeError):
+    """This process can measure nothing more; another one can."""
+
+
+class Measuring:
+    """Measures cells in order, keeping a race's network between its cells."""
+
+    def __init__(self, table: Table) -> None:
+        """Nothing is built yet."""
+        self._table = table
+        self._course: peer_measure.Course | None = None
+
+    def _at(self, race: Race, images: int) -> peer_measure.Course:
+        course = self._course
+        if course is None or (course.race, len(course.task.images)) != (race, images):
+            self._course = course = None  # before the next is built: both may not fit
+            peer_measure.trim()
+            self._course = course = peer_measure.Course(race, images)
+        return course
+
+    def measure(self, cell: Cell) -> dict[str, Any]:
+        """A cell's facts, with half the images, and half again, where they do not fit."""
+        images = cell.race.images
+        while True:
+            peer_measure.trim()
+            try:
+                return self._at(cell.race, images).measure(cell.contender)
+            except ImportError as error:  # of the network: timm, say
+                return {"absent": first_line(error)}
+            except torch.OutOfMemoryError:
+                self._course = None
+                if images == 1:
+                    return {"absent": "out of memory with one image"}
+                images //= 2
+
+    def add(self, cell: Cell) -> str:
+        """Measure a cell and put it in the file; returns what came out in a few words."""
+        if self._table.begin(cell):
+            facts = self.measure(cell)
+        else:
+            facts = {"absent": "the process ended each time this was measured"}
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        facts |= {"date": now, "command": command(), "commit": self._table.origin["commit"]}
+        self._table.add(cell, facts)
+        if "absent" in facts:
+            return str(facts["absent"])
+        return f"{facts['median']:.4g} s, {facts['speed']:.2f} times the naive loop"
+
+
+def fill(given: argparse.Namespace, table: Table) -> None:
+    """Measure what is missing for as long as there is time, and say what is left."""
+    until = time.monotonic() + given.seconds
+    cells = wanted(given)
+    left = table.missing(cells)
+    measuring = Measuring(table)
+    while left and time.monotonic() < until:
+        print(f"{left[0]} ... ", end="", flush=True)
+        print(measuring.add(left[0]), flush=True)
+        left = left[1:]
+        if peer_measure.is_lost(torch.device(given.device)):
+            raise LostError(f"that took the GPU's context with it: {len(left)} left, call again")
+    state = f"{len(left)} left, call again" if left else "nothing left"
+    print(f"{state}: {len(cells) - len(left)} of {len(cells)} cells are in {table.path.name}")
+
+
+def main() -> int:
+    """Measure, list or show; 2 where the file or an option is wrong, 3 where the GPU is lost."""
+    given = options()
+    try:
+        if given.markdown or given.plot:
+            content = read(given.out)
+            if given.markdown:
+                fill_document(given.markdown, given.out.name, content)
+                print(f"filled: {given.markdown}")
+            if given.plot:
+                plot(given.plot, content)
+                print(f"drawn: {given.plot}")
+            return 0
+        table = Table(given.out, origin_here(torch.device(given.device)), given.start)
+        if table.apart():
+            print(f"{table.apart()} cells of other sources or machines are kept, and not counted")
+        if given.list:
+            left = table.missing(wanted(given))
+            print("\n".join(map(str, left)) if left else "nothing left")
+        else:
+            fill(given, table)
+    except (ValueError, ImportError) as error:
+        print(f"peer_table: {error}", file=sys.stderr)
+        return 2
+    except LostError as error:
+        print(f"peer_table: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
