@@ -67,6 +67,7 @@ def walk(
         _check_finite(trajectory, rows)
         moved &= trajectory.moved()
         write(rows, finished)  # line 6
+        engines.hand_over(images.device)
     return moved
 
 

@@ -107,6 +107,7 @@ class Engines:
             "graphed": GraphedEngine(network),
             "autograd": AutogradEngine(),
         }
+        self._handed_over: torch.cuda.Event | None = None
         # Why `auto` passed a backend over, for each kind of image.
         self._refused: dict[object, dict[str, str]] = {}
 
@@ -149,6 +150,8 @@ class Engines:
             BackendError: the backend asked for by name cannot run this network; `auto` goes on to
                 the next and remembers why.
         """
+        if self._handed_over is not None and images.is_cuda:
+            torch.cuda.current_stream(images.device).wait_event(self._handed_over)
         refused = self._refused.get(_kind(images), {})
         for candidate in self.candidates(images.device):
             if candidate.backend in refused:
@@ -162,6 +165,17 @@ class Engines:
                     raise
                 refused = self.refuse(candidate.backend, images, str(error))
         raise AssertionError("autograd runs every network")
+
+    def hand_over(self, device: torch.device) -> None:
+        """Remember when a finished iterate will have been read by this stream.
+
+        The next trajectory may work in the same buffers, on another stream: it waits until then.
+
+        Args:
+            device: where the iterate is.
+        """
+        if device.type == "cuda":
+            self._handed_over = torch.cuda.current_stream(device).record_event()
 
 
 def _kind(images: Tensor) -> object:
