@@ -30,7 +30,9 @@ def library() -> ctypes.CDLL:
         flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-Wno-unknown-pragmas", f"-I{CSRC}"]
         source = CSRC / "tests" / "onchip_emulated.cpp"
         subprocess.run([*compiler, *flags, str(source), "-o", str(file)], check=True)
-        return ctypes.CDLL(str(file))
+        loaded = ctypes.CDLL(str(file))
+        loaded.onchip_products.restype = loaded.onchip_loaded.restype = ctypes.c_uint64
+        return loaded
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:

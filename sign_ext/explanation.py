@@ -13,6 +13,7 @@ from sign_ext.checks import place_of
 from sign_ext.compiler.dense import Convolution
 from sign_ext.compiler.printing import bytes_in_words
 from sign_ext.engine.ceilings import ceilings
+from sign_ext.engine.onchip.cost import work_of
 from sign_ext.engine.trajectory import iterate_dtype, memory_format
 from sign_ext.errors import BackendError
 from sign_ext.freeze import unwrap
@@ -129,7 +130,8 @@ def _compiled(sign: SignTransform, images: Tensor) -> dict[str, Any]:
     choice = sign.engines.choice(images.device, images)
     if choice.backend == "onchip":
         try:
-            return {"operations": sign.on_chip(images).lines()}
+            network = sign.on_chip(images)
+            return {"operations": network.lines(), "floor": str(work_of(network))}
         except BackendError as error:
             sign.engines.refuse("onchip", images, str(error))
             choice = sign.engines.choice(images.device, images)

@@ -26,11 +26,12 @@
 //                   of one H200's 790 TFLOP/s, times 132 processors: 17 us of one]
 //   shared memory   a warp's tile of 16 MT x 8 NT loads 512 MT + 256 NT bytes for MT NT products of
 //                   4,096 FLOP, 128 bytes a clock: with 64 x 32 tiles 1.5 clocks a product
-//                   against the unit's 1  [about 40,000 clocks, 23 us at 1.75 GHz]
+//                   against the unit's 1  [42,816 clocks, 24 us at 1.75 GHz; counted by
+//                   sign_ext/engine/onchip/cost.py, and by the emulation]
 //   global memory   whole: 8 bytes an element of p for all K steps; forward and backward: 12 bytes
 //                   an element of p, twice the last value and twice the bits  [75 kB; 17 ns at
 //                   4.3 TB/s]; and the weights that are not kept, from the L2 cache, twice a step
-//                   [203 kB a processor]
+//                   [74 kB a processor]
 // So shared memory sets it. No GPU has measured this kernel yet.
 
 #pragma once

@@ -20,6 +20,16 @@ namespace host_cuda {
 
 constexpr unsigned int kWholeWarp = 0xffffffffu;
 
+// What warps have done since the program began: instructions, and the bytes that they loaded.
+struct MatrixCounts {
+  std::uint64_t products = 0;
+  std::uint64_t loaded = 0;
+};
+inline MatrixCounts& matrix_counts() {
+  static thread_local MatrixCounts counts;
+  return counts;
+}
+
 // What lane `source` brings.
 inline std::uint64_t from_lane(const char* name, const Place& place, std::uint64_t brought,
                                int source) {
@@ -39,6 +49,7 @@ void load_matrices_of_warp(const char* name, const Place& place, unsigned int (&
   const int g = lane / 4;
   const int t = lane % 4;
   if (lane < 8 * kMatrices) require_aligned(row, 16);
+  if (lane == 0) matrix_counts().loaded += 128 * kMatrices;
   const auto brought = reinterpret_cast<std::uint64_t>(row);
   for (int matrix = 0; matrix < kMatrices; ++matrix) {
     std::uint32_t low;
@@ -79,6 +90,7 @@ inline void multiply_add(float (&d)[4], const unsigned int (&a)[4], unsigned int
   const auto pair = [](unsigned int low, unsigned int high) {
     return static_cast<std::uint64_t>(low) | static_cast<std::uint64_t>(high) << 32;
   };
+  if (lane == 0) ++matrix_counts().products;
   // Registers of columns 2u, 2u + 1, 2u + 8 and 2u + 9 of a row of A, and of such rows of B.
   for (int u = 0; u < 4; ++u) {
     const std::uint64_t rows[2] = {

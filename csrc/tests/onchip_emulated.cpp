@@ -18,6 +18,10 @@ int onchip_shift_for(int channels, int apart) {
   return sign_ext::onchip::shift_for(channels, apart);
 }
 
+// Instructions of the matrix unit in all launches so far, and the bytes that they took.
+std::uint64_t onchip_products() { return host_cuda::matrix_counts().products; }
+std::uint64_t onchip_loaded() { return host_cuda::matrix_counts().loaded; }
+
 // Pointers as in Args; null where there is none.
 void onchip_emulate(const std::int32_t* plan, float* p, float* velocity,
                     const std::uint16_t* weights, const float* constants, std::uint16_t* features,

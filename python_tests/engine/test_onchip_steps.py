@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from emulated_onchip import Emulated
+from emulated_onchip import Emulated, library
 from onchip_cases import NETWORKS, distance, prepare, small_head, usual_distance
 
 from sign_ext import BackendError, SignTransform
 from sign_ext.engine import select
 from sign_ext.engine.onchip import reference
+from sign_ext.engine.onchip.cost import PRODUCT_FLOP, work_of
 from sign_ext.engine.onchip.engine import check_step, examples_of, refused_settings
 from sign_ext.engine.onchip.plan import SharedMemory
 from sign_ext.engine.onchip.reference import delta_reference
@@ -102,6 +103,19 @@ def test_all_steps_are_one_launch_where_all_is_on_chip(seed):
     part.start(images)
     part.advance(3)
     assert part._run.launches == 6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_work_of_a_step_is_what_the_kernel_does(name, seed):
+    trajectory, images, _ = prepare(name, seed, images=2)
+    before = library().onchip_products(), library().onchip_loaded()
+    trajectory.start(images)
+    trajectory.advance(1)
+    work = work_of(trajectory.network)
+    assert library().onchip_products() - before[0] == 2 * work.products
+    assert library().onchip_loaded() - before[1] == 2 * work.loaded
+    assert work.useful <= work.products * PRODUCT_FLOP
+    assert f"{work.products:,} products" in str(work)
 
 
 def test_a_walk_begins_anew_and_counts_its_steps(seed):
