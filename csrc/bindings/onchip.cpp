@@ -12,6 +12,7 @@
 #include "bindings/companions.h"
 #include "bindings/rows.h"
 #include "bindings/stable.h"
+#include "onchip/onchip_layout.h"
 
 #ifdef SIGN_EXT_WITH_CUDA
 namespace sign_ext::bindings {
@@ -40,7 +41,7 @@ onchip::Plan plan_of(const Tensor& words) {
                       (plan.forward != 0 || plan.backward != 0),
                   kOp, ": plan is none of this version's");
   const std::int64_t threads = plan.threads;
-  STD_TORCH_CHECK((threads == 128 || threads == 256 || threads == 512) && plan.blocks > 0, kOp,
+  STD_TORCH_CHECK((threads == 128 || threads == 256 || threads == 512), kOp,
                   ": a block has 128, 256 or 512 threads");
   return plan;
 }
@@ -60,9 +61,8 @@ Ends ends_of(const onchip::Plan& plan, std::int64_t last_pixels) {
   constant(plan.shift_element, plan.layer[0].in_c);
   for (int i = 0; i < plan.layers; ++i) {
     const onchip::Layer& layer = plan.layer[i];
-    ends.weights = std::max(ends.weights, layer.weight_element + std::int64_t{layer.kernel_h} *
-                                                                     layer.kernel_w * layer.in_c *
-                                                                     layer.out_c);
+    const std::int64_t rows = onchip::weight_rows(layer.kernel_h * layer.kernel_w, layer.in_c);
+    ends.weights = std::max(ends.weights, layer.weight_element + rows * layer.out_c);
     constant(layer.bias_element, layer.out_c);
   }
   if (plan.forward != 0 && plan.backward != 0) {
@@ -101,6 +101,8 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
   STD_TORCH_CHECK(
       steps >= 0 && steps <= std::numeric_limits<std::int32_t>::max() && (whole || steps <= 1), kOp,
       ": steps must not be negative, nor above 1 for half a step");
+  STD_TORCH_CHECK(p.size(0) <= std::numeric_limits<std::int32_t>::max(), kOp,
+                  ": p has more images than one call takes");
   const onchip::Layer& last = with.layer[with.layers - 1];
   const std::int64_t pixels = last.pooled != 0 ? std::int64_t{last.out_h / 2} * (last.out_w / 2)
                                                : std::int64_t{last.out_h} * last.out_w;
@@ -134,8 +136,8 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
   const double high = clamp_max.value_or(kInfinity);
   STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), kOp,
                   ": clamp_min and clamp_max must be numbers, not NaN");
-  args.images = p.size(0);
-  args.steps = steps;
+  args.images = static_cast<unsigned int>(p.size(0));
+  args.steps = static_cast<int>(steps);
   args.p = static_cast<float*>(p.mutable_data_ptr());
   args.weights = static_cast<const std::uint16_t*>(weights.const_data_ptr());
   args.constants = static_cast<const float*>(constants.const_data_ptr());

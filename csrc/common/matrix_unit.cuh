@@ -34,38 +34,39 @@ __device__ __forceinline__ unsigned int shared_address(const void* pointer) {
 }
 
 // Loads 8x8 matrices of 16-bit elements: lane 8j + i names row i of matrix j, 16 bytes on a 16-byte
-// boundary of shared memory; register j of a lane gets row g, columns 2t and 2t + 1 of matrix j.
-__device__ __forceinline__ void load_matrices(unsigned int (&r)[4], const void* row) {
+// boundary of shared memory, `byte` behind an array's beginning; register j of a lane gets row g,
+// columns 2t and 2t + 1 of matrix j.
+__device__ __forceinline__ void load_matrices(unsigned int (&r)[4], const void* array, int byte) {
 #if SIGN_EXT_MATRIX_UNIT
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(shared_address(array) + static_cast<unsigned int>(byte))
                : "memory");
 #endif
 }
-__device__ __forceinline__ void load_matrices(unsigned int (&r)[2], const void* row) {
+__device__ __forceinline__ void load_matrices(unsigned int (&r)[2], const void* array, int byte) {
 #if SIGN_EXT_MATRIX_UNIT
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
+               : "r"(shared_address(array) + static_cast<unsigned int>(byte))
                : "memory");
 #endif
 }
 
 // The same, each matrix transposed: register j gets rows 2t and 2t + 1 of column g.
-__device__ __forceinline__ void load_transposed(unsigned int (&r)[4], const void* row) {
+__device__ __forceinline__ void load_transposed(unsigned int (&r)[4], const void* array, int byte) {
 #if SIGN_EXT_MATRIX_UNIT
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(shared_address(array) + static_cast<unsigned int>(byte))
                : "memory");
 #endif
 }
-__device__ __forceinline__ void load_transposed(unsigned int (&r)[2], const void* row) {
+__device__ __forceinline__ void load_transposed(unsigned int (&r)[2], const void* array, int byte) {
 #if SIGN_EXT_MATRIX_UNIT
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
+               : "r"(shared_address(array) + static_cast<unsigned int>(byte))
                : "memory");
 #endif
 }

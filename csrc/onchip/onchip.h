@@ -41,7 +41,7 @@
 namespace sign_ext::onchip {
 
 constexpr int kMostLayers = 12;
-constexpr int kMostThreads = 512;  // of a block: 256 with any number of registers, or 512
+constexpr int kMostThreads = 512;  // of a block
 
 // How the weights of a phase come into shared memory.
 constexpr int kWeightsThere = 0;       // they are there: kept, or the phase before used them
@@ -51,17 +51,18 @@ constexpr int kWeightsNow = 2;         // this phase copies them first
 // Sizes in elements, `at` in bytes from the beginning of shared memory, each on 128 bytes. All
 // words have 4 bytes, so that sign_ext/engine/onchip/words.py can write them.
 struct Layer {
-  std::int32_t in_h, in_w, in_c;  // channels of values are padded to 8
+  std::int32_t in_h, in_w, in_c;  // channels are padded to 16, an image's up to 8 to 8
   std::int32_t out_h, out_w, out_c;
   std::int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
-  std::int32_t pooled;          // 1: the maximum over 2x2 windows follows
-  std::int32_t kept;            // bits an element of the output keeps: 0, 1, or 3 with pooling
-  float low, high, slope;       // the activation (common/activation.h)
-  std::int32_t weight_element;  // of `weights`, [kernel_h, kernel_w, in_c, out_c]
-  std::int32_t bias_element;    // of `constants`, [out_c]
-  std::int32_t value_at;        // the output's value, -1: not kept
-  std::int32_t residue_at;      // counted from Plan::residues_at
-  std::int32_t g_at;            // the cotangent of what the convolution gives, before pooling
+  std::int32_t pooled;     // 1: the maximum over 2x2 windows follows
+  std::int32_t kept;       // bits an element of the output keeps: 0, 1, or 3 with pooling
+  float low, high, slope;  // the activation (common/activation.h)
+  std::int32_t
+      weight_element;         // of `weights`, [kernel_h * kernel_w * in_c rounded up to 16, out_c]
+  std::int32_t bias_element;  // of `constants`, [out_c]
+  std::int32_t value_at;      // the output's value, -1: not kept
+  std::int32_t residue_at;    // counted from Plan::residues_at
+  std::int32_t g_at;          // the cotangent of what the convolution gives, before pooling
   // Of the input, the output's value, its cotangent and the weights (onchip_layout.h: shift_for).
   std::int32_t in_shift, value_shift, g_shift, weight_shift;
   std::int32_t keeps;  // 1: the weights are copied once, before the first image
@@ -75,9 +76,7 @@ struct Plan {
   std::int32_t forward, backward;        // whether those phases are in the step
   std::int32_t height, width, channels;  // of the image, its real channels
   std::int32_t shared_bytes;
-  std::int32_t threads;  // of a block: 128, 256 or 512
-  std::int32_t blocks;   // that should share a processor; 256 threads together may have more
-                         // registers than 512
+  std::int32_t threads;                  // of a block: 128, 256 or 512
   std::int32_t p_at, velocity_at, x_at;  // the image, its velocity (-1: none), value_0
   std::int32_t residues_at, residue_bytes;
   std::int32_t zeros_at;                      // 16 bytes of zeros
@@ -89,8 +88,8 @@ struct Plan {
 
 struct Args {
   Plan plan;
-  std::int64_t images;
-  std::int64_t steps;
+  unsigned int images;
+  int steps;
   float* p;                        // [images, height, width, channels], updated in place
   float* velocity;                 // the same, or null
   const std::uint16_t* weights;    // bfloat16

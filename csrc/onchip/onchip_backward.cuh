@@ -130,16 +130,14 @@ struct BackwardTile {
     const Layer& layer = args.plan.layer[number];
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int pixels = layer.in_h * layer.in_w;
-    int y[MT];
-    int x[MT];
+    Rows<MT> from;
 #pragma unroll
     for (int i = 0; i < MT; ++i) {
       const int m = m0 + 16 * i + a_row(lane);
-      y[i] = m < pixels ? m / layer.in_w : kNowhere;
-      x[i] = m % layer.in_w;
+      set_backward_row(layer, i, m < pixels, m / layer.in_w, m % layer.in_w, from);
     }
     float sums[MT][NT][4];
-    product<true, MT, NT>(layer, arrays, y, x, n0, sums);
+    product<true, MT, NT>(layer, arrays, from, n0, sums);
 #pragma unroll
     for (int i = 0; i < MT; ++i) {
 #pragma unroll

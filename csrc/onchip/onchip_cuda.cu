@@ -20,20 +20,20 @@ const char* run_cuda(const Args& args, void* stream) {
   }
   if (error != cudaSuccess) return cudaGetErrorString(error);
   if (major < 8) return "the device has no matrix unit for bfloat16 (compute capability 8.0)";
-  choose(args.plan, [&](auto kernel) {
-    const int bytes = args.plan.shared_bytes;
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error != cudaSuccess) return;
-    int resident = 0;
-    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, args.plan.threads,
-                                                          static_cast<std::size_t>(bytes));
-    if (error != cudaSuccess) return;
-    const std::int64_t most = std::int64_t{processors} * std::max(resident, 1);
-    const auto blocks = static_cast<unsigned int>(std::min(args.images, most));
-    kernel<<<blocks, static_cast<unsigned int>(args.plan.threads), static_cast<std::size_t>(bytes),
-             static_cast<cudaStream_t>(stream)>>>(args);
-    error = cudaGetLastError();
-  });
+  const auto bytes = static_cast<std::size_t>(args.plan.shared_bytes);
+  error = cudaFuncSetAttribute(onchip_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               args.plan.shared_bytes);
+  int resident = 0;
+  if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, onchip_kernel,
+                                                          args.plan.threads, bytes);
+  }
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  const std::int64_t most = std::int64_t{processors} * std::max(resident, 1);
+  const auto blocks = static_cast<unsigned int>(std::min<std::int64_t>(args.images, most));
+  const auto threads = static_cast<unsigned int>(args.plan.threads);
+  onchip_kernel<<<blocks, threads, bytes, static_cast<cudaStream_t>(stream)>>>(args);
+  error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

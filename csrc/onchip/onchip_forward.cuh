@@ -72,23 +72,22 @@ struct ForwardTile {
     const bool pooled = layer.pooled != 0;
     const int rows = forward_rows(layer.out_h, layer.out_w, pooled);
     const int across = pooled ? layer.out_w / 2 : layer.out_w;
-    int y[MT];
-    int x[MT];
+    Rows<MT> from;
 #pragma unroll
     for (int i = 0; i < MT; ++i) {
       const int m = m0 + 16 * i + a_row(lane);
       const PooledRow place = pooled ? pooled_row(m) : PooledRow{m, 0};
-      const bool there = pooled ? place.window * kWindow < rows : m < rows;
-      y[i] = place.window / across;
-      x[i] = place.window % across;
+      int y = place.window / across;
+      int x = place.window % across;
       if (pooled) {
-        y[i] = 2 * y[i] + place.position / 2;
-        x[i] = 2 * x[i] + place.position % 2;
+        y = 2 * y + place.position / 2;
+        x = 2 * x + place.position % 2;
       }
-      if (!there) y[i] = kNowhere;
+      const bool there = pooled ? place.window * kWindow < rows : m < rows;
+      set_forward_row(layer, i, there, y, x, from);
     }
     float sums[MT][NT][4];
-    product<false, MT, NT>(layer, arrays, y, x, n0, sums);
+    product<false, MT, NT>(layer, arrays, from, n0, sums);
 #pragma unroll
     for (int j = 0; j < NT; ++j) {
       const int channel = n0 + kChunk * j + 2 * (lane % 4);

@@ -35,13 +35,13 @@ class Image {
     wait_for_copies();
   }
 
-  __device__ __forceinline__ void run(std::int64_t image) {
+  __device__ __forceinline__ void run(unsigned int image) {
     __syncthreads();  // nobody reads the image before
     load(image);
     const int phases = phase_count();
     if (load_of(0) == kWeightsPrefetched) copy_weights_of(0);
-    for (int step = 1; step <= static_cast<int>(args_.steps); ++step) {
-      const bool last = step == static_cast<int>(args_.steps);
+    for (int step = 1; step <= args_.steps; ++step) {
+      const bool last = step == args_.steps;
       for (int phase = 0; phase < phases; ++phase) {
         if (is_backward(phase) && layer_of(phase) == plan_.layers - 1) {
           __syncthreads();  // the residues are there
@@ -105,7 +105,7 @@ class Image {
 
   __device__ __forceinline__ void copy_weights(int number, int at) {
     const Layer& layer = plan_.layer[number];
-    const int bytes = layer.kernel_h * layer.kernel_w * layer.in_c * layer.out_c * 2;
+    const int bytes = weight_rows(layer.kernel_h * layer.kernel_w, layer.in_c) * layer.out_c * 2;
     const auto* const from =
         reinterpret_cast<const unsigned char*>(args_.weights + layer.weight_element);
     for (int byte = static_cast<int>(threadIdx.x) * kChunkBytes; byte < bytes;
@@ -215,19 +215,18 @@ class Image {
 
   __device__ __forceinline__ void forward(int number) {
     const Layer& layer = plan_.layer[number];
-    const Arrays arrays{shared_ + (number == 0 ? plan_.x_at : plan_.layer[number - 1].value_at),
-                        shared_ + layer.forward_weights_at, shared_ + plan_.zeros_at};
+    const Arrays arrays{shared_, number == 0 ? plan_.x_at : plan_.layer[number - 1].value_at,
+                        layer.forward_weights_at, plan_.zeros_at};
     const ForwardTile tile{layer, arrays, shared_, shared_ + plan_.residues_at,
                            args_.constants + layer.bias_element};
-    for_tiles(forward_rows(layer.out_h, layer.out_w, layer.pooled != 0), layer.out_c, tile);
+    for_tiles<2>(forward_rows(layer.out_h, layer.out_w, layer.pooled != 0), layer.out_c, tile);
   }
 
   __device__ __forceinline__ void backward(int number, int step) {
     const Layer& layer = plan_.layer[number];
-    const Arrays arrays{shared_ + layer.g_at, shared_ + layer.backward_weights_at,
-                        shared_ + plan_.zeros_at};
+    const Arrays arrays{shared_, layer.g_at, layer.backward_weights_at, plan_.zeros_at};
     const BackwardTile tile{args_, number, arrays, shared_, step, watch_};
-    for_tiles(layer.in_h * layer.in_w, layer.in_c, tile);
+    for_tiles<1>(layer.in_h * layer.in_w, layer.in_c, tile);
     if (number > 0) clear_uncovered(plan_.layer[number - 1], shared_);
   }
 
@@ -237,24 +236,13 @@ class Image {
   Watch watch_;
 };
 
-// kThreads: how many are to share a processor, in one block or more, which bounds their registers.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads, 1)
+// Bounded to 128 registers, so that 512 threads share a processor in one block or more.
+__global__ void __launch_bounds__(kMostThreads, 1)
     onchip_kernel(const SIGN_EXT_GRID_CONSTANT Args args) {
   Image image(args, dynamic_shared<unsigned char>());
   image.prepare();
-  for (std::int64_t i = blockIdx.x; i < args.images; i += gridDim.x) image.run(i);
+  for (unsigned int i = blockIdx.x; i < args.images; i += gridDim.x) image.run(i);
   image.report();
-}
-
-// Calls launch(kernel) with the instantiation that fits the plan.
-template <typename Launch>
-void choose(const Plan& plan, Launch&& launch) {
-  if (plan.blocks * plan.threads > 256) {
-    launch(&onchip_kernel<kMostThreads>);
-  } else {
-    launch(&onchip_kernel<256>);
-  }
 }
 
 }  // namespace sign_ext::onchip

@@ -53,6 +53,11 @@ SIGN_EXT_INDEX int forward_rows(int out_h, int out_w, bool pooled) {
   return pooled ? (out_h / 2) * (out_w / 2) * kWindow : out_h * out_w;
 }
 
+// Rows of a layer's weights: (tap, input channel), whole steps of 16, the last ones perhaps zeros.
+SIGN_EXT_INDEX int weight_rows(int taps, int in_channels) {
+  return divide_up(taps * in_channels, 16) * 16;
+}
+
 // Which row, and which of two chunks, a lane names when the warp loads fragments:
 // a 16x16 fragment of A whose rows lie in memory one by one,
 SIGN_EXT_INDEX int a_row(int lane) { return lane % 16; }
@@ -78,17 +83,45 @@ SIGN_EXT_INDEX unsigned int residue_word(int t, bool pass0, bool pass1, int winn
   return (pass | low << 8 | high << 16) << (2 * t);
 }
 
-// A position of the other end of a window: forward from an output to the input, backward from an
-// input to the output; -1 where there is none. `tap` is a place in the kernel along one axis.
-SIGN_EXT_INDEX int input_of(int out, int tap, int stride, int pad, int size) {
-  const int in = out * stride - pad + tap;
-  return in >= 0 && in < size ? in : -1;
+// Along one axis, what a position reads. Forward, an output reads input `out * stride - pad + tap`;
+// backward, an input is read by output `(in + pad - tap) / stride` where that is whole. Both move
+// by one number a tap, the same for every position, from a beginning that is the position's own:
+//
+//   forward   forward_begin + tap                backward   backward_begin - tap / stride
+//
+// and a mask says for each tap whether the other end lies in the image.
+constexpr int kMostTaps = 16;
+
+// Bits low to high - 1, of kMostTaps.
+SIGN_EXT_INDEX unsigned int bits_between(int low, int high) {
+  low = low < 0 ? 0 : low > kMostTaps ? kMostTaps : low;
+  high = high < low ? low : high > kMostTaps ? kMostTaps : high;
+  return (1u << high) - (1u << low);
 }
-SIGN_EXT_INDEX int output_of(int in, int tap, int stride, int pad, int size) {
-  const int scaled = in + pad - tap;
-  if (scaled < 0) return -1;
-  if (stride == 1) return scaled < size ? scaled : -1;
-  return scaled % stride == 0 && scaled / stride < size ? scaled / stride : -1;
+
+SIGN_EXT_INDEX int forward_begin(int out, int stride, int pad) { return out * stride - pad; }
+SIGN_EXT_INDEX unsigned int forward_taps(int out, int kernel, int stride, int pad, int size) {
+  const int begin = forward_begin(out, stride, pad);
+  return bits_between(-begin, size - begin) & bits_between(0, kernel);
+}
+
+// Division of a tap's number by a stride, as a multiplication.
+SIGN_EXT_INDEX int one_over(int stride) { return (1 << 16) / stride + 1; }
+SIGN_EXT_INDEX int times(int tap, int one_over_stride) { return tap * one_over_stride >> 16; }
+
+SIGN_EXT_INDEX int backward_begin(int in, int stride, int pad) {
+  return stride == 1 ? in + pad : (in + pad) / stride;
+}
+SIGN_EXT_INDEX unsigned int backward_taps(int in, int kernel, int stride, int pad, int outs) {
+  const int reach = in + pad;  // of tap 0
+  if (reach < 0) return 0;
+  unsigned int taps = bits_between(reach - (outs - 1) * stride, reach + 1);
+  if (stride > 1) {
+    unsigned int every = 0;  // that many taps from each other
+    for (int tap = reach % stride; tap < kMostTaps; tap += stride) every |= 1u << tap;
+    taps &= every;
+  }
+  return taps & bits_between(0, kernel);
 }
 
 }  // namespace sign_ext::onchip

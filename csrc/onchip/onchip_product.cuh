@@ -2,9 +2,10 @@
 // back to its input, as a matrix product whose matrix of windows is never built: a lane names the
 // rows of shared memory that its window reads, and rows outside the image are one row of zeros.
 //
-// The inner dimension is (taps, channels), in chunks of 8 channels, two a step. One copy of the
+// The inner dimension is (taps, channels), two chunks of 8 channels a step. One copy of the
 // weights, [taps, C_in, C_out], serves both directions: its rows are rows of B forward and columns
-// of B backward.
+// of B backward. Channels of values are multiples of 16, so that a step stays in one tap; only
+// those of the image may be 8, and then a step has two taps, one in each half of the warp.
 
 #pragma once
 
@@ -14,99 +15,178 @@
 
 namespace sign_ext::onchip {
 
-constexpr int kNowhere = -(1 << 20);  // the place of a row that is none: outside, whatever the tap
+constexpr int kStepChannels = 2 * kChunk;
 
-// A layer's arrays in shared memory.
+// A layer's arrays, in bytes from the beginning of shared memory.
 struct Arrays {
-  const unsigned char* rows;  // forward: the input's value; backward: the output's cotangent
-  const unsigned char* weights;
-  const unsigned char* zeros;
+  const unsigned char* shared;
+  int rows;  // forward: the input's value; backward: the output's cotangent
+  int weights;
+  int zeros;
 };
 
-// Walks over (tap, chunk of channels), two chunks a step.
+// The rows of A that a lane names, one for each 16 of a tile.
+template <int MT>
+struct Rows {
+  int begin[MT];          // the byte of the row that tap 0 reads, were it in the image
+  unsigned int taps[MT];  // which taps are, 16 bits vertically and 16 horizontally; 0: no row
+};
+
+template <int MT>
+__device__ __forceinline__ void set_forward_row(const Layer& layer, int i, bool there, int y, int x,
+                                                Rows<MT>& rows) {
+  const int from = forward_begin(y, layer.stride_h, layer.pad_top) * layer.in_w +
+                   forward_begin(x, layer.stride_w, layer.pad_left);
+  rows.begin[i] = from * layer.in_c * 2;
+  rows.taps[i] = forward_taps(y, layer.kernel_h, layer.stride_h, layer.pad_top, layer.in_h) |
+                 forward_taps(x, layer.kernel_w, layer.stride_w, layer.pad_left, layer.in_w)
+                     << kMostTaps;
+  if (!there) rows.taps[i] = 0;
+}
+
+template <int MT>
+__device__ __forceinline__ void set_backward_row(const Layer& layer, int i, bool there, int y,
+                                                 int x, Rows<MT>& rows) {
+  const int from = backward_begin(y, layer.stride_h, layer.pad_top) * layer.out_w +
+                   backward_begin(x, layer.stride_w, layer.pad_left);
+  rows.begin[i] = from * layer.out_c * 2;
+  rows.taps[i] = backward_taps(y, layer.kernel_h, layer.stride_h, layer.pad_top, layer.out_h) |
+                 backward_taps(x, layer.kernel_w, layer.stride_w, layer.pad_left, layer.out_w)
+                     << kMostTaps;
+  if (!there) rows.taps[i] = 0;
+}
+
+// Where a lane is in the inner dimension of A: a chunk of channels of a tap.
+template <bool kBackward>
 class Walk {
  public:
-  __device__ __forceinline__ Walk(int first, int chunks, int kernel_w)
-      : chunks_(chunks), kernel_w_(kernel_w), chunk_(first % chunks), tap_(first / chunks) {
-    y_ = tap_ / kernel_w;
-    x_ = tap_ % kernel_w;
+  __device__ __forceinline__ Walk(const Layer& layer, int half)
+      : chunks_((kBackward ? layer.out_c : layer.in_c) / kChunk),
+        kernel_w_(layer.kernel_w),
+        over_stride_h_(one_over(layer.stride_h)),
+        over_stride_w_(one_over(layer.stride_w)),
+        row_bytes_(chunks_ * kChunkBytes),
+        line_bytes_((kBackward ? layer.out_w : layer.in_w) * row_bytes_),
+        chunk_(half % chunks_),
+        x_(half / chunks_) {
+    wrap();
+    find();
   }
-  // Returns whether the tap is another one.
-  __device__ __forceinline__ bool next() {
+  __device__ __forceinline__ void next() {
     chunk_ += 2;
-    if (chunk_ < chunks_) return false;
-    do {
-      chunk_ -= chunks_;
-      ++tap_;
-      if (++x_ == kernel_w_) {
-        x_ = 0;
-        ++y_;
-      }
-    } while (chunk_ >= chunks_);
-    return true;
+    byte_ += 2 * kChunkBytes;
+    if (chunk_ < chunks_) return;
+    x_ += chunks_ > 1 ? 1 : 2;
+    chunk_ = chunks_ > 1 ? chunk_ - chunks_ : 0;
+    wrap();
+    find();
   }
-  __device__ __forceinline__ int chunk() const { return chunk_; }
-  __device__ __forceinline__ int tap() const { return tap_; }
-  __device__ __forceinline__ int y() const { return y_; }
-  __device__ __forceinline__ int x() const { return x_; }
+  // Bytes from where a row begins, and the bits that a row needs to have this tap.
+  __device__ __forceinline__ int byte() const { return byte_; }
+  __device__ __forceinline__ unsigned int bits() const { return bits_; }
 
  private:
-  int chunks_, kernel_w_, chunk_, tap_, y_ = 0, x_ = 0;
+  __device__ __forceinline__ void wrap() {
+    while (x_ >= kernel_w_) {
+      x_ -= kernel_w_;
+      ++y_;
+    }
+  }
+  __device__ __forceinline__ void find() {
+    int down = y_;
+    int right = x_;
+    if constexpr (kBackward) {
+      down = -times(y_, over_stride_h_);
+      right = -times(x_, over_stride_w_);
+    }
+    byte_ = down * line_bytes_ + right * row_bytes_ + chunk_ * kChunkBytes;
+    bits_ = 1u << y_ | 1u << (kMostTaps + x_);
+  }
+
+  int chunks_, kernel_w_, over_stride_h_, over_stride_w_, row_bytes_, line_bytes_, chunk_, x_;
+  int y_ = 0;
+  int byte_ = 0;
+  unsigned int bits_ = 0;
 };
 
-// The bytes at which the rows of A begin that a lane names, for one tap; -1 for zeros.
-template <bool kBackward, int MT>
-__device__ __forceinline__ void find_rows(const Layer& layer, const int (&y)[MT],
-                                          const int (&x)[MT], int ky, int kx, int (&row)[MT]) {
-  const int width = kBackward ? layer.out_w : layer.in_w;
-  const int row_bytes = 2 * (kBackward ? layer.out_c : layer.in_c);
-#pragma unroll
-  for (int i = 0; i < MT; ++i) {
-    const int from_y = kBackward ? output_of(y[i], ky, layer.stride_h, layer.pad_top, layer.out_h)
-                                 : input_of(y[i], ky, layer.stride_h, layer.pad_top, layer.in_h);
-    const int from_x = kBackward ? output_of(x[i], kx, layer.stride_w, layer.pad_left, layer.out_w)
-                                 : input_of(x[i], kx, layer.stride_w, layer.pad_left, layer.in_w);
-    row[i] = from_y < 0 || from_x < 0 ? -1 : (from_y * width + from_x) * row_bytes;
-  }
-}
-
-// A step's fragments of B: registers 2j and 2j + 1 are those of the j-th 8 channels.
-template <bool kBackward, int NT>
-__device__ __forceinline__ void load_b(unsigned int (&b)[2 * NT],
-                                       const unsigned char* (&from)[NT]) {
-  if constexpr (NT == 1) {
+// The inner dimension, step after step.
+template <bool kBackward, int MT, int NT>
+class Steps {
+ public:
+  __device__ __forceinline__ Steps(const Layer& layer, const Arrays& arrays, const Rows<MT>& rows,
+                                   int first)
+      : arrays_(arrays),
+        rows_(rows),
+        row_shift_(kBackward ? layer.g_shift : layer.in_shift),
+        weight_shift_(layer.weight_shift),
+        walk_(layer, a_chunk(lane())) {
+    const int out_bytes = layer.out_c * 2;
     if constexpr (kBackward) {
-      load_matrices(b, from[0]);
+      weight_ = (first + b_column(lane())) * out_bytes + b_column_chunk(lane()) * kChunkBytes;
+      across_ = kStepChannels * out_bytes;  // to the next two fragments' columns
+      chunks_ = left_in_tap_ = layer.out_c / kStepChannels;
+      tap_bytes_ = (layer.in_c - 1) * out_bytes;
     } else {
-      load_transposed(b, from[0]);
-    }
-  } else {
-#pragma unroll
-    for (int j = 0; j < NT / 2; ++j) {
-      unsigned int four[4];
-      if constexpr (kBackward) {
-        load_matrices(four, from[j]);
-      } else {
-        load_transposed(four, from[j]);
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) b[4 * j + i] = four[i];
+      weight_ = b_row(lane()) * out_bytes + 2 * first + b_row_column_chunk(lane()) * kChunkBytes;
+      across_ = 2 * kChunkBytes;
+      down_ = kStepChannels * out_bytes;
     }
   }
-}
 
-// sums[i][j]: fragment D of the i-th 16 rows and the j-th 8 channels from `first` on. (y, x)[i] is
-// the place of row a_row(lane) of the i-th 16: forward of the output, backward of the input.
+  // One step: the fragments of B, then 16 rows after 16 rows, so that few registers hold A's.
+  __device__ __forceinline__ void add_to(float (&sums)[MT][NT][4]) {
+    unsigned int b[2 * NT];  // registers 2j and 2j + 1 are those of the j-th 8 channels
+#pragma unroll
+    for (int j = 0; j < NT; j += 2) load_b(b, j);
+#pragma unroll
+    for (int i = 0; i < MT; ++i) {
+      const int byte = arrays_.rows + swizzled(rows_.begin[i] + walk_.byte(), row_shift_);
+      const bool there = (rows_.taps[i] & walk_.bits()) == walk_.bits();
+      unsigned int a[4];
+      load_matrices(a, arrays_.shared, there ? byte : arrays_.zeros);
+#pragma unroll
+      for (int j = 0; j < NT; ++j) multiply_add(sums[i][j], a, b[2 * j], b[2 * j + 1]);
+    }
+    walk_.next();
+    if constexpr (kBackward) {
+      weight_ += 2 * kChunkBytes;
+      if (--left_in_tap_ == 0) {
+        left_in_tap_ = chunks_;
+        weight_ += tap_bytes_;
+      }
+    } else {
+      weight_ += down_;
+    }
+  }
+
+ private:
+  __device__ __forceinline__ static int lane() { return static_cast<int>(threadIdx.x % 32); }
+
+  __device__ __forceinline__ void load_b(unsigned int (&into)[2 * NT], int j) {
+    const int byte = arrays_.weights + swizzled(weight_ + j / 2 * across_, weight_shift_);
+    unsigned int b[NT == 1 ? 2 : 4];
+    if constexpr (kBackward) {
+      load_matrices(b, arrays_.shared, byte);
+    } else {
+      load_transposed(b, arrays_.shared, byte);
+    }
+#pragma unroll
+    for (int i = 0; i < (NT == 1 ? 2 : 4); ++i) into[2 * j + i] = b[i];
+  }
+
+  Arrays arrays_;
+  const Rows<MT>& rows_;
+  int row_shift_, weight_shift_;
+  Walk<kBackward> walk_;
+  int weight_;
+  int across_;
+  int down_ = 0, chunks_ = 0, left_in_tap_ = 0, tap_bytes_ = 0;
+};
+
+// sums[i][j]: fragment D of the i-th 16 rows and the j-th 8 channels from `first` on.
 template <bool kBackward, int MT, int NT>
 __device__ __forceinline__ void product(const Layer& layer, const Arrays& arrays,
-                                        const int (&y)[MT], const int (&x)[MT], int first,
-                                        float (&sums)[MT][NT][4]) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int in_c = layer.in_c;
-  const int out_c = layer.out_c;
-  const int chunks = (kBackward ? out_c : in_c) / kChunk;  // of a tap
-  const int count = chunks * layer.kernel_h * layer.kernel_w;
-  const int row_shift = kBackward ? layer.g_shift : layer.in_shift;
+                                        const Rows<MT>& rows, int first, float (&sums)[MT][NT][4]) {
 #pragma unroll
   for (int i = 0; i < MT; ++i) {
 #pragma unroll
@@ -115,53 +195,17 @@ __device__ __forceinline__ void product(const Layer& layer, const Arrays& arrays
       for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
     }
   }
-  Walk a_walk(a_chunk(lane), chunks, layer.kernel_w);
-  Walk b_walk(b_column_chunk(lane), chunks, layer.kernel_w);  // of the backward product
-  int row[MT];
-  find_rows<kBackward>(layer, y, x, a_walk.y(), a_walk.x(), row);
-  for (int step = 0; step < count; step += 2) {
-    const bool a_inside = step + a_chunk(lane) < count;
-    unsigned int a[MT][4];
-#pragma unroll
-    for (int i = 0; i < MT; ++i) {
-      const int byte = row[i] + a_walk.chunk() * kChunkBytes;
-      const bool there = a_inside && row[i] >= 0;
-      load_matrices(a[i], there ? arrays.rows + swizzled(byte, row_shift) : arrays.zeros);
-    }
-    const unsigned char* from[NT];  // of two fragments, so half of them for NT > 1
-#pragma unroll
-    for (int j = 0; j < NT; j += 2) {
-      const unsigned char*& here = from[j / 2];
-      if constexpr (kBackward) {
-        const int column = first + j * kChunk + b_column(lane);
-        const int at = (b_walk.tap() * in_c + column) * out_c + b_walk.chunk() * kChunk;
-        here = step + b_column_chunk(lane) < count
-                   ? arrays.weights + swizzled(2 * at, layer.weight_shift)
-                   : arrays.zeros;
-      } else {
-        const int r = step * kChunk + b_row(lane);
-        const int at = r * out_c + first + (j + b_row_column_chunk(lane)) * kChunk;
-        here = r < count * kChunk ? arrays.weights + swizzled(2 * at, layer.weight_shift)
-                                  : arrays.zeros;
-      }
-    }
-    unsigned int b[2 * NT];
-    load_b<kBackward, NT>(b, from);
-#pragma unroll
-    for (int i = 0; i < MT; ++i) {
-#pragma unroll
-      for (int j = 0; j < NT; ++j) multiply_add(sums[i][j], a[i], b[2 * j], b[2 * j + 1]);
-    }
-    if (a_walk.next()) find_rows<kBackward>(layer, y, x, a_walk.y(), a_walk.x(), row);
-    b_walk.next();
-  }
+  Steps<kBackward, MT, NT> steps(layer, arrays, rows, first);
+  int left = divide_up(layer.kernel_h * layer.kernel_w * (kBackward ? layer.out_c : layer.in_c),
+                       kStepChannels);
+  for (; left > 0; --left) steps.add_to(sums);
 }
 
 __device__ __forceinline__ int threads() { return static_cast<int>(blockDim.x); }
 __device__ __forceinline__ int warps() { return threads() / 32; }
 
-// Calls tile(std::integral_constant of MT, of NT, first row, first channel) for each tile of this
-// warp: 8 NT channels divide the layer's, and 64 rows are taken where that leaves no warp idle.
+// Calls tile.operator()<MT, NT>(first row, first channel) for each tile of this warp: 8 NT channels
+// divide the layer's, and 64 rows are taken where that leaves no warp idle.
 template <int kMT, int kNT, typename Tile>
 __device__ __forceinline__ void tiles_of(int rows, int channels, Tile&& tile) {
   const int across = channels / (kNT * kChunk);
@@ -180,14 +224,15 @@ __device__ __forceinline__ void tiles_of_rows(int rows, int channels, Tile&& til
   }
 }
 
-template <typename Tile>
+// kLeast: 1 where the channels may be the image's, else 2.
+template <int kLeast, typename Tile>
 __device__ __forceinline__ void for_tiles(int rows, int channels, Tile&& tile) {
   if (channels % (4 * kChunk) == 0) {
     tiles_of_rows<4>(rows, channels, tile);
-  } else if (channels % (2 * kChunk) == 0) {
+  } else if (kLeast == 2 || channels % (2 * kChunk) == 0) {
     tiles_of_rows<2>(rows, channels, tile);
   } else {
-    tiles_of_rows<1>(rows, channels, tile);
+    tiles_of_rows<kLeast>(rows, channels, tile);
   }
 }
 

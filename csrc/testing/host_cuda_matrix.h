@@ -67,14 +67,17 @@ void load_matrices_of_warp(const char* name, const Place& place, unsigned int (&
 }
 
 template <int kMatrices>
-void load_matrices(unsigned int (&r)[kMatrices], const void* row, Place place = Place::current()) {
-  load_matrices_of_warp<kMatrices, false>("ldmatrix", place, r, row);
+void load_matrices(unsigned int (&r)[kMatrices], const void* array, int byte,
+                   Place place = Place::current()) {
+  load_matrices_of_warp<kMatrices, false>("ldmatrix", place, r,
+                                          static_cast<const unsigned char*>(array) + byte);
 }
 
 template <int kMatrices>
-void load_transposed(unsigned int (&r)[kMatrices], const void* row,
+void load_transposed(unsigned int (&r)[kMatrices], const void* array, int byte,
                      Place place = Place::current()) {
-  load_matrices_of_warp<kMatrices, true>("ldmatrix.trans", place, r, row);
+  load_matrices_of_warp<kMatrices, true>("ldmatrix.trans", place, r,
+                                         static_cast<const unsigned char*>(array) + byte);
 }
 
 // The two bfloat16 of a register.

@@ -33,12 +33,12 @@ __global__ void product_kernel(const std::uint16_t* a, const std::uint16_t* b, f
   __syncthreads();
   const unsigned int lane = threadIdx.x;
   unsigned int in[4];
-  sign_ext::load_matrices(in, left + (lane % 16) * 16 + lane / 16 * 8);
+  sign_ext::load_matrices(in, left, static_cast<int>((lane % 16) * 32 + lane / 16 * 16));
   unsigned int with[2];
   if (columns) {
-    sign_ext::load_matrices(with, right + (lane % 8) * 16 + lane / 8 % 2 * 8);
+    sign_ext::load_matrices(with, right, static_cast<int>((lane % 8) * 32 + lane / 8 % 2 * 16));
   } else {
-    sign_ext::load_transposed(with, right + (lane % 16) * 8);
+    sign_ext::load_transposed(with, right, static_cast<int>((lane % 16) * 16));
   }
   float sum[4] = {0, 0, 0, 0};
   sign_ext::multiply_add(sum, in, with[0], with[1]);
@@ -75,9 +75,9 @@ __global__ void four_kernel(const std::uint16_t* from, unsigned int* straight,
   for (unsigned int i = threadIdx.x; i < 256; i += 32) rows[i] = from[i];
   __syncthreads();
   unsigned int r[4];
-  sign_ext::load_matrices(r, rows + threadIdx.x * 8);
+  sign_ext::load_matrices(r, rows, static_cast<int>(threadIdx.x * 16));
   for (unsigned int j = 0; j < 4; ++j) straight[threadIdx.x * 4 + j] = r[j];
-  sign_ext::load_transposed(r, rows + threadIdx.x * 8);
+  sign_ext::load_transposed(r, rows, static_cast<int>(threadIdx.x * 16));
   for (unsigned int j = 0; j < 4; ++j) transposed[threadIdx.x * 4 + j] = r[j];
 }
 

@@ -30,8 +30,8 @@ void onchip_emulate(const std::int32_t* plan, float* p, float* velocity,
                     float momentum, float clamp_min, float clamp_max, std::uint64_t seed) {
   Args args{};
   std::memcpy(&args.plan, plan, sizeof(args.plan));
-  args.images = images;
-  args.steps = steps;
+  args.images = static_cast<unsigned int>(images);
+  args.steps = static_cast<int>(steps);
   args.p = p;
   args.velocity = velocity;
   args.weights = weights;
@@ -49,10 +49,8 @@ void onchip_emulate(const std::int32_t* plan, float* p, float* velocity,
   options.seed = seed;
   options.dynamic_shared_bytes = static_cast<std::size_t>(args.plan.shared_bytes);
   const auto blocks = static_cast<unsigned int>((images + 1) / 2);  // so that a block has two
-  sign_ext::onchip::choose(args.plan, [&](auto kernel) {
-    host_cuda::launch_with(options, kernel, blocks, static_cast<unsigned int>(args.plan.threads),
-                           args);
-  });
+  host_cuda::launch_with(options, &sign_ext::onchip::onchip_kernel, blocks,
+                         static_cast<unsigned int>(args.plan.threads), args);
 }
 
 }  // extern "C"

@@ -19,7 +19,7 @@ static_assert(swizzled(0, 0) == 0 && swizzled(128, 0) == 128 + 16 && swizzled(10
 static_assert(swizzled(128, 1) == 128 && swizzled(256, 1) == 256 + 16);
 static_assert(shift_for(32, 2) == 0 && shift_for(64, 1) == 0 && shift_for(64, 2) == 1);
 static_assert(divide_up(0, 8) == 0 && divide_up(9, 8) == 2);
-static_assert(input_of(0, 0, 1, 1, 32) == -1 && input_of(0, 1, 1, 1, 32) == 0);
+static_assert(forward_taps(0, 3, 1, 1, 32) == 6 && backward_taps(0, 3, 1, 1, 32) == 3);
 static_assert(residue_at(3, 1, 2, 3) == 21);
 
 TEST(elements_have_places_of_their_own) {
@@ -107,28 +107,52 @@ TEST(residue_words_hold_each_bit_in_its_byte) {
   }
 }
 
-TEST(backward_finds_exactly_the_windows_that_read_an_input) {
-  for (const int size : {1, 2, 5, 8}) {
+// The input that an output reads through a tap, or -1.
+int read_by(int out, int tap, int stride, int pad, int size) {
+  const int in = out * stride - pad + tap;
+  return in >= 0 && in < size ? in : -1;
+}
+
+TEST(taps_are_divided_by_strides) {
+  for (int stride = 1; stride <= 64; ++stride) {
+    for (int tap = 0; tap < 2 * kMostTaps; ++tap) {
+      CHECK(times(tap, one_over(stride)) == tap / stride, "another quotient");
+    }
+  }
+}
+
+TEST(taps_lead_to_the_other_end_of_each_window) {
+  for (const int size : {1, 2, 5, 8, 20}) {
     for (const int stride : {1, 2, 3}) {
-      for (const int pad : {0, 1, 2}) {
-        for (const int kernel : {1, 2, 3, 5}) {
+      for (const int pad : {-1, 0, 1, 2}) {
+        for (const int kernel : {1, 2, 3, 5, 16}) {
           const int outs = (size + 2 * pad - kernel) / stride + 1;
+          if (size + 2 * pad < kernel) continue;
           for (int tap = 0; tap < kernel; ++tap) {
-            for (int in = 0; in < size; ++in) {
-              const int out = output_of(in, tap, stride, pad, outs);
-              int expected = -1;
-              for (int o = 0; o < outs; ++o) {
-                if (input_of(o, tap, stride, pad, size) == in) expected = o;
-              }
-              CHECK(out == expected, "another window");
+            for (int out = 0; out < outs; ++out) {
+              const int expected = read_by(out, tap, stride, pad, size);
+              const bool there = (forward_taps(out, kernel, stride, pad, size) >> tap & 1u) != 0;
+              CHECK(there == (expected >= 0), "forward: a tap's bit");
+              CHECK(!there || forward_begin(out, stride, pad) + tap == expected, "forward");
             }
+            for (int in = 0; in < size; ++in) {
+              int expected = -1;
+              for (int out = 0; out < outs; ++out) {
+                if (read_by(out, tap, stride, pad, size) == in) expected = out;
+              }
+              const bool there = (backward_taps(in, kernel, stride, pad, outs) >> tap & 1u) != 0;
+              CHECK(there == (expected >= 0), "backward: a tap's bit");
+              CHECK(!there || backward_begin(in, stride, pad) - tap / stride == expected,
+                    "backward");
+            }
+          }
+          for (int out = 0; out < outs; ++out) {
+            CHECK(forward_taps(out, kernel, stride, pad, size) >> kernel == 0, "beyond the kernel");
           }
         }
       }
     }
   }
-  CHECK(output_of(-(1 << 20), 3, 1, 2, 8) == -1 && input_of(-(1 << 20), 3, 7, 2, 8) == -1,
-        "a row that is none was found");
 }
 
 }  // namespace

@@ -39,7 +39,8 @@ inline double rounded(double value) {
       sign_ext::float_to_bfloat16_bits(static_cast<float>(value)));
 }
 
-inline int padded(int channels) { return divide_up(channels, 8) * 8; }
+inline int padded(int channels) { return divide_up(channels, 16) * 16; }
+inline int padded_image(int channels) { return channels <= 8 ? 8 : padded(channels); }
 
 class Case {
  public:
@@ -72,7 +73,7 @@ class Case {
     plan.residues_at = place(plan.residue_bytes);
     for (int i = 0; i < plan.layers; ++i) {
       Layer& layer = plan.layer[i];
-      const int bytes = layer.kernel_h * layer.kernel_w * layer.in_c * layer.out_c * 2;
+      const int bytes = weight_rows(layer.kernel_h * layer.kernel_w, layer.in_c) * layer.out_c * 2;
       layer.forward_weights_at = place(bytes);
       layer.backward_weights_at =
           problem_.loads == kWeightsThere ? layer.forward_weights_at : place(bytes);
@@ -83,7 +84,7 @@ class Case {
       layer.g_at = place(layer.out_h * layer.out_w * layer.out_c * 2);
     }
     plan.shared_bytes = end;
-    args.images = problem_.images;
+    args.images = static_cast<unsigned int>(problem_.images);
     args.steps = forward && backward ? problem_.steps : 1;
     args.p = p.data();
     args.velocity = velocity.data();
@@ -155,15 +156,15 @@ class Case {
     shape_.width = width;
     shape_.channels = real;
     shape_.threads = problem_.threads;
-    shape_.blocks = 1;
     shape_.scale_element = static_cast<int>(constants.size());
-    for (int c = 0; c < padded(real); ++c) constants.push_back(c % 2 == 0 ? 1.0f : 0.5f);
-    shape_.shift_element = add_constants(real, padded(real), 2);
+    int in_c = padded_image(real);
+    for (int c = 0; c < in_c; ++c) constants.push_back(c % 2 == 0 ? 1.0f : 0.5f);
+    shape_.shift_element = add_constants(real, in_c, 2);
     for (const LayerShape& one : problem_.layers) {
       Layer& layer = shape_.layer[shape_.layers++];
       layer.in_h = height;
       layer.in_w = width;
-      layer.in_c = padded(real);
+      layer.in_c = in_c;
       layer.out_h = (height + one.pad_top + one.pad_behind - one.kernel_h) / one.stride + 1;
       layer.out_w = (width + one.pad_left + one.pad_behind - one.kernel_w) / one.stride + 1;
       layer.out_c = padded(one.channels);
@@ -191,10 +192,13 @@ class Case {
           }
         }
       }
+      weights.resize(count(layer.weight_element) +
+                     count(weight_rows(one.kernel_h * one.kernel_w, layer.in_c) * layer.out_c));
       layer.bias_element = add_constants(one.channels, layer.out_c, 2);
       height = one.pooled ? layer.out_h / 2 : layer.out_h;
       width = one.pooled ? layer.out_w / 2 : layer.out_w;
       real = one.channels;
+      in_c = layer.out_c;
       layer.residue_at = shape_.residue_bytes;
       shape_.residue_bytes += height * width * (layer.out_c / 8) * layer.kept;
     }

@@ -20,10 +20,8 @@ void launch(const Args& args, std::uint32_t seed, unsigned int blocks) {
   host_cuda::Options options;
   options.seed = seed;
   options.dynamic_shared_bytes = static_cast<std::size_t>(args.plan.shared_bytes);
-  choose(args.plan, [&](auto kernel) {
-    host_cuda::launch_with(options, kernel, blocks, static_cast<unsigned int>(args.plan.threads),
-                           args);
-  });
+  host_cuda::launch_with(options, &onchip_kernel, blocks,
+                         static_cast<unsigned int>(args.plan.threads), args);
 }
 
 LayerShape random_layer(std::mt19937& random, bool small) {

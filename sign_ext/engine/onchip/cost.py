@@ -64,7 +64,7 @@ def tile_of(rows: int, channels: int, warps: int) -> tuple[int, int, int]:
 
 def _phase(layer: OnChipLayer, backward: bool, warps: int) -> tuple[int, int]:
     """Products and bytes of one layer in one direction."""
-    out_c, in_c = (padded(size) for size in layer.weight.shape[:2])
+    out_c, in_c = padded(layer.weight.shape[0]), layer.in_channels
     taps = layer.weight.shape[2] * layer.weight.shape[3]
     if backward:
         rows, channels, inner = layer.in_shape[1] * layer.in_shape[2], in_c, out_c

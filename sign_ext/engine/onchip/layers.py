@@ -13,18 +13,29 @@ from sign_ext.compiler.program import Program
 from sign_ext.compiler.traits import is_affine
 from sign_ext.ops.activation import Piecewise
 
-CHUNK = 8  # channels that the matrix unit loads at once
+CHUNK = 8  # channels that the matrix unit loads at once …
+STEP = 16  # … and multiplies at once
+MOST_TAPS = 16  # of a kernel, along one axis
 MOST_LAYERS = 12  # csrc/onchip/onchip.h: kMostLayers
 MOST_EXTRA = 2  # a linear layer may at most double the arithmetic of what comes before it
 
 
 def padded(channels: int) -> int:
-    """Channels of a value in shared memory: whole chunks.
+    """Channels of a value in shared memory: whole steps of the matrix unit.
 
     Args:
         channels: real ones.
     """
-    return -(-channels // CHUNK) * CHUNK
+    return -(-channels // STEP) * STEP
+
+
+def padded_image(channels: int) -> int:
+    """Channels of the image in shared memory: half a step is enough for up to 8.
+
+    Args:
+        channels: real ones.
+    """
+    return CHUNK if channels <= CHUNK else padded(channels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +52,7 @@ class OnChipLayer:
         pooled: whether the maximum follows.
         activation: what is applied last.
         ends: the number of operations of the program up to here.
+        is_first: whether its input is the image.
     """
 
     weight: Tensor
@@ -52,6 +64,13 @@ class OnChipLayer:
     pooled: bool
     activation: Piecewise
     ends: int
+    is_first: bool = False
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input in shared memory."""
+        channels = self.weight.shape[1]
+        return padded_image(channels) if self.is_first else padded(channels)
 
     @property
     def shape(self) -> Shape:
@@ -69,13 +88,14 @@ class OnChipLayer:
     @property
     def weight_bytes(self) -> int:
         """In shared memory."""
-        out_c, in_c, height, width = self.weight.shape
-        return height * width * padded(in_c) * padded(out_c) * 2
+        out_c, _, height, width = self.weight.shape
+        rows = -(-height * width * self.in_channels // STEP) * STEP
+        return rows * padded(out_c) * 2
 
     def products(self) -> tuple[int, int]:
         """Multiply-adds of an image, forward and to the input, as the matrix unit does them."""
-        out_c, in_c, height, width = self.weight.shape
-        taps = height * width * padded(in_c) * padded(out_c)
+        out_c, _, height, width = self.weight.shape
+        taps = height * width * self.in_channels * padded(out_c)
         _, conv_h, conv_w = self.conv_shape
         _, in_h, in_w = self.in_shape
         return conv_h * conv_w * taps, in_h * in_w * taps
@@ -103,6 +123,8 @@ def _layer_of(op: Op, place: int) -> OnChipLayer | str:
     if isinstance(op, Convolution):
         if op.groups != 1 or op.dilation != (1, 1):
             return f"{op} is no plain convolution"
+        if max(op.kernel) > MOST_TAPS:
+            return f"{op} has a kernel of more than {MOST_TAPS} pixels"
         return OnChipLayer(
             weight=op.weight,
             bias=op.bias,
@@ -117,6 +139,8 @@ def _layer_of(op: Op, place: int) -> OnChipLayer | str:
     if isinstance(op, Linear):
         shape = op.in_shapes[0]
         shape = shape if len(shape) == 3 else (shape[0], 1, 1)
+        if max(shape[1:]) > MOST_TAPS:
+            return f"{op} reads more than {MOST_TAPS} pixels"
         return OnChipLayer(
             weight=op.weight.reshape(-1, *shape),
             bias=op.bias,
@@ -170,6 +194,7 @@ def chain_of(program: Program) -> Chain:
         if isinstance(layer, str):
             ends = layer
             break
+        layer = replace(layer, is_first=not layers)
         forward, backward = layer.products()
         if isinstance(op, Linear) and forward + backward > MOST_EXTRA * max(arithmetic, 1):
             ends = f"{op} is better done for many images at once"

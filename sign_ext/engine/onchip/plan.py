@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from random import Random
 
-from sign_ext.engine.onchip.layers import OnChipLayer, padded
+from sign_ext.engine.onchip.layers import OnChipLayer, padded, padded_image
 from sign_ext.errors import BackendError
 
 ALIGNMENT = 128  # of an array: a line of all banks
@@ -134,7 +134,7 @@ def _arrays(layers: tuple[OnChipLayer, ...], mode: Mode, momentum: bool) -> Iter
     if mode.forward:
         # The last phase of a whole step writes value_0 of the next.
         alive = frozenset({LOAD, 0, last} if mode.backward else {LOAD, 0})
-        yield Array(("x", -1), height * width * padded(channels) * 2, alive)
+        yield Array(("x", -1), height * width * padded_image(channels) * 2, alive)
     for i, layer in enumerate(layers):
         size = layer.shape[1] * layer.shape[2] * padded(layer.shape[0]) * 2
         if mode.forward and i + 1 < len(layers):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.engine.onchip.layers import CHUNK, MOST_LAYERS, Chain, OnChipLayer, padded
+from sign_ext.engine.onchip.layers import MOST_LAYERS, STEP, Chain, OnChipLayer, padded
 from sign_ext.engine.onchip.plan import OnChipPlan, residue_bytes
 
 
@@ -18,7 +18,8 @@ class Constants:
     """What a network's launches read.
 
     Attributes:
-        weights: bfloat16, one layer after another, each (KH, KW, C_in, C_out).
+        weights: bfloat16, one layer after another, each (KH · KW · C_in, C_out), its
+            rows rounded up to whole steps.
         floats: float32: scale and shift of the image, biases, the seed.
         weight_at: the first element of each layer's weights.
         bias_at: the first element of each layer's bias.
@@ -64,20 +65,21 @@ def pack_constants(chain: Chain, seed: Tensor | None, device: torch.device) -> C
         to.append(tensor.flatten())
         return at
 
-    def row(constant: Tensor | None, channels: int, default: float) -> Tensor:
+    def row(constant: Tensor | None, channels: int, size: int, default: float) -> Tensor:
         given = torch.full((channels,), default) if constant is None else constant
-        return F.pad(given.float().cpu(), (0, padded(channels) - channels))
+        return F.pad(given.float().cpu(), (0, size - channels))
 
-    channels = chain.layers[0].in_shape[0]
-    scale_at = add(floats, row(chain.scale, channels, 1.0))
-    shift_at = add(floats, row(chain.shift, channels, 0.0))
+    channels, size = chain.layers[0].in_shape[0], chain.layers[0].in_channels
+    scale_at = add(floats, row(chain.scale, channels, size, 1.0))
+    shift_at = add(floats, row(chain.shift, channels, size, 0.0))
     weight_at, bias_at = [], []
     for layer in chain.layers:
         out_c, in_c, _, _ = layer.weight.shape
         weight = layer.weight.float().cpu().permute(2, 3, 1, 0)
-        weight = F.pad(weight, (0, padded(out_c) - out_c, 0, padded(in_c) - in_c))
-        weight_at.append(add(weights, weight))
-        bias_at.append(add(floats, row(layer.bias, out_c, 0.0)))
+        weight = F.pad(weight, (0, padded(out_c) - out_c, 0, layer.in_channels - in_c))
+        rows = weight.flatten(0, 2)
+        weight_at.append(add(weights, F.pad(rows, (0, 0, 0, -len(rows) % STEP))))
+        bias_at.append(add(floats, row(layer.bias, out_c, padded(out_c), 0.0)))
     seed_at = 0
     if seed is not None:
         last = chain.layers[-1].shape
@@ -98,18 +100,18 @@ def _layer_words(
     layers: tuple[OnChipLayer, ...], i: int, plan: OnChipPlan, constants: Constants, residue_at: int
 ) -> list[int | float]:
     layer = layers[i]
-    out_c, in_c, kernel_h, kernel_w = layer.weight.shape
+    out_c, _, kernel_h, kernel_w = layer.weight.shape
     follows = layers[i + 1] if i + 1 < len(layers) else None
     activation = layer.activation
     return [
-        *(layer.in_shape[1], layer.in_shape[2], padded(in_c)),
+        *(layer.in_shape[1], layer.in_shape[2], layer.in_channels),
         *(layer.conv_shape[1], layer.conv_shape[2], padded(out_c)),
         *(kernel_h, kernel_w, *layer.stride, *layer.padding),
         *(int(layer.pooled), layer.kept),
         *(float(activation.low), float(activation.high), float(activation.slope)),
         *(constants.weight_at[i], constants.bias_at[i]),
         *(plan.at.get(("value", i), -1), residue_at, plan.at.get(("g", i), -1)),
-        shift_for(padded(in_c), 2 if layer.pooled else 1),
+        shift_for(layer.in_channels, 2 if layer.pooled else 1),
         shift_for(padded(out_c), 2 if follows is not None and follows.pooled else 1),
         *(shift_for(padded(out_c), 1), shift_for(padded(out_c), 1)),
         int(i in plan.keeps),
@@ -140,7 +142,7 @@ def plan_words(layers: tuple[OnChipLayer, ...], plan: OnChipPlan, constants: Con
     head: list[int | float] = [
         *(len(layers), int(plan.mode.forward), int(plan.mode.backward)),
         *(height, width, channels),
-        *(plan.bytes, plan.threads, plan.blocks),
+        *(plan.bytes, plan.threads),
         *(plan.at["p", -1], plan.at.get(("velocity", -1), -1), plan.at.get(("x", -1), -1)),
         *(plan.at["residues", -1], plan.residue_bytes, plan.at["zeros", -1]),
         *(constants.scale_at, constants.shift_at, constants.seed_at, layers[-1].shape[0]),
@@ -151,6 +153,3 @@ def plan_words(layers: tuple[OnChipLayer, ...], plan: OnChipPlan, constants: Con
     packed = struct.pack("<i", len(words) + 1)
     packed += b"".join(struct.pack("<f" if isinstance(w, float) else "<i", w) for w in words)
     return torch.frombuffer(bytearray(packed), dtype=torch.int32)
-
-
-assert CHUNK == 8  # residue bits are whole bytes
