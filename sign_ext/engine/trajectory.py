@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,23 @@ def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """No gradients, no caller's autocast, and the library's deterministic algorithms only.
+
+    Args:
+        device: where the work is.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        with torch.no_grad(), without_autocast(device):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def iterate_dtype(model_dtype: torch.dtype) -> torch.dtype:

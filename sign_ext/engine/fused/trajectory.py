@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from sign_ext.engine.fused.step import Step
-from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
+from sign_ext.engine.trajectory import Problem, Trajectory, repeatable
 from sign_ext.ops.stem_update import stem_update_
 
 
@@ -35,22 +34,10 @@ class FusedTrajectory(Trajectory):
         self._seen.zero_()
         super().start(images)
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """No gradients, no caller's autocast, and the library's deterministic algorithms only."""
-        cudnn = torch.backends.cudnn
-        before = cudnn.benchmark, cudnn.deterministic
-        cudnn.benchmark, cudnn.deterministic = False, True
-        try:
-            with torch.no_grad(), without_autocast(self.iterate.device):
-                yield
-        finally:
-            cudnn.benchmark, cudnn.deterministic = before
-
     def pullback_of_ones(self) -> Tensor:
         """δ at the iterate, micro-batch after micro-batch."""
         parts = self.iterate.split(self._step.micro_batch)
-        with self._computing():
+        with repeatable(self.iterate.device):
             if len(parts) == 1:
                 return self._step.delta(self.iterate)
             return torch.cat([self._step.delta(part) for part in parts])
@@ -60,7 +47,7 @@ class FusedTrajectory(Trajectory):
         if not self._updates:
             super().step()
             return
-        with self._computing():
+        with repeatable(self.iterate.device):
             self._update(slice(0, len(self.iterate)))
             self._note()
 
@@ -111,7 +98,7 @@ class DepthFirstTrajectory(FusedTrajectory):
         if not self._updates or size >= len(self.iterate):
             super().advance(steps)
             return
-        with self._computing():
+        with repeatable(self.iterate.device):
             self._depth_first(steps, size)
 
     def _depth_first(self, steps: int, size: int) -> None:

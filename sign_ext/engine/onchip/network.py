@@ -14,7 +14,6 @@ from sign_ext.engine.onchip.plan import (
     BACKWARD,
     FORWARD,
     WHOLE,
-    Mode,
     OnChipPlan,
     SharedMemory,
     plan_shared_memory,
@@ -85,19 +84,13 @@ class OnChipNetwork:
         return (words, f"between them, fused: {rest} ({self.ends})")
 
 
-def _launches(
-    layers: tuple[OnChipLayer, ...],
-    modes: tuple[Mode, ...],
-    has: SharedMemory,
-    constants: Constants,
-    momentum: bool,
-) -> tuple[Launch, ...]:
-    plans = [plan_shared_memory(layers, mode, has, momentum=momentum) for mode in modes]
-    return tuple(Launch(plan, plan_words(layers, plan, constants)) for plan in plans)
-
-
 def put_on_chip(
-    program: Program, has: SharedMemory, device: torch.device, *, momentum: bool = False
+    program: Program,
+    has: SharedMemory,
+    device: torch.device,
+    *,
+    momentum: bool = False,
+    threads: int | None = None,
 ) -> OnChipNetwork:
     """As many of a program's first layers as fit; all of them, if they do, in one launch.
 
@@ -106,6 +99,7 @@ def put_on_chip(
         has: the device's shared memory.
         device: where the constants go.
         momentum: whether there is a velocity.
+        threads: of a block, 128, 256 or 512; None for the rule.
 
     Raises:
         BackendError: not even the first layer can run on chip; the message says why.
@@ -125,14 +119,16 @@ def put_on_chip(
             continue
         modes = (WHOLE,) if whole else (FORWARD, BACKWARD)
         try:
-            for mode in modes:
-                plan_shared_memory(layers, mode, has, momentum=momentum)
+            plans = [
+                plan_shared_memory(layers, mode, has, momentum=momentum, threads=threads)
+                for mode in modes
+            ]
         except BackendError as error:
             ends = str(error)
             continue
         seed = program.seed if whole else None
         constants = pack_constants(part, seed, device)
-        launches = _launches(layers, modes, has, constants, momentum)
+        launches = tuple(Launch(plan, plan_words(layers, plan, constants)) for plan in plans)
         rest = None if whole else rest_of(program, place)
         return OnChipNetwork(part, launches, constants, seed, rest, "" if whole else ends)
     raise BackendError(f"no layer of this network can run on chip: {ends}")

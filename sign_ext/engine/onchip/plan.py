@@ -245,7 +245,7 @@ def place(arrays: Sequence[Array]) -> tuple[dict[tuple[str, int], int], int]:
 
 
 def _threads(layers: tuple[OnChipLayer, ...]) -> int:
-    """A warp for each of the largest layer's tiles, up to 8."""
+    """A warp for each of the largest layer's tiles, up to 8: more would have smaller tiles."""
     tiles = max(
         -(-one.conv_shape[1] * one.conv_shape[2] // 64) * -(-padded(one.conv_shape[0]) // 32)
         for one in layers
@@ -254,7 +254,12 @@ def _threads(layers: tuple[OnChipLayer, ...]) -> int:
 
 
 def plan_shared_memory(
-    layers: tuple[OnChipLayer, ...], mode: Mode, has: SharedMemory, *, momentum: bool = False
+    layers: tuple[OnChipLayer, ...],
+    mode: Mode,
+    has: SharedMemory,
+    *,
+    momentum: bool = False,
+    threads: int | None = None,
 ) -> OnChipPlan:
     """Find a plan that fits: as many weights as can stay, others come when they are needed.
 
@@ -263,6 +268,7 @@ def plan_shared_memory(
         mode: what the launch does.
         has: the device's memory.
         momentum: whether there is a velocity.
+        threads: of a block, 128, 256 or 512; None for the rule.
 
     Raises:
         BackendError: none fits; the message says what the largest need is.
@@ -284,7 +290,7 @@ def plan_shared_memory(
             f"a step of {len(layers)} layers needs {smallest:,} bytes of shared memory at once; a "
             f"block of this device has {has.block:,}"
         )
-    threads = _threads(layers)
+    threads = threads or _threads(layers)
     blocks = max(1, min(has.processor // (size + RESERVED), 512 // threads))
     for i in range(len(layers)):  # one name for each phase's weights, wherever they are
         known = at.get(("forward weights", i), at.get(("backward weights", i)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.onchip.reference import delta_reference
-from sign_ext.engine.trajectory import Problem, Trajectory
+from sign_ext.engine.trajectory import Problem, Trajectory, repeatable
 from sign_ext.ops.onchip import onchip_
 
 Run = Callable[..., None]  # onchip_, or an emulation of it
@@ -107,12 +107,17 @@ class OnChipTrajectory(Trajectory):
                 return given.double().reshape(1, *chain.layers[-1].shape).expand_as(value)
             assert self._rest is not None
             features = value.bfloat16().contiguous(memory_format=torch.channels_last)
-            return self._rest.delta(features)
+            with repeatable(value.device):
+                return self._rest.delta(features)
 
         return delta_reference(chain.layers, images, seed, chain.scale, chain.shift)
 
     def _two_launches(self) -> None:
         """Forward on chip, the rest, and backward on chip."""
+        with repeatable(self.iterate.device):
+            self._forward_rest_backward()
+
+    def _forward_rest_backward(self) -> None:
         assert self._rest is not None
         assert self._features is not None
         self._launch(0, 1)
@@ -128,12 +133,12 @@ class OnChipTrajectory(Trajectory):
         self._first_bad += first_now * (self._step_number + self._bad[0])
         self._step_number += steps
 
-    @torch.no_grad()
     def advance(self, steps: int) -> None:
         """p*_k → p*_{k+steps}."""
         if self.network.is_whole:
-            self._launch(0, steps)
-            self._note(steps)
+            with torch.no_grad():
+                self._launch(0, steps)
+                self._note(steps)
             return
         for _ in range(steps):
             self._replay()
