@@ -37,6 +37,47 @@ def small_head():
     )  # fmt: skip
 
 
+class Block(nn.Module):
+    """A residual block, with a convolution on its shortcut where sizes change."""
+
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.first = conv(before, after, stride=stride)
+        self.second = conv(after, after)
+        plain = stride == 1 and before == after
+        self.shortcut = nn.Identity() if plain else conv(before, after, 1, stride=stride)
+
+    def forward(self, x):
+        return (self.shortcut(x) + self.second(self.first(x).relu())).relu()
+
+
+def residual():
+    """A small ResNet: identity blocks, two in a row, and shortcuts by convolutions."""
+    return nn.Sequential(
+        conv(3, 16), nn.ReLU(), Block(16, 16, 1), Block(16, 16, 1), Block(16, 24, 2),
+        Block(24, 24, 1), Block(24, 32, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(32, 4),
+    )  # fmt: skip
+
+
+def two_readers():
+    """A value that two convolutions read and a sum adds, pooled before."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Sequential(conv(3, 16), nn.MaxPool2d(2), nn.ReLU())
+            self.left, self.right = conv(16, 16, 1), conv(16, 16)
+            self.last, self.head = conv(16, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            y = (self.left(x) + self.right(x)).relu()
+            return self.head((x + self.last(y)).relu().mean((2, 3)))
+
+    return Branches()
+
+
 class Standardised(nn.Module):
     """Its first layers on chip behind an affine map; a residual block is the rest."""
 
@@ -58,6 +99,8 @@ NETWORKS = {
     "all_convolutions": (all_convolutions, (3, 19, 14), True),
     "small_head": (small_head, (1, 8, 12), True),
     "standardised": (Standardised, (3, 10, 7), False),
+    "residual": (residual, (3, 12, 10), True),
+    "two_readers": (two_readers, (3, 11, 8), True),
 }
 
 

@@ -1,7 +1,7 @@
 // onchip: K steps of SIGN (Algorithm 1) by one kernel that keeps an image, its values, cotangents
 // and residue bits in shared memory. The network is data: a list of convolutions, each with an
-// activation that keeps one bit and perhaps a 2x2 maximum pooling between them, all in one chain; a
-// linear layer is a convolution as large as its input.
+// activation that keeps one bit, perhaps a 2x2 maximum pooling between them, and sums of two values
+// before an activation; a linear layer is a convolution as large as its input.
 //
 //   whole     p once from global memory, K steps, p once back
 //   forward   one forward pass: the last value and the residue bits go to global memory
@@ -10,9 +10,9 @@
 // forward and backward are for networks of which only the first layers fit: what follows them runs
 // between the two, on batched products (sign_ext/engine/onchip).
 //
-// One step, with x = scale p + shift, value_0 = x, and for each layer l
+// One step, with x = scale p + shift the value of layer -1, and for each layer l
 //
-//   value_l+1 = activation(max over 2x2 windows(weight_l * value_l + bias_l))
+//   value_l = activation(max over 2x2 windows(weight_l * value_reads(l) + bias_l + value_adds(l)))
 //   delta     = scale * the vector-Jacobian product of the last value with the seed
 //   v <- momentum v + delta,  q = p + step_size v,  p <- clamp(q) (sign_update/sign_update.h)
 //   watch[0] <- max(watch[0], |delta|),  watch[1] <- max(watch[1], |q|) (stem_update/stem_update.h)
@@ -40,7 +40,7 @@
 
 namespace sign_ext::onchip {
 
-constexpr int kMostLayers = 12;
+constexpr int kMostLayers = 24;
 constexpr int kMostThreads = 512;  // of a block
 
 // How the weights of a phase come into shared memory.
@@ -54,6 +54,8 @@ struct Layer {
   std::int32_t in_h, in_w, in_c;  // channels are padded to 16, an image's up to 8 to 8
   std::int32_t out_h, out_w, out_c;
   std::int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
+  std::int32_t reads;      // the layer whose output is the input, -1: the image
+  std::int32_t adds;       // the layer whose output is added before the activation, or -1
   std::int32_t pooled;     // 1: the maximum over 2x2 windows follows
   std::int32_t kept;       // bits an element of the output keeps: 0, 1, or 3 with pooling
   float low, high, slope;  // the activation (common/activation.h)
@@ -63,6 +65,10 @@ struct Layer {
   std::int32_t value_at;      // the output's value, -1: not kept
   std::int32_t residue_at;    // counted from Plan::residues_at
   std::int32_t g_at;          // the cotangent of what the convolution gives, before pooling
+  // Other cotangents of the input, which this layer's backward adds to its own: those that layers
+  // before it in the backward pass have stored, and that of a layer that adds it; -1: none.
+  std::int32_t partial_at, added_at;
+  std::int32_t hands;  // 1: the sum goes back through the layer `reads`; 0: it becomes the partial
   // Of the input, the output's value, its cotangent and the weights (onchip_layout.h: shift_for).
   std::int32_t in_shift, value_shift, g_shift, weight_shift;
   std::int32_t keeps;  // 1: the weights are copied once, before the first image

@@ -51,6 +51,16 @@ __device__ __forceinline__ void hand_back(const Layer& layer, unsigned char* sha
   }
 }
 
+// Adds what is in an array of cotangents like a layer's input's.
+__device__ __forceinline__ void add_other(const Layer& layer, const unsigned char* shared, int at,
+                                          int pixel, int channel, float (&cotangent)[2]) {
+  if (at < 0) return;
+  const auto both = load_pack<__nv_bfloat16, 2>(reinterpret_cast<const __nv_bfloat16*>(
+      shared + at + element_at(pixel, channel, layer.in_c, shift_for(layer.in_c, 1))));
+  cotangent[0] += widen(both.values[0]);
+  cotangent[1] += widen(both.values[1]);
+}
+
 // Positions that no window of an odd height or width covers have no cotangent.
 __device__ __forceinline__ void clear_uncovered(const Layer& layer, unsigned char* shared) {
   if (layer.pooled == 0 || (layer.out_h % 2 == 0 && layer.out_w % 2 == 0)) return;
@@ -125,6 +135,24 @@ struct BackwardTile {
   int step;
   Watch& watch;
 
+  // The input's whole cotangent goes on, or what there is of it is kept for a layer to come.
+  __device__ __forceinline__ void finish(const Layer& layer, int pixel, int channel,
+                                         float (&cotangent)[2]) const {
+    if (layer.hands != 0) {
+      add_other(layer, shared, layer.partial_at, pixel, channel, cotangent);
+      add_other(layer, shared, layer.added_at, pixel, channel, cotangent);
+      hand_back(args.plan.layer[layer.reads], shared, shared + args.plan.residues_at, pixel,
+                channel, cotangent[0], cotangent[1]);
+      return;
+    }
+    const Pack<__nv_bfloat16, 2> both{
+        {narrow<__nv_bfloat16>(cotangent[0]), narrow<__nv_bfloat16>(cotangent[1])}};
+    store_pack(reinterpret_cast<__nv_bfloat16*>(
+                   shared + layer.partial_at +
+                   element_at(pixel, channel, layer.in_c, shift_for(layer.in_c, 1))),
+               both);
+  }
+
   template <int MT, int NT>
   __device__ __forceinline__ void operator()(int m0, int n0) const {
     const Layer& layer = args.plan.layer[number];
@@ -147,12 +175,11 @@ struct BackwardTile {
 #pragma unroll
         for (int j = 0; j < NT; ++j) {
           const int channel = n0 + kChunk * j + 2 * (lane % 4);
-          const float cotangent[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
+          float cotangent[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
           if (number == 0) {
             update(args, shared, step, pixel, channel, cotangent, watch);
           } else {
-            hand_back(args.plan.layer[number - 1], shared, shared + args.plan.residues_at, pixel,
-                      channel, cotangent[0], cotangent[1]);
+            finish(layer, pixel, channel, cotangent);
           }
         }
       }

@@ -25,9 +25,16 @@ struct Pair {
 
 // Activates a lane's pair and stores its value and, with the other lanes of the position, its bits.
 // All lanes of the warp come here; `there` says whether the position is one.
-__device__ __forceinline__ void finish_forward(const Layer& layer, unsigned char* shared,
-                                               std::uint8_t* residues, bool there, int pixel,
-                                               int channel, Pair pair) {
+__device__ __forceinline__ void finish_forward(const Plan& plan, const Layer& layer,
+                                               unsigned char* shared, std::uint8_t* residues,
+                                               bool there, int pixel, int channel, Pair pair) {
+  if (layer.adds >= 0 && there) {
+    const Layer& other = plan.layer[layer.adds];
+    const auto both = load_pack<__nv_bfloat16, 2>(reinterpret_cast<const __nv_bfloat16*>(
+        shared + other.value_at + element_at(pixel, channel, other.out_c, other.value_shift)));
+    pair.value[0] += widen(both.values[0]);
+    pair.value[1] += widen(both.values[1]);
+  }
   const Activation activation{layer.low, layer.high, layer.slope};
   bool pass[2];
 #pragma unroll
@@ -60,6 +67,7 @@ __device__ __forceinline__ void finish_forward(const Layer& layer, unsigned char
 
 // One tile of a layer: rows from m0 on, channels from n0 on.
 struct ForwardTile {
+  const Plan& plan;
   const Layer& layer;
   const Arrays& arrays;
   unsigned char* shared;
@@ -105,7 +113,8 @@ struct ForwardTile {
             challenge(sums[i + 1][j][c] + shift[c], 2, pair.value[c], pair.winner[c]);
             challenge(sums[i + 1][j][2 + c] + shift[c], 3, pair.value[c], pair.winner[c]);
           }
-          finish_forward(layer, shared, residues, window * kWindow < rows, window, channel, pair);
+          finish_forward(plan, layer, shared, residues, window * kWindow < rows, window, channel,
+                         pair);
         }
       } else {
 #pragma unroll
@@ -115,7 +124,7 @@ struct ForwardTile {
             const int m = m0 + 16 * i + 8 * half + lane / 4;
             const Pair pair{{sums[i][j][2 * half] + shift[0], sums[i][j][2 * half + 1] + shift[1]},
                             {0, 0}};
-            finish_forward(layer, shared, residues, m < rows, m, channel, pair);
+            finish_forward(plan, layer, shared, residues, m < rows, m, channel, pair);
           }
         }
       }

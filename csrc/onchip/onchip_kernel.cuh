@@ -215,9 +215,13 @@ class Image {
 
   __device__ __forceinline__ void forward(int number) {
     const Layer& layer = plan_.layer[number];
-    const Arrays arrays{shared_, number == 0 ? plan_.x_at : plan_.layer[number - 1].value_at,
+    const Arrays arrays{shared_, layer.reads < 0 ? plan_.x_at : plan_.layer[layer.reads].value_at,
                         layer.forward_weights_at, plan_.zeros_at};
-    const ForwardTile tile{layer, arrays, shared_, shared_ + plan_.residues_at,
+    const ForwardTile tile{plan_,
+                           layer,
+                           arrays,
+                           shared_,
+                           shared_ + plan_.residues_at,
                            args_.constants + layer.bias_element};
     for_tiles<2>(forward_rows(layer.out_h, layer.out_w, layer.pooled != 0), layer.out_c, tile);
   }
@@ -227,7 +231,7 @@ class Image {
     const Arrays arrays{shared_, layer.g_at, layer.backward_weights_at, plan_.zeros_at};
     const BackwardTile tile{args_, number, arrays, shared_, step, watch_};
     for_tiles<1>(layer.in_h * layer.in_w, layer.in_c, tile);
-    if (number > 0) clear_uncovered(plan_.layer[number - 1], shared_);
+    if (layer.hands != 0) clear_uncovered(plan_.layer[layer.reads], shared_);
   }
 
   const Args& args_;

@@ -173,6 +173,9 @@ class Case {
       layer.stride_h = layer.stride_w = one.stride;
       layer.pad_top = one.pad_top;
       layer.pad_left = one.pad_left;
+      layer.reads = shape_.layers - 2;
+      layer.adds = layer.partial_at = layer.added_at = -1;
+      layer.hands = layer.reads >= 0;
       layer.pooled = one.pooled;
       layer.kept = one.pooled ? 3 : one.activation == 0 ? 0 : 1;
       constexpr float kInfinity = std::numeric_limits<float>::infinity();

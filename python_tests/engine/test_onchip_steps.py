@@ -43,7 +43,7 @@ def test_the_definition_is_the_networks_own_but_for_rounding(name, seed, monkeyp
     assert distance(delta, exact.pullback_of_ones(images.double())) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["all_convolutions", "keras"])
+@pytest.mark.parametrize("name", ["all_convolutions", "keras", "residual"])
 @pytest.mark.parametrize("options", [{"momentum": 0.6}, {"clamp": (0, 255)}, {"clamp": (10, None)}])
 def test_steps_are_those_of_algorithm_1(name, options, seed):
     trajectory, images, _ = prepare(name, seed, **options)
@@ -60,7 +60,7 @@ def test_steps_are_those_of_algorithm_1(name, options, seed):
     assert trajectory.moved()
 
 
-@pytest.mark.parametrize("name", ["all_convolutions", "basic_cnn"])
+@pytest.mark.parametrize("name", ["all_convolutions", "basic_cnn", "residual", "two_readers"])
 @pytest.mark.parametrize("part", [0.6, 0.8])
 def test_less_memory_gives_the_same_bits(name, part, seed):
     """Weights that come and go and arrays that share memory change nothing."""
@@ -85,7 +85,7 @@ def test_less_memory_gives_the_same_bits(name, part, seed):
 def test_every_order_of_threads_gives_the_same_bits(seed):
     results = []
     for order in range(3):
-        trajectory, images, _ = prepare("all_convolutions", seed, momentum=0.5)
+        trajectory, images, _ = prepare("residual", seed, momentum=0.5)
         trajectory._run = Emulated(100 + order)
         trajectory.start(images)
         trajectory.advance(2)

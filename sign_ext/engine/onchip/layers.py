@@ -1,8 +1,8 @@
-"""Which first operations of a program can run on chip, as a chain of convolutions."""
+"""Which first operations of a program can run on chip, as convolutions that read each other."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -16,7 +16,8 @@ from sign_ext.ops.activation import Piecewise
 CHUNK = 8  # channels that the matrix unit loads at once …
 STEP = 16  # … and multiplies at once
 MOST_TAPS = 16  # of a kernel, along one axis
-MOST_LAYERS = 12  # csrc/onchip/onchip.h: kMostLayers
+MOST_LAYERS = 24  # csrc/onchip/onchip.h: kMostLayers
+MOST_READERS = 2  # convolutions of one value
 MOST_EXTRA = 2  # a linear layer may at most double the arithmetic of what comes before it
 
 
@@ -52,7 +53,8 @@ class OnChipLayer:
         pooled: whether the maximum follows.
         activation: what is applied last.
         ends: the number of operations of the program up to here.
-        is_first: whether its input is the image.
+        reads: the layer whose output is the input, or -1 for the image.
+        adds: the layer whose output is added before the activation, or None.
     """
 
     weight: Tensor
@@ -64,13 +66,14 @@ class OnChipLayer:
     pooled: bool
     activation: Piecewise
     ends: int
-    is_first: bool = False
+    reads: int = -1
+    adds: int | None = None
 
     @property
     def in_channels(self) -> int:
         """Channels of the input in shared memory."""
         channels = self.weight.shape[1]
-        return padded_image(channels) if self.is_first else padded(channels)
+        return padded_image(channels) if self.reads < 0 else padded(channels)
 
     @property
     def shape(self) -> Shape:
@@ -163,51 +166,102 @@ def _is_plain_pool(op: Op) -> bool:
     return op.padding == (0, 0) and op.dilation == (1, 1) and whole
 
 
+@dataclass
+class _Builder:
+    """Takes operations as layers for as long as it can."""
+
+    program: Program
+    layers: list[OnChipLayer] = field(default_factory=list)
+    arithmetic: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin with the image, or with an affine map of it."""
+        ops, readers = self.program.ops, self.program.readers()
+        self.readers = readers
+        self.affine = ops[0] if len(ops) > 1 and is_affine(ops[0]) and readers[0] == (0,) else None
+        self.place = 0 if self.affine is None else 1
+        self.layer_of = {self.place: -1}  # value of the program → layer
+
+    def refusal(self, op: Op) -> str | None:
+        """Why an operation cannot be the next layer, whatever it is."""
+        if any(number not in self.layer_of for number in op.inputs):
+            return f"{op} reads a value between a convolution and its pooling"
+        sources = [self.layer_of[number] for number in op.inputs]
+        if not self.layers and len(sources) > 1:
+            return f"{op} adds the image"
+        if self.layers and -1 in sources:
+            return f"{op} reads the image again"
+        if len(self.layers) == MOST_LAYERS:
+            return f"more than {MOST_LAYERS} layers"
+        if sum(layer.reads == sources[0] for layer in self.layers) == MOST_READERS:
+            return f"{op} is the third convolution that reads one value"
+        if len(sources) > 1 and any(layer.adds == sources[1] for layer in self.layers):
+            return f"{op} adds a value that another one adds"
+        return None
+
+    def take(self) -> str:
+        """Take the next operation, and the pooling behind it; returns why not, or ""."""
+        op = self.program.ops[self.place]
+        why = self.refusal(op)
+        layer = why or _layer_of(op, self.place)
+        if isinstance(layer, str):
+            return layer
+        sources = [self.layer_of[number] for number in op.inputs]
+        layer = replace(layer, reads=sources[0], adds=sources[1] if len(sources) > 1 else None)
+        products = sum(layer.products())
+        if isinstance(op, Linear) and products > MOST_EXTRA * max(self.arithmetic, 1):
+            return f"{op} is better done for many images at once"
+        self.arithmetic += products
+        self.place += 1
+        follows = self.program.ops[self.place] if self.place < len(self.program.ops) else None
+        if (
+            follows is not None
+            and _is_plain_pool(follows)
+            and layer.activation.is_identity
+            and layer.adds is None
+            and self.readers[self.place] == (self.place,)
+        ):
+            self.place += 1
+            layer = replace(layer, pooled=True, activation=follows.activation, ends=self.place)
+        self.layer_of[self.place] = len(self.layers)
+        self.layers.append(layer)
+        return ""
+
+
 def chain_of(program: Program) -> Chain:
-    """The longest chain of layers at the beginning of a program.
+    """The longest row of layers at the beginning of a program.
 
     Args:
         program: any program.
     """
-    ops, readers = program.ops, program.readers()
-    layers: list[OnChipLayer] = []
-    scale = shift = None
-    place = 0
-
-    def alone(number: int) -> bool:
-        return readers[number] == (number,)
-
-    if len(ops) > 1 and is_affine(ops[0]) and alone(0) and alone(1):
-        scale, shift = ops[0].scale, ops[0].shift  # type: ignore[attr-defined]  # it is Pointwise
-        place = 1
-    arithmetic = 0
+    builder = _Builder(program)
     ends = ""
-    while place < len(ops):
-        op = ops[place]
-        if len(op.inputs) != 1 or op.inputs != (place,):
-            ends = f"{op} reads several values"
-        elif not alone(place):
-            ends = f"the value before {op} is read by several operations"
-        elif len(layers) == MOST_LAYERS:
-            ends = f"more than {MOST_LAYERS} layers"
-        layer = ends or _layer_of(op, place)
-        if isinstance(layer, str):
-            ends = layer
-            break
-        layer = replace(layer, is_first=not layers)
-        forward, backward = layer.products()
-        if isinstance(op, Linear) and forward + backward > MOST_EXTRA * max(arithmetic, 1):
-            ends = f"{op} is better done for many images at once"
-            break
-        arithmetic += forward + backward
-        place += 1
-        follows = ops[place] if place < len(ops) else None
-        pools = follows is not None and _is_plain_pool(follows) and layer.activation.is_identity
-        if follows is not None and pools and alone(place):
-            layer = replace(layer, pooled=True, activation=follows.activation, ends=place + 1)
-            place += 1
-        layers.append(layer)
-    return Chain(tuple(layers), scale, shift, ends)
+    while builder.place < len(program.ops) and not ends:
+        ends = builder.take()
+    scale = getattr(builder.affine, "scale", None)
+    shift = getattr(builder.affine, "shift", None)
+    return Chain(tuple(builder.layers), scale, shift, ends)
+
+
+def unusable(layers: tuple[OnChipLayer, ...]) -> str | None:
+    """Why layers cannot run on chip by themselves, or None.
+
+    The last one's output leaves the chip or ends the network. Every other output has a reader, and
+    one that is only added hands its cotangent on as it is.
+
+    Args:
+        layers: the first of a chain.
+    """
+    for i, layer in enumerate(layers[:-1]):
+        readers = [n for n, other in enumerate(layers) if other.reads == i]
+        adders = [n for n, other in enumerate(layers) if other.adds == i]
+        if not readers and not adders:
+            return "a value is read only by what follows the layers on chip"
+        if not readers and layer.kept:
+            return "a value with an activation is only added to another"
+        if readers and adders and adders[0] < readers[0]:
+            return "a value is added before a convolution reads it"
+    return None
 
 
 def rest_of(program: Program, place: int) -> Program:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sign_ext.compiler.printing import bytes_in_words
 from sign_ext.compiler.program import Program
-from sign_ext.engine.onchip.layers import Chain, OnChipLayer, chain_of, rest_of
+from sign_ext.engine.onchip.layers import Chain, OnChipLayer, chain_of, rest_of, unusable
 from sign_ext.engine.onchip.plan import (
     BACKWARD,
     FORWARD,
@@ -116,6 +116,9 @@ def put_on_chip(
             continue
         if not whole and any(min(op.inputs) < place for op in program.ops[place:]):
             ends = f"a value before {program.ops[place]} is read again behind it"
+            continue
+        if why := unusable(layers):
+            ends = why
             continue
         modes = (WHOLE,) if whole else (FORWARD, BACKWARD)
         try:

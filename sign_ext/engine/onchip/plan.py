@@ -136,15 +136,75 @@ def _arrays(layers: tuple[OnChipLayer, ...], mode: Mode, momentum: bool) -> Iter
         alive = frozenset({LOAD, 0, last} if mode.backward else {LOAD, 0})
         yield Array(("x", -1), height * width * padded_image(channels) * 2, alive)
     for i, layer in enumerate(layers):
+        readers = [n for n, other in enumerate(layers) if i in (other.reads, other.adds)]
         size = layer.shape[1] * layer.shape[2] * padded(layer.shape[0]) * 2
-        if mode.forward and i + 1 < len(layers):
-            yield Array(("value", i), size, frozenset({i, i + 1}))
+        if mode.forward and readers:
+            yield Array(("value", i), size, frozenset(range(i, max(readers) + 1)))
         elif mode.forward and not mode.backward:
             yield Array(("value", i), size, frozenset({i, STORE}))
         if mode.backward:
-            size = layer.conv_shape[1] * layer.conv_shape[2] * padded(layer.conv_shape[0]) * 2
-            written = order.get((i + 1, True), order[i, True])  # the last by the seed
-            yield Array(("g", i), size, frozenset({written, order[i, True]}))
+            yield from _cotangents(layers, i, order)
+
+
+def cotangent_of(layers: tuple[OnChipLayer, ...], i: int) -> int:
+    """The layer whose cotangent array is also layer i's: its own, or that of what adds its output.
+
+    An output that is only added has the sum's cotangent.
+
+    Args:
+        layers: the network.
+        i: a layer.
+    """
+    adder = adder_of(layers, i)
+    if adder is None or any(other.reads == i for other in layers):
+        return i
+    return cotangent_of(layers, adder)
+
+
+def adder_of(layers: tuple[OnChipLayer, ...], i: int) -> int | None:
+    """The layer that adds layer i's output, or None.
+
+    Args:
+        layers: the network.
+        i: a layer.
+    """
+    return next((n for n, other in enumerate(layers) if other.adds == i), None)
+
+
+def readers_of(layers: tuple[OnChipLayer, ...], i: int) -> list[int]:
+    """The layers whose convolution reads layer i's output, in order.
+
+    Args:
+        layers: the network.
+        i: a layer.
+    """
+    return [n for n, other in enumerate(layers) if other.reads == i]
+
+
+def _cotangents(
+    layers: tuple[OnChipLayer, ...], i: int, order: dict[tuple[int, bool], int]
+) -> Iterator[Array]:
+    """The cotangent of what layer i's convolution gives, and what two readers have to add up."""
+    layer = layers[i]
+    if cotangent_of(layers, i) == i:
+        # Written by the first reader, the last of them in the backward pass, or by the seed; read
+        # by the layer itself, by those whose cotangent it is too, and where it is added.
+        readers = readers_of(layers, i)
+        begin = order[readers[0], True] if readers else order[i, True]
+        uses = [n for n in range(len(layers)) if cotangent_of(layers, n) == i]
+        ends = [order[n, True] for n in uses]
+        for n in uses:
+            added = layers[n].adds
+            if added is not None and (others := readers_of(layers, added)):
+                ends.append(order[others[0], True])
+        _, height, width = layer.conv_shape
+        size = height * width * padded(layer.conv_shape[0]) * 2
+        yield Array(("g", i), size, frozenset(range(begin, max(ends) + 1)))
+    readers = readers_of(layers, i)
+    if len(readers) > 1:
+        size = layer.shape[1] * layer.shape[2] * padded(layer.shape[0]) * 2
+        alive = range(order[readers[1], True], order[readers[0], True] + 1)
+        yield Array(("partial", i), size, frozenset(alive))
 
 
 def _weights(

@@ -36,17 +36,22 @@ def _behind(layer: OnChipLayer) -> tuple[int, int]:
     return bottom, right
 
 
-def forward_layer(layer: OnChipLayer, value: Tensor) -> tuple[Tensor, _Kept]:
+def forward_layer(
+    layer: OnChipLayer, value: Tensor, added: Tensor | None = None
+) -> tuple[Tensor, _Kept]:
     """A layer's output and what it keeps.
 
     Args:
         layer: any layer.
         value: (N, C, H, W), float64.
+        added: what is added before the activation, or None.
     """
     (top, left), (bottom, right) = layer.padding, _behind(layer)
     padded = F.pad(value, (left, right, top, bottom))
     bias = None if layer.bias is None else layer.bias.to(value.dtype)
     result = F.conv2d(padded, rounded(layer.weight.to(value.dtype)), bias, layer.stride)
+    if added is not None:
+        result = result + added
     winners = None
     if layer.pooled:
         result, winners = F.max_pool2d(result, 2, return_indices=True)
@@ -54,8 +59,8 @@ def forward_layer(layer: OnChipLayer, value: Tensor) -> tuple[Tensor, _Kept]:
     return rounded(result), _Kept(layer.activation.passes(result), winners)
 
 
-def backward_layer(layer: OnChipLayer, kept: _Kept, cotangent: Tensor) -> Tensor:
-    """The cotangent of a layer's input, not rounded.
+def pulled_back(layer: OnChipLayer, kept: _Kept, cotangent: Tensor) -> Tensor:
+    """The cotangent of what a layer's convolution (and sum) gives, rounded.
 
     Args:
         layer: any layer.
@@ -70,11 +75,21 @@ def backward_layer(layer: OnChipLayer, kept: _Kept, cotangent: Tensor) -> Tensor
         whole = g.new_zeros((len(g), channels, height * width))
         whole.scatter_(2, kept.winners.flatten(2), g.flatten(2))
         g = whole.reshape(len(g), *layer.conv_shape)
+    return rounded(g)
+
+
+def backward_layer(layer: OnChipLayer, g: Tensor) -> Tensor:
+    """The cotangent of a layer's input, not rounded.
+
+    Args:
+        layer: any layer.
+        g: of what its convolution gives, float64.
+    """
     (top, left), (bottom, right) = layer.padding, _behind(layer)
     channels, height, width = layer.in_shape
     size = (len(g), channels, height + top + bottom, width + left + right)
     weight = rounded(layer.weight.to(g.dtype))
-    x = conv2d_input(size, weight, rounded(g), layer.stride)
+    x = conv2d_input(size, weight, g, layer.stride)
     return F.pad(x, (-left, -right, -top, -bottom))
 
 
@@ -104,12 +119,28 @@ def delta_reference(
         x = x * factor
     if shift is not None:
         x = x + shift.to(x.dtype)[:, None, None]
-    value = rounded(x)
+    values = {-1: rounded(x)}
     kept = []
-    for layer in layers:
-        value, bits = forward_layer(layer, value)
+    for i, layer in enumerate(layers):
+        added = None if layer.adds is None else values[layer.adds]
+        values[i], bits = forward_layer(layer, values[layer.reads], added)
         kept.append(bits)
-    cotangent = seed(value).double()
-    for layer, bits in zip(reversed(layers), reversed(kept), strict=True):
-        cotangent = backward_layer(layer, bits, cotangent)
-    return cotangent if factor is None else cotangent * factor
+    last = len(layers) - 1
+    # Of each value so far: stored in bfloat16 where another convolution is still to add to it.
+    cotangents: dict[int, Tensor] = {last: seed(values[last]).double()}
+    sums: dict[int, Tensor] = {}  # that come through an addition
+    for i in range(last, -1, -1):
+        layer = layers[i]
+        if i not in cotangents:  # only added
+            cotangents[i] = sums.pop(i)
+        g = pulled_back(layer, kept[i], cotangents[i])
+        if layer.adds is not None:
+            sums[layer.adds] = g
+        part = backward_layer(layer, g)
+        if layer.reads in cotangents:
+            part = part + rounded(cotangents[layer.reads])
+        if not any(other.reads == layer.reads for other in layers[:i]):
+            part = part + sums.pop(layer.reads, 0)
+        cotangents[layer.reads] = part
+    delta = cotangents[-1]
+    return delta if factor is None else delta * factor

@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_ext.engine.onchip.layers import MOST_LAYERS, STEP, Chain, OnChipLayer, padded
-from sign_ext.engine.onchip.plan import OnChipPlan, residue_bytes
+from sign_ext.engine.onchip.plan import (
+    OnChipPlan,
+    adder_of,
+    cotangent_of,
+    readers_of,
+    residue_bytes,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,18 @@ def shift_for(channels: int, apart: int) -> int:
     """
     lines = channels * apart // 64
     return max(lines, 1).bit_length() - 1
+
+
+def value_shift(layers: tuple[OnChipLayer, ...], i: int, channels: int) -> int:
+    """The shift of a value: for windows if a layer that pools reads it.
+
+    Args:
+        layers: the network.
+        i: the layer whose output it is, or -1 for the image.
+        channels: in shared memory.
+    """
+    pooled = any(layers[n].pooled for n in readers_of(layers, i))
+    return shift_for(channels, 2 if pooled else 1)
 
 
 def pack_constants(chain: Chain, seed: Tensor | None, device: torch.device) -> Constants:
@@ -96,23 +114,39 @@ def pack_constants(chain: Chain, seed: Tensor | None, device: torch.device) -> C
     )
 
 
+def _backward_words(layers: tuple[OnChipLayer, ...], i: int, plan: OnChipPlan) -> list[int]:
+    """partial_at, added_at, hands: what becomes of the cotangent of layer i's input."""
+    source = layers[i].reads
+    if source < 0 or not plan.mode.backward:
+        return [-1, -1, 0]
+    readers = readers_of(layers, source)
+    partial = plan.at.get(("partial", source), -1)
+    if i != readers[0]:
+        return [partial, -1, 0]
+    adder = adder_of(layers, source)
+    added = -1 if adder is None else plan.at["g", cotangent_of(layers, adder)]
+    return [partial, added, 1]
+
+
 def _layer_words(
     layers: tuple[OnChipLayer, ...], i: int, plan: OnChipPlan, constants: Constants, residue_at: int
 ) -> list[int | float]:
     layer = layers[i]
     out_c, _, kernel_h, kernel_w = layer.weight.shape
-    follows = layers[i + 1] if i + 1 < len(layers) else None
     activation = layer.activation
     return [
         *(layer.in_shape[1], layer.in_shape[2], layer.in_channels),
         *(layer.conv_shape[1], layer.conv_shape[2], padded(out_c)),
         *(kernel_h, kernel_w, *layer.stride, *layer.padding),
+        *(layer.reads, -1 if layer.adds is None else layer.adds),
         *(int(layer.pooled), layer.kept),
         *(float(activation.low), float(activation.high), float(activation.slope)),
         *(constants.weight_at[i], constants.bias_at[i]),
-        *(plan.at.get(("value", i), -1), residue_at, plan.at.get(("g", i), -1)),
-        shift_for(layer.in_channels, 2 if layer.pooled else 1),
-        shift_for(padded(out_c), 2 if follows is not None and follows.pooled else 1),
+        *(plan.at.get(("value", i), -1), residue_at),
+        plan.at.get(("g", cotangent_of(layers, i)), -1),
+        *_backward_words(layers, i, plan),
+        value_shift(layers, layer.reads, layer.in_channels),
+        value_shift(layers, i, padded(out_c)),
         *(shift_for(padded(out_c), 1), shift_for(padded(out_c), 1)),
         int(i in plan.keeps),
         plan.at["forward weights", i],
