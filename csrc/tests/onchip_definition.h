@@ -24,7 +24,8 @@ class Definition {
 
   double constant(int element) const { return constants_[static_cast<std::size_t>(element)]; }
 
-  Passed forward(const Layer& layer, const Rows& input) const {
+  // `added`: what is added before the activation, or null.
+  Passed forward(const Layer& layer, const Rows& input, const Rows* added) const {
     Rows sums(static_cast<std::size_t>(layer.out_h * layer.out_w * layer.out_c));
     for (int out = 0; out < layer.out_h * layer.out_w; ++out) {
       for (int c = 0; c < layer.out_c; ++c) sums[at(out, c, layer.out_c)] = bias(layer, c);
@@ -51,6 +52,7 @@ class Definition {
               winner = position;
             }
           }
+          if (added != nullptr) best += (*added)[passed.value.size()];
           const sign_ext::Activation activation{layer.low, layer.high, layer.slope};
           const auto v = static_cast<float>(best);
           passed.pass.push_back(sign_ext::passes(v, activation));
@@ -62,8 +64,8 @@ class Definition {
     return passed;
   }
 
-  // The cotangent of a layer's input from that of its output.
-  Rows backward(const Layer& layer, const Passed& passed, const Rows& cotangent) const {
+  // The cotangent of what a layer's convolution gives (and of what is added) from its output's.
+  Rows pulled_back(const Layer& layer, const Passed& passed, const Rows& cotangent) const {
     Rows g(static_cast<std::size_t>(layer.out_h * layer.out_w * layer.out_c));
     const int width = layer.pooled != 0 ? layer.out_w / 2 : layer.out_w;
     for (std::size_t i = 0; i < cotangent.size(); ++i) {
@@ -73,6 +75,11 @@ class Definition {
       g[at(place(layer, pixel / width, pixel % width, passed.winner[i]), c, layer.out_c)] =
           rounded(passed.pass[i] ? cotangent[i] : blocked);
     }
+    return g;
+  }
+
+  // The cotangent of a layer's input.
+  Rows backward(const Layer& layer, const Rows& g) const {
     Rows result(static_cast<std::size_t>(layer.in_h * layer.in_w * layer.in_c));
     for_each_pair(layer, [&](int in, int out, int tap) {
       for (int i = 0; i < layer.in_c; ++i) {
@@ -136,21 +143,43 @@ inline Case::Expected Case::expected(int steps) const {
       }
       std::vector<Passed> passed;
       for (int i = 0; i < shape_.layers; ++i) {
-        passed.push_back(definition.forward(shape_.layer[i], value));
-        value = passed.back().value;
+        const Layer& layer = shape_.layer[i];
+        const Rows& input = layer.reads < 0 ? value : passed[count(layer.reads)].value;
+        const Rows* const added = layer.adds < 0 ? nullptr : &passed[count(layer.adds)].value;
+        passed.push_back(definition.forward(layer, input, added));
       }
+      value = passed.back().value;
       if (step == 0) {
         for (std::size_t i = 0; i < value.size(); ++i) {
           if (static_cast<int>(i) % last.out_c >= shape_.last_channels) continue;
           result.last_value.push_back(static_cast<float>(value[i]));
         }
       }
-      Rows cotangent(value.size());
-      for (std::size_t i = 0; i < cotangent.size(); ++i) {
-        cotangent[i] = definition.constant(shape_.seed_element + static_cast<int>(i));
+      // Of each layer's output: through convolutions, and through a sum.
+      std::vector<Rows> through(count(shape_.layers));
+      std::vector<Rows> added(count(shape_.layers));
+      for (std::size_t i = 0; i < value.size(); ++i) {
+        through.back().push_back(definition.constant(shape_.seed_element + static_cast<int>(i)));
       }
+      Rows cotangent;
       for (int i = shape_.layers - 1; i >= 0; --i) {
-        cotangent = definition.backward(shape_.layer[i], passed[count(i)], cotangent);
+        const Layer& layer = shape_.layer[i];
+        Rows whole = through[count(i)].empty() ? added[count(i)] : through[count(i)];
+        if (!through[count(i)].empty() && !added[count(i)].empty()) {
+          for (std::size_t e = 0; e < whole.size(); ++e) whole[e] += added[count(i)][e];
+        }
+        const Rows g = definition.pulled_back(layer, passed[count(i)], whole);
+        if (layer.adds >= 0) added[count(layer.adds)] = g;
+        cotangent = definition.backward(layer, g);
+        if (layer.reads < 0) break;
+        Rows& so_far = through[count(layer.reads)];
+        if (so_far.empty()) {
+          so_far = cotangent;
+        } else {  // what the first one left was stored
+          for (std::size_t e = 0; e < so_far.size(); ++e) {
+            so_far[e] = cotangent[e] + rounded(so_far[e]);
+          }
+        }
       }
       for (int i = 0; i < pixels * shape_.channels; ++i) {
         const int c = i % shape_.channels;

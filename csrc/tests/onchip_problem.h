@@ -25,6 +25,8 @@ struct LayerShape {
   int channels, kernel_h, kernel_w, stride, pad_top, pad_left, pad_behind;
   bool pooled;
   int activation;  // 0 none, 1 ReLU, 2 clamp, 3 leaky ReLU
+  int back = 1;    // how many layers before it the one is that it reads
+  int adds = -1;   // the layer whose output is added, or -1
 };
 
 struct Problem {
@@ -83,6 +85,7 @@ class Case {
       layer.value_at = forward && (!last || !backward) ? place(pixels_of(i) * layer.out_c * 2) : -1;
       layer.g_at = place(layer.out_h * layer.out_w * layer.out_c * 2);
     }
+    for (int i = plan.layers - 1; i >= 0; --i) hand_over(plan, i, place);
     plan.shared_bytes = end;
     args.images = static_cast<unsigned int>(problem_.images);
     args.steps = forward && backward ? problem_.steps : 1;
@@ -130,6 +133,36 @@ class Case {
   Expected expected(int steps) const;
 
  private:
+  static std::vector<int> readers(const Plan& plan, int i) {
+    std::vector<int> found;
+    for (int n = 0; n < plan.layers; ++n) {
+      if (plan.layer[n].reads == i) found.push_back(n);
+    }
+    return found;
+  }
+
+  // Where the cotangent of layer i's output comes together: at the first convolution that reads it.
+  template <typename Place>
+  static void hand_over(Plan& plan, int i, Place&& place) {
+    const std::vector<int> convolutions = readers(plan, i);
+    int adder = -1;
+    for (int n = 0; n < plan.layers; ++n) adder = plan.layer[n].adds == i ? n : adder;
+    if (convolutions.empty()) {
+      if (adder >= 0) plan.layer[i].g_at = plan.layer[adder].g_at;
+      return;
+    }
+    const int partial =
+        convolutions.size() > 1
+            ? place(plan.layer[i].out_h * plan.layer[i].out_w * plan.layer[i].out_c * 2)
+            : -1;
+    for (const int n : convolutions) {
+      Layer& reader = plan.layer[n];
+      reader.partial_at = partial;
+      reader.hands = n == convolutions.front();
+      reader.added_at = reader.hands != 0 && adder >= 0 ? plan.layer[adder].g_at : -1;
+    }
+  }
+
   static std::size_t count(int n) { return static_cast<std::size_t>(n); }
   int draw(int most) {
     return static_cast<int>(random_() % static_cast<unsigned>(2 * most + 1)) - most;
@@ -148,6 +181,10 @@ class Case {
   }
 
   void make_layers() {
+    struct Size {
+      int height, width, real, padded;
+    };
+    std::vector<Size> sizes;  // of the layers' outputs
     int height = problem_.height;
     int width = problem_.width;
     int real = problem_.channels;
@@ -161,6 +198,13 @@ class Case {
     for (int c = 0; c < in_c; ++c) constants.push_back(c % 2 == 0 ? 1.0f : 0.5f);
     shape_.shift_element = add_constants(real, in_c, 2);
     for (const LayerShape& one : problem_.layers) {
+      if (one.back > 1) {
+        const Size& read = sizes[sizes.size() - static_cast<std::size_t>(one.back)];
+        height = read.height;
+        width = read.width;
+        real = read.real;
+        in_c = read.padded;
+      }
       Layer& layer = shape_.layer[shape_.layers++];
       layer.in_h = height;
       layer.in_w = width;
@@ -173,9 +217,9 @@ class Case {
       layer.stride_h = layer.stride_w = one.stride;
       layer.pad_top = one.pad_top;
       layer.pad_left = one.pad_left;
-      layer.reads = shape_.layers - 2;
-      layer.adds = layer.partial_at = layer.added_at = -1;
-      layer.hands = layer.reads >= 0;
+      layer.reads = shape_.layers - 1 - one.back;
+      layer.adds = one.adds;
+      layer.partial_at = layer.added_at = -1;
       layer.pooled = one.pooled;
       layer.kept = one.pooled ? 3 : one.activation == 0 ? 0 : 1;
       constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -183,7 +227,7 @@ class Case {
       layer.high = one.activation == 2 ? 5.0f : kInfinity;
       layer.slope = one.activation == 3 ? 0.5f : 0.0f;
       layer.in_shift = shift_for(layer.in_c, one.pooled ? 2 : 1);
-      if (shape_.layers > 1) shape_.layer[shape_.layers - 2].value_shift = layer.in_shift;
+      if (layer.reads >= 0) shape_.layer[layer.reads].value_shift = layer.in_shift;
       layer.g_shift = layer.weight_shift = shift_for(layer.out_c, 1);
       layer.weight_element = static_cast<int>(weights.size());
       for (int tap = 0; tap < one.kernel_h * one.kernel_w; ++tap) {
@@ -202,6 +246,7 @@ class Case {
       width = one.pooled ? layer.out_w / 2 : layer.out_w;
       real = one.channels;
       in_c = layer.out_c;
+      sizes.push_back({height, width, real, in_c});
       layer.residue_at = shape_.residue_bytes;
       shape_.residue_bytes += height * width * (layer.out_c / 8) * layer.kept;
     }

@@ -123,6 +123,36 @@ TEST(a_forward_and_a_backward_launch_are_one_step) {
   }
 }
 
+// Identity blocks, a shortcut by a convolution, a value that two convolutions read and a sum adds.
+TEST(sums_and_branches_are_those_of_the_definition) {
+  Problem problem{};
+  problem.height = 7;
+  problem.width = 6;
+  problem.channels = 3;
+  problem.images = 2;
+  problem.steps = 2;
+  problem.threads = 128;
+  problem.momentum = true;
+  problem.layers = {
+      {16, 3, 3, 1, 1, 1, 1, false, 1},         // 0
+      {16, 3, 3, 1, 1, 1, 1, false, 3},         // 1
+      {16, 3, 3, 1, 1, 1, 1, false, 1, 1, 0},   // 2 adds what 1 reads
+      {20, 1, 1, 2, 0, 0, 0, false, 0},         // 3, a shortcut: only added, no activation
+      {20, 3, 3, 2, 1, 1, 1, false, 2, 2, -1},  // 4 reads what 3 reads
+      {20, 3, 3, 1, 1, 1, 1, false, 1, 1, 3},   // 5
+      {16, 1, 1, 1, 0, 0, 0, false, 0},         // 6, only added
+      {16, 3, 3, 1, 1, 1, 1, false, 1, 2, 6},   // 7 reads 5, as 6 does
+      {20, 3, 3, 1, 1, 1, 1, false, 1, 1, 5},   // 8 adds 5 as well
+  };
+  for (problem.loads = 0; problem.loads < 3; ++problem.loads) {
+    const auto seed = static_cast<std::uint32_t>(200 + problem.loads);
+    Case one(problem, seed);
+    const auto expected = one.expected(problem.steps);
+    launch(one.args(true, true), seed, 1);
+    compare(one, expected, "loads " + std::to_string(problem.loads));
+  }
+}
+
 // The same call gives the same bits, whatever the order of threads: a missing barrier would show.
 TEST(no_result_depends_on_the_order_of_threads) {
   Problem problem = random_problem(3);
