@@ -65,7 +65,7 @@ class SignTransform:
         snapshots: steps whose iterates to return, (50, 100) in the paper, from one trajectory.
         batch_size: images at a time; None takes 128 on a CPU and 256 elsewhere. Samples do not
             interact, so it changes memory and speed only.
-        backend: "auto", "onchip" (an image's values stay in shared memory: bfloat16, chains of
+        backend: "auto", "onchip" (an image's values stay in shared memory: bfloat16,
             convolutions), "fused" (compiled to fused operators), "graphed" (CUDA graphs) or
             "autograd" (any module and device).
         precision: arithmetic of float32 networks: "float32" (IEEE, TF32 switched off), "tf32" or

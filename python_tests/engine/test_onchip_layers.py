@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from sign_ext import BackendError, SignTransform
-from sign_ext.engine.onchip.layers import chain_of, rest_of
 from sign_ext.engine.onchip.network import put_on_chip, share_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory
+from sign_ext.engine.onchip.trunk import rest_of, trunk_of
 from sign_ext.models.basic_cnn import basic_cnn
 
 H200 = SharedMemory(232_448, 233_472)
@@ -41,7 +41,7 @@ class Residual(nn.Module):
 
 def test_basic_cnn_runs_on_chip_up_to_its_hidden_layer():
     program = program_of(basic_cnn(10, (3, 32, 32)), (3, 32, 32))
-    chain = chain_of(program)
+    chain = trunk_of(program)
     assert [layer.weight.shape[0] for layer in chain.layers] == [32, 32, 64, 64]
     assert [layer.pooled for layer in chain.layers] == [False, True, False, True]
     assert [layer.kept for layer in chain.layers] == [1, 3, 1, 3]
@@ -76,10 +76,10 @@ def test_a_small_linear_layer_is_a_convolution_as_large_as_its_input():
         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 4),
     )  # fmt: skip
     # The second pooling in a row is none of the chain's.
-    assert len(chain_of(program_of(model)).layers) == 2
+    assert len(trunk_of(program_of(model)).layers) == 2
     del model[6]
     model[7] = nn.Linear(128, 8)
-    layers = chain_of(program_of(model)).layers
+    layers = trunk_of(program_of(model)).layers
     assert layers[-1].weight.shape == (8, 8, 4, 4)
     assert layers[-1].conv_shape == (8, 1, 1)
 
@@ -93,7 +93,7 @@ def test_an_affine_map_of_the_image_comes_along():
         def forward(self, x):
             return self.body((x - torch.tensor([100.0, 120.0, 90.0])[:, None, None]) / 58)
 
-    chain = chain_of(program_of(Standardised()))
+    chain = trunk_of(program_of(Standardised()))
     assert chain.scale is not None
     assert chain.shift is not None
     torch.testing.assert_close(chain.scale, torch.full((3,), 1 / 58))
@@ -116,7 +116,7 @@ def test_a_chain_ends_at_what_the_kernel_does_not_know(layer, reason):
     body = [conv(3, 8), nn.ReLU(), layer, conv(8, 8), nn.ReLU()]
     model = nn.Sequential(*body, nn.Flatten(), nn.LazyLinear(4))
     model(torch.zeros(1, 3, 16, 16))
-    chain = chain_of(program_of(model))
+    chain = trunk_of(program_of(model))
     assert len(chain.layers) == 1
     assert reason in chain.ends
 

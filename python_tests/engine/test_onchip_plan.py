@@ -9,22 +9,14 @@ import torch
 from emulated_onchip import library
 from hypothesis import given
 from hypothesis import strategies as st
+from onchip_cases import NETWORKS
 
-from sign_ext.engine.onchip.layers import OnChipLayer
-from sign_ext.engine.onchip.plan import (
-    ALIGNMENT,
-    BACKWARD,
-    FORWARD,
-    LOAD,
-    RESERVED,
-    WHOLE,
-    Loads,
-    SharedMemory,
-    crowded,
-    phases_of,
-    place,
-    plan_shared_memory,
-)
+from sign_ext import SignTransform
+from sign_ext.engine.onchip.arrays import BACKWARD, FORWARD, LOAD, WHOLE, phases_of
+from sign_ext.engine.onchip.layers import OnChipLayer, readers_of
+from sign_ext.engine.onchip.place import ALIGNMENT, crowded, place
+from sign_ext.engine.onchip.plan import RESERVED, Loads, SharedMemory, plan_shared_memory
+from sign_ext.engine.onchip.trunk import trunk_of
 from sign_ext.engine.onchip.words import shift_for
 from sign_ext.errors import BackendError
 from sign_ext.ops.activation import IDENTITY, Piecewise
@@ -145,3 +137,39 @@ def test_small_networks_share_a_multiprocessor():
 @pytest.mark.parametrize("apart", [1, 2])
 def test_the_shift_is_the_kernels(channels, apart):
     assert shift_for(channels, apart) == library().onchip_shift_for(channels, apart)
+
+
+@pytest.mark.parametrize("name", ["residual", "two_readers"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("part", [1.0, 0.8, 0.65, 0.5])
+def test_branches_and_sums_share_no_memory_while_they_are_alive(name, mode, part):
+    make, shape, _ = NETWORKS[name]
+    torch.manual_seed(0)
+    program = SignTransform(make().eval(), 1).program(torch.rand(1, *shape))
+    layers = trunk_of(program).layers
+    room = int(bounds(layers, mode, False) * part)
+    try:
+        plan = plan_shared_memory(layers, mode, SharedMemory(room, room))
+    except BackendError:
+        assert part < 1
+        return
+    arrays = {array.name: array for array in plan.arrays}
+    phases = phases_of(len(layers), mode)
+    for array in plan.arrays:
+        for other in plan.arrays:
+            if other is array or not other.alive & array.alive:
+                continue
+            at, begin = plan.at[array.name], plan.at[other.name]
+            assert at + array.bytes <= begin or begin + other.bytes <= at, (array, other)
+    for i, layer in enumerate(layers):
+        if mode.forward and layer.adds is not None:
+            assert phases.index((i, False)) in arrays["value", layer.adds].alive
+        if mode.backward and layer.adds is not None:
+            # Its cotangent waits for the first convolution that reads what it adds.
+            readers = readers_of(layers, layer.adds)
+            if readers:
+                assert phases.index((readers[0], True)) in arrays["g", i].alive
+        readers = readers_of(layers, i)
+        if mode.backward and len(readers) > 1:
+            alive = {phases.index((n, True)) for n in readers}
+            assert alive <= arrays["partial", i].alive

@@ -31,7 +31,7 @@ def test_a_step_is_its_definition(name, seed):
 def test_the_definition_is_the_networks_own_but_for_rounding(name, seed, monkeypatch):
     trajectory, images, program = prepare(name, seed, images=3)
     monkeypatch.setattr(reference, "rounded", lambda value: value)
-    chain, rest = trajectory.network.chain, trajectory.network.rest
+    chain, rest = trajectory.network.trunk, trajectory.network.rest
     exact = program.to(torch.float64)
 
     def seed_of(value):

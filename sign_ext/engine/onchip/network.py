@@ -9,15 +9,10 @@ from torch import Tensor
 
 from sign_ext.compiler.printing import bytes_in_words
 from sign_ext.compiler.program import Program
-from sign_ext.engine.onchip.layers import Chain, OnChipLayer, chain_of, rest_of, unusable
-from sign_ext.engine.onchip.plan import (
-    BACKWARD,
-    FORWARD,
-    WHOLE,
-    OnChipPlan,
-    SharedMemory,
-    plan_shared_memory,
-)
+from sign_ext.engine.onchip.arrays import BACKWARD, FORWARD, WHOLE
+from sign_ext.engine.onchip.layers import OnChipLayer
+from sign_ext.engine.onchip.plan import OnChipPlan, SharedMemory, plan_shared_memory
+from sign_ext.engine.onchip.trunk import Trunk, rest_of, trunk_of, unusable
 from sign_ext.engine.onchip.words import Constants, pack_constants, plan_words
 from sign_ext.errors import BackendError
 
@@ -40,7 +35,7 @@ class OnChipNetwork:
     """What runs on chip, and what does not.
 
     Attributes:
-        chain: the layers on chip, and the affine map before them.
+        trunk: the layers on chip, and the affine map before them.
         launches: one for whole steps, or the forward and the backward one.
         constants: what they read.
         seed: the last value's cotangent, (C, H, W) or (F,), or None where the rest makes it.
@@ -48,7 +43,7 @@ class OnChipNetwork:
         ends: why there is a rest, or "".
     """
 
-    chain: Chain
+    trunk: Trunk
     launches: tuple[Launch, ...]
     constants: Constants
     seed: Tensor | None
@@ -58,7 +53,7 @@ class OnChipNetwork:
     @property
     def layers(self) -> tuple[OnChipLayer, ...]:
         """Those on chip."""
-        return self.chain.layers
+        return self.trunk.layers
 
     @property
     def is_whole(self) -> bool:
@@ -104,12 +99,12 @@ def put_on_chip(
     Raises:
         BackendError: not even the first layer can run on chip; the message says why.
     """
-    chain = chain_of(program)
-    ends = chain.ends
-    for count in range(len(chain.layers), 0, -1):
-        layers = chain.layers[:count]
+    trunk = trunk_of(program)
+    ends = trunk.ends
+    for count in range(len(trunk.layers), 0, -1):
+        layers = trunk.layers[:count]
         place = layers[-1].ends
-        part = Chain(layers, chain.scale, chain.shift, ends)
+        part = Trunk(layers, trunk.scale, trunk.shift, ends)
         whole = place == len(program.ops)
         if not whole and len(program.shape_of(place)) != 3:
             ends = "a linear layer is on chip only where all that follows it is"

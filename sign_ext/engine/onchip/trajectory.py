@@ -100,17 +100,17 @@ class OnChipTrajectory(Trajectory):
         Args:
             images: (N, C, H, W).
         """
-        chain, given = self.network.chain, self.network.seed
+        trunk, given = self.network.trunk, self.network.seed
 
         def seed(value: Tensor) -> Tensor:
             if given is not None:
-                return given.double().reshape(1, *chain.layers[-1].shape).expand_as(value)
+                return given.double().reshape(1, *trunk.layers[-1].shape).expand_as(value)
             assert self._rest is not None
             features = value.bfloat16().contiguous(memory_format=torch.channels_last)
             with repeatable(value.device):
                 return self._rest.delta(features)
 
-        return delta_reference(chain.layers, images, seed, chain.scale, chain.shift)
+        return delta_reference(trunk.layers, images, seed, trunk.scale, trunk.shift)
 
     def _two_launches(self) -> None:
         """Forward on chip, the rest, and backward on chip."""

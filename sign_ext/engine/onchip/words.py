@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.engine.onchip.layers import MOST_LAYERS, STEP, Chain, OnChipLayer, padded
-from sign_ext.engine.onchip.plan import (
-    OnChipPlan,
+from sign_ext.engine.onchip.arrays import residue_bytes
+from sign_ext.engine.onchip.layers import (
+    MOST_LAYERS,
+    STEP,
+    OnChipLayer,
     adder_of,
     cotangent_of,
+    padded,
     readers_of,
-    residue_bytes,
 )
+from sign_ext.engine.onchip.plan import OnChipPlan
+from sign_ext.engine.onchip.trunk import Trunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +70,11 @@ def value_shift(layers: tuple[OnChipLayer, ...], i: int, channels: int) -> int:
     return shift_for(channels, 2 if pooled else 1)
 
 
-def pack_constants(chain: Chain, seed: Tensor | None, device: torch.device) -> Constants:
+def pack_constants(trunk: Trunk, seed: Tensor | None, device: torch.device) -> Constants:
     """Weights and constants in the kernel's order, channels padded with zeros.
 
     Args:
-        chain: the network.
+        trunk: the network.
         seed: the cotangent of the last value, (C, H, W) or (F,), or None where each image brings
             its own.
         device: where to.
@@ -87,11 +91,11 @@ def pack_constants(chain: Chain, seed: Tensor | None, device: torch.device) -> C
         given = torch.full((channels,), default) if constant is None else constant
         return F.pad(given.float().cpu(), (0, size - channels))
 
-    channels, size = chain.layers[0].in_shape[0], chain.layers[0].in_channels
-    scale_at = add(floats, row(chain.scale, channels, size, 1.0))
-    shift_at = add(floats, row(chain.shift, channels, size, 0.0))
+    channels, size = trunk.layers[0].in_shape[0], trunk.layers[0].in_channels
+    scale_at = add(floats, row(trunk.scale, channels, size, 1.0))
+    shift_at = add(floats, row(trunk.shift, channels, size, 0.0))
     weight_at, bias_at = [], []
-    for layer in chain.layers:
+    for layer in trunk.layers:
         out_c, in_c, _, _ = layer.weight.shape
         weight = layer.weight.float().cpu().permute(2, 3, 1, 0)
         weight = F.pad(weight, (0, padded(out_c) - out_c, 0, layer.in_channels - in_c))
@@ -100,7 +104,7 @@ def pack_constants(chain: Chain, seed: Tensor | None, device: torch.device) -> C
         bias_at.append(add(floats, row(layer.bias, out_c, padded(out_c), 0.0)))
     seed_at = 0
     if seed is not None:
-        last = chain.layers[-1].shape
+        last = trunk.layers[-1].shape
         rows = seed.float().cpu().reshape(last).permute(1, 2, 0)
         seed_at = add(floats, F.pad(rows, (0, padded(last[0]) - last[0])))
     return Constants(

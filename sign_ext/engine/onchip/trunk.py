@@ -1,0 +1,191 @@
+"""Which first operations of a program can run on chip, and what is left of it behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from sign_ext.compiler.dense import Convolution, Linear
+from sign_ext.compiler.op import Op
+from sign_ext.compiler.pooling import MaxPool
+from sign_ext.compiler.program import Program
+from sign_ext.compiler.traits import is_affine
+from sign_ext.engine.onchip.layers import MOST_LAYERS, MOST_TAPS, OnChipLayer
+
+MOST_READERS = 2  # convolutions of one value
+MOST_EXTRA = 2  # a linear layer may at most double the arithmetic of what comes before it
+
+
+@dataclass(frozen=True, eq=False)
+class Trunk:
+    """The layers that begin a program, and why there are no more.
+
+    Attributes:
+        layers: in order.
+        scale: (C,) of an affine map of the image before them, or None for 1.
+        shift: (C,) of it, or None for 0.
+        ends: why the operation behind the last layer is none, or "" if there is none.
+    """
+
+    layers: tuple[OnChipLayer, ...]
+    scale: Tensor | None
+    shift: Tensor | None
+    ends: str
+
+
+def _layer_of(op: Op, place: int) -> OnChipLayer | str:
+    """An operation as a layer, or why it is none."""
+    if isinstance(op, Convolution):
+        if op.groups != 1 or op.dilation != (1, 1):
+            return f"{op} is no plain convolution"
+        if max(op.kernel) > MOST_TAPS:
+            return f"{op} has a kernel of more than {MOST_TAPS} pixels"
+        return OnChipLayer(
+            weight=op.weight,
+            bias=op.bias,
+            stride=op.stride,
+            padding=op.padding,
+            in_shape=op.in_shapes[0],
+            conv_shape=op.shape,
+            pooled=False,
+            activation=op.activation,
+            ends=place + 1,
+        )
+    if isinstance(op, Linear):
+        shape = op.in_shapes[0]
+        shape = shape if len(shape) == 3 else (shape[0], 1, 1)
+        if max(shape[1:]) > MOST_TAPS:
+            return f"{op} reads more than {MOST_TAPS} pixels"
+        return OnChipLayer(
+            weight=op.weight.reshape(-1, *shape),
+            bias=op.bias,
+            stride=(1, 1),
+            padding=(0, 0),
+            in_shape=shape,
+            conv_shape=(op.shape[0], 1, 1),
+            pooled=False,
+            activation=op.activation,
+            ends=place + 1,
+        )
+    return f"{op} is neither a convolution nor linear"
+
+
+def _is_plain_pool(op: Op) -> bool:
+    """Whether it is the maximum over 2×2 windows side by side."""
+    if not isinstance(op, MaxPool) or op.kernel != (2, 2) or op.stride != (2, 2):
+        return False
+    whole = op.shape[1:] == tuple(size // 2 for size in op.in_shapes[0][1:])
+    return op.padding == (0, 0) and op.dilation == (1, 1) and whole
+
+
+@dataclass
+class _Builder:
+    """Takes operations as layers for as long as it can."""
+
+    program: Program
+    layers: list[OnChipLayer] = field(default_factory=list)
+    arithmetic: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin with the image, or with an affine map of it."""
+        ops, readers = self.program.ops, self.program.readers()
+        self.readers = readers
+        self.affine = ops[0] if len(ops) > 1 and is_affine(ops[0]) and readers[0] == (0,) else None
+        self.place = 0 if self.affine is None else 1
+        self.layer_of = {self.place: -1}  # value of the program → layer
+
+    def refusal(self, op: Op) -> str | None:
+        """Why an operation cannot be the next layer, whatever it is."""
+        if any(number not in self.layer_of for number in op.inputs):
+            return f"{op} reads a value between a convolution and its pooling"
+        sources = [self.layer_of[number] for number in op.inputs]
+        if not self.layers and len(sources) > 1:
+            return f"{op} adds the image"
+        if self.layers and -1 in sources:
+            return f"{op} reads the image again"
+        if len(self.layers) == MOST_LAYERS:
+            return f"more than {MOST_LAYERS} layers"
+        if sum(layer.reads == sources[0] for layer in self.layers) == MOST_READERS:
+            return f"{op} is the third convolution that reads one value"
+        if len(sources) > 1 and any(layer.adds == sources[1] for layer in self.layers):
+            return f"{op} adds a value that another one adds"
+        return None
+
+    def take(self) -> str:
+        """Take the next operation, and the pooling behind it; returns why not, or ""."""
+        op = self.program.ops[self.place]
+        why = self.refusal(op)
+        layer = why or _layer_of(op, self.place)
+        if isinstance(layer, str):
+            return layer
+        sources = [self.layer_of[number] for number in op.inputs]
+        layer = replace(layer, reads=sources[0], adds=sources[1] if len(sources) > 1 else None)
+        products = sum(layer.products())
+        if isinstance(op, Linear) and products > MOST_EXTRA * max(self.arithmetic, 1):
+            return f"{op} is better done for many images at once"
+        self.arithmetic += products
+        self.place += 1
+        follows = self.program.ops[self.place] if self.place < len(self.program.ops) else None
+        if (
+            follows is not None
+            and _is_plain_pool(follows)
+            and layer.activation.is_identity
+            and layer.adds is None
+            and self.readers[self.place] == (self.place,)
+        ):
+            self.place += 1
+            layer = replace(layer, pooled=True, activation=follows.activation, ends=self.place)
+        self.layer_of[self.place] = len(self.layers)
+        self.layers.append(layer)
+        return ""
+
+
+def trunk_of(program: Program) -> Trunk:
+    """The longest row of layers at the beginning of a program.
+
+    Args:
+        program: any program.
+    """
+    builder = _Builder(program)
+    ends = ""
+    while builder.place < len(program.ops) and not ends:
+        ends = builder.take()
+    scale = getattr(builder.affine, "scale", None)
+    shift = getattr(builder.affine, "shift", None)
+    return Trunk(tuple(builder.layers), scale, shift, ends)
+
+
+def unusable(layers: tuple[OnChipLayer, ...]) -> str | None:
+    """Why layers cannot run on chip by themselves, or None.
+
+    The last one's output leaves the chip or ends the network. Every other output has a reader, and
+    one that is only added hands its cotangent on as it is.
+
+    Args:
+        layers: the first of a trunk.
+    """
+    for i, layer in enumerate(layers[:-1]):
+        readers = [n for n, other in enumerate(layers) if other.reads == i]
+        adders = [n for n, other in enumerate(layers) if other.adds == i]
+        if not readers and not adders:
+            return "a value is read only by what follows the layers on chip"
+        if not readers and layer.kept:
+            return "a value with an activation is only added to another"
+        if readers and adders and adders[0] < readers[0]:
+            return "a value is added before a convolution reads it"
+    return None
+
+
+def rest_of(program: Program, place: int) -> Program:
+    """The operations behind the first `place`, as a program whose image is the value before them.
+
+    Args:
+        program: a program whose operations from `place` on read no earlier value than that one.
+        place: how many operations are left out.
+    """
+    ops = tuple(
+        replace(op, inputs=tuple(n - place for n in op.inputs), output=op.output - place)
+        for op in program.ops[place:]
+    )
+    return replace(program, image_shape=program.shape_of(place), ops=ops)
