@@ -169,6 +169,13 @@ def test_findings_say_undecided_with_the_paper_beside_it():
     assert "undecided (the paper +0.9)" in said
 
 
+def test_findings_print_a_minus_as_one():
+    (said,) = findings(table((0.40, 0.42, 0.41), (0.60, 0.61, 0.63), (0.80, 0.85)))
+    assert "Mean −20.3 points" in said
+    assert "(the paper −5.0)" in said
+    assert "-" not in said
+
+
 def test_findings_count_what_is_not_told():
     (said,) = findings(table((0.50, 0.54, 0.52), (0.51, 0.52, 0.53)))
     assert said == "1 comparison shows no difference that these seeds and images can resolve."

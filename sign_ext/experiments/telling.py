@@ -10,6 +10,7 @@ from sign_ext.experiments.lab import Outcome
 from sign_ext.experiments.recipe import Found
 from sign_ext.experiments.sign_stages import Transform
 from sign_ext.experiments.stage import in_order
+from sign_ext.report.numbers import signed
 from sign_ext.report.schema import Cell, Column, Comparison, Table
 from sign_ext.report.words import listed
 
@@ -116,9 +117,9 @@ def _paper_difference(method: Cell, baseline: Cell) -> float | None:
 def _difference(each: Comparison, column: Column, paper: float | None) -> str:
     share = column.kind == "share"
     factor, unit, digits = (100.0, " points", 1) if share else (1.0, "", 3)
-    text = f"{column.label} {factor * each.difference:+.{digits}f}{unit}, {each.verdict}"
+    text = f"{column.label} {signed(factor * each.difference, digits)}{unit}, {each.verdict}"
     if paper is not None:
-        text += f" (the paper {factor * paper:+.{digits}f})"
+        text += f" (the paper {signed(factor * paper, digits)})"
     return text
 
 

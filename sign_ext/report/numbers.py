@@ -14,6 +14,20 @@ def percent(share: float | None, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}"
 
 
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign, a minus as it is printed.
+
+    Args:
+        value: the difference.
+        digits: behind the point.
+
+    Example:
+        >>> signed(-0.21, 1), signed(8.4, 1)
+        ('−0.2', '+8.4')
+    """
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def binomial_error(accuracy: float, images: int) -> float:
     """Return the standard error of an accuracy measured on `images` images, √(a(1−a)/n).
 
