@@ -54,17 +54,16 @@ struct Layer {
   std::int32_t in_h, in_w, in_c;  // channels are padded to 16, an image's up to 8 to 8
   std::int32_t out_h, out_w, out_c;
   std::int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
-  std::int32_t reads;      // the layer whose output is the input, -1: the image
-  std::int32_t adds;       // the layer whose output is added before the activation, or -1
-  std::int32_t pooled;     // 1: the maximum over 2x2 windows follows
-  std::int32_t kept;       // bits an element of the output keeps: 0, 1, or 3 with pooling
-  float low, high, slope;  // the activation (common/activation.h)
-  std::int32_t
-      weight_element;         // of `weights`, [kernel_h * kernel_w * in_c rounded up to 16, out_c]
-  std::int32_t bias_element;  // of `constants`, [out_c]
-  std::int32_t value_at;      // the output's value, -1: not kept
-  std::int32_t residue_at;    // counted from Plan::residues_at
-  std::int32_t g_at;          // the cotangent of what the convolution gives, before pooling
+  std::int32_t reads;           // the layer whose output is the input, -1: the image
+  std::int32_t adds;            // the layer whose output is added before the activation, or -1
+  std::int32_t pooled;          // 1: the maximum over 2x2 windows follows
+  std::int32_t kept;            // bits an element of the output keeps: 0, 1, or 3 with pooling
+  float low, high, slope;       // the activation (common/activation.h)
+  std::int32_t weight_element;  // of `weights`, [weight_rows(kernel_h * kernel_w, in_c), out_c]
+  std::int32_t bias_element;    // of `constants`, [out_c]
+  std::int32_t value_at;        // the output's value, -1: not kept
+  std::int32_t residue_at;      // counted from Plan::residues_at
+  std::int32_t g_at;            // the cotangent of what the convolution gives, before pooling
   // Other cotangents of the input, which this layer's backward adds to its own: those that layers
   // before it in the backward pass have stored, and that of a layer that adds it; -1: none.
   std::int32_t partial_at, added_at;
@@ -83,7 +82,7 @@ struct Plan {
   std::int32_t height, width, channels;  // of the image, its real channels
   std::int32_t shared_bytes;
   std::int32_t threads;                  // of a block: 128, 256 or 512
-  std::int32_t p_at, velocity_at, x_at;  // the image, its velocity (-1: none), value_0
+  std::int32_t p_at, velocity_at, x_at;  // the image, its velocity (-1: none), x
   std::int32_t residues_at, residue_bytes;
   std::int32_t zeros_at;                      // 16 bytes of zeros
   std::int32_t scale_element, shift_element;  // of `constants`, [x's padded channels]

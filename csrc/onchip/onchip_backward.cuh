@@ -51,12 +51,12 @@ __device__ __forceinline__ void hand_back(const Layer& layer, unsigned char* sha
   }
 }
 
-// Adds what is in an array of cotangents like a layer's input's.
+// Adds what is in another array of cotangents of a layer's output.
 __device__ __forceinline__ void add_other(const Layer& layer, const unsigned char* shared, int at,
                                           int pixel, int channel, float (&cotangent)[2]) {
   if (at < 0) return;
   const auto both = load_pack<__nv_bfloat16, 2>(reinterpret_cast<const __nv_bfloat16*>(
-      shared + at + element_at(pixel, channel, layer.in_c, shift_for(layer.in_c, 1))));
+      shared + at + element_at(pixel, channel, layer.out_c, layer.g_shift)));
   cotangent[0] += widen(both.values[0]);
   cotangent[1] += widen(both.values[1]);
 }
@@ -91,7 +91,7 @@ struct Watch {
   }
 };
 
-// Lines 3 and 4 of Algorithm 1 for two channels of a pixel, and value_0 of the next step.
+// Lines 3 and 4 of Algorithm 1 for two channels of a pixel, and x of the next step.
 __device__ __forceinline__ void update(const Args& args, unsigned char* shared, int step, int pixel,
                                        int channel, const float (&cotangent)[2], Watch& watch) {
   const Plan& plan = args.plan;
@@ -138,19 +138,20 @@ struct BackwardTile {
   // The input's whole cotangent goes on, or what there is of it is kept for a layer to come.
   __device__ __forceinline__ void finish(const Layer& layer, int pixel, int channel,
                                          float (&cotangent)[2]) const {
+    const Layer& source = args.plan.layer[layer.reads];
     if (layer.hands != 0) {
-      add_other(layer, shared, layer.partial_at, pixel, channel, cotangent);
-      add_other(layer, shared, layer.added_at, pixel, channel, cotangent);
-      hand_back(args.plan.layer[layer.reads], shared, shared + args.plan.residues_at, pixel,
-                channel, cotangent[0], cotangent[1]);
+      add_other(source, shared, layer.partial_at, pixel, channel, cotangent);
+      add_other(source, shared, layer.added_at, pixel, channel, cotangent);
+      hand_back(source, shared, shared + args.plan.residues_at, pixel, channel, cotangent[0],
+                cotangent[1]);
       return;
     }
     const Pack<__nv_bfloat16, 2> both{
         {narrow<__nv_bfloat16>(cotangent[0]), narrow<__nv_bfloat16>(cotangent[1])}};
-    store_pack(reinterpret_cast<__nv_bfloat16*>(
-                   shared + layer.partial_at +
-                   element_at(pixel, channel, layer.in_c, shift_for(layer.in_c, 1))),
-               both);
+    store_pack(
+        reinterpret_cast<__nv_bfloat16*>(shared + layer.partial_at +
+                                         element_at(pixel, channel, source.out_c, source.g_shift)),
+        both);
   }
 
   template <int MT, int NT>

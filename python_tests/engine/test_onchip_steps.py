@@ -31,7 +31,7 @@ def test_a_step_is_its_definition(name, seed):
 def test_the_definition_is_the_networks_own_but_for_rounding(name, seed, monkeypatch):
     trajectory, images, program = prepare(name, seed, images=3)
     monkeypatch.setattr(reference, "rounded", lambda value: value)
-    chain, rest = trajectory.network.trunk, trajectory.network.rest
+    trunk, rest = trajectory.network.trunk, trajectory.network.rest
     exact = program.to(torch.float64)
 
     def seed_of(value):
@@ -39,7 +39,7 @@ def test_the_definition_is_the_networks_own_but_for_rounding(name, seed, monkeyp
             return rest.to(torch.float64).pullback_of_ones(value)
         return exact.seed.reshape(1, *value.shape[1:]).expand_as(value)
 
-    delta = delta_reference(chain.layers, images, seed_of, chain.scale, chain.shift)
+    delta = delta_reference(trunk.layers, images, seed_of, trunk.scale, trunk.shift)
     assert distance(delta, exact.pullback_of_ones(images.double())) < 1e-9
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from onchip_cases import NETWORKS
 from torch import nn
 
 from sign_ext import BackendError, SignTransform
+from sign_ext.engine.onchip.layers import cotangent_of, readers_of
 from sign_ext.engine.onchip.network import put_on_chip, share_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory
 from sign_ext.engine.onchip.trunk import rest_of, trunk_of
@@ -41,11 +43,11 @@ class Residual(nn.Module):
 
 def test_basic_cnn_runs_on_chip_up_to_its_hidden_layer():
     program = program_of(basic_cnn(10, (3, 32, 32)), (3, 32, 32))
-    chain = trunk_of(program)
-    assert [layer.weight.shape[0] for layer in chain.layers] == [32, 32, 64, 64]
-    assert [layer.pooled for layer in chain.layers] == [False, True, False, True]
-    assert [layer.kept for layer in chain.layers] == [1, 3, 1, 3]
-    assert "many images at once" in chain.ends
+    trunk = trunk_of(program)
+    assert [layer.weight.shape[0] for layer in trunk.layers] == [32, 32, 64, 64]
+    assert [layer.pooled for layer in trunk.layers] == [False, True, False, True]
+    assert [layer.kept for layer in trunk.layers] == [1, 3, 1, 3]
+    assert "many images at once" in trunk.ends
     network = put_on_chip(program, H200, CPU)
     assert not network.is_whole
     assert network.features_shape == (64, 8, 8)
@@ -75,7 +77,7 @@ def test_a_small_linear_layer_is_a_convolution_as_large_as_its_input():
         conv(3, 32), nn.ReLU(), nn.MaxPool2d(2), conv(32, 8), nn.ReLU(), nn.MaxPool2d(2),
         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 4),
     )  # fmt: skip
-    # The second pooling in a row is none of the chain's.
+    # The second pooling in a row is none of the trunk's.
     assert len(trunk_of(program_of(model)).layers) == 2
     del model[6]
     model[7] = nn.Linear(128, 8)
@@ -93,11 +95,11 @@ def test_an_affine_map_of_the_image_comes_along():
         def forward(self, x):
             return self.body((x - torch.tensor([100.0, 120.0, 90.0])[:, None, None]) / 58)
 
-    chain = trunk_of(program_of(Standardised()))
-    assert chain.scale is not None
-    assert chain.shift is not None
-    torch.testing.assert_close(chain.scale, torch.full((3,), 1 / 58))
-    torch.testing.assert_close(chain.shift, -torch.tensor([100.0, 120.0, 90.0]) / 58)
+    trunk = trunk_of(program_of(Standardised()))
+    assert trunk.scale is not None
+    assert trunk.shift is not None
+    torch.testing.assert_close(trunk.scale, torch.full((3,), 1 / 58))
+    torch.testing.assert_close(trunk.shift, -torch.tensor([100.0, 120.0, 90.0]) / 58)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +114,13 @@ def test_an_affine_map_of_the_image_comes_along():
     ],
     ids=str,
 )
-def test_a_chain_ends_at_what_the_kernel_does_not_know(layer, reason):
+def test_a_trunk_ends_at_what_the_kernel_does_not_know(layer, reason):
     body = [conv(3, 8), nn.ReLU(), layer, conv(8, 8), nn.ReLU()]
     model = nn.Sequential(*body, nn.Flatten(), nn.LazyLinear(4))
     model(torch.zeros(1, 3, 16, 16))
-    chain = trunk_of(program_of(model))
-    assert len(chain.layers) == 1
-    assert reason in chain.ends
+    trunk = trunk_of(program_of(model))
+    assert len(trunk.layers) == 1
+    assert reason in trunk.ends
 
 
 def test_a_value_that_is_read_again_is_not_left_behind():
@@ -158,3 +160,37 @@ def test_layers_that_do_not_fit_are_left_to_the_rest():
     network = put_on_chip(program, SharedMemory(120_000, 120_000), CPU)
     assert 0 < len(network.layers) < 4
     assert "bytes of shared memory" in network.ends
+
+
+def test_residual_blocks_and_shortcuts_are_taken():
+    make, shape, _ = NETWORKS["residual"]
+    program = program_of(make(), shape)
+    layers = trunk_of(program).layers
+    assert len(layers) == 13  # a convolution, five blocks of two, two shortcuts
+    assert [i for i, layer in enumerate(layers) if layer.adds is not None] == [2, 4, 7, 9, 12]
+    for i in (7, 12):  # the sum of two convolutions
+        added = layers[i].adds
+        assert not readers_of(layers, added)
+        assert layers[added].kept == 0
+        assert cotangent_of(layers, added) == i  # what is only added has the sum's cotangent
+    assert put_on_chip(program, H200, CPU).is_whole
+
+
+class ActivatedBranch(nn.Module):
+    """Adds a value with an activation that nothing else reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.left, self.right = conv(3, 8), conv(8, 8), conv(8, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.head((self.left(x).relu() + self.right(x)).relu().mean((2, 3)))
+
+
+def test_a_branch_whose_cotangent_has_no_place_ends_the_trunk():
+    program = program_of(ActivatedBranch())
+    network = put_on_chip(program, H200, CPU)
+    assert not network.is_whole
+    assert len(network.layers) == 1
