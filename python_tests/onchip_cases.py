@@ -37,6 +37,15 @@ def small_head():
     )  # fmt: skip
 
 
+def poolings():
+    """Averages over windows, apart and overlapping; maxima and activations by themselves."""
+    return nn.Sequential(
+        conv(3, 24), nn.ReLU(), nn.AvgPool2d(2), conv(24, 16), nn.ReLU6(),
+        nn.AvgPool2d((3, 2), (2, 1)), nn.LeakyReLU(0.2), nn.MaxPool2d(2), conv(16, 16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    )  # fmt: skip
+
+
 class Block(nn.Module):
     """A residual block, with a convolution on its shortcut where sizes change."""
 
@@ -79,7 +88,7 @@ def two_readers():
 
 
 class Standardised(nn.Module):
-    """Its first layers on chip behind an affine map; a residual block is the rest."""
+    """An affine map before the first layer, and a sum of a value and an activated branch of it."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +107,8 @@ NETWORKS = {
     "keras": (lambda: basic_cnn(10, (3, 15, 17), padding="keras"), (3, 15, 17), False),
     "all_convolutions": (all_convolutions, (3, 19, 14), True),
     "small_head": (small_head, (1, 8, 12), True),
-    "standardised": (Standardised, (3, 10, 7), False),
+    "standardised": (Standardised, (3, 10, 7), True),
+    "poolings": (poolings, (3, 18, 14), True),
     "residual": (residual, (3, 12, 10), True),
     "two_readers": (two_readers, (3, 11, 8), True),
 }

@@ -98,9 +98,10 @@ class Image {
     return is_backward(phase) ? layer.backward_load : layer.forward_load;
   }
   __device__ __forceinline__ void copy_weights_of(int phase) {
-    const Layer& layer = plan_.layer[layer_of(phase)];
-    copy_weights(layer_of(phase),
-                 is_backward(phase) ? layer.backward_weights_at : layer.forward_weights_at);
+    const int number = layer_of(phase);
+    if (number < 0) return;  // it never is, but GCC's bounds check does not see that
+    const Layer& layer = plan_.layer[number];
+    copy_weights(number, is_backward(phase) ? layer.backward_weights_at : layer.forward_weights_at);
   }
 
   __device__ __forceinline__ void copy_weights(int number, int at) {

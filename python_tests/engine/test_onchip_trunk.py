@@ -29,7 +29,7 @@ def conv(channels_in, channels_out, **options):
 
 
 class Residual(nn.Module):
-    """A convolution, and one that is added to what it reads."""
+    """A convolution, and one that is added, behind a smooth activation, to what it reads."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
     def forward(self, x):
         x = self.first(x).relu()
-        return self.head((x + self.second(x).relu()).mean((2, 3)))
+        return self.head((x + nn.functional.silu(self.second(x))).mean((2, 3)))
 
 
 def test_basic_cnn_runs_on_chip_up_to_its_hidden_layer():
@@ -77,8 +77,10 @@ def test_a_small_linear_layer_is_a_convolution_as_large_as_its_input():
         conv(3, 32), nn.ReLU(), nn.MaxPool2d(2), conv(32, 8), nn.ReLU(), nn.MaxPool2d(2),
         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 4),
     )  # fmt: skip
-    # The second pooling in a row is none of the trunk's.
-    assert len(trunk_of(program_of(model)).layers) == 2
+    # The second pooling in a row is a layer by itself.
+    layers = trunk_of(program_of(model)).layers
+    assert [layer.pooled for layer in layers] == [True, True, True, False]
+    torch.testing.assert_close(layers[2].weight[:, :, 0, 0], torch.eye(8))
     del model[6]
     model[7] = nn.Linear(128, 8)
     layers = trunk_of(program_of(model)).layers
@@ -108,9 +110,10 @@ def test_an_affine_map_of_the_image_comes_along():
         (conv(8, 8, groups=8), "no plain convolution"),
         (conv(8, 8, groups=2), "no plain convolution"),
         (nn.Conv2d(8, 8, 3, dilation=2), "no plain convolution"),
-        (nn.AvgPool2d(2), "neither a convolution nor linear"),
-        (nn.MaxPool2d(3, 2), "neither a convolution nor linear"),
-        (nn.SiLU(), "neither a convolution nor linear"),
+        (nn.AvgPool2d(3, 1, 1), "has padding"),
+        (nn.AvgPool2d(3, 2, ceil_mode=True), "windows that are cut off"),
+        (nn.MaxPool2d(3, 2), "no maximum over 2×2 windows"),
+        (nn.SiLU(), "is no convolution, pooling or sum"),
     ],
     ids=str,
 )

@@ -23,7 +23,7 @@ class Work:
         loaded: bytes that they take from shared memory.
         copied: bytes of weights that come from global memory (or its cache) to shared memory.
         useful: floating-point operations of the network on chip; the rest of the products' is
-            padding.
+            padding, and zeros of poolings.
     """
 
     products: int
@@ -96,5 +96,5 @@ def work_of(network: OnChipNetwork) -> Work:
     useful = 0
     for layer in network.layers:
         _, height, width = layer.conv_shape
-        useful += 4 * layer.weight.numel() * height * width
+        useful += 4 * int(layer.weight.count_nonzero()) * height * width
     return Work(products, loaded, copied, useful)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from sign_ext.compiler.dense import Convolution, Linear
-from sign_ext.compiler.op import Op
-from sign_ext.compiler.pooling import MaxPool
+from sign_ext.compiler.op import Op, Shape
+from sign_ext.compiler.pointwise import Pointwise
+from sign_ext.compiler.pooling import AveragePool, MaxPool
 from sign_ext.compiler.program import Program
 from sign_ext.compiler.traits import is_affine
 from sign_ext.engine.onchip.layers import MOST_LAYERS, MOST_TAPS, OnChipLayer
 
 MOST_READERS = 2  # convolutions of one value
-MOST_EXTRA = 2  # a linear layer may at most double the arithmetic of what comes before it
+MOST_EXTRA = 2  # times the arithmetic before it is what a layer that is no convolution may have
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +36,8 @@ class Trunk:
     ends: str
 
 
-def _layer_of(op: Op, place: int) -> OnChipLayer | str:
-    """An operation as a layer, or why it is none."""
+def _layer_of(op: Op, place: int, like: Tensor) -> OnChipLayer | str:
+    """An operation as a layer, or why it is none; `like` tells the weights' type and device."""
     if isinstance(op, Convolution):
         if op.groups != 1 or op.dilation != (1, 1):
             return f"{op} is no plain convolution"
@@ -68,7 +70,45 @@ def _layer_of(op: Op, place: int) -> OnChipLayer | str:
             activation=op.activation,
             ends=place + 1,
         )
-    return f"{op} is neither a convolution nor linear"
+    if isinstance(op, MaxPool | AveragePool | Pointwise):
+        return _channelwise(op, place, like)
+    return f"{op} is no convolution, pooling or sum, and not linear"
+
+
+def _channelwise(
+    op: MaxPool | AveragePool | Pointwise, place: int, like: Tensor
+) -> OnChipLayer | str:
+    """Pooling, a sum or an activation by itself, as a dense convolution that mixes no channels."""
+    shape = op.in_shapes[0]
+    if len(shape) != 3:
+        return f"{op} is behind a linear layer"
+    conv_shape: Shape = shape
+    stride, bias = (1, 1), None
+    factor = torch.ones(shape[0], dtype=like.dtype, device=like.device)
+    kernel = (1, 1)
+    if isinstance(op, Pointwise):
+        factor, bias = factor if op.scale is None else op.scale, op.shift
+    elif isinstance(op, MaxPool):
+        if not _is_plain_pool(op):
+            return f"{op} is no maximum over 2×2 windows side by side"
+    else:
+        sizes = zip(shape[1:], op.kernel, op.stride, strict=True)
+        whole = op.shape[1:] == tuple((size - k) // s + 1 for size, k, s in sizes)
+        if op.padding != (0, 0) or not whole or max(op.kernel) > MOST_TAPS:
+            return f"{op} has padding, windows that are cut off or more than {MOST_TAPS} pixels"
+        kernel, stride, conv_shape = op.kernel, op.stride, op.shape
+        factor = factor / (op.divisor or kernel[0] * kernel[1])
+    return OnChipLayer(
+        weight=torch.diag(factor)[:, :, None, None].repeat(1, 1, *kernel),
+        bias=bias,
+        stride=stride,
+        padding=(0, 0),
+        in_shape=shape,
+        conv_shape=conv_shape,
+        pooled=isinstance(op, MaxPool),
+        activation=op.activation,
+        ends=place + 1,
+    )
 
 
 def _is_plain_pool(op: Op) -> bool:
@@ -99,7 +139,7 @@ class _Builder:
         """Why an operation cannot be the next layer, whatever it is."""
         if any(number not in self.layer_of for number in op.inputs):
             return f"{op} reads a value between a convolution and its pooling"
-        sources = [self.layer_of[number] for number in op.inputs]
+        sources = self.sources(op)
         if not self.layers and len(sources) > 1:
             return f"{op} adds the image"
         if self.layers and -1 in sources:
@@ -112,17 +152,30 @@ class _Builder:
             return f"{op} adds a value that another one adds"
         return None
 
+    def sources(self, op: Op) -> list[int]:
+        """The layers that an operation reads, and adds.
+
+        Of a plain sum either may be read; what is only added must have no activation.
+        """
+        found = [self.layer_of[number] for number in op.inputs]
+        if isinstance(op, Pointwise) and op.scale is None and len(found) > 1:
+            added = found[1]
+            unread = not any(layer.reads == added for layer in self.layers)
+            if added >= 0 and unread and self.layers[added].kept:
+                found.reverse()
+        return found
+
     def take(self) -> str:
         """Take the next operation, and the pooling behind it; returns why not, or ""."""
         op = self.program.ops[self.place]
         why = self.refusal(op)
-        layer = why or _layer_of(op, self.place)
+        layer = why or _layer_of(op, self.place, self.program.seed)
         if isinstance(layer, str):
             return layer
-        sources = [self.layer_of[number] for number in op.inputs]
+        sources = self.sources(op)
         layer = replace(layer, reads=sources[0], adds=sources[1] if len(sources) > 1 else None)
         products = sum(layer.products())
-        if isinstance(op, Linear) and products > MOST_EXTRA * max(self.arithmetic, 1):
+        if not isinstance(op, Convolution) and products > MOST_EXTRA * max(self.arithmetic, 1):
             return f"{op} is better done for many images at once"
         self.arithmetic += products
         self.place += 1
@@ -130,6 +183,7 @@ class _Builder:
         if (
             follows is not None
             and _is_plain_pool(follows)
+            and not layer.pooled
             and layer.activation.is_identity
             and layer.adds is None
             and self.readers[self.place] == (self.place,)
