@@ -7,6 +7,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+// A kernel's argument that is read where it is given, never copied to each thread.
+#define SIGN_EXT_GRID_CONSTANT __grid_constant__
 #else
 #include "testing/host_cuda.h"
+#define SIGN_EXT_GRID_CONSTANT
 #endif

@@ -1,5 +1,5 @@
-// A warp's instructions for small matrices of bfloat16, and copies from global to shared memory
-// that go on beside the arithmetic: PTX on the device (sm_80 and later), the emulation's
+// A warp's instructions for small matrices of bfloat16 and TF32, and copies from global to shared
+// memory that go on beside the arithmetic: PTX on the device (sm_80 and later), the emulation's
 // definitions on the host (testing/host_cuda_matrix.h).
 //
 // A fragment is a warp's part of a 16x8 or 16x16 matrix, two neighbouring bfloat16 a register. With
@@ -8,6 +8,12 @@
 //   A  a[0]: row g, columns 2t, 2t + 1     a[1]: row g + 8     a[2], a[3]: the same, columns + 8
 //   B  b[0]: rows 2t, 2t + 1 of column g   b[1]: rows + 8
 //   D  d[0], d[1]: row g, columns 2t, 2t + 1                   d[2], d[3]: row g + 8
+//
+// In TF32 the depth is 8, and a register has one element, a float32 of which 10 bits of mantissa
+// count:
+//
+//   A  a[0]: row g, column t   a[1]: row g + 8   a[2], a[3]: the same, column + 4
+//   B  b[0]: row t, column g   b[1]: row t + 4   D  as above
 
 #pragma once
 
@@ -83,6 +89,27 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned int (
 #endif
 }
 
+// The same in TF32, of elements that round_to_tf32 has rounded (the unit would cut them off).
+__device__ __forceinline__ void multiply_add_tf32(float (&d)[4], const unsigned int (&a)[4],
+                                                  unsigned int b0, unsigned int b1) {
+#if SIGN_EXT_MATRIX_UNIT
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+// To nearest, ties away from zero.
+__device__ __forceinline__ unsigned int round_to_tf32(unsigned int bits) {
+  unsigned int rounded = 0;
+#if SIGN_EXT_MATRIX_UNIT
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+#endif
+  return rounded;
+}
+
 // 16 bytes from global to shared memory, there after this thread's wait_for_copies() and seen by
 // the others after a barrier behind that.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
@@ -105,6 +132,8 @@ using host_cuda::copy_async_16;
 using host_cuda::load_matrices;
 using host_cuda::load_transposed;
 using host_cuda::multiply_add;
+using host_cuda::multiply_add_tf32;
+using host_cuda::round_to_tf32;
 using host_cuda::wait_for_copies;
 
 #endif

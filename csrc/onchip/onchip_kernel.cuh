@@ -12,12 +12,6 @@
 #include "onchip/onchip_backward.cuh"
 #include "onchip/onchip_forward.cuh"
 
-#if defined(__CUDACC__)
-#define SIGN_EXT_GRID_CONSTANT __grid_constant__
-#else
-#define SIGN_EXT_GRID_CONSTANT
-#endif
-
 namespace sign_ext::onchip {
 
 // One thread's view of the block's image.

@@ -110,6 +110,43 @@ inline void multiply_add(float (&d)[4], const unsigned int (&a)[4], unsigned int
   }
 }
 
+// The matrix unit sees no more than the upper 19 bits of an element.
+inline float tf32_of(std::uint64_t bits) {
+  return __uint_as_float(static_cast<unsigned int>(bits) & ~0x1fffu);
+}
+
+inline unsigned int round_to_tf32(unsigned int bits) {
+  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+  return (finite ? bits + 0x1000u : bits) & ~0x1fffu;
+}
+
+inline void multiply_add_tf32(float (&d)[4], const unsigned int (&a)[4], unsigned int b0,
+                              unsigned int b1, Place place = Place::current()) {
+  const int lane = Launch::current().lane();
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const auto pair = [](unsigned int low, unsigned int high) {
+    return static_cast<std::uint64_t>(low) | static_cast<std::uint64_t>(high) << 32;
+  };
+  if (lane == 0) ++matrix_counts().products;
+  // Columns u and u + 4 of a row of A, and such rows of a column of B.
+  for (int u = 0; u < 4; ++u) {
+    const std::uint64_t rows[2] = {
+        from_lane("mma", place, pair(a[0], a[2]), 4 * g + u),
+        from_lane("mma", place, pair(a[1], a[3]), 4 * g + u),
+    };
+    const std::uint64_t columns[2] = {
+        from_lane("mma", place, pair(b0, b1), 4 * (2 * t) + u),
+        from_lane("mma", place, pair(b0, b1), 4 * (2 * t + 1) + u),
+    };
+    for (int half = 0; half < 2; ++half) {
+      for (int i = 0; i < 4; ++i) {
+        d[i] += tf32_of(rows[i / 2] >> (32 * half)) * tf32_of(columns[i % 2] >> (32 * half));
+      }
+    }
+  }
+}
+
 struct PendingCopy {
   void* shared;
   const void* global;

@@ -1,6 +1,7 @@
 // The emulated matrix unit against plain products: each instruction by itself, on values whose sums
 // are exact.
 
+#include <cmath>
 #include <cstdint>
 #include <random>
 #include <vector>
@@ -62,6 +63,59 @@ TEST(a_product_of_fragments_is_the_product) {
                 value(a[row * 16 + k]) * value(b[columns ? column * 16 + k : k * 8 + column]);
           }
           CHECK(d[row * 8 + column] == expected, "another product");
+        }
+      }
+    }
+  }
+}
+
+// The same in TF32, a [16, 8] and b [8, 8]; a is rounded on the way, b as the caller likes.
+__global__ void tf32_kernel(const float* a, const float* b, float* d, bool rounded) {
+  __shared__ __align__(16) float left[16 * 8];
+  for (unsigned int i = threadIdx.x; i < 128; i += 32) left[i] = a[i];
+  __syncthreads();
+  const unsigned int lane = threadIdx.x;
+  unsigned int in[4];
+  sign_ext::load_matrices(in, left, static_cast<int>((lane % 16) * 32 + lane / 16 * 16));
+  for (unsigned int& element : in) element = sign_ext::round_to_tf32(element);
+  unsigned int with[2];
+  for (unsigned int i = 0; i < 2; ++i) {
+    with[i] = __float_as_uint(b[(lane % 4 + 4 * i) * 8 + lane / 4]);
+    if (rounded) with[i] = sign_ext::round_to_tf32(with[i]);
+  }
+  float sum[4] = {0, 0, 0, 0};
+  sign_ext::multiply_add_tf32(sum, in, with[0], with[1]);
+  for (unsigned int e = 0; e < 4; ++e) {
+    d[(lane / 4 + 8 * (e / 2)) * 8 + lane % 4 * 2 + e % 2] = sum[e];
+  }
+}
+
+// The nearest multiple of `quantum`, ties away from zero; or the next one towards zero.
+float to_multiple(float value, float quantum, bool nearest) {
+  return (nearest ? std::round(value / quantum) : std::trunc(value / quantum)) * quantum;
+}
+
+TEST(a_product_in_tf32_takes_ten_bits_of_mantissa) {
+  for (std::uint32_t seed = 0; seed < 20; ++seed) {
+    std::mt19937 random(seed);
+    std::vector<float> a(128);
+    std::vector<float> b(64);
+    // In [1, 2) and 13 bits behind the point, so 3 more than count; ties are among them.
+    for (auto& element : a) element = 1.0f + static_cast<float>(random() % 8192) / 8192.0f;
+    for (auto& element : b) element = -1.0f - static_cast<float>(random() % 8192) / 8192.0f;
+    for (const bool rounded : {false, true}) {
+      std::vector<float> d(128);
+      host_cuda::launch_seeded(seed, &tf32_kernel, 1, 32, a.data(), b.data(), d.data(), rounded);
+      for (std::size_t row = 0; row < 16; ++row) {
+        for (std::size_t column = 0; column < 8; ++column) {
+          float expected = 0;
+          for (std::size_t k = 0; k < 8; ++k) {
+            expected += to_multiple(a[row * 8 + k], 1.0f / 1024, true) *
+                        to_multiple(b[k * 8 + column], 1.0f / 1024, rounded);
+          }
+          CHECK(check::near(static_cast<double>(d[row * 8 + column]), static_cast<double>(expected),
+                            1e-5),
+                "another product");
         }
       }
     }

@@ -1,0 +1,193 @@
+// Schemas and registrations of sign_ext::inverted_residual and inverted_residual_backward through
+// LibTorch's stable ABI. CUDA only: on CPUs the blocks are run convolution by convolution.
+
+#include "inverted_residual/inverted_residual.h"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "bindings/activation_of.h"
+#include "bindings/companions.h"
+#include "bindings/rows.h"
+#include "bindings/stable.h"
+
+#ifdef SIGN_EXT_WITH_CUDA
+namespace sign_ext::bindings {
+namespace {
+
+using block::kChunk;
+using torch::headeronly::ScalarType;
+
+std::int64_t up_to(std::int64_t n, std::int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+// A kernel reads 16 bytes at a time.
+void check_alignment(const char* op, const char* name, const Tensor& tensor) {
+  STD_TORCH_CHECK(reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0, op, ": ",
+                  name, " must begin on 16 bytes: pass a tensor of its own, not a part of one");
+}
+
+const void* packed_of(const char* op, const char* name, const Tensor& tensor, ScalarType type,
+                      std::int64_t elements, const Tensor& like) {
+  STD_TORCH_CHECK(tensor.scalar_type() == type && tensor.numel() == elements &&
+                      tensor.is_contiguous() && same_device(tensor, like),
+                  op, ": ", name, " must be ", elements,
+                  " contiguous elements as pack_block makes them, on the same device");
+  check_alignment(op, name, tensor);
+  return tensor.const_data_ptr();
+}
+
+int channels_of(const char* op, const char* name, const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.dim() == 4 && tensor.size(1) > 0 && tensor.size(1) % 8 == 0 &&
+                      tensor.size(1) <= std::numeric_limits<std::int16_t>::max(),
+                  op, ": ", name, " must be (N, C, H, W) with a multiple of 8 channels");
+  rows_of(op, name, tensor);
+  check_alignment(op, name, tensor);
+  return static_cast<int>(tensor.size(1));
+}
+
+int position(const char* op, const char* name, std::int64_t value, std::int64_t least) {
+  STD_TORCH_CHECK(value >= least && value <= std::numeric_limits<std::int16_t>::max(), op, ": ",
+                  name, " must be ", least, " or more, and is ", value);
+  return static_cast<int>(value);
+}
+
+struct Windows {
+  std::int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
+};
+
+// What both directions have: `from` and `to` are the tensors that go in and come out.
+block::Args checked(const char* op, const Tensor& from, const char* from_name, const Tensor& to,
+                    const Tensor& first, const Tensor& taps, const Tensor& second,
+                    std::int64_t expanded, const Windows& w, bool tf32) {
+  block::Args args{};
+  block::Sizes& s = args.sizes;
+  const ElementType type = element_type_of(op, from_name, from);
+  STD_TORCH_CHECK(to.scalar_type() == from.scalar_type() && same_device(to, from) &&
+                      to.dim() == 4 && from.dim() == 4 && to.size(0) == from.size(0),
+                  op, ": out must have ", from_name, "'s batch size, dtype and device");
+  s.images = from.size(0);
+  s.from_c = channels_of(op, from_name, from);
+  s.to_c = channels_of(op, "out", to);
+  check_apart(op, from_name, from, "out", to);
+  STD_TORCH_CHECK(expanded > 0 && expanded % 8 == 0, op,
+                  ": the expanded channels must be a multiple of 8, and are ", expanded);
+  s.expanded = position(op, "expanded", expanded, 8);
+  s.from_h = position(op, "height", from.size(2), 1);
+  s.from_w = position(op, "width", from.size(3), 1);
+  s.to_h = position(op, "height of out", to.size(2), 1);
+  s.to_w = position(op, "width of out", to.size(3), 1);
+  s.kernel_h = position(op, "kernel_h", w.kernel_h, 1);
+  s.kernel_w = position(op, "kernel_w", w.kernel_w, 1);
+  s.stride_h = position(op, "stride_h", w.stride_h, 1);
+  s.stride_w = position(op, "stride_w", w.stride_w, 1);
+  s.pad_top = position(op, "pad_top", w.pad_top, 0);
+  s.pad_left = position(op, "pad_left", w.pad_left, 0);
+  STD_TORCH_CHECK(s.pad_top < s.kernel_h && s.pad_left < s.kernel_w, op,
+                  ": padding must be less than the kernel");
+  STD_TORCH_CHECK(!tf32 || type == ElementType::kFloat32, op, ": tf32 is for float32");
+  args.precision = type == ElementType::kBFloat16 ? block::Precision::kBFloat16
+                   : tf32                         ? block::Precision::kTensorFloat32
+                                                  : block::Precision::kFloat32;
+  const ScalarType stored = from.scalar_type();
+  const std::int64_t all = up_to(expanded, kChunk);
+  args.first = packed_of(op, "first", first, stored, all * up_to(s.from_c, 16), from);
+  args.second = packed_of(op, "second", second, stored, all * up_to(s.to_c, 16), from);
+  args.taps = static_cast<const float*>(
+      packed_of(op, "taps", taps, ScalarType::Float, all * s.kernel_h * s.kernel_w, from));
+  args.from = from.const_data_ptr();
+  args.to = to.mutable_data_ptr();
+  return args;
+}
+
+// The bits of the expanded channels at a tensor's positions.
+std::uint8_t* bits_of(const char* op, const char* name, const std::optional<Tensor>& mask,
+                      const Tensor& at, std::int64_t expanded) {
+  const Rows rows{at.size(0) * at.size(2) * at.size(3), expanded};
+  return mutable_mask_of(op, name, mask, rows, at);
+}
+
+const void* added_of(const char* op, const char* name, const std::optional<Tensor>& added,
+                     const Tensor& to) {
+  if (!added.has_value()) return nullptr;
+  STD_TORCH_CHECK(added->scalar_type() == to.scalar_type(), op, ": ", name,
+                  " must have out's dtype");
+  check_companion(op, name, *added, "out", to);
+  check_apart(op, name, *added, "out", to);
+  check_alignment(op, name, *added);
+  return added->const_data_ptr();
+}
+
+void inverted_residual_on_cuda(
+    const Tensor& x, const Tensor& out, const Tensor& first, const Tensor& taps,
+    const Tensor& second, const Tensor& bias, const std::optional<Tensor>& expand_mask,
+    const std::optional<Tensor>& depthwise_mask, const std::optional<Tensor>& residual,
+    const std::optional<Tensor>& mask, std::int64_t expanded, double low_e, double high_e,
+    double slope_e, double low_d, double high_d, double slope_d, double low, double high,
+    double slope, std::int64_t kernel_h, std::int64_t kernel_w, std::int64_t stride_h,
+    std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left, bool tf32) {
+  constexpr const char* kOp = "inverted_residual";
+  block::Args args = checked(kOp, x, "x", out, first, taps, second, expanded,
+                             {kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left}, tf32);
+  const ElementType type = element_type_of(kOp, "x", x);
+  const std::int64_t biases = 2 * up_to(expanded, kChunk) + up_to(args.sizes.to_c, 16);
+  args.bias = static_cast<const float*>(packed_of(kOp, "bias", bias, ScalarType::Float, biases, x));
+  args.bits[0] = bits_of(kOp, "expand_mask", expand_mask, x, expanded);
+  args.bits[1] = bits_of(kOp, "depthwise_mask", depthwise_mask, out, expanded);
+  args.last_bits = bits_of(kOp, "mask", mask, out, args.sizes.to_c);
+  args.added = added_of(kOp, "residual", residual, out);
+  args.activation[0] = activation_of(kOp, low_e, high_e, slope_e, type);
+  args.activation[1] = activation_of(kOp, low_d, high_d, slope_d, type);
+  args.last = activation_of(kOp, low, high, slope, type);
+  on_current_stream(kOp, x, [&args](void* stream) { return block::run_cuda(args, stream); });
+}
+
+void inverted_residual_backward_on_cuda(const Tensor& g, const Tensor& out, const Tensor& first,
+                                        const Tensor& taps, const Tensor& second,
+                                        const std::optional<Tensor>& expand_mask,
+                                        const std::optional<Tensor>& depthwise_mask,
+                                        const std::optional<Tensor>& other, std::int64_t expanded,
+                                        double slope_d, double slope_e, std::int64_t kernel_h,
+                                        std::int64_t kernel_w, std::int64_t stride_h,
+                                        std::int64_t stride_w, std::int64_t pad_top,
+                                        std::int64_t pad_left, bool tf32) {
+  constexpr const char* kOp = "inverted_residual_backward";
+  block::Args args = checked(kOp, g, "g", out, first, taps, second, expanded,
+                             {kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left}, tf32);
+  STD_TORCH_CHECK(!std::isnan(slope_d) && !std::isnan(slope_e), kOp, ": slopes must be numbers");
+  args.backward = true;
+  args.bits[0] = bits_of(kOp, "depthwise_mask", depthwise_mask, g, expanded);
+  args.bits[1] = bits_of(kOp, "expand_mask", expand_mask, out, expanded);
+  args.added = added_of(kOp, "other", other, out);
+  args.activation[0].slope = static_cast<float>(slope_d);
+  args.activation[1].slope = static_cast<float>(slope_e);
+  on_current_stream(kOp, g, [&args](void* stream) { return block::run_cuda(args, stream); });
+}
+
+}  // namespace
+}  // namespace sign_ext::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
+  library.impl("inverted_residual", TORCH_BOX(&sign_ext::bindings::inverted_residual_on_cuda));
+  library.impl("inverted_residual_backward",
+               TORCH_BOX(&sign_ext::bindings::inverted_residual_backward_on_cuda));
+}
+#endif
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
+  library.def(
+      "inverted_residual(Tensor x, Tensor(a!) out, Tensor first, Tensor taps, Tensor second, "
+      "Tensor bias, Tensor(b!)? expand_mask, Tensor(c!)? depthwise_mask, Tensor? residual, "
+      "Tensor(d!)? mask, int expanded, float low_e, float high_e, float slope_e, float low_d, "
+      "float high_d, float slope_d, float low, float high, float slope, int kernel_h, "
+      "int kernel_w, int stride_h, int stride_w, int pad_top, int pad_left, bool tf32) -> ()");
+  library.def(
+      "inverted_residual_backward(Tensor g, Tensor(a!) out, Tensor first, Tensor taps, "
+      "Tensor second, Tensor? expand_mask, Tensor? depthwise_mask, Tensor? other, int expanded, "
+      "float slope_d, float slope_e, int kernel_h, int kernel_w, int stride_h, int stride_w, "
+      "int pad_top, int pad_left, bool tf32) -> ()");
+}

@@ -1,0 +1,64 @@
+// inverted_residual: the block of MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), a pointwise
+// convolution to E channels, a depthwise one and a pointwise one back, in one pass, and its
+// input-backward in another. The expanded values never leave the chip.
+//
+//   forward    e = activate(expand x + bias)            backward   d' = bits of d (project^T g)
+//              d = activate(depthwise * e + bias)                  e' = bits of e (depthwise^T *
+//              d') out = activate(project d + bias + residual)         out = expand^T e' + other
+//
+// Both are one text: a product to E channels, windows, a product back, 32 of the E channels at a
+// time. "from" is the side whose rows go in (x forward, g backward), "to" the side that comes out.
+// e and d are rounded to the stored type, sums are float32; bits are read off e and d as stored.
+//
+// Bytes moved, with s = sizeof(element): x and out once, residual or other once, the bits of e and
+// d once, 1/8 byte an element of each; the weights come from L2, once a tile. MobileNetV2's blocks
+// on a 32x32 image in bfloat16 (16x16 behind the stem): 51 KB forward, against 350 KB where each
+// convolution writes its value. Arithmetic: 2 E (rows of from * channels in + taps * rows of to +
+// rows of to * channels out) FLOP.
+
+#pragma once
+
+#include <cstdint>
+
+#include "common/activation.h"
+
+namespace sign_ext::block {
+
+// What multiplies the elements of the pointwise products. kTensorFloat32 is float32 whose products
+// have 10 bits of mantissa.
+enum class Precision { kFloat32, kTensorFloat32, kBFloat16 };
+
+constexpr int kChunk = 32;  // expanded channels at a time
+
+struct Sizes {
+  std::int64_t images;
+  int from_h, from_w, from_c;
+  int expanded;
+  int to_h, to_w, to_c;
+  int kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;  // of the forward convolution
+};
+
+struct Args {
+  Sizes sizes;
+  Precision precision;
+  bool backward;
+  const void* from;       // [images, from_h, from_w, from_c]
+  void* to;               // [images, to_h, to_w, to_c], apart from all others
+  const void* first;      // [chunks, from_c up to a multiple of 16, 32], zeros behind the last ones
+  const float* taps;      // [chunks, kernel_h * kernel_w, 32]
+  const void* second;     // [chunks, 32, to_c up to a multiple of 16]
+  const float* bias;      // forward: [chunks * 32] of e, [chunks * 32] of d, [to_c]
+  const void* added;      // residual or other: as to, or null
+  std::uint8_t* bits[2];  // of the activations behind the first product and behind the windows, one
+                          // row a position of from and of to; written forward, read backward; null:
+                          // there is none
+  std::uint8_t* last_bits;   // forward: of the last activation, or null
+  Activation activation[2];  // backward: only the slopes
+  Activation last;           // forward
+};
+
+// Launches the CUDA kernel on `stream` (a cudaStream_t) of the current device and returns at once.
+// Returns null, or the text of the error.
+const char* run_cuda(const Args& args, void* stream);
+
+}  // namespace sign_ext::block

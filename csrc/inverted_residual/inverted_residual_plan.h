@@ -1,0 +1,118 @@
+// How an inverted residual is cut into tiles of whole images, and where things are in the shared
+// memory of a block of threads. Plain arithmetic, tested by itself
+// (csrc/tests/inverted_residual_plan_test.cpp).
+//
+//   input      rows of from, all their channels        middle   rows of to, 32 channels: d
+//   expanded   rows of from, 32 channels: e            first, second, taps: of two chunks, one
+//   being
+//                                                      used while the next one is copied
+//
+// Rows are some bytes longer than their elements, so that the 8 rows that the matrix unit reads at
+// once (and the 4 that a lane reads of float32 weights) lie in different banks.
+
+#pragma once
+
+#include <cstddef>
+
+#include "inverted_residual/inverted_residual.h"
+
+namespace sign_ext::block {
+
+#define SIGN_EXT_BLOCK_INDEX SIGN_EXT_HOST_DEVICE constexpr
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kMostRows = 256;  // of a tile, either side
+constexpr int kWarpRows = 32;   // of a warp's part of the second product
+// Columns of that part at most. Half of them leave registers for two blocks on a multiprocessor;
+// all are for outputs that are wide.
+constexpr int kNarrow = 32;
+constexpr int kWide = 64;
+
+SIGN_EXT_BLOCK_INDEX int up_to(int n, int multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+struct Plan {
+  int images;                 // of a tile
+  int widest;                 // kNarrow or kWide
+  int chunks;                 // of expanded channels
+  int from_depth;             // channels in, padded: the depth of the first product
+  int to_width;               // channels out, padded
+  int from_rows, to_rows;     // positions of a tile, padded
+  int warps_across, columns;  // the second product: warps side by side, and the columns of each
+  int input_row, wide_row, first_row, second_row;    // bytes of a row
+  int input_at, expanded_at, middle_at, weights_at;  // bytes from the beginning
+  int second_in, taps_in, weights_bytes;             // within one of the two chunks' weights
+  int shared_bytes;
+};
+
+SIGN_EXT_BLOCK_INDEX int element_bytes(Precision precision) {
+  return precision == Precision::kBFloat16 ? 2 : 4;
+}
+
+// The plan for tiles of some images; 0 images where that does not go.
+SIGN_EXT_BLOCK_INDEX Plan plan_for(const Sizes& s, Precision precision, int images, int widest) {
+  Plan p{};
+  p.widest = widest;
+  const int size = element_bytes(precision);
+  const int weight_gap = precision == Precision::kBFloat16 ? 16 : 32;
+  p.chunks = up_to(s.expanded, kChunk) / kChunk;
+  p.from_depth = up_to(s.from_c, 16);
+  p.to_width = up_to(s.to_c, 16);
+  if (images > kMostRows || s.from_h * s.from_w > kMostRows || s.to_h * s.to_w > kMostRows)
+    return p;
+  p.from_rows = up_to(images * s.from_h * s.from_w, 32);
+  p.to_rows = up_to(images * s.to_h * s.to_w, 32);
+  if (p.from_rows > kMostRows || p.to_rows > kMostRows) return p;
+  int down = 1;
+  while (down * kWarpRows < p.to_rows) down *= 2;
+  p.warps_across = kWarps / down;
+  p.columns = up_to((p.to_width + p.warps_across - 1) / p.warps_across, 16);
+  if (p.columns > widest) return p;
+  p.input_row = p.from_depth * size + 16;
+  p.wide_row = kChunk * size + 16;
+  p.first_row = kChunk * size + weight_gap;
+  p.second_row = p.to_width * size + weight_gap;
+  p.expanded_at = p.input_at + p.from_rows * p.input_row;
+  p.middle_at = p.expanded_at + p.from_rows * p.wide_row;
+  p.weights_at = p.middle_at + p.to_rows * p.wide_row;
+  p.second_in = p.from_depth * p.first_row;
+  p.taps_in = p.second_in + kChunk * p.second_row;
+  p.weights_bytes = p.taps_in + s.kernel_h * s.kernel_w * kChunk * 4;
+  p.shared_bytes = p.weights_at + 2 * p.weights_bytes;
+  p.images = images;
+  return p;
+}
+
+// As many images a tile as fit while every multiprocessor has one, but as many as fill the 32 rows
+// that a tile has at least.
+SIGN_EXT_BLOCK_INDEX Plan plan_of_width(const Sizes& s, Precision precision, int shared_limit,
+                                        int processors, int widest) {
+  Plan best{};
+  const int from = s.from_h * s.from_w;
+  const int to = s.to_h * s.to_w;
+  const int smaller = from < to ? from : to;
+  for (int images = 1; smaller > 0 && images * smaller <= kMostRows; ++images) {
+    const Plan plan = plan_for(s, precision, images, widest);
+    if (plan.images == 0 || plan.shared_bytes > shared_limit) continue;
+    const bool fills = (s.images + images - 1) / images >= processors;
+    const bool free = plan.from_rows == best.from_rows && plan.to_rows == best.to_rows;
+    if (best.images == 0 || fills || free) best = plan;
+  }
+  return best;
+}
+
+SIGN_EXT_BLOCK_INDEX Plan plan_of(const Sizes& s, Precision precision, int shared_limit,
+                                  int processors) {
+  const Plan plan = plan_of_width(s, precision, shared_limit, processors, kNarrow);
+  if (plan.images > 0) return plan;
+  return plan_of_width(s, precision, shared_limit, processors, kWide);
+}
+
+// The stride-1 convolution of a 3x3 kernel, forward or back, whose windows slide along a line.
+SIGN_EXT_BLOCK_INDEX bool slides(const Sizes& s) {
+  return s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1;
+}
+
+}  // namespace sign_ext::block

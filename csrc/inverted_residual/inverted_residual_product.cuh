@@ -1,0 +1,190 @@
+// The matrix products of a warp, D[16 MT, 8 NT] += A B, for each precision by one name. A and B are
+// rows in shared memory, named by their first byte and the bytes from row to row; D is spread over
+// the lanes as common/matrix_unit.cuh says, whatever computes it.
+
+#pragma once
+
+#include "common/matrix_unit.cuh"
+#include "common/pack.cuh"
+#include "inverted_residual/inverted_residual_plan.h"
+
+namespace sign_ext::block {
+
+__device__ __forceinline__ int lane_of() { return static_cast<int>(threadIdx.x % 32); }
+__device__ __forceinline__ int warp_of() { return static_cast<int>(threadIdx.x / 32); }
+
+struct Rows {
+  int at;   // byte of the first row
+  int row;  // bytes to the next one
+};
+
+template <Precision kPrecision>
+struct Unit;
+
+// The matrix unit, 16 of the depth at a time.
+template <>
+struct Unit<Precision::kBFloat16> {
+  using Element = __nv_bfloat16;
+
+  template <int MT, int NT>
+  __device__ __forceinline__ static void multiply(const unsigned char* shared, Rows a, Rows b,
+                                                  int depth, int used, float (&sums)[MT][NT][4]) {
+    const int lane = lane_of();
+    int a_byte = a.at + lane % 16 * a.row + lane / 16 * 16;
+    int b_byte = b.at + lane % 16 * b.row + lane / 16 * 16;
+    for (int k = 0; k < depth; k += 16) {
+      unsigned int rows[MT][4];
+#pragma unroll
+      for (int i = 0; i < MT; ++i) load_matrices(rows[i], shared, a_byte + 16 * i * a.row);
+#pragma unroll
+      for (int j = 0; j < NT; j += 2) {
+        if (j >= used) continue;
+        unsigned int columns[4];
+        load_transposed(columns, shared, b_byte + j * 16);
+#pragma unroll
+        for (int i = 0; i < MT; ++i) {
+          multiply_add(sums[i][j], rows[i], columns[0], columns[1]);
+          multiply_add(sums[i][j + 1], rows[i], columns[2], columns[3]);
+        }
+      }
+      a_byte += 32;
+      b_byte += 16 * b.row;
+    }
+  }
+};
+
+// The matrix unit, 8 of the depth at a time. B comes rounded.
+template <>
+struct Unit<Precision::kTensorFloat32> {
+  using Element = float;
+
+  template <int MT, int NT>
+  __device__ __forceinline__ static void multiply(const unsigned char* shared, Rows a, Rows b,
+                                                  int depth, int used, float (&sums)[MT][NT][4]) {
+    const int lane = lane_of();
+    int a_byte = a.at + lane % 16 * a.row + lane / 16 * 16;
+    int b_byte = b.at + lane % 4 * b.row + lane / 4 * 4;
+    for (int k = 0; k < depth; k += 8) {
+      unsigned int rows[MT][4];
+#pragma unroll
+      for (int i = 0; i < MT; ++i) {
+        load_matrices(rows[i], shared, a_byte + 16 * i * a.row);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) rows[i][e] = round_to_tf32(rows[i][e]);
+      }
+#pragma unroll
+      for (int j = 0; j < NT; ++j) {
+        if (j >= used) continue;
+        const auto* upper = reinterpret_cast<const unsigned int*>(shared + b_byte + j * 32);
+        const auto* lower =
+            reinterpret_cast<const unsigned int*>(shared + b_byte + 4 * b.row + j * 32);
+        const unsigned int columns[2] = {*upper, *lower};
+#pragma unroll
+        for (int i = 0; i < MT; ++i) {
+          multiply_add_tf32(sums[i][j], rows[i], columns[0], columns[1]);
+        }
+      }
+      a_byte += 32;
+      b_byte += 8 * b.row;
+    }
+  }
+};
+
+// Plain float32 arithmetic: a lane computes its elements of D itself, 4 of the depth at a time.
+template <>
+struct Unit<Precision::kFloat32> {
+  using Element = float;
+
+  template <int MT, int NT>
+  __device__ __forceinline__ static void multiply(const unsigned char* shared, Rows a, Rows b,
+                                                  int depth, int used, float (&sums)[MT][NT][4]) {
+    const int lane = lane_of();
+    int a_byte = a.at + lane / 4 * a.row;
+    int b_byte = b.at + lane % 4 * 8;
+    for (int k = 0; k < depth; k += 4) {
+      Pack<float, 4> rows[MT][2];
+#pragma unroll
+      for (int i = 0; i < MT; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          rows[i][half] = load_pack<float, 4>(
+              reinterpret_cast<const float*>(shared + a_byte + (16 * i + 8 * half) * a.row));
+        }
+      }
+#pragma unroll
+      for (int down = 0; down < 4; ++down) {
+#pragma unroll
+        for (int j = 0; j < NT; ++j) {
+          if (j >= used) continue;
+          const auto columns = load_pack<float, 2>(
+              reinterpret_cast<const float*>(shared + b_byte + down * b.row + j * 32));
+#pragma unroll
+          for (int i = 0; i < MT; ++i) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              sums[i][j][e] =
+                  __fmaf_rn(rows[i][e / 2].values[down], columns.values[e % 2], sums[i][j][e]);
+            }
+          }
+        }
+      }
+      a_byte += 16;
+      b_byte += 4 * b.row;
+    }
+  }
+};
+
+template <int MT, int NT>
+__device__ __forceinline__ void set_to_zero(float (&sums)[MT][NT][4]) {
+#pragma unroll
+  for (int i = 0; i < MT; ++i) {
+#pragma unroll
+    for (int j = 0; j < NT; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
+    }
+  }
+}
+
+// Two neighbouring channels, as float32.
+struct Pair {
+  float value[2];
+};
+
+template <typename T>
+__device__ __forceinline__ Pair load_pair(const T* address) {
+  const auto pack = load_pack<T, 2>(address);
+  return {{widen(pack.values[0]), widen(pack.values[1])}};
+}
+
+template <typename T>
+__device__ __forceinline__ void store_pair(T* address, const Pair& pair) {
+  store_pack(address, Pack<T, 2>{{narrow<T>(pair.value[0]), narrow<T>(pair.value[1])}});
+}
+
+// A pair as it is stored, activated before; and which of the two pass, as bits 0 and 1.
+template <typename T>
+__device__ __forceinline__ unsigned int activate_pair(const Activation& activation, Pair& pair) {
+  unsigned int bits = 0;
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    pair.value[c] = widen(narrow<T>(activate(pair.value[c], activation)));
+    bits |= (passes(pair.value[c], activation) ? 1u : 0u) << c;
+  }
+  return bits;
+}
+
+__device__ __forceinline__ void pull_back_pair(unsigned int bits, float slope, Pair& pair) {
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    pair.value[c] = pull_back(pair.value[c], (bits >> c & 1u) != 0, slope);
+  }
+}
+
+// The bits that 4 neighbouring lanes have, in each of them.
+__device__ __forceinline__ unsigned int joined(unsigned int bits) {
+  bits |= __shfl_xor_sync(0xffffffffu, bits, 1);
+  return bits | __shfl_xor_sync(0xffffffffu, bits, 2);
+}
+
+}  // namespace sign_ext::block
