@@ -1,46 +1,22 @@
-"""onchip's kernel on the emulated device, in the place of the operator for CUDA.
-
-A kernel that a device would stop (a misaligned access, a barrier that part of a block misses) ends
-the process, and says which thread did it.
-"""
+"""onchip's kernel on the emulated device, in the place of the operator for CUDA."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import math
-import os
-import shlex
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
-import pytest
 import torch
+from emulation import compiled, pointer
 from torch import Tensor
-
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The kernel's text compiled for the host, once in a process."""
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    if shutil.which(compiler[0]) is None:
-        pytest.skip(f"no C++ compiler ({compiler[0]}) to build the emulation with")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "libonchip_emulated.so"
-        flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-Wno-unknown-pragmas", f"-I{CSRC}"]
-        source = CSRC / "tests" / "onchip_emulated.cpp"
-        subprocess.run([*compiler, *flags, str(source), "-o", str(file)], check=True)
-        loaded = ctypes.CDLL(str(file))
-        loaded.onchip_products.restype = loaded.onchip_loaded.restype = ctypes.c_uint64
-        return loaded
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+    """The kernel's text compiled for the host."""
+    loaded = compiled("onchip")
+    loaded.onchip_products.restype = loaded.onchip_loaded.restype = ctypes.c_uint64
+    return loaded
 
 
 class Emulated:
@@ -80,8 +56,8 @@ class Emulated:
         high = math.inf if clamp_max is None else clamp_max
         tensors = [p, velocity, weights, constants, features, residues, cotangent, watch, first_bad]
         library().onchip_emulate(
-            _pointer(plan),
-            *map(_pointer, tensors),
+            pointer(plan),
+            *map(pointer, tensors),
             ctypes.c_int64(len(p)),
             ctypes.c_int64(steps),
             *(ctypes.c_float(value) for value in (step_size, momentum, low, high)),

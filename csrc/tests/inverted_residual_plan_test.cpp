@@ -134,8 +134,9 @@ TEST(tiles_are_as_large_as_the_multiprocessors_allow) {
   };
   CHECK(images(64, 2) == 8, "32 rows at least");
   CHECK(images(1 << 20, 2) == 32, "128 rows of 64 channels");
-  CHECK(images(132 * 20, 2) == 20, "a tile for each multiprocessor");
-  CHECK(images(100, 16) == 0 && images(100, 17) == 0, "too many rows for 64 channels");
+  CHECK(images(132 * 16, 2) == 16, "a tile for each multiprocessor");
+  CHECK(images(132 * 20, 2) == 24, "what 96 rows have room for, as 80 are no faster");
+  CHECK(images(100, 16) == 1 && images(100, 17) == 0, "256 rows at most");
 }
 
 // What MobileNetV2 has behind its stem, on 32x32 and on 224x224 images.

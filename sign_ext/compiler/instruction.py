@@ -29,6 +29,8 @@ class Instruction:
         in_place: whether `out` takes over the memory of `reads[0]` (for "backward": of `other`).
         mask: a bit mask written (forward) or read for the operation's own activation (backward).
         index: a pool index written or read.
+        inner: bit masks of the two activations within a block, written (forward) or read
+            (backward); None where that is the identity.
         other: another branch's cotangent, added.
         x_mask: the bit mask of the activation that made the input, applied to the result.
         x_slope: that activation's slope.
@@ -43,6 +45,7 @@ class Instruction:
     in_place: bool = False
     mask: int | None = None
     index: int | None = None
+    inner: tuple[int | None, int | None] = (None, None)
     other: int | None = None
     x_mask: int | None = None
     x_slope: float = 0.0
@@ -62,7 +65,7 @@ class Instruction:
             if slot is not None:
                 yield slot
         if self.what in ("backward", "mask", "seed"):
-            for slot in (self.mask, self.index):
+            for slot in (self.mask, self.index, *self.inner):
                 if slot is not None:
                     yield slot
 
@@ -71,7 +74,7 @@ class Instruction:
         if not self.in_place:
             yield self.out
         if self.what == "forward":
-            for slot in (self.mask, self.index):
+            for slot in (self.mask, self.index, *self.inner):
                 if slot is not None:
                     yield slot
 

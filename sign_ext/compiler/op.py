@@ -129,8 +129,14 @@ class Op(ABC):
         return not self.residues()
 
     def constants(self) -> tuple[Tensor, ...]:
-        """Its weights and other constants."""
-        return tuple(value for value in vars(self).values() if isinstance(value, Tensor))
+        """Its weights and other constants, those of operations that it is made of too."""
+        found: list[Tensor] = []
+        for value in vars(self).values():
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif isinstance(value, Op):
+                found += value.constants()
+        return tuple(found)
 
     def detail(self) -> str:
         """Sizes and options in a few words."""

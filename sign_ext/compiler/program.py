@@ -142,10 +142,12 @@ def with_constants(op: Op, change: Callable[[Tensor], Tensor]) -> Op:
     """An operation with its weights and other constants changed.
 
     Args:
-        op: any operation.
+        op: any operation; those that it is made of are changed with it.
         change: what to make of each.
     """
     constants: dict[str, Any] = {
-        name: change(value) for name, value in vars(op).items() if isinstance(value, Tensor)
+        name: change(value) if isinstance(value, Tensor) else with_constants(value, change)
+        for name, value in vars(op).items()
+        if isinstance(value, Tensor | Op)
     }
     return replace(op, **constants) if constants else op

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from sign_ext.compiler.dense import Convolution, Linear
 from sign_ext.compiler.instruction import Instruction, Schedule, Slot
+from sign_ext.compiler.inverted_residual import InvertedResidual
 from sign_ext.compiler.op import Op, count, mask_bytes
 from sign_ext.compiler.pointwise import Multiply, Pointwise, Smooth
 from sign_ext.compiler.pooling import MaxPool
@@ -50,6 +51,7 @@ class _Scheduler:
         self.value = {0: image}
         self.masks: dict[int, int] = {}
         self.indices: dict[int, int] = {}
+        self.inner: dict[int, tuple[int | None, int | None]] = {}  # bit masks within blocks
         # An affine map of the image reads its float32 and writes the activations' type.
         readers = [program.ops[i] for i in program.readers()[0]]
         if self.cast and not all(is_affine(op) for op in readers):
@@ -72,14 +74,30 @@ class _Scheduler:
         out = self.slot("value", number)
         mask = index = None
         if not op.activation.is_identity:
-            mask = self.masks[i] = self.slot("bit mask", number, mask_bytes(op.shape))
+            mask = self.masks[i] = self._mask_slot(number, op)
         if isinstance(op, MaxPool):
             (kept,) = op.kept(self.element_size)
             index = self.indices[i] = self.slot("pool index", number, kept.bytes)
+        inner = self.inner[i] = self._inner_masks(number, op)
         self.value[number] = out
         self.done.append(
-            Instruction("forward", i, out, reads, in_place=in_place, mask=mask, index=index)
+            Instruction(
+                "forward", i, out, reads, in_place=in_place, mask=mask, index=index, inner=inner
+            )
         )
+
+    def _inner_masks(self, number: int, op: Op) -> tuple[int | None, int | None]:
+        """The bit masks of a block's first two activations."""
+        if not isinstance(op, InvertedResidual):
+            return None, None
+        first, second = (
+            None if part.activation.is_identity else self._mask_slot(number, part)
+            for part in (op.expand, op.depthwise)
+        )
+        return first, second
+
+    def _mask_slot(self, number: int, op: Op) -> int:
+        return self.slot("bit mask", number, mask_bytes(op.shape))
 
     def _may_work_in_place(self, i: int, op: Op) -> bool:
         """Whether nobody reads the first input after this."""
@@ -136,14 +154,17 @@ class _Scheduler:
     def _backward_op(self, i: int, op: Op) -> None:
         number = i + 1
         own_mask = self.masks.get(i) if number not in self.masked else None
-        passes_on = len(op.inputs) > 1 and isinstance(op, Convolution | Linear | Pointwise)
+        adds = isinstance(op, Convolution | Linear | Pointwise | InvertedResidual)
+        passes_on = len(op.inputs) > 1 and adds
         on_load = masks_on_load(op) or scales(op) or i == self.stem
         if own_mask is not None and (passes_on or not on_load):
             self._mask(number, own_mask, op.activation.slope)
             own_mask = None
         g = self.cotangent[number]
-        # First what is computed from the cotangent, then what it is handed on to.
-        for side, target in enumerate(op.inputs):
+        # First what is computed from the cotangent, then what it is handed on to. A block adds what
+        # was handed on, which its own input's cotangent may be: there it is the other way round.
+        sides = list(enumerate(op.inputs))
+        for side, target in reversed(sides) if isinstance(op, InvertedResidual) else sides:
             hands_on = (passes_on and side == 1) or is_handed_on(op)
             if hands_on:
                 self._hand_on(target, g)
@@ -203,6 +224,7 @@ class _Scheduler:
                 in_place=in_place,
                 mask=own_mask,
                 index=self.indices.get(i),
+                inner=self.inner[i],
                 other=other,
                 x_mask=x_mask,
                 x_slope=slope,

@@ -295,6 +295,6 @@ def _fake(*_: object) -> None:
     """Nothing is returned; what is written is written in place."""
 
 
-if NATIVE.loaded and hasattr(torch.ops.sign_ext, "inverted_residual"):
+if NATIVE.loaded:
     torch.library.register_fake("sign_ext::inverted_residual", _fake)
     torch.library.register_fake("sign_ext::inverted_residual_backward", _fake)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sign_ext.compiler.dense import Convolution
 from sign_ext.compiler.instruction import Instruction
+from sign_ext.compiler.inverted_residual import InvertedResidual
 from sign_ext.compiler.op import Op
 from sign_ext.compiler.pointwise import Multiply, Pointwise, Smooth
 from sign_ext.compiler.pooling import AveragePool, MaxPool
@@ -97,6 +98,8 @@ class Binder(ForwardBinder):
     ) -> Callable[[Slots, Tensor, Tensor | None], Tensor]:
         if i.op in self.dense:
             return self._dense_backward(i, op)
+        if isinstance(op, InvertedResidual):
+            return self._block_backward(i, op)
         if isinstance(op, Convolution | MaxPool | AveragePool):
             return self._windowed_backward(i, op)
         if isinstance(op, Pointwise):

@@ -9,16 +9,18 @@ from torch import Tensor
 
 from sign_ext.compiler.dense import Convolution
 from sign_ext.compiler.instruction import Instruction
+from sign_ext.compiler.inverted_residual import InvertedResidual
 from sign_ext.compiler.op import Op
 from sign_ext.compiler.pointwise import SMOOTH, Pointwise, Smooth
 from sign_ext.compiler.pooling import MaxPool
-from sign_ext.engine.fused.buffers import Buffers, Run, Slots, as_stored, depthwise_weight
+from sign_ext.engine.fused.bind_block import BlockBinder
+from sign_ext.engine.fused.buffers import Run, Slots, as_stored, depthwise_weight
 from sign_ext.ops.activate import activate
 from sign_ext.ops.depthwise import depthwise
 from sign_ext.ops.max_pool import index_shape, max_pool
 
 
-class ForwardBinder(Buffers):
+class ForwardBinder(BlockBinder):
     """Binds the instructions "cast" and "forward"."""
 
     def _cast(self, i: Instruction) -> Run:
@@ -52,6 +54,8 @@ class ForwardBinder(Buffers):
         if i.op in self.dense:
             dense = self.dense[i.op]
             return lambda s, n, x, residual=None: dense.forward(x, residual, mask_of(s))
+        if isinstance(op, InvertedResidual):
+            return self._block_forward(i, op)
         if isinstance(op, Convolution):
             return self._depthwise(op, mask_of)
         if isinstance(op, MaxPool):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from sign_ext.compiler.instruction import Slot
 from sign_ext.compiler.op import Op, Shape, mask_bytes
 from sign_ext.compiler.program import Program
 from sign_ext.engine.fused.dense import Dense
+from sign_ext.ops.inverted_residual_arrays import PackedBlock
 
 Slots = list[Tensor | None]
 Run = Callable[[Slots], None]
@@ -33,6 +34,7 @@ class Buffers:
         dense: the products of each convolution and linear operation, by its place.
         dtype: of activations and cotangents.
         device: where they are.
+        blocks: the constants of each inverted residual, by its place.
     """
 
     program: Program
@@ -40,6 +42,7 @@ class Buffers:
     dense: dict[int, Dense]
     dtype: torch.dtype
     device: torch.device
+    blocks: dict[int, PackedBlock] = field(default_factory=dict)
 
     def new(self, images: int, shape: Shape) -> Tensor:
         """An activation or cotangent."""

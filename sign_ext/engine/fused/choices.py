@@ -26,14 +26,19 @@ class Choices:
         by_library: places in the program of the stride-1 convolutions that are left to the library:
             neither Winograd's algorithm nor, for the input-backward, a convolution with the
             flipped, transposed weight.
+        blocks: places of the last convolutions of the inverted residuals that run as one operation
+            each. All places are those of the program before that.
     """
 
     micro_batch: int
     by_library: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
 
 
 def choices_by_rule(bytes_an_image: int, images: int, device: torch.device) -> Choices:
     """The fixed rule: on a CPU as many images at once as stay in cache, in equal parts.
+
+    It takes no blocks: no GPU has told yet which of them are faster as one operation.
 
     Args:
         bytes_an_image: the memory plan's peak.
@@ -87,11 +92,12 @@ class TuningPlan:
         """One line a batch shape."""
         lines = [f"measured on {self.machine}"]
         for key, chosen in self.choices.items():
-            library = ""
-            if chosen.by_library:
-                places = ", ".join(f"%{place + 1}" for place in chosen.by_library)
-                library = f"; left to the library: {places}"
-            lines.append(f"{key}: {chosen.micro_batch} images at a time{library}")
+            line = f"{key}: {chosen.micro_batch} images at a time"
+            named = (("left to the library", chosen.by_library), ("fused blocks", chosen.blocks))
+            for what, places in named:
+                if places:
+                    line += f"; {what}: " + ", ".join(f"%{place + 1}" for place in places)
+            lines.append(line)
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:
@@ -135,7 +141,11 @@ class TuningPlan:
         if content["format"] != FORMAT:
             raise TypeError(f"its format is {content['format']}, this version reads {FORMAT}")
         choices = {
-            str(key): Choices(int(value["micro_batch"]), tuple(map(int, value["by_library"])))
+            str(key): Choices(
+                int(value["micro_batch"]),
+                tuple(map(int, value["by_library"])),
+                tuple(map(int, value.get("blocks", ()))),
+            )
             for key, value in content["choices"].items()
         }
         return cls(str(content["machine"]), choices)

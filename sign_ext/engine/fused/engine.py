@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from sign_ext.engine.fused.trajectory import (
     RecordedTrajectory,
 )
 from sign_ext.engine.fused.tune import measured_choices
+from sign_ext.engine.fused.tune_blocks import measured_blocks
 from sign_ext.engine.graphed import Record, record_cuda_graph
 from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
 
@@ -102,7 +103,9 @@ class FusedEngine:
             dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
             with torch.no_grad(), without_autocast(images.device):
                 choices = self._choices(program, dtype, images, problem.settings.precision)
-                kept = _Kept(program, Step(program, dtype, images.device, len(images), choices))
+                tf32 = problem.settings.precision == "tf32"
+                step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
+                kept = _Kept(program, step)
         self._kept[key] = kept
         return kept
 
@@ -114,7 +117,9 @@ class FusedEngine:
         if key not in self.plan.choices and self.measure:
             self.plan.machine = machine_of(images.device)
             given = images.contiguous(memory_format=torch.channels_last).float()
-            self.plan.choices[key] = measured_choices(program, dtype, given)
+            chosen = measured_choices(program, dtype, given)
+            blocks = measured_blocks(program, dtype, given, tf32=precision == "tf32")
+            self.plan.choices[key] = replace(chosen, blocks=blocks)
         return self.plan.choices.get(key)
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from sign_ext.compiler.dense import Convolution, Linear
+from sign_ext.compiler.inverted_residual import InvertedResidual, fuse_blocks
 from sign_ext.compiler.memory import MemoryPlan, plan_memory
 from sign_ext.compiler.pointwise import Pointwise
 from sign_ext.compiler.program import Program
 from sign_ext.compiler.schedule import schedule
 from sign_ext.engine.fused import onednn
 from sign_ext.engine.fused.bind import Binder
+from sign_ext.engine.fused.bind_block import block_of
 from sign_ext.engine.fused.buffers import Slots, is_dense
 from sign_ext.engine.fused.choices import Choices, choices_by_rule
 from sign_ext.engine.fused.dense import Dense, torch_dense
+from sign_ext.ops.inverted_residual_arrays import PackedBlock, pack_block
 
 
 def activation_dtype(model_dtype: torch.dtype, precision: str) -> torch.dtype:
@@ -41,6 +44,8 @@ class Step:
         device: torch.device,
         images: int,
         choices: Choices | None = None,
+        *,
+        tf32: bool = False,
     ) -> None:
         """Prepare weights and bind the schedule.
 
@@ -50,9 +55,14 @@ class Step:
             device: where the images are.
             images: in a batch.
             choices: of algorithms; None for the fixed rule.
+            tf32: whether float32 products are taken in TF32; the libraries are told by PyTorch's
+                own switches.
+
+        Raises:
+            ValueError: no block that can be fused ends at one of the choices' places.
         """
         constants = torch.float64 if dtype == torch.float64 else torch.float32
-        program = program.to(constants)
+        program, origin = fuse_blocks(program.to(constants), choices.blocks if choices else ())
         self.program = program
         self.dtype = dtype
         size = torch.empty((), dtype=dtype).element_size()
@@ -62,6 +72,7 @@ class Step:
         self.choices = choices or choices_by_rule(self.memory.peak, images, device)
         self.micro_batch = self.choices.micro_batch
         self.dense: dict[int, Dense] = {}
+        self.blocks: dict[int, PackedBlock] = {}
         on_cpu = device.type == "cpu"
         fused_library = on_cpu and dtype == torch.float32 and onednn.is_available()
         self.library = (
@@ -69,12 +80,14 @@ class Step:
         )
         for i, op in enumerate(program.ops):
             if isinstance(op, Convolution | Linear) and is_dense(op):
-                by_library = i in self.choices.by_library
+                by_library = origin[i] in self.choices.by_library
                 if fused_library:
                     self.dense[i] = onednn.cpu_dense(op, self.micro_batch, by_library)
                 else:
                     self.dense[i] = torch_dense(op, dtype, by_library)
-        binder = Binder(program, self.schedule.slots, self.dense, dtype, device)
+            elif isinstance(op, InvertedResidual):
+                self.blocks[i] = pack_block(block_of(op), dtype, tf32=tf32)
+        binder = Binder(program, self.schedule.slots, self.dense, dtype, device, self.blocks)
         self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
         self.stem_weight: Tensor | None = None
         if self.schedule.stem:

@@ -1,0 +1,198 @@
+"""Which blocks are fused is measured on CUDA only, kept in the plan, and never by default."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from block_programs import CASES, block_program
+from torch import nn
+
+from sign_ext import SignTransform
+from sign_ext.compiler.inverted_residual import fuse_blocks
+from sign_ext.engine.fused import bind_block, tune_blocks
+from sign_ext.engine.fused.choices import Choices, TuningPlan, choices_by_rule
+from sign_ext.engine.fused.tune_blocks import alone, is_faster_fused, measured_blocks
+from sign_ext.ops.inverted_residual import inverted_residual_backward
+
+CPU, F32 = torch.device("cpu"), torch.float32
+
+
+class Clock:
+    """Stands in for `seconds`: of each pair of calls, the fused block's first, the other's then."""
+
+    def __init__(self, *pairs: tuple[float, float]) -> None:
+        self.times = [t for pair in pairs for t in pair]
+
+    def __call__(self, work, device) -> float:
+        work()
+        return self.times.pop(0)
+
+
+@pytest.fixture
+def eligible(monkeypatch):
+    monkeypatch.setattr(tune_blocks, "block_runs_natively", lambda x: True)
+
+
+def clock(monkeypatch, *pairs: tuple[float, float]) -> Clock:
+    made = Clock(*pairs)
+    monkeypatch.setattr(tune_blocks, "seconds", made)
+    return made
+
+
+def block(case: str = "MobileNetV2"):
+    program, place = block_program(CASES[case])
+    fused, origin = fuse_blocks(program.to(F32), (place,))
+    return fused.ops[origin.index(place)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_a_block_that_agrees_and_is_faster_is_taken(monkeypatch, case, dtype):
+    clock(monkeypatch, (1.0, 2.0), (2.0, 1.0), (1.0, 1.0))
+    with torch.no_grad():
+        found = [is_faster_fused(block(case), dtype, 16) for _ in range(3)]
+    assert found == [True, False, False]
+
+
+def wrong(monkeypatch, kernel) -> None:
+    monkeypatch.setattr(bind_block, "inverted_residual_backward", kernel)
+
+
+@pytest.mark.parametrize(("dtype", "off"), [(F32, 1.01), (F32, float("nan")), (torch.bfloat16, 2)])
+def test_a_kernel_that_disagrees_is_passed_over(monkeypatch, dtype, off):
+    def kernel(g, packed, out, **options):
+        inverted_residual_backward(g, packed, out, **options)
+        out *= off
+
+    wrong(monkeypatch, kernel)
+    left = clock(monkeypatch, (1.0, 2.0))
+    with torch.no_grad():
+        assert not is_faster_fused(block("stride 2"), dtype, 2)
+    assert left.times == [1.0, 2.0]  # it was not even timed
+
+
+def test_a_kernel_that_refuses_is_passed_over(monkeypatch):
+    def kernel(*arguments, **options):
+        raise RuntimeError("inverted_residual: does not fit")
+
+    wrong(monkeypatch, kernel)
+    clock(monkeypatch, (1.0, 2.0))
+    with torch.no_grad():
+        assert not is_faster_fused(block(), F32, 2)
+
+
+def test_other_errors_are_heard(monkeypatch):
+    wrong(monkeypatch, None)
+    with pytest.raises(TypeError), torch.no_grad():
+        is_faster_fused(block(), F32, 2)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_block_alone_is_itself(case):
+    one = block(case)
+    seed = torch.randn(one.shape)
+    apart, fused = alone(one, seed)
+    assert [op.output for op in apart.ops] == [1, 2, 3]
+    assert len(fused.ops) == 1
+    own = CASES[case].residual == "own"
+    assert apart.ops[2].inputs == ((2, 0) if own else (2,))
+    x = torch.randn(2, *one.in_shapes[0])
+    torch.testing.assert_close(fused.pullback_of_ones(x), apart.pullback_of_ones(x))
+
+
+def three_blocks() -> nn.Sequential:
+    def expanded(kernel: int) -> list[nn.Module]:
+        return [
+            nn.Conv2d(8, 24, 1),
+            nn.ReLU6(),
+            nn.Conv2d(24, 24, kernel, padding=kernel // 2, groups=24),
+            nn.ReLU6(),
+            nn.Conv2d(24, 8, 1),
+        ]
+
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        *expanded(3),
+        *expanded(5),
+        *expanded(3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 36, 2),
+    ).eval()
+
+
+@pytest.fixture
+def images(torch_rng):
+    return torch.rand(16, 3, 8, 8, generator=torch_rng)
+
+
+def test_each_block_is_decided_by_itself(monkeypatch, eligible, images):
+    program = SignTransform(three_blocks()).program(images)
+    clock(monkeypatch, (1, 2), (2, 1), (1, 2))
+    with torch.no_grad():
+        assert measured_blocks(program, F32, images) == (3, 9)
+
+
+def test_nothing_is_measured_where_there_is_no_kernel(monkeypatch, images):
+    program = SignTransform(three_blocks()).program(images)
+    monkeypatch.setattr(tune_blocks, "is_faster_fused", None)
+    for dtype in (torch.float64, F32, torch.bfloat16):
+        assert measured_blocks(program, dtype, images) == ()
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_tuned_transform_keeps_its_blocks(monkeypatch, eligible, images, precision, tmp_path):
+    seen = []
+
+    def decide(block, dtype, count, *, tf32):
+        seen.append((dtype, count, tf32))
+        return len(seen) != 2
+
+    monkeypatch.setattr(tune_blocks, "is_faster_fused", decide)
+    options = {"step_size": 1.0, "backend": "fused", "precision": precision}
+    sign = SignTransform(three_blocks(), 2, tune=True, **options)
+    tuned = sign.transform(images)
+    dtype = torch.bfloat16 if precision == "bfloat16" else F32
+    assert seen == 3 * [(dtype, 16, precision == "tf32")]
+    (chosen,) = sign.plan.choices.values()
+    assert chosen.blocks == (3, 9)
+    assert "; fused blocks: %4, %10" in str(sign.plan)
+    sign.plan.save(tmp_path / "plan.json")
+    again = TuningPlan.load(tmp_path / "plan.json")
+    assert again == sign.plan
+    other = SignTransform(sign._network, 2, tune=again, **options)
+    assert torch.equal(other.transform(images), tuned)
+
+
+def test_without_tune_there_are_no_blocks(monkeypatch, eligible, images):
+    monkeypatch.setattr(tune_blocks, "is_faster_fused", None)
+    step = SignTransform(three_blocks(), backend="fused").step(images)
+    assert step.choices.blocks == ()
+    assert not step.blocks
+    for device in ("cpu", "cuda"):
+        assert choices_by_rule(1 << 20, 64, torch.device(device)).blocks == ()
+
+
+def test_a_file_from_before_blocks_is_read(tmp_path):
+    plan = TuningPlan("a machine", {"8×3×32×32 float32": Choices(4, (1, 3), (9,))})
+    content = plan.to_dict()
+    assert TuningPlan.from_dict(content) == plan
+    del content["choices"]["8×3×32×32 float32"]["blocks"]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    old = TuningPlan.load(tmp_path / "plan.json")
+    assert old.choices == {"8×3×32×32 float32": Choices(4, (1, 3))}
+    assert "fused blocks" not in str(old)
+    content["choices"]["8×3×32×32 float32"]["blocks"] = 7
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"plan\.json is not a tuning plan"):
+        TuningPlan.load(tmp_path / "plan.json")
+
+
+def test_a_plan_for_another_network_is_refused(images):
+    plan = TuningPlan("a machine", {"16×3×8×8 float32": Choices(16, (), (2,))})
+    sign = SignTransform(three_blocks(), 2, step_size=1.0, backend="fused", tune=plan)
+    with pytest.raises(ValueError, match=r"place 2: .* end at: 3, 6, 9; .*tune=True measures"):
+        sign.transform(images)

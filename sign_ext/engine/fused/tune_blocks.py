@@ -1,0 +1,123 @@
+"""Measure which inverted residuals are faster as one operation on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sign_ext.compiler.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
+from sign_ext.compiler.program import Program
+from sign_ext.engine.fused.choices import Choices
+from sign_ext.engine.fused.step import Step
+from sign_ext.engine.fused.tune import seconds
+from sign_ext.engine.graphed import record_cuda_graph
+from sign_ext.ops.inverted_residual import block_runs_natively
+
+# δ of a block further than this from that of its three convolutions is another function. Rounding
+# decides the sign of a share of the pre-activations of about its own size, and the square root of
+# that share is how far δ is off: 3e-4, 3e-2 and 5e-2 in the last three.
+AGREES = {"float64": 1e-10, "float32": 1e-3, "tf32": 6e-2, "bfloat16": 1e-1}
+
+
+def measured_blocks(
+    program: Program, dtype: torch.dtype, images: Tensor, *, tf32: bool = False
+) -> tuple[int, ...]:
+    """The places of the blocks that run faster as one operation; none where there is no kernel.
+
+    Args:
+        program: the network.
+        dtype: of activations.
+        images: a batch, (N, C, H, W); only its size and its device matter.
+        tf32: whether float32 products are taken in TF32.
+    """
+    if not block_runs_natively(images[:1].to(dtype)):
+        return ()
+    chosen = []
+    for place in blocks_of(program):
+        fused, origin = fuse_blocks(program, (place,))
+        block = fused.ops[origin.index(place)]
+        assert isinstance(block, InvertedResidual)
+        if is_faster_fused(block, dtype, len(images), tf32=tf32):
+            chosen.append(place)
+    return tuple(chosen)
+
+
+def is_faster_fused(
+    block: InvertedResidual, dtype: torch.dtype, images: int, *, tf32: bool = False
+) -> bool:
+    """Whether a block is faster as one operation, and gives the δ of its three convolutions.
+
+    A kernel that refuses the block is not.
+
+    Args:
+        block: the operation.
+        dtype: of activations.
+        images: in a batch.
+        tf32: whether float32 products are taken in TF32.
+    """
+    device = block.expand.weight.device
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn((images, *block.in_shapes[0]), generator=generator, device=device)
+    x = x.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    x = x.to(memory_format=torch.channels_last)
+    seed = torch.randn(block.shape, generator=generator, device=device).to(block.expand.weight)
+    precision = "tf32" if tf32 and dtype == torch.float32 else str(dtype).removeprefix("torch.")
+    try:
+        apart, fused = (
+            Step(program, dtype, device, images, Choices(images), tf32=tf32)
+            for program in alone(block, seed)
+        )
+        if not distance(fused.delta(x), apart.delta(x)) <= AGREES[precision]:
+            return False
+        return seconds(_replay(fused, x), device) < seconds(_replay(apart, x), device)
+    except RuntimeError:
+        return False
+
+
+def alone(block: InvertedResidual, seed: Tensor) -> tuple[Program, Program]:
+    """A block as programs of its own: three convolutions, one operation.
+
+    A residual that is not the block's input is left out; it costs both the same.
+
+    Args:
+        block: the operation.
+        seed: the cotangent of its value, of one image.
+    """
+    inputs = (0, 0) if block.inputs[1:] == block.inputs[:1] else (0,)
+    count = len(inputs)
+    expand = replace(block.expand, inputs=(0,), output=1)
+    depthwise = replace(block.depthwise, inputs=(1,), output=2)
+    project = replace(
+        block.project,
+        inputs=(2, 0)[:count],
+        in_shapes=block.project.in_shapes[:count],
+        output=3,
+    )
+    fused = replace(
+        block, inputs=inputs, in_shapes=block.in_shapes[:count], output=1, project=project
+    )
+    shape = block.in_shapes[0]
+    apart = Program(image_shape=shape, ops=(expand, depthwise, project), seed=seed)
+    return apart, replace(apart, ops=(fused,))
+
+
+def distance(got: Tensor, wanted: Tensor) -> float:
+    """Relative L2 distance.
+
+    Args:
+        got: any tensor.
+        wanted: of its shape.
+    """
+    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def _replay(step: Step, x: Tensor) -> Callable[[], None]:
+    """What takes the step as the engine does: on CUDA from a graph, without launches' own time."""
+
+    def run() -> None:
+        step.delta(x)
+
+    return record_cuda_graph(run, x.device) if x.is_cuda else run
