@@ -18,7 +18,7 @@ from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise
 from sign_ext.phi import Phi
 from sign_ext.source_layer import find_source_layer
 
-LEAKY = Piecewise(slope=0.1)
+HARDTANH = Piecewise(-2.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ CASES = {
     "MobileNetV2": Case(residual="own"),
     "stride 2": Case(stride=2),
     "5×5": Case(kernel=5, residual="own", activations=(RELU, RELU6, IDENTITY)),
-    "5×5, stride 2": Case(kernel=5, stride=2, activations=(LEAKY, RELU, IDENTITY), size=(6, 9)),
+    "5×5, stride 2": Case(kernel=5, stride=2, activations=(HARDTANH, RELU, IDENTITY), size=(6, 9)),
     "residual from elsewhere": Case(residual="elsewhere"),
     "elsewhere, stride 2": Case(
-        stride=2, residual="elsewhere", activations=(RELU, LEAKY, RELU6), size=(9, 4)
+        stride=2, residual="elsewhere", activations=(RELU, HARDTANH, RELU6), size=(9, 4)
     ),
     "activation behind the sum": Case(residual="own", activations=(RELU6, RELU, RELU)),
-    "leaky behind the sum": Case(residual="own", activations=(LEAKY, LEAKY, LEAKY)),
+    "hardtanh behind the sum": Case(residual="own", activations=(HARDTANH, HARDTANH, HARDTANH)),
     "one activation": Case(activations=(IDENTITY, RELU6, IDENTITY)),
     "the other one": Case(activations=(RELU, IDENTITY, RELU)),
     "linear": Case(residual="own", activations=(IDENTITY, IDENTITY, IDENTITY)),

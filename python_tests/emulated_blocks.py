@@ -36,19 +36,19 @@ class Device:
         expanded, *numbers,
     ) -> None:  # fmt: skip
         """torch.ops.sign_ext.inverted_residual."""
-        activations, (*windows, tf32) = numbers[:9], numbers[9:]
+        activations, (*windows, tf32) = numbers[:6], numbers[6:]
         self._launch(
             x, out, first, taps, second, bias, residual, (expand_mask, depthwise_mask, mask),
             expanded, activations, windows, _precision(x, tf32), backward=False,
         )  # fmt: skip
 
     def backward(
-        self, g, out, first, taps, second, expand_mask, depthwise_mask, other, expanded, slope_d,
-        slope_e, *numbers,
+        self, g, out, first, taps, second, expand_mask, depthwise_mask, other, expanded,
+        *numbers,
     ) -> None:  # fmt: skip
         """torch.ops.sign_ext.inverted_residual_backward."""
         *windows, tf32 = numbers
-        activations = (0.0, 0.0, slope_d, 0.0, 0.0, slope_e, 0.0, 0.0, 0.0)
+        activations = (0.0,) * 6
         self._launch(
             g, out, first, taps, second, None, other, (depthwise_mask, expand_mask, None),
             expanded, activations, windows, _precision(g, tf32), backward=True,
@@ -68,7 +68,7 @@ class Device:
             PRECISIONS[precision],
             int(backward),
             *map(pointer, (from_, to, first, taps, second, bias, added, *bits)),
-            (ctypes.c_float * 9)(*activations),
+            (ctypes.c_float * 6)(*activations),
             self._shared,
             self._processors,
             ctypes.c_uint64(self._seed + self.launches),

@@ -153,7 +153,7 @@ def _compiled(sign: SignTransform, images: Tensor) -> dict[str, Any]:
 def operators_in_words(step: Step) -> tuple[str, ...]:
     """Which operators run a compiled step, the fused ones and the library's."""
     ops = step.program.ops
-    activations = sum(not op.activation.is_identity for op in ops)
+    activations = sum(r.kind == "bit mask" for op in ops for r in op.residues())
     kinds = Counter(
         "depthwise convolution"
         if isinstance(op, Convolution) and op.is_depthwise

@@ -3,11 +3,9 @@
 
 #include "inverted_residual/inverted_residual.h"
 
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
-#include <vector>
 
 #include "bindings/activation_of.h"
 #include "bindings/companions.h"
@@ -54,6 +52,11 @@ int position(const char* op, const char* name, std::int64_t value, std::int64_t 
   STD_TORCH_CHECK(value >= least && value <= std::numeric_limits<std::int16_t>::max(), op, ": ",
                   name, " must be ", least, " or more, and is ", value);
   return static_cast<int>(value);
+}
+
+block::Bounds bounds_of(const char* op, double low, double high, ElementType type) {
+  const Activation activation = activation_of(op, low, high, 0.0, type);
+  return {activation.low, activation.high};
 }
 
 struct Windows {
@@ -122,14 +125,16 @@ const void* added_of(const char* op, const char* name, const std::optional<Tenso
   return added->const_data_ptr();
 }
 
-void inverted_residual_on_cuda(
-    const Tensor& x, const Tensor& out, const Tensor& first, const Tensor& taps,
-    const Tensor& second, const Tensor& bias, const std::optional<Tensor>& expand_mask,
-    const std::optional<Tensor>& depthwise_mask, const std::optional<Tensor>& residual,
-    const std::optional<Tensor>& mask, std::int64_t expanded, double low_e, double high_e,
-    double slope_e, double low_d, double high_d, double slope_d, double low, double high,
-    double slope, std::int64_t kernel_h, std::int64_t kernel_w, std::int64_t stride_h,
-    std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left, bool tf32) {
+void inverted_residual_on_cuda(const Tensor& x, const Tensor& out, const Tensor& first,
+                               const Tensor& taps, const Tensor& second, const Tensor& bias,
+                               const std::optional<Tensor>& expand_mask,
+                               const std::optional<Tensor>& depthwise_mask,
+                               const std::optional<Tensor>& residual,
+                               const std::optional<Tensor>& mask, std::int64_t expanded,
+                               double low_e, double high_e, double low_d, double high_d, double low,
+                               double high, std::int64_t kernel_h, std::int64_t kernel_w,
+                               std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
+                               std::int64_t pad_left, bool tf32) {
   constexpr const char* kOp = "inverted_residual";
   block::Args args = checked(kOp, x, "x", out, first, taps, second, expanded,
                              {kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left}, tf32);
@@ -140,9 +145,9 @@ void inverted_residual_on_cuda(
   args.bits[1] = bits_of(kOp, "depthwise_mask", depthwise_mask, out, expanded);
   args.last_bits = bits_of(kOp, "mask", mask, out, args.sizes.to_c);
   args.added = added_of(kOp, "residual", residual, out);
-  args.activation[0] = activation_of(kOp, low_e, high_e, slope_e, type);
-  args.activation[1] = activation_of(kOp, low_d, high_d, slope_d, type);
-  args.last = activation_of(kOp, low, high, slope, type);
+  args.activation[0] = bounds_of(kOp, low_e, high_e, type);
+  args.activation[1] = bounds_of(kOp, low_d, high_d, type);
+  args.last = bounds_of(kOp, low, high, type);
   on_current_stream(kOp, x, [&args](void* stream) { return block::run_cuda(args, stream); });
 }
 
@@ -151,20 +156,16 @@ void inverted_residual_backward_on_cuda(const Tensor& g, const Tensor& out, cons
                                         const std::optional<Tensor>& expand_mask,
                                         const std::optional<Tensor>& depthwise_mask,
                                         const std::optional<Tensor>& other, std::int64_t expanded,
-                                        double slope_d, double slope_e, std::int64_t kernel_h,
-                                        std::int64_t kernel_w, std::int64_t stride_h,
-                                        std::int64_t stride_w, std::int64_t pad_top,
-                                        std::int64_t pad_left, bool tf32) {
+                                        std::int64_t kernel_h, std::int64_t kernel_w,
+                                        std::int64_t stride_h, std::int64_t stride_w,
+                                        std::int64_t pad_top, std::int64_t pad_left, bool tf32) {
   constexpr const char* kOp = "inverted_residual_backward";
   block::Args args = checked(kOp, g, "g", out, first, taps, second, expanded,
                              {kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left}, tf32);
-  STD_TORCH_CHECK(!std::isnan(slope_d) && !std::isnan(slope_e), kOp, ": slopes must be numbers");
   args.backward = true;
   args.bits[0] = bits_of(kOp, "depthwise_mask", depthwise_mask, g, expanded);
   args.bits[1] = bits_of(kOp, "expand_mask", expand_mask, out, expanded);
   args.added = added_of(kOp, "other", other, out);
-  args.activation[0].slope = static_cast<float>(slope_d);
-  args.activation[1].slope = static_cast<float>(slope_e);
   on_current_stream(kOp, g, [&args](void* stream) { return block::run_cuda(args, stream); });
 }
 
@@ -182,12 +183,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
   library.def(
       "inverted_residual(Tensor x, Tensor(a!) out, Tensor first, Tensor taps, Tensor second, "
       "Tensor bias, Tensor(b!)? expand_mask, Tensor(c!)? depthwise_mask, Tensor? residual, "
-      "Tensor(d!)? mask, int expanded, float low_e, float high_e, float slope_e, float low_d, "
-      "float high_d, float slope_d, float low, float high, float slope, int kernel_h, "
+      "Tensor(d!)? mask, int expanded, float low_e, float high_e, float low_d, float high_d, "
+      "float low, float high, int kernel_h, "
       "int kernel_w, int stride_h, int stride_w, int pad_top, int pad_left, bool tf32) -> ()");
   library.def(
       "inverted_residual_backward(Tensor g, Tensor(a!) out, Tensor first, Tensor taps, "
       "Tensor second, Tensor? expand_mask, Tensor? depthwise_mask, Tensor? other, int expanded, "
-      "float slope_d, float slope_e, int kernel_h, int kernel_w, int stride_h, int stride_w, "
+      "int kernel_h, int kernel_w, int stride_h, int stride_w, "
       "int pad_top, int pad_left, bool tf32) -> ()");
 }

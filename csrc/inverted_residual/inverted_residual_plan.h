@@ -12,8 +12,7 @@
 
 #pragma once
 
-#include <cstddef>
-
+#include "common/activation.h"
 #include "inverted_residual/inverted_residual.h"
 
 namespace sign_ext::block {
@@ -110,9 +109,11 @@ SIGN_EXT_BLOCK_INDEX Plan plan_of(const Sizes& s, Precision precision, int share
   return plan_of_width(s, precision, shared_limit, processors, kWide);
 }
 
-// The stride-1 convolution of a 3x3 kernel, forward or back, whose windows slide along a line.
+// Whether windows slide along a line, forward and back: 3x3 kernels of stride 1, on images in which
+// most windows have all their taps.
 SIGN_EXT_BLOCK_INDEX bool slides(const Sizes& s) {
-  return s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1;
+  return s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 && s.from_h > 2 &&
+         s.from_w > 2;
 }
 
 }  // namespace sign_ext::block

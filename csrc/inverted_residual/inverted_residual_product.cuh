@@ -73,15 +73,18 @@ struct Unit<Precision::kTensorFloat32> {
         for (int e = 0; e < 4; ++e) rows[i][e] = round_to_tf32(rows[i][e]);
       }
 #pragma unroll
-      for (int j = 0; j < NT; ++j) {
-        if (j >= used) continue;
-        const auto* upper = reinterpret_cast<const unsigned int*>(shared + b_byte + j * 32);
-        const auto* lower =
-            reinterpret_cast<const unsigned int*>(shared + b_byte + 4 * b.row + j * 32);
-        const unsigned int columns[2] = {*upper, *lower};
+      for (int pair = 0; pair < NT; pair += 2) {
+        if (pair >= used) continue;
 #pragma unroll
-        for (int i = 0; i < MT; ++i) {
-          multiply_add_tf32(sums[i][j], rows[i], columns[0], columns[1]);
+        for (int j = pair; j < pair + 2; ++j) {
+          const auto* upper = reinterpret_cast<const unsigned int*>(shared + b_byte + j * 32);
+          const auto* lower =
+              reinterpret_cast<const unsigned int*>(shared + b_byte + 4 * b.row + j * 32);
+          const unsigned int columns[2] = {*upper, *lower};
+#pragma unroll
+          for (int i = 0; i < MT; ++i) {
+            multiply_add_tf32(sums[i][j], rows[i], columns[0], columns[1]);
+          }
         }
       }
       a_byte += 32;
@@ -112,18 +115,21 @@ struct Unit<Precision::kFloat32> {
         }
       }
 #pragma unroll
-      for (int down = 0; down < 4; ++down) {
+      for (int pair = 0; pair < NT; pair += 2) {
+        if (pair >= used) continue;
 #pragma unroll
-        for (int j = 0; j < NT; ++j) {
-          if (j >= used) continue;
-          const auto columns = load_pack<float, 2>(
-              reinterpret_cast<const float*>(shared + b_byte + down * b.row + j * 32));
+        for (int down = 0; down < 4; ++down) {
 #pragma unroll
-          for (int i = 0; i < MT; ++i) {
+          for (int j = pair; j < pair + 2; ++j) {
+            const auto columns = load_pack<float, 2>(
+                reinterpret_cast<const float*>(shared + b_byte + down * b.row + j * 32));
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              sums[i][j][e] =
-                  __fmaf_rn(rows[i][e / 2].values[down], columns.values[e % 2], sums[i][j][e]);
+            for (int i = 0; i < MT; ++i) {
+#pragma unroll
+              for (int e = 0; e < 4; ++e) {
+                sums[i][j][e] =
+                    __fmaf_rn(rows[i][e / 2].values[down], columns.values[e % 2], sums[i][j][e]);
+              }
             }
           }
         }
@@ -144,47 +150,6 @@ __device__ __forceinline__ void set_to_zero(float (&sums)[MT][NT][4]) {
       for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
     }
   }
-}
-
-// Two neighbouring channels, as float32.
-struct Pair {
-  float value[2];
-};
-
-template <typename T>
-__device__ __forceinline__ Pair load_pair(const T* address) {
-  const auto pack = load_pack<T, 2>(address);
-  return {{widen(pack.values[0]), widen(pack.values[1])}};
-}
-
-template <typename T>
-__device__ __forceinline__ void store_pair(T* address, const Pair& pair) {
-  store_pack(address, Pack<T, 2>{{narrow<T>(pair.value[0]), narrow<T>(pair.value[1])}});
-}
-
-// A pair as it is stored, activated before; and which of the two pass, as bits 0 and 1.
-template <typename T>
-__device__ __forceinline__ unsigned int activate_pair(const Activation& activation, Pair& pair) {
-  unsigned int bits = 0;
-#pragma unroll
-  for (int c = 0; c < 2; ++c) {
-    pair.value[c] = widen(narrow<T>(activate(pair.value[c], activation)));
-    bits |= (passes(pair.value[c], activation) ? 1u : 0u) << c;
-  }
-  return bits;
-}
-
-__device__ __forceinline__ void pull_back_pair(unsigned int bits, float slope, Pair& pair) {
-#pragma unroll
-  for (int c = 0; c < 2; ++c) {
-    pair.value[c] = pull_back(pair.value[c], (bits >> c & 1u) != 0, slope);
-  }
-}
-
-// The bits that 4 neighbouring lanes have, in each of them.
-__device__ __forceinline__ unsigned int joined(unsigned int bits) {
-  bits |= __shfl_xor_sync(0xffffffffu, bits, 1);
-  return bits | __shfl_xor_sync(0xffffffffu, bits, 2);
 }
 
 }  // namespace sign_ext::block

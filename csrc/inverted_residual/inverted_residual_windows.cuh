@@ -1,23 +1,29 @@
 // The windows between the two products, forward and back: a lane has two neighbouring channels and
 // goes along a line of positions; 16 lanes have the 32 channels of a chunk.
 //
-// `emit(x, pair)` is called for each position of the line, by all lanes of a warp together.
+// `emit(pair)` is called for each position of the line, one after the other, by all lanes of a warp
+// together.
 
 #pragma once
 
-#include "inverted_residual/inverted_residual_product.cuh"
+#include "inverted_residual/inverted_residual_pair.cuh"
 
 namespace sign_ext::block {
 
-// What a lane reads: its channels of the image's first row.
+// What a lane reads: its channels, from an image's first position on.
 template <typename T>
 struct Plane {
-  const unsigned char* begin;
-  int row;  // bytes of a position
+  const unsigned char* shared;
+  int begin;  // bytes
+  int row;    // of a position
   int height, width;
 
+  __device__ __forceinline__ Plane behind(int positions) const {
+    return {shared, begin + positions * row, row, height, width};
+  }
+
   __device__ __forceinline__ Pair at(int position) const {
-    return load_pair(reinterpret_cast<const T*>(begin + position * row));
+    return load_pair(reinterpret_cast<const T*>(shared + (begin + position * row)));
   }
 };
 
@@ -33,15 +39,22 @@ __device__ __forceinline__ void slide_along(const Sizes& s, const Plane<T>& from
   }
   const int top = y - (kBackward ? 2 - s.pad_top : s.pad_top);
   const int left = kBackward ? 2 - s.pad_left : s.pad_left;
+  Plane<T> lines[3];
+  bool there[3];
+#pragma unroll
+  for (int a = 0; a < 3; ++a) {
+    lines[a] = from.behind((top + a) * from.width);
+    there[a] = top + a >= 0 && top + a < from.height;
+  }
   Pair sums[3] = {};  // of the positions x = step - 2, step - 1, step
 #pragma unroll 1
   for (int step = 0; step < s.to_w + 2; ++step) {
     const int column = step - left;
-    if (column >= 0 && column < from.width) {
+    if (static_cast<unsigned int>(column) < static_cast<unsigned int>(from.width)) {
 #pragma unroll
       for (int a = 0; a < 3; ++a) {
-        if (top + a < 0 || top + a >= from.height) continue;
-        const Pair value = from.at((top + a) * from.width + column);
+        Pair value{};
+        if (there[a]) value = lines[a].at(column);
 #pragma unroll
         for (int b = 0; b < 3; ++b) {
 #pragma unroll
@@ -51,22 +64,45 @@ __device__ __forceinline__ void slide_along(const Sizes& s, const Plane<T>& from
         }
       }
     }
-    if (step >= 2) emit(step - 2, sums[0]);
+    if (step >= 2) emit(sums[0]);
     sums[0] = sums[1];
     sums[1] = sums[2];
     sums[2] = Pair{};
   }
 }
 
-// Along one axis, the first tap that a position has, the position that it reads there, and from tap
-// to tap: forward every tap, one position on; backward every stride-th tap, one position back.
+// Along one axis, the taps that a position has within the image: the first one, the position that
+// it reads, and how many there are. Forward they are neighbours, and so are their positions;
+// backward they are a stride apart, and their positions go back one by one.
 struct Axis {
-  int tap, position;
+  int tap, position, count;
 };
+
+__device__ __forceinline__ int divided(int n, int stride) {
+  return stride == 1 ? n : stride == 2 ? n >> 1 : n / stride;
+}
+
 template <bool kBackward>
-__device__ __forceinline__ Axis axis_of(int at, int stride, int pad) {
-  if constexpr (kBackward) return {(at + pad) % stride, (at + pad) / stride};
-  return {0, at * stride - pad};
+__device__ __forceinline__ Axis axis_of(int at, int kernel, int stride, int pad, int size) {
+  Axis axis;
+  if constexpr (kBackward) {
+    axis.position = divided(at + pad, stride);
+    axis.tap = at + pad - axis.position * stride;
+    const int behind = axis.position - (size - 1);  // taps whose windows lie behind the image
+    if (behind > 0) {
+      axis.tap += behind * stride;
+      axis.position -= behind;
+    }
+    const int left = kernel > axis.tap ? divided(kernel - 1 - axis.tap, stride) + 1 : 0;
+    axis.count = left < axis.position + 1 ? left : axis.position + 1;
+  } else {
+    axis.position = at * stride - pad;
+    axis.tap = axis.position < 0 ? -axis.position : 0;
+    axis.position += axis.tap;
+    const int left = size - axis.position;
+    axis.count = kernel - axis.tap < left ? kernel - axis.tap : left;
+  }
+  return axis;
 }
 
 // Any kernel and stride.
@@ -74,25 +110,24 @@ template <bool kBackward, typename T, typename Emit>
 __device__ __forceinline__ void gather_along(const Sizes& s, const Plane<T>& from,
                                              const float* taps, int y, Emit&& emit) {
   const int on = kBackward ? -1 : 1;
-  const int every_h = kBackward ? s.stride_h : 1;
-  const int every_w = kBackward ? s.stride_w : 1;
-  const Axis down = axis_of<kBackward>(y, s.stride_h, s.pad_top);
+  const int apart_h = kBackward ? s.stride_h : 1;
+  const int apart_w = kBackward ? s.stride_w : 1;
+  const Axis down = axis_of<kBackward>(y, s.kernel_h, s.stride_h, s.pad_top, from.height);
+#pragma unroll 1
   for (int x = 0; x < s.to_w; ++x) {
-    const Axis right = axis_of<kBackward>(x, s.stride_w, s.pad_left);
+    const Axis right = axis_of<kBackward>(x, s.kernel_w, s.stride_w, s.pad_left, from.width);
     Pair sum = {};
-    int line = down.position;
-    for (int a = down.tap; a < s.kernel_h; a += every_h, line += on) {
-      if (line < 0 || line >= from.height) continue;
-      int column = right.position;
-      for (int b = right.tap; b < s.kernel_w; b += every_w, column += on) {
-        if (column < 0 || column >= from.width) continue;
-        const Pair value = from.at(line * from.width + column);
-        const Pair weight = load_pair(taps + (a * s.kernel_w + b) * kChunk);
+    for (int a = 0; a < down.count; ++a) {
+      const int line = (down.position + on * a) * from.width;
+      const int tap = (down.tap + apart_h * a) * s.kernel_w;
+      for (int b = 0; b < right.count; ++b) {
+        const Pair value = from.at(line + right.position + on * b);
+        const Pair weight = load_pair(taps + (tap + right.tap + apart_w * b) * kChunk);
 #pragma unroll
         for (int c = 0; c < 2; ++c) sum.value[c] += value.value[c] * weight.value[c];
       }
     }
-    emit(x, sum);
+    emit(sum);
   }
 }
 

@@ -11,7 +11,7 @@ using namespace sign_ext::block;
 extern "C" {
 
 // Pointers as in Args, null where there is none; `sizes` in the order of Sizes behind the images,
-// `activations` three of (low, high, slope). Returns the images of a tile: 0 where none fits.
+// `activations` three of (low, high). Returns the images of a tile: 0 where none fits.
 int inverted_residual_emulate(std::int64_t images, const std::int32_t* sizes, int precision,
                               int backward, const void* from, void* to, const void* first,
                               const float* taps, const void* second, const float* bias,
@@ -34,9 +34,9 @@ int inverted_residual_emulate(std::int64_t images, const std::int32_t* sizes, in
   args.bits[0] = bits_of_first;
   args.bits[1] = bits_of_windows;
   args.last_bits = last_bits;
-  args.activation[0] = {activations[0], activations[1], activations[2]};
-  args.activation[1] = {activations[3], activations[4], activations[5]};
-  args.last = {activations[6], activations[7], activations[8]};
+  args.activation[0] = {activations[0], activations[1]};
+  args.activation[1] = {activations[2], activations[3]};
+  args.last = {activations[4], activations[5]};
   const Plan plan = plan_of(args.sizes, args.precision, shared_limit, processors);
   if (plan.images == 0) return 0;
   host_cuda::Options options;

@@ -16,15 +16,15 @@ namespace block_test {
 
 using rows_test::Bytes;
 using rows_test::Elements;
-using sign_ext::Activation;
 using sign_ext::ElementType;
 using sign_ext::block::Args;
+using sign_ext::block::Bounds;
 using sign_ext::block::kChunk;
 using sign_ext::block::Precision;
 using sign_ext::block::Sizes;
 
 constexpr auto kInfinity = static_cast<float>(rows_test::kInfinity);
-constexpr Activation kIdentity{-kInfinity, kInfinity, 0.0f};
+constexpr Bounds kIdentity{-kInfinity, kInfinity};
 
 using Values = std::vector<double>;
 
@@ -32,7 +32,7 @@ using Values = std::vector<double>;
 struct Problem {
   Sizes sizes;
   Precision precision;
-  Activation activation[2], last;
+  Bounds activation[2], last;
   bool added;
 
   ElementType type() const {
@@ -55,17 +55,13 @@ struct Problem {
   }
 };
 
-inline bool is_identity(const Activation& a) {
-  return a.slope == 0 && a.low == -kInfinity && a.high == kInfinity;
-}
+inline bool is_identity(const Bounds& a) { return a.low == -kInfinity && a.high == kInfinity; }
 
-inline double activated(double v, const Activation& a) {
-  if (a.slope != 0) return v > 0 ? v : static_cast<double>(a.slope) * v;
+inline double activated(double v, const Bounds& a) {
   return std::min(std::max(v, static_cast<double>(a.low)), static_cast<double>(a.high));
 }
 
-inline bool passes(double y, const Activation& a) {
-  if (a.slope != 0) return y > 0;
+inline bool passes(double y, const Bounds& a) {
   return y > static_cast<double>(a.low) && y < static_cast<double>(a.high);
 }
 
@@ -163,8 +159,7 @@ struct Bits {
 };
 
 // value = rounded(activation(value + bias)), and its bits.
-inline Bits finish(Values& values, const Values& bias, const Activation& activation,
-                   ElementType type) {
+inline Bits finish(Values& values, const Values& bias, const Bounds& activation, ElementType type) {
   Bits bits;
   for (std::size_t i = 0; i < values.size(); ++i) {
     values[i] = rows_test::rounded(activated(values[i] + bias[i % bias.size()], activation), type);
@@ -174,11 +169,9 @@ inline Bits finish(Values& values, const Values& bias, const Activation& activat
 }
 
 // cotangent = rounded(pulled back).
-inline void mask(Values& values, const Bits& bits, const Activation& activation, ElementType type) {
+inline void mask(Values& values, const Bits& bits, const Bounds& activation, ElementType type) {
   for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!is_identity(activation) && !bits.of[i]) {
-      values[i] *= static_cast<double>(activation.slope);
-    }
+    if (!is_identity(activation) && !bits.of[i]) values[i] = 0;
     values[i] = rows_test::rounded(values[i], type);
   }
 }

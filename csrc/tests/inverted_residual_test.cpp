@@ -145,7 +145,7 @@ void compare(const Problem& problem, const Device& device) {
   Bytes bits[3] = {Bytes(static_cast<std::size_t>(from * s.expanded / 8)),
                    Bytes(static_cast<std::size_t>(to * s.expanded / 8)),
                    Bytes(static_cast<std::size_t>(to * s.to_c / 8))};
-  const auto bits_of = [&](int which, const Activation& activation) {
+  const auto bits_of = [&](int which, const Bounds& activation) {
     return is_identity(activation) ? nullptr : bits[which].data();
   };
   Args args{};
@@ -202,8 +202,6 @@ void compare(const Problem& problem, const Device& device) {
   args.bits[0] = bits_of(1, problem.activation[1]);
   args.bits[1] = bits_of(0, problem.activation[0]);
   args.last_bits = nullptr;
-  args.activation[0] = problem.activation[1];
-  args.activation[1] = problem.activation[0];
   launch(args, device, problem.text());
   compare_values(out, cotangent, problem.text() + ": cotangent");
 }
@@ -216,9 +214,9 @@ Sizes with_outputs(Sizes s, int behind) {
 
 constexpr Precision kPrecisions[] = {Precision::kFloat32, Precision::kTensorFloat32,
                                      Precision::kBFloat16};
-constexpr Activation kRelu6{0.0f, 6.0f, 0.0f};
-constexpr Activation kRelu{0.0f, kInfinity, 0.0f};
-constexpr Activation kLeaky{0.0f, 0.0f, 0.25f};
+constexpr Bounds kRelu6{0.0f, 6.0f};
+constexpr Bounds kRelu{0.0f, kInfinity};
+constexpr Bounds kHardtanh{-0.5f, 1.0f};
 
 // Blocks of MobileNetV2 on 32x32 images, few of each.
 TEST(blocks_of_mobilenet) {
@@ -261,7 +259,7 @@ Sizes drawn_sizes(std::mt19937& random) {
 }
 
 TEST(random_blocks) {
-  const Activation activations[] = {kIdentity, kRelu, kRelu6, kLeaky, {-0.5f, 1.0f, 0.0f}};
+  const Bounds activations[] = {kIdentity, kRelu, kRelu6, kHardtanh, {-1.0f, kInfinity}};
   for (std::uint32_t seed = 1; seed <= 36; ++seed) {
     std::mt19937 random(seed);
     const Problem problem{drawn_sizes(random),
@@ -277,7 +275,7 @@ TEST(random_blocks) {
 TEST(less_shared_memory_gives_the_same) {
   const Sizes sizes{7, 4, 4, 16, 40, 4, 4, 16, 3, 3, 1, 1, 1, 1};
   for (const Precision precision : kPrecisions) {
-    const Problem problem{sizes, precision, {kRelu6, kLeaky}, kRelu, true};
+    const Problem problem{sizes, precision, {kRelu6, kHardtanh}, kRelu, true};
     const int least =
         sign_ext::block::plan_for(sizes, precision, 1, sign_ext::block::kNarrow).shared_bytes;
     for (const int limit : {kMostShared, 48 * 1024, least}) compare(problem, {limit, 1, 5});

@@ -9,7 +9,7 @@ from block_programs import CASES, Builder, Case, block_program, mobilenet, progr
 from sign_ext.compiler.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
 from sign_ext.compiler.memory import plan_memory
 from sign_ext.compiler.schedule import schedule
-from sign_ext.ops.activation import RELU, RELU6
+from sign_ext.ops.activation import RELU, RELU6, Piecewise
 
 
 def check(program, images, places) -> None:
@@ -169,7 +169,15 @@ def summed_expand() -> tuple:
     return builder.program(), 3
 
 
+def leaky(which: int) -> tuple:
+    program, place = channels()
+    return without(program, which, activation=Piecewise(slope=0.1)), place
+
+
 REFUSED = {
+    "leaky expand": (lambda: leaky(1), "the activation of convolution 1×1 .* is no clamp"),
+    "leaky depthwise": (lambda: leaky(2), "the activation of convolution 3×3 .* is no clamp"),
+    "leaky project": (lambda: leaky(3), "the activation of convolution 1×1 .* is no clamp"),
     "the stem": (stem_of_eight, "is the first convolution, whose input-backward adds"),
     "channels in": (lambda: channels(x=12), "its channels are 12, 24, 8, not all multiples of 8"),
     "expanded": (lambda: channels(expanded=20), "its channels are 8, 20, 8, not all"),

@@ -11,9 +11,9 @@ import math
 import pytest
 import torch
 from emulated_blocks import Device, emulated_blocks
-from inverted_residual_checks import CASES, LEAKY, UNIT, check_both, random_block, run_both
+from inverted_residual_checks import CASES, HARDTANH, UNIT, check_both, random_block, run_both
 
-from sign_ext.ops.activation import mask_shape
+from sign_ext.ops.activation import Piecewise, mask_shape
 from sign_ext.ops.inverted_residual import (
     inverted_residual,
     inverted_residual_backward,
@@ -95,7 +95,7 @@ def test_reference_in_float64_is_autograds(generator):
         }
     )
     x = torch.randn(case.shape, generator=generator, dtype=torch.float64, requires_grad=True)
-    e = LEAKY.apply(torch.einsum("nchw,oc->nohw", x, double.expand))
+    e = HARDTANH.apply(torch.einsum("nchw,oc->nohw", x, double.expand))
     padded = torch.nn.functional.pad(e, (0, 1, 2, 2))
     filters = double.depthwise.permute(2, 0, 1)[:, None]
     d = torch.nn.functional.conv2d(padded, filters, None, case.stride, groups=case.expanded).relu()
@@ -153,8 +153,15 @@ def test_operators_refuse_what_is_not_on_cuda():
     x = torch.zeros(1, 8, 1, 1)
     with pytest.raises(NotImplementedError):
         torch.ops.sign_ext.inverted_residual_backward(
-            x, x, x, x, x, None, None, None, 8, 0.0, 0.0, 1, 1, 1, 1, 0, 0, False
+            x, x, x, x, x, None, None, None, 8, 1, 1, 1, 1, 0, 0, False
         )
+
+
+def test_leaky_blocks_are_refused(generator):
+    block = random_block(CASES["linear"], generator)
+    leaky = block._replace(depthwise_activation=Piecewise(slope=0.1))
+    with pytest.raises(ValueError, match="one is a leaky ReLU"):
+        pack_block(leaky, torch.float32)
 
 
 def test_a_block_without_kernel_runs_its_reference(generator):

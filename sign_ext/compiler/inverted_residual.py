@@ -144,6 +144,9 @@ def _block_at(program: Program, place: int) -> InvertedResidual | str:
         return f"{depthwise} is not the only reader of a dense 1×1 convolution of stride 1"
     if expand.output - 1 == stem_of(program):
         return f"{expand} is the first convolution, whose input-backward adds to the image"
+    for op in (expand, depthwise, project):
+        if op.activation.slope:
+            return f"the activation of {op} is no clamp"
     channels = (expand.in_shapes[0][0], expand.shape[0], project.shape[0])
     if any(c % CHANNELS for c in channels):
         sizes = ", ".join(map(str, channels))

@@ -95,9 +95,9 @@ def inverted_residual(
         residual,
         mask,
         block.expanded,
-        *block.expand_activation,
-        *block.depthwise_activation,
-        *block.activation,
+        *block.expand_activation[:2],
+        *block.depthwise_activation[:2],
+        *block.activation[:2],
         *block.kernel,
         *block.stride,
         *block.padding,
@@ -159,8 +159,6 @@ def inverted_residual_backward(
         depthwise_mask,
         other,
         block.expanded,
-        block.depthwise_activation.slope,
-        block.expand_activation.slope,
         *block.kernel,
         *block.stride,
         *block.padding,
@@ -276,14 +274,13 @@ def inverted_residual_backward_reference(
         3.0
     """
     value = _pointwise(g, block.project.t())
-    d = masked(value, depthwise_mask, block.depthwise_activation.slope).to(g.dtype)
+    d = masked(value, depthwise_mask, 0.0).to(g.dtype)
     e = g.new_empty((len(g), block.expanded, *out.shape[2:]))
     depthwise_backward_reference(
         d,
         block.depthwise,
         e,
         x_mask=expand_mask,
-        x_slope=block.expand_activation.slope,
         stride=block.stride,
         padding=block.padding,
     )

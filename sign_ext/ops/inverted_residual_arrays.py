@@ -25,7 +25,7 @@ class Block(NamedTuple):
         expand_bias: (E,), or None.
         depthwise_bias: (E,), or None.
         project_bias: (C_out,), or None.
-        expand_activation: behind the first convolution.
+        expand_activation: behind the first convolution; a clamp, as the other two.
         depthwise_activation: behind the second.
         activation: behind the last and the residual.
         stride: of the depthwise convolution, (vertical, horizontal).
@@ -142,7 +142,16 @@ def pack_block(block: Block, dtype: torch.dtype, *, tf32: bool = False) -> Packe
         block: its constants, on the device where they are needed.
         dtype: of activations and cotangents.
         tf32: whether float32 products are taken by the matrix unit, in TF32.
+
+    Raises:
+        ValueError: an activation is a leaky ReLU.
     """
+    activations = (block.expand_activation, block.depthwise_activation, block.activation)
+    if any(activation.slope for activation in activations):
+        raise ValueError(
+            "an inverted residual's activations must be clamps (ReLU, ReLU6, hardtanh, none), and "
+            "one is a leaky ReLU: run its convolutions one by one"
+        )
     narrow = {torch.bfloat16: "bfloat16", torch.float32: "tf32" if tf32 else "float32"}
     precision = narrow.get(dtype, "float64")
     expand, project = block.expand.to(dtype), block.project.to(dtype)
