@@ -16,9 +16,11 @@ __device__ __forceinline__ float clamp_or_nan(float value, float low, float high
   return result;
 }
 
-__device__ __forceinline__ Pack<__nv_bfloat16, 2> narrow_both(float first, float second) {
+__device__ __forceinline__ void narrow_both(float first, float second, __nv_bfloat16& a,
+                                            __nv_bfloat16& b) {
   const __nv_bfloat162 both = __floats2bfloat162_rn(first, second);
-  return {{__low2bfloat16(both), __high2bfloat16(both)}};
+  a = __low2bfloat16(both);
+  b = __high2bfloat16(both);
 }
 
 #else
@@ -28,10 +30,17 @@ __device__ __forceinline__ float clamp_or_nan(float value, float low, float high
   return value > high ? high : value;
 }
 
-__device__ __forceinline__ Pack<__nv_bfloat16, 2> narrow_both(float first, float second) {
-  return {{narrow<__nv_bfloat16>(first), narrow<__nv_bfloat16>(second)}};
+__device__ __forceinline__ void narrow_both(float first, float second, __nv_bfloat16& a,
+                                            __nv_bfloat16& b) {
+  a = narrow<__nv_bfloat16>(first);
+  b = narrow<__nv_bfloat16>(second);
 }
 
 #endif
+
+__device__ __forceinline__ void narrow_both(float first, float second, float& a, float& b) {
+  a = first;
+  b = second;
+}
 
 }  // namespace sign_ext

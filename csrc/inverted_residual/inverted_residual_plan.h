@@ -2,10 +2,10 @@
 // memory of a block of threads. Plain arithmetic, tested by itself
 // (csrc/tests/inverted_residual_plan_test.cpp).
 //
-//   input      rows of from, all their channels        middle   rows of to, 32 channels: d
-//   expanded   rows of from, 32 channels: e            first, second, taps: of two chunks, one
-//   being
-//                                                      used while the next one is copied
+//   input      rows of from, all their channels
+//   expanded   rows of from, 32 channels: e
+//   middle     rows of to, 32 channels: d
+//   weights    first, second, taps and bias of two chunks: one is used while the other is copied
 //
 // Rows are some bytes longer than their elements, so that the 8 rows that the matrix unit reads at
 // once (and the 4 that a lane reads of float32 weights) lie in different banks.
@@ -32,17 +32,23 @@ SIGN_EXT_BLOCK_INDEX int up_to(int n, int multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
+// Division of a row's number in a tile by a line's or an image's size, as a multiplication.
+SIGN_EXT_BLOCK_INDEX int one_over(int n) { return (1 << 16) / n + 1; }
+SIGN_EXT_BLOCK_INDEX int quotient(int row, int over) { return row * over >> 16; }
+
 struct Plan {
-  int images;                 // of a tile
-  int widest;                 // kNarrow or kWide
-  int chunks;                 // of expanded channels
-  int from_depth;             // channels in, padded: the depth of the first product
-  int to_width;               // channels out, padded
-  int from_rows, to_rows;     // positions of a tile, padded
-  int warps_across, columns;  // the second product: warps side by side, and the columns of each
+  int images;                   // of a tile
+  int widest;                   // kNarrow or kWide
+  int chunks;                   // of expanded channels
+  int from_depth;               // channels in, padded: the depth of the first product
+  int to_width;                 // channels out, padded
+  int from_rows, to_rows;       // positions of a tile, padded
+  int warps_across, columns;    // the second product: warps side by side, and the columns of each
+  int over_to_w, over_to_h;     // one over them
+  int line_parts, part_length;  // windows that slide: log2 of a line's parts, positions of each
   int input_row, wide_row, first_row, second_row;    // bytes of a row
   int input_at, expanded_at, middle_at, weights_at;  // bytes from the beginning
-  int second_in, taps_in, weights_bytes;             // within one of the two chunks' weights
+  int second_in, taps_in, bias_in, weights_bytes;    // within one of the two chunks' weights
   int shared_bytes;
 };
 
@@ -69,6 +75,11 @@ SIGN_EXT_BLOCK_INDEX Plan plan_for(const Sizes& s, Precision precision, int imag
   p.warps_across = kWarps / down;
   p.columns = up_to((p.to_width + p.warps_across - 1) / p.warps_across, 16);
   if (p.columns > widest) return p;
+  p.over_to_w = one_over(s.to_w);
+  p.over_to_h = one_over(s.to_h);
+  const int lines = images * s.to_h;
+  while (lines << p.line_parts < 4 * kWarps && 4 << p.line_parts < s.to_w) ++p.line_parts;
+  p.part_length = (s.to_w + (1 << p.line_parts) - 1) >> p.line_parts;
   p.input_row = p.from_depth * size + 16;
   p.wide_row = kChunk * size + 16;
   p.first_row = kChunk * size + weight_gap;
@@ -78,7 +89,8 @@ SIGN_EXT_BLOCK_INDEX Plan plan_for(const Sizes& s, Precision precision, int imag
   p.weights_at = p.middle_at + p.to_rows * p.wide_row;
   p.second_in = p.from_depth * p.first_row;
   p.taps_in = p.second_in + kChunk * p.second_row;
-  p.weights_bytes = p.taps_in + s.kernel_h * s.kernel_w * kChunk * 4;
+  p.bias_in = p.taps_in + s.kernel_h * s.kernel_w * kChunk * 4;
+  p.weights_bytes = p.bias_in + kChunk * 4;
   p.shared_bytes = p.weights_at + 2 * p.weights_bytes;
   p.images = images;
   return p;

@@ -1,12 +1,12 @@
-// The windows between the two products, forward and back: a lane has two neighbouring channels and
-// goes along a line of positions; 16 lanes have the 32 channels of a chunk.
+// The windows between the two products, forward and back. A lane has four neighbouring channels of
+// a position, and 8 lanes the 32 of a chunk.
 //
-// `emit(pair)` is called for each position of the line, one after the other, by all lanes of a warp
-// together.
+// Where windows slide, a lane goes along a line and reads each position once: it adds to three
+// positions of the output. Otherwise a lane gathers what one position's window sees.
 
 #pragma once
 
-#include "inverted_residual/inverted_residual_pair.cuh"
+#include "inverted_residual/inverted_residual_channels.cuh"
 
 namespace sign_ext::block {
 
@@ -18,56 +18,56 @@ struct Plane {
   int row;    // of a position
   int height, width;
 
-  __device__ __forceinline__ Plane behind(int positions) const {
-    return {shared, begin + positions * row, row, height, width};
-  }
-
-  __device__ __forceinline__ Pair at(int position) const {
-    return load_pair(reinterpret_cast<const T*>(shared + (begin + position * row)));
+  __device__ __forceinline__ Four at(int position) const {
+    return load_channels<4>(reinterpret_cast<const T*>(shared + (begin + position * row)));
   }
 };
 
-// Stride 1, 3x3: each position of `from` is read once a line of `to`, and adds to three of its
-// positions. `taps` are the lane's channels of the first tap.
+__device__ __forceinline__ void multiply_add(const Four& value, const Four& weight, Four& sum) {
+#pragma unroll
+  for (int c = 0; c < 4; ++c) sum.value[c] += value.value[c] * weight.value[c];
+}
+
+// Positions [begin, begin + length) of line y, 3x3 and stride 1; `emit(sum)` is called for each,
+// one after the other, by all lanes of a warp together. `taps` are the lane's channels of the first
+// tap.
 template <bool kBackward, typename T, typename Emit>
 __device__ __forceinline__ void slide_along(const Sizes& s, const Plane<T>& from, const float* taps,
-                                            int y, Emit&& emit) {
-  Pair weights[3][3];
-#pragma unroll
-  for (int i = 0; i < 9; ++i) {
-    weights[i / 3][i % 3] = load_pair(taps + (kBackward ? 8 - i : i) * kChunk);
-  }
+                                            int y, int begin, int length, Emit&& emit) {
   const int top = y - (kBackward ? 2 - s.pad_top : s.pad_top);
-  const int left = kBackward ? 2 - s.pad_left : s.pad_left;
-  Plane<T> lines[3];
-  bool there[3];
+  const int left = begin - (kBackward ? 2 - s.pad_left : s.pad_left);
+  // A row outside the image has no weight; the next one inside, of the same window, is read for it.
+  Four weights[3][3];
+  int lines[3];
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
-    lines[a] = from.behind((top + a) * from.width);
-    there[a] = top + a >= 0 && top + a < from.height;
+    const bool there = top + a >= 0 && top + a < from.height;
+    lines[a] = there ? top + a : top + a < 0 ? 0 : from.height - 1;
+    lines[a] = from.begin + lines[a] * from.width * from.row;
+#pragma unroll
+    for (int b = 0; b < 3; ++b) {
+      const int tap = 3 * a + b;
+      weights[a][b] = Four{};
+      if (there) weights[a][b] = load_channels<4>(taps + (kBackward ? 8 - tap : tap) * kChunk);
+    }
   }
-  Pair sums[3] = {};  // of the positions x = step - 2, step - 1, step
+  Four sums[3] = {};  // of the positions step - 2, step - 1 and step
 #pragma unroll 1
-  for (int step = 0; step < s.to_w + 2; ++step) {
-    const int column = step - left;
+  for (int step = 0; step < length + 2; ++step) {
+    const int column = left + step;
     if (static_cast<unsigned int>(column) < static_cast<unsigned int>(from.width)) {
 #pragma unroll
       for (int a = 0; a < 3; ++a) {
-        Pair value{};
-        if (there[a]) value = lines[a].at(column);
+        const Four value = load_channels<4>(
+            reinterpret_cast<const T*>(from.shared + (lines[a] + column * from.row)));
 #pragma unroll
-        for (int b = 0; b < 3; ++b) {
-#pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            sums[2 - b].value[c] += value.value[c] * weights[a][b].value[c];
-          }
-        }
+        for (int b = 0; b < 3; ++b) multiply_add(value, weights[a][b], sums[2 - b]);
       }
     }
     if (step >= 2) emit(sums[0]);
     sums[0] = sums[1];
     sums[1] = sums[2];
-    sums[2] = Pair{};
+    sums[2] = Four{};
   }
 }
 
@@ -105,30 +105,27 @@ __device__ __forceinline__ Axis axis_of(int at, int kernel, int stride, int pad,
   return axis;
 }
 
-// Any kernel and stride.
-template <bool kBackward, typename T, typename Emit>
-__device__ __forceinline__ void gather_along(const Sizes& s, const Plane<T>& from,
-                                             const float* taps, int y, Emit&& emit) {
+// One position, any kernel and stride.
+template <bool kBackward, typename T>
+__device__ __forceinline__ Four gather(const Sizes& s, const Plane<T>& from, const float* taps,
+                                       int y, int x) {
   const int on = kBackward ? -1 : 1;
   const int apart_h = kBackward ? s.stride_h : 1;
   const int apart_w = kBackward ? s.stride_w : 1;
   const Axis down = axis_of<kBackward>(y, s.kernel_h, s.stride_h, s.pad_top, from.height);
+  const Axis right = axis_of<kBackward>(x, s.kernel_w, s.stride_w, s.pad_left, from.width);
+  Four sum = {};
+  for (int a = 0; a < down.count; ++a) {
+    const int position = (down.position + on * a) * from.width + right.position;
+    const float* const weights =
+        taps + ((down.tap + apart_h * a) * s.kernel_w + right.tap) * kChunk;
 #pragma unroll 1
-  for (int x = 0; x < s.to_w; ++x) {
-    const Axis right = axis_of<kBackward>(x, s.kernel_w, s.stride_w, s.pad_left, from.width);
-    Pair sum = {};
-    for (int a = 0; a < down.count; ++a) {
-      const int line = (down.position + on * a) * from.width;
-      const int tap = (down.tap + apart_h * a) * s.kernel_w;
-      for (int b = 0; b < right.count; ++b) {
-        const Pair value = from.at(line + right.position + on * b);
-        const Pair weight = load_pair(taps + (tap + right.tap + apart_w * b) * kChunk);
-#pragma unroll
-        for (int c = 0; c < 2; ++c) sum.value[c] += value.value[c] * weight.value[c];
-      }
+    for (int b = 0; b < right.count; ++b) {
+      multiply_add(from.at(position + on * b), load_channels<4>(weights + apart_w * b * kChunk),
+                   sum);
     }
-    emit(sum);
   }
+  return sum;
 }
 
 }  // namespace sign_ext::block

@@ -71,7 +71,8 @@ TEST(every_array_has_its_place) {
               p.middle_at + p.to_rows * p.wide_row <= p.weights_at &&
               p.from_depth * p.first_row <= p.second_in &&
               p.second_in + kChunk * p.second_row <= p.taps_in &&
-              p.taps_in + 9 * kChunk * 4 <= p.weights_bytes &&
+              p.taps_in + 9 * kChunk * 4 <= p.bias_in &&
+              p.bias_in + kChunk * 4 <= p.weights_bytes &&
               p.weights_at + 2 * p.weights_bytes <= p.shared_bytes,
           text(s) + ": arrays meet");
     for (const int at :
@@ -124,6 +125,22 @@ TEST(rows_that_are_read_together_lie_in_different_banks) {
       for (int r = 0; r < 8; ++r) banks.insert(r * row / 16 % 8);
       CHECK(banks.size() == 8, text(s) + ": eight rows share a bank");
     }
+  });
+}
+
+TEST(quotients_are_those_of_a_division) {
+  for (int n = 1; n <= kMostRows; ++n) {
+    for (int row = 0; row <= kMostRows; ++row) {
+      CHECK(quotient(row, one_over(n)) == row / n, std::to_string(row) + " / " + std::to_string(n));
+    }
+  }
+}
+
+TEST(parts_of_lines_cover_them) {
+  for_each_plan([](const Sizes& s, Precision, int, const Plan& p) {
+    CHECK(p.part_length << p.line_parts >= s.to_w, text(s) + ": positions that no part has");
+    CHECK(p.line_parts == 0 || p.images * s.to_h << (p.line_parts - 1) < 4 * kWarps,
+          text(s) + ": more parts than there are lanes for");
   });
 }
 

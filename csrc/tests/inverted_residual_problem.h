@@ -34,6 +34,7 @@ struct Problem {
   Precision precision;
   Bounds activation[2], last;
   bool added;
+  bool fine = false;  // inputs have more bits than TF32 takes
 
   ElementType type() const {
     return precision == Precision::kBFloat16 ? ElementType::kBFloat16 : ElementType::kFloat32;

@@ -123,10 +123,14 @@ void compare_bits(Bytes& got, const Bits& expected, int channels, const std::str
   }
 }
 
-Values drawn(std::int64_t n, std::mt19937& random) {
+// Between -2 and 2: quarters, or 4096ths.
+Values drawn(const Problem& problem, std::int64_t n, std::mt19937& random) {
   Values values;
+  const unsigned int parts = problem.fine ? 4096 : 4;
   for (std::int64_t i = 0; i < n; ++i) {
-    values.push_back(static_cast<double>(static_cast<int>(random() % 17) - 8) / 4);
+    values.push_back(
+        (static_cast<double>(random() % (4 * parts + 1)) - 2 * static_cast<double>(parts)) /
+        static_cast<double>(parts));
   }
   return values;
 }
@@ -138,8 +142,8 @@ void compare(const Problem& problem, const Device& device) {
   const Constants with(s, random);
   const std::int64_t from = s.images * s.from_h * s.from_w;
   const std::int64_t to = s.images * s.to_h * s.to_w;
-  const Values x = drawn(from * s.from_c, random);
-  const Values added = drawn(problem.added ? to * s.to_c : 0, random);
+  const Values x = drawn(problem, from * s.from_c, random);
+  const Values added = drawn(problem, problem.added ? to * s.to_c : 0, random);
   const Forward expected = forward(problem, with, x, added);
 
   Bytes bits[3] = {Bytes(static_cast<std::size_t>(from * s.expanded / 8)),
@@ -181,8 +185,8 @@ void compare(const Problem& problem, const Device& device) {
       compare_bits(bits[2], expected.bits[2], s.to_c, problem.text() + ": last bit");
     }
   }
-  const Values g = drawn(to * s.to_c, random);
-  const Values other = drawn(problem.added ? from * s.from_c : 0, random);
+  const Values g = drawn(problem, to * s.to_c, random);
+  const Values other = drawn(problem, problem.added ? from * s.from_c : 0, random);
   const Values cotangent = backward(problem, with, g, expected.bits, other);
   Elements in = elements(g, problem.type());
   Elements more = elements(other, problem.type());
@@ -223,6 +227,7 @@ TEST(blocks_of_mobilenet) {
   const Sizes all[] = {
       // images, from (h, w, c), expanded, to (h, w, c), kernel, stride, padding
       {1, 16, 16, 16, 96, 8, 8, 24, 3, 3, 2, 2, 1, 1},
+      {1, 16, 16, 16, 32, 16, 16, 24, 3, 3, 1, 1, 1, 1},
       {3, 8, 8, 24, 144, 8, 8, 24, 3, 3, 1, 1, 1, 1},
       {5, 4, 4, 32, 192, 2, 2, 64, 3, 3, 2, 2, 1, 1},
       {9, 2, 2, 64, 64, 2, 2, 64, 3, 3, 1, 1, 1, 1},
@@ -269,6 +274,17 @@ TEST(random_blocks) {
                           random() % 2 == 0};
     const int processors[] = {1, 4, 100};
     compare(problem, {kMostShared, processors[random() % 3], seed});
+  }
+}
+
+// Few channels and one tap, so that sums are exact although the inputs have 13 bits.
+TEST(products_take_what_their_unit_takes) {
+  const Sizes sizes{5, 3, 2, 8, 8, 3, 2, 8, 1, 1, 1, 1, 0, 0};
+  for (const Precision precision : {Precision::kFloat32, Precision::kTensorFloat32}) {
+    for (std::uint32_t seed = 1; seed < 4; ++seed) {
+      const Problem problem{sizes, precision, {kRelu6, kRelu6}, kIdentity, false, true};
+      compare(problem, {kMostShared, 1, seed});
+    }
   }
 }
 
