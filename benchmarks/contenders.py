@@ -24,7 +24,10 @@ DEFAULTS = "naive, default flags"
 LONG = "left out: compiles for minutes (--all-peers)"
 # torch.compile of this many modules takes minutes.
 MANY_MODULES = 400
-NEED_A_GPU = ("graphed", "onchip")
+TUNED = "fused, tuned"
+OURS = (*(name for name in BACKENDS if name != "auto"), TUNED)
+# Why some of them take no part on a CPU.
+NOT_ON_A_CPU = {"graphed": NO_GPU, "onchip": NO_GPU, TUNED: "on a CPU measuring takes minutes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,11 @@ def refused(task: Task, name: str) -> str | None:
     return None
 
 
+def own(task: Task, way: str) -> Run:
+    """One of ours: a backend by its name, or the fused one with its choices measured."""
+    return ours(task, "fused", tune=True) if way == TUNED else ours(task, way)
+
+
 def enter(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
     """Build every contender and run it once.
 
@@ -131,9 +139,9 @@ def enter(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
         run = loops.at(precision, loops.frozen(saving, task.steps, task.step_size))
         add("memsave_torch", lambda: run, (Exception,))
 
-    for backend in BACKENDS:
-        if backend in NEED_A_GPU and not task.images.is_cuda:
-            absent[f"sign_ext {backend}"] = NO_GPU
-        elif backend != "auto":
-            add(f"sign_ext {backend}", lambda each=backend: ours(task, each), (BackendError,))
+    for way in OURS:
+        if way in NOT_ON_A_CPU and not task.images.is_cuda:
+            absent[f"sign_ext {way}"] = NOT_ON_A_CPU[way]
+        else:
+            add(f"sign_ext {way}", lambda each=way: own(task, each), (BackendError,))
     return runs, absent

@@ -20,7 +20,7 @@ import jax_peer
 import peers
 import roofline
 import torch
-from contenders import NAIVE, NO_GPU, Task, first_line, ours
+from contenders import NAIVE, Task, first_line
 from peer_cells import Race
 from torch import nn
 
@@ -30,7 +30,6 @@ from sign_ext.benchmarking.agreement import Reference
 from sign_ext.benchmarking.loops import Run
 from sign_ext.benchmarking.timing import Turns, mirrored, on_each
 from sign_ext.models import build_model
-from sign_ext.settings import BACKENDS
 
 SAVING = "memsave_torch"
 LONG = "max-autotune"  # compiles for minutes: of one network only
@@ -57,7 +56,7 @@ def names(race: Race) -> list[str]:
     if race.device == "cuda" and race.precision == "float32":
         found.insert(1, contenders.DEFAULTS)
     found += [jax_peer.label(torch.device(race.device)), SAVING]
-    return found + [f"sign_ext {backend}" for backend in BACKENDS if backend != "auto"]
+    return found + [f"sign_ext {way}" for way in contenders.OURS]
 
 
 def why_not(task: Task, name: str) -> str | None:
@@ -71,10 +70,9 @@ def why_not(task: Task, name: str) -> str | None:
         except ImportError:
             return "not installed"
         return None
-    if name.removeprefix("sign_ext ") in contenders.NEED_A_GPU and not task.images.is_cuda:
-        return NO_GPU
     if name.startswith("sign_ext "):
-        return None
+        on_cpu = contenders.NOT_ON_A_CPU.get(name.removeprefix("sign_ext "))
+        return None if task.images.is_cuda else on_cpu
     reason = contenders.refused(task, name)
     return reason.partition(" (--")[0] if reason else None
 
@@ -88,7 +86,7 @@ def build(task: Task, name: str) -> Run:
         saving = loops.frozen(peers.memory_saving(task.phi()), *how)
         return loops.at(task.precision, saving)
     if name.startswith("sign_ext "):
-        return ours(task, name.removeprefix("sign_ext "))
+        return contenders.own(task, name.removeprefix("sign_ext "))
     return contenders.by_torch(task)[name]()
 
 

@@ -208,6 +208,12 @@ def test_every_race_asks_for_the_peers_and_all_of_ours() -> None:
     )
     assert {"CUDA graph by hand", "JAX jit(lax.scan)", "memsave_torch"} <= set(on_gpu)
     assert {"sign_ext autograd", "sign_ext fused", "sign_ext onchip"} <= set(on_gpu)
+    assert "sign_ext fused, tuned" in on_gpu
+    on_cpu = peer_measure.Course(Race("basic_cnn", "float32", 1, 1, "cpu"), 1).task
+    assert (
+        peer_measure.why_not(on_cpu, "sign_ext fused, tuned") == "on a CPU measuring takes minutes"
+    )
+    assert peer_measure.why_not(on_cpu, "sign_ext fused") is None
     assert len(set(on_gpu)) == len(on_gpu)
     assert "naive, default flags" not in peer_measure.names(Race("n", "tf32", 8, 2, "cuda"))
 

@@ -27,8 +27,8 @@ NAMED = tuple(name for name in BACKENDS if name != "auto")  # those that can be 
 Way = Callable[[Task], Run]
 
 
-def ours(task: Task, backend: str) -> Run:
-    """One of our backends, through the public call."""
+def ours(task: Task, backend: str, *, tune: bool = False) -> Run:
+    """One of our backends, through the public call; its choices measured, where they can be."""
     sign = SignTransform(
         task.model,
         task.steps,
@@ -37,6 +37,7 @@ def ours(task: Task, backend: str) -> Run:
         batch_size=len(task.images),
         backend=backend,
         precision=task.precision,
+        tune=tune,
     )
     return sign.transform  # type: ignore[return-value]
 
