@@ -33,4 +33,10 @@ inline void check_apart(const char* op, const char* name, const Tensor& tensor,
       op, ": ", name, " shares memory with ", other_name);
 }
 
+// Of what a kernel reads 16 bytes at a time.
+inline void check_alignment(const char* op, const char* name, const Tensor& tensor) {
+  STD_TORCH_CHECK(reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0, op, ": ",
+                  name, " must begin on 16 bytes: pass a tensor of its own, not a part of one");
+}
+
 }  // namespace sign_ext::bindings

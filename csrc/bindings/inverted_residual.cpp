@@ -23,12 +23,6 @@ std::int64_t up_to(std::int64_t n, std::int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-// A kernel reads 16 bytes at a time.
-void check_alignment(const char* op, const char* name, const Tensor& tensor) {
-  STD_TORCH_CHECK(reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0, op, ": ",
-                  name, " must begin on 16 bytes: pass a tensor of its own, not a part of one");
-}
-
 const void* packed_of(const char* op, const char* name, const Tensor& tensor, ScalarType type,
                       std::int64_t elements, const Tensor& like) {
   STD_TORCH_CHECK(tensor.scalar_type() == type && tensor.numel() == elements &&
@@ -90,6 +84,8 @@ block::Args checked(const char* op, const Tensor& from, const char* from_name, c
   s.stride_w = position(op, "stride_w", w.stride_w, 1);
   s.pad_top = position(op, "pad_top", w.pad_top, 0);
   s.pad_left = position(op, "pad_left", w.pad_left, 0);
+  STD_TORCH_CHECK(s.kernel_h <= 256 && s.kernel_w <= 256, op,
+                  ": a kernel has 256x256 taps at most");
   STD_TORCH_CHECK(s.pad_top < s.kernel_h && s.pad_left < s.kernel_w, op,
                   ": padding must be less than the kernel");
   STD_TORCH_CHECK(!tf32 || type == ElementType::kFloat32, op, ": tf32 is for float32");

@@ -108,6 +108,7 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
                                                : std::int64_t{last.out_h} * last.out_w;
   const Ends ends = ends_of(with, pixels);
   check_vector("weights", weights, ScalarType::BFloat16, ends.weights, p);
+  check_alignment(kOp, "weights", weights);
   check_vector("constants", constants, ScalarType::Float, ends.constants, p);
   check_vector("watch", watch, ScalarType::Float, 2, p);
   check_vector("first_bad", first_bad, ScalarType::Int, 1, p);
@@ -121,6 +122,7 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
   if (!whole) {
     STD_TORCH_CHECK(residues.has_value(), kOp, ": this plan needs residues");
     check_vector("residues", *residues, ScalarType::Byte, p.size(0) * with.residue_bytes, p);
+    check_alignment(kOp, "residues", *residues);
     args.residues = static_cast<std::uint8_t*>(residues->mutable_data_ptr());
     const bool forward = with.forward != 0;
     const auto& given = forward ? features : cotangent;

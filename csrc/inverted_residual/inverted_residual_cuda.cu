@@ -22,8 +22,9 @@ const char* run_cuda(const Args& args, void* stream) {
   const Plan plan = plan_of(args.sizes, args.precision, shared_limit, processors);
   if (plan.images == 0) return "the block does not fit the device's shared memory";
   choose(args, plan, [&](auto kernel) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 plan.shared_bytes);
+    // The most there is, whatever this plan takes: the attribute is the kernel's, not the launch's,
+    // and other threads' launches and graphs of larger plans must not find it lowered.
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit);
     if (error != cudaSuccess) return;
     kernel<<<tiles_of(args.sizes, plan), kThreads, static_cast<std::size_t>(plan.shared_bytes),
              static_cast<cudaStream_t>(stream)>>>(args, plan);

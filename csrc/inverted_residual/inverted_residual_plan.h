@@ -114,11 +114,15 @@ SIGN_EXT_BLOCK_INDEX Plan plan_of_width(const Sizes& s, Precision precision, int
   return best;
 }
 
+// Two blocks of threads share a multiprocessor where tiles leave room for that (each block takes 1
+// KiB besides): one computes while the other waits.
 SIGN_EXT_BLOCK_INDEX Plan plan_of(const Sizes& s, Precision precision, int shared_limit,
                                   int processors) {
-  const Plan plan = plan_of_width(s, precision, shared_limit, processors, kNarrow);
-  if (plan.images > 0) return plan;
-  return plan_of_width(s, precision, shared_limit, processors, kWide);
+  const int half = (shared_limit + 1024) / 2 - 1024;
+  Plan plan = plan_of_width(s, precision, half, processors, kNarrow);
+  if (plan.images == 0) plan = plan_of_width(s, precision, shared_limit, processors, kNarrow);
+  if (plan.images == 0) plan = plan_of_width(s, precision, shared_limit, processors, kWide);
+  return plan;
 }
 
 // Whether windows slide along a line, forward and back: 3x3 kernels of stride 1, on images in which

@@ -11,6 +11,7 @@ const char* run_cuda(const Args& args, void* stream) {
   int device = 0;
   int processors = 0;
   int major = 0;
+  int shared_limit = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
@@ -18,11 +19,18 @@ const char* run_cuda(const Args& args, void* stream) {
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
   if (error != cudaSuccess) return cudaGetErrorString(error);
   if (major < 8) return "the device has no matrix unit for bfloat16 (compute capability 8.0)";
   const auto bytes = static_cast<std::size_t>(args.plan.shared_bytes);
+  if (args.plan.shared_bytes > shared_limit)
+    return "the plan takes more shared memory than there is";
+  // The most there is, whatever this plan takes: the attribute is the kernel's, not the launch's,
+  // and other threads' launches and graphs of larger plans must not find it lowered.
   error = cudaFuncSetAttribute(onchip_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               args.plan.shared_bytes);
+                               shared_limit);
   int resident = 0;
   if (error == cudaSuccess) {
     error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, onchip_kernel,

@@ -156,6 +156,16 @@ TEST(tiles_are_as_large_as_the_multiprocessors_allow) {
   CHECK(images(100, 16) == 1 && images(100, 17) == 0, "256 rows at most");
 }
 
+TEST(two_blocks_share_a_multiprocessor_where_tiles_can_be_smaller) {
+  const Sizes s{4096, 8, 8, 24, 144, 8, 8, 24, 3, 3, 1, 1, 1, 1};
+  const Plan small = plan_of(s, Precision::kFloat32, kH100, 132);
+  CHECK(small.images == 3 && 2 * (small.shared_bytes + 1024) <= kH100 + 1024, "3 images of 4");
+  CHECK(plan_of(s, Precision::kBFloat16, kH100, 132).images == 4, "4 in half of the room");
+  const Sizes large{4096, 16, 16, 24, 144, 16, 16, 24, 3, 3, 1, 1, 1, 1};
+  const Plan alone = plan_of(large, Precision::kFloat32, kH100, 132);
+  CHECK(alone.images == 1 && 2 * (alone.shared_bytes + 1024) > kH100 + 1024, "no smaller tile");
+}
+
 // What MobileNetV2 has behind its stem, on 32x32 and on 224x224 images.
 TEST(the_blocks_of_mobilenet_that_fit) {
   struct Case {
