@@ -6,6 +6,22 @@ from collections.abc import Callable
 
 import torch
 
+# What a library may take for itself meanwhile: cuDNN's workspaces, in which it also turns layouts.
+SCRATCH = {"cpu": 0, "cuda": 256 << 20}
+
+
+def check_plan(planned: int, measured: int, device: torch.device, within: float) -> None:
+    """A plan's peak is what was measured, but for the library's scratch memory.
+
+    Args:
+        planned: bytes.
+        measured: by `peak_bytes`.
+        device: where.
+        within: the share of the plan that it may be off by.
+    """
+    assert planned <= measured * (1 + within)
+    assert measured <= planned * (1 + within) + SCRATCH[device.type]
+
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     """Bytes beyond what was there before.
@@ -17,11 +33,11 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
+        before = torch.cuda.memory_stats(device)["requested_bytes.all.current"]
         torch.cuda.reset_peak_memory_stats(device)
         work()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        return torch.cuda.memory_stats(device)["requested_bytes.all.peak"] - before
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()

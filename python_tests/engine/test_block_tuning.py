@@ -68,7 +68,10 @@ def test_a_kernel_that_disagrees_is_passed_over(monkeypatch, dtype, off):
 
     wrong(monkeypatch, kernel)
     left = clock(monkeypatch, (1.0, 2.0))
-    with torch.no_grad():
+    with (
+        torch.no_grad(),
+        pytest.warns(RuntimeWarning, match="8×5×7 runs .* its δ is"),
+    ):
         assert not is_faster_fused(block("stride 2"), dtype, 2)
     assert left.times == [1.0, 2.0]  # it was not even timed
 
@@ -80,6 +83,16 @@ def test_a_kernel_that_refuses_is_passed_over(monkeypatch):
     wrong(monkeypatch, kernel)
     clock(monkeypatch, (1.0, 2.0))
     with torch.no_grad():
+        assert not is_faster_fused(block(), F32, 2)
+
+
+def test_a_kernel_that_fails_is_passed_over_and_named(monkeypatch):
+    def kernel(*arguments, **options):
+        raise RuntimeError("CUDA launch failed: an illegal memory access")
+
+    wrong(monkeypatch, kernel)
+    clock(monkeypatch, (1.0, 2.0))
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="convolution: CUDA launch failed"):
         assert not is_faster_fused(block(), F32, 2)
 
 

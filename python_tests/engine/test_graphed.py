@@ -13,6 +13,7 @@ from networks import basic_cnn, tiny_cnn
 from sign_ext import BackendError, SignTransform, iterative_sign
 from sign_ext.engine import select
 from sign_ext.engine.graphed import GRAPHS_KEPT, GraphedEngine
+from sign_ext.engine.trajectory import repeatable
 from sign_ext.ops.native import Native
 
 STEP = 2000.0
@@ -112,6 +113,41 @@ def test_moved_weights_are_recorded_anew_and_changed_ones_are_not(model, recorde
     torch.testing.assert_close(
         got, iterative_sign(model, images, 4, step_size=STEP, backend="autograd")
     )
+
+
+def test_a_changed_structure_is_recorded_anew(model, recorder, torch_rng):
+    images = images_of(2, torch_rng)
+    sign = graphed(model, recorder)
+    before = sign.transform(images)
+    convolution = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+    handle = convolution.register_forward_hook(lambda module, args, output: 2 * output)
+    after = sign.transform(images)
+    assert recorder.records == 2
+    assert not torch.equal(after, before)
+    handle.remove()
+    assert torch.equal(sign.transform(images), before)
+
+
+def test_threads_that_share_the_librarys_switches_put_them_back(monkeypatch):
+    """The second one begins before the first one ends, and ends after it."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    monkeypatch.setattr(cudnn, "deterministic", False)
+    entered, leave = threading.Event(), threading.Event()
+
+    def second():
+        with repeatable(torch.device("cpu")):
+            entered.set()
+            leave.wait(60)
+
+    other = threading.Thread(target=second)
+    with repeatable(torch.device("cpu")):
+        other.start()
+        assert entered.wait(60)
+    assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+    leave.set()
+    other.join(60)
+    assert (cudnn.benchmark, cudnn.deterministic) == (True, False)
 
 
 def test_threads_that_share_a_transform_do_not_share_a_trajectory(model, recorder, torch_rng):

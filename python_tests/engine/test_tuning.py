@@ -65,6 +65,28 @@ def test_a_real_measurement_gives_a_plan_that_can_be_passed_back(tmp_path, model
     assert changed.plan is again
 
 
+def test_a_float64_network_is_measured_in_float64(model, images):
+    sign = SignTransform(model.double(), 2, step_size=STEP, backend="fused", tune=True)
+    moved = sign.transform(images.double())
+    assert moved.dtype == torch.float64
+    assert len(sign.plan.choices) == 1
+
+
+def test_the_librarys_switches_are_set_while_measuring(monkeypatch, model, images):
+    """As they are when the chosen step runs, whatever the caller has set."""
+    seen = []
+
+    def watched(program, dtype, given):
+        seen.append((torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic))
+        return Choices(len(given))
+
+    monkeypatch.setattr("sign_ext.engine.fused.engine.measured_choices", watched)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    SignTransform(model, 2, step_size=STEP, backend="fused", tune=True).transform(images)
+    assert seen == [(False, True)]
+    assert torch.backends.cudnn.benchmark
+
+
 def test_a_file_that_is_no_plan_is_refused(tmp_path):
     file = tmp_path / "plan.json"
     for content in ("not json", "[]", json.dumps({"format": 99}), json.dumps({"format": 1})):

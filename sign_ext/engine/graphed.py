@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sign_ext.compiler.trace import structure_key
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.engine.waiting import refuse_waiting
 from sign_ext.errors import BackendError
@@ -109,7 +110,8 @@ class GraphedEngine:
         It is valid until the next call that starts one of the same shape.
         """
         where = (images.shape, images.dtype, images.device)
-        key = (where, problem.settings, problem.memory_format, weights_key(self._model))
+        network = (structure_key(self._model), weights_key(self._model))
+        key = (where, problem.settings, problem.memory_format, network)
         trajectory = self._kept.pop(key, None)
         if trajectory is None:
             while len(self._kept) >= GRAPHS_KEPT:

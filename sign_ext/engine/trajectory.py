@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -49,21 +50,31 @@ def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast(device.type, enabled=False)
 
 
+_switching = threading.Lock()
+_holders: list[tuple[bool, bool]] = []  # for each of them what the switches were before the first
+
+
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """No gradients, no caller's autocast, and the library's deterministic algorithms only.
+
+    The switches belong to the process: the last of several threads puts them back.
 
     Args:
         device: where the work is.
     """
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
-    cudnn.benchmark, cudnn.deterministic = False, True
+    with _switching:
+        _holders.append(_holders[0] if _holders else (cudnn.benchmark, cudnn.deterministic))
+        cudnn.benchmark, cudnn.deterministic = False, True
     try:
         with torch.no_grad(), without_autocast(device):
             yield
     finally:
-        cudnn.benchmark, cudnn.deterministic = before
+        with _switching:
+            before = _holders.pop()
+            if not _holders:
+                cudnn.benchmark, cudnn.deterministic = before
 
 
 def iterate_dtype(model_dtype: torch.dtype) -> torch.dtype:

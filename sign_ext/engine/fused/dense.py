@@ -112,7 +112,12 @@ class TorchConvolution:
         channels, height, width = op.in_shapes[0]
         even = op.padding == op.padding_behind
         size = (height, width) if even else (height + top + bottom, width + left + right)
-        like = g.new_empty((len(g), channels, *size)).to(memory_format=torch.channels_last)
+        like = torch.empty(
+            (len(g), channels, *size),
+            dtype=g.dtype,
+            device=g.device,
+            memory_format=torch.channels_last,
+        )
         x, _, _ = torch.ops.aten.convolution_backward(
             g,
             like,

@@ -21,7 +21,13 @@ from sign_ext.engine.fused.trajectory import (
 from sign_ext.engine.fused.tune import measured_choices
 from sign_ext.engine.fused.tune_blocks import measured_blocks
 from sign_ext.engine.graphed import Record, record_cuda_graph
-from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
+from sign_ext.engine.trajectory import (
+    Problem,
+    Trajectory,
+    iterate_dtype,
+    repeatable,
+    without_autocast,
+)
 
 STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and a change of mind
 
@@ -101,8 +107,8 @@ class FusedEngine:
             while len(self._kept) >= STEPS_KEPT:
                 self._kept.popitem(last=False)
             dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
-            with torch.no_grad(), without_autocast(images.device):
-                choices = self._choices(program, dtype, images, problem.settings.precision)
+            with repeatable(images.device):
+                choices = self._choices(problem, program, dtype, images)
                 tf32 = problem.settings.precision == "tf32"
                 step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
                 kept = _Kept(program, step)
@@ -110,13 +116,15 @@ class FusedEngine:
         return kept
 
     def _choices(
-        self, program: Program, dtype: torch.dtype, images: Tensor, precision: str
+        self, problem: Problem, program: Program, dtype: torch.dtype, images: Tensor
     ) -> Choices | None:
         """The plan's choices, measured if they are to be; None for the fixed rule."""
+        precision = problem.settings.precision
         key = key_of(images, precision)
         if key not in self.plan.choices and self.measure:
             self.plan.machine = machine_of(images.device)
-            given = images.contiguous(memory_format=torch.channels_last).float()
+            given = images.contiguous(memory_format=torch.channels_last)
+            given = given.to(iterate_dtype(problem.model_dtype))
             chosen = measured_choices(program, dtype, given)
             blocks = measured_blocks(program, dtype, given, tf32=precision == "tf32")
             self.plan.choices[key] = replace(chosen, blocks=blocks)

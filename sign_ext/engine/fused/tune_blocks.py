@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from dataclasses import replace
 
 import torch
@@ -13,13 +13,15 @@ from sign_ext.compiler.program import Program
 from sign_ext.engine.fused.choices import Choices
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tune import seconds
-from sign_ext.engine.graphed import record_cuda_graph
 from sign_ext.ops.inverted_residual import block_runs_natively
 
 # δ of a block further than this from that of its three convolutions is another function. Rounding
 # decides the sign of a share of the pre-activations of about its own size, and the square root of
 # that share is how far δ is off: 3e-4, 3e-2 and 5e-2 in the last three.
 AGREES = {"float64": 1e-10, "float32": 1e-3, "tf32": 6e-2, "bfloat16": 1e-1}
+
+
+DOES_NOT_FIT = "does not fit"  # what the kernel says of a block that is too large for it
 
 
 def measured_blocks(
@@ -50,7 +52,8 @@ def is_faster_fused(
 ) -> bool:
     """Whether a block is faster as one operation, and gives the δ of its three convolutions.
 
-    A kernel that refuses the block is not.
+    One that does not fit the device is not. One that fails or disagrees is not either, and a
+    RuntimeWarning says so.
 
     Args:
         block: the operation.
@@ -70,11 +73,26 @@ def is_faster_fused(
             Step(program, dtype, device, images, Choices(images), tf32=tf32)
             for program in alone(block, seed)
         )
-        if not distance(fused.delta(x), apart.delta(x)) <= AGREES[precision]:
+        off = distance(fused.delta(x), apart.delta(x))
+        if not off <= AGREES[precision]:
+            _passed_over(block, f"its δ is {off:.1e} from that of its convolutions")
             return False
-        return seconds(_replay(fused, x), device) < seconds(_replay(apart, x), device)
-    except RuntimeError:
+        times = [seconds(lambda step=step: step.delta(x), device) for step in (fused, apart)]  # type: ignore[misc]
+    except RuntimeError as error:
+        if DOES_NOT_FIT not in str(error):
+            _passed_over(block, str(error).strip().splitlines()[0])
         return False
+    return times[0] < times[1]
+
+
+def _passed_over(block: InvertedResidual, why: str) -> None:
+    """Say that a block which should have run did not."""
+    c, height, width = block.in_shapes[0]
+    warnings.warn(
+        f"the {block} of {c}×{height}×{width} runs convolution by convolution: {why}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def alone(block: InvertedResidual, seed: Tensor) -> tuple[Program, Program]:
@@ -112,12 +130,3 @@ def distance(got: Tensor, wanted: Tensor) -> float:
         wanted: of its shape.
     """
     return float((got.double() - wanted.double()).norm() / wanted.double().norm())
-
-
-def _replay(step: Step, x: Tensor) -> Callable[[], None]:
-    """What takes the step as the engine does: on CUDA from a graph, without launches' own time."""
-
-    def run() -> None:
-        step.delta(x)
-
-    return record_cuda_graph(run, x.device) if x.is_cuda else run
