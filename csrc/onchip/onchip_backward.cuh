@@ -167,16 +167,17 @@ struct BackwardTile {
     }
     float sums[MT][NT][4];
     product<true, MT, NT>(layer, arrays, from, n0, sums);
-#pragma unroll
-    for (int i = 0; i < MT; ++i) {
+    // 16 rows after 16 rows by the same instructions, as forward.
+#pragma unroll 1
+    for (int row = m0; row < m0 + 16 * MT; row += 16) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int pixel = m0 + 16 * i + 8 * half + lane / 4;
+        const int pixel = row + 8 * half + lane / 4;
         if (pixel >= pixels) continue;
 #pragma unroll
         for (int j = 0; j < NT; ++j) {
           const int channel = n0 + kChunk * j + 2 * (lane % 4);
-          float cotangent[2] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
+          float cotangent[2] = {sums[0][j][2 * half], sums[0][j][2 * half + 1]};
           if (number == 0) {
             update(args, shared, step, pixel, channel, cotangent, watch);
           } else {
@@ -184,6 +185,7 @@ struct BackwardTile {
           }
         }
       }
+      move_up<1>(sums);
     }
   }
 };

@@ -96,38 +96,41 @@ struct ForwardTile {
     }
     float sums[MT][NT][4];
     product<false, MT, NT>(layer, arrays, from, n0, sums);
+    // 32 rows after 32 rows by the same instructions, of which there are many: the next ones' sums
+    // take the places of the last ones'.
+#pragma unroll 1
+    for (int row = m0; row < m0 + 16 * MT; row += 32) {
 #pragma unroll
-    for (int j = 0; j < NT; ++j) {
-      const int channel = n0 + kChunk * j + 2 * (lane % 4);
-      const float shift[2] = {bias[channel], bias[channel + 1]};
-      if (pooled) {
-#pragma unroll
-        for (int i = 0; i < MT; i += 2) {
-          const int window = pooled_row(m0 + 16 * i + lane / 4).window;
+      for (int j = 0; j < NT; ++j) {
+        const int channel = n0 + kChunk * j + 2 * (lane % 4);
+        const float shift[2] = {bias[channel], bias[channel + 1]};
+        if (pooled) {
+          const int window = pooled_row(row + lane / 4).window;
           Pair pair;
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
-            pair.value[c] = sums[i][j][c] + shift[c];
+            pair.value[c] = sums[0][j][c] + shift[c];
             pair.winner[c] = 0;
-            challenge(sums[i][j][2 + c] + shift[c], 1, pair.value[c], pair.winner[c]);
-            challenge(sums[i + 1][j][c] + shift[c], 2, pair.value[c], pair.winner[c]);
-            challenge(sums[i + 1][j][2 + c] + shift[c], 3, pair.value[c], pair.winner[c]);
+            challenge(sums[0][j][2 + c] + shift[c], 1, pair.value[c], pair.winner[c]);
+            challenge(sums[1][j][c] + shift[c], 2, pair.value[c], pair.winner[c]);
+            challenge(sums[1][j][2 + c] + shift[c], 3, pair.value[c], pair.winner[c]);
           }
           finish_forward(plan, layer, shared, residues, window * kWindow < rows, window, channel,
                          pair);
-        }
-      } else {
+        } else {
 #pragma unroll
-        for (int i = 0; i < MT; ++i) {
+          for (int i = 0; i < 2; ++i) {
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int m = m0 + 16 * i + 8 * half + lane / 4;
-            const Pair pair{{sums[i][j][2 * half] + shift[0], sums[i][j][2 * half + 1] + shift[1]},
-                            {0, 0}};
-            finish_forward(plan, layer, shared, residues, m < rows, m, channel, pair);
+            for (int half = 0; half < 2; ++half) {
+              const int m = row + 16 * i + 8 * half + lane / 4;
+              const Pair pair{
+                  {sums[i][j][2 * half] + shift[0], sums[i][j][2 * half + 1] + shift[1]}, {0, 0}};
+              finish_forward(plan, layer, shared, residues, m < rows, m, channel, pair);
+            }
           }
         }
       }
+      move_up<2>(sums);
     }
   }
 };

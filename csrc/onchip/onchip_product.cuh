@@ -201,6 +201,19 @@ __device__ __forceinline__ void product(const Layer& layer, const Arrays& arrays
   for (; left > 0; --left) steps.add_to(sums);
 }
 
+// The sums of the rows behind the first 16 kBy in their places.
+template <int kBy, int MT, int NT>
+__device__ __forceinline__ void move_up(float (&sums)[MT][NT][4]) {
+#pragma unroll
+  for (int i = 0; i + kBy < MT; ++i) {
+#pragma unroll
+    for (int j = 0; j < NT; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[i][j][e] = sums[i + kBy][j][e];
+    }
+  }
+}
+
 __device__ __forceinline__ int threads() { return static_cast<int>(blockDim.x); }
 __device__ __forceinline__ int warps() { return threads() / 32; }
 
