@@ -28,8 +28,40 @@ settings.load_profile(
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where there is no GPU to run them on, and say why."""
+def few_of_each_file(items: list[pytest.Item], most: int) -> list[pytest.Item]:
+    """At most so many tests of each file, in order: of every function in turn, spread evenly.
+
+    Args:
+        items: The tests to choose from.
+        most: Tests of a file; with more functions than that, the first functions' are taken.
+    """
+    files: dict[str, dict[str, list[pytest.Item]]] = {}
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        files.setdefault(str(item.path), {}).setdefault(function, []).append(item)
+    chosen: set[pytest.Item] = set()
+    for functions in files.values():
+        cases = list(functions.values())
+        share = [0] * len(cases)
+        for _ in range(min(most, sum(map(len, cases)))):
+            fewest = min((n, i) for i, n in enumerate(share) if n < len(cases[i]))[1]
+            share[fewest] += 1
+        for of_function, n in zip(cases, share, strict=True):
+            chosen.update(of_function[i * len(of_function) // n] for i in range(n))
+    return [item for item in items if item in chosen]
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where there is no GPU to run them on, and say why.
+
+    With the sanitizer's profile, $SANITIZER_CASES keeps that many of them in each file, no others.
+    """
+    most = os.environ.get("SANITIZER_CASES")
+    if most and os.environ.get("HYPOTHESIS_PROFILE") == "sanitizer":
+        kept = few_of_each_file([i for i in items if i.get_closest_marker("gpu")], int(most))
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not torch.cuda.is_available():
         cause = "no NVIDIA GPU here" if torch.version.cuda else "this torch is built without CUDA"

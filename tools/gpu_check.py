@@ -2,13 +2,23 @@
 
 Works without a network and without a virtual environment, in the Python that runs it, which must
 hold torch, numpy, pytest, pytest-benchmark and hypothesis, and to build: pip or setuptools,
-pybind11, ninja and a CUDA toolkit. Nothing is installed there: the package goes to a temporary
-folder. Ends with a short table; writes gpu_check.json, and gpu_check.log with all output.
+pybind11, ninja and a CUDA toolkit. Nothing is installed there: the package goes to a folder under
+build/, which later calls use again while the sources, torch and the GPU's kind stay the same. Ends
+with a short table; writes gpu_check.json, and gpu_check.log with all output. A stage out of time is
+interrupted as by Ctrl-C, so that it tells what it found, and killed 20 s later.
 
-Everything takes about 20 minutes. Where a command may run for ten at most, take it in parts:
-`--part correct`, `--part engine`, `--part sanitize` and `--part measure`, which build first and
-write gpu_check_PART.json. `--part peers` is no part of everything: it fills peers_gpu.json, the
-table of peers, and is called until it says "nothing left".
+Everything takes about 30 minutes. Where a command may run for ten at most, take it in parts, which
+build first where nothing is built and write gpu_check_PART.json:
+
+  correct   GPU tests of operators (a process a file), stores, training
+  engine    GPU tests of the engine against float64, graphs, memory
+  families  GPU tests of the engine on every family of networks
+  sanitize  compute-sanitizer on our kernels, a few tests of each operator; racecheck on those with
+            shared memory
+  measure   benchmarks: test_onchip and test_inverted_residual, the other operators', then the rest
+            but test_iterative_sign, whose contenders take minutes to compile: see peers
+  peers     no part of everything: fills peers_gpu.json, the table of peers; call it until it says
+            "nothing left"
 """
 
 from __future__ import annotations
@@ -17,7 +27,6 @@ import argparse
 import datetime
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,25 +36,24 @@ from typing import Any
 import bench_table
 import stages
 from files import write_whole
+from gpu_build import build_folder, prepare, searching
+from gpu_plan import plan
 from stages import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 1500.0  # all stages together
+SECONDS = 2100.0  # all stages together
 PART_SECONDS = 540.0  # the stages of one part: under 10 minutes with the start and the report
-MEASURING = 240  # seconds after which no further benchmark is started
 PEER_SECONDS = 300  # seconds after which no further cell of the table of peers is begun
-ENGINE = ("conformance", "engine", "sign")  # folders of tests that take the longest
 PEERS = "peers_gpu.json"
+# How the names of a part's stages begin.
 PARTS = {
     "correct": ("gpu tests",),
     "engine": ("engine tests",),
-    "sanitize": ("compute-sanitizer memcheck", "compute-sanitizer racecheck"),
+    "families": ("family tests",),
+    "sanitize": ("compute-sanitizer",),
     "measure": ("benchmarks",),
     "peers": ("peer table",),
 }
-NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv", "build", "dist", "runs", "*.egg-info", "*.so", "__pycache__", ".*_cache"
-)
 
 PROBE = """
 import json, sys
@@ -65,15 +73,6 @@ else:
         facts |= {"gpu": chip.name, "capability": f"{chip.major}.{chip.minor}",
                   "multiprocessors": chip.multi_processor_count, "memory": chip.total_memory}
 print(json.dumps(facts))
-"""
-
-IMPORT = """
-import sys, sign_ext
-config = sign_ext.build_config()
-home, cuda = sys.argv[1], sys.argv[2] == "cuda"
-assert sign_ext.__file__.startswith(home), f"imported from {sign_ext.__file__}, not from {home}"
-assert not cuda or config["cuda"], f"built without CUDA: {config}"
-print(", ".join(f"{key} {value}" for key, value in config.items()))
 """
 
 
@@ -102,109 +101,12 @@ def words(*command: str, folder: Path | None = None) -> str | None:
     return result.stdout.partition("\n")[0].strip() or None
 
 
-def has_module(name: str) -> bool:
-    """Whether the Python in use can run `python -m name`."""
-    command = [sys.executable, "-m", name, "--version"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def gpu_tests(folder: Path) -> list[str]:
-    """The test files that hold GPU tests.
-
-    Only these are collected: the others may import parts of the harness (the command line, the
-    report) whose libraries a GPU machine without network need not have.
-    """
-    files = sorted(folder.rglob("test_*.py"))
-    return [str(file) for file in files if "mark.gpu" in file.read_text(encoding="utf-8")]
-
-
-def find_sanitizer() -> str | None:
-    """Where compute-sanitizer is: on the PATH or in a toolkit."""
-    homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
-    places = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
-    return shutil.which("compute-sanitizer", path=os.pathsep.join(places))
-
-
-def no_sanitizing(output: str) -> str | None:
-    """Why compute-sanitizer could not watch this GPU at all, as some virtual machines refuse it."""
-    refused = "Device not supported" in output
-    return "compute-sanitizer refuses this GPU: Device not supported" if refused else None
-
-
-def plan(root: Path, work: Path, *, on_gpu: bool) -> list[Stage]:
-    """The stages, in order.
-
-    Args:
-        root: The checkout.
-        work: A temporary folder; the package is built in and installed under it.
-        on_gpu: False exercises every stage on the CPU, small, to try the check itself.
-
-    Returns:
-        The stages; one that cannot run here has an empty command and says why.
-    """
-    site, source, python = work / "site", work / "source", sys.executable
-    search = {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
-    build = {"SIGN_EXT_BUILD": "cuda" if on_gpu else "none"}
-    # ninja and friends stand beside the interpreter, which need not be on the PATH.
-    build["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])
-    if has_module("pip"):
-        install = [python, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
-        install += ["--no-index", "--disable-pip-version-check", "-v"]
-        install += ["--target", str(site), str(source)]
-    else:
-        script = "import os, sys; os.chdir(sys.argv[1]); sys.argv[1:] = ['build', '--build-lib', "
-        script += "sys.argv[2]]; sys.path.insert(0, ''); exec(open('setup.py').read())"
-        install = [python, "-c", script, str(source), str(site)]
-
-    # Tests come from the checkout but run elsewhere, so that sign_ext is the one just built.
-    pytest = [python, "-m", "pytest", "-c", str(root / "pyproject.toml"), "--rootdir", str(root)]
-    pytest += ["-p", "no:cacheprovider", "-q", "-ra"]
-    found = gpu_tests(root / "python_tests")
-    operators = [file for file in found if Path(file).parent.name == "ops"]
-    device = "cuda" if on_gpu else "cpu"
-
-    def sanitize(tool: str) -> Stage:
-        name, sanitizer = f"compute-sanitizer {tool}", find_sanitizer()
-        if not (on_gpu and sanitizer and operators):
-            reason = "there is no GPU" if not on_gpu else "compute-sanitizer is not installed"
-            return Stage(name, (), 0, reason=reason if operators else "no operator tests on GPU")
-        watch = [sanitizer, "--tool", tool, "--error-exitcode", "86", "--target-processes", "all"]
-        environ = {**search, "HYPOTHESIS_PROFILE": "sanitizer"}
-        # One allocation a tensor: inside the caching allocator's blocks a stray access hides.
-        environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-        command = [*watch, *pytest, "-m", "gpu", *operators]
-        return Stage(name, command, 160, environ, excuse=no_sanitizing)
-
-    measure = [*pytest, str(root / "benchmarks"), "--device", device]
-    measure += [f"--benchmark-json={work / 'bench-raw.json'}", "--benchmark-columns=median,rounds"]
-    if not on_gpu:
-        measure += ["--benchmark-disable"]
-    engine = [file for file in found if Path(file).parent.name in ENGINE]
-    # With a GPU a checkout that has no GPU test at all fails here: pytest collects nothing.
-    everything = [] if found or not on_gpu else [str(root / "python_tests")]
-    files = [file for file in found if file not in engine] or everything
-
-    def tests(files: list[str]) -> list[str]:
-        return [*pytest, "-m", "gpu", *files] if files else []
-
-    paced = {**search, "BENCH_SECONDS": str(MEASURING)}
-    return [
-        Stage("build", install, 200, build),
-        Stage("import", [python, "-c", IMPORT, str(site), device], 60, search),
-        Stage("gpu tests", tests(files), 240, search, reason="no test is marked gpu"),
-        Stage("engine tests", tests(engine), 330, search, reason="no such test is marked gpu"),
-        sanitize("memcheck"),
-        sanitize("racecheck"),
-        Stage("benchmarks", measure, MEASURING + 90, paced),
-    ]
-
-
-def peer_table(root: Path, work: Path, out: Path, *, on_gpu: bool) -> Stage:
+def peer_table(root: Path, home: Path, out: Path, *, on_gpu: bool) -> Stage:
     """The stage that goes on with the table of peers.
 
     Args:
         root: The checkout, whose benchmarks/results may hold the cells of earlier calls.
-        work: As in `plan`.
+        home: Where the package is built.
         out: Where the table is, or goes.
         on_gpu: False tries two contenders out on the CPU.
     """
@@ -214,23 +116,32 @@ def peer_table(root: Path, work: Path, out: Path, *, on_gpu: bool) -> Stage:
     if not on_gpu:
         command += ["--networks", "basic_cnn", "--images", "2", "--steps", "1"]
         command += ["--contenders", "naive .backward()", "sign_ext autograd"]
-    search = {"PYTHONPATH": str(work / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
-    return Stage("peer table", command, PART_SECONDS, search)
+    return Stage("peer table", command, PART_SECONDS, searching(home))
 
 
 def of_part(todo: list[Stage], part: str | None) -> list[Stage]:
     """The stages of one part, with the build that it needs; all of them for None."""
     if part is None:
         return todo
-    return [stage for stage in todo if stage.name in ("build", "import", *PARTS[part])]
+    return [stage for stage in todo if stage.name.startswith(("build", "import", *PARTS[part]))]
 
 
-def report(file: Path, outcomes: list[stages.Outcome], facts: dict[str, Any], raw: Path) -> str:
+def gather(folder: Path) -> dict[str, Any] | None:
+    """One of the benchmarks' JSON files with the benchmarks of all of them, or None."""
+    files = sorted(folder.glob("bench-raw-*.json"), key=lambda file: file.stat().st_mtime)
+    raws = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.stat().st_size]
+    if not raws:
+        return None
+    return {**raws[0], "benchmarks": [one for raw in raws for one in raw["benchmarks"]]}
+
+
+def report(file: Path, outcomes: list[stages.Outcome], facts: dict[str, Any], work: Path) -> str:
     """Write the JSON and return the text that closes the run."""
     text = stages.table(outcomes)
     races: list[Any] = []
-    if raw.exists() and raw.stat().st_size:
-        measured = bench_table.condense(json.loads(raw.read_text(encoding="utf-8")))
+    raw = gather(work)
+    if raw:
+        measured = bench_table.condense(raw)
         races = measured["races"]
         if races:
             text = bench_table.table({**measured, "commit": facts["commit"]}) + "\n\n" + text
@@ -263,14 +174,15 @@ def check(
     log.write_text("", encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="sign-ext-gpu-check-") as folder:
         work = Path(folder).resolve()
-        shutil.copytree(root, work / "source", ignore=NOT_COPIED)
-        todo = plan(root, work, on_gpu=not problem)
+        home = build_folder(root, facts, on_gpu=not problem)
+        prepare(root, work, home)
+        todo = plan(root, work, home, on_gpu=not problem)
         if part == "peers":
-            todo.append(peer_table(root, work, out, on_gpu=not problem))
+            todo.append(peer_table(root, home, out, on_gpu=not problem))
         todo = of_part(todo, part)
         seconds = seconds or (PART_SECONDS if part else SECONDS)
         outcomes = stages.run_all(todo, seconds=seconds, folder=work, log=log)
-        text = report(file, outcomes, facts, work / "bench-raw.json")
+        text = report(file, outcomes, facts, work)
     where = facts.get("gpu") or "no GPU: the stages were only tried out on the CPU"
     print(f"\n{text}\n{where}; driver {facts['driver']}; torch {facts['torch']}")
     print(f"written: {file} and {log}")
@@ -279,7 +191,11 @@ def check(
 
 def main() -> None:
     """Read the command line, run, exit."""
-    parser = argparse.ArgumentParser(prog="gpu-check", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="gpu-check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     default = os.environ.get("OUT") or "benchmarks/results"
     parser.add_argument("--out", type=Path, default=Path(default), help="folder for the JSON")
     parser.add_argument("--part", choices=PARTS, help="one part of it, under 10 minutes")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PASSED, FAILED, TIMED_OUT, SKIPPED = "passed", "FAILED", "TIMED OUT", "skipped"
+GRACE = 20.0  # seconds that an interrupted stage has to write down what it found
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class Outcome:
 
 
 def run_stage(stage: Stage, *, seconds_left: float, folder: Path, log: Path) -> Outcome:
-    """Run one stage in its own process group, which is ended when its time is up.
+    """Run one stage in its own process group, which is interrupted when its time is up.
+
+    The interrupt is Ctrl-C's: pytest then prints its failures and writes its files. What still runs
+    GRACE seconds later is killed.
 
     Args:
         stage: What to run.
@@ -83,13 +87,16 @@ def run_stage(stage: Stage, *, seconds_left: float, folder: Path, log: Path) -> 
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A shell's background jobs ignore Ctrl-C, and what they start would too.
+                preexec_fn=_hear_interrupts,
             )
         except OSError as error:
             return Outcome(stage.name, FAILED, 0.0, f"could not be started: {error}")
+        code, ending = None, ""
         try:
-            code: int | None = process.wait(timeout=limit)
+            code = process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
-            code = None
+            ending = _interrupt(process)
         finally:
             _end_group(process)
         taken = time.monotonic() - started
@@ -97,13 +104,29 @@ def run_stage(stage: Stage, *, seconds_left: float, folder: Path, log: Path) -> 
         text = output.read()
     detail = last_line(text)
     if code is None:
-        return Outcome(stage.name, TIMED_OUT, taken, f"ended after {limit:.0f} s; {detail}")
+        return Outcome(stage.name, TIMED_OUT, taken, f"after {limit:.0f} s {ending}; {detail}")
     if code == 0:
         return Outcome(stage.name, PASSED, taken, detail)
     why = stage.excuse(text)
     if why is not None:
         return Outcome(stage.name, SKIPPED, taken, why)
     return Outcome(stage.name, FAILED, taken, f"exit status {code}; {detail}")
+
+
+def _hear_interrupts() -> None:
+    """Let the process about to start be ended by Ctrl-C, as programs are by default."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _interrupt(process: subprocess.Popen[Any]) -> str:
+    """Send a stage Ctrl-C and say, after at most GRACE seconds, how it took it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        return f"interrupted, {GRACE:.0f} s later killed"
+    return "interrupted"
 
 
 def _end_group(process: subprocess.Popen[Any]) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import gpu_check
+import gpu_plan
 import pytest
 import stages
 
@@ -69,7 +70,7 @@ def test_without_a_gpu_it_says_so_in_one_sentence(checkout: Path, tmp_path: Path
 
 
 def test_every_stage_works_on_the_cpu(checkout: Path, tmp_path: Path) -> None:
-    before = sorted(path for path in checkout.rglob("*"))
+    before = sorted(checkout.rglob("*"))
     result = run(checkout, tmp_path / "out", "--allow-cpu")
     assert result.returncode == 0, result.stdout + result.stderr
     written = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
@@ -77,17 +78,21 @@ def test_every_stage_works_on_the_cpu(checkout: Path, tmp_path: Path) -> None:
     assert status == {
         "build": stages.PASSED,
         "import": stages.PASSED,
-        "gpu tests": stages.PASSED,
+        "gpu tests: test_small": stages.PASSED,
+        "gpu tests: all others": stages.SKIPPED,
         "engine tests": stages.SKIPPED,
-        "compute-sanitizer memcheck": stages.SKIPPED,
-        "compute-sanitizer racecheck": stages.SKIPPED,
-        "benchmarks": stages.PASSED,
+        "family tests": stages.SKIPPED,
+        "compute-sanitizer memcheck: all others": stages.SKIPPED,
+        "benchmarks: others": stages.PASSED,
     }
     assert written["passed"] is True
     assert {"torch", "gpu", "driver", "commit", "uncommitted_changes", "date"} <= set(written)
-    # The table comes last, and the checkout is left as it was.
+    # The table comes last, and the checkout is left as it was, but for build/.
     assert "benchmarks" in "\n".join(result.stdout.splitlines()[-4:])
-    assert sorted(path for path in checkout.rglob("*")) == before
+    after = [
+        path for path in checkout.rglob("*") if checkout / "build" not in [path, *path.parents]
+    ]
+    assert sorted(after) == before
 
 
 def test_a_failing_gpu_test_fails_the_check_and_the_rest_still_runs(
@@ -99,52 +104,52 @@ def test_a_failing_gpu_test_fails_the_check_and_the_rest_still_runs(
     assert result.returncode == 1
     written = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
     status = {stage["name"]: stage["status"] for stage in written["stages"]}
-    assert status["gpu tests"] == stages.FAILED
-    assert status["benchmarks"] == stages.PASSED
+    assert status["gpu tests: test_small"] == stages.FAILED
+    assert status["benchmarks: others"] == stages.PASSED
     assert written["passed"] is False
     assert "assert 1 == 2" in (tmp_path / "out" / "gpu_check.log").read_text()
 
 
-def test_only_files_with_gpu_tests_are_collected(checkout: Path) -> None:
-    assert [Path(name).name for name in gpu_check.gpu_tests(checkout / "python_tests")] == [
-        "test_small.py"
-    ]
+def test_a_part_after_another_does_not_build_again(checkout: Path, tmp_path: Path) -> None:
+    def build_of(part: str) -> str:
+        result = run(checkout, tmp_path / "out", "--allow-cpu", "--part", part)
+        assert result.returncode == 0, result.stdout + result.stderr
+        written = json.loads((tmp_path / "out" / f"gpu_check_{part}.json").read_text())
+        return written["stages"][0]["status"]
+
+    assert build_of("correct") == stages.PASSED
+    assert build_of("measure") == stages.SKIPPED
+    (checkout / "sign_ext/more.py").write_text("")
+    assert build_of("correct") == stages.PASSED
 
 
-def test_on_a_gpu_everything_is_asked_for(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: "/toolkit/compute-sanitizer")
-    plan = {stage.name: stage for stage in gpu_check.plan(checkout, tmp_path, on_gpu=True)}
-    assert plan["build"].environ["SIGN_EXT_BUILD"] == "cuda"
-    assert plan["import"].command[-1] == "cuda"
-    for tool in ("memcheck", "racecheck"):
-        stage = plan[f"compute-sanitizer {tool}"]
-        assert list(stage.command[:3]) == ["/toolkit/compute-sanitizer", "--tool", tool]
-        assert stage.command[-1].endswith("ops/test_small.py")
-    assert "--benchmark-disable" not in plan["benchmarks"].command
-    assert sum(stage.limit for stage in plan.values()) <= gpu_check.SECONDS
-    whole = list(plan)
-    stages_of = {
-        part: [s.name for s in gpu_check.of_part(list(plan.values()), part)]
-        for part in gpu_check.PARTS
-    }
-    assert all(names[:2] == ["build", "import"] for names in stages_of.values())
-    assert sorted(name for names in stages_of.values() for name in names[2:]) == sorted(whole[2:])
-    assert gpu_check.PART_SECONDS < 10 * 60
-    assert gpu_check.of_part(list(plan.values()), None) == list(plan.values())
+def test_parts_share_out_all_stages(checkout: Path, tmp_path: Path) -> None:
+    todo = gpu_plan.plan(checkout, tmp_path, tmp_path / "home", on_gpu=True)
+    stages_of = {part: gpu_check.of_part(todo, part) for part in gpu_check.PARTS}
+    assert all([s.name for s in of[:2]] == ["build", "import"] for of in stages_of.values())
+    shared_out = [stage.name for of in stages_of.values() for stage in of[2:]]
+    assert sorted(shared_out) == sorted(stage.name for stage in todo[2:])
+    assert gpu_check.PART_SECONDS + stages.GRACE < 10 * 60
+    assert gpu_check.of_part(todo, None) == todo
 
 
-def test_a_checkout_without_gpu_tests_does_not_pass_on_a_gpu(
-    checkout: Path, tmp_path: Path
-) -> None:
-    (checkout / "python_tests/ops/test_small.py").unlink()
-    (checkout / "python_tests/test_harness.py").unlink()
-    on_gpu, on_cpu = (
-        next(s for s in gpu_check.plan(checkout, tmp_path, on_gpu=flag) if s.name == "gpu tests")
-        for flag in (True, False)
-    )
-    assert not on_cpu.command
-    folder, log = checkout, tmp_path / "log"
-    outcome = stages.run_stage(on_gpu, seconds_left=60, folder=folder, log=log)
-    assert outcome.status == stages.FAILED
+def test_the_benchmarks_of_all_processes_are_told_in_order(tmp_path: Path) -> None:
+    def raw(name: str) -> str:
+        one = {"name": name, "stats": {"median": 1.0, "rounds": 2}}
+        return json.dumps({"machine_info": {}, "benchmarks": [one]})
+
+    for time, name in enumerate(["second", "first"]):
+        file = tmp_path / f"bench-raw-{name}.json"
+        file.write_text(raw(name))
+        os.utime(file, (time, time))
+    (tmp_path / "bench-raw-killed.json").write_text("")
+    facts = {"commit": "abc"}
+    gpu_check.report(tmp_path / "all.json", [], facts, tmp_path)
+    written = json.loads((tmp_path / "all.json").read_text())
+    assert [race["name"] for race in written["benchmarks"]] == ["second", "first"]
+
+
+def test_help_tells_what_each_part_runs(checkout: Path, tmp_path: Path) -> None:
+    told = run(checkout, tmp_path, "--help").stdout
+    assert all(f"\n  {part} " in told for part in gpu_check.PARTS)
+    assert "but test_iterative_sign" in told

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -57,13 +59,78 @@ def test_a_stage_out_of_time_is_ended_with_its_children(tmp_path: Path) -> None:
     )
     outcome = run(Stage("one", python(code), 3), tmp_path)
     assert outcome.status == stages.TIMED_OUT
-    assert "started" in outcome.detail
+    assert "started" in (tmp_path / "all.log").read_text()
     child = int((tmp_path / "child.pid").read_text())
     for _ in range(200):  # the kernel takes a moment to end it
         if not alive(child):
             break
         time.sleep(0.05)
     assert not alive(child)
+
+
+def test_a_stage_out_of_time_may_write_down_what_it_found(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, time\n"
+        "print('started', flush=True)\n"
+        "try:\n"
+        "    time.sleep(600)\n"
+        "except KeyboardInterrupt:\n"
+        "    time.sleep(0.5)\n"
+        "    pathlib.Path('found').write_text('3 races')\n"
+        "    print('3 passed')\n"
+    )
+    outcome = run(Stage("one", python(code), 3), tmp_path)
+    assert outcome.status == stages.TIMED_OUT
+    assert outcome.detail == "after 3 s interrupted; 3 passed"
+    assert (tmp_path / "found").read_text() == "3 races"
+
+
+def test_a_stage_that_ignores_the_interrupt_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "GRACE", 1.0)
+    code = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print('deaf', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    outcome = run(Stage("one", python(code), 2), tmp_path)
+    assert outcome.status == stages.TIMED_OUT
+    assert outcome.detail == "after 2 s interrupted, 1 s later killed; deaf"
+    assert outcome.seconds < 30
+
+
+def test_the_interrupt_is_heard_where_it_was_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background job
+    try:
+        outcome = run(Stage("one", python("import time; time.sleep(600)"), 2), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert outcome.detail.startswith("after 2 s interrupted; ")
+
+
+@pytest.mark.parametrize("rounds_before", [0, 1])
+def test_an_interrupted_pytest_shows_failures_and_writes_its_benchmarks(
+    tmp_path: Path, rounds_before: int
+) -> None:
+    (tmp_path / "test_speed.py").write_text(
+        "import time\n"
+        "def test_wrong():\n    assert 1 == 2\n"
+        "def test_speed(benchmark):\n    benchmark.pedantic(sum, ([1, 2],), rounds=2)\n"
+        f"naps = iter([0] * {rounds_before} + [600])\n"
+        "def test_slow(benchmark):\n"
+        "    benchmark.pedantic(lambda: time.sleep(next(naps)), rounds=2)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "--rootdir", ".", "-p", "no:cacheprovider"]
+    command += ["--benchmark-json=raw.json", "--tb=short", "-p", "whole_benchmarks"]
+    environ = {"PYTHONPATH": str(Path(stages.__file__).parent)}
+    outcome = run(Stage("one", [*command, "test_speed.py"], 10, environ), tmp_path)
+    assert outcome.status == stages.TIMED_OUT
+    assert "1 failed, 1 passed" in outcome.detail
+    assert "assert 1 == 2" in (tmp_path / "all.log").read_text()
+    written = json.loads((tmp_path / "raw.json").read_text())
+    assert [one["name"] for one in written["benchmarks"]] == ["test_speed"]
 
 
 def test_without_time_left_nothing_is_started(tmp_path: Path) -> None:

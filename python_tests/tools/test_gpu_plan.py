@@ -1,0 +1,208 @@
+"""What the GPU check would run on a GPU: which files, in what order, in which processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import gpu_build
+import gpu_plan
+import pytest
+import stages
+from stages import Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stage]:
+    """The plan for this repository on a GPU, by name."""
+    monkeypatch.setattr(gpu_plan, "find_sanitizer", lambda: "/toolkit/compute-sanitizer")
+    todo = gpu_plan.plan(ROOT, tmp_path, tmp_path / "home", on_gpu=True)
+    assert len({stage.name for stage in todo}) == len(todo)
+    return {stage.name: stage for stage in todo}
+
+
+def files_of(stage: Stage) -> list[str]:
+    """The test files among a command's words, without folder and suffix."""
+    return [Path(word).stem for word in stage.command if re.search(r"/test_\w+\.py$", word)]
+
+
+def begin(plan: dict[str, Stage], start: str) -> list[Stage]:
+    return [stage for name, stage in plan.items() if name.startswith(start)]
+
+
+def test_only_files_with_gpu_tests_are_collected(tmp_path: Path) -> None:
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "ops/test_small.py").write_text("@pytest.mark.gpu\ndef test_it(): ...\n")
+    (tmp_path / "test_harness.py").write_text("import a_library_that_is_not_there\n")
+    assert gpu_plan.gpu_tests(tmp_path) == [str(tmp_path / "ops/test_small.py")]
+
+
+def test_the_build_is_for_cuda(plan: dict[str, Stage]) -> None:
+    assert plan["build"].environ["SIGN_EXT_BUILD"] == "cuda"
+    assert "cuda" in plan["import"].command
+
+
+def test_every_gpu_test_file_runs_once(plan: dict[str, Stage]) -> None:
+    run = [begin(plan, start) for start in ("gpu tests", "engine tests", "family tests")]
+    names = [name for found in run for stage in found for name in files_of(stage)]
+    expected = [Path(file).stem for file in gpu_plan.gpu_tests(ROOT / "python_tests")]
+    assert sorted(names) == sorted(expected)
+
+
+def test_operators_run_in_a_process_a_file_the_riskiest_first(plan: dict[str, Stage]) -> None:
+    *operators, others = [files_of(stage) for stage in begin(plan, "gpu tests")]
+    assert all(len(files) == 1 for files in operators)
+    assert [files[0] for files in operators[:6]] == [
+        "test_inverted_residual_cuda",
+        "test_onchip",
+        "test_stem_update_cuda",
+        "test_depthwise_cuda",
+        "test_max_pool_backward_cuda",
+        "test_max_pool_cuda",
+    ]
+    in_ops = {file.stem for file in (ROOT / "python_tests/ops").glob("test_*.py")}
+    assert not in_ops & set(others)
+
+
+def test_families_and_risky_kernels_are_apart_from_the_engines_tests(
+    plan: dict[str, Stage],
+) -> None:
+    assert files_of(plan["family tests"]) == ["test_families_gpu"]
+    engine = files_of(plan["engine tests"])
+    assert "test_graph_gpu" in engine
+    assert not {"test_families_gpu", "test_blocks_gpu", "test_onchip_gpu"} & set(engine)
+    assert files_of(plan["engine tests: test_onchip_gpu"]) == ["test_onchip_gpu"]
+
+
+def test_pytest_is_short_and_stops_at_many_failures(plan: dict[str, Stage]) -> None:
+    commands = [stage.command for stage in plan.values() if "pytest" in stage.command]
+    assert len(commands) > 20
+    for command in commands:
+        assert {"--tb=short", "--maxfail=40", "--durations=25"} <= set(command)
+
+
+def test_the_sanitizer_watches_our_kernels_on_a_few_tests(plan: dict[str, Stage]) -> None:
+    found = begin(plan, "compute-sanitizer")
+    for stage in found:
+        words = " ".join(stage.command)
+        tool = stage.name.split()[1].rstrip(":")
+        assert words.startswith(f"/toolkit/compute-sanitizer --tool {tool} --kernel-regex kns=sign")
+        assert "--report-api-errors no" in words
+        assert stage.environ["HYPOTHESIS_PROFILE"] == "sanitizer"
+        assert int(stage.environ["SANITIZER_CASES"]) <= 10
+    names = [(stage.name.split()[1].rstrip(":"), files_of(stage)) for stage in found]
+    shared = [["test_inverted_residual_cuda"], ["test_onchip"], ["test_stem_update_cuda"]]
+    assert names[:6] == [(tool, f) for tool in ("memcheck", "racecheck") for f in shared]
+    (last,) = names[6:]
+    assert last[0] == "memcheck"
+    assert last[1][:3] == [
+        "test_depthwise_cuda",
+        "test_max_pool_backward_cuda",
+        "test_max_pool_cuda",
+    ]
+    assert "test_activate_cuda" in last[1]
+
+
+def test_racecheck_is_for_the_kernels_with_shared_memory() -> None:
+    sources = [file for file in (ROOT / "csrc").glob("*/*.cu*") if file.parent.name != "common"]
+    used = re.compile(r"__shared__|dynamic_shared<")
+    found = {file.parent.name for file in sources if used.search(file.read_text())}
+    assert found == set(gpu_plan.SHARED)
+
+
+def test_a_few_tests_of_every_function_are_kept() -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu"]
+    command += ["-p", "no:cacheprovider", "-k", "not graph"]
+    names = ("test_depthwise_cuda", "test_stem_update_cuda")
+    command += [str(ROOT / f"python_tests/ops/{name}.py") for name in names]
+    environ = {**os.environ, "HYPOTHESIS_PROFILE": "sanitizer", "SANITIZER_CASES": "8"}
+
+    def collected() -> list[str]:
+        done = subprocess.run(
+            command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return [line for line in done.stdout.splitlines() if "::" in line]
+
+    few = collected()
+    for name in names:
+        assert len([line for line in few if f"{name}.py" in line]) == 8
+    environ["HYPOTHESIS_PROFILE"] = "local"
+    everything = collected()
+    assert len(everything) > 200
+    assert {line.partition("[")[0] for line in few} == {
+        line.partition("[")[0] for line in everything
+    }
+    assert [line for line in everything if line in set(few)] == few
+
+
+def test_benchmarks_start_with_what_was_never_measured(plan: dict[str, Stage]) -> None:
+    onchip, blocks, others = [files_of(stage) for stage in begin(plan, "benchmarks")]
+    assert (onchip, blocks) == (["test_onchip"], ["test_inverted_residual"])
+    assert others[-1] == "test_memory"
+    assert others[:-1] == sorted(others[:-1])
+    here = {file.stem for file in (ROOT / "benchmarks").glob("test_*.py")}
+    assert {*onchip, *blocks, *others} == here - {"test_iterative_sign"}
+    outputs = [w for s in begin(plan, "benchmarks") for w in s.command if "benchmark-json" in w]
+    assert len(set(outputs)) == 3
+    assert all("whole_benchmarks" in stage.command for stage in begin(plan, "benchmarks"))
+    assert not any("--benchmark-disable" in stage.command for stage in plan.values())
+
+
+def test_a_checkout_without_gpu_tests_does_not_pass_on_a_gpu(tmp_path: Path) -> None:
+    root = tmp_path / "checkout"
+    (root / "python_tests").mkdir(parents=True)
+    (root / "pyproject.toml").write_text("")
+    (root / "python_tests/test_harness.py").write_text("def test_on_cpu(): ...\n")
+    on_gpu, on_cpu = (
+        next(s for s in todo if s.name == "gpu tests: all others")
+        for todo in (gpu_plan.plan(root, tmp_path, tmp_path, on_gpu=flag) for flag in (True, False))
+    )
+    assert not on_cpu.command
+    log = tmp_path / "log"
+    outcome = stages.run_stage(on_gpu, seconds_left=60, folder=root, log=log)
+    assert outcome.status == stages.FAILED
+
+
+def test_a_build_is_used_again_only_if_it_was_finished(tmp_path: Path) -> None:
+    root, work = tmp_path / "checkout", tmp_path / "work"
+    (root / "sign_ext").mkdir(parents=True)
+    home = gpu_build.build_folder(root, {}, on_gpu=False)
+    (home / "site").mkdir(parents=True)
+    (home / "site" / "half").touch()
+    gpu_build.prepare(root, work, home)
+    assert not (home / "site").exists()
+    assert gpu_build.build_stages(work, home, on_gpu=False)[0].command
+    # The import, and nothing before it, finishes a build; one that fails takes that back.
+    package = home / "site" / "sign_ext" / "__init__.py"
+    for text, finished in [
+        ("def build_config():\n    return {'cuda': False}\n", True),
+        ("raise ImportError('broken')\n", False),
+    ]:
+        package.parent.mkdir(parents=True, exist_ok=True)
+        package.write_text(text)
+        last = gpu_build.build_stages(work, home, on_gpu=False)[1]
+        stages.run_stage(last, seconds_left=60, folder=tmp_path, log=tmp_path / "log")
+        assert (home / gpu_build.MARKER).exists() == finished
+        first = gpu_build.build_stages(work, home, on_gpu=False)[0]
+        assert bool(first.command) != finished
+
+
+def test_sources_torch_and_gpu_make_another_build(tmp_path: Path) -> None:
+    def folder(**facts: str) -> Path:
+        return gpu_build.build_folder(tmp_path, {"torch": "2.15", **facts}, on_gpu=True)
+
+    (tmp_path / "csrc/__pycache__").mkdir(parents=True)
+    folders = [folder(), folder(torch="2.16"), folder(capability="9.0")]
+    for source in ("csrc/one.cu", "setup.py"):
+        (tmp_path / source).write_text("first")
+        folders.append(folder())
+        (tmp_path / source).write_text("second")
+        folders.append(folder())
+    assert len(set(folders)) == len(folders)
+    (tmp_path / "csrc/__pycache__/one.pyc").touch()
+    assert folder() == folders[-1]
