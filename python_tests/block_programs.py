@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -152,7 +153,11 @@ def program_of(model: nn.Module, images: Tensor) -> Program:
 
 
 def mobilenet(generator: torch.Generator, count: int = 2) -> tuple[nn.Module, Tensor]:
-    """MobileNetV2 for 32×32 with weights as after training, and images of 0 to 255."""
+    """MobileNetV2 for 32×32 with weights as after training, and images of 0 to 255.
+
+    Skips the test where torchvision is missing.
+    """
+    pytest.importorskip("torchvision")
     from networks import lively
 
     model = build_model("mobilenet_v2", num_classes=10, image_shape=(3, 32, 32))
