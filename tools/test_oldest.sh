@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make test-oldest`: builds the package against the oldest torch that pyproject.toml admits and runs
 # the core's tests with it, in an environment of its own that is removed afterwards (5 GB meanwhile).
+# OLDEST_WITH="torchvision timm" runs the tests with whole networks, too, which are skipped otherwise.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -17,9 +18,9 @@ echo "» torch $release.*, the oldest supported"
 "${PYTHON:-python3}" -m venv "$work/venv"
 # The usual pins, but for what that torch asks for itself.
 grep -vE '^(torch|torchvision|triton|setuptools|nvidia-|cuda-)' constraints.txt >"$work/pins.txt"
-# shellcheck disable=SC2086  # PIP_FLAGS is a list of words
+# shellcheck disable=SC2086  # PIP_FLAGS and OLDEST_WITH are lists of words
 "$python" -m pip install ${PIP_FLAGS:-} -q -c "$work/pins.txt" "torch==$release.*" \
-  "setuptools>=77" ninja numpy pytest hypothesis
+  "setuptools>=77" ninja numpy pytest hypothesis ${OLDEST_WITH:-}
 # From a copy: a build in the checkout would replace the extension that .venv uses.
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work"
 PATH=$work/venv/bin:$PATH "$python" -m pip install -q --no-build-isolation --no-deps "$work"
