@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sign_ext.benchmarking.loops import computing
+from sign_ext.clock import clock
 
 # rows × inner × columns: convolutions of the networks here as matrix products, and square ones.
 SHAPES = {
@@ -110,24 +111,11 @@ def floor(layers: list[Layer], machine: Machine) -> float:
 
 def _best(work: Callable[[], object], device: torch.device, seconds: float) -> float:
     """The shortest time of a call among those that fit in `seconds`, at least three."""
-
-    def clock() -> float:
-        if device.type != "cuda":
-            started = time.perf_counter()
-            work()
-            return time.perf_counter() - started
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        work()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3
-
-    clock()
-    times = [clock() for _ in range(3)]
+    work()
+    times = [clock(work, 1, device) for _ in range(3)]
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
-        times.append(clock())
+        times.append(clock(work, 1, device))
     return min(times)
 
 

@@ -28,5 +28,5 @@ PATH=$work/venv/bin:$PATH "$python" -m pip install -q --no-build-isolation --no-
 mv "$work/sign_ext" "$work/sources"
 cd "$work"
 "$python" -c 'import sign_ext; print(sign_ext.build_config())'
-tests=(python_tests/{ops,compiler,engine,sign} python_tests/test_{calibrate,freeze,precision,pushforward,reference}.py)
+tests=(python_tests/{ops,compiler,engine,sign} python_tests/test_{calibrate,clock,freeze,precision,pushforward,reference}.py)
 "$python" -m pytest -q -p no:cacheprovider -m "not gpu" "${tests[@]}" "$@"

@@ -138,4 +138,17 @@ using host_cuda::wait_for_copies;
 
 #endif
 
+// Fragments D of a warp's MT x NT products.
+template <int MT, int NT>
+__device__ __forceinline__ void set_to_zero(float (&sums)[MT][NT][4]) {
+#pragma unroll
+  for (int i = 0; i < MT; ++i) {
+#pragma unroll
+    for (int j = 0; j < NT; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
+    }
+  }
+}
+
 }  // namespace sign_ext

@@ -2,9 +2,12 @@
 // convolution to E channels, a depthwise one and a pointwise one back, in one pass, and its
 // input-backward in another. The expanded values never leave the chip.
 //
-//   forward    e = activate(expand x + bias)            backward   d' = bits of d (project^T g)
-//              d = activate(depthwise * e + bias)                  e' = bits of e (depthwise^T *
-//              d') out = activate(project d + bias + residual)         out = expand^T e' + other
+//   forward    e = activate(expand x + bias)
+//              d = activate(depthwise * e + bias)
+//              out = activate(project d + bias + residual)
+//   backward   d' = bits of d (project^T g)
+//              e' = bits of e (depthwise^T * d')
+//              out = expand^T e' + other
 //
 // Both are one text: a product to E channels, windows, a product back, 32 of the E channels at a
 // time. "from" is the side whose rows go in (x forward, g backward), "to" the side that comes out.

@@ -140,16 +140,4 @@ struct Unit<Precision::kFloat32> {
   }
 };
 
-template <int MT, int NT>
-__device__ __forceinline__ void set_to_zero(float (&sums)[MT][NT][4]) {
-#pragma unroll
-  for (int i = 0; i < MT; ++i) {
-#pragma unroll
-    for (int j = 0; j < NT; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
-    }
-  }
-}
-
 }  // namespace sign_ext::block

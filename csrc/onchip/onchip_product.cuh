@@ -187,14 +187,7 @@ class Steps {
 template <bool kBackward, int MT, int NT>
 __device__ __forceinline__ void product(const Layer& layer, const Arrays& arrays,
                                         const Rows<MT>& rows, int first, float (&sums)[MT][NT][4]) {
-#pragma unroll
-  for (int i = 0; i < MT; ++i) {
-#pragma unroll
-    for (int j = 0; j < NT; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
-    }
-  }
+  set_to_zero(sums);
   Steps<kBackward, MT, NT> steps(layer, arrays, rows, first);
   int left = divide_up(layer.kernel_h * layer.kernel_w * (kBackward ? layer.out_c : layer.in_c),
                        kStepChannels);

@@ -80,13 +80,17 @@ void load_transposed(unsigned int (&r)[kMatrices], const void* array, int byte,
                                          static_cast<const unsigned char*>(array) + byte);
 }
 
-// The two bfloat16 of a register.
+// The four bfloat16 of two registers.
 inline float half_of(std::uint64_t registers, int which) {
   return sign_ext::bfloat16_bits_to_float(static_cast<std::uint16_t>(registers >> (16 * which)));
 }
 
-inline void multiply_add(float (&d)[4], const unsigned int (&a)[4], unsigned int b0,
-                         unsigned int b1, Place place = Place::current()) {
+// d += a b. Two registers of lane u of four hold kElements columns of a row of A (TF32: u and u +
+// 4; bfloat16: 2u, 2u + 1, 2u + 8 and 2u + 9), or such rows of a column of B; `element` takes one
+// out.
+template <int kElements, typename Element>
+void multiply_add_of_warp(const Place& place, float (&d)[4], const unsigned int (&a)[4],
+                          unsigned int b0, unsigned int b1, Element&& element) {
   const int lane = Launch::current().lane();
   const int g = lane / 4;
   const int t = lane % 4;
@@ -94,7 +98,6 @@ inline void multiply_add(float (&d)[4], const unsigned int (&a)[4], unsigned int
     return static_cast<std::uint64_t>(low) | static_cast<std::uint64_t>(high) << 32;
   };
   if (lane == 0) ++matrix_counts().products;
-  // Registers of columns 2u, 2u + 1, 2u + 8 and 2u + 9 of a row of A, and of such rows of B.
   for (int u = 0; u < 4; ++u) {
     const std::uint64_t rows[2] = {
         from_lane("mma", place, pair(a[0], a[2]), 4 * g + u),
@@ -104,15 +107,20 @@ inline void multiply_add(float (&d)[4], const unsigned int (&a)[4], unsigned int
         from_lane("mma", place, pair(b0, b1), 4 * (2 * t) + u),
         from_lane("mma", place, pair(b0, b1), 4 * (2 * t + 1) + u),
     };
-    for (int k = 0; k < 4; ++k) {
-      for (int i = 0; i < 4; ++i) d[i] += half_of(rows[i / 2], k) * half_of(columns[i % 2], k);
+    for (int k = 0; k < kElements; ++k) {
+      for (int i = 0; i < 4; ++i) d[i] += element(rows[i / 2], k) * element(columns[i % 2], k);
     }
   }
 }
 
+inline void multiply_add(float (&d)[4], const unsigned int (&a)[4], unsigned int b0,
+                         unsigned int b1, Place place = Place::current()) {
+  multiply_add_of_warp<4>(place, d, a, b0, b1, half_of);
+}
+
 // The matrix unit sees no more than the upper 19 bits of an element.
-inline float tf32_of(std::uint64_t bits) {
-  return __uint_as_float(static_cast<unsigned int>(bits) & ~0x1fffu);
+inline float tf32_of(std::uint64_t registers, int which) {
+  return __uint_as_float(static_cast<unsigned int>(registers >> (32 * which)) & ~0x1fffu);
 }
 
 inline unsigned int round_to_tf32(unsigned int bits) {
@@ -122,29 +130,7 @@ inline unsigned int round_to_tf32(unsigned int bits) {
 
 inline void multiply_add_tf32(float (&d)[4], const unsigned int (&a)[4], unsigned int b0,
                               unsigned int b1, Place place = Place::current()) {
-  const int lane = Launch::current().lane();
-  const int g = lane / 4;
-  const int t = lane % 4;
-  const auto pair = [](unsigned int low, unsigned int high) {
-    return static_cast<std::uint64_t>(low) | static_cast<std::uint64_t>(high) << 32;
-  };
-  if (lane == 0) ++matrix_counts().products;
-  // Columns u and u + 4 of a row of A, and such rows of a column of B.
-  for (int u = 0; u < 4; ++u) {
-    const std::uint64_t rows[2] = {
-        from_lane("mma", place, pair(a[0], a[2]), 4 * g + u),
-        from_lane("mma", place, pair(a[1], a[3]), 4 * g + u),
-    };
-    const std::uint64_t columns[2] = {
-        from_lane("mma", place, pair(b0, b1), 4 * (2 * t) + u),
-        from_lane("mma", place, pair(b0, b1), 4 * (2 * t + 1) + u),
-    };
-    for (int half = 0; half < 2; ++half) {
-      for (int i = 0; i < 4; ++i) {
-        d[i] += tf32_of(rows[i / 2] >> (32 * half)) * tf32_of(columns[i % 2] >> (32 * half));
-      }
-    }
-  }
+  multiply_add_of_warp<2>(place, d, a, b0, b1, tf32_of);
 }
 
 struct PendingCopy {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "inverted_residual/inverted_residual_kernel.cuh"
@@ -157,57 +158,46 @@ void compare(const Problem& problem, const Device& device) {
   args.activation[0] = problem.activation[0];
   args.activation[1] = problem.activation[1];
   args.last = problem.last;
-  {
-    Elements in = elements(x, problem.type());
-    Elements more = elements(added, problem.type());
-    Elements out(to * s.to_c, problem.type());
-    fill(in, x);
-    fill(more, added);
-    Arrays arrays(problem, with, false);
-    args.sizes = s;
+
+  // One direction, in exact-size buffers: `read` and, where there is something, `more` added.
+  const auto run = [&](const Values& read, const Values& more, const Values& expected_out,
+                       const char* name) {
+    Elements in = elements(read, problem.type());
+    Elements sum = elements(more, problem.type());
+    Elements out(static_cast<std::int64_t>(expected_out.size()), problem.type());
+    fill(in, read);
+    fill(sum, more);
+    Arrays arrays(problem, with, args.backward);
+    args.sizes = args.backward ? directed(s, true) : s;
     args.from = in.data();
     args.to = out.data();
     args.first = arrays.first.data();
     args.second = arrays.second.data();
     args.taps = static_cast<const float*>(arrays.taps.data());
-    args.bias = static_cast<const float*>(arrays.bias.data());
-    args.added = problem.added ? more.data() : nullptr;
-    args.bits[0] = bits_of(0, problem.activation[0]);
-    args.bits[1] = bits_of(1, problem.activation[1]);
-    args.last_bits = bits_of(2, problem.last);
+    args.bias = args.backward ? nullptr : static_cast<const float*>(arrays.bias.data());
+    args.added = problem.added ? sum.data() : nullptr;
     launch(args, device, problem.text());
-    compare_values(out, expected.out, problem.text() + ": out");
-    for (int i = 0; i < 2; ++i) {
-      if (args.bits[i] == nullptr) continue;
-      compare_bits(bits[i], expected.bits[i], s.expanded, problem.text() + ": bit");
-    }
-    if (args.last_bits != nullptr) {
-      compare_bits(bits[2], expected.bits[2], s.to_c, problem.text() + ": last bit");
-    }
+    compare_values(out, expected_out, problem.text() + ": " + name);
+  };
+
+  args.bits[0] = bits_of(0, problem.activation[0]);
+  args.bits[1] = bits_of(1, problem.activation[1]);
+  args.last_bits = bits_of(2, problem.last);
+  run(x, added, expected.out, "out");
+  for (int i = 0; i < 2; ++i) {
+    if (args.bits[i] == nullptr) continue;
+    compare_bits(bits[i], expected.bits[i], s.expanded, problem.text() + ": bit");
   }
+  if (args.last_bits != nullptr) {
+    compare_bits(bits[2], expected.bits[2], s.to_c, problem.text() + ": last bit");
+  }
+
   const Values g = drawn(problem, to * s.to_c, random);
   const Values other = drawn(problem, problem.added ? from * s.from_c : 0, random);
-  const Values cotangent = backward(problem, with, g, expected.bits, other);
-  Elements in = elements(g, problem.type());
-  Elements more = elements(other, problem.type());
-  Elements out(from * s.from_c, problem.type());
-  fill(in, g);
-  fill(more, other);
-  Arrays arrays(problem, with, true);
   args.backward = true;
-  args.sizes = directed(s, true);
-  args.from = in.data();
-  args.to = out.data();
-  args.first = arrays.first.data();
-  args.second = arrays.second.data();
-  args.taps = static_cast<const float*>(arrays.taps.data());
-  args.bias = nullptr;
-  args.added = problem.added ? more.data() : nullptr;
-  args.bits[0] = bits_of(1, problem.activation[1]);
-  args.bits[1] = bits_of(0, problem.activation[0]);
+  std::swap(args.bits[0], args.bits[1]);
   args.last_bits = nullptr;
-  launch(args, device, problem.text());
-  compare_values(out, cotangent, problem.text() + ": cotangent");
+  run(g, other, backward(problem, with, g, expected.bits, other), "cotangent");
 }
 
 Sizes with_outputs(Sizes s, int behind) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from sign_ext import SignTransform
 from sign_ext.compiler.inverted_residual import fuse_blocks
+from sign_ext.compiler.program import with_constants
 from sign_ext.engine.fused import bind_block, tune_blocks
 from sign_ext.engine.fused.choices import Choices, TuningPlan, choices_by_rule
 from sign_ext.engine.fused.tune_blocks import alone, is_faster_fused, measured_blocks
@@ -74,6 +76,14 @@ def test_a_kernel_that_disagrees_is_passed_over(monkeypatch, dtype, off):
     ):
         assert not is_faster_fused(block("stride 2"), dtype, 2)
     assert left.times == [1.0, 2.0]  # it was not even timed
+
+
+def test_no_gradient_at_all_is_no_disagreement(monkeypatch):
+    dead = block("one activation")
+    dead = replace(dead, project=with_constants(dead.project, torch.zeros_like))
+    clock(monkeypatch, (1.0, 2.0))
+    with torch.no_grad():
+        assert is_faster_fused(dead, F32, 2)
 
 
 def test_a_kernel_that_refuses_is_passed_over(monkeypatch):

@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from sign_ext.clock import clock
+
 Work = Callable[[], object]
-
-
-def clock(work: Work, calls: int, device: torch.device) -> float:
-    """Seconds that one of several calls takes, by CUDA events on a GPU and by the clock else.
-
-    Args:
-        work: what is timed.
-        calls: how often, together: more where one call is shorter than a launch.
-        device: where it computes.
-    """
-    if device.type != "cuda":
-        started = time.perf_counter()
-        for _ in range(calls):
-            work()
-        return (time.perf_counter() - started) / calls
-    with torch.cuda.device(device):
-        torch.cuda.synchronize(device)
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(calls):
-            work()
-        end.record()
-        end.synchronize()
-    return begin.elapsed_time(end) / 1e3 / calls
 
 
 class Turns:

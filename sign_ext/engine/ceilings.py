@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
+from sign_ext.clock import clock
 
 REPEATS = 5
 
@@ -28,16 +29,7 @@ class Ceilings:
 def _fastest(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest of a few runs."""
     work()
-    times = []
-    for _ in range(REPEATS):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        begun = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - begun)
-    return min(times)
+    return min(clock(work, 1, device) for _ in range(REPEATS))
 
 
 @functools.cache

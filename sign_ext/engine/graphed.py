@@ -34,7 +34,7 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def record_cuda_graph(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+def record_cuda_graph(step: Callable[[], object], device: torch.device) -> Callable[[], None]:
     """Capture `step`, which touches only fixed buffers, and return what replays it.
 
     Raises:

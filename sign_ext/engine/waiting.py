@@ -53,7 +53,7 @@ def _leaves_the_device(tensor: Tensor, options: Mapping[str, Any]) -> bool:
     return tensor.is_cuda and target is not None and torch.device(target).type == "cpu"
 
 
-def refuse_waiting(step: Callable[[], None]) -> None:
+def refuse_waiting(step: Callable[[], object]) -> None:
     """Run `step`, and raise BackendError at the first operation that waits for the device.
 
     Args:

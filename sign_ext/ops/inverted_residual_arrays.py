@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import IDENTITY, Piecewise
+from sign_ext.ops.rounding import rounded_up
 
 Pair = tuple[int, int]
 CHUNK = 32  # expanded channels that the kernel takes at a time
@@ -87,16 +88,6 @@ class PackedBlock:
     precision: str
     forward: Arrays
     backward: Arrays
-
-
-def rounded_up(n: int, multiple: int) -> int:
-    """The smallest multiple that is not below n.
-
-    Args:
-        n: a count.
-        multiple: of what.
-    """
-    return -(-n // multiple) * multiple
 
 
 def round_to_tf32(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from sign_ext.compiler.digest import weights_digest
 from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.program import Program
 from sign_ext.compiler.trace import structure_key, trace
+from sign_ext.engine.fused.distance import relative_distance
 from sign_ext.phi import Phi
 
 PROGRAMS_KEPT = 4  # image shapes at a time
@@ -115,8 +116,4 @@ def distance(program: Program, phi: Phi, image: Tensor) -> float:
         (expected,) = torch.autograd.grad(value, x, torch.ones_like(value))
     with torch.no_grad():
         got = program.pullback_of_ones(image)
-    error = (got.double() - expected.double()).norm()
-    size = expected.double().norm()
-    if not bool(torch.isfinite(size)) or bool(error <= 1e-30):
-        return 0.0
-    return float(error / size)
+    return relative_distance(got, expected)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from sign_ext.clock import clock
 from sign_ext.compiler.dense import Convolution
 from sign_ext.compiler.program import Program
 from sign_ext.engine.fused.choices import Choices
@@ -30,33 +30,10 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     Raises:
         BackendError: it cannot be captured.
     """
-    if device.type == "cuda":
-        return _seconds_on_cuda(work, device)
-    work()
-    times = []
-    for _ in range(ROUNDS):
-        begun = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
-
-
-def _seconds_on_cuda(work: Callable[[], object], device: torch.device) -> float:
-    def run() -> None:
-        work()
-
-    replay = record_cuda_graph(run, device)
-    times = []
-    with torch.cuda.device(device):
-        for _ in range(ROUNDS):
-            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begun.record()
-            for _ in range(REPLAYS):
-                replay()
-            ended.record()
-            ended.synchronize()
-            times.append(begun.elapsed_time(ended) / 1e3 / REPLAYS)
-    return statistics.median(times)
+    on_cuda = device.type == "cuda"
+    run = record_cuda_graph(work, device) if on_cuda else work
+    run()
+    return statistics.median(clock(run, REPLAYS if on_cuda else 1, device) for _ in range(ROUNDS))
 
 
 def measured_choices(program: Program, dtype: torch.dtype, images: Tensor) -> Choices:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sign_ext.compiler.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
 from sign_ext.compiler.program import Program
 from sign_ext.engine.fused.choices import Choices
+from sign_ext.engine.fused.distance import relative_distance
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tune import seconds
 from sign_ext.ops.inverted_residual import block_runs_natively
@@ -19,8 +20,6 @@ from sign_ext.ops.inverted_residual import block_runs_natively
 # decides the sign of a share of the pre-activations of about its own size, and the square root of
 # that share is how far δ is off: 3e-4, 3e-2 and 5e-2 in the last three.
 AGREES = {"float64": 1e-10, "float32": 1e-3, "tf32": 6e-2, "bfloat16": 1e-1}
-
-
 DOES_NOT_FIT = "does not fit"  # what the kernel says of a block that is too large for it
 
 
@@ -73,7 +72,7 @@ def is_faster_fused(
             Step(program, dtype, device, images, Choices(images), tf32=tf32)
             for program in alone(block, seed)
         )
-        off = distance(fused.delta(x), apart.delta(x))
+        off = relative_distance(fused.delta(x), apart.delta(x))
         if not off <= AGREES[precision]:
             _passed_over(block, f"its δ is {off:.1e} from that of its convolutions")
             return False
@@ -120,13 +119,3 @@ def alone(block: InvertedResidual, seed: Tensor) -> tuple[Program, Program]:
     shape = block.in_shapes[0]
     apart = Program(image_shape=shape, ops=(expand, depthwise, project), seed=seed)
     return apart, replace(apart, ops=(fused,))
-
-
-def distance(got: Tensor, wanted: Tensor) -> float:
-    """Relative L2 distance.
-
-    Args:
-        got: any tensor.
-        wanted: of its shape.
-    """
-    return float((got.double() - wanted.double()).norm() / wanted.double().norm())

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sign_ext.compiler.op import Shape
 from sign_ext.ops.activation import Piecewise
+from sign_ext.ops.rounding import rounded_up
 
 CHUNK = 8  # channels that the matrix unit loads at once …
 STEP = 16  # … and multiplies at once
@@ -21,7 +22,7 @@ def padded(channels: int) -> int:
     Args:
         channels: real ones.
     """
-    return -(-channels // STEP) * STEP
+    return rounded_up(channels, STEP)
 
 
 def padded_image(channels: int) -> int:
@@ -86,7 +87,7 @@ class OnChipLayer:
     def weight_bytes(self) -> int:
         """In shared memory."""
         out_c, _, height, width = self.weight.shape
-        rows = -(-height * width * self.in_channels // STEP) * STEP
+        rows = rounded_up(height * width * self.in_channels, STEP)
         return rows * padded(out_c) * 2
 
     def products(self) -> tuple[int, int]:

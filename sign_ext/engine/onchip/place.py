@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from sign_ext.ops.rounding import rounded_up
+
 ALIGNMENT = 128  # of an array: a line of all banks
 SHUFFLES = 64  # orders that are tried
 
@@ -24,15 +26,10 @@ class Array:
     bytes: int
     alive: frozenset[int]
 
-
-def rounded_up(size: int, unit: int = ALIGNMENT) -> int:
-    """A size in whole units.
-
-    Args:
-        size: in bytes.
-        unit: in bytes.
-    """
-    return -(-size // unit) * unit
+    @property
+    def taken(self) -> int:
+        """Bytes up to where the next one may begin."""
+        return rounded_up(self.bytes, ALIGNMENT)
 
 
 def crowded(arrays: Sequence[Array]) -> int:
@@ -42,21 +39,21 @@ def crowded(arrays: Sequence[Array]) -> int:
         arrays: what is to be placed.
     """
     phases = frozenset[int]().union(*(array.alive for array in arrays))
-    return max(sum(rounded_up(a.bytes) for a in arrays if t in a.alive) for t in phases)
+    return max(sum(a.taken for a in arrays if t in a.alive) for t in phases)
 
 
 def _place_in_order(arrays: Iterable[Array]) -> tuple[dict[tuple[str, int], int], int]:
     """Each at the lowest place beside those before it that are alive with it."""
     placed: list[tuple[int, Array]] = []
     for array in arrays:
-        taken = sorted((at, at + rounded_up(a.bytes)) for at, a in placed if a.alive & array.alive)
+        taken = sorted((at, at + a.taken) for at, a in placed if a.alive & array.alive)
         at = 0
         for begin, end in taken:
-            if at + rounded_up(array.bytes) <= begin:
+            if at + array.taken <= begin:
                 break
             at = max(at, end)
         placed.append((at, array))
-    end = max((at + rounded_up(a.bytes) for at, a in placed), default=0)
+    end = max((at + a.taken for at, a in placed), default=0)
     return {array.name: at for at, array in placed}, end
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from sign_ext.engine.fused.step import Step
+from sign_ext.engine.graphed import Record
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.onchip.reference import delta_reference
 from sign_ext.engine.trajectory import Problem, Trajectory, repeatable
 from sign_ext.ops.onchip import onchip_
 
 Run = Callable[..., None]  # onchip_, or an emulation of it
-Record = Callable[[Callable[[], None], torch.device], Callable[[], None]]
 
 NEVER = 2**31 - 1  # of a first bad step
 
