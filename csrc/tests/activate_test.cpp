@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -65,8 +66,8 @@ struct Problem {
 };
 
 // Fills the arrays, calls run(args) and compares.
-template <typename Run>
-void compare(const Problem& problem, std::uint32_t seed, Run&& run) {
+void compare(const Problem& problem, std::uint32_t seed,
+             const std::function<void(const ActivateArgs&)>& run) {
   const auto [rows, channels] = problem.size;
   const std::int64_t n = rows * channels;
   std::mt19937 random(seed);
@@ -132,8 +133,7 @@ void compare(const Problem& problem, std::uint32_t seed, Run&& run) {
 }
 
 // Calls body(problem, seed) over sizes, types, activations, alignments and what there is.
-template <typename Body>
-void for_each_problem(Body&& body) {
+void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& body) {
   constexpr ElementType kFloat32 = ElementType::kFloat32;
   constexpr ElementType kBFloat16 = ElementType::kBFloat16;
   std::uint32_t seed = 1;
@@ -238,8 +238,7 @@ TEST(cutting_changes_no_bit) {
   }
 }
 
-template <typename Run>
-void compare_pack_mask(Run&& run) {
+void compare_pack_mask(const std::function<void(const PackMaskArgs&, std::uint32_t)>& run) {
   std::uint32_t seed = 1;
   for (const rows_test::Size size : rows_test::sizes()) {
     for (const ElementType type : {ElementType::kFloat32, ElementType::kBFloat16}) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -44,8 +45,8 @@ struct Problem {
 };
 
 // Fills the arrays, calls run(args) and compares.
-template <typename Run>
-void compare(const Problem& problem, std::uint32_t seed, Run&& run) {
+void compare(const Problem& problem, std::uint32_t seed,
+             const std::function<void(const AveragePoolBackwardArgs&)>& run) {
   const PoolWindow& window = problem.window;
   const std::int64_t channels = problem.channels;
   const std::int64_t image = std::int64_t{window.h.size} * window.w.size;
@@ -108,8 +109,7 @@ void compare(const Problem& problem, std::uint32_t seed, Run&& run) {
   cotangent.check_against(value, magnitude, 1e-6, problem.text());
 }
 
-template <typename Run>
-void compare_all(Run&& run) {
+void compare_all(const std::function<void(const AveragePoolBackwardArgs&)>& run) {
   std::uint32_t seed = 1;
   for (const PoolWindow& window : pool_test::undilated_windows()) {
     for (const std::int64_t channels : {1, 3, 7, 8, 16, 22, 33, 40, 70}) {

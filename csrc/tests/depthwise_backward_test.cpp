@@ -2,6 +2,7 @@
 // against the definition in float64, which scatters where the kernels gather.
 
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -48,8 +49,8 @@ void draw_bits(std::mt19937& random, Bytes& mask) {
 }
 
 // Fills the arrays, calls convolve(args) and compares with the definition.
-template <typename Convolve>
-void compare(const Problem& problem, std::uint32_t seed, Convolve&& convolve) {
+void compare(const Problem& problem, std::uint32_t seed,
+             const std::function<void(const DepthwiseBackwardArgs&)>& convolve) {
   const DepthwiseSizes& s = problem.sizes;
   std::mt19937 random(seed);
   const std::int64_t rows = s.n * s.height * s.width;
@@ -109,8 +110,7 @@ void compare(const Problem& problem, std::uint32_t seed, Convolve&& convolve) {
 }
 
 // Every size in both types, with one combination of the options after the other.
-template <typename Body>
-void for_each_problem(Body&& body) {
+void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& body) {
   const Other others[] = {Other::kNone, Other::kApart, Other::kOut};
   std::uint32_t seed = 1;
   for (const DepthwiseSizes& sizes : depthwise_test::sizes()) {

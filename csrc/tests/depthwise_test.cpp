@@ -2,6 +2,7 @@
 // definition in float64.
 
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -51,8 +52,8 @@ bool passes(double y, const Activation& a) {
 }
 
 // Fills the arrays, calls convolve(args) and compares with the definition.
-template <typename Convolve>
-void compare(const Problem& problem, std::uint32_t seed, Convolve&& convolve) {
+void compare(const Problem& problem, std::uint32_t seed,
+             const std::function<void(const DepthwiseArgs&)>& convolve) {
   const DepthwiseSizes& s = problem.sizes;
   std::mt19937 random(seed);
   const std::int64_t in = s.n * s.height * s.width * s.channels;
@@ -103,8 +104,7 @@ void compare(const Problem& problem, std::uint32_t seed, Convolve&& convolve) {
 }
 
 // Every size in both types, with one activation after the other.
-template <typename Body>
-void for_each_problem(Body&& body) {
+void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& body) {
   const Activation activations[] = {{-kInfinity, kInfinity, 0.0f},
                                     {0.0f, kInfinity, 0.0f},
                                     {0.0f, 6.0f, 0.0f},

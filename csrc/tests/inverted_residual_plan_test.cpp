@@ -49,8 +49,7 @@ std::string text(const Sizes& s) {
          std::to_string(s.to_c);
 }
 
-template <typename Body>
-void for_each_plan(Body&& body) {
+void for_each_plan(const std::function<void(const Sizes&, Precision, int, const Plan&)>& body) {
   for (const Sizes& s : blocks()) {
     for (const Precision precision :
          {Precision::kFloat32, Precision::kTensorFloat32, Precision::kBFloat16}) {

@@ -5,6 +5,7 @@
 #include "max_pool_backward/max_pool_backward.h"
 
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -44,8 +45,8 @@ struct Problem {
 };
 
 // Fills the arrays, calls run(args) and compares.
-template <typename Run>
-void compare(const Problem& problem, std::uint32_t seed, Run&& run) {
+void compare(const Problem& problem, std::uint32_t seed,
+             const std::function<void(const MaxPoolBackwardArgs&)>& run) {
   const PoolWindow& window = problem.window;
   const std::int64_t channels = problem.channels;
   const std::int64_t image = std::int64_t{window.h.size} * window.w.size;
@@ -109,8 +110,7 @@ void compare(const Problem& problem, std::uint32_t seed, Run&& run) {
   cotangent.check_against(value, exact, 0.0, problem.text());
 }
 
-template <typename Run>
-void compare_all(Run&& run) {
+void compare_all(const std::function<void(const MaxPoolBackwardArgs&)>& run) {
   std::uint32_t seed = 1;
   std::vector<PoolWindow> windows = pool_test::undilated_windows();
   for (const PoolWindow& window : pool_test::dilated_windows()) windows.push_back(window);

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -75,8 +76,8 @@ bool defined_bit(double y, const Activation& a) {
 }
 
 // Fills the arrays, calls run(args) and compares.
-template <typename Run>
-void compare(const Problem& problem, std::uint32_t seed, Run&& run) {
+void compare(const Problem& problem, std::uint32_t seed,
+             const std::function<void(const MaxPoolArgs&)>& run) {
   const PoolWindow& window = problem.window;
   const std::int64_t channels = problem.channels;
   const std::int64_t image = std::int64_t{window.h.size} * window.w.size;
@@ -152,8 +153,7 @@ void compare(const Problem& problem, std::uint32_t seed, Run&& run) {
         problem.text() + ": wrote in front of an array");
 }
 
-template <typename Run>
-void compare_all(Run&& run) {
+void compare_all(const std::function<void(const MaxPoolArgs&)>& run) {
   std::uint32_t seed = 1;
   std::vector<PoolWindow> windows = pool_test::undilated_windows();
   for (const PoolWindow& window : pool_test::dilated_windows()) windows.push_back(window);

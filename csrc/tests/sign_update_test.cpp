@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <new>
 #include <random>
@@ -89,8 +90,9 @@ constexpr float kMomentum = 0.875f;
 constexpr double kTolerance = 1e-4;
 
 // Fills the arrays, calls update(args) and compares with the formula evaluated in float64.
-template <typename Storage, typename Update>
-void compare(const Problem& problem, std::uint32_t seed, Update&& update) {
+template <typename Storage>
+void compare(const Problem& problem, std::uint32_t seed,
+             const std::function<void(const SignUpdateArgs&)>& update) {
   std::mt19937 random(seed);
   std::uniform_real_distribution<float> pixel(-300.0f, 300.0f);
   Array<float> p(problem.n, problem.p_offset);
@@ -152,8 +154,8 @@ void compare(const Problem& problem, std::uint32_t seed, Update&& update) {
         problem.text() + ": wrote in front of an array");
 }
 
-template <typename Update>
-void compare_any(const Problem& problem, std::uint32_t seed, Update&& update) {
+void compare_any(const Problem& problem, std::uint32_t seed,
+                 const std::function<void(const SignUpdateArgs&)>& update) {
   if (problem.type == DeltaType::kFloat32) {
     compare<float>(problem, seed, update);
   } else {
@@ -162,8 +164,7 @@ void compare_any(const Problem& problem, std::uint32_t seed, Update&& update) {
 }
 
 // Calls body(problem, seed) over sizes, types, offsets, velocity and clamps.
-template <typename Body>
-void for_each_problem(Body&& body) {
+void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& body) {
   std::uint32_t seed = 1;
   for (const std::int64_t n : {0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 129, 1000, 4099}) {
     for (const DeltaType type : kTypes) {

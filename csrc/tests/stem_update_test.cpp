@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -38,8 +39,8 @@ void launch_emulated(const StemUpdateArgs& args, std::int64_t blocks, std::uint6
 }
 
 // Calls run(args, seed) on every problem, with one of the variants at a time, and compares.
-template <typename Run>
-void compare_all(std::uint32_t first, std::uint32_t variants, Run&& run) {
+void compare_all(std::uint32_t first, std::uint32_t variants,
+                 const std::function<void(const StemUpdateArgs&, std::uint32_t)>& run) {
   std::uint32_t seed = first;
   for (const Problem& problem : problems()) {
     for (std::uint32_t i = 0; i < variants; ++i, ++seed) {
@@ -87,8 +88,7 @@ TEST(cuda_kernel_with_a_grid_smaller_than_the_work) {
 }
 
 // Whatever the values: the bits are the same from call to call, and however the rows are split.
-template <typename Run>
-void expect_same_bits(Run&& run) {
+void expect_same_bits(const std::function<void(const StemUpdateArgs&, std::uint32_t)>& run) {
   std::uint32_t seed = 0;
   for (const Problem& problem : problems()) {
     const Variant variant(seed * 5 % kVariants);
