@@ -19,7 +19,7 @@ export OUT PYTHON PIP_FLAGS
 VENV := .venv/bin
 CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help venv demo test test-oldest lint format bench gpu-check docs constraints clean
+.PHONY: help venv demo test test-all test-oldest lint format bench gpu-check docs constraints clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,8 +30,11 @@ venv:  ## Make or repair .venv: pinned torch, the package (editable, native), te
 demo: venv  ## Train, transform, retrain and evaluate on real images; writes a page (under 3 minutes)
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} $(VENV)/sign-ext demo $(DEMO_ARGS)
 
-test: venv  ## Every test that can run here: C++ under sanitizers (ctest), then Python (pytest)
-	@tools/test.sh $(PYTEST_ARGS)
+test: venv  ## The quick tests, some of every module: C++ under sanitizers (ctest), then Python (pytest)
+	@tools/test.sh quick $(PYTEST_ARGS)
+
+test-all: venv  ## Every test that can run here, as CI does
+	@tools/test.sh all $(PYTEST_ARGS)
 
 test-oldest:  ## The core's tests with the oldest torch supported, built in an environment of its own
 	@tools/test_oldest.sh $(PYTEST_ARGS)

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from build_tools.decide import Missing
-from build_tools.environment import find_toolkit
+from build_tools.environment import cores, find_toolkit
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 ARCHES = ("sm_80", "sm_90")
@@ -85,14 +86,17 @@ def main() -> int:
     if isinstance(toolkit, Missing):
         print(f"spill check left out, there is no nvcc: {toolkit.why}")
         return 0
+    nvcc = f"{toolkit.home}/bin/nvcc"
+    work = [(source, arch) for source in sorted(CSRC.glob("*/*.cu")) for arch in ARCHES]
     kernels: list[Kernel] = []
-    for source in sorted(CSRC.glob("*/*.cu")):
-        for arch in ARCHES:
-            found = parse_ptxas(compile_report(f"{toolkit.home}/bin/nvcc", source, arch))
+    with ThreadPoolExecutor(cores()) as pool:
+        reports = pool.map(lambda pair: compile_report(nvcc, *pair), work)
+        for (source, arch), report in zip(work, reports, strict=True):
+            found = parse_ptxas(report)
             if not found:
                 raise SystemExit(f"no kernel was found in ptxas's report on {source.name}, {arch}")
             most = max(kernel.registers for kernel in found)
-            print(f"{source.name} {arch}: {len(found)} kernels, at most {most} registers")
+            print(f"{source.name} {arch}: {len(found)} kernels, at most {most} registers", flush=True)
             kernels += found
     bad = offenders(kernels, EXCEPTIONS)
     for kernel in bad:

@@ -124,7 +124,7 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
     return Extension(
         "sign_ext._C",
         sources,
-        include_dirs=[str(ROOT / "csrc"), *cpp_extension.include_paths()],
+        include_dirs=[str(ROOT / "csrc"), *_pybind11_folder(), *cpp_extension.include_paths()],
         define_macros=macros,
         library_dirs=cpp_extension.library_paths(),
         libraries=libraries,
@@ -132,6 +132,15 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
         extra_link_args=link,
         language="c++",
     )
+
+
+def _pybind11_folder() -> list[str]:
+    """Where pybind11's headers are; torch brings its own where it is not installed."""
+    try:
+        import pybind11
+    except ImportError:  # without build isolation
+        return []
+    return [pybind11.get_include()]
 
 
 def _link_cuda_runtime(toolkit: Toolkit) -> list[str]:

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # Makes or repairs .venv and installs into it what every make command uses; quick when nothing
 # that matters has changed. Environment: PYTHON, PIP_FLAGS, SIGN_EXT_BUILD, TORCH_CUDA_ARCH_LIST.
+#
+# Where SIGN_EXT_BUILD says nothing, the extension is built for what this machine can run: the CUDA
+# kernels, which take minutes, only where an NVIDIA GPU is visible. What it once said is remembered
+# in .venv until it says something else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,6 +12,7 @@ python=${PYTHON:-python3}
 venv=.venv
 installed=$venv/.sign-ext-installed    # fingerprint of what was installed, then the extension's file
 installing=$venv/.sign-ext-installing  # there while pip works: left over, it tells of a killed run
+remembered=$venv/.sign-ext-build       # SIGN_EXT_BUILD and TORCH_CUDA_ARCH_LIST as last given
 extras=experiments,test,lint
 
 # A user's own settings must not send the install elsewhere, nor lend it another interpreter's packages.
@@ -16,9 +21,27 @@ unset VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX
 export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
+left_out=""
+if [[ -n ${SIGN_EXT_BUILD:-}${TORCH_CUDA_ARCH_LIST:-} ]]; then
+  export SIGN_EXT_BUILD=${SIGN_EXT_BUILD:-auto}
+  given=$SIGN_EXT_BUILD$'\n'${TORCH_CUDA_ARCH_LIST:-}
+elif [[ -f $remembered ]]; then
+  given=$(<"$remembered")
+  { read -r SIGN_EXT_BUILD; read -r TORCH_CUDA_ARCH_LIST || true; } <"$remembered"
+  export SIGN_EXT_BUILD TORCH_CUDA_ARCH_LIST
+else
+  given=""
+  if nvidia-smi -L 2>/dev/null | grep -q GPU; then
+    export SIGN_EXT_BUILD=auto
+  else
+    export SIGN_EXT_BUILD=cpu
+    left_out="no NVIDIA GPU is visible here, so the CUDA kernels were left out; to build them, too: SIGN_EXT_BUILD=cuda make venv"
+  fi
+fi
+
 fingerprint() {
   {
-    echo "$PWD" "$extras" "${SIGN_EXT_BUILD:-auto}" "${TORCH_CUDA_ARCH_LIST:-}" "${CXX:-}" \
+    echo "$PWD" "$extras" "$SIGN_EXT_BUILD" "${TORCH_CUDA_ARCH_LIST:-}" "${CXX:-}" \
       "${CUDA_HOME:-}" "$(command -v nvcc || true)"
     find pyproject.toml constraints.txt setup.py build_backend.py build_tools tools/venv.sh csrc \
       -type f -not -path 'csrc/tests/*' -not -path 'csrc/testing/*' -not -name '*.pyc' -print0 |
@@ -47,6 +70,20 @@ pip() { "$venv/bin/python" -m pip "$@" 9>&-; }
 # shellcheck disable=SC2206  # PIP_FLAGS is a list of words
 flags=(${PIP_FLAGS:-})
 
+# Of a build's output, which goes to a file: each source as it is compiled, and the summary.
+progress() {
+  tee "$1" | awk '
+    match($0, /\[[0-9]+\/[0-9]+\]/) {
+      count = substr($0, RSTART, RLENGTH)
+      source = ""
+      for (i = 1; i <= NF; ++i) if ($i ~ /\.(cpp|cu)$/) source = $i
+      sub(/.*\//, "", source)
+      if (source != "") print "  " count, source
+    }
+    /^ *sign_ext: / { sub(/^ */, "  "); print }
+    { fflush() }'
+}
+
 if [[ -e $installing ]] || ! works; then
   "$python" tools/check_machine.py
   echo "» making $venv with $("$python" --version)"
@@ -58,8 +95,15 @@ touch "$installing"
 echo "» installing the pinned torch (the first time takes minutes: it is large)"
 pip install "${flags[@]}" -q --upgrade pip
 pip install "${flags[@]}" torch numpy
-echo "» building and installing sign-ext[$extras]"
-pip install "${flags[@]}" -e ".[$extras]"
+echo "» installing what sign-ext[$extras] needs"
+"$venv/bin/python" tools/requirements.py core huggingface ${extras//,/ } >build/requirements.txt
+pip install "${flags[@]}" -r build/requirements.txt
+echo "» building sign-ext (SIGN_EXT_BUILD=$SIGN_EXT_BUILD)"
+if ! pip install "${flags[@]}" -v --no-deps -e . 2>&1 | progress build/venv-build.log; then
+  tail -n 40 build/venv-build.log >&2
+  echo "» building sign-ext FAILED; all of its output is in build/venv-build.log" >&2
+  exit 1
+fi
 extension=$(cd build && "../$venv/bin/python" - <<'CODE'
 import sys
 import sign_ext
@@ -68,5 +112,7 @@ print("» sign-ext is installed:", ", ".join(f"{key} {value}" for key, value in 
 print(getattr(sys.modules.get("sign_ext._C"), "__file__", "none"))
 CODE
 )
+if [[ -n $left_out ]]; then echo "» $left_out"; fi
+if [[ -n $given ]]; then printf '%s\n' "$given" >"$remembered"; fi
 printf '%s\n%s\n' "$print" "$extension" >"$installed"
 rm -f "$installing"
