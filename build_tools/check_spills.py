@@ -96,7 +96,8 @@ def main() -> int:
             if not found:
                 raise SystemExit(f"no kernel was found in ptxas's report on {source.name}, {arch}")
             most = max(kernel.registers for kernel in found)
-            print(f"{source.name} {arch}: {len(found)} kernels, at most {most} registers", flush=True)
+            count = f"{len(found)} kernels, at most {most} registers"
+            print(f"{source.name} {arch}: {count}", flush=True)
             kernels += found
     bad = offenders(kernels, EXCEPTIONS)
     for kernel in bad:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 import pytest
 from networks import basic_cnn
 from torch import nn
@@ -35,3 +37,11 @@ FAMILIES = {
     "inception_resnet_v2": (lambda: timm_model("inception_resnet_v2"), (77, 79)),
     "nasnet": (lambda: timm_model("nasnetalarge"), (35, 33)),
 }
+
+# Those that `make test` runs; compiling and differentiating the others in float64 takes longer.
+QUICK_FAMILIES = ("basic_cnn", "mobilenet_v3", "resnet18", "squeezenet")
+
+
+def some_slow(names: Iterable[str], quick: Collection[str]) -> list:
+    """Names for `parametrize`, those that are not quick marked as slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make test-oldest`: builds the package against the oldest torch that pyproject.toml admits and runs
-# the core's tests with it, in an environment of its own that is removed afterwards (5 GB meanwhile).
+# with it what an older torch can break (loading, schemas, operators, the compiler, the engine's
+# parity), in an environment of its own that is removed afterwards (5 GB meanwhile).
 # OLDEST_WITH="torchvision timm" runs the tests with whole networks, too, which are skipped otherwise.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,7 +9,8 @@ root=$PWD
 release=$(sed -nE 's/^dependencies = \[.*"torch>=([0-9.]+)".*/\1/p' pyproject.toml)
 [[ -n $release ]] || { echo "pyproject.toml names no oldest torch" >&2; exit 1; }
 unset VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT
-export PIP_DISABLE_PIP_VERSION_CHECK=1 OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 mkdir -p build
 work=$(mktemp -d "$root/build/oldest-XXXXXX")
@@ -20,7 +22,7 @@ echo "» torch $release.*, the oldest supported"
 grep -vE '^(torch|torchvision|triton|setuptools|nvidia-|cuda-)' constraints.txt >"$work/pins.txt"
 # shellcheck disable=SC2086  # PIP_FLAGS and OLDEST_WITH are lists of words
 "$python" -m pip install ${PIP_FLAGS:-} -q -c "$work/pins.txt" "torch==$release.*" \
-  "setuptools>=77" ninja numpy pytest hypothesis ${OLDEST_WITH:-}
+  "setuptools>=77" ninja pybind11 numpy pytest pytest-xdist hypothesis ${OLDEST_WITH:-}
 # From a copy: a build in the checkout would replace the extension that .venv uses.
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work"
 PATH=$work/venv/bin:$PATH "$python" -m pip install -q --no-build-isolation --no-deps "$work"
@@ -29,4 +31,6 @@ mv "$work/sign_ext" "$work/sources"
 cd "$work"
 "$python" -c 'import sign_ext; print(sign_ext.build_config())'
 tests=(python_tests/{ops,compiler,engine,sign} python_tests/test_{calibrate,clock,freeze,precision,pushforward,reference}.py)
-"$python" -m pytest -q -p no:cacheprovider -m "not gpu" "${tests[@]}" "$@"
+processes=${TEST_PROCESSES:-$("$python" -c 'from build_tools.environment import cores; print(cores())')}
+"$python" -m pytest -q -p no:cacheprovider -n "$processes" --dist loadgroup \
+  -m "not gpu and not slow" "${tests[@]}" "$@"

@@ -35,7 +35,9 @@ else
     export SIGN_EXT_BUILD=auto
   else
     export SIGN_EXT_BUILD=cpu
-    left_out="no NVIDIA GPU is visible here, so the CUDA kernels were left out; to build them, too: SIGN_EXT_BUILD=cuda make venv"
+    if command -v nvcc >/dev/null; then
+      left_out="no NVIDIA GPU is visible, so the CUDA kernels were left out; to build them as well: SIGN_EXT_BUILD=cuda make venv"
+    fi
   fi
 fi
 

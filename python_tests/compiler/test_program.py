@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import FAMILIES, tv
+from families import FAMILIES, QUICK_FAMILIES, some_slow, tv
 from hypothesis import HealthCheck, given, settings
 from networks import basic_cnn, lively
 from random_networks import networks
@@ -37,7 +37,7 @@ def check(program: Program, delta: Tensor, images: Tensor, tolerance: float) -> 
     assert (got - delta).norm() <= tolerance * delta.norm() + 1e-12
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", some_slow(FAMILIES, QUICK_FAMILIES))
 def test_equals_autograd_on(name):
     build, size = FAMILIES[name]
     torch.manual_seed(1)

@@ -104,7 +104,14 @@ def check(name: str, case: dict, device: str, backend: str = "auto") -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("name", ["basic_cnn", "mobilenet_v2", "resnet18"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "basic_cnn",
+        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
+        pytest.param("resnet18", marks=pytest.mark.slow),
+    ],
+)
 def test_equals_a_float64_loop(name, case, device):
     check(name, case, device)
 

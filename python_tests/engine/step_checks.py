@@ -36,13 +36,41 @@ def bound_step(
             return Step(program, dtype, images.device, len(images))
 
 
+def delta_of(step: Step, model: nn.Module, images: Tensor, precision: str = "float32") -> Tensor:
+    """A compiled step's δ."""
+    with computing(model, precision), torch.no_grad():
+        return step.delta(images.to(memory_format=torch.channels_last))
+
+
 def step_delta(
     model: nn.Module, images: Tensor, source: SourceLayer, precision: str = "float32"
 ) -> Tensor:
-    """The compiled step's δ."""
-    step = bound_step(model, images, source, precision)
-    with computing(model, precision), torch.no_grad():
-        return step.delta(images.to(memory_format=torch.channels_last))
+    """δ of the network, compiled afresh."""
+    return delta_of(bound_step(model, images, source, precision), model, images, precision)
+
+
+def errors_of_batches(
+    model: nn.Module,
+    batches: list[Tensor],
+    precision: str = "float32",
+    source: SourceLayer | None = None,
+) -> list[tuple[float, float]]:
+    """For each batch, relative L2 errors of δ, ours and eager PyTorch's, against float64 autograd.
+
+    The network is compiled once.
+    """
+    model = model.eval().requires_grad_(False)
+    with computing(model):
+        source = source or find_source_layer(model, batches[0][:1])
+    double = copy.deepcopy(model).double()
+    step = bound_step(model, batches[0], source, precision)
+    found = []
+    for images in batches:
+        exact = eager_delta(double, images.double(), source, "float32")
+        ours = delta_of(step, model, images, precision).double() - exact
+        eager = eager_delta(model, images, source, precision).double() - exact
+        found.append((float(ours.norm() / exact.norm()), float(eager.norm() / exact.norm())))
+    return found
 
 
 def errors(
@@ -51,15 +79,8 @@ def errors(
     precision: str = "float32",
     source: SourceLayer | None = None,
 ) -> tuple[float, float]:
-    """Relative L2 errors of δ, ours and eager PyTorch's, against float64 autograd."""
-    model = model.eval().requires_grad_(False)
-    with computing(model):
-        source = source or find_source_layer(model, images[:1])
-    exact = eager_delta(copy.deepcopy(model).double(), images.double(), source, "float32")
-    size = exact.norm()
-    ours = (step_delta(model, images, source, precision).double() - exact).norm() / size
-    eager = (eager_delta(model, images, source, precision).double() - exact).norm() / size
-    return float(ours), float(eager)
+    """The same for one batch."""
+    return errors_of_batches(model, [images], precision, source)[0]
 
 
 def within(ours: float, eager: float) -> bool:
@@ -73,13 +94,13 @@ def check(model: nn.Module, images: Tensor, precision: str = "float32") -> None:
     assert ours < 0.5  # the bound above says nothing where eager itself is wrong
 
 
-def check_median(draws: list[tuple[nn.Module, Tensor]], precision: str = "float32") -> None:
-    """The bound for the median of some draws of a deep network.
+def check_median(model: nn.Module, batches: list[Tensor], precision: str = "float32") -> None:
+    """The bound for the median of some batches, on a deep network.
 
     One pre-activation whose sign rounding decides moves δ by a thousandth, in our arithmetic or in
-    eager's; a mistake moves every draw.
+    eager's; a mistake moves every batch.
     """
-    found = [errors(model, images, precision) for model, images in draws]
+    found = errors_of_batches(model, batches, precision)
     ours, eager = (sorted(column)[len(column) // 2] for column in zip(*found, strict=True))
     assert within(ours, eager), f"{found}"
     assert max(error for error, _ in found) < 0.5

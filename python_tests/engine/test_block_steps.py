@@ -58,6 +58,7 @@ def test_one_block_gives_the_definitions_delta(case, images, dtype, torch_rng):
     check(program, given, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", FLOOR, ids=str)
 def test_mobilenet_gives_the_definitions_delta(dtype):
     model, images = mobilenet(torch.Generator().manual_seed(4), 3)
@@ -160,8 +161,10 @@ def test_a_place_without_a_block_is_refused(network):
         step_of(network, torch.float32, 2, (5,))
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-@pytest.mark.parametrize("micro_batch", [2, 5])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "micro_batch"), [("float32", 2), ("tf32", 5), ("bfloat16", 2)]
+)
 def test_a_walk_is_the_same_with_blocks(precision, micro_batch):
     model, images = mobilenet(torch.Generator().manual_seed(6), 5)
     program = program_of(model, images)

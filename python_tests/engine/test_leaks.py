@@ -11,6 +11,8 @@ from networks import tiny_cnn
 
 from sign_ext import SignTransform, iterative_sign
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 CPU = torch.device("cpu")
 

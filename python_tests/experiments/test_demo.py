@@ -20,6 +20,8 @@ from sign_ext.experiments import demo
 from sign_ext.experiments.demo_settings import DemoSettings, for_data, why_these_sizes
 from sign_ext.training import load_checkpoint
 
+pytestmark = pytest.mark.xdist_group("demo")
+
 TINY = DemoSettings(
     train_size=30,
     test_size=20,

@@ -22,6 +22,8 @@ from sign_ext.experiments.scale import load_scale
 from sign_ext.experiments.train_stage import Train
 from sign_ext.report.schema import Results
 
+pytestmark = pytest.mark.xdist_group("reproduce")
+
 TITLES = {
     "table1": "Table 1",
     "figure3": "Figure 3",
@@ -47,6 +49,7 @@ def smoke(tmp_path_factory):
     return out, work.run("sign-ext reproduce all --scale smoke")
 
 
+@pytest.mark.slow
 def test_every_table_and_figure_is_in_the_report(smoke):
     out, results = smoke
     assert [each.name for each in results.experiments] == list(EXPERIMENTS) == list(TITLES)
@@ -60,6 +63,7 @@ def test_every_table_and_figure_is_in_the_report(smoke):
     assert Results.read(out / "results.json").experiments == results.experiments
 
 
+@pytest.mark.slow
 def test_the_papers_numbers_stand_beside_ours(smoke):
     _, results = smoke
     tables = {table.title: table for e in results.experiments for table in e.tables}
@@ -78,6 +82,7 @@ def test_the_papers_numbers_stand_beside_ours(smoke):
         assert any("equal gradient steps" in each for each in groups)
 
 
+@pytest.mark.slow
 def test_every_cell_has_a_value_a_seed(smoke):
     _, results = smoke
     for experiment in results.experiments:
@@ -93,6 +98,7 @@ def test_every_cell_has_a_value_a_seed(smoke):
             assert all(v is None or 0 <= v <= 1 for v in values)
 
 
+@pytest.mark.slow
 def test_a_second_run_costs_nothing(smoke):
     out, results = smoke
     scale = load_scale("smoke")
@@ -101,6 +107,7 @@ def test_a_second_run_costs_nothing(smoke):
     assert work.run().experiments == results.experiments
 
 
+@pytest.mark.slow
 def test_equal_gradient_steps_are_equal(smoke):
     out, _ = smoke
     work = Reproduction(["table1"], load_scale("smoke"), (0,), out)
@@ -121,9 +128,8 @@ def test_equal_gradient_steps_are_equal(smoke):
         assert max(n["steps"] for n in of_network) == sign["steps"]
 
 
-def test_tables_share_phi_and_transformed_images(smoke):
-    out, _ = smoke
-    work = Reproduction(list(EXPERIMENTS), load_scale("smoke"), (0,), out)
+def test_tables_share_phi_and_transformed_images(tmp_path):
+    work = Reproduction(list(EXPERIMENTS), load_scale("smoke"), (0,), tmp_path)
     stages = work.stages()
     phis = {s.phi.key for s in stages if s.kind == "transform" and s.phi.network.options}
     assert len(phis) == 1, "all of MobileNetV2's transforms start from one Φ"
@@ -166,6 +172,7 @@ def numbers_of(out: Path):
     return [(e["name"], e["tables"], e["findings"]) for e in experiments]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path):
     scale = tiny(tmp_path / "tiny.yaml")
     whole = start(scale, tmp_path / "whole")

@@ -16,6 +16,8 @@ import torch
 from sign_ext.experiments.lab import RECORD, Lab, total_seconds
 from sign_ext.experiments.stage import Stage, in_order
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 @dataclass(frozen=True, eq=False)
 class Number(Stage):

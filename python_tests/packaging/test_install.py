@@ -16,7 +16,7 @@ import torch
 from build_tools import environment
 from build_tools.decide import Missing
 
-pytestmark = pytest.mark.build
+pytestmark = [pytest.mark.build, pytest.mark.xdist_group("processes")]
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = """
@@ -113,6 +113,7 @@ def test_without_a_compiler_auto_installs_pure_python_and_says_so(source, tmp_pa
     assert "no-such-compiler is not on PATH" in config["why"]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_isolated_build_uses_the_torch_of_the_environment_it_installs_into(source, tmp_path):
     """Needs the package index, for setuptools and ninja."""

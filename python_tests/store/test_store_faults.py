@@ -24,6 +24,8 @@ from sign_ext.store import (
     verify,
 )
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 def test_an_unreadable_image_ends_the_run_and_nothing_is_lost(sign, unreadable, tmp_path):
     with pytest.raises(StoreError, match=r"photos/12\.jpg.*--on-error skip"):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 COUNT, SHARD_SIZE, KILLS = 300, 11, 20
 
 

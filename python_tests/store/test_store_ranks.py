@@ -19,6 +19,8 @@ from sign_ext.store.errors import StoreError
 from sign_ext.store.ranks import Ranks
 from sign_ext.training import load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 HERE = Path(__file__).parent
 
 

@@ -13,6 +13,8 @@ import gpu_plan
 import pytest
 import stages
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 TOOL = Path(gpu_check.__file__)
 
 PYPROJECT = """

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 import sign_ext
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 COUNT = 2
 
 
