@@ -50,7 +50,7 @@ def test_equals_autograd_on(name):
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 @given(networks())
 def test_equals_autograd_on_random_networks(case):

@@ -45,7 +45,7 @@ def walks(trained) -> list[tuple[torch.Tensor, torch.Tensor, float]]:
     model, images = trained
     step = SignTransform(model, STEPS).calibrate(images[:32]).proposed
     exact = copy.deepcopy(model).double()[:-1]
-    batches = images[:24].split(8)
+    batches = images[:12].split(4)
     return [
         (p, iterative_sign_reference(exact, p.double(), STEPS, step_size=step), step)
         for p in batches
@@ -59,7 +59,7 @@ def test_fifty_steps_stay_near_the_float64_walk(trained, walks, precision):
     found = []
     for p, wanted, step in walks:
         moved = (wanted - p.double()).norm()
-        assert moved > 100
+        assert moved > 70
         errors = []
         for backend in ("fused", "autograd"):
             sign = SignTransform(model, STEPS, step_size=step, backend=backend, precision=precision)

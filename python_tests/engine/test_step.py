@@ -64,7 +64,7 @@ def test_float64_networks_stay_in_float64(device):
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 @given(networks())
 def test_random_networks(case):

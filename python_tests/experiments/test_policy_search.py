@@ -83,6 +83,7 @@ def tried(storage: Path) -> list[dict[str, Any]]:
     return [trial.params for trial in trials]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_in", [1, 3, 5])
 def test_a_killed_search_ends_as_it_would_have(
     killed_in: int, sets: Any, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

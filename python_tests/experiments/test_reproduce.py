@@ -40,18 +40,34 @@ TITLES = {
 }
 
 
+SEEDS = (0, 1)
+TRAIN_SIZE = 90
+
+
+def smaller(path: Path) -> Path:
+    """The scale `smoke`, every experiment of it, on half the images for half the epochs."""
+    record = yaml.safe_load((files("sign_ext") / "configs" / "smoke.yaml").read_text("utf-8"))
+    for task in record["tasks"].values():
+        task |= {"train_size": TRAIN_SIZE, "validation_size": 60}
+    record["tasks"]["cifar10"]["test_size"] = 100
+    for network in record["networks"].values():
+        network["epochs"] = 2
+    path.write_text(yaml.safe_dump(record))
+    return path
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """Everything, once, at the smallest scale."""
+    """Everything, once: its folder, its scale and its results."""
     out = tmp_path_factory.mktemp("smoke")
-    scale = load_scale("smoke")
-    work = Reproduction(list(EXPERIMENTS), scale, tuple(range(scale.seeds)), out)
-    return out, work.run("sign-ext reproduce all --scale smoke")
+    scale = load_scale(str(smaller(out / "smaller.yaml")))
+    work = Reproduction(list(EXPERIMENTS), scale, SEEDS, out)
+    return out, scale, work.run("sign-ext reproduce all --scale smaller.yaml")
 
 
 @pytest.mark.slow
 def test_every_table_and_figure_is_in_the_report(smoke):
-    out, results = smoke
+    out, _, results = smoke
     assert [each.name for each in results.experiments] == list(EXPERIMENTS) == list(TITLES)
     page, text = (out / "index.html").read_text(), (out / "results.md").read_text()
     for experiment in results.experiments:
@@ -65,7 +81,7 @@ def test_every_table_and_figure_is_in_the_report(smoke):
 
 @pytest.mark.slow
 def test_the_papers_numbers_stand_beside_ours(smoke):
-    _, results = smoke
+    _, _, results = smoke
     tables = {table.title: table for e in results.experiments for table in e.tables}
     found = {
         (row.group, row.label): row.cells["mean"].paper
@@ -84,7 +100,7 @@ def test_the_papers_numbers_stand_beside_ours(smoke):
 
 @pytest.mark.slow
 def test_every_cell_has_a_value_a_seed(smoke):
-    _, results = smoke
+    _, _, results = smoke
     for experiment in results.experiments:
         for table in experiment.tables:
             keys = {column.key for column in table.columns}
@@ -100,17 +116,16 @@ def test_every_cell_has_a_value_a_seed(smoke):
 
 @pytest.mark.slow
 def test_a_second_run_costs_nothing(smoke):
-    out, results = smoke
-    scale = load_scale("smoke")
-    work = Reproduction(list(EXPERIMENTS), scale, tuple(range(scale.seeds)), out)
+    out, scale, results = smoke
+    work = Reproduction(list(EXPERIMENTS), scale, SEEDS, out)
     assert work.lab.missing(work.stages()) == []
     assert work.run().experiments == results.experiments
 
 
 @pytest.mark.slow
 def test_equal_gradient_steps_are_equal(smoke):
-    out, _ = smoke
-    work = Reproduction(["table1"], load_scale("smoke"), (0,), out)
+    out, scale, _ = smoke
+    work = Reproduction(["table1"], scale, (0,), out)
     plan = work.plan("table1")
     numbers = {
         key: work.lab.outcome(stages[0].inputs()["network"]).numbers for key, stages in plan.items()
@@ -123,7 +138,7 @@ def test_equal_gradient_steps_are_equal(smoke):
         assert len({n["steps"] for n in by_steps}) == 1
         classical = numbers[f"{network}/classical/epochs"]
         sign = numbers[f"{network}/sign/epochs"]
-        assert sign["train_images"] == 3 * classical["train_images"] == 600
+        assert sign["train_images"] == 3 * classical["train_images"] == 3 * TRAIN_SIZE
         assert len(classical["history"]) == len(sign["history"])
         assert max(n["steps"] for n in of_network) == sign["steps"]
 
@@ -156,6 +171,19 @@ def tiny(path: Path) -> Path:
     }
     path.write_text(yaml.safe_dump(record))
     return path
+
+
+def test_one_experiment_from_its_plan_to_its_page(tmp_path):
+    scale = load_scale(str(tiny(tmp_path / "tiny.yaml")))
+    work = Reproduction(["delta_only"], scale, (0,), tmp_path / "out")
+    (experiment,) = work.run("a command").experiments
+    rows = [row for table in experiment.tables for row in table.rows]
+    accuracies = [value for row in rows for value in row.cells["accuracy"].values]
+    assert accuracies
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert TITLES["delta_only"] in (tmp_path / "out" / "index.html").read_text()
+    again = Reproduction(["delta_only"], scale, (0,), tmp_path / "out")
+    assert again.lab.missing(again.stages()) == []
 
 
 def start(scale: Path, out: Path) -> subprocess.Popen:

@@ -68,6 +68,7 @@ def test_sizes_are_read_with_their_units():
             parse_size(wrong)
 
 
+@pytest.mark.slow
 def test_a_process_keeps_to_its_budget(tmp_path):
     # Neither a parent with more memory counts, nor what the process once had and gave back.
     ballast = np.ones(BALLAST)

@@ -46,6 +46,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(checkpoint, tmp_path, content_of):
     arguments = ["transform", "--checkpoint", str(checkpoint), "--data", "digits"]
     arguments += ["--train-size", "75", "--steps", "2", "--snapshots", "1", "2"]
@@ -68,6 +69,7 @@ def test_two_processes_write_what_one_writes(checkpoint, tmp_path, content_of):
     assert content_of(tmp_path / "two") == content_of(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_two_processes_train_from_a_store_like_one(checkpoint, tmp_path, capsys):
     data = ["--data", "digits", "--train-size", "45", "--image-size", "16", "--device", "cpu"]
     arguments = ["--checkpoint", str(checkpoint), "--steps", "1", "--step-size", "100"]
@@ -94,6 +96,7 @@ def test_two_processes_train_from_a_store_like_one(checkpoint, tmp_path, capsys)
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_a_dead_processs_shards_are_taken_up(tmp_path, content_of):
     out = tmp_path / "store"
     died = torchrun(str(HERE / "dying_rank.py"), str(out))

@@ -69,6 +69,7 @@ def test_a_rate_is_read_from_a_benchmark(tmp_path: Path) -> None:
         arithmetic.measured_rate(file, "net", "them", steps=100)
 
 
+@pytest.mark.slow
 def test_the_documents_tables_are_what_its_commands_print(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "scaling.md").read_text("utf-8")

@@ -112,6 +112,7 @@ def test_a_failing_gpu_test_fails_the_check_and_the_rest_still_runs(
     assert "assert 1 == 2" in (tmp_path / "out" / "gpu_check.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_part_after_another_does_not_build_again(checkout: Path, tmp_path: Path) -> None:
     def build_of(part: str) -> str:
         result = run(checkout, tmp_path / "out", "--allow-cpu", "--part", part)

@@ -60,6 +60,7 @@ def row(name: str = "naive .backward()", **facts: Any) -> dict[str, Any]:
     return {**basic, "date": "2026-01-02T03:04:05+00:00", "commit": "1234", **facts}
 
 
+@pytest.mark.slow
 def test_a_killed_call_is_gone_on_with_and_every_cell_is_there_once(tmp_path: Path) -> None:
     out = tmp_path / "peers.json"
     process = subprocess.Popen(words(out), stdout=subprocess.DEVNULL, start_new_session=True)

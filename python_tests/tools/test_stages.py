@@ -112,6 +112,7 @@ def test_the_interrupt_is_heard_where_it_was_ignored(tmp_path: Path) -> None:
     assert outcome.detail.startswith("after 2 s interrupted; ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds_before", [0, 1])
 def test_an_interrupted_pytest_shows_failures_and_writes_its_benchmarks(
     tmp_path: Path, rounds_before: int

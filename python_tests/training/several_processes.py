@@ -125,16 +125,28 @@ def killed(folder):
     usual_run(folder / "killed", at=kill)
 
 
+def keep_weights(folder, name, model):
+    """Write this process's weights to FOLDER/NAME.RANK.safetensors."""
+    from safetensors.torch import save_file
+
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    save_file(state, folder / f"{name}.{RANK}.safetensors")
+
+
+def plain(folder):
+    """One run."""
+    model, result = run_alike("plain", seed=RANK)
+    keep_weights(folder, "plain", model)
+    return result.to_dict()
+
+
 def everything(folder):
     """The runs of the other tests, one after another; returns what to write down."""
     found = {}
 
     def keep(name, model, result):
-        from safetensors.torch import save_file
-
         found[name] = result.to_dict()
-        state = {key: value.clone() for key, value in model.state_dict().items()}
-        save_file(state, folder / f"{name}.{RANK}.safetensors")
+        keep_weights(folder, name, model)
 
     def refusal(name, call, *arguments, **options):
         try:
@@ -220,5 +232,5 @@ def command_line(folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     scene, where = sys.argv[1], Path(sys.argv[2])
-    found = {"killed": killed, "everything": everything}[scene](where)
+    found = {"killed": killed, "plain": plain, "everything": everything}[scene](where)
     (where / f"found.{RANK}.json").write_text(json.dumps(found))

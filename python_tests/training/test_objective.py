@@ -186,6 +186,7 @@ def test_outputs_are_converted_part_by_part():
 COMPILED = replace(SETTINGS, epochs=2, max_steps=None, compile=True)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_trains_to_about_the_same_weights(make_set, tmp_path):
     # One layer and one size of batch: what is compiled here takes seconds.
     def net():

@@ -1,6 +1,7 @@
 """Several processes train what one trains, agree about every error, and leave nothing behind.
 
-Two launches of real processes serve all tests here; `several_processes` is what they run.
+Two launches of real processes serve all tests here but one, which is quick and has its own;
+`several_processes` is what they run.
 """
 
 import json
@@ -65,6 +66,17 @@ def assert_same(a, b):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_two_processes_train_plainly_what_one_trains(tmp_path):
+    ended = launch("plain", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    model, _ = several_processes.run_alike("plain")
+    first, second = [load_file(tmp_path / f"plain.{rank}.safetensors") for rank in range(COUNT)]
+    assert_same(first, second)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(first[key], value, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", several_processes.ALIKE)
 def test_two_processes_train_what_one_trains(found, weights, name):
     model, wanted = several_processes.run_alike(name)
@@ -79,6 +91,7 @@ def test_two_processes_train_what_one_trains(found, weights, name):
         assert a == pytest.approx(b, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_parameter_without_gradient_is_left_alone_by_weight_decay(weights):
     before = several_processes.partly_used_net().state_dict()
     after = weights("partly_used")[0]
@@ -86,6 +99,7 @@ def test_a_parameter_without_gradient_is_left_alone_by_weight_decay(weights):
     assert not torch.equal(after["used.weight"], before["used.weight"])
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_run_that_was_not(found, weights):
     whole, resumed = weights("whole"), weights("resumed")
     for rank in range(COUNT):
@@ -96,6 +110,7 @@ def test_killed_and_resumed_is_the_run_that_was_not(found, weights):
     assert len(found[0]["whole"]["history"]) == 3
 
 
+@pytest.mark.slow
 def test_the_kept_weights_have_the_accuracy_and_loss_that_were_measured(found, weights):
     # Each process measures its part, with the running statistics of the first.
     model, best = several_processes.usual_net().eval(), found[0]["whole"]
@@ -110,6 +125,7 @@ def test_the_kept_weights_have_the_accuracy_and_loss_that_were_measured(found, w
     assert row["validation_loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_model_comes_back_in_its_own_form(found):
     wanted = [type(m).__name__ for m in several_processes.usual_net().modules()]
     for each in found:
@@ -117,12 +133,14 @@ def test_the_model_comes_back_in_its_own_form(found):
         assert all(each["training"])
 
 
+@pytest.mark.slow
 def test_masks_and_statistics_are_not_those_of_one_process(weights):
     alone, _ = several_processes.usual_run()
     both = weights("whole")[0]
     assert not torch.allclose(both["6.weight"], alone.state_dict()["6.weight"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes_and_shows(folder, found):
     assert (folder / "out.0" / "model.safetensors").is_file()
     assert not (folder / "out.1").exists()
@@ -133,6 +151,7 @@ def test_only_the_first_process_writes_and_shows(folder, found):
     assert config["train"]["processes"] == COUNT
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_resumes_unless_it_changes_what_is_computed(folder, tmp_path):
     state = "last.safetensors"
     (tmp_path / state).write_bytes((folder / "out.0" / state).read_bytes())
@@ -143,6 +162,7 @@ def test_another_number_of_processes_resumes_unless_it_changes_what_is_computed(
         several_processes.usual_run(folder / "killed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "says"),
     [
@@ -160,6 +180,7 @@ def test_every_process_raises_the_error(found, name, kind, says):
     assert found[0][name][1] == found[1][name][1] or name == "differ"
 
 
+@pytest.mark.slow
 def test_an_error_that_cannot_travel_is_quoted(found):
     quoted, own = (each["awkward"] for each in found)
     assert own[:3] == ["AwkwardError", "7: not today", True]
@@ -168,15 +189,18 @@ def test_an_error_that_cannot_travel_is_quoted(found):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_compiled_whole_is_an_error_here_too(found):
     assert all("item" in each["not compiled"][1] for each in found)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused(found):
     assert all("sees no CUDA device" in each["not here"][1] for each in found)
 
 
+@pytest.mark.slow
 def test_the_command_tells_once(folder, found):
     (done, taken), (silently_done, silently_taken) = (each["cli"] for each in found)
     assert done[0] == silently_done[0] == 0
