@@ -19,8 +19,10 @@
 // Watch and counts are 20 bytes a call, and as many for each block's atomic operations.
 //
 // Arithmetic per element: one multiply-add and two comparisons (one more multiply-add with a
-// velocity, two maxima of integers with a watch), so about 0.3 FLOP a byte: memory sets the floor
-// on every machine, n * (8 + s) / bandwidth, the time of copying the same number of bytes.
+// velocity, two maxima of integers with a watch), so about 0.3 FLOP a byte: memory sets the floor,
+// n * (8 + s) / bandwidth, the time of copying the same number of bytes. The CPU kernel is compiled
+// for the baseline of its architecture: x86-64's has no maximum of 32-bit integers, so that there
+// a watch makes one thread's arithmetic the longer part.
 
 #pragma once
 
