@@ -36,7 +36,7 @@ class Emulated:
         *,
         steps: int,
         watch: Tensor,
-        first_bad: Tensor,
+        counts: Tensor,
         velocity: Tensor | None = None,
         features: Tensor | None = None,
         residues: Tensor | None = None,
@@ -54,7 +54,7 @@ class Emulated:
             assert tensor is None or tensor.is_contiguous(memory_format=torch.channels_last)
         low = -math.inf if clamp_min is None else clamp_min
         high = math.inf if clamp_max is None else clamp_max
-        tensors = [p, velocity, weights, constants, features, residues, cotangent, watch, first_bad]
+        tensors = [p, velocity, weights, constants, features, residues, cotangent, watch, counts]
         library().onchip_emulate(
             pointer(plan),
             *map(pointer, tensors),

@@ -110,6 +110,8 @@ def explain(sign: SignTransform, images: Tensor | None) -> Explanation:
     notes = []
     if len(settings.stops) > 1:
         notes.append(f"snapshots {', '.join(map(str, settings.stops))} come from one trajectory")
+    if images is not None and device.type == "cuda":
+        notes.append(f"at most {sign.images_at_once(images):,} images at a time")
     return Explanation(
         model=type(network).__name__,
         source_layer=layer,

@@ -14,14 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.algorithm import walk
-from sign_ext.checks import (
-    check_images,
-    check_model,
-    check_precision,
-    make_outputs,
-    place_of,
-)
+from sign_ext.checks import check_images, check_model, check_precision, make_outputs, place_of
 from sign_ext.computing import computing
+from sign_ext.engine.batch import Batches
 from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.engine.select import Engines
 from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
@@ -30,11 +25,7 @@ from sign_ext.freeze import unwrap
 from sign_ext.phi import Phi, SourceLayer
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings
-from sign_ext.source_layer import (
-    check_source,
-    find_source_layer,
-    named_source_layer,
-)
+from sign_ext.source_layer import check_source, find_source_layer, named_source_layer
 
 if TYPE_CHECKING:
     from sign_ext.calibrate import Calibration
@@ -42,8 +33,6 @@ if TYPE_CHECKING:
     from sign_ext.engine.fused.step import Step
     from sign_ext.engine.onchip.network import OnChipNetwork
     from sign_ext.explanation import Explanation
-
-DEFAULT_BATCH = {"cpu": 128, "cuda": 256}  # images at a time where batch_size is None
 
 
 class SignTransform:
@@ -63,8 +52,8 @@ class SignTransform:
         clamp: (lowest, highest) value that p* is held to after each step; None (the paper) for
             no bounds, and either may be None.
         snapshots: steps whose iterates to return, (50, 100) in the paper, from one trajectory.
-        batch_size: images at a time; None takes 128 on a CPU and 256 elsewhere. Samples do not
-            interact, so it changes memory and speed only.
+        batch_size: images at a time; None takes 128 on a CPU, and what fills a CUDA device
+            (`images_at_once`). Samples do not interact, so it changes memory and speed only.
         backend: "auto", "onchip" (an image's values stay in shared memory: bfloat16,
             convolutions), "fused" (compiled to fused operators), "graphed" (CUDA graphs) or
             "autograd" (any module and device).
@@ -131,6 +120,7 @@ class SignTransform:
         self._one_call = threading.RLock()  # recorded graphs work in buffers that calls share
         self._warned = False
         self._seen: SourceLayer | None = None  # Φ's layer in the last call
+        self._batches = Batches(self.engines, self.settings.batch_size)
 
     def transform(
         self,
@@ -190,9 +180,9 @@ class SignTransform:
                 for k, iterate in iterates.items():
                     results[k][rows].copy_(iterate)
 
-        size = self.settings.batch_size or DEFAULT_BATCH.get(images.device.type, 256)
         with computing(self._network, self.settings.precision):
             problem = self._problem(images, dtype)
+            size = self._batches.size(problem, images)
             if not walk(problem, self.engines, images, size, write, report):
                 self._warn(
                     "δ was negligible in every step: images come back unchanged to the last bit. "
@@ -255,6 +245,20 @@ class SignTransform:
         check_precision(self.settings.precision, dtype)
         with self._one_call, computing(self._network, self.settings.precision):
             return self.engines.fused.step(self._problem(images, dtype), images)
+
+    def images_at_once(self, images: Tensor) -> int:
+        """How many images like these, (N, ...), are worked on at a time: `engine/batch.py`'s rule.
+
+        Example:
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+            >>> SignTransform(model).images_at_once(torch.rand(1, 3, 2, 2))
+            128
+        """
+        check_images(images)
+        dtype, _ = place_of(self._network, images)
+        with self._one_call, computing(self._network, self.settings.precision):
+            return self._batches.rule(self._problem(images, dtype), images)
 
     def on_chip(self, images: Tensor) -> OnChipNetwork:
         """What the `onchip` backend would keep on chip for images like these: `lines()` says it.

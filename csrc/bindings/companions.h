@@ -2,7 +2,11 @@
 
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
 #include "bindings/rows.h"
+#include "common/watch.h"
 
 namespace sign_ext::bindings {
 
@@ -31,6 +35,27 @@ inline void check_apart(const char* op, const char* name, const Tensor& tensor,
   STD_TORCH_CHECK(
       !overlap(tensor.const_data_ptr(), bytes_of(tensor), other.const_data_ptr(), bytes_of(other)),
       op, ": ", name, " shares memory with ", other_name);
+}
+
+// What an update reports (common/watch.h), or nothing: sets args.watch and args.counts.
+template <typename Args>
+void set_watch(const char* op, const std::optional<Tensor>& watch,
+               const std::optional<Tensor>& counts, const Tensor& p, Args& args) {
+  if (watch.has_value()) {
+    constant_of(op, "watch", watch, 2, p);
+    check_apart(op, "watch", *watch, "p", p);
+    args.watch = static_cast<float*>(watch->mutable_data_ptr());
+  }
+  if (counts.has_value()) {
+    STD_TORCH_CHECK(watch.has_value(), op, ": counts need a watch");
+    STD_TORCH_CHECK(
+        counts->scalar_type() == torch::headeronly::ScalarType::Int && counts->numel() == kCounts &&
+            counts->is_contiguous() && same_device(*counts, p),
+        op, ": counts must be ", kCounts, " contiguous int32 values on the same device");
+    check_apart(op, "counts", *counts, "p", p);
+    check_apart(op, "counts", *counts, "watch", *watch);
+    args.counts = static_cast<std::int32_t*>(counts->mutable_data_ptr());
+  }
 }
 
 // Of what a kernel reads 16 bytes at a time.

@@ -87,7 +87,7 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
                     const Tensor& constants, const std::optional<Tensor>& velocity,
                     const std::optional<Tensor>& features, const std::optional<Tensor>& residues,
                     const std::optional<Tensor>& cotangent, const Tensor& watch,
-                    const Tensor& first_bad, std::int64_t steps, double step_size, double momentum,
+                    const Tensor& counts, std::int64_t steps, double step_size, double momentum,
                     std::optional<double> clamp_min, std::optional<double> clamp_max) {
   onchip::Args args{};
   args.plan = plan_of(plan);
@@ -111,7 +111,7 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
   check_alignment(kOp, "weights", weights);
   check_vector("constants", constants, ScalarType::Float, ends.constants, p);
   check_vector("watch", watch, ScalarType::Float, 2, p);
-  check_vector("first_bad", first_bad, ScalarType::Int, 1, p);
+  check_vector("counts", counts, ScalarType::Int, kCounts, p);
   if (with.velocity_at >= 0) {
     STD_TORCH_CHECK(velocity.has_value() && velocity->scalar_type() == ScalarType::Float, kOp,
                     ": this plan needs a float32 velocity");
@@ -144,7 +144,7 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
   args.weights = static_cast<const std::uint16_t*>(weights.const_data_ptr());
   args.constants = static_cast<const float*>(constants.const_data_ptr());
   args.watch = static_cast<unsigned int*>(watch.mutable_data_ptr());
-  args.first_bad = static_cast<int*>(first_bad.mutable_data_ptr());
+  args.counts = static_cast<std::int32_t*>(counts.mutable_data_ptr());
   args.step_size = static_cast<float>(step_size);
   args.momentum = static_cast<float>(momentum);
   args.clamp_min = static_cast<float>(low);
@@ -164,6 +164,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
   library.def(
       "onchip_(Tensor(a!) p, Tensor plan, Tensor weights, Tensor constants, "
       "Tensor(b!)? velocity, Tensor(c!)? features, Tensor(d!)? residues, Tensor? cotangent, "
-      "Tensor(e!) watch, Tensor(f!) first_bad, int steps, float step_size, float momentum, "
+      "Tensor(e!) watch, Tensor(f!) counts, int steps, float step_size, float momentum, "
       "float? clamp_min, float? clamp_max) -> ()");
 }

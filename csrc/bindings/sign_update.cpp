@@ -8,7 +8,9 @@
 #include <optional>
 
 #include "bindings/checks.h"
+#include "bindings/companions.h"
 #include "bindings/stable.h"
+#include "common/watch_cpu.h"
 
 namespace sign_ext::bindings {
 namespace {
@@ -31,7 +33,7 @@ DeltaType delta_type_of(const Tensor& delta) {
   }
 }
 
-void check_companion(const char* name, const Tensor& tensor, const Tensor& p) {
+void check_like_p(const char* name, const Tensor& tensor, const Tensor& p) {
   STD_TORCH_CHECK(same_shape(tensor, p), "sign_update_: ", name, " must have p's shape");
   STD_TORCH_CHECK(tensor.is_cuda() == p.is_cuda() && tensor.is_cpu() == p.is_cpu() &&
                       tensor.get_device_index() == p.get_device_index(),
@@ -43,9 +45,10 @@ void check_companion(const char* name, const Tensor& tensor, const Tensor& p) {
 SignUpdateArgs checked_args(const Tensor& p, const Tensor& delta,
                             const std::optional<Tensor>& velocity, double step_size,
                             double momentum, std::optional<double> clamp_min,
-                            std::optional<double> clamp_max) {
+                            std::optional<double> clamp_max, const std::optional<Tensor>& watch,
+                            const std::optional<Tensor>& counts) {
   STD_TORCH_CHECK(p.scalar_type() == ScalarType::Float, "sign_update_: p must be float32");
-  check_companion("delta", delta, p);
+  check_like_p("delta", delta, p);
   STD_TORCH_CHECK(dense_and_non_overlapping(p),
                   "sign_update_: p must be dense, without gaps or overlaps: pass p.contiguous()");
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -71,33 +74,37 @@ SignUpdateArgs checked_args(const Tensor& p, const Tensor& delta,
   if (velocity.has_value()) {
     STD_TORCH_CHECK(velocity->scalar_type() == ScalarType::Float,
                     "sign_update_: velocity must be float32");
-    check_companion("velocity", *velocity, p);
+    check_like_p("velocity", *velocity, p);
     args.velocity = static_cast<float*>(velocity->mutable_data_ptr());
     STD_TORCH_CHECK(!overlap(args.velocity, p_bytes, args.p, p_bytes) &&
                         !overlap(args.velocity, p_bytes, args.delta, delta_bytes),
                     "sign_update_: velocity shares memory with p or delta: pass velocity.clone()");
   }
+  set_watch("sign_update_", watch, counts, p, args);
   return args;
 }
 
 void sign_update_on_cpu(const Tensor& p, const Tensor& delta, const std::optional<Tensor>& velocity,
                         double step_size, double momentum, std::optional<double> clamp_min,
-                        std::optional<double> clamp_max) {
+                        std::optional<double> clamp_max, const std::optional<Tensor>& watch,
+                        const std::optional<Tensor>& counts) {
   const SignUpdateArgs args =
-      checked_args(p, delta, velocity, step_size, momentum, clamp_min, clamp_max);
+      checked_args(p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts);
   if (args.n == 0) return;
   // torch's own thread pool: torch.set_num_threads holds, and no second pool competes with it.
   torch::stable::parallel_for(0, args.n, kGrain, [&args](std::int64_t begin, std::int64_t end) {
     sign_update_cpu(args, begin, end);
   });
+  if (args.counts != nullptr) count_step(args.watch, args.counts);
 }
 
 #ifdef SIGN_EXT_WITH_CUDA
 void sign_update_on_cuda(const Tensor& p, const Tensor& delta,
                          const std::optional<Tensor>& velocity, double step_size, double momentum,
-                         std::optional<double> clamp_min, std::optional<double> clamp_max) {
+                         std::optional<double> clamp_min, std::optional<double> clamp_max,
+                         const std::optional<Tensor>& watch, const std::optional<Tensor>& counts) {
   const SignUpdateArgs args =
-      checked_args(p, delta, velocity, step_size, momentum, clamp_min, clamp_max);
+      checked_args(p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts);
   if (args.n == 0) return;
   const auto device = p.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
@@ -115,7 +122,8 @@ void sign_update_on_cuda(const Tensor& p, const Tensor& delta,
 STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
   library.def(
       "sign_update_(Tensor(a!) p, Tensor delta, Tensor(b!)? velocity, float step_size, "
-      "float momentum, float? clamp_min, float? clamp_max) -> ()");
+      "float momentum, float? clamp_min, float? clamp_max, Tensor(c!)? watch=None, "
+      "Tensor(d!)? counts=None) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {

@@ -10,6 +10,7 @@
 #include "bindings/companions.h"
 #include "bindings/rows.h"
 #include "bindings/stable.h"
+#include "common/watch_cpu.h"
 
 namespace sign_ext::bindings {
 namespace {
@@ -38,10 +39,10 @@ void check_updated(const char* name, const Tensor& tensor, const Tensor& p, cons
 StemUpdateArgs checked_args(const Tensor& p, const Tensor& g, const Tensor& weight,
                             const std::optional<Tensor>& velocity,
                             const std::optional<Tensor>& mask, double slope,
-                            const std::optional<Tensor>& watch, std::int64_t stride_h,
-                            std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
-                            std::int64_t dilation_h, std::int64_t dilation_w, double step_size,
-                            double momentum, std::optional<double> clamp_min,
+                            const std::optional<Tensor>& watch, const std::optional<Tensor>& counts,
+                            std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
+                            std::int64_t pad_left, std::int64_t dilation_h, std::int64_t dilation_w,
+                            double step_size, double momentum, std::optional<double> clamp_min,
                             std::optional<double> clamp_max) {
   STD_TORCH_CHECK(p.dim() == 4 && g.dim() == 4 && weight.dim() == 4, kOp,
                   ": p must be (N, C, H, W), g (N, O, OH, OW) and weight (KH, KW, C, O)");
@@ -108,40 +109,39 @@ StemUpdateArgs checked_args(const Tensor& p, const Tensor& g, const Tensor& weig
     check_apart(kOp, "velocity", *velocity, "p", p);
     args.velocity = static_cast<float*>(velocity->mutable_data_ptr());
   }
-  if (watch.has_value()) {
-    constant_of(kOp, "watch", watch, 2, p);
-    check_apart(kOp, "watch", *watch, "p", p);
-    args.watch = static_cast<float*>(watch->mutable_data_ptr());
-  }
+  set_watch(kOp, watch, counts, p, args);
   return args;
 }
 
 void stem_update_on_cpu(const Tensor& p, const Tensor& g, const Tensor& weight,
                         const std::optional<Tensor>& velocity, const std::optional<Tensor>& mask,
-                        double slope, const std::optional<Tensor>& watch, std::int64_t stride_h,
+                        double slope, const std::optional<Tensor>& watch,
+                        const std::optional<Tensor>& counts, std::int64_t stride_h,
                         std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
                         std::int64_t dilation_h, std::int64_t dilation_w, double step_size,
                         double momentum, std::optional<double> clamp_min,
                         std::optional<double> clamp_max) {
   const StemUpdateArgs args =
-      checked_args(p, g, weight, velocity, mask, slope, watch, stride_h, stride_w, pad_top,
+      checked_args(p, g, weight, velocity, mask, slope, watch, counts, stride_h, stride_w, pad_top,
                    pad_left, dilation_h, dilation_w, step_size, momentum, clamp_min, clamp_max);
   if (p.numel() == 0) return;
   // A row costs what reading g for it costs, once for each row of taps.
   for_rows(args.n * args.height, args.out_width * args.channels * args.kernel_h,
            [&args](std::int64_t begin, std::int64_t end) { stem_update_cpu(args, begin, end); });
+  if (args.counts != nullptr) count_step(args.watch, args.counts);
 }
 
 #ifdef SIGN_EXT_WITH_CUDA
 void stem_update_on_cuda(const Tensor& p, const Tensor& g, const Tensor& weight,
                          const std::optional<Tensor>& velocity, const std::optional<Tensor>& mask,
-                         double slope, const std::optional<Tensor>& watch, std::int64_t stride_h,
+                         double slope, const std::optional<Tensor>& watch,
+                         const std::optional<Tensor>& counts, std::int64_t stride_h,
                          std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
                          std::int64_t dilation_h, std::int64_t dilation_w, double step_size,
                          double momentum, std::optional<double> clamp_min,
                          std::optional<double> clamp_max) {
   const StemUpdateArgs args =
-      checked_args(p, g, weight, velocity, mask, slope, watch, stride_h, stride_w, pad_top,
+      checked_args(p, g, weight, velocity, mask, slope, watch, counts, stride_h, stride_w, pad_top,
                    pad_left, dilation_h, dilation_w, step_size, momentum, clamp_min, clamp_max);
   if (p.numel() == 0) return;
   on_current_stream(kOp, p, [&args](void* stream) { return stem_update_cuda(args, stream); });
@@ -154,7 +154,8 @@ void stem_update_on_cuda(const Tensor& p, const Tensor& g, const Tensor& weight,
 STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
   library.def(
       "stem_update_(Tensor(a!) p, Tensor g, Tensor weight, Tensor(b!)? velocity, Tensor? mask, "
-      "float slope, Tensor(c!)? watch, int stride_h, int stride_w, int pad_top, int pad_left, "
+      "float slope, Tensor(c!)? watch, Tensor(d!)? counts, int stride_h, int stride_w, int "
+      "pad_top, int pad_left, "
       "int dilation_h, int dilation_w, float step_size, float momentum, float? clamp_min, "
       "float? clamp_max) -> ()");
 }

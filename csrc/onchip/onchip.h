@@ -15,8 +15,8 @@
 //   value_l = activation(max over 2x2 windows(weight_l * value_reads(l) + bias_l + value_adds(l)))
 //   delta     = scale * the vector-Jacobian product of the last value with the seed
 //   v <- momentum v + delta,  q = p + step_size v,  p <- clamp(q) (sign_update/sign_update.h)
-//   watch[0] <- max(watch[0], |delta|),  watch[1] <- max(watch[1], |q|) (stem_update/stem_update.h)
-//   first_bad <- min(first_bad, the first step at which one of them is not finite)
+//   watch[0] <- max(watch[0], |delta|),  watch[1] <- max(watch[1], |q|) and the steps are
+//   counted (common/watch.h)
 //
 // Values, weights and cotangents are bfloat16, sums and p float32. The maximum of a window is its
 // first, in PyTorch's order, and NaN wins. The same call gives the same bits.
@@ -103,7 +103,7 @@ struct Args {
   std::uint8_t* residues;          // forward writes, backward reads: [images, residue_bytes]
   const std::uint16_t* cotangent;  // backward: of the last value, as features; null: the seed
   unsigned int* watch;             // [2], floats
-  int* first_bad;                  // [1], counted from 1
+  std::int32_t* counts;            // [3], backward only
   float step_size;
   float momentum;
   float clamp_min;

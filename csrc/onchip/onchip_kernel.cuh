@@ -9,6 +9,7 @@
 #pragma once
 
 #include "common/dynamic_shared.cuh"
+#include "common/watch.cuh"
 #include "onchip/onchip_backward.cuh"
 #include "onchip/onchip_forward.cuh"
 
@@ -60,8 +61,9 @@ class Image {
     store(image);
   }
 
-  // The watch of all images of a warp, to global memory.
+  // The watch of all images of a warp, to global memory; the last block counts the steps.
   __device__ __forceinline__ void report() {
+    if (plan_.backward == 0) return;
 #pragma unroll
     for (int lanes = 16; lanes > 0; lanes /= 2) {
       watch_.delta = max(watch_.delta, __shfl_xor_sync(0xffffffffu, watch_.delta, lanes));
@@ -69,10 +71,16 @@ class Image {
       watch_.first_bad =
           min(watch_.first_bad, __shfl_xor_sync(0xffffffffu, watch_.first_bad, lanes));
     }
-    if (threadIdx.x % 32 != 0 || plan_.backward == 0) return;
-    atomicMax(&args_.watch[0], watch_.delta);
-    atomicMax(&args_.watch[1], watch_.q);
-    atomicMin(args_.first_bad, watch_.first_bad);
+    if (threadIdx.x % 32 == 0) {
+      atomicMax(&args_.watch[0], watch_.delta);
+      atomicMax(&args_.watch[1], watch_.q);
+      // counts[0] stays until all blocks are done.
+      if (watch_.first_bad <= args_.steps) {
+        atomicMin(&args_.counts[1], args_.counts[0] + watch_.first_bad);
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x == 0 && is_last_block(args_.counts)) args_.counts[0] += args_.steps;
   }
 
  private:

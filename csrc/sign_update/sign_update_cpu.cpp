@@ -1,8 +1,10 @@
 // The CPU kernel: straight loops over plain arrays that the compiler vectorises.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "common/half_bits.h"
+#include "common/watch_cpu.h"
 #include "sign_update/sign_update.h"
 
 namespace sign_ext {
@@ -30,20 +32,8 @@ inline float clamped(float value, float low, float high) {
 }
 
 // Callers reject overlapping arrays, so __restrict holds and nothing needs a run-time check.
-template <typename Delta>
+template <typename Delta, bool kVelocity, bool kWatch>
 void update(const SignUpdateArgs& args, std::int64_t begin, std::int64_t end) {
-  float* __restrict p = args.p;
-  const auto* __restrict delta = static_cast<const typename Delta::Storage*>(args.delta);
-  const float step = args.step_size;
-  const float low = args.clamp_min;
-  const float high = args.clamp_max;
-  for (std::int64_t i = begin; i < end; ++i) {
-    p[i] = clamped(p[i] + step * Delta::widen(delta[i]), low, high);
-  }
-}
-
-template <typename Delta>
-void update_with_velocity(const SignUpdateArgs& args, std::int64_t begin, std::int64_t end) {
   float* __restrict p = args.p;
   float* __restrict velocity = args.velocity;
   const auto* __restrict delta = static_cast<const typename Delta::Storage*>(args.delta);
@@ -51,19 +41,43 @@ void update_with_velocity(const SignUpdateArgs& args, std::int64_t begin, std::i
   const float momentum = args.momentum;
   const float low = args.clamp_min;
   const float high = args.clamp_max;
+  std::int32_t most_delta = 0;
+  std::int32_t most_moved = 0;
   for (std::int64_t i = begin; i < end; ++i) {
-    const float v = momentum * velocity[i] + Delta::widen(delta[i]);
-    velocity[i] = v;
-    p[i] = clamped(p[i] + step * v, low, high);
+    const float d = Delta::widen(delta[i]);
+    float v = d;
+    if constexpr (kVelocity) {
+      v = momentum * velocity[i] + d;
+      velocity[i] = v;
+    }
+    const float moved = p[i] + step * v;
+    if constexpr (kWatch) {
+      most_delta = std::max(most_delta, magnitude_bits_of(d));
+      most_moved = std::max(most_moved, magnitude_bits_of(moved));
+    }
+    p[i] = clamped(moved, low, high);
+  }
+  if constexpr (kWatch) {
+    raise_to(args.watch, most_delta);
+    raise_to(args.watch + 1, most_moved);
+  }
+}
+
+template <typename Delta, bool kVelocity>
+void choose_watch(const SignUpdateArgs& args, std::int64_t begin, std::int64_t end) {
+  if (args.watch != nullptr) {
+    update<Delta, kVelocity, true>(args, begin, end);
+  } else {
+    update<Delta, kVelocity, false>(args, begin, end);
   }
 }
 
 template <typename Delta>
 void dispatch(const SignUpdateArgs& args, std::int64_t begin, std::int64_t end) {
   if (args.velocity != nullptr) {
-    update_with_velocity<Delta>(args, begin, end);
+    choose_watch<Delta, true>(args, begin, end);
   } else {
-    update<Delta>(args, begin, end);
+    choose_watch<Delta, false>(args, begin, end);
   }
 }
 

@@ -36,7 +36,7 @@ const char* sign_update_cuda(const SignUpdateArgs& args, void* stream) {
     const auto grid = static_cast<unsigned int>(std::min(wanted, most));
     kernel<<<grid, kSignUpdateThreads, 0, static_cast<cudaStream_t>(stream)>>>(
         args.p, delta, args.velocity, args.n, head, args.step_size, args.momentum, args.clamp_min,
-        args.clamp_max);
+        args.clamp_max, args.watch, args.counts);
     error = cudaGetLastError();
   });
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);

@@ -13,6 +13,7 @@
 
 #include "common/device.cuh"
 #include "common/pack.cuh"
+#include "common/watch.cuh"
 #include "sign_update/sign_update.h"
 
 namespace sign_ext {
@@ -29,7 +30,8 @@ __device__ __forceinline__ float sign_update_clamp(float value, float low, float
 template <typename Delta, bool kVelocity, int N>
 __device__ __forceinline__ void sign_update_elements(float* p, const Delta* delta, float* velocity,
                                                      std::int64_t first, float step_size,
-                                                     float momentum, float low, float high) {
+                                                     float momentum, float low, float high,
+                                                     Most& most) {
   // p and v are float32, so N of them are N / 4 accesses of 16 bytes. All loads come first, so that
   // they are in flight together.
   constexpr int kWide = N < 4 ? N : 4;
@@ -47,13 +49,16 @@ __device__ __forceinline__ void sign_update_elements(float* p, const Delta* delt
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     float& pixel = pixels[i / kWide].values[i % kWide];
-    float direction = widen(deltas.values[i]);
+    const float one_delta = widen(deltas.values[i]);
+    float direction = one_delta;
     if constexpr (kVelocity) {
       float& v = velocities[i / kWide].values[i % kWide];
       direction += momentum * v;
       v = direction;
     }
-    pixel = sign_update_clamp(pixel + step_size * direction, low, high);
+    const float moved = pixel + step_size * direction;
+    most.see(one_delta, moved);
+    pixel = sign_update_clamp(moved, low, high);
   }
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
@@ -70,21 +75,23 @@ template <typename Delta, bool kVelocity, int N>
 __global__ void __launch_bounds__(kSignUpdateThreads)
     sign_update_kernel(float* __restrict__ p, const Delta* __restrict__ delta,
                        float* __restrict__ velocity, std::int64_t n, int head, float step_size,
-                       float momentum, float low, float high) {
+                       float momentum, float low, float high, float* watch, int* counts) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const std::int64_t threads = std::int64_t{gridDim.x} * blockDim.x;
   const std::int64_t packs = (n - head) / N;
+  Most most;
   for (std::int64_t pack = thread; pack < packs; pack += threads) {
     sign_update_elements<Delta, kVelocity, N>(p, delta, velocity, head + pack * N, step_size,
-                                              momentum, low, high);
+                                              momentum, low, high, most);
   }
   const std::int64_t singles = n - packs * N;
 #pragma unroll 1
   for (std::int64_t single = thread; single < singles; single += threads) {
     const std::int64_t index = single < head ? single : single + packs * N;
     sign_update_elements<Delta, kVelocity, 1>(p, delta, velocity, index, step_size, momentum, low,
-                                              high);
+                                              high, most);
   }
+  if (watch != nullptr) report<kSignUpdateThreads>(watch, counts, most);
 }
 
 // Elements before the first one at which p, v and delta all stand on a 16-byte boundary, or -1

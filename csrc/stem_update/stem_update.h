@@ -8,13 +8,13 @@
 //   q  = p + step_size * v
 //   p <- clamp(q)                  NaN passes
 //   watch[0] <- max(watch[0], |delta|),  watch[1] <- max(watch[1], |q|)      where there is a watch
+//   and the step is counted, where there are counts (common/watch.h)
 //
-// The maxima are taken of the bits as integers, which orders non-negative floats and puts NaN above
-// infinity: so NaN stays, and the result does not depend on the order. A pixel's sum is always
-// added up in the same order: the same call gives the same bits.
+// A pixel's sum is always added up in the same order: the same call gives the same bits.
 //
 // Bytes moved: g once, s = sizeof(element) (4 or 2) an element and 1/8 byte of mask; p (and v) once
-// each way, 8 (16) bytes an element. Arithmetic: 2 * kernel_h * kernel_w * in_channels FLOP an
+// each way, 8 (16) bytes an element; watch and counts 20 bytes a call and the same atomically for
+// each block. Arithmetic: 2 * kernel_h * kernel_w * in_channels FLOP an
 // element of g, 54 at 3x3 and 3 channels, so about 14 FLOP a byte: multiply-adds set the floor on a
 // CPU (n * out_height * out_width * channels * kernel_h * kernel_w * in_channels / (lanes * units *
 // clock)), and on a GPU they take about as long as the bytes.
@@ -51,10 +51,11 @@ struct StemUpdateArgs {
   const void* g;             // never written
   const std::uint8_t* mask;  // [n * out_height * out_width, ceil(channels / 8)], or null
   float slope;
-  const float* weight;  // [kernel_h, kernel_w, in_channels, channels]
-  float* p;             // updated in place
-  float* velocity;      // updated in place, or null
-  float* watch;         // [2], or null
+  const float* weight;   // [kernel_h, kernel_w, in_channels, channels]
+  float* p;              // updated in place
+  float* velocity;       // updated in place, or null
+  float* watch;          // [2], or null
+  std::int32_t* counts;  // [3], or null; counts need a watch
   float step_size;
   float momentum;
   float clamp_min;  // -inf: no lower bound
@@ -62,7 +63,8 @@ struct StemUpdateArgs {
 };
 
 // The CPU kernel over rows [begin, end) of the image, of n * height. Splitting a call at any row
-// changes no bit of the result; calls for different rows may run at the same time.
+// changes no bit of the result; calls for different rows may run at the same time. The caller
+// counts the step (count_step) when all rows are done.
 void stem_update_cpu(const StemUpdateArgs& args, std::int64_t begin, std::int64_t end);
 
 // Launches the CUDA kernel on `stream` (a cudaStream_t) of the current device and returns at once.

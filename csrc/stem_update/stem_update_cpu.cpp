@@ -1,13 +1,12 @@
 // The CPU kernel: stem_update_cpu_body.h for every vector target, and the memory that it works in.
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <new>
 
 #include "common/half_bits.h"
+#include "common/watch_cpu.h"
 #include "stem_update/stem_update.h"
 #include "stem_update/stem_update_plan.h"
 
@@ -39,20 +38,6 @@ char* scratch(std::size_t bytes) {
 
 void run_rows(const StemUpdateArgs& args, std::int64_t begin, std::int64_t end, int* watch) {
   SIGN_EXT_CALL_TARGET(stem_update_rows(args, &scratch, begin, end, watch));
-}
-
-// value <- max(value, bits), while other threads do the same.
-void raise_to(float* value, int bits) {
-  static_assert(sizeof(std::int32_t) == sizeof(float));
-  const std::atomic_ref<float> shared(*value);
-  float held = shared.load(std::memory_order_relaxed);
-  while (true) {
-    std::int32_t held_bits;
-    std::memcpy(&held_bits, &held, sizeof(held_bits));
-    if (held_bits >= bits) return;
-    const float raised = float_from_bits(static_cast<std::uint32_t>(bits));
-    if (shared.compare_exchange_weak(held, raised, std::memory_order_relaxed)) return;
-  }
 }
 
 }  // namespace

@@ -19,6 +19,7 @@
 #include "common/device.cuh"
 #include "common/dynamic_shared.cuh"
 #include "common/pack.cuh"
+#include "common/watch.cuh"
 #include "stem_update/stem_update.h"
 #include "stem_update/stem_update_tasks.cuh"
 
@@ -102,18 +103,9 @@ __device__ __forceinline__ void add_stem_taps(const StemUpdateArgs& args, const 
   }
 }
 
-struct StemMost {
-  int delta, moved;  // the bits of the largest magnitudes
-};
-
-__device__ __forceinline__ int larger_bits(int a, int b) { return a > b ? a : b; }
-__device__ __forceinline__ int stem_magnitude(float value) {
-  return __float_as_int(value) & 0x7fffffff;
-}
-
 // Moves one element of the image.
 __device__ __forceinline__ void move_stem_element(const StemUpdateArgs& args, std::int64_t element,
-                                                  float delta, StemMost& most) {
+                                                  float delta, Most& most) {
   float v = delta;
   if (args.velocity != nullptr) {
     v += args.momentum * args.velocity[element];
@@ -121,27 +113,7 @@ __device__ __forceinline__ void move_stem_element(const StemUpdateArgs& args, st
   }
   const float moved = args.p[element] + args.step_size * v;
   args.p[element] = activate(moved, {args.clamp_min, args.clamp_max, 0.0f});
-  most.delta = larger_bits(most.delta, stem_magnitude(delta));
-  most.moved = larger_bits(most.moved, stem_magnitude(moved));
-}
-
-// The block's largest magnitudes, in one atomic operation each.
-__device__ __forceinline__ void report_stem_most(float* watch, StemMost most) {
-  __shared__ StemMost warps[kStemThreads / 32];
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    most.delta = larger_bits(most.delta, __shfl_xor_sync(0xffffffffu, most.delta, step));
-    most.moved = larger_bits(most.moved, __shfl_xor_sync(0xffffffffu, most.moved, step));
-  }
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = most;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  for (int warp = 1; warp < kStemThreads / 32; ++warp) {
-    most.delta = larger_bits(most.delta, warps[warp].delta);
-    most.moved = larger_bits(most.moved, warps[warp].moved);
-  }
-  atomicMax(reinterpret_cast<int*>(watch), most.delta);
-  atomicMax(reinterpret_cast<int*>(watch) + 1, most.moved);
+  most.see(delta, moved);
 }
 
 // kChannels of the image's channels at a time: all of them, or, where kGuarded, as many of them as
@@ -166,7 +138,7 @@ __global__ void __launch_bounds__(kStemThreads, 2)
   const int lane = thread & (tasks.lanes - 1);
   const int a_block = kStemThreads / tasks.lanes;
   const std::int64_t stride = std::int64_t{gridDim.x} * a_block;
-  StemMost most{0, 0};
+  Most most;
   // The threads of a block go round together: those behind the last task only take part.
   for (std::int64_t begin = std::int64_t{blockIdx.x} * a_block; begin < tasks.count;
        begin += stride) {
@@ -199,7 +171,7 @@ __global__ void __launch_bounds__(kStemThreads, 2)
       }
     }
   }
-  if (args.watch != nullptr) report_stem_most(args.watch, most);
+  if (args.watch != nullptr) report<kStemThreads>(args.watch, args.counts, most);
 }
 
 // Calls launch(kernel, tasks, bytes of dynamic shared memory) with the instantiation that fits the

@@ -26,7 +26,7 @@ std::uint64_t onchip_loaded() { return host_cuda::matrix_counts().loaded; }
 void onchip_emulate(const std::int32_t* plan, float* p, float* velocity,
                     const std::uint16_t* weights, const float* constants, std::uint16_t* features,
                     std::uint8_t* residues, const std::uint16_t* cotangent, float* watch,
-                    int* first_bad, std::int64_t images, std::int64_t steps, float step_size,
+                    std::int32_t* counts, std::int64_t images, std::int64_t steps, float step_size,
                     float momentum, float clamp_min, float clamp_max, std::uint64_t seed) {
   Args args{};
   std::memcpy(&args.plan, plan, sizeof(args.plan));
@@ -40,7 +40,7 @@ void onchip_emulate(const std::int32_t* plan, float* p, float* velocity,
   args.residues = residues;
   args.cotangent = cotangent;
   args.watch = reinterpret_cast<unsigned int*>(watch);
-  args.first_bad = first_bad;
+  args.counts = counts;
   args.step_size = step_size;
   args.momentum = momentum;
   args.clamp_min = clamp_min;

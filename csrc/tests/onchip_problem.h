@@ -94,7 +94,7 @@ class Case {
     args.weights = weights.data();
     args.constants = constants.data();
     args.watch = watch;
-    args.first_bad = &first_bad;
+    args.counts = counts;
     args.step_size = 0.25f;
     args.momentum = problem_.momentum ? 0.5f : 0.0f;
     args.clamp_min = problem_.clamped ? -6.0f : -std::numeric_limits<float>::infinity();
@@ -123,7 +123,7 @@ class Case {
   std::vector<float> p, velocity, constants;
   std::vector<std::uint16_t> weights;
   alignas(16) unsigned int watch[2] = {0, 0};
-  int first_bad = 0x7fffffff;
+  std::int32_t counts[3] = {10, 0x7fffffff, 0};  // ten steps were taken before
 
   // What the definition makes of all this; p and velocity are moved on.
   struct Expected {

@@ -72,7 +72,7 @@ Problem random_problem(std::uint32_t seed) {
   return problem;
 }
 
-void compare(const Case& got, const Case::Expected& expected, const std::string& what) {
+void compare(const Case& got, const Case::Expected& expected, int steps, const std::string& what) {
   CHECK(got.p == expected.p, what + ": another image");
   if (got.velocity != expected.velocity) CHECK(false, what + ": another velocity");
   float delta;
@@ -80,7 +80,8 @@ void compare(const Case& got, const Case::Expected& expected, const std::string&
   std::memcpy(&delta, &got.watch[0], 4);
   std::memcpy(&q, &got.watch[1], 4);
   CHECK(delta == expected.largest_delta && q == expected.largest_q, what + ": another watch");
-  CHECK(got.first_bad == 0x7fffffff, what + ": a step that is not finite was seen");
+  CHECK(got.counts[1] == 0x7fffffff, what + ": a step that is not finite was seen");
+  CHECK(got.counts[0] == 10 + steps && got.counts[2] == 0, what + ": steps were not counted");
 }
 
 TEST(two_steps_in_one_launch_are_two_steps) {
@@ -89,7 +90,7 @@ TEST(two_steps_in_one_launch_are_two_steps) {
     Case one(problem, seed);
     const auto expected = one.expected(problem.steps);
     launch(one.args(true, true), seed, 1 + seed % 2);
-    compare(one, expected, "seed " + std::to_string(seed));
+    compare(one, expected, problem.steps, "seed " + std::to_string(seed));
   }
 }
 
@@ -119,7 +120,7 @@ TEST(a_forward_and_a_backward_launch_are_one_step) {
     backward.residues = aligned;
     backward.cotangent = cotangent.data();
     launch(backward, seed, 1);
-    compare(one, expected, "seed " + std::to_string(seed));
+    compare(one, expected, 1, "seed " + std::to_string(seed));
   }
 }
 
@@ -149,7 +150,7 @@ TEST(sums_and_branches_are_those_of_the_definition) {
     Case one(problem, seed);
     const auto expected = one.expected(problem.steps);
     launch(one.args(true, true), seed, 1);
-    compare(one, expected, "loads " + std::to_string(problem.loads));
+    compare(one, expected, problem.steps, "loads " + std::to_string(problem.loads));
   }
 }
 
@@ -162,7 +163,7 @@ TEST(no_result_depends_on_the_order_of_threads) {
     for (std::uint32_t seed = 0; seed < 4; ++seed) {
       Case one(problem, 3);
       launch(one.args(true, true), seed, 1);
-      compare(one, expected, "order " + std::to_string(seed));
+      compare(one, expected, problem.steps, "order " + std::to_string(seed));
     }
   }
 }
@@ -178,7 +179,8 @@ TEST(the_first_step_that_is_not_finite_is_named) {
   args.step_size = std::numeric_limits<float>::infinity();
   args.steps = 2;
   launch(args, 1, 1);
-  CHECK(one.first_bad == 1, "named step " + std::to_string(one.first_bad));
+  CHECK(one.counts[1] == 11, "named step " + std::to_string(one.counts[1]));
+  CHECK(one.counts[0] == 12 && one.counts[2] == 0, "steps were not counted");
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "common/watch_cpu.h"
 #include "sign_update/sign_update_kernel.cuh"
 #include "tests/check.h"
 
@@ -75,6 +76,7 @@ struct Problem {
   int p_offset, delta_offset, velocity_offset;  // elements behind a 16-byte boundary
   bool velocity;
   float low, high;
+  bool watch = true;
 
   std::string text() const {
     return "type " + std::to_string(static_cast<int>(type)) + ", n " + std::to_string(n) +
@@ -89,6 +91,11 @@ constexpr float kMomentum = 0.875f;
 // Values stay below 1,000, where float32 is exact to 3e-5; two roundings and the choice of fma.
 constexpr double kTolerance = 1e-4;
 
+// most <- max(most, |value|); NaN stays.
+void raise(double& most, double value) {
+  if (std::isnan(value) || std::fabs(value) > most) most = std::fabs(value);
+}
+
 // Fills the arrays, calls update(args) and compares with the formula evaluated in float64.
 template <typename Storage>
 void compare(const Problem& problem, std::uint32_t seed,
@@ -100,6 +107,7 @@ void compare(const Problem& problem, std::uint32_t seed,
   Array<Storage> delta(problem.n, problem.delta_offset);
   const auto size = static_cast<std::size_t>(problem.n);
   std::vector<double> expected_p(size), expected_velocity(size);
+  double most[2] = {seed % 3 == 0 ? 1e6 : 0.0, 0.125};
   for (std::int64_t i = 0; i < problem.n; ++i) {
     const auto at = static_cast<std::size_t>(i);
     p[i] = i % 97 == 13 ? std::nanf("") : pixel(random);
@@ -120,11 +128,17 @@ void compare(const Problem& problem, std::uint32_t seed,
     }
     const double v = problem.velocity ? double{kMomentum} * velocity[i] + d : d;
     double result = p[i] + double{kStep} * v;
+    raise(most[0], d);
+    raise(most[1], result);
     if (result < problem.low) result = problem.low;
     if (result > problem.high) result = problem.high;
     expected_velocity[at] = problem.velocity ? v : velocity[i];
     expected_p[at] = result;
   }
+  // Half of the problems are seen with what an earlier step left, and half without a watch.
+  float watch[2] = {seed % 3 == 0 ? 1e6f : 0.0f, 0.125f};
+  std::int32_t counts[3] = {5, seed % 7 == 0 ? 3 : 0x7fffffff, 0};
+  const std::int32_t first = counts[1];
   const std::vector<Storage> delta_before(delta.data(), delta.data() + problem.n);
 
   SignUpdateArgs args{};
@@ -137,6 +151,8 @@ void compare(const Problem& problem, std::uint32_t seed,
   args.momentum = kMomentum;
   args.clamp_min = problem.low;
   args.clamp_max = problem.high;
+  args.watch = problem.watch ? watch : nullptr;
+  args.counts = problem.watch ? counts : nullptr;
   update(args);
 
   for (std::int64_t i = 0; i < problem.n; ++i) {
@@ -150,6 +166,18 @@ void compare(const Problem& problem, std::uint32_t seed,
   CHECK(
       problem.n == 0 || std::memcmp(delta.data(), delta_before.data(), size * sizeof(Storage)) == 0,
       problem.text() + ": delta was written");
+  if (problem.watch) {
+    const bool finite = std::isfinite(most[0]) && std::isfinite(most[1]);
+    const bool counted = problem.n > 0;
+    CHECK(check::near(watch[0], most[0], kTolerance) && check::near(watch[1], most[1], kTolerance),
+          problem.text() + ": the watch is wrong");
+    CHECK(counts[0] == (counted ? 6 : 5) && counts[2] == 0, problem.text() + ": not counted");
+    CHECK(counts[1] == (counted && !finite ? std::min(first, 6) : first),
+          problem.text() + ": another first bad step");
+  } else {
+    CHECK(counts[0] == 5 && counts[1] == first && watch[1] == 0.125f,
+          problem.text() + ": a report that was not asked for");
+  }
   CHECK(p.front_untouched() && velocity.front_untouched() && delta.front_untouched(),
         problem.text() + ": wrote in front of an array");
 }
@@ -176,7 +204,8 @@ void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& 
               if (!velocity && velocity_offset != p_offset) continue;
               const bool clamp = seed % 2 == 0;
               body(Problem{type, n, p_offset, delta_offset, velocity_offset, velocity,
-                           clamp ? -20.0f : -kInfinity, seed % 3 == 0 ? 90.0f : kInfinity},
+                           clamp ? -20.0f : -kInfinity, seed % 3 == 0 ? 90.0f : kInfinity,
+                           seed % 5 != 0},
                    seed);
               ++seed;
             }
@@ -195,7 +224,8 @@ void launch_emulated(const SignUpdateArgs& args, std::int64_t blocks) {
         (packs + sign_ext::kSignUpdateThreads - 1) / sign_ext::kSignUpdateThreads;
     host_cuda::launch(kernel, dim3(static_cast<unsigned int>(std::min(wanted, blocks))),
                       dim3(sign_ext::kSignUpdateThreads), args.p, delta, args.velocity, args.n,
-                      head, args.step_size, args.momentum, args.clamp_min, args.clamp_max);
+                      head, args.step_size, args.momentum, args.clamp_min, args.clamp_max,
+                      args.watch, args.counts);
   });
 }
 
@@ -211,10 +241,17 @@ TEST(kernel_with_a_grid_smaller_than_the_work) {
   });
 }
 
+// What the CPU kernel's caller does when all elements are done.
+void count(const SignUpdateArgs& args) {
+  if (args.counts != nullptr && args.n > 0) sign_ext::count_step(args.watch, args.counts);
+}
+
 TEST(cpu_kernel) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    compare_any(problem, seed,
-                [](const SignUpdateArgs& args) { sign_ext::sign_update_cpu(args, 0, args.n); });
+    compare_any(problem, seed, [](const SignUpdateArgs& args) {
+      sign_ext::sign_update_cpu(args, 0, args.n);
+      count(args);
+    });
   });
 }
 
@@ -224,6 +261,7 @@ TEST(cpu_kernel_in_pieces) {
       const std::int64_t cut = args.n == 0 ? 0 : seed % args.n;
       sign_ext::sign_update_cpu(args, cut, args.n);
       sign_ext::sign_update_cpu(args, 0, cut);
+      count(args);
     });
   });
 }
@@ -260,6 +298,29 @@ TEST(half_bits_of_every_pattern) {
           "bfloat16 " + std::to_string(bits));
   }
   CHECK(std::signbit(sign_ext::float16_bits_to_float(0x8000)), "float16 keeps the sign of zero");
+}
+
+// A captured launch is replayed on the counts that the one before left.
+TEST(launches_count_on) {
+  std::vector<float> p(4099, 1.0f), delta(4099, 0.5f);
+  float watch[2] = {0.0f, 0.0f};
+  std::int32_t counts[3] = {0, 0x7fffffff, 0};
+  SignUpdateArgs args{};
+  args.p = p.data();
+  args.delta = delta.data();
+  args.n = 4099;
+  args.step_size = 1.0f;
+  args.clamp_min = -kInfinity;
+  args.clamp_max = kInfinity;
+  args.watch = watch;
+  args.counts = counts;
+  for (int step = 1; step <= 5; ++step) {
+    if (step == 3) delta[4098] = kInfinity;
+    if (step == 4) delta[4098] = 0.5f;
+    launch_emulated(args, step);
+    CHECK(counts[0] == step && counts[2] == 0, "step " + std::to_string(step) + " not counted");
+    CHECK(counts[1] == (step < 3 ? 0x7fffffff : 3), "another first bad step");
+  }
 }
 
 TEST(crossed_bounds_give_the_upper_one_as_torch_does) {

@@ -168,6 +168,7 @@ class Arrays {
     args.p = static_cast<float*>(p_.data());
     args.velocity = variant_.velocity ? static_cast<float*>(velocity_.data()) : nullptr;
     args.watch = variant_.watch ? watch : nullptr;
+    args.counts = variant_.watch ? counts : nullptr;
     args.step_size = 0.375f;
     args.momentum = 0.5f;
     args.clamp_min = variant_.low;
@@ -244,6 +245,12 @@ class Arrays {
                                                      std::to_string(watch[i]) + ", not " +
                                                      std::to_string(expected));
     }
+    // A step is counted where there are pixels, and named unless an earlier one was.
+    const bool counted = variant_.watch && !moved.p.empty();
+    const bool finite = std::isfinite(most[0]) && std::isfinite(most[1]);
+    CHECK(counts[0] == (counted ? 6 : 5), text + ": " + std::to_string(counts[0]) + " steps");
+    CHECK(counts[1] == (counted && !finite ? 6 : 9), text + ": another first bad step");
+    CHECK(counts[2] == 0, text + ": blocks are left counted");
     CHECK(p_.front_untouched() && velocity_.front_untouched() && g_.front_untouched(),
           text + ": wrote in front of an array");
   }
@@ -260,6 +267,7 @@ class Arrays {
     return bytes;
   }
 
+  std::int32_t counts[3] = {5, 9, 0};
   float watch[2] = {0.0f, 0.0f};
 
  private:

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "common/watch_cpu.h"
 #include "stem_update/stem_update_kernel.cuh"
 #include "tests/check.h"
 #include "tests/every_target.h"
@@ -65,6 +66,7 @@ void leave_nan_behind() {
   args.p = p.data();
   args.mask = nullptr;
   args.watch = nullptr;
+  args.counts = nullptr;
   sign_ext::stem_update_cpu(args, 0, 1);
   CHECK(std::isnan(p[0]), "nothing was computed");
 }
@@ -73,6 +75,7 @@ TEST(cpu_kernel) {
   compare_all(0, kVariants, [](const StemUpdateArgs& args, std::uint32_t) {
     leave_nan_behind();
     sign_ext::stem_update_cpu(args, 0, args.n * args.height);
+    if (args.counts != nullptr && args.n > 0) sign_ext::count_step(args.watch, args.counts);
   });
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -51,6 +52,55 @@ def test_many_shapes_come_and_go(
         for images, want in zip(given, wanted, strict=True):
             agree(sign.transform(images), want, images)
     assert len(sign.engines._engines[backend]._kept) == 4
+
+
+def wide_products(seed: int) -> nn.Sequential:
+    """Products with long sums of few rows, which cuBLAS splits up and adds up in its workspace."""
+    torch.manual_seed(seed)
+    layers = [nn.Flatten(), nn.Linear(3 * 32 * 32, 4096), nn.ReLU(), nn.Linear(4096, 48)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Linear(48, 10)).cuda().eval()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_steps_replayed_at_once_do_not_disturb_each_other(
+    backend: str, torch_rng: torch.Generator
+) -> None:
+    """Each works in cuBLAS memory of its own: the same bits at once as one after the other."""
+    given = [images_of(count, torch_rng, (32, 32)) for count in (16, 24)]
+    signs = [SignTransform(wide_products(i), 300, step_size=0.1, backend=backend) for i in (1, 2)]
+    wanted = [sign.transform(images) for sign, images in zip(signs, given, strict=True)]
+    trajectories = []
+    for sign, images in zip(signs, given, strict=True):
+        (kept,) = sign.engines._engines[backend]._kept.values()
+        trajectory = getattr(kept, "trajectory", kept)
+        trajectory.start(images)
+        trajectories.append(trajectory)
+    assert trajectories[0]._replay._stream is not trajectories[1]._replay._stream
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    for _ in range(300):
+        for stream, trajectory in zip(streams, trajectories, strict=True):
+            with torch.cuda.stream(stream):
+                trajectory.advance(1)
+    torch.cuda.synchronize()
+    for trajectory, want in zip(trajectories, wanted, strict=True):
+        assert torch.equal(trajectory.iterate, want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropping_one_step_leaves_the_other_its_memory(
+    backend: str, torch_rng: torch.Generator
+) -> None:
+    images = images_of(16, torch_rng, (32, 32))
+    stays, goes = (SignTransform(wide_products(i), 20, backend=backend) for i in (1, 2))
+    want = stays.transform(images)
+    goes.transform(images)
+    del goes
+    gc.collect()
+    torch.cuda.empty_cache()
+    filled = [torch.full((1 << 20,), float("nan"), device="cuda") for _ in range(64)]
+    assert torch.equal(stays.transform(images), want)
+    del filled
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -65,6 +65,49 @@ def assert_matches(
     assert torch.equal(delta, delta_before)
 
 
+def check_the_report(update: Any, device: str, delta_dtype: torch.dtype) -> None:
+    """The watch keeps what is larger and every NaN, before the clamp; steps are counted by hand."""
+    nan, inf = float("nan"), float("inf")
+    p = torch.zeros(3, 5, 7, device=device)
+    watch = torch.tensor([2.0, 0.5], device=device)
+    counts = torch.tensor([4, 2**31 - 1, 0], dtype=torch.int32, device=device)
+
+    def step(value: float, at: tuple[int, int, int]) -> tuple[list[float], list[int]]:
+        delta = torch.zeros(p.shape, device=device, dtype=delta_dtype)
+        delta[at] = value
+        options = {"step_size": 0.25, "clamp_min": -1.0, "clamp_max": 1.0}
+        update(p, delta, watch=watch, counts=counts, **options)
+        return watch.tolist(), counts.tolist()
+
+    never = 2**31 - 1
+    assert step(-1.5, (2, 4, 6)) == ([2.0, 0.5], [5, never, 0])
+    assert step(-16.0, (0, 0, 0)) == ([16.0, 4.0], [6, never, 0])
+    assert p[0, 0, 0] == -1.0
+    assert step(4.0, (1, 2, 3)) == ([16.0, 4.0], [7, never, 0])
+    assert step(inf, (2, 4, 5)) == ([inf, inf], [8, 8, 0])  # hidden in p by the clamp
+    assert bool(p.isfinite().all())
+    seen, counted = step(nan, (0, 1, 1))
+    assert all(value != value for value in seen)
+    assert counted == [9, 8, 0]
+    step(0.0, (0, 0, 0))
+    assert all(value != value for value in watch.tolist())
+    assert counts.tolist() == [10, 8, 0]
+
+
+def check_the_watch(
+    update: Any, p: Tensor, delta: Tensor, velocity: Tensor | None, **options: Any
+) -> None:
+    """Its two maxima by numpy, whatever is left out, and one step is counted."""
+    watch = torch.zeros(2, dtype=p.dtype, device=p.device)
+    counts = torch.tensor([0, 2**31 - 1, 0], dtype=torch.int32, device=p.device)
+    unclamped = {name: value for name, value in options.items() if "clamp" not in name}
+    moved, _ = formula(p, delta, velocity, **unclamped)
+    largest = [float(delta.abs().max()), float(np.abs(moved).max())]
+    update(p, delta, velocity, watch=watch, counts=counts, **options)
+    np.testing.assert_allclose(watch.tolist(), largest, rtol=1e-6)
+    assert counts.tolist() == [1, 2**31 - 1, 0]
+
+
 def problem(
     torch_rng: torch.Generator,
     shape: tuple[int, ...] = (3, 3, 5, 7),

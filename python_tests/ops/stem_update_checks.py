@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sign_ext.ops.activation import mask_shape, unpack_bits
 from sign_ext.ops.route import route
 from sign_ext.ops.stem_update import stem_update_, stem_update_reference_
+from sign_ext.ops.watch import NEVER
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -77,6 +78,7 @@ def problem(
             device
         ),
         "watch": torch.zeros(2, device=device),
+        "counts": torch.tensor([3, NEVER, 0], dtype=torch.int32, device=device),
     }
     return tensors, {
         **stem.geometry,
@@ -91,7 +93,7 @@ def problem(
 def wide(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies in float64 on the CPU; the mask stays as it is."""
     return {
-        name: tensor.cpu().clone() if name == "mask" else tensor.cpu().double()
+        name: tensor.cpu().clone() if name in ("mask", "counts") else tensor.cpu().double()
         for name, tensor in tensors.items()
     }
 
@@ -115,6 +117,8 @@ def check_against_the_reference(
             )
     for name, before in read.items():
         assert torch.equal(tensors[name], before)
+    if "counts" in tensors:
+        assert tensors["counts"].tolist() == expected["counts"].tolist() == [4, NEVER, 0]
 
 
 def check_the_same_bits_every_time(
@@ -130,7 +134,11 @@ def check_the_same_bits_every_time(
             if name == "mask":
                 of[name] = tensor[images.start * rows : images.stop * rows].clone()
             else:
-                of[name] = tensor.clone() if name in ("weight", "watch") else tensor[images].clone()
+                of[name] = (
+                    tensor.clone()
+                    if name in ("weight", "watch", "counts")
+                    else tensor[images].clone()
+                )
         return of
 
     first, second = clones(slice(0, stem.images)), clones(slice(0, stem.images))
@@ -162,7 +170,10 @@ def check_against_autograd(update: Any, stem: Stem, device: str, slope: float) -
 
 
 def check_the_watch(update: Any, device: str) -> None:
-    """It keeps what is larger, sees values before the clamp, and never loses a NaN."""
+    """It keeps what is larger, sees values before the clamp, and never loses a NaN.
+
+    Steps are counted, and the first one named after which it is not finite.
+    """
     stem = Stem(images=1, size=(2, 2), channels=(1, 1), kernel=(1, 1), padding=(0, 0))
     assert stem.out == (2, 2)
 
@@ -171,7 +182,13 @@ def check_the_watch(update: Any, device: str) -> None:
         watch = torch.tensor(before, device=device)
         p = torch.ones_like(g)
         weight = torch.ones(1, 1, 1, 1, device=device)
-        update(p, g, weight, watch=watch, step_size=2.0, clamp_min=0.0, clamp_max=3.0)
+        counts = torch.tensor([5, NEVER, 0], dtype=torch.int32, device=device)
+        options = {"step_size": 2.0, "clamp_min": 0.0, "clamp_max": 3.0}
+        update(p, g, weight, watch=watch, counts=counts, **options)
+        finite = bool(watch.isfinite().all())
+        assert counts.tolist() == [6, NEVER if finite else 6, 0]
+        update(p, torch.zeros_like(g), weight, watch=watch, counts=counts, **options)
+        assert counts.tolist() == [7, NEVER if finite else 6, 0]
         return watch.tolist()
 
     nan, inf = float("nan"), float("inf")

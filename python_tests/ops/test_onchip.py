@@ -16,7 +16,7 @@ from sign_ext.ops.onchip import onchip_
 def test_there_is_no_kernel_for_cpus():
     tensor = torch.zeros(1, 1, 2, 2)
     with pytest.raises(NotImplementedError, match="CUDA only, and p is on cpu"):
-        onchip_(tensor, tensor, tensor, tensor, steps=1, watch=tensor, first_bad=tensor)
+        onchip_(tensor, tensor, tensor, tensor, steps=1, watch=tensor, counts=tensor)
 
 
 def affordable(images):
@@ -50,7 +50,7 @@ def test_the_device_does_what_its_emulation_does(name, options, seed):
     moved = (trajectory.iterate - batch).cpu()
     assert usual_distance(moved, (emulated.iterate - images).double()) < 5e-2
     assert trajectory.first_bad_step() == emulated.first_bad_step() == 0
-    torch.testing.assert_close(trajectory._seen.cpu(), emulated._seen, rtol=5e-2, atol=1e-3)
+    torch.testing.assert_close(trajectory._watch.cpu(), emulated._watch, rtol=5e-2, atol=1e-3)
 
 
 @pytest.mark.gpu
@@ -100,4 +100,4 @@ def test_arguments_that_do_not_fit_are_refused(what, seed):
     options = {**given, what: wrong[what]}
     positional = [options.pop(name) for name in ("p", "plan", "weights", "constants")]
     with pytest.raises(RuntimeError, match="onchip_"):
-        onchip_(*positional, watch=trajectory._seen, first_bad=trajectory._bad, **options)
+        onchip_(*positional, watch=trajectory._watch, counts=trajectory._counts, **options)

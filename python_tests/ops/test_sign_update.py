@@ -11,6 +11,8 @@ from sign_update_checks import (
     DELTA_TYPES,
     ORDERS,
     assert_matches,
+    check_the_report,
+    check_the_watch,
     formula,
     laid_out,
     needs_native,
@@ -69,6 +71,52 @@ def test_both_ways_agree_with_the_formula(update, dtype, wide, torch_rng):
     assert_matches(
         update, p, delta, velocity, step_size=0.3, momentum=0.9, clamp_min=10.0, clamp_max=200.0
     )
+
+
+@pytest.mark.parametrize("update", [sign_update_, sign_update_reference_])
+@pytest.mark.parametrize("dtype", DELTA_TYPES)
+def test_steps_are_watched_and_counted(update, dtype):
+    check_the_report(update, "cpu", dtype)
+
+
+@pytest.mark.parametrize("update", [sign_update_, sign_update_reference_])
+@pytest.mark.parametrize("dtype", DELTA_TYPES)
+@pytest.mark.parametrize("with_velocity", [False, True])
+@pytest.mark.parametrize("shape", [(1,), (3, 3, 5, 7), (7, 3, 101, 103)])
+def test_the_watch_is_of_all_elements(update, dtype, with_velocity, shape, torch_rng):
+    p, delta, velocity = problem(torch_rng, shape, dtype)
+    options = {"step_size": -0.7, "momentum": 0.9, "clamp_max": 30.0}
+    check_the_watch(update, p, delta, velocity if with_velocity else None, **options)
+
+
+def test_nothing_is_counted_where_there_are_no_elements():
+    p, watch = torch.zeros(0, 3), torch.ones(2)
+    for update in (sign_update_, sign_update_reference_):
+        counts = torch.zeros(3, dtype=torch.int32)
+        update(p, p.clone(), watch=watch, counts=counts)
+        assert (watch.tolist(), counts.tolist()) == ([1.0, 1.0], [0, 0, 0])
+
+
+def test_a_report_that_does_not_fit_is_refused():
+    p, delta, counts = torch.zeros(4), torch.ones(4), torch.zeros(3, dtype=torch.int32)
+    for update in (sign_update_, sign_update_reference_):
+        with pytest.raises(ValueError, match="counts need a watch"):
+            update(p, delta, counts=counts)
+        with pytest.raises(ValueError, match="watch must have 2"):
+            update(p, delta, watch=torch.zeros(3))
+        with pytest.raises(ValueError, match="counts must be 3 int32"):
+            update(p, delta, watch=torch.zeros(2), counts=counts.long())
+    assert not p.any()
+
+
+@needs_native
+def test_a_report_in_ps_memory_is_refused():
+    p, delta = torch.zeros(4), torch.ones(4)
+    with pytest.raises(RuntimeError, match="watch shares memory with p"):
+        sign_update_(p, delta, watch=p[:2])
+    with pytest.raises(RuntimeError, match="counts shares memory with p"):
+        sign_update_(p, delta, watch=torch.zeros(2), counts=p[1:].view(torch.int32))
+    assert not p.any()
 
 
 def test_more_elements_than_one_thread_is_given(torch_rng):

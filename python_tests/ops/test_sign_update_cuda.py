@@ -9,6 +9,8 @@ import torch
 from sign_update_checks import (
     DELTA_TYPES,
     assert_matches,
+    check_the_report,
+    check_the_watch,
     problem,
 )
 from torch import Tensor
@@ -37,6 +39,37 @@ def test_cuda_matches_the_formula(dtype, with_velocity, offsets, n, torch_rng):
         clamp_min=10.0,
         clamp_max=200.0,
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DELTA_TYPES)
+def test_cuda_steps_are_watched_and_counted(dtype):
+    check_the_report(sign_update_, "cuda", dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DELTA_TYPES)
+@pytest.mark.parametrize("n", [1, 1025, 3_000_001])
+def test_cuda_watch_is_of_all_elements(dtype, n, torch_rng):
+    p, delta, velocity = problem(torch_rng, (n,), dtype, "cuda")
+    check_the_watch(sign_update_, p, delta, velocity, step_size=-0.7, momentum=0.9, clamp_max=30.0)
+
+
+@pytest.mark.gpu
+def test_cuda_replays_count_their_steps(torch_rng):
+    p, delta, _ = problem(torch_rng, (300, 3, 31, 33), device="cuda")
+    watch = torch.zeros(2, device="cuda")
+    counts = torch.tensor([0, 2**31 - 1, 0], dtype=torch.int32, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        sign_update_(p, delta, watch=watch, counts=counts)
+    for _ in range(7):
+        graph.replay()
+    assert counts.tolist() == [7, 2**31 - 1, 0]
+    delta[150, 1, 2, 3] = float("nan")
+    for _ in range(3):
+        graph.replay()
+    assert counts.tolist() == [10, 8, 0]
 
 
 @pytest.mark.gpu

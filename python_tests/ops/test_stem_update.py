@@ -26,7 +26,7 @@ needs_native = pytest.mark.skipif(
     not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
 )
 UPDATES = [stem_update_, stem_update_reference_]
-OPTIONAL = ["velocity", "mask", "watch", "clamp_min", "clamp_max"]
+OPTIONAL = ["velocity", "mask", "watch", "counts", "clamp_min", "clamp_max"]
 pairs = {
     "small": st.tuples(st.integers(1, 4), st.integers(1, 4)),
     "size": st.tuples(st.integers(1, 20), st.integers(1, 20)),
@@ -58,7 +58,9 @@ def stem_begins_in_the_image(stem: Stem) -> bool:
 @given(
     stem=stems,
     dtype=st.sampled_from(DTYPES),
-    left_out=st.sets(st.sampled_from(OPTIONAL)),
+    left_out=st.sets(st.sampled_from(OPTIONAL)).map(
+        lambda names: names | {"counts"} if "watch" in names else names
+    ),
     numbers=st.integers(0, 2**32 - 1),
 )
 def test_any_convolution(stem, dtype, left_out, numbers):
@@ -126,13 +128,15 @@ def test_no_images(update):
         for channels in (3, 8)
     )
     watch = torch.ones(2)
-    update(p, g, torch.ones(1, 1, 3, 8), watch=watch)
+    counts = torch.zeros(3, dtype=torch.int32)
+    update(p, g, torch.ones(1, 1, 3, 8), watch=watch, counts=counts)
     assert watch.tolist() == [1.0, 1.0]
+    assert counts.tolist() == [0, 0, 0]
 
 
 def test_float64_takes_the_reference(torch_rng):
     tensors, options = problem(Stem(), "cpu", torch.float32, torch_rng)
-    tensors = {n: t if n == "mask" else t.double() for n, t in tensors.items()}
+    tensors = {n: t if n in ("mask", "counts") else t.double() for n, t in tensors.items()}
     expected = {name: tensor.clone() for name, tensor in tensors.items()}
     stem_update_(**tensors, **options)
     stem_update_reference_(**expected, **options)
@@ -168,6 +172,9 @@ def broken(**changes: object) -> dict[str, object]:
         (broken(mask=lambda m: m[:-1]), "mask must be contiguous uint8 of shape .198, 4."),
         (broken(mask=lambda m: m.int()), "mask must be contiguous uint8"),
         (broken(watch=torch.zeros(3)), "watch must be 2 contiguous float32 values"),
+        (broken(watch=None), "counts need a watch"),
+        (broken(counts=lambda c: c[:2]), "counts must be 3 contiguous int32 values"),
+        (broken(counts=lambda c: c.long()), "counts must be 3 contiguous int32 values"),
         (broken(clamp_min=float("nan")), "clamp_min and clamp_max must be numbers"),
     ],
 )
@@ -198,6 +205,8 @@ def test_shared_memory_is_refused():
         ({"mask": torch.ones(3, 1, dtype=torch.uint8)}, "mask must have shape"),
         ({"velocity": torch.ones(3)}, "velocity must have p's shape"),
         ({"watch": torch.ones(3)}, "watch must have 2 elements"),
+        ({"watch": None}, "counts need a watch"),
+        ({"counts": torch.ones(3)}, "counts must be 3 int32"),
     ],
 )
 def test_the_reference_refuses_in_words(change, words):
@@ -210,8 +219,10 @@ def test_the_reference_refuses_in_words(change, words):
 @pytest.mark.parametrize("bare", [False, True])
 def test_opcheck(dtype, bare, torch_rng):
     tensors, _ = problem(Stem(), "cpu", dtype, torch_rng)
-    velocity, mask, watch = (None if bare else tensors[n] for n in ("velocity", "mask", "watch"))
-    arguments = (tensors["p"], tensors["g"], tensors["weight"], velocity, mask, 0.1, watch)
+    velocity, mask, watch, counts = (
+        None if bare else tensors[n] for n in ("velocity", "mask", "watch", "counts")
+    )
+    arguments = (tensors["p"], tensors["g"], tensors["weight"], velocity, mask, 0.1, watch, counts)
     numbers = (1, 1, 1, 1, 1, 1, 0.5, 0.9, None, 200.0)
     results = torch.library.opcheck(torch.ops.sign_ext.stem_update_, (*arguments, *numbers))
     assert set(results.values()) == {"SUCCESS"}

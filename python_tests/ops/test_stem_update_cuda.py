@@ -29,7 +29,9 @@ LARGE = [
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stem", STEMS + LARGE)
-@pytest.mark.parametrize("left_out", [set(), {"mask", "velocity"}, {"watch", "clamp_min"}])
+@pytest.mark.parametrize(
+    "left_out", [set(), {"mask", "velocity"}, {"watch", "counts", "clamp_min"}]
+)
 def test_cuda_matches_the_reference(stem, dtype, left_out, torch_rng):
     check_against_the_reference(stem, "cuda", dtype, torch_rng, left_out)
 
@@ -76,6 +78,7 @@ def test_cuda_on_a_side_stream_and_in_a_graph(torch_rng):
     graph.replay()
     for _ in range(2):  # recording changes nothing
         stem_update_reference_(**expected, **options)
+    assert tensors["counts"].tolist() == expected["counts"].tolist()
     for name in ("p", "velocity", "watch"):
         torch.testing.assert_close(
             tensors[name].cpu().double(), expected[name], rtol=4e-6, atol=1e-3
@@ -86,7 +89,7 @@ def test_cuda_on_a_side_stream_and_in_a_graph(torch_rng):
 def test_cuda_opcheck(dtype, torch_rng):
     tensors, _ = problem(Stem(), "cuda", dtype, torch_rng)
     names = ("p", "g", "weight", "velocity", "mask")
-    arguments = (*(tensors[name] for name in names), 0.1, tensors["watch"])
+    arguments = (*(tensors[name] for name in names), 0.1, tensors["watch"], tensors["counts"])
     numbers = (1, 1, 1, 1, 1, 1, 0.5, 0.9, 0.0, None)
     results = torch.library.opcheck(torch.ops.sign_ext.stem_update_, (*arguments, *numbers))
     assert set(results.values()) == {"SUCCESS"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ LOADS = st.builds(
     shard=st.integers(1, 5000),
     batch=st.integers(1, 512),
     on_cpu=st.booleans(),
+    least=st.none() | st.integers(1, 128),
 )
 
 
@@ -40,7 +42,8 @@ def test_a_plan_keeps_to_its_budget_or_says_what_would(load, budget, base, ahead
     assert 1 <= plan.chunk <= load.shard
     assert 1 <= plan.ahead <= ahead
     # Batches are cut alike in every chunk, or there is one chunk a shard.
-    assert plan.chunk % load.batch == 0 or plan.chunk == load.shard
+    cut = plan.chunk % load.batch == 0 or plan.chunk == load.shard
+    assert cut or (plan.chunk == load.least and load.least < load.batch)
     # More memory never means less work at a time.
     more = plan_memory(load, 2 * budget, base, ahead)
     assert (more.chunk, more.ahead) >= (plan.chunk, plan.ahead)
@@ -56,6 +59,17 @@ def test_the_shard_size_that_it_proposes_fits():
     assert plan_memory(smaller, 4 << 30, 1 << 30, 3).bytes <= 4 << 30
     with pytest.raises(ValueError, match="allows"):
         plan_memory(Load(load.image, 2, "float32", fits + 2, 32, on_cpu=True), 4 << 30, 1 << 30, 3)
+
+
+def test_a_batch_by_rule_gives_way_to_a_tight_budget():
+    """4,224 images of 299×299 are 1.1 GB a chunk, which nobody asked for."""
+    asked = Load(image=268_203, snapshots=1, dtype="float32", shard=5000, batch=4224, on_cpu=True)
+    base = 2 * asked.shard_bytes
+    with pytest.raises(ValueError, match="allows"):
+        plan_memory(asked, base + (4 << 30), 0, 3)
+    by_rule = replace(asked, least=128)
+    assert plan_memory(by_rule, base + (4 << 30), 0, 3).chunk == 128
+    assert plan_memory(by_rule, base + (64 << 30), 0, 3).chunk == 4224
 
 
 def test_sizes_are_read_with_their_units():

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.benchmarking.features import features_of
+from sign_ext.engine.batch import DEFAULT_BATCH, batch_by_rule, need_of
 from sign_ext.freeze import unwrap
 from sign_ext.pushforward import pullback_of_ones
-from sign_ext.sign import DEFAULT_BATCH, SignTransform
+from sign_ext.sign import SignTransform
 
 if TYPE_CHECKING:
     from sign_ext.phi import SourceLayer
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 # How far a first step moves images, rms, as a share of the pixel range. Times do not depend on it;
 # larger steps through an untrained network let rounding grow until no two contenders agree.
 MOVE = 0.01 / 255
-# Pixels a call, so that a step takes about a second at most where nobody says how many images.
-PIXELS = {"cpu": 128 * 64 * 64, "cuda": 256 * 224 * 224}
+# Pixels a call on a CPU, so that a step takes about a second at most where nobody says how many
+# images.
+PIXELS = 128 * 64 * 64
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class Task:
 
 
 def images_for(shape: Sequence[int], device: torch.device) -> int:
-    """How many images a call works on: `SignTransform`'s own number, fewer where they are large.
+    """How many images a call works on, all contenders' the same.
+
+    On CUDA it is what `SignTransform` takes for a network without a memory plan, for plain PyTorch
+    has to hold them too; on a CPU its own number, fewer where images are large.
 
     Args:
         shape: (C, H, W) of an image.
@@ -76,8 +81,10 @@ def images_for(shape: Sequence[int], device: torch.device) -> int:
         >>> images_for((3, 32, 32), cpu), images_for((3, 224, 224), cpu)
         (128, 10)
     """
-    kind = "cuda" if device.type == "cuda" else "cpu"
-    return max(1, min(DEFAULT_BATCH[kind], PIXELS[kind] // math.prod(shape[1:])))
+    if device.type == "cuda":
+        image = torch.empty(1, *shape, device="meta")
+        return batch_by_rule(device, need_of(image, torch.float32, None))
+    return max(1, min(DEFAULT_BATCH, PIXELS // math.prod(shape[1:])))
 
 
 def random_images(

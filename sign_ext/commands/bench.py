@@ -76,8 +76,8 @@ class Options(CommonOptions):
     images: int | None = option(
         None,
         type=PositiveInt,
-        help="Images a call, all worked on at once. Default: 128 on a CPU, 256 on a GPU, fewer "
-        "where they are large.",
+        help="Images a call, all worked on at once. Default: 128 on a CPU, on a GPU "
+        "what fills it (4,224 of 32×32 on an H200); fewer where they are large.",
     )
     steps: int = option(10, type=PositiveInt, help="K of a timed call.")
     rounds: int = option(5, type=PositiveInt, help="Turns that each contender gets.")

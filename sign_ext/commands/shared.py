@@ -66,7 +66,10 @@ class SignOptions:
         help="Keep pixels in this range (grey levels; -inf or inf: no bound). Default: no clamp.",
     )
     batch_size: int | None = option(
-        256, type=PositiveInt, help="Images worked on at once; does not change the result."
+        None,
+        type=PositiveInt,
+        help="Images worked on at once; does not change the result. Default: 128 on a CPU, on a "
+        "GPU what fills it and fits by the memory plan.",
     )
     backend: str = option(
         "auto",

@@ -18,6 +18,7 @@ class MemoryPlan:
         at: the instruction at which the peak is reached.
         buffers: how many tensors a step allocates.
         traffic: read and written by the step's operators.
+        largest: of its part of the largest tensor.
     """
 
     peak: int
@@ -25,6 +26,7 @@ class MemoryPlan:
     at: int
     buffers: int
     traffic: int
+    largest: int
 
     def __str__(self) -> str:
         """One line."""
@@ -57,4 +59,5 @@ def plan_memory(schedule: Schedule, *, updates_in_place: bool = True) -> MemoryP
         traffic += sum(slots[slot].bytes for slot in instruction.slots_read())
         alive -= sum(slots[slot].bytes for slot in instruction.frees)
     residues = sum(s.bytes for s in slots if s.kind in ("bit mask", "pool index"))
-    return MemoryPlan(peak, residues, at, buffers, traffic)
+    largest = max((slot.bytes for slot in slots), default=0)
+    return MemoryPlan(peak, residues, at, buffers, traffic, largest)

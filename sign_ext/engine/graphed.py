@@ -6,7 +6,6 @@ once, with no Python, allocation or synchronisation between them.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.compiler.trace import structure_key
+from sign_ext.engine.capture_streams import CaptureStream, CaptureStreams, RecordedStep
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.engine.waiting import refuse_waiting
 from sign_ext.errors import BackendError
@@ -26,28 +26,35 @@ GRAPHS_KEPT = 4  # shapes at a time: a full batch, a partial one, and a change o
 
 
 _recording = threading.Lock()  # CUDA captures one graph at a time in a process
-
-
-@functools.cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one stream that steps are recorded on: each new one would keep library workspaces."""
-    return torch.cuda.Stream(device)
+_streams = CaptureStreams()
 
 
 def record_cuda_graph(step: Callable[[], object], device: torch.device) -> Callable[[], None]:
     """Capture `step`, which touches only fixed buffers, and return what replays it.
 
+    Steps recorded by separate calls may be replayed at the same time.
+
     Raises:
         BackendError: the step cannot be captured, because it waits for the device, say.
     """
+    with _recording:
+        on = _streams.take(device)
+        try:
+            graph = _capture(step, device, on)
+        except BaseException:
+            _streams.give_back(on)
+            raise
+        return RecordedStep(graph, on, _streams)
+
+
+def _capture(
+    step: Callable[[], object], device: torch.device, on: CaptureStream
+) -> torch.cuda.CUDAGraph:
+    """Warm up and capture on a stream."""
     graph = torch.cuda.CUDAGraph()
+    stream = on.stream
     # The innermost of these puts the current stream back, which a failed capture would not.
-    with (
-        _recording,
-        torch.cuda.device(device),
-        torch.cuda.stream(torch.cuda.current_stream(device)),
-    ):
-        stream = _side_stream(device)
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             refuse_waiting(step)
@@ -59,13 +66,13 @@ def record_cuda_graph(step: Callable[[], object], device: torch.device) -> Calla
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 step()
         except RuntimeError as error:
-            _side_stream.cache_clear()  # this one may be left in the middle of the capture
+            on.broken = True  # it may be left in the middle of the capture
             reason = str(error).strip().splitlines()[0]
             raise BackendError(
                 f"a step of this network cannot be captured as a CUDA graph: {reason}. "
                 'backend="autograd" runs it'
             ) from error
-    return graph.replay
+    return graph
 
 
 class GraphedTrajectory(Trajectory):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sign_ext.compiler.memory import MemoryPlan
 from sign_ext.engine.autograd import AutogradEngine
 from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.engine.fused.engine import FusedEngine
@@ -142,6 +143,21 @@ class Engines:
         kind = _kind(images)
         self._refused[kind] = {**self._refused.pop(kind, {}), backend: reason}
         return self._refused[kind]
+
+    def memory(self, problem: Problem, images: Tensor) -> MemoryPlan | None:
+        """The compiled step's memory plan, or None where no compiled step will run.
+
+        Args:
+            problem: the call's.
+            images: images like those to come, (N, ...).
+        """
+        tried = {candidate.backend for candidate in self.candidates(images.device)}
+        if not (tried - set(self._refusals(images))) & {"fused", "onchip"}:
+            return None
+        try:
+            return self.fused.memory(problem, images)
+        except BackendError:  # `start` meets it again, and says so or goes on to the next
+            return None
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, ...), which are copied.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.ops import sign_update_
+from sign_ext.ops.watch import NEVER, new_counts, new_watch, reset_counts
 from sign_ext.settings import Settings
 
 
@@ -89,12 +90,6 @@ def memory_format(network: nn.Module, images: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _largest_magnitude(tensor: Tensor) -> Tensor:
-    """max |x|, NaN if any x is: one pass that writes nothing of the tensor's size."""
-    low, high = torch.aminmax(tensor)
-    return torch.maximum(-low, high)
-
-
 class Trajectory:
     """The iterate of one batch and its next steps.
 
@@ -111,17 +106,17 @@ class Trajectory:
         self.velocity = torch.empty_like(self.iterate) if settings.momentum else None
         # δ at p, where it is taken once for all steps.
         self.delta = torch.empty_like(self.iterate) if settings.linearize_at == "input" else None
-        self._step_number = torch.zeros((), dtype=torch.int64, device=images.device)
-        self._first_bad = torch.zeros_like(self._step_number)
-        self._largest = torch.zeros((), dtype=dtype, device=images.device)
+        # The largest |δ| and |p + step_size · v| of all steps; how many, and the first bad one.
+        self._watch = new_watch(dtype, images.device)
+        self._counts = new_counts(images.device)
 
     def start(self, images: Tensor) -> None:
         """p*_0 = p: begin anew from `images`, which are copied."""
         self.iterate.copy_(images)
         if self.velocity is not None:
             self.velocity.zero_()
-        for tensor in (self._step_number, self._first_bad, self._largest):
-            tensor.zero_()
+        self._watch.zero_()
+        reset_counts(self._counts)
         if self.delta is not None:
             self.delta.copy_(self.pullback_of_ones())
 
@@ -152,32 +147,19 @@ class Trajectory:
                 momentum=settings.momentum,
                 clamp_min=low,
                 clamp_max=high,
+                watch=self._watch,
+                counts=self._counts,
             )
-            self._watch(delta)
-
-    def _watch(self, delta: Tensor) -> None:
-        """Note the first step that is not finite, and the largest |δ|; never ask the device."""
-        size = _largest_magnitude(delta).to(self._largest.dtype)
-        torch.maximum(self._largest, size, out=self._largest)
-        # Anything not finite shows in p, unless a clamp hides it; then look at what was added.
-        if self.problem.settings.clamp is None:
-            size = _largest_magnitude(self.iterate)
-        else:
-            if self.velocity is not None:
-                size = _largest_magnitude(self.velocity)
-            size = size * self.problem.settings.step_size
-        self._step_number += 1
-        first_now = (self._first_bad == 0) & ~torch.isfinite(size)
-        self._first_bad += first_now * self._step_number
 
     def first_bad_step(self) -> int:
         """The first step (from 1) that was not finite, or 0. Waits for the device."""
-        return int(self._first_bad)
+        first = int(self._counts[1])
+        return 0 if first == NEVER else first
 
     def moved(self) -> bool:
         """Whether the steps could move any variable by its last bit. Waits for the device."""
         settings = self.problem.settings
         factor = abs(settings.step_size) / (1 - settings.momentum)
-        reach = self._largest * factor * self._step_number
+        reach = self._watch[0] * factor * self._counts[0]
         unit = torch.finfo(self.iterate.dtype).eps * self.iterate.abs().amax()
         return bool(reach > unit)

@@ -16,7 +16,7 @@ def onchip_(
     *,
     steps: int,
     watch: Tensor,
-    first_bad: Tensor,
+    counts: Tensor,
     velocity: Tensor | None = None,
     features: Tensor | None = None,
     residues: Tensor | None = None,
@@ -40,7 +40,8 @@ def onchip_(
         steps: how many; 1 for plans of half a step.
         watch: 2 values that are not negative, float32. They are raised to the largest |δ| and the
             largest |p + step_size · v| before the clamp; NaN stays.
-        first_bad: one int32: lowered to the first step (from 1) at which one is not finite.
+        counts: 3 int32, `sign_ext.ops.watch.new_counts`: the steps taken, the first that was not
+            finite, and the kernel's own. Plans without a backward half leave them alone.
         velocity: v, as p, or None. Changed in place.
         features: a forward plan writes the last value here, (N, C, H, W) in channels_last,
             bfloat16.
@@ -58,7 +59,7 @@ def onchip_(
 
     Example:
         >>> p = torch.zeros(1, 1, 2, 2)
-        >>> onchip_(p, p, p, p, steps=1, watch=p, first_bad=p)
+        >>> onchip_(p, p, p, p, steps=1, watch=p, counts=p)
         Traceback (most recent call last):
         ...
         NotImplementedError: onchip_ runs on CUDA only, and p is on cpu
@@ -75,7 +76,7 @@ def onchip_(
         residues,
         cotangent,
         watch,
-        first_bad,
+        counts,
         steps,
         step_size,
         momentum,

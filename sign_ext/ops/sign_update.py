@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sign_ext.ops.layout import is_dense, may_overlap_itself, same_layout, share_memory
 from sign_ext.ops.native import NATIVE
+from sign_ext.ops.watch import check_watch, raise_watch
 
 _ITERATE_TYPES = (torch.float32, torch.float64)
 _DELTA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -24,6 +25,8 @@ def sign_update_(
     momentum: float = 0.0,
     clamp_min: float | None = None,
     clamp_max: float | None = None,
+    watch: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> None:
     """Add one step of δ to the iterate p, in place (Algorithm 1, line 4).
 
@@ -39,11 +42,17 @@ def sign_update_(
         momentum: factor of the old velocity; used only with a velocity.
         clamp_min: lower bound of p in pixel units, or None. NaN stays NaN, as in `torch.clamp`.
         clamp_max: upper bound, or None. It wins where the bounds are crossed.
+        watch: 2 contiguous values that are not negative, p's dtype and device, or None. They are
+            raised to the largest |δ| and the largest |p + step_size · v| before the clamp; NaN
+            stays.
+        counts: 3 contiguous int32 on p's device (`sign_ext.ops.watch.new_counts`), or None. The
+            step is counted, unless p is empty, and noted if it is the first after which the watch
+            is not finite.
 
     Raises:
         TypeError: a dtype that is not accepted.
         ValueError: a shape, device or bound that does not fit, p or velocity written through
-            overlapping elements, or arguments that share memory.
+            overlapping elements, arguments that share memory, or counts without a watch.
         RuntimeError: grad mode is on and an argument requires grad: the update has no derivative.
 
     Example:
@@ -53,14 +62,17 @@ def sign_update_(
         0.25
     """
     _check(p, delta, velocity, clamp_min, clamp_max)
+    check_watch(watch, counts)
     if sign_update_route(p, delta, velocity).startswith("native"):
         torch.ops.sign_ext.sign_update_(
-            p, delta, velocity, step_size, momentum, clamp_min, clamp_max
+            p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts
         )
         # Autograd must notice that a tensor it saved has changed; a C++ operator does not tell it.
         _bump_versions(p, velocity)
     else:
-        _update_with_torch(p, delta, velocity, step_size, momentum, clamp_min, clamp_max)
+        _update_with_torch(
+            p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts
+        )
 
 
 def sign_update_route(p: Tensor, delta: Tensor, velocity: Tensor | None = None) -> str:
@@ -108,6 +120,8 @@ def sign_update_reference_(
     momentum: float = 0.0,
     clamp_min: float | None = None,
     clamp_max: float | None = None,
+    watch: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> None:
     """The definition of `sign_update_` in plain torch, for any device and layout.
 
@@ -119,6 +133,8 @@ def sign_update_reference_(
         momentum: as for `sign_update_`.
         clamp_min: as for `sign_update_`.
         clamp_max: as for `sign_update_`.
+        watch: as for `sign_update_`.
+        counts: as for `sign_update_`.
 
     Raises:
         TypeError: as `sign_update_`.
@@ -132,7 +148,8 @@ def sign_update_reference_(
         [1.5, 1.5, 1.5]
     """
     _check(p, delta, velocity, clamp_min, clamp_max)
-    _update_with_torch(p, delta, velocity, step_size, momentum, clamp_min, clamp_max)
+    check_watch(watch, counts)
+    _update_with_torch(p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts)
 
 
 def _update_with_torch(
@@ -143,11 +160,15 @@ def _update_with_torch(
     momentum: float,
     clamp_min: float | None,
     clamp_max: float | None,
+    watch: Tensor | None,
+    counts: Tensor | None,
 ) -> None:
     direction = delta.to(p.dtype)
     if velocity is not None:
         direction = velocity.mul_(momentum).add_(direction)
     p.add_(direction, alpha=step_size)
+    if watch is not None and p.numel():
+        raise_watch(watch, delta, p, counts)
     if clamp_min is not None or clamp_max is not None:
         p.clamp_(clamp_min, clamp_max)
 
@@ -218,6 +239,8 @@ def _fake(
     momentum: float,
     clamp_min: float | None,
     clamp_max: float | None,
+    watch: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> None:
     """The operator for tensors without data: it makes nothing, it only refuses."""
     for tensor in (delta, velocity):

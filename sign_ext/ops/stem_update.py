@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from sign_ext.ops.activation import Piecewise, mask_shape, unpack_bits
 from sign_ext.ops.native import NATIVE
 from sign_ext.ops.route import runs_natively
+from sign_ext.ops.watch import check_watch, raise_watch
 
 
 def stem_update_(
@@ -20,6 +21,7 @@ def stem_update_(
     mask: Tensor | None = None,
     slope: float = 0.0,
     watch: Tensor | None = None,
+    counts: Tensor | None = None,
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
@@ -47,6 +49,8 @@ def stem_update_(
         slope: of that activation where its bit is 0.
         watch: 2 contiguous values that are not negative, p's dtype, or None. They are raised to the
             largest |δ| and the largest |p + step_size · v| before the clamp; NaN stays.
+        counts: 3 contiguous int32 (`sign_ext.ops.watch.new_counts`), or None. The step is counted,
+            unless p is empty, and noted if it is the first after which the watch is not finite.
         stride: of the convolution, (vertical, horizontal).
         padding: of the convolution, (above, to the left); below and to the right it is what g's
             size says.
@@ -75,6 +79,7 @@ def stem_update_(
             mask,
             slope,
             watch,
+            counts,
             *stride,
             *padding,
             *dilation,
@@ -92,6 +97,7 @@ def stem_update_(
             mask=mask,
             slope=slope,
             watch=watch,
+            counts=counts,
             stride=stride,
             padding=padding,
             dilation=dilation,
@@ -111,6 +117,7 @@ def stem_update_reference_(
     mask: Tensor | None = None,
     slope: float = 0.0,
     watch: Tensor | None = None,
+    counts: Tensor | None = None,
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
@@ -129,6 +136,7 @@ def stem_update_reference_(
         mask: as for `stem_update_`.
         slope: as for `stem_update_`.
         watch: as for `stem_update_`.
+        counts: as for `stem_update_`.
         stride: as for `stem_update_`.
         padding: as for `stem_update_`.
         dilation: as for `stem_update_`.
@@ -154,8 +162,7 @@ def stem_update_reference_(
         )
     if velocity is not None and velocity.shape != p.shape:
         raise ValueError(f"velocity must have p's shape {tuple(p.shape)}")
-    if watch is not None and watch.numel() != 2:
-        raise ValueError("watch must have 2 elements")
+    check_watch(watch, counts)
     g = g.to(p.dtype)
     if mask is not None:
         if mask.shape != mask_shape(g.shape):
@@ -174,8 +181,7 @@ def stem_update_reference_(
     direction = delta if velocity is None else velocity.mul_(momentum).add_(delta)
     p.add_(direction, alpha=step_size)
     if watch is not None and p.numel():
-        largest = torch.stack([delta.abs().amax(), p.abs().amax()])
-        watch.copy_(torch.maximum(watch, largest))
+        raise_watch(watch, delta, p, counts)
     if clamp_min is not None or clamp_max is not None:
         p.clamp_(clamp_min, clamp_max)
 
@@ -188,6 +194,7 @@ def _fake(
     mask: Tensor | None,
     slope: float,
     watch: Tensor | None,
+    counts: Tensor | None,
     stride_h: int,
     stride_w: int,
     pad_top: int,

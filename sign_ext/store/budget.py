@@ -26,6 +26,8 @@ class Load:
         shard: images a shard.
         batch: images the engine takes at once.
         on_cpu: whether the images stay in the host's memory while they are computed.
+        least: images that the engine may be given at once where `batch` do not fit; None for no
+            fewer than `batch`, because the caller asked for them.
     """
 
     image: int
@@ -34,6 +36,7 @@ class Load:
     shard: int
     batch: int
     on_cpu: bool
+    least: int | None = None
 
     @property
     def shard_bytes(self) -> int:
@@ -104,6 +107,8 @@ def plan_memory(load: Load, budget: int | None, base: int, ahead: int) -> Plan:
     chunk = max(load.batch, CHUNK_BYTES // (4 * load.image) // load.batch * load.batch)
     chunk = min(chunk, load.shard)
     sizes = [(chunk, ahead), (chunk, 1), (min(load.batch, load.shard), 1)]
+    if load.least is not None:
+        sizes.append((min(load.least, load.batch, load.shard), 1))
     for size, depth in sizes:
         need = _need(load, base, size, depth)
         if need <= budget:

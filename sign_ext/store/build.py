@@ -13,10 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from sign_ext.data import ImageSource
+from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.errors import NegligibleDeltaWarning
 from sign_ext.progress import Progress, reporting
-from sign_ext.sign import DEFAULT_BATCH, SignTransform
+from sign_ext.sign import SignTransform
 from sign_ext.store.budget import Load, forget_peak, peak, plan_memory
 from sign_ext.store.errors import StoreError
 from sign_ext.store.layout import DTYPES, default_shard_size, shard_file, shard_range
@@ -116,14 +117,15 @@ def transform_to_store(
     _check(source, dtype, shard_size, on_error, readers)
     sign = sign.with_options(snapshots=sign.settings.stops)
     device = next(sign.model.parameters()).device
-    batch = sign.settings.batch_size or DEFAULT_BATCH.get(device.type, 256)
-    sample = _sample(source, batch, on_error).to(device)
     tune, sign = sign, sign.with_options(tune=False)
-    explanation = sign.explain(sample[:1])
+    one = _sample(source, 1, on_error).to(device)
+    explanation = sign.explain(one)
     if say:
         say(str(explanation))
     recipe = recipe_of(tune, source, explanation, about)
     wanted = _wanted(recipe, source, sign.settings.stops, dtype, shard_size)
+    batch = min(sign.images_at_once(one), wanted.shard_size)  # shards are transformed one by one
+    sample = _sample(source, batch, on_error).to(device)
     forget_peak()
     _try_out(sign, sample)  # the engine's memory, which the budget has to hold too
     load = Load(
@@ -133,6 +135,7 @@ def transform_to_store(
         wanted.shard_size,
         batch,
         device.type == "cpu",
+        DEFAULT_BATCH if sign.settings.batch_size is None else None,
     )
     plan = plan_memory(load, memory, peak(), ahead=readers + 1)
     folder = Path(folder)

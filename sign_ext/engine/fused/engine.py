@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sign_ext.compiler.memory import MemoryPlan, plan_memory
 from sign_ext.compiler.program import Program
 from sign_ext.engine.fused.choices import Choices, TuningPlan, key_of, machine_of
 from sign_ext.engine.fused.programs import Programs
-from sign_ext.engine.fused.step import Step, activation_dtype
+from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in
 from sign_ext.engine.fused.trajectory import (
     DepthFirstTrajectory,
     FusedTrajectory,
@@ -82,6 +83,15 @@ class FusedEngine:
                 program = self.programs.get(problem.phi, image)  # type: ignore[arg-type]
             self._problem, self._program = problem, (key, program)
         return self._program[1]
+
+    def memory(self, problem: Problem, images: Tensor) -> MemoryPlan:
+        """What a batch of such images needs by the fixed rule's choices; nothing is bound.
+
+        Raises:
+            UnsupportedOperation: the compiler does not know an operation of the network.
+        """
+        dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
+        return plan_memory(schedule_in(self.program(problem, images), dtype))
 
     def step(self, problem: Problem, images: Tensor) -> Step:
         """The bound step for batches of this shape.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.compiler.dense import Convolution, Linear
+from sign_ext.compiler.instruction import Schedule
 from sign_ext.compiler.inverted_residual import InvertedResidual, fuse_blocks
 from sign_ext.compiler.memory import MemoryPlan, plan_memory
 from sign_ext.compiler.pointwise import Pointwise
@@ -32,6 +33,17 @@ def activation_dtype(model_dtype: torch.dtype, precision: str) -> torch.dtype:
     if model_dtype == torch.float32 and precision == "bfloat16":
         return torch.bfloat16
     return model_dtype
+
+
+def schedule_in(program: Program, dtype: torch.dtype) -> Schedule:
+    """A program's schedule with activations and cotangents of a dtype.
+
+    Args:
+        program: the network.
+        dtype: of activations and cotangents.
+    """
+    size = torch.empty((), dtype=dtype).element_size()
+    return schedule(program, size, cast=dtype not in (torch.float32, torch.float64))
 
 
 class Step:
@@ -65,9 +77,7 @@ class Step:
         program, origin = fuse_blocks(program.to(constants), choices.blocks if choices else ())
         self.program = program
         self.dtype = dtype
-        size = torch.empty((), dtype=dtype).element_size()
-        cast = dtype not in (torch.float32, torch.float64)
-        self.schedule = schedule(program, size, cast=cast)
+        self.schedule = schedule_in(program, dtype)
         self.memory: MemoryPlan = plan_memory(self.schedule)
         self.choices = choices or choices_by_rule(self.memory.peak, images, device)
         self.micro_batch = self.choices.micro_batch

@@ -10,6 +10,7 @@ from torch import Tensor
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.trajectory import Problem, Trajectory, repeatable
 from sign_ext.ops.stem_update import stem_update_
+from sign_ext.ops.watch import NEVER
 
 
 class FusedTrajectory(Trajectory):
@@ -26,13 +27,6 @@ class FusedTrajectory(Trajectory):
         self._updates = step.stem_weight is not None and self.delta is None
         if self.iterate.dtype != torch.float32:
             self._updates = False
-        # The largest |δ| and the largest |p + step_size · v| of all steps.
-        self._seen = torch.zeros(2, dtype=torch.float32, device=images.device)
-
-    def start(self, images: Tensor) -> None:
-        """p*_0 = p: begin anew from `images`, which are copied."""
-        self._seen.zero_()
-        super().start(images)
 
     def pullback_of_ones(self) -> Tensor:
         """δ at the iterate, micro-batch after micro-batch."""
@@ -48,11 +42,10 @@ class FusedTrajectory(Trajectory):
             super().step()
             return
         with repeatable(self.iterate.device):
-            self._update(slice(0, len(self.iterate)))
-            self._note()
+            self._update(slice(0, len(self.iterate)), self._counts)
 
-    def _update(self, rows: slice) -> None:
-        """One step of some images, without δ."""
+    def _update(self, rows: slice, counts: Tensor | None = None) -> None:
+        """One step of some images, without δ; counted where there are counts."""
         settings = self.problem.settings
         p = self.iterate[rows]
         g, mask = self._step.stem_cotangent(p)
@@ -66,7 +59,8 @@ class FusedTrajectory(Trajectory):
             velocity=None if self.velocity is None else self.velocity[rows],
             mask=mask,
             slope=stem.activation.slope,
-            watch=self._seen,
+            watch=self._watch,
+            counts=counts,
             stride=stem.stride,
             padding=stem.padding,
             dilation=stem.dilation,
@@ -75,18 +69,6 @@ class FusedTrajectory(Trajectory):
             clamp_min=low,
             clamp_max=high,
         )
-
-    def _note(self) -> None:
-        """Note the first step that is not finite; never ask the device."""
-        self._step_number += 1
-        first_now = (self._first_bad == 0) & ~torch.isfinite(self._seen).all()
-        self._first_bad += first_now * self._step_number
-
-    def moved(self) -> bool:
-        """Whether the steps could move any variable by its last bit. Waits for the device."""
-        if self._updates:
-            self._largest.copy_(self._seen[0])
-        return super().moved()
 
 
 class DepthFirstTrajectory(FusedTrajectory):
@@ -102,19 +84,18 @@ class DepthFirstTrajectory(FusedTrajectory):
             self._depth_first(steps, size)
 
     def _depth_first(self, steps: int, size: int) -> None:
-        begun = int(self._step_number)
-        first_bad = 0
+        begun = int(self._counts[0])
+        first_bad = NEVER
         for first in range(0, len(self.iterate), size):
             rows = slice(first, min(first + size, len(self.iterate)))
             for k in range(1, steps + 1):
                 self._update(rows)
-                if not bool(torch.isfinite(self._seen).all()):
-                    first_bad = min(first_bad or begun + k, begun + k)
-                    self._seen.zero_()
+                if not bool(torch.isfinite(self._watch).all()):
+                    first_bad = min(first_bad, begun + k)
+                    self._watch.zero_()
                     break
-        self._step_number += steps
-        if first_bad and not int(self._first_bad):
-            self._first_bad.fill_(first_bad)
+        self._counts[0] += steps
+        self._counts[1].clamp_(max=first_bad)
 
 
 class RecordedTrajectory(FusedTrajectory):

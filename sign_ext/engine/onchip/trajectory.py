@@ -16,8 +16,6 @@ from sign_ext.ops.onchip import onchip_
 
 Run = Callable[..., None]  # onchip_, or an emulation of it
 
-NEVER = 2**31 - 1  # of a first bad step
-
 
 class OnChipTrajectory(Trajectory):
     """Steps of a network of which all, or the first layers, run on chip."""
@@ -44,9 +42,6 @@ class OnChipTrajectory(Trajectory):
         self._rest = rest
         self._run = run
         device = images.device
-        # The largest |δ| and |p + step_size · v| of all steps; the first bad one of a launch.
-        self._seen = torch.zeros(2, dtype=torch.float32, device=device)
-        self._bad = torch.full((1,), NEVER, dtype=torch.int32, device=device)
         self._features: Tensor | None = None
         self._residues: Tensor | None = None
         if not network.is_whole:
@@ -66,12 +61,6 @@ class OnChipTrajectory(Trajectory):
         if not self.network.is_whole:
             self._replay = record(self._two_launches, self.iterate.device)
 
-    def start(self, images: Tensor) -> None:
-        """p*_0 = p: begin anew from `images`, which are copied."""
-        self._seen.zero_()
-        self._bad.fill_(NEVER)
-        super().start(images)
-
     def _launch(self, which: int, steps: int, cotangent: Tensor | None = None) -> None:
         settings = self.problem.settings
         low, high = settings.clamp or (None, None)
@@ -82,8 +71,8 @@ class OnChipTrajectory(Trajectory):
             constants.weights,
             constants.floats,
             steps=steps,
-            watch=self._seen,
-            first_bad=self._bad,
+            watch=self._watch,
+            counts=self._counts,
             velocity=self.velocity,
             features=self._features,
             residues=self._residues,
@@ -125,20 +114,12 @@ class OnChipTrajectory(Trajectory):
         g = [self._rest.delta(part) for part in parts]
         cotangent = g[0] if len(g) == 1 else torch.cat(g)
         self._launch(1, 1, cotangent.contiguous(memory_format=torch.channels_last))
-        self._note(1)
-
-    def _note(self, steps: int) -> None:
-        """Count steps, and note the first that is not finite; never ask the device."""
-        first_now = (self._first_bad == 0) & (self._bad[0] < NEVER)
-        self._first_bad += first_now * (self._step_number + self._bad[0])
-        self._step_number += steps
 
     def advance(self, steps: int) -> None:
         """p*_k → p*_{k+steps}."""
         if self.network.is_whole:
             with torch.no_grad():
                 self._launch(0, steps)
-                self._note(steps)
             return
         for _ in range(steps):
             self._replay()
@@ -146,8 +127,3 @@ class OnChipTrajectory(Trajectory):
     def step(self) -> None:
         """Lines 3 and 4 of Algorithm 1."""
         self.advance(1)
-
-    def moved(self) -> bool:
-        """Whether the steps could move any variable by its last bit. Waits for the device."""
-        self._largest.copy_(self._seen[0])
-        return super().moved()

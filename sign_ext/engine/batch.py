@@ -1,0 +1,193 @@
+"""How many images a CUDA device works on at a time where nobody says: a fixed rule from numbers.
+
+The rule knows the device's kind, its memory and the program's memory plan, not what happens to be
+free: the same call gives the same batches, and so the same bits, on the same kind of device.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sign_ext.compiler.memory import MemoryPlan
+from sign_ext.compiler.printing import bytes_in_words
+from sign_ext.engine.trajectory import Problem, iterate_dtype
+
+if TYPE_CHECKING:
+    from sign_ext.engine.select import Engines
+
+DEFAULT_BATCH = 128  # images at a time where there is no GPU to fill
+# Positions of images that a multiprocessor is given at least, 32 images of 32×32: a step's short
+# kernels then take several times as long as their launches.
+POSITIONS = 1 << 15
+MOST_A_PROCESSOR = 64  # images, however small they are
+# Of the device's memory for one batch. The last batch of a call is smaller and records a step with
+# buffers of its own, and images and results are there too.
+SHARE = 4
+TENSOR_BYTES = 1 << 31  # of one tensor: libraries leave their fast kernels beyond 32-bit offsets
+# What autograd keeps for each position of an image in float32 where no plan says it: DenseNet-121
+# and Inception-ResNet-v2 keep 2 to 3 kB.
+UNPLANNED = 4096
+ITERATES = 4  # tensors of the images' size: iterate, velocity, δ, the network's input
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one image of a batch needs.
+
+    Attributes:
+        positions: H·W, or D·H·W.
+        bytes: of memory while a step runs.
+        tensor: bytes of the largest tensor's part, or 0 where it is not known.
+    """
+
+    positions: int
+    bytes: int
+    tensor: int = 0
+
+
+def need_of(images: Tensor, iterate: torch.dtype, plan: MemoryPlan | None) -> Need:
+    """What an image needs by a memory plan, or where there is none by its size.
+
+    Args:
+        images: (N, C, H, W) or (N, C, D, H, W).
+        iterate: dtype of p*.
+        plan: the compiled step's, or None.
+    """
+    positions = max(1, math.prod(images.shape[2:]))
+    size = torch.empty((), dtype=iterate).element_size()
+    own = ITERATES * math.prod(images.shape[1:]) * size
+    if plan is None:
+        return Need(positions, own + UNPLANNED // 4 * size * positions)
+    return Need(positions, own + plan.peak, plan.largest)
+
+
+def images_at_once(processors: int, memory: int, need: Need) -> int:
+    """The rule: a power of two for each multiprocessor, as many as are useful and as fit.
+
+    Blocks that share a multiprocessor, 1, 2, 4 or 8 of them, then fill it too. Where memory holds
+    less than one image for each, it is as many as it holds.
+
+    Args:
+        processors: the device's multiprocessors.
+        memory: bytes that a batch may take.
+        need: what one image needs.
+
+    Returns:
+        At least 1.
+
+    Example:
+        >>> images_at_once(132, 35 << 30, Need(positions=32 * 32, bytes=1 << 20))
+        4224
+    """
+    fit = memory // max(1, need.bytes)
+    if need.tensor:
+        fit = min(fit, TENSOR_BYTES // need.tensor)
+    useful = min(MOST_A_PROCESSOR, max(1, POSITIONS // need.positions))
+    each = min(useful, fit // processors)
+    if each < 1:
+        return max(1, fit)
+    return processors << (each.bit_length() - 1)
+
+
+def batch_by_rule(device: torch.device, need: Need) -> int:
+    """The rule's number for a CUDA device.
+
+    Args:
+        device: a CUDA device.
+        need: what one image needs.
+    """
+    chip = torch.cuda.get_device_properties(device)
+    return images_at_once(chip.multi_processor_count, chip.total_memory // SHARE, need)
+
+
+def batch_that_fits(batch: int, need: Need, processors: int, free: int) -> int:
+    """The rule's batch, or what fits into less memory than it counted on.
+
+    Args:
+        batch: images.
+        need: what one image needs.
+        processors: the device's multiprocessors.
+        free: bytes that can still be had.
+    """
+    if batch * need.bytes <= free:
+        return batch
+    return min(batch, images_at_once(processors, free, need))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can still have: the device's, and what PyTorch keeps unused.
+
+    Args:
+        device: a CUDA device.
+    """
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+class Batches:
+    """The batch sizes of one transform, each decided once for its kind of image and then kept."""
+
+    def __init__(self, engines: Engines, asked: int | None) -> None:
+        """`asked` is the caller's number, or None for the rule."""
+        self._engines = engines
+        self._asked = asked
+        self._rules: dict[Hashable, tuple[int, Need]] = {}
+        self._sizes: dict[Hashable, int] = {}
+
+    def rule(self, problem: Problem, images: Tensor) -> int:
+        """How many images like these are worked on at a time, if there are as many.
+
+        Args:
+            problem: the call's.
+            images: (N, ...).
+        """
+        if self._asked is not None:
+            return self._asked
+        if images.device.type != "cuda":
+            return DEFAULT_BATCH
+        return self._rule(problem, images)[0]
+
+    def _rule(self, problem: Problem, images: Tensor) -> tuple[int, Need]:
+        key = (images.shape[1:], images.device, problem.model_dtype)
+        if key not in self._rules:
+            plan = self._engines.memory(problem, images)
+            need = need_of(images, iterate_dtype(problem.model_dtype), plan)
+            self._rules[key] = (batch_by_rule(images.device, need), need)
+        return self._rules[key]
+
+    def size(self, problem: Problem, images: Tensor) -> int:
+        """How many of these images to work on at a time; a warning where memory is short.
+
+        Args:
+            problem: the call's.
+            images: all of the call's, (N, ...), N ≥ 1.
+        """
+        size = min(self.rule(problem, images), len(images))
+        if self._asked is not None or images.device.type != "cuda":
+            return size
+        # Looked at once: what a recorded step holds is not free in the next call.
+        key = (size, images.shape[1:], images.device, problem.model_dtype)
+        if key not in self._sizes:
+            self._sizes[key] = self._that_fits(size, self._rule(problem, images)[1], images.device)
+        return self._sizes[key]
+
+    def _that_fits(self, size: int, need: Need, device: torch.device) -> int:
+        free = free_memory(device)
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+        fits = batch_that_fits(size, need, processors, free)
+        if fits < size:
+            warnings.warn(
+                f"{size:,} images at a time take about {bytes_in_words(size * need.bytes)} and "
+                f"{bytes_in_words(free)} are free on {device}: it is {fits:,} at a time, and last "
+                "bits may differ from a call with more memory. Pass batch_size to settle it",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        return fits
