@@ -15,8 +15,8 @@ from onchip_cases import distance, prepare
 
 from sign_ext import BackendError
 from sign_ext.engine.onchip.arrays import residue_bytes
-from sign_ext.engine.onchip.check import bits_of, check_step, examples_of, what_is_wrong
-from sign_ext.engine.onchip.reference import forward_reference
+from sign_ext.engine.onchip.check import BITS, bits_of, check_step, examples_of, what_is_wrong
+from sign_ext.engine.onchip.reference import exact, forward_reference, rounded
 
 
 @contextmanager
@@ -138,7 +138,6 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_is_named(fault, seed):
     trajectory, images, _ = prepare("split", seed, clamp=(0, 200))
-    check_step(trajectory, images)
     fault(trajectory)
     with pytest.raises(BackendError, match=f"^the first step on chip .*{FAULTS[fault]}.*; backend"):
         check_step(trajectory, images)
@@ -146,10 +145,9 @@ def test_a_fault_is_named(fault, seed):
 
 @pytest.mark.parametrize("field", ["partial_at", "added_at", "slope", "zeros_at", "weights"])
 def test_faults_of_steps_in_one_launch(field, seed):
-    """Of "two_readers": 0 is read by 1 and 2, which are added, and added by 4, which reads 2."""
+    """Of "two_readers": layers 1 and 2 read layer 0 and are added; 3 reads the sum and adds 0."""
     trajectory, images, _ = prepare("two_readers", seed, images=3)
     assert trajectory.network.is_whole
-    assert what_is_wrong(trajectory, images) == ""
     if field == "zeros_at":
         word(trajectory, field).copy_(word(trajectory, "p_at"))
     elif field == "weights":
@@ -194,8 +192,8 @@ def test_the_kernels_bits_are_the_definitions(name, seed):
             assert float((got.winners == run.bits.winners).double().mean()) > 0.99
 
 
-def test_the_reach_of_rounding_is_what_it_does(seed):
-    """The variance of independent roundings, against that of one draw of them in each layer."""
+def test_the_variance_is_that_of_independent_roundings(seed):
+    """Against one draw of them: uniform in 2^-8 of each value, the most that a rounding is off."""
     trajectory, images, _ = prepare("residual", seed, images=3)
     trunk = trajectory.network.trunk
     generator = torch.Generator().manual_seed(seed)
@@ -204,13 +202,37 @@ def test_the_reach_of_rounding_is_what_it_does(seed):
         off = torch.rand(value.shape, generator=generator, dtype=value.dtype) * 2 - 1
         return value * (1 + 2**-8 * off)
 
-    with_rounding, without = (
+    noisy, plain = (
         forward_reference(trunk.layers, images, trunk.scale, trunk.shift, how)
-        for how in (rounded_at_random, lambda value: value)
+        for how in (rounded_at_random, exact)
     )
-    for noisy, plain in zip(with_rounding, without, strict=True):
-        size = (noisy.sums - plain.sums).square().mean() / plain.variance.mean()
-        assert 0.4 < float(size) < 1.6
+    for one, other in zip(noisy, plain, strict=True):
+        ratio = (one.sums - other.sums).square().mean() / other.variance.mean()
+        assert 0.5 < float(ratio) < 1.5
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_sums_in_another_order_stay_within_reach(flat, seed):
+    """A kernel whose sums are 2^-20 off, in the deepest network, and where pixels are equal."""
+    trajectory, images, _ = prepare("resnet20", seed, images=4)
+    trunk = trajectory.network.trunk
+    images = images[:, :, :1, :1].expand_as(images) if flat else images
+    generator = torch.Generator().manual_seed(seed)
+
+    def rounded_from_other_sums(value):
+        shape = (*value.shape[:2], 1, 1) if flat else value.shape
+        off = torch.randn(shape, generator=generator, dtype=value.dtype)
+        return rounded(value * (1 + 2**-20 * off))
+
+    one, other = (
+        forward_reference(trunk.layers, images, trunk.scale, trunk.shift, how)
+        for how in (rounded_from_other_sums, rounded)
+    )
+    worst = [
+        float(((a.sums - b.sums).abs() / b.variance.sqrt()).nan_to_num().max())
+        for a, b in zip(one, other, strict=True)
+    ]
+    assert 0.1 < max(worst) < 0.75 * BITS
 
 
 def test_examples_are_different_images():
@@ -222,7 +244,10 @@ def test_examples_are_different_images():
         assert torch.equal(examples[0], images[0])
 
 
-@pytest.mark.parametrize("options", [{"clamp": (50, 200), "momentum": 0.5}, {"step_size": 1e-6}])
-def test_the_check_knows_clamped_and_tiny_steps(options, seed):
-    trajectory, images, _ = prepare("small_head", seed, **options)
+@pytest.mark.parametrize("name", ["split", "two_readers"])
+@pytest.mark.parametrize(
+    "options", [{"clamp": (0, 200)}, {"clamp": (50, None), "momentum": 0.5}, {"step_size": 1e-6}]
+)
+def test_what_has_no_fault_passes(name, options, seed):
+    trajectory, images, _ = prepare(name, seed, images=3, **options)
     check_step(trajectory, images)
