@@ -14,6 +14,7 @@ rounding against without.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -190,8 +191,8 @@ def what_is_wrong(trajectory: OnChipTrajectory, images: Tensor) -> str:
     )
     # A step so long that p's own last places do not matter, and no clamp: δ itself.
     p = images.double()
-    size = float(p.abs().max()) / float(expected.abs().max().clamp_min(1e-30))
-    step_size = 2.0 ** (8 + round(torch.tensor(max(size, 1e-30)).log2().item()))
+    size = float(p.abs().max().clamp_min(1e-30) / expected.abs().max().clamp_min(1e-30))
+    step_size = 2.0 ** (8 + (round(math.log2(size)) if math.isfinite(size) else 0))
     again = trajectory.observe(images, step_size=step_size, clamp=None)
     used = sum(map(residue_bytes, layers))
     if not torch.equal(again.residues[:, :used], step.residues[:, :used]):
