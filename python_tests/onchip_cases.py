@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import torch
 from emulated_onchip import Emulated
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
 from sign_ext.compiler.program import Program
+from sign_ext.engine.onchip.check import what_is_wrong
 from sign_ext.engine.onchip.engine import start_on_chip
 from sign_ext.engine.onchip.network import put_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory
 from sign_ext.engine.onchip.trajectory import OnChipTrajectory
 from sign_ext.models.basic_cnn import basic_cnn
+from sign_ext.models.normalize import Normalize
 
 H200 = SharedMemory(232_448, 233_472)
 
@@ -69,6 +74,25 @@ def residual():
     )  # fmt: skip
 
 
+def split():
+    """Two launches a step, with small values; an activation that is not piecewise linear behind."""
+    return nn.Sequential(
+        Normalize((128.0,) * 3, (64.0,) * 3), conv(3, 16), nn.ReLU(), conv(16, 24),
+        nn.MaxPool2d(2), nn.ReLU(), conv(24, 16), nn.SiLU(), nn.Flatten(), nn.LazyLinear(4),
+    )  # fmt: skip
+
+
+def resnet20():
+    """ResNet-20 for CIFAR, untrained, its batch normalisation folded into biases."""
+    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+    strides = {4: 2, 7: 2}
+    blocks = [Block(widths[i - 1], widths[i], strides.get(i, 1)) for i in range(1, 10)]
+    return nn.Sequential(
+        Normalize((125.0, 123.0, 114.0), (63.0, 62.0, 67.0)), conv(3, 16), nn.ReLU(), *blocks,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
 def two_readers():
     """A value that two convolutions read and a sum adds, pooled before."""
 
@@ -110,8 +134,11 @@ NETWORKS = {
     "standardised": (Standardised, (3, 10, 7), True),
     "poolings": (poolings, (3, 18, 14), True),
     "residual": (residual, (3, 12, 10), True),
+    "split": (split, (3, 9, 11), False),
     "two_readers": (two_readers, (3, 11, 8), True),
 }
+# Seconds on the emulation.
+DEEP = {"resnet20": (resnet20, (3, 9, 8), True)}
 
 
 def prepare(
@@ -126,7 +153,7 @@ def prepare(
     """A trajectory, its images and its program; on a CPU the kernel runs on the emulation.
 
     Args:
-        name: in NETWORKS.
+        name: in NETWORKS or DEEP.
         seed: of weights, images and the emulation's order of threads.
         images: how many.
         has: the device's memory.
@@ -134,10 +161,11 @@ def prepare(
         device: where.
         **options: of SignTransform.
     """
-    make, shape, whole = NETWORKS[name]
+    make, shape, whole = {**NETWORKS, **DEEP}[name]
     torch.manual_seed(seed % 2**31)
     model = make().eval()
     with torch.no_grad():
+        model(torch.zeros(1, *shape))
         next(model.parameters()).mul_(gain)
     batch = (255 * torch.rand(images, *shape)).contiguous(memory_format=torch.channels_last)
     model, batch = model.to(device), batch.to(device)
@@ -159,11 +187,44 @@ def distance(got, expected):
     return float((got.double() - expected).norm() / expected.norm())
 
 
-def usual_distance(got: Tensor, expected: Tensor) -> float:
-    """The median over images of the distance: in one or two, rounding may turn a ReLU.
+def check_walk(trajectory: OnChipTrajectory, images: Tensor, steps: int = 3) -> None:
+    """Steps of Algorithm 1, each with the δ of its definition at the iterate where it begins.
 
     Args:
-        got: (N, ...).
-        expected: the same shape.
+        trajectory: of any settings.
+        images: where it begins.
+        steps: how many.
     """
-    return sorted(distance(*pair) for pair in zip(got, expected, strict=True))[len(got) // 2]
+    settings = trajectory.problem.settings
+    low, high = settings.clamp or (-math.inf, math.inf)
+    trajectory.start(images)
+    walk = [trajectory.iterate.clone()]
+    velocities = [torch.zeros_like(walk[0])]
+    for _ in range(steps):
+        trajectory.advance(1)
+        walk.append(trajectory.iterate.clone())
+        if trajectory.velocity is not None:
+            velocities.append(trajectory.velocity.clone())
+    seen = trajectory._watch.clone()
+    assert trajectory.first_bad_step() == 0
+    assert trajectory.moved()
+    deltas, ends = [], []
+    for k, (before, after) in enumerate(pairwise(walk)):
+        assert what_is_wrong(trajectory, before) == ""
+        if trajectory.velocity is None:
+            assert torch.equal(trajectory.observe(before).iterate, after)
+            continue
+        trajectory.observe(before)  # from rest, so that the velocity is δ
+        deltas.append(trajectory.velocity.double())
+        velocity = settings.momentum * velocities[k].double() + deltas[-1]
+        close = {"rtol": 1e-6, "atol": 1e-6 * float(velocity.abs().max())}
+        torch.testing.assert_close(velocities[k + 1].double(), velocity, **close)
+        ends.append(before.double() + settings.step_size * velocity)
+        close = {"rtol": 1e-6, "atol": 1e-6 * float(ends[-1].abs().max())}
+        torch.testing.assert_close(after.double(), ends[-1].clamp(low, high), **close)
+    if deltas:
+        largest = [torch.stack(found).abs().max() for found in (deltas, ends)]
+        torch.testing.assert_close(seen.double(), torch.stack(largest), rtol=1e-6, atol=0)
+    trajectory.start(images)
+    trajectory.advance(steps)
+    assert torch.equal(trajectory.iterate, walk[-1])

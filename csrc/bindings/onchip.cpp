@@ -119,11 +119,13 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
     check_apart(kOp, "velocity", *velocity, "p", p);
     args.velocity = static_cast<float*>(velocity->mutable_data_ptr());
   }
-  if (!whole) {
-    STD_TORCH_CHECK(residues.has_value(), kOp, ": this plan needs residues");
+  STD_TORCH_CHECK(whole || residues.has_value(), kOp, ": this plan needs residues");
+  if (residues.has_value()) {
     check_vector("residues", *residues, ScalarType::Byte, p.size(0) * with.residue_bytes, p);
     check_alignment(kOp, "residues", *residues);
     args.residues = static_cast<std::uint8_t*>(residues->mutable_data_ptr());
+  }
+  if (!whole) {
     const bool forward = with.forward != 0;
     const auto& given = forward ? features : cotangent;
     check_features(forward ? "features" : "cotangent", given, p, pixels, with.last_channels);

@@ -95,12 +95,14 @@ struct Args {
   Plan plan;
   unsigned int images;
   int steps;
-  float* p;                        // [images, height, width, channels], updated in place
-  float* velocity;                 // the same, or null
-  const std::uint16_t* weights;    // bfloat16
-  const float* constants;          // biases, scale, shift, seed
-  std::uint16_t* features;         // forward: the last value, [images, H, W, C], bfloat16
-  std::uint8_t* residues;          // forward writes, backward reads: [images, residue_bytes]
+  float* p;                      // [images, height, width, channels], updated in place
+  float* velocity;               // the same, or null
+  const std::uint16_t* weights;  // bfloat16
+  const float* constants;        // biases, scale, shift, seed
+  std::uint16_t* features;       // forward: the last value, [images, H, W, C], bfloat16
+  // [images, residue_bytes]: forward writes and backward reads it; whole writes the last step's,
+  // unless it is null.
+  std::uint8_t* residues;
   const std::uint16_t* cotangent;  // backward: of the last value, as features; null: the seed
   unsigned int* watch;             // [2], floats
   std::int32_t* counts;            // [3], backward only

@@ -173,6 +173,10 @@ class Image {
 
   __device__ __forceinline__ void store(std::int64_t image) {
     const int count = static_cast<int>(elements());
+    if (plan_.forward != 0 && args_.residues != nullptr) {
+      copy_out(reinterpret_cast<unsigned int*>(args_.residues + image * plan_.residue_bytes),
+               plan_.residues_at, plan_.residue_bytes / 4);
+    }
     if (plan_.backward != 0) {
       copy_out(args_.p + image * elements(), plan_.p_at, count);
       if (plan_.velocity_at >= 0) {
@@ -180,8 +184,6 @@ class Image {
       }
       return;
     }
-    copy_out(reinterpret_cast<unsigned int*>(args_.residues + image * plan_.residue_bytes),
-             plan_.residues_at, plan_.residue_bytes / 4);
     const Layer& last = plan_.layer[plan_.layers - 1];
     const int channels = plan_.last_channels;
     std::uint16_t* const features = args_.features + image * last_pixels() * channels;

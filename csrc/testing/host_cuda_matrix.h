@@ -1,12 +1,15 @@
 // The matrix unit's instructions and asynchronous copies (common/matrix_unit.cuh) on the emulated
 // warps: matrices are loaded through the addresses that lanes bring, fragments are spread over
-// lanes as on the device, and the product itself is a plain one, its sums in float32.
+// lanes as on the device, and the product itself is a plain one, its sums in float32, or cut off as
+// the device's where a test asks for that.
 //
 // A copy's target holds garbage until the thread that began it waits: who reads it earlier reads
 // nonsense. A thread must wait for its copies before it returns.
 
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -85,6 +88,36 @@ inline float half_of(std::uint64_t registers, int which) {
   return sign_ext::bfloat16_bits_to_float(static_cast<std::uint16_t>(registers >> (16 * which)));
 }
 
+// Whether products add up as on the device, or, by default, plainly in float32.
+inline bool& matrix_unit_truncates() {
+  static bool truncates = false;
+  return truncates;
+}
+
+// c and the products, shifted to the exponent of the largest of them and cut off behind its 24
+// bits. The devices that were examined (Fasi et al., "Numerical behavior of NVIDIA tensor cores",
+// PeerJ Computer Science 2021) add 4 to 16 products at once and keep up to a few bits more.
+template <int kCount>
+float truncated_sum(float c, const float (&products)[kCount]) {
+  float plain = c;
+  float size = std::fabs(c);
+  for (const float product : products) {
+    plain += product;
+    size = std::max(size, std::fabs(product));
+  }
+  if (!std::isfinite(plain) || size == 0.0f) return plain;
+  const int largest = std::ilogb(size) + 1;
+  double sum = 0.0;  // of whole numbers below 2^24, exact
+  const auto add = [&sum, largest](float term) {
+    sum += std::trunc(std::ldexp(static_cast<double>(term), 24 - largest));
+  };
+  add(c);
+  for (const float product : products) add(product);
+  const double exact = std::ldexp(sum, largest - 24);
+  const auto near = static_cast<float>(exact);
+  return std::fabs(near) > std::fabs(exact) ? std::nextafter(near, 0.0f) : near;
+}
+
 // d += a b. Two registers of lane u of four hold kElements columns of a row of A (TF32: u and u +
 // 4; bfloat16: 2u, 2u + 1, 2u + 8 and 2u + 9), or such rows of a column of B; `element` takes one
 // out.
@@ -98,6 +131,7 @@ void multiply_add_of_warp(const Place& place, float (&d)[4], const unsigned int 
     return static_cast<std::uint64_t>(low) | static_cast<std::uint64_t>(high) << 32;
   };
   if (lane == 0) ++matrix_counts().products;
+  float products[4][2 * kElements];
   for (int u = 0; u < 4; ++u) {
     const std::uint64_t rows[2] = {
         from_lane("mma", place, pair(a[0], a[2]), 4 * g + u),
@@ -108,8 +142,17 @@ void multiply_add_of_warp(const Place& place, float (&d)[4], const unsigned int 
         from_lane("mma", place, pair(b0, b1), 4 * (2 * t + 1) + u),
     };
     for (int k = 0; k < kElements; ++k) {
-      for (int i = 0; i < 4; ++i) d[i] += element(rows[i / 2], k) * element(columns[i % 2], k);
+      for (int i = 0; i < 4; ++i) {
+        const float product = element(rows[i / 2], k) * element(columns[i % 2], k);
+        if (matrix_unit_truncates()) {
+          products[i][u % 2 * kElements + k] = product;
+        } else {
+          d[i] += product;
+        }
+      }
     }
+    if (!matrix_unit_truncates() || u % 2 == 0) continue;
+    for (int i = 0; i < 4; ++i) d[i] = truncated_sum(d[i], products[i]);
   }
 }
 

@@ -122,6 +122,31 @@ TEST(a_product_in_tf32_takes_ten_bits_of_mantissa) {
   }
 }
 
+// What is shifted out of the largest term's 24 bits is lost, whether or not it would round up.
+TEST(a_sum_is_cut_off_as_the_device_cuts_it) {
+  const float last = std::ldexp(1.0f, -23);  // of 1
+  const float small[2] = {0.75f * last, 0.75f * last};
+  CHECK(host_cuda::truncated_sum(1.0f, small) == 1.0f, "rounded up");
+  CHECK(host_cuda::truncated_sum(0.0f, small) == 1.5f * last, "nothing is lost beside no larger");
+  const float negative[2] = {-1.75f * last, -0.5f * last};
+  CHECK(host_cuda::truncated_sum(-1.0f, negative) == -1.0f - last, "not towards zero");
+  const float cancelling[2] = {4.0f, -4.0f};
+  CHECK(host_cuda::truncated_sum(3 * last, cancelling) == 0.0f, "a small sum outlives large terms");
+  const float carrying[2] = {2.0f - last, 2.0f - last};  // 24 bits each, the sum 25 and a 1 there
+  CHECK(host_cuda::truncated_sum(last, carrying) == 4.0f - 2 * last, "the sum is not cut off");
+  for (std::uint32_t seed = 0; seed < 4; ++seed) {
+    const Elements a = random_elements(256, 2 * seed);
+    const Elements b = random_elements(128, 2 * seed + 1);
+    std::vector<float> plain(128);
+    std::vector<float> cut(128, -1.0f);
+    host_cuda::launch_seeded(seed, &product_kernel, 1, 32, a.data(), b.data(), plain.data(), false);
+    host_cuda::matrix_unit_truncates() = true;
+    host_cuda::launch_seeded(seed, &product_kernel, 1, 32, a.data(), b.data(), cut.data(), false);
+    host_cuda::matrix_unit_truncates() = false;
+    CHECK(plain == cut, "whole numbers are exact either way");
+  }
+}
+
 // Four matrices at once, straight and transposed, each register from its own.
 __global__ void four_kernel(const std::uint16_t* from, unsigned int* straight,
                             unsigned int* transposed) {

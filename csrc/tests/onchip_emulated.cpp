@@ -22,6 +22,9 @@ int onchip_shift_for(int channels, int apart) {
 std::uint64_t onchip_products() { return host_cuda::matrix_counts().products; }
 std::uint64_t onchip_loaded() { return host_cuda::matrix_counts().loaded; }
 
+// From now on, whether products add up as on the device.
+void onchip_truncates(int truncates) { host_cuda::matrix_unit_truncates() = truncates != 0; }
+
 // Pointers as in Args; null where there is none.
 void onchip_emulate(const std::int32_t* plan, float* p, float* velocity,
                     const std::uint16_t* weights, const float* constants, std::uint16_t* features,

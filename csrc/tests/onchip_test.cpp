@@ -84,6 +84,19 @@ void compare(const Case& got, const Case::Expected& expected, int steps, const s
   CHECK(got.counts[0] == 10 + steps && got.counts[2] == 0, what + ": steps were not counted");
 }
 
+// Up to what is behind the last layer's, which is nobody's.
+bool same_residues(const Plan& plan, const std::uint8_t* one, const std::uint8_t* other) {
+  const Layer& last = plan.layer[plan.layers - 1];
+  const int pixels =
+      last.pooled != 0 ? (last.out_h / 2) * (last.out_w / 2) : last.out_h * last.out_w;
+  const int used = last.residue_at + pixels * last.out_c / kChunk * last.kept;
+  for (int image = 0; image < 2; ++image) {
+    const int at = image * plan.residue_bytes;
+    if (!std::equal(one + at, one + at + used, other + at)) return false;
+  }
+  return true;
+}
+
 TEST(two_steps_in_one_launch_are_two_steps) {
   for (std::uint32_t seed = 0; seed < 12; ++seed) {
     const Problem problem = random_problem(seed);
@@ -110,6 +123,15 @@ TEST(a_forward_and_a_backward_launch_are_one_step) {
     forward.residues = aligned;
     const std::vector<float> before = one.p;
     launch(forward, seed, 2);
+    // A whole step writes the same bits where it is asked for them.
+    Case other(problem, seed);
+    std::vector<std::uint32_t> words(static_cast<std::size_t>(2 * one.shape().residue_bytes / 4));
+    Args whole = other.args(true, true);
+    whole.steps = 1;
+    whole.residues = reinterpret_cast<std::uint8_t*>(words.data());
+    launch(whole, seed, 1);
+    compare(other, expected, "with its residues, seed " + std::to_string(seed));
+    CHECK(same_residues(one.shape(), aligned, whole.residues), "other residues");
     CHECK(one.p == before, "the forward launch changed the image");
     for (std::size_t i = 0; i < features.size(); ++i) {
       CHECK(sign_ext::bfloat16_bits_to_float(features[i]) == expected.last_value[i],

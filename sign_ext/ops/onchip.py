@@ -46,7 +46,7 @@ def onchip_(
         features: a forward plan writes the last value here, (N, C, H, W) in channels_last,
             bfloat16.
         residues: a forward plan writes the bits that a backward plan reads, uint8,
-            (N, bytes of an image).
+            (N, bytes of an image). A plan of whole steps writes those of its last step, if given.
         cotangent: of the last value for a backward plan, as features.
         step_size: factor of what is added to p.
         momentum: factor of the old velocity.

@@ -13,6 +13,7 @@ from sign_ext.compiler.program import Program
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.graphed import Record, record_cuda_graph
+from sign_ext.engine.onchip.check import check_step, examples_of
 from sign_ext.engine.onchip.network import OnChipNetwork, put_on_chip, share_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory
 from sign_ext.engine.onchip.trajectory import OnChipTrajectory
@@ -21,9 +22,7 @@ from sign_ext.errors import BackendError
 from sign_ext.ops.native import NATIVE
 
 KEPT = 4  # batch shapes at a time
-CHECKED = 8  # images
 LEAST_SHARE = 0.5  # of a step's arithmetic, for `auto` to take it
-TOLERANCE = 0.01  # of the first step's check: sums in another order, rounded to bfloat16
 
 
 @dataclass
@@ -152,48 +151,3 @@ class OnChipEngine:
         self._kept[key] = kept
         kept.trajectory.start(images)
         return kept.trajectory
-
-
-def examples_of(images: Tensor) -> Tensor:
-    """A few images to check a step on, from one or more: the first, and their mirror images.
-
-    Args:
-        images: (N, C, H, W), N ≥ 1.
-    """
-    mirrored = [images.flip(3), images.flip(2), images.flip((2, 3))]
-    few = torch.cat([images[:CHECKED], *(image[:CHECKED] for image in mirrored)])[:CHECKED]
-    return few.contiguous(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def check_step(trajectory: OnChipTrajectory, images: Tensor) -> None:
-    """Compare the first step on chip with its reference.
-
-    The kernel reads a plan, and a device may differ from the ones it was tried on: what is wrong
-    there must not go unnoticed. Rounding may turn a ReLU in an image or two, not in most.
-
-    Args:
-        trajectory: at any place; it is left one step behind `images`.
-        images: the batch.
-
-    Raises:
-        BackendError: they differ by more than rounding.
-    """
-    settings = trajectory.problem.settings
-    trajectory.start(images)
-    trajectory.advance(1)
-    first = images.double()
-    moved = trajectory.iterate.double() - first
-    expected = settings.step_size * trajectory.reference(images)
-    if settings.clamp is not None:
-        expected = torch.clamp(first + expected, *settings.clamp) - first
-    # A step of a few units in the last place of p is rounding too.
-    rounding = 4 * torch.finfo(torch.float32).eps * first.flatten(1).norm(dim=1)
-    size = expected.flatten(1).norm(dim=1).clamp_min(1e-30)
-    errors = ((moved - expected).flatten(1).norm(dim=1) - rounding) / size
-    error = float(errors.median())
-    if not error <= TOLERANCE:
-        raise BackendError(
-            f"the first step on chip differs from its reference by {error:.1%} (relative L2): "
-            'backend="fused" runs it'
-        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,10 +13,39 @@ from torch.nn.grad import conv2d_input
 
 from sign_ext.engine.onchip.layers import OnChipLayer
 
+Rounding = Callable[[Tensor], Tensor]
 
-class _Kept(NamedTuple):
+
+class Bits(NamedTuple):
+    """What a layer keeps of an image.
+
+    Attributes:
+        passes: bool, (N, C, H, W) of the output: whether the activation's derivative is 1.
+        winners: int64, the same shape: where in H · W of what the convolution gives each window
+            has its maximum; None without pooling.
+    """
+
     passes: Tensor
     winners: Tensor | None
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """A layer's forward pass.
+
+    Attributes:
+        sums: what the convolution, the bias and the addition give, (N, C, H, W), float64.
+        variance: of `sums`, were all values before it rounded independently of each other.
+        value: the output.
+        value_variance: the same of the output.
+        bits: what the layer keeps.
+    """
+
+    sums: Tensor
+    variance: Tensor
+    value: Tensor
+    value_variance: Tensor
+    bits: Bits
 
 
 def rounded(value: Tensor) -> Tensor:
@@ -27,8 +57,17 @@ def rounded(value: Tensor) -> Tensor:
     return value.float().bfloat16().to(value.dtype)
 
 
-def _behind(layer: OnChipLayer) -> tuple[int, int]:
-    """Zeros behind the image (bottom, right), negative where rows there are never read."""
+def exact(value: Tensor) -> Tensor:
+    """As it is: the rounding of a step that does not round.
+
+    Args:
+        value: float64.
+    """
+    return value
+
+
+def _end_padding(layer: OnChipLayer) -> tuple[int, int]:
+    """Zeros after the image (bottom, right), negative where rows there are never read."""
     kernel, sizes = layer.weight.shape[2:], layer.in_shape[1:]
     outs = layer.conv_shape[1:]
     axes = zip(outs, layer.stride, kernel, sizes, layer.padding, strict=True)
@@ -36,46 +75,89 @@ def _behind(layer: OnChipLayer) -> tuple[int, int]:
     return bottom, right
 
 
+def _rounding_variance(value: Tensor) -> Tensor:
+    """Of rounding to bfloat16: uniform in half a unit in the last place, up to 2^-8 of a value."""
+    return value**2 * (2.0**-16 / 3)
+
+
 def forward_layer(
-    layer: OnChipLayer, value: Tensor, added: Tensor | None = None
-) -> tuple[Tensor, _Kept]:
-    """A layer's output and what it keeps.
+    layer: OnChipLayer, read: LayerRun, added: LayerRun | None = None, rounding: Rounding = rounded
+) -> LayerRun:
+    """A layer's forward pass.
 
     Args:
         layer: any layer.
-        value: (N, C, H, W), float64.
-        added: what is added before the activation, or None.
+        read: the layer whose output is the input.
+        added: the layer whose output is added before the activation, or None.
+        rounding: how the output is stored.
     """
-    (top, left), (bottom, right) = layer.padding, _behind(layer)
-    padded = F.pad(value, (left, right, top, bottom))
-    bias = None if layer.bias is None else layer.bias.to(value.dtype)
-    result = F.conv2d(padded, rounded(layer.weight.to(value.dtype)), bias, layer.stride)
+    (top, left), (bottom, right) = layer.padding, _end_padding(layer)
+    weight = rounded(layer.weight.to(read.value.dtype))
+    bias = None if layer.bias is None else layer.bias.to(weight.dtype)
+    sides = (left, right, top, bottom)
+    sums = F.conv2d(F.pad(read.value, sides), weight, bias, layer.stride)
+    variance = F.conv2d(F.pad(read.value_variance, sides), weight**2, None, layer.stride)
     if added is not None:
-        result = result + added
-    winners = None
+        sums, variance = sums + added.value, variance + added.value_variance
+    result, spread, winners = sums, variance, None
     if layer.pooled:
-        result, winners = F.max_pool2d(result, 2, return_indices=True)
+        result, winners = F.max_pool2d(sums, 2, return_indices=True)
+        spread = F.max_pool2d(variance, 2)
     result = layer.activation.apply(result)
-    return rounded(result), _Kept(layer.activation.passes(result), winners)
+    bits = Bits(layer.activation.passes(result), winners)
+    spread = torch.where(bits.passes, spread, spread * layer.activation.slope**2)
+    spread = spread + _rounding_variance(result)
+    return LayerRun(sums, variance, rounding(result), spread, bits)
 
 
-def pulled_back(layer: OnChipLayer, kept: _Kept, cotangent: Tensor) -> Tensor:
-    """The cotangent of what a layer's convolution (and sum) gives, rounded.
+def forward_reference(
+    layers: tuple[OnChipLayer, ...],
+    images: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    rounding: Rounding = rounded,
+) -> list[LayerRun]:
+    """The forward pass of all layers on chip.
+
+    Args:
+        layers: those on chip.
+        images: (N, C, H, W), pixel units (0–255).
+        scale: (C,) of an affine map before the first layer, or None.
+        shift: (C,) of it, or None.
+        rounding: how values are stored.
+    """
+    x = images.double()
+    if scale is not None:
+        x = x * scale.to(x.dtype)[:, None, None]
+    if shift is not None:
+        x = x + shift.to(x.dtype)[:, None, None]
+    nothing = Bits(torch.ones_like(x, dtype=torch.bool), None)
+    image = LayerRun(x, torch.zeros_like(x), rounding(x), _rounding_variance(x), nothing)
+    runs: list[LayerRun] = []
+    for layer in layers:
+        read = image if layer.reads < 0 else runs[layer.reads]
+        added = None if layer.adds is None else runs[layer.adds]
+        runs.append(forward_layer(layer, read, added, rounding))
+    return runs
+
+
+def pulled_back(layer: OnChipLayer, bits: Bits, cotangent: Tensor) -> Tensor:
+    """The cotangent of what a layer's convolution (and sum) gives.
 
     Args:
         layer: any layer.
-        kept: from `forward_layer`.
+        bits: what it keeps.
         cotangent: of its output, float64.
     """
     g = cotangent
     if not layer.activation.is_identity:
-        g = layer.activation.pull_back(g, kept.passes)
-    if kept.winners is not None:
+        g = layer.activation.pull_back(g, bits.passes)
+    if bits.winners is not None:
         channels, height, width = layer.conv_shape
         whole = g.new_zeros((len(g), channels, height * width))
-        whole.scatter_(2, kept.winners.flatten(2), g.flatten(2))
+        whole.scatter_(2, bits.winners.flatten(2), g.flatten(2))
         g = whole.reshape(len(g), *layer.conv_shape)
-    return rounded(g)
+    return g
 
 
 def backward_layer(layer: OnChipLayer, g: Tensor) -> Tensor:
@@ -85,12 +167,52 @@ def backward_layer(layer: OnChipLayer, g: Tensor) -> Tensor:
         layer: any layer.
         g: of what its convolution gives, float64.
     """
-    (top, left), (bottom, right) = layer.padding, _behind(layer)
+    (top, left), (bottom, right) = layer.padding, _end_padding(layer)
     channels, height, width = layer.in_shape
     size = (len(g), channels, height + top + bottom, width + left + right)
     weight = rounded(layer.weight.to(g.dtype))
     x = conv2d_input(size, weight, g, layer.stride)
     return F.pad(x, (-left, -right, -top, -bottom))
+
+
+def backward_reference(
+    layers: tuple[OnChipLayer, ...],
+    kept: Sequence[Bits],
+    seed: Tensor,
+    scale: Tensor | None = None,
+    rounding: Rounding = rounded,
+) -> Tensor:
+    """δ of a network on chip, given what its layers kept: a linear function of the seed.
+
+    Args:
+        layers: those on chip.
+        kept: of each layer.
+        seed: the last value's cotangent, (N, C, H, W).
+        scale: (C,) of an affine map before the first layer, or None.
+        rounding: how cotangents are stored.
+
+    Returns:
+        (N, C, H, W), float64.
+    """
+    last = len(layers) - 1
+    # Of each value so far: stored in bfloat16 where another convolution is still to add to it.
+    cotangents: dict[int, Tensor] = {last: seed.double()}
+    sums: dict[int, Tensor] = {}  # that come through an addition
+    for i in range(last, -1, -1):
+        layer = layers[i]
+        if i not in cotangents:  # only added
+            cotangents[i] = sums.pop(i)
+        g = rounding(pulled_back(layer, kept[i], cotangents[i]))
+        if layer.adds is not None:
+            sums[layer.adds] = g
+        part = backward_layer(layer, g)
+        if layer.reads in cotangents:
+            part = part + rounding(cotangents[layer.reads])
+        if not any(other.reads == layer.reads for other in layers[:i]):
+            part = part + sums.pop(layer.reads, 0)
+        cotangents[layer.reads] = part
+    delta = cotangents[-1]
+    return delta if scale is None else delta * scale.to(delta.dtype)[:, None, None]
 
 
 @torch.no_grad()
@@ -100,6 +222,7 @@ def delta_reference(
     seed: Callable[[Tensor], Tensor],
     scale: Tensor | None = None,
     shift: Tensor | None = None,
+    rounding: Rounding = rounded,
 ) -> Tensor:
     """δ of a network on chip.
 
@@ -109,38 +232,11 @@ def delta_reference(
         seed: the last value's cotangent from the last value, both (N, C, H, W).
         scale: (C,) of an affine map before the first layer, or None.
         shift: (C,) of it, or None.
+        rounding: how values and cotangents are stored.
 
     Returns:
         (N, C, H, W), float64.
     """
-    x = images.double()
-    factor = None if scale is None else scale.to(x.dtype)[:, None, None]
-    if factor is not None:
-        x = x * factor
-    if shift is not None:
-        x = x + shift.to(x.dtype)[:, None, None]
-    values = {-1: rounded(x)}
-    kept = []
-    for i, layer in enumerate(layers):
-        added = None if layer.adds is None else values[layer.adds]
-        values[i], bits = forward_layer(layer, values[layer.reads], added)
-        kept.append(bits)
-    last = len(layers) - 1
-    # Of each value so far: stored in bfloat16 where another convolution is still to add to it.
-    cotangents: dict[int, Tensor] = {last: seed(values[last]).double()}
-    sums: dict[int, Tensor] = {}  # that come through an addition
-    for i in range(last, -1, -1):
-        layer = layers[i]
-        if i not in cotangents:  # only added
-            cotangents[i] = sums.pop(i)
-        g = pulled_back(layer, kept[i], cotangents[i])
-        if layer.adds is not None:
-            sums[layer.adds] = g
-        part = backward_layer(layer, g)
-        if layer.reads in cotangents:
-            part = part + rounded(cotangents[layer.reads])
-        if not any(other.reads == layer.reads for other in layers[:i]):
-            part = part + sums.pop(layer.reads, 0)
-        cotangents[layer.reads] = part
-    delta = cotangents[-1]
-    return delta if factor is None else delta * factor
+    runs = forward_reference(layers, images, scale, shift, rounding)
+    kept = [run.bits for run in runs]
+    return backward_reference(layers, kept, seed(runs[-1].value), scale, rounding)

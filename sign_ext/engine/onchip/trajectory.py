@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +18,23 @@ from sign_ext.engine.trajectory import Problem, Trajectory, repeatable
 from sign_ext.ops.onchip import onchip_
 
 Run = Callable[..., None]  # onchip_, or an emulation of it
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedStep:
+    """A step of the kernel, and what it kept on its way.
+
+    Attributes:
+        iterate: p after the step, (N, C, H, W), float32.
+        residues: the mask bits and pooling positions, uint8, (N, bytes of an image).
+        features: the last value on chip, bfloat16, or None where all of the network is.
+        cotangent: of the last value, as the kernel was given it, (N, C, H, W).
+    """
+
+    iterate: Tensor
+    residues: Tensor
+    features: Tensor | None
+    cotangent: Tensor
 
 
 class OnChipTrajectory(Trajectory):
@@ -48,9 +68,13 @@ class OnChipTrajectory(Trajectory):
             self._features = torch.empty(
                 (len(images), *network.features_shape), dtype=torch.bfloat16, device=device
             ).contiguous(memory_format=torch.channels_last)
-            size = network.launches[0].plan.residue_bytes
-            self._residues = torch.empty((len(images), size), dtype=torch.uint8, device=device)
+            self._residues = self._new_residues()
         self._replay: Callable[[], None] = self._two_launches
+
+    def _new_residues(self) -> Tensor:
+        size = self.network.launches[0].plan.residue_bytes
+        shape = (len(self.iterate), size)
+        return torch.zeros(shape, dtype=torch.uint8, device=self.iterate.device)
 
     def record(self, record: Record) -> None:
         """Record a step of two launches, to be replayed.
@@ -101,19 +125,45 @@ class OnChipTrajectory(Trajectory):
 
         return delta_reference(trunk.layers, images, seed, trunk.scale, trunk.shift)
 
+    def observe(self, images: Tensor, **options: Any) -> ObservedStep:
+        """The first step from `images`, by the launches that every step takes.
+
+        Args:
+            images: (N, C, H, W).
+            **options: settings of this step that are not the call's.
+        """
+        probe = copy.copy(self)
+        settings = replace(self.problem.settings, **options)
+        probe.problem = replace(self.problem, settings=settings)
+        probe._residues = self._new_residues()
+        probe.start(images)
+        if self.network.is_whole:
+            probe.advance(1)
+            assert self.network.seed is not None
+            shape = (len(images), *self.network.features_shape)
+            cotangent = self.network.seed.reshape(1, *shape[1:]).expand(shape)
+        else:
+            with repeatable(images.device):
+                cotangent = probe._forward_rest_backward()
+        features = None if self._features is None else self._features.clone()
+        return ObservedStep(self.iterate.clone(), probe._residues, features, cotangent)
+
     def _two_launches(self) -> None:
         """Forward on chip, the rest, and backward on chip."""
         with repeatable(self.iterate.device):
             self._forward_rest_backward()
 
-    def _forward_rest_backward(self) -> None:
+    def _forward_rest_backward(self) -> Tensor:
+        """Returns the cotangent of the last value on chip."""
         assert self._rest is not None
         assert self._features is not None
         self._launch(0, 1)
         parts = self._features.split(self._rest.micro_batch)
         g = [self._rest.delta(part) for part in parts]
         cotangent = g[0] if len(g) == 1 else torch.cat(g)
-        self._launch(1, 1, cotangent.contiguous(memory_format=torch.channels_last))
+        cotangent = cotangent.contiguous(memory_format=torch.channels_last)
+        self._launch(1, 1, cotangent)
+        return cotangent
 
     def advance(self, steps: int) -> None:
         """p*_k → p*_{k+steps}."""

@@ -1,0 +1,253 @@
+"""The check of a step on chip: rounding passes, however many bits it turns; faults do not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import pytest
+import torch
+from emulated_onchip import library
+from emulation import CSRC
+from onchip_cases import distance, prepare
+
+from sign_ext import BackendError
+from sign_ext.engine.onchip.arrays import residue_bytes
+from sign_ext.engine.onchip.check import BITS, bits_of, check_step, examples_of, what_is_wrong
+from sign_ext.engine.onchip.reference import exact, forward_reference, rounded
+
+
+@contextmanager
+def truncating() -> Iterator[None]:
+    """Products add up as on the device."""
+    library().onchip_truncates(1)
+    try:
+        yield
+    finally:
+        library().onchip_truncates(0)
+
+
+@cache
+def places(struct: str) -> dict[str, int]:
+    """The words of a struct of csrc/onchip/onchip.h, by the names of its fields."""
+    text = (CSRC / "onchip" / "onchip.h").read_text()
+    body = re.sub(r"//.*", "", re.search(rf"struct {struct} {{(.*?)\n}};", text, re.DOTALL)[1])
+    rows = re.findall(r"(?:std::int32_t|float) ([\w, ]+);", body)
+    return {name: i for i, name in enumerate(", ".join(rows).split(", "))}
+
+
+def word(trajectory, field: str, layer: int | None = None, launch: int = 0) -> torch.Tensor:
+    """A word of a plan, to be changed."""
+    words = trajectory.network.launches[launch].words
+    if layer is None:
+        return words[places("Plan")[field]]
+    begin = len(places("Plan")) + layer * len(places("Layer"))
+    return words[begin + places("Layer")[field]]
+
+
+def between_launches(trajectory, change) -> None:
+    """`change` the residues that a forward launch has written, before they are read."""
+    run = trajectory._run
+
+    def changed(*arguments, **options):
+        run(*arguments, **options)
+        if options["cotangent"] is None:
+            change(options["residues"])
+
+    trajectory._run = changed
+
+
+# Faults of the kernel, the plan or the device: each changes one thing of "split", whose layers are
+# 0: 3 → 16, ReLU;  1: 16 → 24, ReLU, pooled;  2: 24 → 16 and no activation, the last one on chip.
+
+
+def a_wrong_weight(t):
+    row = t.network.constants.weights[t.network.constants.weight_at[1] :][: 9 * 16 * 32]
+    row[row.abs().argmax()] *= -1
+
+
+def a_weight_of_the_last_layer(t):
+    row = t.network.constants.weights[t.network.constants.weight_at[2] :][: 9 * 32 * 16]
+    row[row.abs().argmax()] *= -1
+
+
+def a_channel_dropped(t):
+    begin = t.network.constants.weight_at[1]
+    t.network.constants.weights[begin : begin + 9 * 16 * 32].view(-1, 32)[:, 5] = 0
+
+
+def a_bias_missing(t):
+    begin = t.network.constants.bias_at[1]
+    t.network.constants.floats[begin : begin + 24] = 0
+
+
+def a_tap_off_by_one(t):
+    for launch in (0, 1):
+        word(t, "pad_left", 1, launch).sub_(1)
+
+
+def a_tap_off_by_one_backward(t):
+    word(t, "pad_top", 2, 1).add_(1)
+
+
+def weights_of_the_next_tap(t):
+    word(t, "weight_element", 1, 1).add_(16 * 32)
+
+
+def a_stale_halo(t):
+    word(t, "zeros_at").copy_(word(t, "x_at"))
+
+
+def mask_bits_of_other_elements(t):
+    begin = residue_bytes(t.network.layers[0])
+    between_launches(t, lambda residues: residues[:, :begin].copy_(residues[:, :begin].roll(1, 1)))
+
+
+def a_pooling_position_off_by_one(t):
+    begin = residue_bytes(t.network.layers[0]) + 1  # the low bits of a chunk's positions
+    between_launches(t, lambda residues: residues[:, begin].bitwise_xor_(1))
+
+
+def mask_bits_read_elsewhere(t):
+    word(t, "residue_at", 1, 1).add_(3)
+
+
+def a_step_of_another_size(t):
+    run = t._run
+    t._run = lambda *a, **o: run(*a, **{**o, "clamp_max": None})
+
+
+FAULTS = {
+    a_wrong_weight: "layer 2 of 3 on chip has .* (mask bits|pooling positions) wrong",
+    a_weight_of_the_last_layer: "elements of the last value on chip are wrong",
+    a_channel_dropped: "layer 2 of 3 on chip has .* wrong",
+    a_bias_missing: "layer 2 of 3 on chip has .* wrong",
+    a_tap_off_by_one: "layer 2 of 3 on chip has .* wrong",
+    a_tap_off_by_one_backward: "δ is .* from the definition's through the same mask bits",
+    weights_of_the_next_tap: "δ is .* from the definition's through the same mask bits",
+    a_stale_halo: "layer 1 of 3 on chip has .* mask bits wrong",
+    mask_bits_of_other_elements: "layer 1 of 3 on chip has .* mask bits wrong",
+    a_pooling_position_off_by_one: r"layer 2 of 3 on chip has .* pooling positions wrong",
+    mask_bits_read_elsewhere: "δ is .* from the definition's through the same mask bits",
+    a_step_of_another_size: r"p moved to another place than p \+ step_size · δ",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_fault_is_named(fault, seed):
+    trajectory, images, _ = prepare("split", seed, clamp=(0, 200))
+    fault(trajectory)
+    with pytest.raises(BackendError, match=f"^the first step on chip .*{FAULTS[fault]}.*; backend"):
+        check_step(trajectory, images)
+
+
+@pytest.mark.parametrize("field", ["partial_at", "added_at", "slope", "zeros_at", "weights"])
+def test_faults_of_steps_in_one_launch(field, seed):
+    """Of "two_readers": layers 1 and 2 read layer 0 and are added; 3 reads the sum and adds 0."""
+    trajectory, images, _ = prepare("two_readers", seed, images=3)
+    assert trajectory.network.is_whole
+    if field == "zeros_at":
+        word(trajectory, field).copy_(word(trajectory, "p_at"))
+    elif field == "weights":
+        begin = trajectory.network.constants.weight_at[2]
+        trajectory.network.constants.weights[begin : begin + 8] = 0
+    elif field == "slope":  # of what the backward pass lets through, and the forward pass as well
+        word(trajectory, field, 0).copy_(torch.tensor(0.2).view(torch.int32))
+    else:
+        word(trajectory, field, 1).fill_(-1)
+    where = "δ is" if field in ("partial_at", "added_at") else r"layer \d of 4|δ is"
+    assert re.match(where, what_is_wrong(trajectory, images))
+
+
+@pytest.mark.parametrize("name", ["basic_cnn", "split", "residual"])
+def test_truncated_sums_are_no_fault(name, seed):
+    trajectory, images, _ = prepare(name, seed)
+    with truncating():
+        assert what_is_wrong(trajectory, images) == ""
+
+
+def test_a_bit_that_rounding_turns_is_no_fault():
+    """Untrained ResNet-20, an image whose δ is 5% off by mask bits alone."""
+    trajectory, images, _ = prepare("resnet20", 12)
+    with truncating():
+        assert what_is_wrong(trajectory, images) == ""
+        trajectory.start(images)
+        trajectory.advance(1)
+    moved = (trajectory.iterate.double() - images.double()) / 20
+    assert distance(moved[0], trajectory.reference(images)[0]) > 0.02
+
+
+@pytest.mark.parametrize("name", ["all_convolutions", "split", "two_readers"])
+def test_the_kernels_bits_are_the_definitions(name, seed):
+    """Except for the few near a tie: were they read from a wrong place, half would differ."""
+    trajectory, images, _ = prepare(name, seed, images=3)
+    trunk = trajectory.network.trunk
+    runs = forward_reference(trunk.layers, images, trunk.scale, trunk.shift)
+    kernel = bits_of(trunk.layers, trajectory.observe(images).residues)
+    for got, run in zip(kernel, runs, strict=True):
+        assert float((got.passes == run.bits.passes).double().mean()) > 0.99
+        if run.bits.winners is not None:
+            assert float((got.winners == run.bits.winners).double().mean()) > 0.99
+
+
+def test_the_variance_is_that_of_independent_roundings(seed):
+    """Against one draw of them: uniform in 2^-8 of each value, the most that a rounding is off."""
+    trajectory, images, _ = prepare("residual", seed, images=3)
+    trunk = trajectory.network.trunk
+    generator = torch.Generator().manual_seed(seed)
+
+    def rounded_at_random(value):
+        off = torch.rand(value.shape, generator=generator, dtype=value.dtype) * 2 - 1
+        return value * (1 + 2**-8 * off)
+
+    noisy, plain = (
+        forward_reference(trunk.layers, images, trunk.scale, trunk.shift, how)
+        for how in (rounded_at_random, exact)
+    )
+    for one, other in zip(noisy, plain, strict=True):
+        ratio = (one.sums - other.sums).square().mean() / other.variance.mean()
+        assert 0.5 < float(ratio) < 1.5
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_sums_in_another_order_stay_within_reach(flat, seed):
+    """A kernel whose sums are 2^-20 off, in the deepest network, and where pixels are equal."""
+    trajectory, images, _ = prepare("resnet20", seed, images=4)
+    trunk = trajectory.network.trunk
+    images = images[:, :, :1, :1].expand_as(images) if flat else images
+    generator = torch.Generator().manual_seed(seed)
+
+    def rounded_from_other_sums(value):
+        shape = (*value.shape[:2], 1, 1) if flat else value.shape
+        off = torch.randn(shape, generator=generator, dtype=value.dtype)
+        return rounded(value * (1 + 2**-20 * off))
+
+    one, other = (
+        forward_reference(trunk.layers, images, trunk.scale, trunk.shift, how)
+        for how in (rounded_from_other_sums, rounded)
+    )
+    worst = [
+        float(((a.sums - b.sums).abs() / b.variance.sqrt()).nan_to_num().max())
+        for a, b in zip(one, other, strict=True)
+    ]
+    assert 0.1 < max(worst) < 0.75 * BITS
+
+
+def test_examples_are_different_images():
+    for count in (1, 3, 20):
+        images = torch.rand(count, 3, 5, 4)
+        examples = examples_of(images)
+        assert 4 <= len(examples) <= 8
+        assert len({tuple(image.flatten().tolist()) for image in examples}) == len(examples)
+        assert torch.equal(examples[0], images[0])
+
+
+@pytest.mark.parametrize("name", ["split", "two_readers"])
+@pytest.mark.parametrize(
+    "options", [{"clamp": (0, 200)}, {"clamp": (50, None), "momentum": 0.5}, {"step_size": 1e-6}]
+)
+def test_what_has_no_fault_passes(name, options, seed):
+    trajectory, images, _ = prepare(name, seed, images=3, **options)
+    check_step(trajectory, images)
