@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpu_build import build_stages, searching
+from gpu_build import searching
 from stages import Stage
 
 ENGINE = ("conformance", "engine", "sign")  # folders of tests that take the longest
@@ -79,7 +79,6 @@ def plan(root: Path, work: Path, home: Path, *, on_gpu: bool) -> list[Stage]:
     found = gpu_tests(root / "python_tests")
     operators = riskiest_first([file for file in found if Path(file).parent.name == "ops"])
     return [
-        *build_stages(work, home, on_gpu=on_gpu),
         *tests(root, found, operators, pytest, searching(home), on_gpu=on_gpu),
         *sanitize(operators, pytest, searching(home), on_gpu=on_gpu),
         *measure(root, work, pytest, searching(home), on_gpu=on_gpu),

@@ -42,9 +42,10 @@ def test_only_files_with_gpu_tests_are_collected(tmp_path: Path) -> None:
     assert gpu_plan.gpu_tests(tmp_path) == [str(tmp_path / "ops/test_small.py")]
 
 
-def test_the_build_is_for_cuda(plan: dict[str, Stage]) -> None:
-    assert plan["build"].environ["SIGN_EXT_BUILD"] == "cuda"
-    assert "cuda" in plan["import"].command
+def test_the_build_is_for_cuda(tmp_path: Path) -> None:
+    build, imported = gpu_build.build_stages(tmp_path, tmp_path / "home", on_gpu=True)
+    assert build.environ["SIGN_EXT_BUILD"] == "cuda"
+    assert "cuda" in imported.command
 
 
 def test_every_gpu_test_file_runs_once(plan: dict[str, Stage]) -> None:
