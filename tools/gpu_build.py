@@ -34,10 +34,12 @@ IMPORT = """
 import pathlib, sys
 home, cuda, marker = sys.argv[1], sys.argv[2] == "cuda", pathlib.Path(sys.argv[3])
 marker.unlink(missing_ok=True)
-import torch, sign_ext
+import sign_ext
 config = sign_ext.build_config()
 assert sign_ext.__file__.startswith(home), f"imported from {sign_ext.__file__}, not from {home}"
 assert not cuda or config["cuda"], f"built without CUDA: {config}"
+if cuda:
+    import torch
 if cuda and torch.cuda.is_available():
     p = torch.ones(2, 3, 5, 7, device="cuda")
     sign_ext.ops.sign_update_(p, p.clone(), step_size=2.0)

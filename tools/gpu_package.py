@@ -19,7 +19,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,10 +39,12 @@ def find_python(name: str) -> str:
         SystemExit: There is none.
     """
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    beside = sorted(pyenv.glob(f"{name}*/bin/python3"))
-    for candidate in (name, f"python{name}", *map(str, reversed(beside))):
+    beside = sorted(pyenv.glob("*/bin/python3"), reverse=True)
+    kept = [str(file) for file in beside if f"{file.parts[-3]}.".startswith(f"{name}.")]
+    for candidate in (name, f"python{name}", *kept):
         found = shutil.which(candidate)
-        if found and not Path(found).is_dir():
+        # pyenv's shims stand on PATH for versions that are not chosen, too.
+        if found and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
             return found
     raise SystemExit(
         f"gpu-package: there is no Python {name!r}: neither a file, nor python{name} on PATH, nor "
@@ -137,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -54,6 +54,13 @@ def find_sanitizer() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join(places))
 
 
+def watched(sanitizer: str, tool: str) -> list[str]:
+    """The words before a command, under which one of the sanitizer's tools watches our kernels."""
+    watch = [sanitizer, "--tool", tool, "--kernel-regex", "kns=sign_ext"]
+    watch += ["--report-api-errors", "no", "--error-exitcode", "86"]
+    return [*watch, "--target-processes", "all"]
+
+
 def no_sanitizing(output: str) -> str | None:
     """Why compute-sanitizer could not watch this GPU at all, as some virtual machines refuse it."""
     refused = "Device not supported" in output
@@ -130,12 +137,8 @@ def sanitize(
         name = f"compute-sanitizer {tool}: {what}"
         if not (on_gpu and sanitizer and files):
             return Stage(name, (), 0, reason=reason if files else "no such operator test on GPU")
-        watch = [sanitizer, "--tool", tool, "--kernel-regex", "kns=sign_ext"]
-        watch += ["--report-api-errors", "no", "--error-exitcode", "86"]
-        watch += ["--target-processes", "all"]
-        return Stage(
-            name, [*watch, *pytest, "-m", "gpu", *files], limit, environ, "", no_sanitizing
-        )
+        command = [*watched(sanitizer, tool), *pytest, "-m", "gpu", *files]
+        return Stage(name, command, limit, environ, "", no_sanitizing)
 
     return [
         *(

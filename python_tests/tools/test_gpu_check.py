@@ -33,10 +33,16 @@ FILES = {
     "pyproject.toml": PYPROJECT,
     "sign_ext/__init__.py": 'def build_config():\n    return {"native": False, "cuda": False}\n',
     "python_tests/ops/test_small.py": (
-        "import pytest, sign_ext\n"
+        "import json, os, pathlib, pytest, sign_ext\n"
         "@pytest.mark.gpu\n"
         "def test_installed_elsewhere():\n"
         "    assert 'site' in sign_ext.__file__\n"
+        "@pytest.mark.gpu\n"
+        "def test_what_was_done_is_written_before_the_end():\n"
+        "    written = pathlib.Path(os.environ['OUT_OF_TEST'], 'gpu_check.json')\n"
+        "    if written.exists():\n"
+        "        stages = json.loads(written.read_text())['stages']\n"
+        "        assert [stage['name'] for stage in stages] == ['build', 'import']\n"
     ),
     "python_tests/test_harness.py": "import a_library_that_is_not_there\n",
     "benchmarks/conftest.py": ("def pytest_addoption(parser):\n    parser.addoption('--device')\n"),
@@ -57,7 +63,7 @@ def checkout(tmp_path: Path) -> Path:
 def run(root: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(TOOL), "--root", str(root), "--out", str(out), *options]
     # As on a machine without a GPU, also where there is one.
-    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OUT_OF_TEST": str(out)}
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
 
