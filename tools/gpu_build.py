@@ -135,7 +135,9 @@ def build_stages(
             install = [python, "-c", script, str(source), str(site)]
         build = Stage("build", install, seconds, environ)
     command = [python, "-c", IMPORT, str(site), "cuda" if on_gpu else "cpu", str(home / MARKER)]
-    return [build, Stage("import", command, IMPORT_SECONDS, searching(home))]
+    # This import may keep what Python compiles: torch's thousands of files, if nobody did yet.
+    environ = {**searching(home), "PYTHONDONTWRITEBYTECODE": ""}
+    return [build, Stage("import", command, IMPORT_SECONDS, environ)]
 
 
 def provide(

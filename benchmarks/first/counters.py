@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from common import NEEDS_GPU, begin, seconds_left
@@ -33,6 +34,9 @@ METRICS = (
 )
 
 
+LEAST = 10.0  # seconds under which ncu is not tried again
+
+
 def find_ncu() -> str | None:
     """Where ncu is: on the PATH or in a toolkit."""
     homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
@@ -40,12 +44,15 @@ def find_ncu() -> str | None:
     return shutil.which("ncu", path=os.pathsep.join(places))
 
 
-def tell_report(report: Path, facts: Facts) -> None:
+def tell_report(report: Path, facts: Facts) -> bool:
     """A fact a launch: all that ncu said of it, with units.
 
     Args:
         report: ncu's CSV, page "details", behind its own messages.
         facts: where to.
+
+    Returns:
+        Whether there was any.
     """
     lines = report.read_text(errors="replace").splitlines() if report.exists() else []
     begin = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
@@ -59,6 +66,7 @@ def tell_report(report: Path, facts: Facts) -> None:
         facts.tell("counters", kernel=name, values=values)
     if not launches:
         facts.tell("no counters", output="\n".join(lines[-8:])[-1000:])
+    return bool(launches)
 
 
 def main() -> None:
@@ -70,15 +78,21 @@ def main() -> None:
         subprocess.run([sys.executable, script], check=True)
         facts.tell("counters", why=NEEDS_GPU if ncu or device.type != "cuda" else "skipped: no ncu")
         return
-    report = facts.file.with_name("ncu.csv")
+    report, until = facts.file.with_name("ncu.csv"), time.monotonic() + seconds_left() - 6
     command = [ncu, "--clock-control", "none", "--profile-from-start", "off", "--csv"]
     command += ["--page", "details", "--print-units", "base", "--log-file", str(report)]
     command += [word for section in SECTIONS for word in ("--section", section)]
-    command += ["--metrics", ",".join(METRICS), sys.executable, script]
-    try:
-        subprocess.run(command, timeout=seconds_left() - 6, check=True)
-    finally:
-        tell_report(report, facts)
+    # Names of metrics change between chips, and one that is unknown ends ncu before it begins.
+    for metrics in (["--metrics", ",".join(METRICS)], []):
+        if until - time.monotonic() < LEAST:
+            return
+        try:
+            run = [*command, *metrics, sys.executable, script]
+            subprocess.run(run, timeout=until - time.monotonic(), check=False)
+        finally:
+            found = tell_report(report, facts)
+        if found:
+            return
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -173,9 +174,57 @@ def test_failed_tests_are_facts(tmp_path: Path) -> None:
     assert (told["tests"]["passed"], told["tests"]["failed"]) == (1, 1)
 
 
-def test_a_launch_of_ncus_report_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("benchmarks/first", "benchmarks"):
+@pytest.fixture
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps' scripts can be imported."""
+    for folder in ("python_tests/ops", "benchmarks", "benchmarks/first"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_blocks_are_checked_at_the_networks_own_sizes() -> None:
+    import torch
+    from blocks import case_of
+    from inverted_residual_ways import blocks
+
+    found = blocks(32, torch.device("cpu"))
+    assert len(found) == 16
+    for op in found:
+        assert case_of(op, 3).out_shape == (3, *op.shape)
+    assert {case_of(op, 1).stride for op in found} == {(1, 1), (2, 2)}
+    assert sum(case_of(op, 1).residual for op in found) == 10  # as published: 17 blocks, 7 without
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_errors_are_told_as_quantiles() -> None:
+    import torch
+    from common import distribution
+
+    errors = torch.tensor([0.5, 0.25, float("nan"), 0.125, 0.75], dtype=torch.float64)
+    told = distribution(errors)
+    assert told["images"] == 5
+    assert [told[name] for name in ("min", "p25", "median", "p75")] == [0.125, 0.25, 0.5, 0.75]
+    assert told["max"] == float("inf")  # not finite is the worst, not left out
+
+
+@pytest.mark.usefixtures("_scripts")
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_wrong_operator_is_told_so(wrong: bool) -> None:
+    import operators
+    import torch
+
+    def run(p: torch.Tensor, delta: torch.Tensor, **options: float) -> None:
+        operators.sign_update_reference_(p, 1.01 * delta if wrong else delta, **options)
+
+    found = next(operators.cases(torch.device("cpu")))
+    assert found.name == "sign_update_"
+    told = operators.errors_of(dataclasses.replace(found, run=run))
+    assert told["right"] is not wrong
+    assert told["checked"] == 1  # of two images
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_a_launch_of_ncus_report_is_a_fact(tmp_path: Path) -> None:
     import counters
 
     report = tmp_path / "ncu.csv"
@@ -190,8 +239,8 @@ def test_a_launch_of_ncus_report_is_a_fact(tmp_path: Path, monkeypatch: pytest.M
     lines = ["==PROF== Connected", *(",".join(json.dumps(cell) for cell in row) for row in rows)]
     report.write_text("\n".join(lines))
     told = facts.Facts(tmp_path / "facts", "ncu", time.time())
-    counters.tell_report(report, told)
-    counters.tell_report(tmp_path / "absent", told)
+    assert counters.tell_report(report, told)
+    assert not counters.tell_report(tmp_path / "absent", told)
     found = facts.read(tmp_path / "facts")
     assert [fact["fact"] for fact in found] == ["counters", "counters", "no counters"]
     assert found[0]["values"]["Duration"] == "1,234 ns"
