@@ -58,7 +58,7 @@ bench: venv  ## Our backends against their peers on this machine; prints ratios,
 		--benchmark-columns=median,rounds $(PYTEST_ARGS)
 	@$(VENV)/python tools/bench_table.py build/bench-raw.json --out "$$OUT/bench.json"
 
-gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (30 minutes; in parts, and the table of peers: see the tool)
+gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (30 minutes; in parts, beginning with --part first: see the tool)
 	@$(PYTHON) tools/gpu_check.py --out "$$OUT" $(GPU_CHECK_ARGS)
 
 docs: venv  ## The documentation as HTML, in docs/_build/html

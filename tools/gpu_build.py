@@ -1,4 +1,7 @@
-"""The package that the GPU check works with: built once for a state of the sources, then reused."""
+"""The package that the GPU check works with: built once for a state of the sources, then reused.
+
+It may be built on another machine, too: gpu_package.py fills the same folder there.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,26 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import Stage
+import stages
+from stages import Outcome, Stage
 
 SOURCES = ("csrc", "sign_ext", "build_tools", "setup.py", "build_backend.py", "pyproject.toml")
 GENERATED = ("*.so", "*.pyc", "_build_info.json")
+TESTS = ("csrc/tests", "csrc/testing")  # no part of the package
 MARKER = "finished"
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "runs", "*.egg-info", "*.so", "__pycache__", ".*_cache"
 )
 
-# The marker stands only where the package was imported as it should be, and is written last.
+BUILD_SECONDS, IMPORT_SECONDS = 200.0, 120.0  # a first import may read gigabytes from a slow disk
+# The marker stands only where the package was imported as it should be, and is written last. Where
+# there is a GPU, a launch shows that the machine code is for it.
 IMPORT = """
 import pathlib, sys
 home, cuda, marker = sys.argv[1], sys.argv[2] == "cuda", pathlib.Path(sys.argv[3])
@@ -29,35 +38,57 @@ import sign_ext
 config = sign_ext.build_config()
 assert sign_ext.__file__.startswith(home), f"imported from {sign_ext.__file__}, not from {home}"
 assert not cuda or config["cuda"], f"built without CUDA: {config}"
+if cuda:
+    import torch
+if cuda and torch.cuda.is_available():
+    p = torch.ones(2, 3, 5, 7, device="cuda")
+    sign_ext.ops.sign_update_(p, p.clone(), step_size=2.0)
+    assert bool((p == 3).all()), "the first launch of sign_update_ gave a wrong result"
 marker.touch()
 print(", ".join(f"{key} {value}" for key, value in config.items()))
 """
 
 
+def compatible(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What two machines must share for a package built on one to run on the other.
+
+    Python's ABI (which names the platform), torch's minor version and CUDA's major one, and the
+    GPU's kind. Patch versions are compatible; what is not is found when the package is imported.
+
+    Args:
+        facts: What `gpu_check.probe` found; a fact that is absent is empty.
+    """
+
+    def first(name: str, parts: int) -> str:
+        return ".".join((facts.get(name) or "").partition("+")[0].split(".")[:parts])
+
+    abi, capability = (facts.get(name) or "" for name in ("abi", "capability"))
+    return abi, first("torch", 2), first("cuda", 1), capability
+
+
 def build_folder(root: Path, facts: Mapping[str, Any], *, on_gpu: bool) -> Path:
-    """Where the package built from these sources, for this torch and GPU, is or goes.
+    """Where the package built from these sources, for such a Python, torch and GPU, is or goes.
 
     Args:
         root: The checkout; the folder is under its build/.
         facts: What `gpu_check.probe` found.
         on_gpu: Whether the build is for CUDA.
     """
-    digest = hashlib.sha256()
-    facts_of_build = [facts.get(name) for name in ("python", "torch", "cuda", "capability")]
-    asked = [os.environ.get(name) for name in ("TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX")]
-    digest.update(repr((facts_of_build, asked, on_gpu)).encode())
+    digest = hashlib.sha256(repr((compatible(facts), on_gpu)).encode())
     for source in SOURCES:
         place = root / source
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if file.is_file() and not any(file.match(pattern) for pattern in GENERATED):
-                content = hashlib.sha256(file.read_bytes()).hexdigest()
-                digest.update(f"{file.relative_to(root)} {content}\n".encode())
+            name = file.relative_to(root).as_posix()
+            if not file.is_file() or any(file.match(pattern) for pattern in GENERATED):
+                continue
+            if not name.startswith(TESTS):
+                digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return root / "build" / "gpu-check" / digest.hexdigest()[:16]
 
 
-def has_module(name: str) -> bool:
-    """Whether the Python in use can run `python -m name`."""
-    command = [sys.executable, "-m", name, "--version"]
+def has_module(python: str, name: str) -> bool:
+    """Whether a Python can run `python -m name`."""
+    command = [python, "-m", name, "--version"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -66,25 +97,34 @@ def prepare(root: Path, work: Path, home: Path) -> None:
     if not (home / MARKER).is_file():
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-        shutil.copytree(root, work / "source", ignore=NOT_COPIED)
+        shutil.copytree(root, work / "source", ignore=NOT_COPIED, dirs_exist_ok=True)
 
 
-def build_stages(work: Path, home: Path, *, on_gpu: bool) -> list[Stage]:
+def build_stages(
+    work: Path,
+    home: Path,
+    *,
+    on_gpu: bool,
+    python: str = sys.executable,
+    seconds: float = BUILD_SECONDS,
+) -> list[Stage]:
     """Build the package and import it, which finishes the build; a finished one is only imported.
 
     Args:
         work: A temporary folder, with the sources under it (`prepare`).
         home: What `build_folder` says; the package goes to site under it.
         on_gpu: Whether the build is for CUDA.
+        python: The interpreter that the package is for.
+        seconds: What the build may take.
     """
-    site, source, python = home / "site", work / "source", sys.executable
+    site, source = home / "site", work / "source"
     environ = {"SIGN_EXT_BUILD": "cuda" if on_gpu else "none"}
     # ninja and friends stand beside the interpreter, which need not be on the PATH.
     environ["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])
     if (home / MARKER).is_file():
         build = Stage("build", (), 0, reason=f"built before, in build/gpu-check/{home.name}")
     else:
-        if has_module("pip"):
+        if has_module(python, "pip"):
             install = [python, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
             install += ["--no-index", "--disable-pip-version-check", "-v"]
             install += ["--target", str(site), str(source)]
@@ -93,9 +133,51 @@ def build_stages(work: Path, home: Path, *, on_gpu: bool) -> list[Stage]:
             script += "'--build-lib', sys.argv[2]]; sys.path.insert(0, ''); "
             script += "exec(open('setup.py').read())"
             install = [python, "-c", script, str(source), str(site)]
-        build = Stage("build", install, 200, environ)
+        build = Stage("build", install, seconds, environ)
     command = [python, "-c", IMPORT, str(site), "cuda" if on_gpu else "cpu", str(home / MARKER)]
-    return [build, Stage("import", command, 60, searching(home))]
+    # This import may keep what Python compiles: torch's thousands of files, if nobody did yet.
+    environ = {**searching(home), "PYTHONDONTWRITEBYTECODE": ""}
+    return [build, Stage("import", command, IMPORT_SECONDS, environ)]
+
+
+def provide(
+    root: Path,
+    work: Path,
+    home: Path,
+    *,
+    on_gpu: bool,
+    deadline: float,
+    log: Path,
+    seconds: float = BUILD_SECONDS,
+) -> list[Outcome]:
+    """Have the package: import what was built before; where it is absent or fails, build it.
+
+    Args:
+        root: The checkout.
+        work: A temporary folder.
+        home: What `build_folder` says.
+        on_gpu: Whether the package is for CUDA.
+        deadline: When to stop, by `time.monotonic`.
+        log: File that all output is added to.
+        seconds: What a build may take.
+
+    Returns:
+        How each stage went. A package of before that does not import is no failure where it could
+        be built anew.
+    """
+
+    def run() -> list[Outcome]:
+        prepare(root, work, home)
+        todo = build_stages(work, home, on_gpu=on_gpu, seconds=seconds)
+        return stages.run_all(todo, seconds=deadline - time.monotonic(), folder=work, log=log)
+
+    before = (home / MARKER).is_file()
+    outcomes = run()
+    if stages.succeeded(outcomes) or not before:
+        return outcomes
+    (home / MARKER).unlink(missing_ok=True)
+    failed = replace(outcomes[-1], name="import of what was built before", status=stages.SKIPPED)
+    return [failed, *run()]
 
 
 def searching(home: Path) -> dict[str, str]:

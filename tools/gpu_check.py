@@ -8,8 +8,11 @@ with a short table; writes gpu_check.json, and gpu_check.log with all output. A 
 interrupted as by Ctrl-C, so that it tells what it found, and killed 20 s later.
 
 Everything takes about 30 minutes. Where a command may run for ten at most, take it in parts, which
-build first where nothing is built and write gpu_check_PART.json:
+build first where nothing is built (gpu_package.py builds beforehand, without a GPU) and write
+gpu_check_PART.json after each stage:
 
+  first     no part of everything: the facts that matter most, in under nine minutes, each written
+            to first.jsonl at once (see gpu_first.py); on a new machine, begin with it
   correct   GPU tests of operators (a process a file), stores, training
   engine    GPU tests of the engine against float64, graphs, memory
   families  GPU tests of the engine on every family of networks
@@ -30,13 +33,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import bench_table
+import gpu_first
 import stages
 from files import write_whole
-from gpu_build import build_folder, prepare, searching
+from gpu_build import build_folder, provide, searching
 from gpu_plan import plan
 from stages import Stage
 
@@ -45,6 +50,7 @@ SECONDS = 2100.0  # all stages together
 PART_SECONDS = 540.0  # the stages of one part: under 10 minutes with the start and the report
 PEER_SECONDS = 300  # seconds after which no further cell of the table of peers is begun
 PEERS = "peers_gpu.json"
+FIRST = "first"
 # How the names of a part's stages begin.
 PARTS = {
     "correct": ("gpu tests",),
@@ -56,8 +62,8 @@ PARTS = {
 }
 
 PROBE = """
-import json, sys
-facts = {"python": sys.version.split()[0]}
+import json, sys, sysconfig
+facts = {"python": sys.version.split()[0], "abi": sysconfig.get_config_var("SOABI")}
 try:
     import torch
 except ImportError as error:
@@ -76,16 +82,14 @@ print(json.dumps(facts))
 """
 
 
-def probe() -> dict[str, Any]:
-    """Facts on this Python, its torch and its GPU; "problem" says in words what is in the way."""
+def probe(python: str = sys.executable) -> dict[str, Any]:
+    """Facts on a Python, its torch and its GPU; "problem" says in words what is in the way."""
     # In a process of its own: a driver that hangs must not hang the check, nor hold GPU memory.
     try:
-        result = subprocess.run(
-            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=120
-        )
+        result = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120)
         facts: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError) as error:
-        return {"problem": f"torch does not import in {sys.executable} ({error})"}
+        return {"problem": f"torch does not import in {python} ({error})"}
     facts["driver"] = words("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return facts
 
@@ -120,10 +124,8 @@ def peer_table(root: Path, home: Path, out: Path, *, on_gpu: bool) -> Stage:
 
 
 def of_part(todo: list[Stage], part: str | None) -> list[Stage]:
-    """The stages of one part, with the build that it needs; all of them for None."""
-    if part is None:
-        return todo
-    return [stage for stage in todo if stage.name.startswith(("build", "import", *PARTS[part]))]
+    """The stages of one part; all of them for None."""
+    return todo if part is None else [one for one in todo if one.name.startswith(PARTS[part])]
 
 
 def gather(folder: Path) -> dict[str, Any] | None:
@@ -161,6 +163,7 @@ def check(
     root: Path, out: Path, *, allow_cpu: bool, seconds: float | None, part: str | None = None
 ) -> int:
     """Run the whole check and return the exit status: 0 when nothing failed."""
+    started = time.monotonic()
     facts = probe()
     problem = facts.pop("problem", None)
     if problem and not (allow_cpu and "torch" in facts):
@@ -169,24 +172,35 @@ def check(
     facts["commit"] = words("git", "rev-parse", "HEAD", folder=root) or "unknown"
     facts["uncommitted_changes"] = bool(words("git", "status", "--porcelain", folder=root))
     out.mkdir(parents=True, exist_ok=True)
+    if part == FIRST:
+        return gpu_first.check(
+            root, out, facts, on_gpu=not problem, started=started, seconds=seconds
+        )
     name = f"gpu_check_{part}" if part else "gpu_check"
     file, log = out / f"{name}.json", out / f"{name}.log"
     log.write_text("", encoding="utf-8")
+    deadline = time.monotonic() + (seconds or (PART_SECONDS if part else SECONDS))
     with tempfile.TemporaryDirectory(prefix="sign-ext-gpu-check-") as folder:
         work = Path(folder).resolve()
         home = build_folder(root, facts, on_gpu=not problem)
-        prepare(root, work, home)
+        done = provide(root, work, home, on_gpu=not problem, deadline=deadline, log=log)
         todo = plan(root, work, home, on_gpu=not problem)
         if part == "peers":
             todo.append(peer_table(root, home, out, on_gpu=not problem))
-        todo = of_part(todo, part)
-        seconds = seconds or (PART_SECONDS if part else SECONDS)
-        outcomes = stages.run_all(todo, seconds=seconds, folder=work, log=log)
-        text = report(file, outcomes, facts, work)
+
+        def write(outcomes: list[stages.Outcome]) -> str:
+            return report(file, [*done, *outcomes], facts, work)
+
+        text = write([])
+        left = deadline - time.monotonic()
+        outcomes = stages.run_all(
+            of_part(todo, part), seconds=left, folder=work, log=log, after=write
+        )
+        text = write(outcomes)
     where = facts.get("gpu") or "no GPU: the stages were only tried out on the CPU"
     print(f"\n{text}\n{where}; driver {facts['driver']}; torch {facts['torch']}")
     print(f"written: {file} and {log}")
-    return 0 if stages.succeeded(outcomes) else 1
+    return 0 if stages.succeeded([*done, *outcomes]) else 1
 
 
 def main() -> None:
@@ -198,7 +212,7 @@ def main() -> None:
     )
     default = os.environ.get("OUT") or "benchmarks/results"
     parser.add_argument("--out", type=Path, default=Path(default), help="folder for the JSON")
-    parser.add_argument("--part", choices=PARTS, help="one part of it, under 10 minutes")
+    parser.add_argument("--part", choices=[FIRST, *PARTS], help="one part of it, under 10 minutes")
     parser.add_argument("--seconds", type=float, help="time for all stages")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to check")
     parser.add_argument(

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpu_build import build_stages, searching
+from gpu_build import searching
 from stages import Stage
 
 ENGINE = ("conformance", "engine", "sign")  # folders of tests that take the longest
@@ -54,6 +54,13 @@ def find_sanitizer() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join(places))
 
 
+def watched(sanitizer: str, tool: str) -> list[str]:
+    """The words before a command, under which one of the sanitizer's tools watches our kernels."""
+    watch = [sanitizer, "--tool", tool, "--kernel-regex", "kns=sign_ext"]
+    watch += ["--report-api-errors", "no", "--error-exitcode", "86"]
+    return [*watch, "--target-processes", "all"]
+
+
 def no_sanitizing(output: str) -> str | None:
     """Why compute-sanitizer could not watch this GPU at all, as some virtual machines refuse it."""
     refused = "Device not supported" in output
@@ -79,7 +86,6 @@ def plan(root: Path, work: Path, home: Path, *, on_gpu: bool) -> list[Stage]:
     found = gpu_tests(root / "python_tests")
     operators = riskiest_first([file for file in found if Path(file).parent.name == "ops"])
     return [
-        *build_stages(work, home, on_gpu=on_gpu),
         *tests(root, found, operators, pytest, searching(home), on_gpu=on_gpu),
         *sanitize(operators, pytest, searching(home), on_gpu=on_gpu),
         *measure(root, work, pytest, searching(home), on_gpu=on_gpu),
@@ -131,12 +137,8 @@ def sanitize(
         name = f"compute-sanitizer {tool}: {what}"
         if not (on_gpu and sanitizer and files):
             return Stage(name, (), 0, reason=reason if files else "no such operator test on GPU")
-        watch = [sanitizer, "--tool", tool, "--kernel-regex", "kns=sign_ext"]
-        watch += ["--report-api-errors", "no", "--error-exitcode", "86"]
-        watch += ["--target-processes", "all"]
-        return Stage(
-            name, [*watch, *pytest, "-m", "gpu", *files], limit, environ, "", no_sanitizing
-        )
+        command = [*watched(sanitizer, tool), *pytest, "-m", "gpu", *files]
+        return Stage(name, command, limit, environ, "", no_sanitizing)
 
     return [
         *(

@@ -15,6 +15,7 @@ from typing import Any
 
 PASSED, FAILED, TIMED_OUT, SKIPPED = "passed", "FAILED", "TIMED OUT", "skipped"
 GRACE = 20.0  # seconds that an interrupted stage has to write down what it found
+LAST = 5.0  # seconds that a killed one has to end: one that waits for a driver may never do
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,20 @@ class Outcome:
         return {**vars(self), "seconds": round(self.seconds, 1)}
 
 
-def run_stage(stage: Stage, *, seconds_left: float, folder: Path, log: Path) -> Outcome:
+def run_stage(
+    stage: Stage, *, seconds_left: float, folder: Path, log: Path, grace: float | None = None
+) -> Outcome:
     """Run one stage in its own process group, which is interrupted when its time is up.
 
     The interrupt is Ctrl-C's: pytest then prints its failures and writes its files. What still runs
-    GRACE seconds later is killed.
+    some seconds later is killed.
 
     Args:
         stage: What to run.
         seconds_left: Time that the whole check still has; less than the stage's limit shortens it.
         folder: Working directory of the command.
         log: File that the output is added to.
+        grace: Seconds from the interrupt to the end, on top of the limit (default: GRACE).
 
     Returns:
         The outcome. Nothing raises for a command that fails or cannot be started.
@@ -96,7 +100,7 @@ def run_stage(stage: Stage, *, seconds_left: float, folder: Path, log: Path) -> 
         try:
             code = process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
-            ending = _interrupt(process)
+            ending = _interrupt(process, GRACE if grace is None else grace)
         finally:
             _end_group(process)
         taken = time.monotonic() - started
@@ -118,14 +122,14 @@ def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _interrupt(process: subprocess.Popen[Any]) -> str:
-    """Send a stage Ctrl-C and say, after at most GRACE seconds, how it took it."""
+def _interrupt(process: subprocess.Popen[Any], grace: float) -> str:
+    """Send a stage Ctrl-C and say, after at most `grace` seconds, how it took it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     try:
-        process.wait(timeout=GRACE)
+        process.wait(timeout=grace)
     except subprocess.TimeoutExpired:
-        return f"interrupted, {GRACE:.0f} s later killed"
+        return f"interrupted, {grace:.0f} s later killed"
     return "interrupted"
 
 
@@ -133,7 +137,8 @@ def _end_group(process: subprocess.Popen[Any]) -> None:
     """End whatever the stage left running, itself included."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=LAST)
 
 
 def last_line(text: str) -> str:
@@ -145,16 +150,32 @@ def last_line(text: str) -> str:
     return "no output"
 
 
-def run_all(stages: Sequence[Stage], *, seconds: float, folder: Path, log: Path) -> list[Outcome]:
-    """Run every stage in order within a total time; a failure does not stop the later ones."""
+def run_all(
+    stages: Sequence[Stage],
+    *,
+    seconds: float,
+    folder: Path,
+    log: Path,
+    after: Callable[[list[Outcome]], object] = lambda outcomes: None,
+) -> list[Outcome]:
+    """Run every stage in order within a total time; a failure does not stop the later ones.
+
+    Args:
+        stages: What to run.
+        seconds: The total time.
+        folder: Working directory of the commands.
+        log: File that their output is added to.
+        after: Called with the outcomes so far when a stage has ended.
+    """
     deadline = time.monotonic() + seconds
-    outcomes = []
+    outcomes: list[Outcome] = []
     for stage in stages:
         print(f"» {stage.name} ...", flush=True)
         left = deadline - time.monotonic()
         outcome = run_stage(stage, seconds_left=left, folder=folder, log=log)
         print(f"  {outcome.status} in {outcome.seconds:.0f} s: {outcome.detail}", flush=True)
         outcomes.append(outcome)
+        after(outcomes)
     return outcomes
 
 

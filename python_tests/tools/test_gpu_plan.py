@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gpu_build
+import gpu_package
 import gpu_plan
 import pytest
 import stages
@@ -42,9 +44,10 @@ def test_only_files_with_gpu_tests_are_collected(tmp_path: Path) -> None:
     assert gpu_plan.gpu_tests(tmp_path) == [str(tmp_path / "ops/test_small.py")]
 
 
-def test_the_build_is_for_cuda(plan: dict[str, Stage]) -> None:
-    assert plan["build"].environ["SIGN_EXT_BUILD"] == "cuda"
-    assert "cuda" in plan["import"].command
+def test_the_build_is_for_cuda(tmp_path: Path) -> None:
+    build, imported = gpu_build.build_stages(tmp_path, tmp_path / "home", on_gpu=True)
+    assert build.environ["SIGN_EXT_BUILD"] == "cuda"
+    assert "cuda" in imported.command
 
 
 def test_every_gpu_test_file_runs_once(plan: dict[str, Stage]) -> None:
@@ -206,3 +209,85 @@ def test_sources_torch_and_gpu_make_another_build(tmp_path: Path) -> None:
     assert len(set(folders)) == len(folders)
     (tmp_path / "csrc/__pycache__/one.pyc").touch()
     assert folder() == folders[-1]
+
+
+def test_patch_versions_make_no_other_build_and_other_abis_do(tmp_path: Path) -> None:
+    def folder(**changes: str) -> Path:
+        facts = {
+            "python": "3.12.3",
+            "abi": "cpython-312-x86_64-linux-gnu",
+            "torch": "2.11.0+cu130",
+            "cuda": "13.0",
+            "capability": "9.0",
+        }
+        return gpu_build.build_folder(tmp_path, {**facts, **changes}, on_gpu=True)
+
+    same = [{"python": "3.12.1"}, {"torch": "2.11.0"}, {"torch": "2.11.1+cu132"}, {"cuda": "13.2"}]
+    assert {folder(**changes) for changes in same} == {folder()}
+    others = [
+        {"abi": "cpython-313-x86_64-linux-gnu"},
+        {"abi": "cpython-312-aarch64-linux-gnu"},
+        {"torch": "2.12.0"},
+        {"cuda": "12.8"},
+        {"capability": "8.0"},
+    ]
+    assert len({folder(), *(folder(**changes) for changes in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("imports", [True, False])
+def test_what_was_built_before_is_built_anew_where_it_does_not_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imports: bool
+) -> None:
+    root, work, home = tmp_path / "checkout", tmp_path / "work", tmp_path / "home"
+    root.mkdir()
+    work.mkdir()
+    good = "def build_config():\n    return {'cuda': False}\n"
+    (root / "sign_ext.py").write_text(good)
+    (home / "site").mkdir(parents=True)
+    (home / "site/sign_ext.py").write_text(good if imports else "raise ImportError('other ABI')\n")
+    (home / gpu_build.MARKER).touch()
+    copy = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"
+    real = gpu_build.build_stages
+
+    def build_stages(work: Path, home: Path, **options: object) -> list[Stage]:
+        build, imported = real(work, home, on_gpu=False)
+        if build.command:
+            command = [sys.executable, "-c", copy, str(work / "source"), str(home / "site")]
+            build = Stage("build", command, 60)
+        return [build, imported]
+
+    monkeypatch.setattr(gpu_build, "build_stages", build_stages)
+    outcomes = gpu_build.provide(
+        root, work, home, on_gpu=False, deadline=time.monotonic() + 100, log=tmp_path / "log"
+    )
+    assert stages.succeeded(outcomes)
+    assert (home / gpu_build.MARKER).exists()
+    told = [(outcome.name, outcome.status) for outcome in outcomes]
+    if imports:
+        assert told == [("build", stages.SKIPPED), ("import", stages.PASSED)]
+    else:
+        assert told == [
+            ("import of what was built before", stages.SKIPPED),
+            ("build", stages.PASSED),
+            ("import", stages.PASSED),
+        ]
+        assert "other ABI" in outcomes[0].detail
+
+
+def test_an_interpreter_is_found_by_path_and_by_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "shims"))
+    for place, text in [
+        ("shims/python3.99", "exit 127"),  # as pyenv's, of a version that is not chosen
+        ("versions/3.99.1/bin/python3", "exit 0"),
+    ]:
+        file = tmp_path / place
+        file.parent.mkdir(parents=True)
+        file.write_text(f"#!/bin/sh\n{text}\n")
+        file.chmod(0o755)
+    assert gpu_package.find_python(sys.executable) == sys.executable
+    assert gpu_package.find_python("3.99") == str(tmp_path / "versions/3.99.1/bin/python3")
+    with pytest.raises(SystemExit, match=r"no Python '3\.98'"):
+        gpu_package.find_python("3.98")

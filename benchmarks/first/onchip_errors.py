@@ -1,0 +1,69 @@
+"""The on-chip kernel's δ of one step: errors of every image, before any tolerance.
+
+Against its definition (float64, rounded where the kernel rounds), and against δ in float64, where
+bfloat16's own rounding and the bits that it turns are in it: the fused backend's error beside it
+says how much that is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from common import NEEDS_GPU, begin, distribution, each_distance
+from facts import Facts
+from onchip_ways import NETWORKS, STEP_SIZE, Course
+from torch import Tensor
+
+from sign_ext.engine.onchip.trajectory import OnChipTrajectory
+from sign_ext.pushforward import pullback_of_ones
+
+LOOSE = 0.1  # a median above it is no rounding
+
+
+def delta_of(trajectory: OnChipTrajectory, images: Tensor) -> Tensor:
+    """What the first step adds, over the step size; float64."""
+    trajectory.start(images)
+    trajectory.advance(1)
+    return (trajectory.iterate.double() - images.double()) / STEP_SIZE
+
+
+def tell_errors(course: Course, facts: Facts, what: dict[str, object]) -> None:
+    """Each error as a distribution over the images."""
+    images, trajectory = course.images, course.on_chip()
+    got = delta_of(trajectory, images)
+    facts.tell(
+        "ran", **what, finite=bool(torch.isfinite(got).all()), whole=trajectory.network.is_whole
+    )
+    errors = distribution(each_distance(got, trajectory.reference(images)))
+    right = errors["median"] < LOOSE
+    facts.tell("error to its definition", **what, **errors, right=right, unit="relative L2")
+    again = delta_of(trajectory, images)
+    same = float((got == again).flatten(1).all(dim=1).double().mean())
+    facts.tell("images with the same bits again", **what, share=same, right=same == 1.0)
+    course.model.double()
+    exact = pullback_of_ones(course.model, images.double())
+    course.model.float()
+    facts.tell("error to float64", **what, **distribution(each_distance(got, exact)))
+    fused = course.sign.engines.fused.start(course.problem, images)
+    fused.advance(1)
+    moved = (fused.iterate.double() - images.double()) / STEP_SIZE
+    facts.tell("error of fused to float64", **what, **distribution(each_distance(moved, exact)))
+
+
+def main() -> None:
+    """One network, few images first: a kernel that hangs or fails on one wave says so there."""
+    device, facts = begin()
+    name = sys.argv[1]
+    assert name in NETWORKS
+    on_gpu = device.type == "cuda"
+    size = 32 if on_gpu else 8
+    for images in (4, 256) if on_gpu else (2,):
+        what: dict[str, object] = {"network": name, "shape": f"{images}x3x{size}x{size}"}
+        if not on_gpu:
+            what["on"] = f"the emulation; {NEEDS_GPU}"
+        tell_errors(Course(name, images, size, device), facts, {**what, "dtype": "bfloat16"})
+
+
+if __name__ == "__main__":
+    main()

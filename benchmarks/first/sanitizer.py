@@ -1,0 +1,107 @@
+"""compute-sanitizer on the kernels with shared memory: three tools side by side, a few cases."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import NEEDS_GPU, begin, seconds_left
+from facts import Facts
+from gpu_plan import find_sanitizer, no_sanitizing, watched
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ("synccheck", "memcheck", "racecheck")
+FILES = ("test_onchip", "test_inverted_residual_cuda", "test_stem_update_cuda")
+CASES = 4
+# What compiles an emulation, or launches nothing, would take the places of what launches.
+NOT_THESE = "not emulation and not refused and not checked and not cpus"
+SPARE = 4.0  # seconds before this step's own end
+
+
+def command_of(tool: str, file: str, sanitizer: str) -> list[str]:
+    """A few tests of a file under a tool."""
+    pytest = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-q", "-ra"]
+    pytest += ["--rootdir", str(ROOT), "-p", "no:cacheprovider", "--tb=line", "-m", "gpu"]
+    path = ROOT / "python_tests" / "ops" / f"{file}.py"
+    return [*watched(sanitizer, tool), *pytest, "-k", NOT_THESE, str(path)]
+
+
+@dataclass
+class Run:
+    """One tool on one file of tests."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def start_all(sanitizer: str, folder: Path) -> list[Run]:
+    """All at once, those of the riskiest kernel first."""
+    environ = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    environ |= {"HYPOTHESIS_PROFILE": "sanitizer", "SANITIZER_CASES": str(CASES)}
+    environ["PYTHONPATH"] = environ["PYTHONPATH"].partition(os.pathsep)[0]  # the package's alone
+    runs = []
+    for file in FILES:
+        for tool in TOOLS:
+            log = folder / f"{tool}-{file}"
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command_of(tool, file, sanitizer),
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environ,
+                )
+            runs.append(Run(f"{tool}: {file}", process, log))
+    return runs
+
+
+def tell(run: Run, facts: Facts, **values: object) -> None:
+    """How a run went; one that had to be ended, or was refused, is neither right nor wrong."""
+    text, code = run.log.read_text(errors="replace"), run.process.poll()
+    refused = no_sanitizing(text)
+    if code is not None and not refused and not values["interrupted"]:
+        values["right"] = code == 0
+    end = refused or "\n".join(text.strip().splitlines()[-5:])[-600:]
+    facts.tell(run.name, **values, exit_status="none" if code is None else code, end=end)
+    print(f"==== {run.name}\n{text[-6000:]}")
+
+
+def watch(runs: list[Run], facts: Facts, limit: float) -> None:
+    """A fact whenever one has ended; after `limit` seconds they are interrupted, then killed."""
+    began, interrupted = time.monotonic(), False
+    while runs:
+        spent = time.monotonic() - began
+        if spent > limit and not interrupted:
+            interrupted = True
+            for run in runs:
+                run.process.send_signal(signal.SIGINT)
+        for run in list(runs):
+            over = spent > limit + SPARE / 2
+            if run.process.poll() is None and not over:
+                continue
+            tell(run, facts, seconds=round(spent, 1), interrupted=interrupted)
+            run.process.kill()
+            runs.remove(run)
+        time.sleep(0.1)
+
+
+def main() -> None:
+    """Run them where there is a GPU and the tool."""
+    device, facts = begin()
+    sanitizer = find_sanitizer()
+    if device.type != "cuda" or sanitizer is None:
+        why = NEEDS_GPU if device.type != "cuda" else "skipped: compute-sanitizer is not installed"
+        facts.tell("sanitizer", why=why, would_run=" ".join(command_of(TOOLS[0], FILES[0], "...")))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        watch(start_all(sanitizer, Path(folder)), facts, seconds_left() - SPARE)
+
+
+if __name__ == "__main__":
+    main()

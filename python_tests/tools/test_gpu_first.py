@@ -1,0 +1,248 @@
+"""The check's first part keeps what it found whatever happens to a step, or to itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import facts
+import gpu_first
+import pytest
+import stages
+from gpu_first import DROPPED, Step
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = Path(gpu_first.__file__).parent
+TELL = """
+import os, sys, time
+from pathlib import Path
+from facts import Facts
+began = float(os.environ["FIRST_BEGAN"])
+facts = Facts(Path(os.environ["FIRST_FACTS"]), os.environ["FIRST_STEP"], began)
+facts.tell("found", rate_flop_per_s=12345678.9, right=True, process=os.getpid())
+"""
+ENDINGS = {
+    "fine": "",
+    "raises": "raise ValueError('a shape does not fit')",
+    "crashes": "print('about to', flush=True); import ctypes; ctypes.string_at(0)",
+    "hangs": "print('waiting', flush=True); time.sleep(600)",
+    "is deaf": "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)",
+}
+
+
+def step(ending: str, limit: float = 30.0) -> Step:
+    """A step that tells a fact and then ends in one of several ways."""
+    command = [sys.executable, "-c", TELL + ENDINGS[ending]]
+    return Step(ending, command, limit, {"PYTHONPATH": str(TOOLS)})
+
+
+def run(out: Path, steps: list[Step], seconds: float = 100.0) -> tuple[int, list[dict[str, Any]]]:
+    """The exit status and the facts."""
+    out.mkdir(exist_ok=True)
+    code = gpu_first.check(
+        ROOT, out, {"torch": "2.11"}, on_gpu=False, started=time.monotonic(), seconds=seconds,
+        steps=steps,
+    )  # fmt: skip
+    return code, facts.read(out / gpu_first.FACTS)
+
+
+def of(found: list[dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
+    """A step's facts by name."""
+    return {fact["fact"]: fact for fact in found if fact["step"] == name}
+
+
+def test_facts_survive_steps_that_fail_or_hang_and_the_next_ones_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_first, "GRACE", 1.0)
+    todo = [step("raises"), step("crashes"), step("hangs", 4), step("is deaf", 4), step("fine")]
+    code, found = run(tmp_path / "out", todo)
+    assert code == 1
+    assert found[0]["fact"] == "machine"
+    assert found[0]["torch"] == "2.11"
+    ended = {}
+    for each in todo:
+        told = of(found, each.name)
+        assert told["found"]["rate_flop_per_s"] == 12345700.0  # six digits
+        ended[each.name] = told["ended"]
+        assert ended[each.name]["seconds"] <= each.limit + 3  # starting and ending a process
+    assert [fact["status"] for fact in ended.values()] == [
+        stages.FAILED,
+        stages.FAILED,
+        stages.TIMED_OUT,
+        stages.TIMED_OUT,
+        stages.PASSED,
+    ]
+    assert "ValueError: a shape does not fit" in ended["raises"]["error"]
+    assert "about to" in ended["crashes"]["error"]
+    assert "waiting" in ended["hangs"]["error"]
+    assert "KeyboardInterrupt" in ended["hangs"]["error"]  # says where it hung
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_what_was_found_is_there_when_the_check_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        f"sys.path[:0] = [{str(TOOLS)!r}, {str(Path(__file__).parent)!r}]\n"
+        "from pathlib import Path\n"
+        "from test_gpu_first import run, step\n"
+        f"run(Path({str(tmp_path)!r}), [step('fine'), step('hangs'), step('raises')])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
+    file = tmp_path / gpu_first.FACTS
+    until = time.monotonic() + 60
+    while "hangs" not in {fact["step"] for fact in facts.read(file)}:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    found = facts.read(file)
+    os.kill(of(found, "hangs")["found"]["process"], signal.SIGKILL)  # it outlives the check
+    assert [fact["fact"] for fact in found] == ["machine", "found", "ended", "found"]
+    assert of(found, "fine")["ended"]["status"] == stages.PASSED
+
+
+def test_half_a_line_harms_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "facts"
+    first, second = (
+        facts.Facts(file, "first", time.time()),
+        facts.Facts(file, "second", time.time()),
+    )
+    first.tell("one", errors=[float("nan"), float("inf"), 0.5])
+    with file.open("a") as half:
+        half.write('{"step": "first", "fa')
+    assert len(facts.read(file)) == 1
+    second.tell("two")
+    assert [fact["fact"] for fact in facts.read(file)] == ["one", "two"]
+    assert facts.read(file)[0]["errors"] == ["nan", "inf", 0.5]
+    assert facts.read(tmp_path / "absent") == []
+
+
+def test_the_budget_shortens_a_step_and_drops_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_first, "GRACE", 1.0)
+    monkeypatch.setattr(gpu_first, "LEAST", 3.0)
+    started = time.monotonic()
+    code, found = run(tmp_path, [step("fine"), step("hangs"), step("raises")], seconds=8)
+    assert time.monotonic() - started < 12
+    assert code == 1  # for the one that hung
+    status = {fact["step"]: fact["status"] for fact in found if fact["fact"] == "ended"}
+    assert status == {"fine": stages.PASSED, "hangs": stages.TIMED_OUT, "raises": DROPPED}
+    assert set(of(found, "raises")) == {"ended"}
+
+
+def test_the_real_steps_are_there_in_order_and_fit(tmp_path: Path) -> None:
+    steps = gpu_first.steps_of(ROOT, tmp_path)
+    assert [each.name.partition(":")[0] for each in steps] == [
+        "ceilings", "on chip", "on chip", "on chip", "ncu", "blocks", "operators", "convolutions",
+        "end to end", "end to end", "sanitizer",
+    ]  # fmt: skip
+    assert all(Path(each.command[1]).is_file() for each in steps)
+    assert all(each.limit <= 80 for each in steps)
+    assert gpu_first.SECONDS <= 530
+    assert stages.GRACE + gpu_first.SECONDS < 600
+
+
+def test_compilers_peers_come_before_the_tests_only_where_all_was_right(tmp_path: Path) -> None:
+    def first(*right: bool) -> str:
+        found = [{"fact": "error", "right": each} for each in right]
+        return gpu_first.last_steps(ROOT, tmp_path, [{"fact": "copy"}, *found])[0].name
+
+    assert first(True, True) == "max-autotune: mobilenet_v2"
+    assert first(True, False) == first() == "tests: test_inverted_residual_cuda"
+
+
+def test_failed_tests_are_facts(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "def test_wrong():\n    assert 1 == 2\n\ndef test_right():\n    pass\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "facts_of_tests", "--rootdir", "."]
+    command += ["-p", "no:cacheprovider", str(tmp_path / "test_it.py")]
+    _, found = run(tmp_path, [Step("tests", command, 60, {"PYTHONPATH": str(TOOLS)})])
+    told = of(found, "tests")
+    assert "test_wrong" in told["failed"]["test"]
+    assert "assert 1 == 2" in told["failed"]["error"]
+    assert told["failed"]["right"] is False
+    assert (told["tests"]["passed"], told["tests"]["failed"]) == (1, 1)
+
+
+@pytest.fixture
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps' scripts can be imported."""
+    for folder in ("python_tests/ops", "benchmarks", "benchmarks/first"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_blocks_are_checked_at_the_networks_own_sizes() -> None:
+    import torch
+    from blocks import case_of
+    from inverted_residual_ways import blocks
+
+    found = blocks(32, torch.device("cpu"))
+    assert len(found) == 16
+    for op in found:
+        assert case_of(op, 3).out_shape == (3, *op.shape)
+    assert {case_of(op, 1).stride for op in found} == {(1, 1), (2, 2)}
+    assert sum(case_of(op, 1).residual for op in found) == 10  # as published: 17 blocks, 7 without
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_errors_are_told_as_quantiles() -> None:
+    import torch
+    from common import distribution
+
+    errors = torch.tensor([0.5, 0.25, float("nan"), 0.125, 0.75], dtype=torch.float64)
+    told = distribution(errors)
+    assert told["images"] == 5
+    assert [told[name] for name in ("min", "p25", "median", "p75")] == [0.125, 0.25, 0.5, 0.75]
+    assert told["max"] == float("inf")  # not finite is the worst, not left out
+
+
+@pytest.mark.usefixtures("_scripts")
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_wrong_operator_is_told_so(wrong: bool) -> None:
+    import operators
+    import torch
+
+    def run(p: torch.Tensor, delta: torch.Tensor, **options: float) -> None:
+        operators.sign_update_reference_(p, 1.01 * delta if wrong else delta, **options)
+
+    found = next(operators.cases(torch.device("cpu")))
+    assert found.name == "sign_update_"
+    told = operators.errors_of(dataclasses.replace(found, run=run))
+    assert told["right"] is not wrong
+    assert told["checked"] == 1  # of two images
+
+
+@pytest.mark.usefixtures("_scripts")
+def test_a_launch_of_ncus_report_is_a_fact(tmp_path: Path) -> None:
+    import counters
+
+    report = tmp_path / "ncu.csv"
+    head = ["ID", "Kernel Name", "Block Size", "Grid Size", "Metric Name", "Metric Unit"]
+    head.append("Metric Value")
+    rows = [
+        head,
+        ["0", "onchip", "(256, 1, 1)", "(132, 1, 1)", "Duration", "ns", "1,234"],
+        ["0", "onchip", "(256, 1, 1)", "(132, 1, 1)", "SM Busy", "%", "56.7"],
+        ["1", "activate", "(256, 1, 1)", "(999, 1, 1)", "Duration", "ns", "5"],
+    ]
+    lines = ["==PROF== Connected", *(",".join(json.dumps(cell) for cell in row) for row in rows)]
+    report.write_text("\n".join(lines))
+    told = facts.Facts(tmp_path / "facts", "ncu", time.time())
+    assert counters.tell_report(report, told)
+    assert not counters.tell_report(tmp_path / "absent", told)
+    found = facts.read(tmp_path / "facts")
+    assert [fact["fact"] for fact in found] == ["counters", "counters", "no counters"]
+    assert found[0]["values"]["Duration"] == "1,234 ns"
+    assert found[0]["values"]["SM Busy"] == "56.7 %"
+    assert found[1]["values"]["Grid Size"] == "(999, 1, 1)"
