@@ -220,6 +220,7 @@ def test_every_race_asks_for_the_peers_and_all_of_ours() -> None:
 
 def test_the_best_peer_takes_part_for_both_networks_of_the_claims() -> None:
     """max-autotune compiles for minutes, so the large networks do without it."""
+
     def reason(network: str) -> str | None:
         task = peer_measure.Course(Race(network, "float32", 1, 1, "cpu"), 1).task
         return peer_measure.why_not(task, "torch.compile max-autotune")
