@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 if str(TOOLS) not in sys.path:
     sys.path.append(str(TOOLS))
+
+
+@pytest.fixture(autouse=True)
+def _no_workers_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pytest that a test starts is its own, not one of the workers that run these tests."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        monkeypatch.delenv(name)
