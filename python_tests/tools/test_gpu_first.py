@@ -18,12 +18,15 @@ import pytest
 import stages
 from gpu_first import DROPPED, Step
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(gpu_first.__file__).parent
 TELL = """
 import os, sys, time
 from pathlib import Path
 from facts import Facts
+
 began = float(os.environ["FIRST_BEGAN"])
 facts = Facts(Path(os.environ["FIRST_FACTS"]), os.environ["FIRST_STEP"], began)
 facts.tell("found", rate_flop_per_s=12345678.9, right=True, process=os.getpid())
@@ -160,6 +163,7 @@ def test_compilers_peers_come_before_the_tests_only_where_all_was_right(tmp_path
     assert first(True, False) == first() == "tests: test_inverted_residual_cuda"
 
 
+@pytest.mark.slow
 def test_failed_tests_are_facts(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "def test_wrong():\n    assert 1 == 2\n\ndef test_right():\n    pass\n"
@@ -181,6 +185,7 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(str(ROOT / folder))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_scripts")
 def test_blocks_are_checked_at_the_networks_own_sizes() -> None:
     import torch
