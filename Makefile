@@ -44,7 +44,8 @@ lint: venv  ## ruff (lint and format), mypy and clang-format, nothing changed
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/mypy tools
-	$(VENV)/clang-format --dry-run -Werror $(CPP_SOURCES)
+	@echo "clang-format: $(words $(CPP_SOURCES)) files"
+	@$(VENV)/clang-format --dry-run -Werror $(CPP_SOURCES)
 
 format: venv  ## Rewrite the sources as ruff and clang-format want them
 	$(VENV)/ruff check --fix .
