@@ -18,7 +18,8 @@ from stages import Stage
 ENGINE = ("conformance", "engine", "sign")  # folders of tests that take the longest
 FAMILIES = "test_families_gpu"  # of them, the file that needs a part of its own
 ALONE = ("test_blocks_gpu", "test_onchip_gpu")  # and those that launch the riskiest kernels
-SHARED = ("inverted_residual", "onchip", "stem_update")  # kernels with shared memory: racecheck's
+# Kernels with shared memory: racecheck's.
+SHARED = ("inverted_residual", "onchip", "stem_update", "sign_update")
 RISKIEST = (*SHARED, "depthwise", "max_pool")  # the order of the operators' tests; others follow
 SANITIZER_CASES = 8  # tests of a file that run under compute-sanitizer
 SLOW_BENCHMARKS = ("test_iterative_sign",)  # minutes of torch.compile; the table of peers has it
