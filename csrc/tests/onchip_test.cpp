@@ -130,7 +130,7 @@ TEST(a_forward_and_a_backward_launch_are_one_step) {
     whole.steps = 1;
     whole.residues = reinterpret_cast<std::uint8_t*>(words.data());
     launch(whole, seed, 1);
-    compare(other, expected, "with its residues, seed " + std::to_string(seed));
+    compare(other, expected, 1, "with its residues, seed " + std::to_string(seed));
     CHECK(same_residues(one.shape(), aligned, whole.residues), "other residues");
     CHECK(one.p == before, "the forward launch changed the image");
     for (std::size_t i = 0; i < features.size(); ++i) {
