@@ -183,6 +183,9 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps' scripts can be imported."""
     for folder in ("python_tests/ops", "benchmarks", "benchmarks/first"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
+    # Benchmarks and tests of an operator have files of the same name.
+    for file in (ROOT / "benchmarks").glob("test_*.py"):
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
 
 
 @pytest.mark.slow
