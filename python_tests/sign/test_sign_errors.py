@@ -57,6 +57,14 @@ def test_a_step_too_small_to_matter_warns(model, images):
     assert torch.equal(got, images)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_call_that_moves_images_does_not_warn(model, images, momentum):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NegligibleDeltaWarning)
+        moved = iterative_sign(model, images, 2, step_size=2000.0, momentum=momentum)
+    assert (moved - images).abs().max() > 1
+
+
 def test_function_and_class_take_the_same_options():
     function = inspect.signature(iterative_sign).parameters
     transform = inspect.signature(SignTransform.__init__).parameters
