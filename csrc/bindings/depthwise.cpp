@@ -9,7 +9,7 @@
 
 #include "bindings/activation_of.h"
 #include "bindings/windows.h"
-#include "depthwise_backward/depthwise_backward.h"
+#include "depthwise/depthwise_backward.h"
 
 namespace sign_ext::bindings {
 namespace {

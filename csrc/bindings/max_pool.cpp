@@ -7,7 +7,7 @@
 
 #include "bindings/activation_of.h"
 #include "bindings/windows.h"
-#include "max_pool_backward/max_pool_backward.h"
+#include "max_pool/max_pool_backward.h"
 
 namespace sign_ext::bindings {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "depthwise_backward/depthwise_backward_kernel.cuh"
+#include "depthwise/depthwise_backward_kernel.cuh"
 #include "tests/check.h"
 #include "tests/depthwise_problems.h"
 #include "tests/every_target.h"

@@ -2,7 +2,7 @@
 // double precision, window by window. Sums of a few eighths are exact in float32: the results must
 // be equal to the last bit, rounding to bfloat16 included.
 
-#include "max_pool_backward/max_pool_backward.h"
+#include "max_pool/max_pool_backward.h"
 
 #include <cstdint>
 #include <functional>
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "max_pool_backward/max_pool_backward_kernel.cuh"
+#include "max_pool/max_pool_backward_kernel.cuh"
 #include "tests/check.h"
 #include "tests/every_target.h"
 #include "tests/pool_backward_checks.h"

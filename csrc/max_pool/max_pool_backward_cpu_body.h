@@ -5,7 +5,7 @@
 #include "common/lanes_body.h"
 #include "common/lanes_epilogue_body.h"
 #include "max_pool/index_body.h"
-#include "max_pool_backward/windows_body.h"
+#include "max_pool/windows_body.h"
 
 // kRows rows of the input under windows of 2 columns that tile it: what is read of a window serves
 // all of its positions in them. `first_position` is the number that windows give to the first one.

@@ -1,6 +1,6 @@
 // The launcher of the CUDA kernel: plain CUDA headers, so that nvcc takes seconds.
 
-#include "max_pool_backward/max_pool_backward_kernel.cuh"
+#include "max_pool/max_pool_backward_kernel.cuh"
 
 namespace sign_ext {
 

@@ -16,8 +16,8 @@
 
 #include "common/device.cuh"
 #include "common/pack.cuh"
+#include "depthwise/depthwise_backward.h"
 #include "depthwise/depthwise_kernel.cuh"
-#include "depthwise_backward/depthwise_backward.h"
 
 namespace sign_ext {
 

@@ -3,12 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "max_pool_backward/max_pool_backward.h"
+#include "max_pool/max_pool_backward.h"
 
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own _mm512_undefined_ps()
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed to inlined functions only
-#define SIGN_EXT_BODY "max_pool_backward/max_pool_backward_cpu_body.h"
+#define SIGN_EXT_BODY "max_pool/max_pool_backward_cpu_body.h"
 #include "common/for_each_target.h"
 
 namespace sign_ext {

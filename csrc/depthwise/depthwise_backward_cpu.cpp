@@ -4,14 +4,14 @@
 #include <cstdint>
 #include <utility>
 
-#include "depthwise_backward/depthwise_backward.h"
+#include "depthwise/depthwise_backward.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own _mm512_undefined_ps()
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed to inlined functions only
 #endif
-#define SIGN_EXT_BODY "depthwise_backward/depthwise_backward_cpu_body.h"
+#define SIGN_EXT_BODY "depthwise/depthwise_backward_cpu_body.h"
 #include "common/for_each_target.h"
 
 namespace sign_ext {

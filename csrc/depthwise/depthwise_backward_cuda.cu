@@ -1,6 +1,6 @@
 // The launcher of the CUDA kernels: plain CUDA headers, so that nvcc takes seconds.
 
-#include "depthwise_backward/depthwise_backward_kernel.cuh"
+#include "depthwise/depthwise_backward_kernel.cuh"
 
 namespace sign_ext {
 

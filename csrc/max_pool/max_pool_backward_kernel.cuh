@@ -12,7 +12,7 @@
 #include <cstdint>
 
 #include "common/pool_kernel.cuh"
-#include "max_pool_backward/max_pool_backward.h"
+#include "max_pool/max_pool_backward.h"
 
 namespace sign_ext {
 
