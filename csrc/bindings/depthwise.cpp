@@ -7,8 +7,9 @@
 #include <cstdint>
 #include <optional>
 
-#include "bindings/activation_of.h"
-#include "bindings/windows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
+#include "bindings/stable.h"
 #include "depthwise/depthwise_backward.h"
 
 namespace sign_ext::bindings {

@@ -7,9 +7,8 @@
 #include <limits>
 #include <optional>
 
-#include "bindings/activation_of.h"
-#include "bindings/companions.h"
-#include "bindings/rows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 
 #ifdef SIGN_EXT_WITH_CUDA
@@ -17,7 +16,6 @@ namespace sign_ext::bindings {
 namespace {
 
 using block::kChunk;
-using torch::headeronly::ScalarType;
 
 std::int64_t up_to(std::int64_t n, std::int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "bindings/companions.h"
-#include "bindings/rows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 
 namespace sign_ext::bindings {

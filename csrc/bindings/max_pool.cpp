@@ -5,8 +5,9 @@
 #include <cstdint>
 #include <optional>
 
-#include "bindings/activation_of.h"
-#include "bindings/windows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
+#include "bindings/stable.h"
 #include "max_pool/max_pool_backward.h"
 
 namespace sign_ext::bindings {
@@ -35,7 +36,7 @@ void check_index(const char* op, const Tensor& index, const Rows& of, const Pool
                  const Tensor& like) {
   const int bits = max_pool_index_bits(window);
   STD_TORCH_CHECK(bits != 0, op, ": a window of more than 256 positions");
-  STD_TORCH_CHECK(index.scalar_type() == torch::headeronly::ScalarType::Byte && index.dim() == 3 &&
+  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Byte && index.dim() == 3 &&
                       index.size(0) == of.rows && index.size(1) == mask_row_bytes(of.channels) &&
                       index.size(2) == bits && index.is_contiguous() && same_device(index, like),
                   op, ": index must be contiguous uint8 of shape (", of.rows, ", ",

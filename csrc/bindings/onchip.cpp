@@ -9,16 +9,14 @@
 #include <limits>
 #include <optional>
 
-#include "bindings/companions.h"
-#include "bindings/rows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 #include "onchip/onchip_layout.h"
 
 #ifdef SIGN_EXT_WITH_CUDA
 namespace sign_ext::bindings {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 constexpr const char* kOp = "onchip_";
 

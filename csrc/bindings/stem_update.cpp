@@ -7,15 +7,13 @@
 #include <limits>
 #include <optional>
 
-#include "bindings/companions.h"
-#include "bindings/rows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 #include "common/watch_cpu.h"
 
 namespace sign_ext::bindings {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 constexpr const char* kOp = "stem_update_";
 
