@@ -108,7 +108,7 @@ inline ElementType element_type_of(const char* op, const char* name, const Tenso
 // For tensors that a kernel reads 16 bytes at a time.
 inline void check_alignment(const char* op, const char* name, const Tensor& tensor) {
   STD_TORCH_CHECK(reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % 16 == 0, op, ": ",
-                  name, " must begin on 16 bytes: pass a tensor of its own, not a part of one");
+                  name, " must be 16-byte aligned: pass a tensor of its own, not a slice of one");
 }
 
 // A tensor of `like`'s shape, on its device, also in rows of channels.
@@ -196,7 +196,8 @@ inline std::uint8_t* mutable_mask_of(const char* op, const char* name,
 // that value (and change which value of a window is the largest).
 inline Activation activation_of(const char* op, double low, double high, double slope,
                                 ElementType stored) {
-  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), op, ": low and high must be numbers");
+  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), op,
+                  ": low and high must be numbers, not NaN");
   STD_TORCH_CHECK(slope >= 0, op, ": slope must not be negative");
   const auto bound = [stored](double value) {
     const auto single = static_cast<float>(value);
@@ -266,11 +267,11 @@ inline PoolAxis pool_axis(const char* op, std::int64_t size, std::int64_t out, s
   STD_TORCH_CHECK(kernel > 0 && stride > 0 && dilation > 0 && padding >= 0, op,
                   ": kernel, stride and dilation must be positive, padding not negative");
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() / 4;
-  STD_TORCH_CHECK(size < kMost && out < kMost && kernel * dilation < kMost && stride < kMost &&
-                      padding < kernel * dilation,
-                  op, ": a size is too large, or the padding as large as the window");
+  STD_TORCH_CHECK(size < kMost && out < kMost && kernel * dilation < kMost && stride < kMost, op,
+                  ": image, window or stride is too large");
+  STD_TORCH_CHECK(padding < kernel * dilation, op, ": padding must be smaller than the window");
   STD_TORCH_CHECK(out == 0 || (out - 1) * stride - padding < size, op, ": window ", out - 1,
-                  " begins behind the image of ", size, " positions");
+                  " begins past the image of ", size, " positions");
   return PoolAxis{static_cast<int>(size),   static_cast<int>(out),     static_cast<int>(kernel),
                   static_cast<int>(stride), static_cast<int>(padding), static_cast<int>(dilation)};
 }

@@ -15,7 +15,7 @@
 namespace sign_ext::bindings {
 namespace {
 
-// Elements a thread should have at least; below it, waking one costs more than it saves.
+// The least number of elements worth a thread: with fewer, waking it costs more than it saves.
 constexpr std::int64_t kGrain = 32768;
 
 DeltaType delta_type_of(const Tensor& delta) {
@@ -87,7 +87,7 @@ void sign_update_on_cpu(const Tensor& p, const Tensor& delta, const std::optiona
   const SignUpdateArgs args =
       checked_args(p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts);
   if (args.n == 0) return;
-  // torch's own thread pool: torch.set_num_threads holds, and no second pool competes with it.
+  // torch's own thread pool: torch.set_num_threads applies, and no second pool competes with it.
   torch::stable::parallel_for(0, args.n, kGrain, [&args](std::int64_t begin, std::int64_t end) {
     sign_update_cpu(args, begin, end);
   });
