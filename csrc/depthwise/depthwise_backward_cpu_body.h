@@ -31,7 +31,7 @@ struct Backward {
     return all(0.0f);
   }
 
-  // Pixels [from, to) behind `pixel`.
+  // Adds `other`, applies x's mask and stores pixels [from, to), counted from `pixel`.
   template <int kVectors, typename Span>
   [[gnu::noinline]] void finish(const Floats* v, std::int64_t pixel, int from, int to,
                                 std::int64_t c, Span span) const {
@@ -50,8 +50,8 @@ struct Backward {
 
 #if SIGN_EXT_VECTOR_BITS > 0
 
-// A row from place u = x + pad_left on, a multiple of the stride, in tiles of kPixels, as long as
-// more than `rest` places are left of it.
+// Processes a row from place u = x + pad_left, a multiple of the stride, in tiles of kPixels, as
+// long as more than `rest` places remain.
 template <int kSide, int kStride, int kPixels, typename Storage>
 std::int64_t convolve_pixels(const Backward<Storage>& backward, const DepthwiseSizes& s,
                              const RowPairs& rows, std::int64_t row, std::int64_t next_g,
@@ -89,11 +89,11 @@ void convolve_rows(const DepthwiseBackwardArgs& args, std::int64_t begin, std::i
       if (ahead < 0 || ahead % kStride != 0 || ahead / kStride >= s.out_height) continue;
       rows.push(n * s.out_height + ahead / kStride, s.out_width, s.channels, a * kSide);
     }
-    // Of the row of g that the next kStride rows read for the first time, this row asks for one
-    // part of kStride.
+    // The next kStride rows read one new row of g. This row prefetches its share, one kStride-th of
+    // it.
     const std::int64_t next_g =
         (n * s.out_height * kStride + place + kStride) * s.out_width * s.channels / kStride;
-    // Small images are those of small kernels.
+    // Small images mostly come with small kernels.
     constexpr bool kSmallTiles = kSide == 3 && sizeof(Storage) == 4;
     std::int64_t u = s.pad_left / kStride * kStride;
     u = convolve_pixels<kSide, kStride, 8>(backward, s, rows, row, next_g, u, kSmallTiles ? 4 : 0);

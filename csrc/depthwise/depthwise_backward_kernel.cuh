@@ -1,13 +1,13 @@
 // The CUDA kernels of depthwise_backward (contract, bytes and floor: depthwise_backward.h) and the
-// choice of their launch. No torch and no runtime call here: nvcc compiles this text for the
-// device, the host compiler compiles the same text for csrc/tests.
+// selection of their launch. There are no torch headers and no runtime calls here: nvcc compiles
+// this source for the device, and the host compiler compiles the same source for csrc/tests.
 //
-// Launch shape and access are those of depthwise_kernel.cuh: a thread owns 8 neighbouring channels
-// of up to 4 neighbouring pixels of a row of out, and gathers: it loads every column of g that
-// touches them once, with its mask byte, and adds it under each tap that leads to one of them. At
-// stride 2 a row and a column of out meet only the taps of their own parity: which ones is known
-// when compiling, because tiles begin at even places. Nothing is added by two threads, so there are
-// no atomics and the result is the same in every run.
+// Launch shape and memory access are those of depthwise_kernel.cuh: a thread owns 8 adjacent
+// channels of up to 4 adjacent pixels of a row of out. It gathers: it loads every column of g that
+// affects these pixels once, with its mask byte, and adds it under each tap that leads to one of
+// them. At stride 2 a row or column of out uses only the taps of its own parity. These are known at
+// compile time, because tiles start at even places. No two threads add to the same element, so
+// there are no atomics and every run gives the same result.
 
 #pragma once
 
@@ -21,7 +21,7 @@
 
 namespace sign_ext {
 
-// 8 channels of g behind the activation.
+// Loads 8 channels of g, pulled back through the activation.
 template <bool kWide, typename T>
 __device__ __forceinline__ void depthwise_load_cotangent(const DepthwiseBackwardArgs& args,
                                                          const T* g, std::int64_t pixel,
@@ -36,7 +36,8 @@ __device__ __forceinline__ void depthwise_load_cotangent(const DepthwiseBackward
   }
 }
 
-// The other consumer's cotangent, x's activation and store of one pixel's channels.
+// Adds the other consumer's cotangent, pulls back through x's activation and stores one pixel's
+// channels.
 template <bool kWide, typename T>
 __device__ __forceinline__ void depthwise_backward_finish(const DepthwiseBackwardArgs& args,
                                                           std::int64_t pixel, std::int64_t channel,
@@ -59,8 +60,8 @@ __device__ __forceinline__ void depthwise_backward_finish(const DepthwiseBackwar
   store_group<kWide>(static_cast<T*>(args.out) + element, count, values);
 }
 
-// Square kernels without dilation. `tile` counts from the last multiple of the stride that is not
-// behind place pad_left, where x + pad_left is the place of pixel x.
+// Square kernels without dilation. With x + pad_left the place of pixel x, `tile` counts from the
+// last multiple of the stride that is not past place pad_left.
 template <typename T, int kSide, int kStride, bool kWide>
 __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<kSide, kWide>)
     depthwise_backward_kernel(const T* __restrict__ g, const float* __restrict__ weight,
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<kSide, kWi
         }
 #pragma unroll
         for (int b = 0; b < kSide; ++b) {
-          const int t = kStride * (j - kLead) + b;  // the pixel that column j reaches by tap b
+          const int t = kStride * (j - kLead) + b;  // the pixel that column j reaches through tap b
           if (t < 0 || t >= kPixels) continue;
 #pragma unroll
           for (int i = 0; i < 8; ++i) sums[t][i] += values[i] * weights[b][i];
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 8)
 }
 
 // Calls launch(kernel, g, tiles) with the instantiation that fits the arguments. The launcher in
-// the .cu file and the tests on the host both choose through this.
+// the .cu file and the host tests both select through this.
 template <typename T, bool kWide, typename Launch>
 void depthwise_backward_choose_kernel(const DepthwiseBackwardArgs& args, Launch&& launch) {
   const auto* g = static_cast<const T*>(args.g);

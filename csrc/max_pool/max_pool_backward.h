@@ -1,17 +1,17 @@
-// max_pool_backward: the cotangent of max_pool's input, from that of its value (max_pool.h).
+// max_pool_backward: the cotangent of max_pool's input, from that of its output (max_pool.h).
 //
-//   g'         = pull_back(g, mask, slope)                                  the op's own activation
+//   g'         = pull_back(g, mask, slope)                              max_pool's own activation
 //   value[p]   = sum of g'[w] over the windows w whose index names position p
 //   out        = pull_back(value + other, x_mask, x_slope)
 //
-// In gather form: each element of out looks at the windows that cover it, so it is written once and
-// always summed in the same order. Positions in no window get value 0. `other` is another
-// consumer's cotangent of the same input and may be out itself, which is then added to.
+// The operator gathers: each element of out looks at the windows that cover it, so it is written
+// once and always summed in the same order. Positions in no window get value 0. `other` is another
+// consumer's cotangent of the same input. It may be out itself, which is then added to.
 //
-// Bytes moved, with s = sizeof(element): g, its index and its mask once, out once, other and x_mask
-// once where they are there: N * C * (OH * OW * (s + bits / 8 + 1 / 8) + H * W * (s [+ s] [+
-// 1/8])); windows that overlap are read again from the cache. Each covering window costs a
-// comparison and an addition: memory sets the floor.
+// Bytes moved, with s = sizeof(element): g, its index and its mask once, out once, and other and
+// x_mask once if given: N * C * (OH * OW * (s + bits / 8 + 1 / 8) + H * W * (s [+ s] [+ 1/8])).
+// Windows that overlap are read again from the cache. Each covering window costs a comparison and
+// an addition: memory sets the floor.
 
 #pragma once
 
@@ -27,10 +27,10 @@ namespace sign_ext {
 struct MaxPoolBackwardArgs {
   ElementType type;            // of g, out and other
   const void* g;               // [n * h.out * w.out, channels]
-  const std::uint8_t* index;   // as max_pool left it
+  const std::uint8_t* index;   // as max_pool wrote it
   const std::uint8_t* mask;    // of max_pool's activation, or null
   void* out;                   // [n * h.size * w.size, channels]
-  const void* other;           // like out, may be out; or null
+  const void* other;           // like out, may be out, or null
   const std::uint8_t* x_mask;  // [n * h.size * w.size, ceil(channels / 8)], or null
   float slope;
   float x_slope;
@@ -39,10 +39,12 @@ struct MaxPoolBackwardArgs {
   PoolWindow window;
 };
 
-// Rows [begin, end) of the input, of n * h.size. Splitting a call anywhere changes no bit.
+// Rows [begin, end) of the n * h.size rows of the input. Splitting a call anywhere gives
+// bit-identical results.
 void max_pool_backward_cpu(const MaxPoolBackwardArgs& args, std::int64_t begin, std::int64_t end);
 
-// Launches on `stream` (a cudaStream_t) of the current device. Null, or the text of the CUDA error.
+// Launches on `stream` (a cudaStream_t) of the current device. Returns null on success, else the
+// CUDA error message.
 const char* max_pool_backward_cuda(const MaxPoolBackwardArgs& args, void* stream);
 
 }  // namespace sign_ext

@@ -1,14 +1,14 @@
-// The CPU kernel, once for each vector target. Windows of 2 columns that tile the image are gone
-// through one by one, and 3x3 windows two apart by pairs of columns (windows_body.h). Else each
-// position gathers from the windows that cover it.
+// The CPU kernel, once per vector target. 2-column windows that tile the image are processed one by
+// one, and 3x3 windows of stride 2 by pairs of columns (windows_body.h). Otherwise each position
+// gathers from the windows that cover it.
 
 #include "common/lanes_body.h"
 #include "common/lanes_epilogue_body.h"
 #include "max_pool/index_body.h"
 #include "max_pool/windows_body.h"
 
-// kRows rows of the input under windows of 2 columns that tile it: what is read of a window serves
-// all of its positions in them. `first_position` is the number that windows give to the first one.
+// kRows rows of the input under 2-column windows that tile it: each window is read once for all of
+// its positions in these rows. `first_position` is the number of the first of them within a window.
 template <int kRows, int kBits, typename Storage, typename Span>
 [[gnu::noinline]] void scatter_rows(PoolAxis w, Windows<Storage> windows, Epilogue<Storage> to,
                                     int first_position, std::ptrdiff_t channels,
@@ -42,7 +42,7 @@ template <int kRows, int kBits, typename Storage, typename Span>
   }
 }
 
-// A window that covers a position, and the position's number in it.
+// A window that covers a position, and the position's number within the window.
 template <typename Storage>
 struct Tap {
   Windows<Storage> window;
@@ -51,8 +51,8 @@ struct Tap {
 
 constexpr int kMostTaps = 256;
 
-// The windows over a position along one axis: `window` = last, last - 1, ... with the position at
-// offset, offset + stride, ... of their first element.
+// The windows over a position along one axis: windows last, last - 1, ..., in which the position
+// lies at offset, offset + stride, ... from the first element.
 struct Cover {
   int last, offset;
 };
@@ -62,7 +62,7 @@ inline Cover cover_of(int position, const PoolAxis& axis) {
   return {at / axis.stride, at % axis.stride};
 }
 
-// Calls tap(window, position in the window) for each window that sees the position.
+// Calls body(window, position in the window) for each window that covers the position.
 template <typename Body>
 SIGN_EXT_INLINE void for_each_window(Cover cover, const PoolAxis& axis, Body&& body) {
   const int reach = (axis.kernel - 1) * axis.dilation;
@@ -77,7 +77,7 @@ SIGN_EXT_INLINE void for_each_window(Cover cover, const PoolAxis& axis, Body&& b
   }
 }
 
-// The columns [span.first, span.end) of one row of the input. `to` begins at column 0.
+// Columns [span.first, span.end) of one row of the input. `to` starts at column 0.
 template <int kBits, typename Storage, typename Span>
 [[gnu::noinline]] void gather_span(const PoolWindow& axes, int ih, PoolSpan span,
                                    Windows<Storage> image, Epilogue<Storage> to,
@@ -120,7 +120,8 @@ inline void gather_row(const PoolWindow& axes, int ih, Windows<Storage> image, E
                        std::ptrdiff_t channels, std::ptrdiff_t first, std::ptrdiff_t end,
                        Span lanes) {
   const PoolAxis& w = axes.w;
-  // The columns of windows 1 to pairs - 1, two each, and those before and behind them.
+  // `middle` is the columns of windows 1 to pairs - 1, two each; gather_span does those before and
+  // after.
   const int pairs = (w.size + w.padding) / 2 < w.out ? (w.size + w.padding) / 2 : w.out;
   PoolSpan middle{w.size, w.size};
   if constexpr (kBits == 4) {
@@ -147,8 +148,8 @@ inline void gather_row(const PoolWindow& axes, int ih, Windows<Storage> image, E
   gather_span<kBits>(axes, ih, {middle.end, w.size}, image, to, channels, first, end, lanes);
 }
 
-// The rows of the input from `line` on that are done together: 1, or 2 under windows of 2x2 that
-// tile the image, for the channels [first, end) in steps of kLanes.
+// `rows` rows of the input starting at `line`: 1, or 2 under 2x2 windows that tile the image.
+// Channels [first, end) in steps of kLanes.
 template <int kBits, typename Storage, typename Span>
 inline void backward_rows(const MaxPoolBackwardArgs& args, std::int64_t line, int rows,
                           std::ptrdiff_t first, std::ptrdiff_t end, Span lanes) {

@@ -1,11 +1,12 @@
 // The CUDA kernel of max_pool_backward (contract, bytes and floor: max_pool_backward.h) and the
-// choice of its instantiation. No torch and no runtime call here: nvcc compiles this text for the
-// device, the host compiler compiles the same text for csrc/tests.
+// selection of its instantiation. There are no torch headers and no runtime calls here: nvcc
+// compiles this source for the device, and the host compiler compiles the same source for
+// csrc/tests.
 //
 // A thread owns 8 channels of one position of the input (common/pool_kernel.cuh) and gathers from
-// the windows that cover it, the last one first: their g, 16 bytes an access, their packed index
-// and their byte of the mask. It writes out once, so there are no atomics and the sum's order is
-// fixed. A window is read again by each position that it covers, from the caches.
+// the windows that cover it, the last one first: their g, 16 bytes per access, their packed index
+// and their byte of the mask. It writes out once, so there are no atomics and the order of the sum
+// is fixed. Each position that a window covers reads it again, from the caches.
 
 #pragma once
 
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 }
 
 // Calls launch(kernel) with the instantiation that fits the arguments. The launcher in the .cu file
-// and the tests on the host both choose through this.
+// and the host tests both select through this.
 template <typename T, bool kWide, typename Launch>
 void max_pool_backward_choose_bits(int bits, Launch&& launch) {
   if (bits == 2) return launch(&max_pool_backward_kernel<T, kWide, std::uint16_t>);

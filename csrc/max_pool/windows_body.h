@@ -1,7 +1,7 @@
-// Windows as max_pool_backward reads them, and 3x3 windows two apart, for
+// Windows as max_pool_backward reads them, and 3x3 windows of stride 2, for
 // max_pool_backward_cpu_body.h.
 
-// Windows of a row of g, from the first one's first channel.
+// The windows of a row of g, starting at the first window's first channel.
 template <typename Storage>
 struct Windows {
   const Storage* g;
@@ -19,7 +19,7 @@ SIGN_EXT_INLINE Windows<Storage> window_at(Windows<Storage> all_windows, std::in
   return all_windows;
 }
 
-// g behind the op's own activation.
+// g pulled back through max_pool's own activation.
 template <typename Storage, typename Span>
 SIGN_EXT_INLINE Floats cotangent_of(Windows<Storage> window, std::ptrdiff_t channel, Span span) {
   const Floats g = load(window.g + channel, span);
@@ -28,10 +28,10 @@ SIGN_EXT_INLINE Floats cotangent_of(Windows<Storage> window, std::ptrdiff_t chan
   return window.slope == 0.0f ? or_zero(bits, g) : select(bits, g, times(g, all(window.slope)));
 }
 
-// One row of the input under kRows rows of 3x3 windows that are 2 columns apart. Window ow and the
-// one to its left share the column that they meet in, and window ow alone has the next: so what is
-// read of ow serves both of these columns, which are written for ow in [span.first, span.end).
-// `rows` begin at window 0 and name the row kh of the windows; `to` begins at the first column.
+// One row of the input under kRows rows of 3x3 windows with horizontal stride 2. Window ow shares
+// its first column with the window to its left, and is alone over its second: reading ow once
+// serves both columns, which are written for ow in [span.first, span.end). `rows` start at window
+// 0, and kh is the row of those windows that covers the input row; `to` starts at the first column.
 template <int kRows, int kBits, typename Storage, typename Span>
 [[gnu::noinline]] void gather_pairs(const Windows<Storage> (&rows)[2], const int (&kh)[2],
                                     PoolSpan span, Epilogue<Storage> to, std::ptrdiff_t channels,
