@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from sign_ext.freeze import frozen
+from sign_ext.eval_state import frozen
 from sign_ext.precision import arithmetic
 
 

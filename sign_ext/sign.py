@@ -21,7 +21,7 @@ from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.engine.select import Engines
 from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
 from sign_ext.errors import NegligibleDeltaWarning
-from sign_ext.freeze import unwrap
+from sign_ext.eval_state import unwrap
 from sign_ext.phi import Phi, SourceLayer
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings

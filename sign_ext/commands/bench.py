@@ -216,7 +216,7 @@ def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, 
     from datetime import UTC, datetime
 
     from sign_ext.benchmarking import costs, machine
-    from sign_ext.report.environment import commit, versions
+    from sign_ext.environment import commit, versions
 
     both = costs(outcome, task, auto.backend, options.set_size, options.total_steps)
     cost, fastest = both or (None, None)
@@ -254,7 +254,7 @@ def _write(path: str, result: dict[str, Any]) -> None:
     import json
 
     from sign_ext.files import write_whole
-    from sign_ext.report.numbers import finite
+    from sign_ext.formatting import finite
 
     text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(Path(path), text + "\n")

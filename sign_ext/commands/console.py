@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sign_ext.report.numbers import duration, finite
+from sign_ext.formatting import duration, finite
 
 ProgressCallback = Callable[[int, int], None]
 

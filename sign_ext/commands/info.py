@@ -32,7 +32,7 @@ class Options(CommonOptions):
 def run(options: Options) -> None:
     """Gather the facts and print them."""
     from sign_ext import build_config
-    from sign_ext.report.environment import machine, versions
+    from sign_ext.environment import machine, versions
 
     device = resolve_device(options.device)
     facts: dict[str, Any] = {

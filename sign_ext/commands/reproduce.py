@@ -131,7 +131,7 @@ def _seeds(options: Options, usual: int) -> tuple[int, ...]:
 
 
 def _tell_plan(work: Reproduction, as_json: bool) -> None:
-    from sign_ext.report.numbers import duration
+    from sign_ext.formatting import duration
 
     stages = work.stages()
     rate = _rate(work)

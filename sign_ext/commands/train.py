@@ -307,7 +307,7 @@ def _print(options: Options, result: Any, checkpoint: str) -> None:
     if options.json:
         console.print_json({"checkpoint": checkpoint, **result.to_dict()})
         return
-    from sign_ext.report.numbers import duration
+    from sign_ext.formatting import duration
 
     print(
         f"best epoch {result.best_epoch} of {len(result.history)}: validation accuracy "

@@ -210,7 +210,7 @@ def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> No
         made = {"made": done.made, "kept": done.kept, "seconds": seconds}
         console.print_json({"out": options.out, **numbers, **made, **shares})
         return
-    from sign_ext.report.numbers import duration
+    from sign_ext.formatting import duration
 
     for name, text in in_words(store):
         print(f"{name:<11}{text}")

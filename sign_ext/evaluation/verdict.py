@@ -7,7 +7,7 @@ import statistics
 from typing import Literal
 
 from sign_ext.evaluation.paired import LEVEL, complete_pairs, paired
-from sign_ext.report.numbers import binomial_error
+from sign_ext.formatting import binomial_error
 from sign_ext.report.schema import Comparison, Kind, Row
 
 TEST_ERRORS = 2  # standard errors of the test set that a difference must exceed

@@ -8,7 +8,7 @@ from typing import Any
 
 from sign_ext.evaluation import compare_rows
 from sign_ext.evaluation.verdict import TEST_ERRORS
-from sign_ext.report.numbers import binomial_error, mean_and_deviation, percent
+from sign_ext.formatting import binomial_error, mean_and_deviation, percent
 from sign_ext.report.schema import Cell, Row
 from sign_ext.report.words import listed
 

@@ -24,8 +24,8 @@ from sign_ext.experiments.demo_settings import DemoSettings, why_these_sizes
 from sign_ext.experiments.progress import Clock, Reporter, Silent
 from sign_ext.files import write_whole
 from sign_ext.models import build_model
-from sign_ext.report.environment import machine, versions
-from sign_ext.report.numbers import duration, finite, percent
+from sign_ext.environment import machine, versions
+from sign_ext.formatting import duration, finite, percent
 from sign_ext.report.page import write_page
 from sign_ext.report.samples import Samples, pick_samples
 from sign_ext.training import TrainResult, TrainSettings, save_checkpoint, train

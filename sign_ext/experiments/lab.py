@@ -16,8 +16,8 @@ from sign_ext.data import Splits
 from sign_ext.experiments.progress import Reporter, Silent
 from sign_ext.experiments.stage import Stage, in_order
 from sign_ext.files import write_whole
-from sign_ext.report.environment import commit, machine, versions
-from sign_ext.report.numbers import duration, finite
+from sign_ext.environment import commit, machine, versions
+from sign_ext.formatting import duration, finite
 
 RECORD = "stage.json"
 

@@ -16,7 +16,7 @@ from sign_ext.experiments.registry import RECIPES
 from sign_ext.experiments.scale import Scale
 from sign_ext.experiments.sources import Sources
 from sign_ext.experiments.stage import Stage, in_order
-from sign_ext.report.environment import commit, machine, versions
+from sign_ext.environment import commit, machine, versions
 from sign_ext.report.schema import Experiment, Results
 from sign_ext.report.write import write_report
 

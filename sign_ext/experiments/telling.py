@@ -10,7 +10,7 @@ from sign_ext.experiments.lab import Outcome
 from sign_ext.experiments.recipe import Found
 from sign_ext.experiments.sign_stages import Transform
 from sign_ext.experiments.stage import in_order
-from sign_ext.report.numbers import signed
+from sign_ext.formatting import signed
 from sign_ext.report.schema import Cell, Column, Comparison, Table
 from sign_ext.report.words import listed
 

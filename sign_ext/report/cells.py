@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from sign_ext.report.numbers import mean_and_deviation
+from sign_ext.formatting import mean_and_deviation
 from sign_ext.report.schema import Cell, Column, Kind, Row
 
 NOTHING = "–"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sign_ext.report.numbers import binomial_error, mean_and_deviation
+from sign_ext.formatting import binomial_error, mean_and_deviation
 from sign_ext.report.samples import Samples
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from sign_ext.report.compare_again import compare_again
-from sign_ext.report.numbers import finite
+from sign_ext.formatting import finite
 from sign_ext.report.schema import Cell, Experiment, Figure, Results, Row, Table
 from sign_ext.report.words import many
 

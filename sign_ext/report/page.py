@@ -15,7 +15,7 @@ from sign_ext.report.figures import (
     samples_picture,
     training_curves,
 )
-from sign_ext.report.numbers import binomial_error, mean_and_deviation, percent
+from sign_ext.formatting import binomial_error, mean_and_deviation, percent
 from sign_ext.report.samples import Samples, data_uri, png
 from sign_ext.report.template import environment
 

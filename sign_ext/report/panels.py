@@ -18,7 +18,7 @@ from sign_ext.report.canvas import (
     wrapped,
 )
 from sign_ext.report.figures import DARK, Theme, dress
-from sign_ext.report.numbers import percent
+from sign_ext.formatting import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

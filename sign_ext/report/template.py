@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sign_ext.report.numbers import duration, percent
+from sign_ext.formatting import duration, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
