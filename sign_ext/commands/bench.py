@@ -108,7 +108,7 @@ def run(options: Options) -> None:
     """Race, and print the table and the cost, or JSON."""
     from sign_ext.benchmarking import race, ways, what_auto_runs
     from sign_ext.benchmarking.contenders import NAMED
-    from sign_ext.benchmarking.words import shape_in_words
+    from sign_ext.benchmarking.table import shape_in_words
 
     _check(options, NAMED)
     device = resolve_device(options.device)
@@ -189,7 +189,7 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
 
     from sign_ext.benchmarking import Task
     from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
-    from sign_ext.benchmarking.words import first_line, shape_in_words
+    from sign_ext.benchmarking.table import first_line, shape_in_words
 
     count = options.images or images_for(shape, device)
     images = random_images(count, shape, options.pixel_range, device, options.seed)
@@ -264,7 +264,7 @@ def _write(path: str, result: dict[str, Any]) -> None:
 def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from sign_ext.benchmarking.words import auto_in_words, caption, cells, cost_in_words
+    from sign_ext.benchmarking.table import auto_in_words, caption, cells, cost_in_words
 
     race = result["race"]
     table = Table(
