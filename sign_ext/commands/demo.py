@@ -25,7 +25,7 @@ from sign_ext.commands.shared import (
     check_name,
     resolve_device,
 )
-from sign_ext.commands.together import require_one_process
+from sign_ext.commands.processes import require_one_process
 
 EXAMPLES = (
     "sign-ext demo",

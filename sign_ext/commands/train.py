@@ -132,7 +132,7 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Train, write OUT/model.safetensors and model.json, and print the best epoch."""
-    from sign_ext.commands.together import told_once
+    from sign_ext.commands.processes import told_once
     from sign_ext.training.processes import join_processes
 
     processes = join_processes(resolve_device(options.device))
