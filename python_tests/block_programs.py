@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
-from sign_ext.compiler.dense import Convolution
-from sign_ext.compiler.op import Op
-from sign_ext.compiler.pointwise import Pointwise
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.op import Op
+from sign_ext.compiler.ir.pointwise import Pointwise
+from sign_ext.compiler.ir.program import Program
 from sign_ext.computing import computing
 from sign_ext.models import build_model
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise

@@ -10,7 +10,7 @@ from emulated_onchip import Emulated
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.onchip.check import what_is_wrong
 from sign_ext.engine.onchip.engine import start_on_chip
 from sign_ext.engine.onchip.network import put_on_chip

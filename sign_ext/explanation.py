@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.checks import place_of
-from sign_ext.compiler.dense import Convolution
+from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.printing import bytes_in_words
 from sign_ext.engine.ceilings import ceilings
 from sign_ext.engine.onchip.cost import work_of

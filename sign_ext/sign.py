@@ -29,7 +29,7 @@ from sign_ext.source_layer import check_source, find_source_layer, named_source_
 
 if TYPE_CHECKING:
     from sign_ext.calibrate import Calibration
-    from sign_ext.compiler.program import Program
+    from sign_ext.compiler.ir.program import Program
     from sign_ext.engine.fused.step import Step
     from sign_ext.engine.onchip.network import OnChipNetwork
     from sign_ext.explanation import Explanation

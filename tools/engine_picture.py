@@ -12,7 +12,7 @@ import torch
 
 from sign_ext import SignTransform
 from sign_ext.compiler.instruction import Instruction, Schedule
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.program import Program
 from sign_ext.models import build_model
 
 KINDS = {

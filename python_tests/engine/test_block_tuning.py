@@ -11,8 +11,8 @@ from block_programs import CASES, block_program
 from torch import nn
 
 from sign_ext import SignTransform
-from sign_ext.compiler.inverted_residual import fuse_blocks
-from sign_ext.compiler.program import with_constants
+from sign_ext.compiler.ir.inverted_residual import fuse_blocks
+from sign_ext.compiler.ir.program import with_constants
 from sign_ext.engine.fused import bind_block, tune_blocks
 from sign_ext.engine.fused.choices import Choices, TuningPlan, choices_by_rule
 from sign_ext.engine.fused.tune_blocks import alone, is_faster_fused, measured_blocks

@@ -8,8 +8,8 @@ from block_programs import CASES, block_program, mobilenet, program_of
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
-from sign_ext.compiler.inverted_residual import blocks_of
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.inverted_residual import blocks_of
+from sign_ext.compiler.ir.program import Program
 from sign_ext.computing import computing
 from sign_ext.engine.fused.choices import Choices
 from sign_ext.engine.fused.step import Step, activation_dtype

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.dense import Convolution, Linear
-from sign_ext.compiler.op import Op
-from sign_ext.compiler.pointwise import Pointwise
-from sign_ext.compiler.pooling import MaxPool
-from sign_ext.compiler.shaping import Pad, Reshape
+from sign_ext.compiler.ir.dense import Convolution, Linear
+from sign_ext.compiler.ir.op import Op
+from sign_ext.compiler.ir.pointwise import Pointwise
+from sign_ext.compiler.ir.pooling import MaxPool
+from sign_ext.compiler.ir.shaping import Pad, Reshape
 
 Ops = list[Op]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from sign_ext.compiler.errors import UnsupportedOperation
-from sign_ext.compiler.op import Op, Shape
+from sign_ext.compiler.ir.op import Op, Shape
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sign_ext.compiler.op import count
+from sign_ext.compiler.ir.op import count
 
 if TYPE_CHECKING:
-    from sign_ext.compiler.program import Program
+    from sign_ext.compiler.ir.program import Program
 
 
 def bytes_in_words(size: float) -> str:

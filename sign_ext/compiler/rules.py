@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.dense import Convolution, Linear, Pair
+from sign_ext.compiler.ir.dense import Convolution, Linear, Pair
 from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.lower import Builder, Ref, constant, rule
-from sign_ext.compiler.op import Shape
-from sign_ext.compiler.pointwise import Multiply, Pointwise
-from sign_ext.compiler.pooling import AdaptiveAverage, AveragePool, MaxPool
-from sign_ext.compiler.shaping import Reshape
+from sign_ext.compiler.ir.op import Shape
+from sign_ext.compiler.ir.pointwise import Multiply, Pointwise
+from sign_ext.compiler.ir.pooling import AdaptiveAverage, AveragePool, MaxPool
+from sign_ext.compiler.ir.shaping import Reshape
 
 
 def pair(value: Any) -> Pair:

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from sign_ext.compiler.dense import Convolution, Linear
+from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.instruction import Instruction, Schedule, Slot
-from sign_ext.compiler.inverted_residual import InvertedResidual
-from sign_ext.compiler.op import Op, count, mask_bytes
-from sign_ext.compiler.pointwise import Multiply, Pointwise, Smooth
-from sign_ext.compiler.pooling import MaxPool
-from sign_ext.compiler.program import Program
-from sign_ext.compiler.shaping import Reshape
-from sign_ext.compiler.traits import (
+from sign_ext.compiler.ir.inverted_residual import InvertedResidual
+from sign_ext.compiler.ir.op import Op, count, mask_bytes
+from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
+from sign_ext.compiler.ir.pooling import MaxPool
+from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.ir.shaping import Reshape
+from sign_ext.compiler.ir.traits import (
     is_affine,
     is_free,
     is_handed_on,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.memory import MemoryPlan
+from sign_ext.compiler.memory_plan import MemoryPlan
 from sign_ext.compiler.printing import bytes_in_words
 from sign_ext.engine.trajectory import Problem, iterate_dtype
 

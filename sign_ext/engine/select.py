@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sign_ext.compiler.memory import MemoryPlan
+from sign_ext.compiler.memory_plan import MemoryPlan
 from sign_ext.engine.autograd import AutogradEngine
 from sign_ext.engine.fused.choices import TuningPlan
 from sign_ext.engine.fused.engine import FusedEngine

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.compiler.dense import Convolution, Linear
+from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.ops.activate import activate
 
 

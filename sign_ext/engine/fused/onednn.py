@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.dense import Convolution, Linear
-from sign_ext.compiler.op import count
+from sign_ext.compiler.ir.dense import Convolution, Linear
+from sign_ext.compiler.ir.op import count
 from sign_ext.engine.fused.dense import (
     Dense,
     TorchConvolution,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sign_ext.clock import clock
-from sign_ext.compiler.dense import Convolution
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.choices import Choices
 from sign_ext.engine.fused.dense import transposed_padding
 from sign_ext.engine.fused.step import Step

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.choices import Choices
 from sign_ext.engine.fused.distance import relative_distance
 from sign_ext.engine.fused.step import Step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.dense import Convolution
+from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.engine.fused.dense import flipped, transposed_padding
 from sign_ext.ops.activate import pack_mask
 from sign_ext.ops.native import NATIVE

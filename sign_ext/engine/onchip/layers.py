@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sign_ext.compiler.op import Shape
+from sign_ext.compiler.ir.op import Shape
 from sign_ext.ops.activation import Piecewise
 from sign_ext.ops.rounding import rounded_up
 

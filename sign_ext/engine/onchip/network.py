@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.compiler.printing import bytes_in_words
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.onchip.arrays import BACKWARD, FORWARD, WHOLE
 from sign_ext.engine.onchip.layers import OnChipLayer
 from sign_ext.engine.onchip.plan import OnChipPlan, SharedMemory, plan_shared_memory

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.dense import Convolution, Linear
-from sign_ext.compiler.op import Op, Shape
-from sign_ext.compiler.pointwise import Pointwise
-from sign_ext.compiler.pooling import AveragePool, MaxPool
-from sign_ext.compiler.program import Program
-from sign_ext.compiler.traits import is_affine
+from sign_ext.compiler.ir.dense import Convolution, Linear
+from sign_ext.compiler.ir.op import Op, Shape
+from sign_ext.compiler.ir.pointwise import Pointwise
+from sign_ext.compiler.ir.pooling import AveragePool, MaxPool
+from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.ir.traits import is_affine
 from sign_ext.engine.onchip.layers import MOST_LAYERS, MOST_TAPS, OnChipLayer
 
 MOST_READERS = 2  # convolutions of one value

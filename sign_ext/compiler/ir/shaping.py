@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.compiler.op import Op
+from sign_ext.compiler.ir.op import Op
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.compiler.dense import add_residual
-from sign_ext.compiler.op import Op, Residue, count
+from sign_ext.compiler.ir.dense import add_residual
+from sign_ext.compiler.ir.op import Op, Residue, count
 
 
 def per_channel(constant: Tensor, like: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 
 from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.lower import Builder, Ref, rule
-from sign_ext.compiler.op import Shape
+from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.rules import need_image, reshaped
-from sign_ext.compiler.shaping import Concat, Pad, Slice
+from sign_ext.compiler.ir.shaping import Concat, Pad, Slice
 
 
 @rule("cat.default")

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sign_ext.compiler.dense import Convolution
-from sign_ext.compiler.op import Op, Residue, describe_activation
-from sign_ext.compiler.program import Program, renumber
-from sign_ext.compiler.traits import stem_of
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.op import Op, Residue, describe_activation
+from sign_ext.compiler.ir.program import Program, renumber
+from sign_ext.compiler.ir.traits import stem_of
 
 CHANNELS = 8  # that all channels must be a multiple of
 
@@ -123,7 +123,7 @@ def _refusal(program: Program, place: int, why: str) -> str:
     ends = ", ".join(map(str, blocks_of(program))) or "none"
     return (
         f"no block can be fused at place {place!r}: {why}. Blocks of this program that can be end "
-        f"at: {ends}; sign_ext.compiler.inverted_residual.blocks_of gives these places, and "
+        f"at: {ends}; sign_ext.compiler.ir.inverted_residual.blocks_of gives these places, and "
         "tune=True measures which of them are worth it"
     )
 

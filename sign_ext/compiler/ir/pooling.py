@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.compiler.dense import Pair
-from sign_ext.compiler.op import Op, Residue
+from sign_ext.compiler.ir.dense import Pair
+from sign_ext.compiler.ir.op import Op, Residue
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

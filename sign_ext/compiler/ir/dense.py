@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-from sign_ext.compiler.op import Op, count
+from sign_ext.compiler.ir.op import Op, count
 
 Pair = tuple[int, int]
 

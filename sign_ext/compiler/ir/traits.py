@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sign_ext.compiler.dense import Convolution
-from sign_ext.compiler.op import Op, count
-from sign_ext.compiler.pointwise import Pointwise
-from sign_ext.compiler.pooling import AveragePool, MaxPool
-from sign_ext.compiler.program import Program
-from sign_ext.compiler.shaping import Reshape
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.op import Op, count
+from sign_ext.compiler.ir.pointwise import Pointwise
+from sign_ext.compiler.ir.pooling import AveragePool, MaxPool
+from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.ir.shaping import Reshape
 
 
 def takes_epilogue(op: Op) -> bool:

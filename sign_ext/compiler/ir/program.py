@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sign_ext.compiler.op import Op, Shape
+from sign_ext.compiler.ir.op import Op, Shape
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
