@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiny_isic2017 import COUNTS, TinyIsic, change_column, column
 
-from sign_ext.data import Splits, isic2017, load_data
+from sign_ext.data import Splits, load_data
+from sign_ext.data.datasets import isic2017
 from sign_ext.data import decode as decoding
 
 

@@ -17,7 +17,8 @@ from PIL import Image
 from tiny_cifar10 import TinyCifar
 from tiny_isic2017 import COUNTS, TinyIsic
 
-from sign_ext.data import ImageSource, Splits, isic2017, load_data, open_data
+from sign_ext.data import ImageSource, Splits, load_data, open_data
+from sign_ext.data.datasets import isic2017
 
 SPLITS = ("train", "validation", "test")
 

@@ -18,7 +18,9 @@ from sample_tiny_imagenet import (
 )
 from tiny_isic2017 import change_column, column
 
-from sign_ext.data import ImageSet, cifar10, load_ood, tiny_imagenet
+from sign_ext.data import ImageSet, load_ood
+from sign_ext.data.datasets import cifar10
+from sign_ext.data.datasets import tiny_imagenet
 from sign_ext.data.resize import resize_images
 
 PAPER = {

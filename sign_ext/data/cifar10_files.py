@@ -8,7 +8,7 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from sign_ext.data.root import PUT_IT
+from sign_ext.data.datasets.root import PUT_IT
 
 HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
 

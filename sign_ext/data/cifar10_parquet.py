@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from sign_ext.data.decode import decode_exact
-from sign_ext.data.parquet import Cells, read_columns, usable_as
+from sign_ext.data.formats.parquet import Cells, read_columns, usable_as
 from sign_ext.data.pool import Pool
 
 COLUMNS = ("image", "label", "lossless")

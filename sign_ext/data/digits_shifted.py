@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sign_ext.data.digits import CLASS_NAMES, digits_pool
+from sign_ext.data.datasets.digits import CLASS_NAMES, digits_pool
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.stratify import three_way_split
 

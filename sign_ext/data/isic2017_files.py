@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sign_ext.data.root import PUT_IT
+from sign_ext.data.datasets.root import PUT_IT
 
 HOME = "https://challenge.isic-archive.com/data/#2017"
 # In the order of training, validation and test; the first test set was replaced by "v2".

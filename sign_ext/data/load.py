@@ -6,11 +6,11 @@ import difflib
 from pathlib import Path
 
 from sign_ext.data.ood import OOD_NAMES
-from sign_ext.data.root import find_root
+from sign_ext.data.datasets.root import find_root
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits, Wanted
 from sign_ext.data.tar_files import compressed_in, is_tar, tars_in
-from sign_ext.data.unread import Unread
+from sign_ext.data.lazy import Unread
 
 DATA_NAMES: tuple[str, ...] = ("digits", "cifar10", "isic2017", "digits_imbalanced")
 # What a path may lead to, for messages; docs/data.md says more.
@@ -122,17 +122,17 @@ def is_path(name: str) -> bool:
 def _find(name: str | Path, root: str | Path | None, wanted: Wanted) -> Unread:
     """Find a data set and list it."""
     if name == "digits":
-        from sign_ext.data.digits import open_digits
+        from sign_ext.data.datasets.digits import open_digits
 
         return open_digits(wanted)
     if name == "cifar10":
         from sign_ext.data import cifar10_files
-        from sign_ext.data.cifar10 import open_cifar10
+        from sign_ext.data.datasets.cifar10 import open_cifar10
 
         return open_cifar10(find_root(root, name, cifar10_files.ACCEPTED), wanted)
     if name == "isic2017":
         from sign_ext.data import isic2017_files
-        from sign_ext.data.isic2017 import open_isic2017
+        from sign_ext.data.datasets.isic2017 import open_isic2017
 
         return open_isic2017(find_root(root, name, isic2017_files.ACCEPTED), wanted)
     if name == "digits_imbalanced":
@@ -147,7 +147,7 @@ def _find(name: str | Path, root: str | Path | None, wanted: Wanted) -> Unread:
     if Path(name).is_dir():
         return _find_in_folder(Path(name), wanted)
     if is_tar(str(name)):
-        from sign_ext.data.tars import open_tars
+        from sign_ext.data.formats.webdataset import open_tars
 
         return open_tars(name, wanted)
     close = difflib.get_close_matches(str(name), DATA_NAMES, n=1)
@@ -159,9 +159,9 @@ def _find(name: str | Path, root: str | Path | None, wanted: Wanted) -> Unread:
 
 def _find_in_folder(folder: Path, wanted: Wanted) -> Unread:
     """Tell by what a folder holds which kind of data it is, and list it."""
-    from sign_ext.data import huggingface
-    from sign_ext.data.image_folder import folders, open_image_folder
-    from sign_ext.data.tars import open_tars
+    from sign_ext.data.formats import huggingface
+    from sign_ext.data.formats.image_folder import folders, open_image_folder
+    from sign_ext.data.formats.webdataset import open_tars
 
     if huggingface.is_saved(folder):
         return huggingface.open_saved(folder, wanted)

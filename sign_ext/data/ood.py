@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from sign_ext.data.image_set import ImageSet
-from sign_ext.data.root import find_root
+from sign_ext.data.datasets.root import find_root
 
 OOD_NAMES: tuple[str, ...] = ("tiny_imagenet", "digits_shifted")
 SYNSETS: tuple[str, ...] = ("paper", "all")
@@ -48,7 +48,7 @@ def load_ood(
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size={image_size}; accepted: 1 or more pixels.")
     if name == "tiny_imagenet":
-        from sign_ext.data.tiny_imagenet import load_tiny_imagenet
+        from sign_ext.data.datasets.tiny_imagenet import load_tiny_imagenet
         from sign_ext.data.tiny_imagenet_files import ACCEPTED
 
         folder = find_root(root, name, ACCEPTED)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sign_ext.data import tiny_imagenet_files as files
-from sign_ext.data.cifar10 import CLASS_NAMES
+from sign_ext.data.datasets.cifar10 import CLASS_NAMES
 from sign_ext.data.decode import decode_exact, is_grey
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.resize import average_areas, resize_images

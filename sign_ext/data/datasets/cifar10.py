@@ -13,7 +13,7 @@ from sign_ext.data.cifar10_parquet import read_parquet
 from sign_ext.data.pool import Pool
 from sign_ext.data.splits import Wanted
 from sign_ext.data.stratify import SPLIT_SEED, stratified_choice
-from sign_ext.data.unread import Unread
+from sign_ext.data.lazy import Unread
 
 CLASS_NAMES = (
     "airplane",

@@ -9,7 +9,7 @@ from torch import Tensor
 from sign_ext.data.pool import Pool
 from sign_ext.data.splits import Wanted
 from sign_ext.data.stratify import three_way_split
-from sign_ext.data.unread import Unread
+from sign_ext.data.lazy import Unread
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DEFAULT_SIZE = 32
