@@ -14,7 +14,7 @@ from torch import nn
 
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual
 from sign_ext.computing import computing
-from sign_ext.engine.fused.distance import relative_distance
+from sign_ext.engine.agreement import relative_distance
 from sign_ext.engine.graphed import record_cuda_graph
 from sign_ext.ops.native import NATIVE
 

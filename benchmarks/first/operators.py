@@ -13,7 +13,7 @@ from test_depthwise import LAYERS
 from test_stem_update import STEMS
 from torch import Tensor
 
-from sign_ext.engine.fused.distance import relative_distance
+from sign_ext.engine.agreement import relative_distance
 from sign_ext.ops.activate import activate, activate_reference
 from sign_ext.ops.activation import RELU, RELU6, mask_shape
 from sign_ext.ops.average_pool_backward import (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sign_ext import BackendError, SignTransform
 from sign_ext.benchmarking.task import step_size_for
-from sign_ext.clock import clock
+from sign_ext.engine.timing import clock
 from sign_ext.engine.onchip import engine
 
 IMAGES, STEPS = 50_000, 100

@@ -11,7 +11,7 @@ import torch
 from networks import basic_cnn, tiny_cnn
 
 from sign_ext import BackendError, SignTransform, iterative_sign
-from sign_ext.engine import select
+from sign_ext.engine import backends as select
 from sign_ext.engine.graphed import GRAPHS_KEPT, GraphedEngine
 from sign_ext.engine.trajectory import repeatable
 from sign_ext.ops.native import Native

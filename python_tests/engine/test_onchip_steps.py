@@ -8,7 +8,7 @@ from emulated_onchip import Emulated, library
 from onchip_cases import NETWORKS, check_walk, distance, prepare, small_head
 
 from sign_ext import BackendError, SignTransform
-from sign_ext.engine import select
+from sign_ext.engine import backends as select
 from sign_ext.engine.onchip import reference
 from sign_ext.engine.onchip.check import what_is_wrong
 from sign_ext.engine.onchip.cost import PRODUCT_FLOP, work_of

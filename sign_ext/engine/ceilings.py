@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sign_ext.clock import clock
+from sign_ext.engine.timing import clock
 
 REPEATS = 5
 

@@ -17,7 +17,7 @@ from sign_ext.compiler.digest import weights_digest
 from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.trace import structure_key, trace
-from sign_ext.engine.fused.distance import relative_distance
+from sign_ext.engine.agreement import relative_distance
 from sign_ext.phi import Phi
 
 PROGRAMS_KEPT = 4  # image shapes at a time

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sign_ext.clock import clock
+from sign_ext.engine.timing import clock
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.choices import Choices
