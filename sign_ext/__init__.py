@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from sign_ext.calibrate import Calibration
-from sign_ext.engine.fused.choices import TuningPlan
+from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.errors import (
     BackendError,
     DivergenceError,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from sign_ext.engine.fused.choices import TuningPlan
+from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.progress import Progress
 from sign_ext.settings import LinearizeAt
 from sign_ext.sign import SignTransform

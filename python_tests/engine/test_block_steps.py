@@ -13,8 +13,8 @@ from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, 
 from sign_ext.compiler.memory_plan import plan_memory
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.schedule import schedule
-from sign_ext.engine.fused.choices import Choices, TuningPlan, key_of
-from sign_ext.engine.fused.dense import TorchConvolution
+from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of
+from sign_ext.engine.fused.products.torch import TorchConvolution
 from sign_ext.engine.fused.step import Step
 
 CPU = torch.device("cpu")

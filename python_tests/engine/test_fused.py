@@ -11,7 +11,7 @@ from networks import basic_cnn, step_for, tiny_cnn
 from torch import Tensor, nn
 
 from sign_ext import BackendError, DivergenceError, SignTransform, iterative_sign
-from sign_ext.engine.fused import choices
+from sign_ext.engine.fused import tuning_plan as choices
 from sign_ext.reference import iterative_sign_reference
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

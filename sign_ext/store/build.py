@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sign_ext.data import ImageSource
 from sign_ext.engine.batch import DEFAULT_BATCH
-from sign_ext.engine.fused.choices import TuningPlan
+from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.errors import NegligibleDeltaWarning
 from sign_ext.progress import Progress, reporting
 from sign_ext.sign import SignTransform

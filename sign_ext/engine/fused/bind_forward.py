@@ -14,7 +14,7 @@ from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import SMOOTH, Pointwise, Smooth
 from sign_ext.compiler.ir.pooling import MaxPool
 from sign_ext.engine.fused.bind_block import BlockBinder
-from sign_ext.engine.fused.buffers import Run, Slots, as_stored, depthwise_weight
+from sign_ext.engine.fused.bind.buffers import Run, Slots, as_stored, depthwise_weight
 from sign_ext.ops.activate import activate
 from sign_ext.ops.depthwise import depthwise
 from sign_ext.ops.max_pool import index_shape, max_pool

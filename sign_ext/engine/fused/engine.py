@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.ir.program import Program
-from sign_ext.engine.fused.choices import Choices, TuningPlan, key_of, machine_of
+from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of, machine_of
 from sign_ext.engine.fused.programs import Programs
 from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in
 from sign_ext.engine.fused.trajectory import (

@@ -14,12 +14,12 @@ from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.schedule import schedule
-from sign_ext.engine.fused import onednn
+from sign_ext.engine.fused.products import onednn
 from sign_ext.engine.fused.bind import Binder
 from sign_ext.engine.fused.bind_block import block_of
-from sign_ext.engine.fused.buffers import Slots, is_dense
-from sign_ext.engine.fused.choices import Choices, choices_by_rule
-from sign_ext.engine.fused.dense import Dense, torch_dense
+from sign_ext.engine.fused.bind.buffers import Slots, is_dense
+from sign_ext.engine.fused.tuning_plan import Choices, choices_by_rule
+from sign_ext.engine.fused.products.torch import Dense, torch_dense
 from sign_ext.ops.inverted_residual_arrays import PackedBlock, pack_block
 
 

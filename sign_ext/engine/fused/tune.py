@@ -11,8 +11,8 @@ from torch import Tensor
 from sign_ext.engine.timing import clock
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.program import Program
-from sign_ext.engine.fused.choices import Choices
-from sign_ext.engine.fused.dense import transposed_padding
+from sign_ext.engine.fused.tuning_plan import Choices
+from sign_ext.engine.fused.products.torch import transposed_padding
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.graphed import record_cuda_graph
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import count
-from sign_ext.engine.fused.dense import (
+from sign_ext.engine.fused.products.torch import (
     Dense,
     TorchConvolution,
     as_rows,
@@ -22,7 +22,7 @@ from sign_ext.engine.fused.dense import (
     from_rows,
     transposed_padding,
 )
-from sign_ext.engine.fused.winograd import WinogradConvolution, suits_winograd, vector_units
+from sign_ext.engine.fused.products.winograd import WinogradConvolution, suits_winograd, vector_units
 from sign_ext.ops.activate import activate, pack_mask
 from sign_ext.ops.activation import RELU, Piecewise, rows_of
 

@@ -12,7 +12,7 @@ from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.instruction import Slot
 from sign_ext.compiler.ir.op import Op, Shape, mask_bytes
 from sign_ext.compiler.ir.program import Program
-from sign_ext.engine.fused.dense import Dense
+from sign_ext.engine.fused.products.torch import Dense
 from sign_ext.ops.inverted_residual_arrays import PackedBlock
 
 Slots = list[Tensor | None]
