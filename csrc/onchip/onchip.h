@@ -49,7 +49,7 @@ constexpr int kWeightsPrefetched = 1;  // the phase before begins to copy them
 constexpr int kWeightsNow = 2;         // this phase copies them first
 
 // Sizes in elements, `at` in bytes from the beginning of shared memory, each on 128 bytes. All
-// words have 4 bytes, so that sign_ext/engine/onchip/words.py can write them.
+// words have 4 bytes, so that sign_ext/engine/onchip/kernel_args.py can write them.
 struct Layer {
   std::int32_t in_h, in_w, in_c;  // channels are padded to 16, an image's up to 8 to 8
   std::int32_t out_h, out_w, out_c;

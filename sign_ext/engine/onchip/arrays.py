@@ -16,7 +16,7 @@ from sign_ext.engine.onchip.layers import (
     padded_image,
     readers_of,
 )
-from sign_ext.engine.onchip.place import Array
+from sign_ext.engine.onchip.shared_memory import Array
 from sign_ext.ops.rounding import rounded_up
 
 LOAD, STORE = -1, 1 << 30  # before the first phase and behind the last

@@ -12,8 +12,8 @@ from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.onchip.arrays import BACKWARD, FORWARD, WHOLE
 from sign_ext.engine.onchip.layers import OnChipLayer
 from sign_ext.engine.onchip.plan import OnChipPlan, SharedMemory, plan_shared_memory
-from sign_ext.engine.onchip.trunk import Trunk, rest_of, trunk_of, unusable
-from sign_ext.engine.onchip.words import Constants, pack_constants, plan_words
+from sign_ext.engine.onchip.partition import Trunk, rest_of, trunk_of, unusable
+from sign_ext.engine.onchip.kernel_args import Constants, pack_constants, plan_words
 from sign_ext.errors import BackendError
 
 

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from sign_ext.engine.onchip.arrays import LOAD, STORE, WHOLE, Mode, arrays_of, phases_of
 from sign_ext.engine.onchip.layers import OnChipLayer, padded
-from sign_ext.engine.onchip.place import Array, crowded, place
+from sign_ext.engine.onchip.shared_memory import Array, crowded, place
 from sign_ext.errors import BackendError
 
 RESERVED = 1024  # bytes of a multiprocessor's shared memory that each block costs beside its own

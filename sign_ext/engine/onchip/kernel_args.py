@@ -20,7 +20,7 @@ from sign_ext.engine.onchip.layers import (
     readers_of,
 )
 from sign_ext.engine.onchip.plan import OnChipPlan
-from sign_ext.engine.onchip.trunk import Trunk
+from sign_ext.engine.onchip.partition import Trunk
 
 
 @dataclass(frozen=True, eq=False)
