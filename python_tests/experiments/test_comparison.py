@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from sign_ext.evaluation import compare_rows
-from sign_ext.experiments.comparison import (
+from sign_ext.experiments.demo.comparison import (
     BASELINES,
     CONDITIONS,
     Comparison,

@@ -16,8 +16,8 @@ from sign_ext.cli import main
 from sign_ext.data import load_data
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import evaluate
-from sign_ext.experiments import demo
-from sign_ext.experiments.demo_settings import DemoSettings, for_data, why_these_sizes
+from sign_ext.experiments.demo.run import run as demo
+from sign_ext.experiments.demo.settings import DemoSettings, for_data, why_these_sizes
 from sign_ext.training import load_checkpoint
 
 pytestmark = pytest.mark.xdist_group("demo")

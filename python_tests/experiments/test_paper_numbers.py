@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from sign_ext.experiments import paper
+from sign_ext.experiments.recipes import published as paper
 
 ROWS = [
     *(row for network in paper.TABLE1.values() for row in network.values()),

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sign_ext.experiments import paper
+from sign_ext.experiments.recipes import published as paper
 from sign_ext.experiments.names import EXPERIMENTS
 from sign_ext.experiments.reproduce import Reproduction
 from sign_ext.experiments.scale import load_scale
-from sign_ext.experiments.train_stage import Train
+from sign_ext.experiments.stages.networks import Train
 from sign_ext.report.schema import Results
 
 pytestmark = pytest.mark.xdist_group("reproduce")

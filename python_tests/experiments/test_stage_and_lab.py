@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from sign_ext.experiments.lab import RECORD, Lab, total_seconds
-from sign_ext.experiments.stage import Stage, in_order
+from sign_ext.experiments.stages.runner import RECORD, Lab, total_seconds
+from sign_ext.experiments.stages.stage import Stage, in_order
 
 pytestmark = pytest.mark.xdist_group("processes")
 

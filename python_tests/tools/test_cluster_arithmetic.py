@@ -20,7 +20,7 @@ from cluster_document import filled, markdown  # noqa: E402
 
 
 def test_operations_are_those_that_pytorch_counts() -> None:
-    from sign_ext.experiments.flops import flops_per_image
+    from sign_ext.experiments.stages.cost import flops_per_image
 
     for case, model, features in (
         ("imagenet21k", "inception_resnet_v2", 1536),

@@ -75,8 +75,8 @@ def run(options: Options) -> None:
     device = resolve_device(options.device)
     out = check_folder(options.out)
 
-    from sign_ext.experiments.demo import run_demo
-    from sign_ext.experiments.demo_settings import for_data
+    from sign_ext.experiments.demo.run import run_demo
+    from sign_ext.experiments.demo.settings import for_data
     from sign_ext.models import MODEL_NAMES
 
     check_name("model", options.model, MODEL_NAMES)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from sign_ext.experiments.flops import TRAINING, flops_per_image
-from sign_ext.experiments.lab import Lab
-from sign_ext.experiments.stage import Stage
+from sign_ext.experiments.stages.cost import TRAINING, flops_per_image
+from sign_ext.experiments.stages.runner import Lab
+from sign_ext.experiments.stages.stage import Stage
 
 PROBE_BATCH = 128
 

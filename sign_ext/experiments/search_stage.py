@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sign_ext.experiments.flops import TRAINING, flops_per_image
-from sign_ext.experiments.lab import Bench
-from sign_ext.experiments.sources import Source
-from sign_ext.experiments.stage import Stage
+from sign_ext.experiments.stages.cost import TRAINING, flops_per_image
+from sign_ext.experiments.stages.runner import Bench
+from sign_ext.experiments.stages.sources import Source
+from sign_ext.experiments.stages.stage import Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Search(Stage):
         """Search, continuing the study that a killed attempt left."""
         from sign_ext.augment import save_policies
         from sign_ext.data.stratify import stratified_choice
-        from sign_ext.experiments.policy_search import search_policies
+        from sign_ext.experiments.stages.policy_search import search_policies
 
         splits = bench.data(self.source)
         some = stratified_choice(splits.train.labels.numpy(), self.child_images, seed=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from sign_ext.experiments.lab import Bench
+    from sign_ext.experiments.stages.runner import Bench
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sign_ext.experiments import paper
-from sign_ext.experiments.book import Book
-from sign_ext.experiments.entries import Entry, comparisons, entries, row
-from sign_ext.experiments.methods import METHODS
-from sign_ext.experiments.recipe import Found, Plan, Recipe, cell
-from sign_ext.experiments.telling import findings, settings, stand_ins
-from sign_ext.experiments.train_stage import Train
+from sign_ext.experiments.recipes import published as paper
+from sign_ext.experiments.planner import Book
+from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
+from sign_ext.experiments.recipes.methods import METHODS
+from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
+from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
+from sign_ext.experiments.stages.networks import Train
 from sign_ext.report.schema import Column, Experiment, Row, Table
 
 DEFAULTS: dict[str, Any] = {"network": "nasnet_mobile", "phi": "mobilenet_v2"}

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sign_ext.experiments.book import Book
-from sign_ext.experiments.lab import Outcome
-from sign_ext.experiments.stage import Stage
+from sign_ext.experiments.planner import Book
+from sign_ext.experiments.stages.runner import Outcome
+from sign_ext.experiments.stages.stage import Stage
 from sign_ext.report.schema import Cell, Experiment
 
 # A name of the experiment's own → a stage for each seed.

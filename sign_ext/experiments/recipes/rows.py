@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sign_ext.evaluation import compare_rows
-from sign_ext.experiments.book import PROTOCOLS, Book, Protocol
-from sign_ext.experiments.methods import METHODS
-from sign_ext.experiments.recipe import Found, Plan, keys
+from sign_ext.experiments.planner import PROTOCOLS, Book, Protocol
+from sign_ext.experiments.recipes.methods import METHODS
+from sign_ext.experiments.recipes.recipe import Found, Plan, keys
 from sign_ext.report.schema import Cell, Column, Comparison, Row
 
 # Which row is judged against which.

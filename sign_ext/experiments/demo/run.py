@@ -19,8 +19,8 @@ from sign_ext.data import ImageSet, Splits, fingerprint, load_data
 from sign_ext.data.stratify import stratified_choice
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate
-from sign_ext.experiments.comparison import compare
-from sign_ext.experiments.demo_settings import DemoSettings, why_these_sizes
+from sign_ext.experiments.demo.comparison import compare
+from sign_ext.experiments.demo.settings import DemoSettings, why_these_sizes
 from sign_ext.experiments.progress import Clock, Reporter, Silent
 from sign_ext.files import write_whole
 from sign_ext.models import build_model

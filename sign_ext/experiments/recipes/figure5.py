@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sign_ext.experiments.book import Book
-from sign_ext.experiments.entries import Entry, comparisons, entries, row
-from sign_ext.experiments.lab import Outcome
-from sign_ext.experiments.measure_stages import FeatureMap
-from sign_ext.experiments.methods import METHODS
-from sign_ext.experiments.recipe import Found, Plan, Recipe, cell
-from sign_ext.experiments.telling import findings, settings, stand_ins
+from sign_ext.experiments.planner import Book
+from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
+from sign_ext.experiments.stages.runner import Outcome
+from sign_ext.experiments.stages.measure import FeatureMap
+from sign_ext.experiments.recipes.methods import METHODS
+from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
+from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
 from sign_ext.report.schema import Cell, Column, Experiment, Figure, Table
 
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "images": 5000}

@@ -11,11 +11,11 @@ from torch import nn
 
 from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
 from sign_ext.data import ImageSet
-from sign_ext.experiments.flops import FORWARD, TRAINING, flops_per_image
-from sign_ext.experiments.lab import Bench, Outcome
+from sign_ext.experiments.stages.cost import FORWARD, TRAINING, flops_per_image
+from sign_ext.experiments.stages.runner import Bench, Outcome
 from sign_ext.experiments.search_stage import Search
-from sign_ext.experiments.sources import Source
-from sign_ext.experiments.stage import Stage
+from sign_ext.experiments.stages.sources import Source
+from sign_ext.experiments.stages.stage import Stage
 from sign_ext.models import build_model
 from sign_ext.store import load_transformed
 from sign_ext.training import TrainSettings, load_checkpoint, train

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.experiments import paper, table1
-from sign_ext.experiments.book import Book
-from sign_ext.experiments.entries import Entry, classified, comparisons, entries, row
-from sign_ext.experiments.recipe import Found, Plan, Recipe, cell
-from sign_ext.experiments.telling import findings, settings, stand_ins
+from sign_ext.experiments.recipes import published as paper
+from sign_ext.experiments.recipes import table1
+from sign_ext.experiments.planner import Book
+from sign_ext.experiments.recipes.rows import Entry, classified, comparisons, entries, row
+from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
+from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
 from sign_ext.report.schema import Cell, Column, Experiment, Table
 
 # Column → where it is in an evaluation.
