@@ -9,7 +9,7 @@ import pytest
 
 from sign_ext.report.cells import Shown, Style, fine_style, show, style_of, summary
 from sign_ext.report.schema import Cell, Column, Comparison, Row, Table
-from sign_ext.report.words import judge, p_value, plain, settings_of
+from sign_ext.report.wording import judge, p_value, plain, settings_of
 
 
 def rows_of(*values: float | None) -> list[Row]:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from sign_ext.data import ImageSet
-from sign_ext.report import figures
+from sign_ext.report import demo_figures as figures
 from sign_ext.report.samples import Samples, pick_samples
 
 

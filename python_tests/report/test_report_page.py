@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from sign_ext.experiments.demo.comparison import compare
-from sign_ext.report.page import render_page
+from sign_ext.report.demo_page import render_page
 from sign_ext.report.samples import Samples
 
 CLASSES = ("round", "<square>")

@@ -66,7 +66,7 @@ def run(options: Options) -> None:
 
 
 def _print(results: Results) -> None:
-    from sign_ext.report.words import seeds_of
+    from sign_ext.report.wording import seeds_of
 
     print(f"scale {results.scale}, {seeds_of(results)}")
     for experiment in results.experiments:

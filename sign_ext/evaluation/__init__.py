@@ -23,7 +23,7 @@ from sign_ext.evaluation.uncertainty import (
     low_confidence,
     predict_aleatoric,
 )
-from sign_ext.evaluation.verdict import compare_rows
+from sign_ext.report.verdict import compare_rows
 
 __all__ = [
     "AleatoricPrediction",

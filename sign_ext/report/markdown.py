@@ -9,7 +9,7 @@ from sign_ext.report.cells import Shown
 from sign_ext.formatting import duration
 from sign_ext.report.schema import Experiment, Figure, Results
 from sign_ext.report.view import TableView, view
-from sign_ext.report.words import (
+from sign_ext.report.wording import (
     HINTS,
     P_VALUES,
     SCALES,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sign_ext.report.compare_again import compare_again
 from sign_ext.formatting import finite
 from sign_ext.report.schema import Cell, Experiment, Figure, Results, Row, Table
-from sign_ext.report.words import many
+from sign_ext.report.wording import many
 
 T = TypeVar("T", bound=Hashable)
 FROM = re.compile(r" Drawn from seeds? [\d, ]+ alone\.$")

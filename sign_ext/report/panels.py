@@ -17,7 +17,7 @@ from sign_ext.report.canvas import (
     plain_text,
     wrapped,
 )
-from sign_ext.report.figures import DARK, Theme, dress
+from sign_ext.report.demo_figures import DARK, Theme, dress
 from sign_ext.formatting import percent
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from sign_ext.report.canvas import (
     plain_text,
     wrapped,
 )
-from sign_ext.report.figures import DARK, Theme, dress, svg_file
+from sign_ext.report.demo_figures import DARK, Theme, dress, svg_file
 from sign_ext.report.panels import draw_reliability, draw_scatter
 
 if TYPE_CHECKING:

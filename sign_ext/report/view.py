@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sign_ext.report.cells import Shown, show, style_of
 from sign_ext.report.schema import Row, Table
-from sign_ext.report.words import Judged, judge
+from sign_ext.report.wording import Judged, judge
 
 WIDE = 8  # columns; beyond, the page sets them smaller
 

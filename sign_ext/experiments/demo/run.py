@@ -26,7 +26,7 @@ from sign_ext.files import write_whole
 from sign_ext.models import build_model
 from sign_ext.environment import machine, versions
 from sign_ext.formatting import duration, finite, percent
-from sign_ext.report.page import write_page
+from sign_ext.report.demo_page import write_page
 from sign_ext.report.samples import Samples, pick_samples
 from sign_ext.training import TrainResult, TrainSettings, save_checkpoint, train
 

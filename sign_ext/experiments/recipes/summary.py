@@ -12,7 +12,7 @@ from sign_ext.experiments.sign_stages import Transform
 from sign_ext.experiments.stages.stage import in_order
 from sign_ext.formatting import signed
 from sign_ext.report.schema import Cell, Column, Comparison, Table
-from sign_ext.report.words import listed
+from sign_ext.report.wording import listed
 
 
 def stand_ins(book: Book, networks: Iterable[str], *, ood: bool = False) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sign_ext.files import write_whole
-from sign_ext.report.figures import (
+from sign_ext.report.demo_figures import (
     CONDITIONS,
     DARK,
     LIGHT,
@@ -17,7 +17,7 @@ from sign_ext.report.figures import (
 )
 from sign_ext.formatting import binomial_error, mean_and_deviation, percent
 from sign_ext.report.samples import Samples, data_uri, png
-from sign_ext.report.template import environment
+from sign_ext.report.html import environment
 
 TEMPLATE = "page.html.j2"
 
