@@ -162,7 +162,7 @@ def _notes(out):
 
 
 def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path):
-    from sign_ext.store.lock import only_writer
+    from sign_ext.store.coordination import only_writer
 
     with only_writer(tmp_path):
         assert (tmp_path / ".store.lock").exists()

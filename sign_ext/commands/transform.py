@@ -191,7 +191,7 @@ def _snapshots(options: Options) -> tuple[int, ...]:
 
 
 def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> None:
-    from sign_ext.store.describe import describe, in_words
+    from sign_ext.store.inspect import describe, in_words
 
     if options.profile:
         process = f"process {ranks.rank} of {ranks.world}: " if ranks.world > 1 else ""

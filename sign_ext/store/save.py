@@ -14,9 +14,9 @@ from sign_ext.store.layout import (
     shard_count,
     shard_range,
 )
-from sign_ext.store.lock import only_writer
+from sign_ext.store.coordination import only_writer
 from sign_ext.store.manifest import Manifest, Recipe, as_json
-from sign_ext.store.open_store import begin, finish
+from sign_ext.store.lifecycle import begin, finish
 from sign_ext.store.shard import ShardContent, write_shard
 
 

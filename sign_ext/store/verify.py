@@ -12,7 +12,7 @@ from typing import Any
 
 from sign_ext.store.layout import DTYPES, LOCK, MANIFEST, is_ours, shard_file, tensor_name
 from sign_ext.store.manifest import Manifest, ShardEntry, read_manifest
-from sign_ext.store.open_store import entries
+from sign_ext.store.lifecycle import entries
 from sign_ext.store.shard import fault_of
 
 
