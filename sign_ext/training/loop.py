@@ -26,8 +26,8 @@ from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 from sign_ext.training.checks import check_model, check_sets, trains_all_parameters
 from sign_ext.training.describe import check_same_call, full_config, run_identity
 from sign_ext.training.epoch import DeviceSet, Trainer, TrainingDivergedError, validate
-from sign_ext.training.folder import complete, holds_state, open_folder
-from sign_ext.training.layout import (
+from sign_ext.training.run_folder import complete, holds_state, open_folder
+from sign_ext.training.prepare_model import (
     flags_put_back,
     synchronised,
     training_forward,
