@@ -28,9 +28,9 @@ import torch
 
 from sign_ext import SignTransform
 from sign_ext.data import ImageSource
+from sign_ext.environment import commit, versions
 from sign_ext.files import write_whole
 from sign_ext.models import build_model
-from sign_ext.environment import commit, versions
 from sign_ext.store import transform_to_store
 from sign_ext.store.budget import peak
 from sign_ext.store.ranks import Ranks

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from sign_ext.algorithm import walk
 from sign_ext.checks import check_images, check_model, check_precision, make_outputs, place_of
 from sign_ext.computing import computing
+from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import Batches
 from sign_ext.engine.fused.tuning_plan import TuningPlan
-from sign_ext.engine.backends import Engines
 from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
 from sign_ext.errors import NegligibleDeltaWarning
 from sign_ext.eval_state import unwrap

@@ -10,8 +10,8 @@ import pytest
 from tiny_isic2017 import COUNTS, TinyIsic, change_column, column
 
 from sign_ext.data import Splits, load_data
-from sign_ext.data.datasets import isic2017
 from sign_ext.data import decode as decoding
+from sign_ext.data.datasets import isic2017
 
 
 @pytest.fixture

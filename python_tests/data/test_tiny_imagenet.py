@@ -19,8 +19,7 @@ from sample_tiny_imagenet import (
 from tiny_isic2017 import change_column, column
 
 from sign_ext.data import ImageSet, load_ood
-from sign_ext.data.datasets import cifar10
-from sign_ext.data.datasets import tiny_imagenet
+from sign_ext.data.datasets import cifar10, tiny_imagenet
 from sign_ext.data.resize import resize_images
 
 PAPER = {

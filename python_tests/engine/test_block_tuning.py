@@ -14,8 +14,8 @@ from sign_ext import SignTransform
 from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.program import with_constants
 from sign_ext.engine.fused import bind_block, tune_blocks
-from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, choices_by_rule
 from sign_ext.engine.fused.tune_blocks import alone, is_faster_fused, measured_blocks
+from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, choices_by_rule
 from sign_ext.ops.inverted_residual import inverted_residual_backward
 
 CPU, F32 = torch.device("cpu"), torch.float32

@@ -9,9 +9,9 @@ from emulated_blocks import Device, emulated_blocks
 
 from sign_ext import SignTransform
 from sign_ext.compiler.ir.inverted_residual import blocks_of
-from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tune_blocks import measured_blocks
+from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of
 from sign_ext.ops.native import NATIVE
 
 pytestmark = pytest.mark.skipif(not NATIVE.loaded, reason="the operators' schemas are native")

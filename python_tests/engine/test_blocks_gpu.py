@@ -11,8 +11,8 @@ from sign_ext import SignTransform
 from sign_ext.compiler.ir.inverted_residual import blocks_of
 from sign_ext.compiler.ir.program import Program
 from sign_ext.computing import computing
-from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.engine.fused.step import Step, activation_dtype
+from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.ops.inverted_residual import block_runs_natively
 
 PRECISIONS = ["float32", "tf32", "bfloat16"]

@@ -12,7 +12,14 @@ from torch import nn
 
 from sign_ext.augment import Classical, NoAugment
 from sign_ext.models import AleatoricHead, AleatoricOutput
-from sign_ext.training import Aleatoric, CrossEntropy, Objective, TrainSettings, load_checkpoint, train
+from sign_ext.training import (
+    Aleatoric,
+    CrossEntropy,
+    Objective,
+    TrainSettings,
+    load_checkpoint,
+    train,
+)
 from sign_ext.training import prepare_model as layout
 from sign_ext.training.epoch import DeviceSet, Trainer, validate
 from sign_ext.training.objective import as_dtype

@@ -11,9 +11,9 @@ from sign_ext.benchmarking import memory
 from sign_ext.benchmarking.agreement import Reference
 from sign_ext.benchmarking.contenders import NAIVE, Way
 from sign_ext.benchmarking.loops import Run
+from sign_ext.benchmarking.table import first_line
 from sign_ext.benchmarking.task import Task
 from sign_ext.benchmarking.timing import Turns, mirrored, on_each
-from sign_ext.benchmarking.table import first_line
 
 
 @dataclass(frozen=True)

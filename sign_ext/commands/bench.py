@@ -188,8 +188,8 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
     import torch
 
     from sign_ext.benchmarking import Task
-    from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
     from sign_ext.benchmarking.table import first_line, shape_in_words
+    from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
 
     count = options.images or images_for(shape, device)
     images = random_images(count, shape, options.pixel_range, device, options.seed)

@@ -18,6 +18,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.options import CommonOptions, command_line, option
+from sign_ext.commands.processes import require_one_process
 from sign_ext.commands.shared import (
     DATA_HELP,
     check_data_name,
@@ -25,7 +26,6 @@ from sign_ext.commands.shared import (
     check_name,
     resolve_device,
 )
-from sign_ext.commands.processes import require_one_process
 
 EXAMPLES = (
     "sign-ext demo",

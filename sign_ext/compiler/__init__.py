@@ -1,1 +1,1 @@
-"""compiler."""
+"""nn.Module → Program: trace, lower, fold, schedule. Imports `ops` and PyTorch only."""

@@ -6,14 +6,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-import sign_ext.compiler.rules.activation
-import sign_ext.compiler.rules
-import sign_ext.compiler.rules.shape  # noqa: F401  # registers its rules, as the two above
+import sign_ext.compiler.rules  # noqa: F401  # registers the rules
 from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.fold import drop_dead, simplify
-from sign_ext.compiler.lower import lower
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.program import Program, renumber, with_constants
+from sign_ext.compiler.lower import lower
 from sign_ext.compiler.trace import TRACED_IMAGES, trace
 from sign_ext.phi import Phi
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.instruction import Instruction, Schedule, Slot
+from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual
 from sign_ext.compiler.ir.op import Op, count, mask_bytes
 from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth

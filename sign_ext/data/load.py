@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from sign_ext.data.ood import OOD_NAMES
 from sign_ext.data.datasets.root import find_root
+from sign_ext.data.lazy import Unread
+from sign_ext.data.ood import OOD_NAMES
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits, Wanted
 from sign_ext.data.tar_files import compressed_in, is_tar, tars_in
-from sign_ext.data.lazy import Unread
 
 DATA_NAMES: tuple[str, ...] = ("digits", "cifar10", "isic2017", "digits_imbalanced")
 # What a path may lead to, for messages; docs/data.md says more.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from sign_ext.data.image_set import ImageSet
 from sign_ext.data.datasets.root import find_root
+from sign_ext.data.image_set import ImageSet
 
 OOD_NAMES: tuple[str, ...] = ("tiny_imagenet", "digits_shifted")
 SYNSETS: tuple[str, ...] = ("paper", "all")

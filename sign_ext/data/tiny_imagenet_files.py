@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from sign_ext.data.formats.parquet import Cells, read_columns, usable_as
 from sign_ext.data.datasets.root import PUT_IT
+from sign_ext.data.formats.parquet import Cells, read_columns, usable_as
 
 HOME = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 FOLDER, ARCHIVE = "tiny-imagenet-200", "tiny-imagenet-200.zip"

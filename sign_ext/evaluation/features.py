@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from sign_ext.checks import check_model
 from sign_ext.computing import computing
-from sign_ext.evaluation.accuracy import placement, predict
 from sign_ext.eval_state import unwrap
+from sign_ext.evaluation.accuracy import placement, predict
 from sign_ext.phi import Phi
 from sign_ext.source_layer import check_source, find_source_layer, named_source_layer
 

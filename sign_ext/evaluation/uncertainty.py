@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sign_ext.evaluation.accuracy import predict
 from sign_ext.evaluation.calibration import check_probabilities
-from sign_ext.models import AleatoricOutput, sample_logits
 from sign_ext.formatting import finite
+from sign_ext.models import AleatoricOutput, sample_logits
 
 # Noise is drawn for this many images at a time: it bounds the memory, and the batch size of the
 # network has no say in it.

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sign_ext.data import ImageSet
-from sign_ext.experiments.stages.runner import Bench
 from sign_ext.experiments.sign_stages import CHUNK, Transform, part_of
+from sign_ext.experiments.stages.runner import Bench
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.report.samples import pick_samples, png
 from sign_ext.store import load_transformed

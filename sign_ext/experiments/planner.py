@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sign_ext.data import fingerprint, load_ood
-from sign_ext.experiments.stages.runner import Lab
-from sign_ext.experiments.stages.measure import Classify
 from sign_ext.experiments.recipes.methods import METHODS
 from sign_ext.experiments.scale import NetworkSettings, Scale, Task
 from sign_ext.experiments.search_stage import Search
 from sign_ext.experiments.sign_stages import Calibrate, Transform
+from sign_ext.experiments.stages.measure import Classify
+from sign_ext.experiments.stages.networks import Network, Train
+from sign_ext.experiments.stages.runner import Lab
 from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.experiments.stages.stage import Stage
-from sign_ext.experiments.stages.networks import Network, Train
 
 Protocol = Literal["epochs", "steps"]
 PROTOCOLS: Mapping[Protocol, str] = {"epochs": "equal epochs", "steps": "equal gradient steps"}

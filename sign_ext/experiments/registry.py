@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from sign_ext.experiments import table2, table3
+from sign_ext.experiments.recipes import (
+    delta_only,
+    figure5,
+    figure6,
+    isic,
+    step_size,
+    table1,
+    table4,
+    table5,
+)
 from sign_ext.experiments.recipes import figure3_figure4 as before_after
-from sign_ext.experiments.recipes import delta_only
-from sign_ext.experiments.recipes import figure5
-from sign_ext.experiments.recipes import figure6
-from sign_ext.experiments.recipes import isic
-from sign_ext.experiments.recipes import step_size
-from sign_ext.experiments.recipes import table1
-from sign_ext.experiments.recipes import table4
-from sign_ext.experiments.recipes import table5
 from sign_ext.experiments.recipes.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {

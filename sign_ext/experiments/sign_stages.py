@@ -14,9 +14,9 @@ from sign_ext.data import ImageSet, ImageSource, Splits
 from sign_ext.data.stratify import stratified_choice
 from sign_ext.errors import DivergenceError
 from sign_ext.experiments.stages.cost import SIGN, flops_per_image
+from sign_ext.experiments.stages.networks import Train, trained
 from sign_ext.experiments.stages.runner import Bench, Outcome
 from sign_ext.experiments.stages.stage import Stage
-from sign_ext.experiments.stages.networks import Train, trained
 from sign_ext.store import load_transformed, transform_to_store
 from sign_ext.store.ranks import Ranks
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.experiments.recipes import table2_table3 as confidence
-from sign_ext.experiments.recipes import published as paper
 from sign_ext.experiments.planner import Book
+from sign_ext.experiments.recipes import published as paper
+from sign_ext.experiments.recipes import table2_table3 as confidence
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
 from sign_ext.report.schema import Experiment

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sign_ext.files import write_whole
+from sign_ext.formatting import binomial_error, mean_and_deviation, percent
 from sign_ext.report.demo_figures import (
     CONDITIONS,
     DARK,
@@ -15,9 +16,8 @@ from sign_ext.report.demo_figures import (
     samples_picture,
     training_curves,
 )
-from sign_ext.formatting import binomial_error, mean_and_deviation, percent
-from sign_ext.report.samples import Samples, data_uri, png
 from sign_ext.report.html import environment
+from sign_ext.report.samples import Samples, data_uri, png
 
 TEMPLATE = "page.html.j2"
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sign_ext.report.compare_again import compare_again
 from sign_ext.formatting import finite
+from sign_ext.report.compare_again import compare_again
 from sign_ext.report.schema import Cell, Experiment, Figure, Results, Row, Table
 from sign_ext.report.wording import many
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sign_ext.formatting import percent
 from sign_ext.report.canvas import (
     CLASS_COLORS,
     CLASS_MARKERS,
@@ -18,7 +19,6 @@ from sign_ext.report.canvas import (
     wrapped,
 )
 from sign_ext.report.demo_figures import DARK, Theme, dress
-from sign_ext.formatting import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from typing import Any
 from sign_ext.compiler.printing import bytes_in_words
 from sign_ext.store.change import together
 from sign_ext.store.layout import shard_file
-from sign_ext.store.manifest import read_manifest
 from sign_ext.store.lifecycle import entries
+from sign_ext.store.manifest import read_manifest
 
 
 def describe(folder: str | Path) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.data import ImageSource
-from sign_ext.explanation import Explanation
-from sign_ext.eval_state import unwrap
 from sign_ext.environment import versions
+from sign_ext.eval_state import unwrap
+from sign_ext.explanation import Explanation
 from sign_ext.sign import SignTransform
 from sign_ext.store.manifest import Recipe, as_json
 

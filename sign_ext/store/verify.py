@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sign_ext.store.layout import DTYPES, LOCK, MANIFEST, is_ours, shard_file, tensor_name
-from sign_ext.store.manifest import Manifest, ShardEntry, read_manifest
 from sign_ext.store.lifecycle import entries
+from sign_ext.store.manifest import Manifest, ShardEntry, read_manifest
 from sign_ext.store.shard import fault_of
 
 

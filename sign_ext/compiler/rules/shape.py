@@ -7,10 +7,15 @@ from typing import Any
 import torch
 
 from sign_ext.compiler.errors import UnsupportedOperation
-from sign_ext.compiler.lower import Builder, Ref, rule
 from sign_ext.compiler.ir.op import Shape
-from sign_ext.compiler.rules import need_image, reshaped
-from sign_ext.compiler.ir.shaping import Concat, Pad, Slice
+from sign_ext.compiler.ir.shaping import Concat, Pad, Reshape, Slice
+from sign_ext.compiler.lower import Builder, Ref, rule
+from sign_ext.compiler.rules.operands import need_image
+
+
+def reshaped(to: Builder, x: Ref, shape: Shape) -> Ref:
+    """The same elements in another shape; nothing where it is the same."""
+    return x if x.shape == shape else to.add(Reshape, (x,), shape)
 
 
 @rule("cat.default")

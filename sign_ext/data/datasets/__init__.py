@@ -1,1 +1,1 @@
-"""datasets."""
+"""The data sets of the paper and the bundled digits, a module each."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from sign_ext.data import isic2017_files as files
 from sign_ext.data.decode import decode_all, decode_exact, decode_file
 from sign_ext.data.formats.parquet import Cells, read_columns, usable_as
+from sign_ext.data.lazy import Unread
 from sign_ext.data.pool import Parts, Pool
 from sign_ext.data.splits import Wanted
-from sign_ext.data.lazy import Unread
 
 CLASS_NAMES = ("benign", "melanoma")
 # Height and width of Inception-ResNet-v2's images, the network that the paper trains on this set.

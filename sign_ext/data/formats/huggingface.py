@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from sign_ext.data.decode import FORMATS, decode_all, decode_rgb, readable
+from sign_ext.data.lazy import Unread
 from sign_ext.data.parts import LARGEST_LABEL, parts_of
 from sign_ext.data.pool import Pool
 from sign_ext.data.splits import Wanted
-from sign_ext.data.lazy import Unread
 
 ONE, SEVERAL = "state.json", "dataset_dict.json"
 MARKS = (ONE, SEVERAL)

@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from sign_ext.data.decode import FORMATS, decode_all, decode_file
+from sign_ext.data.lazy import Unread
 from sign_ext.data.parts import divided, given
 from sign_ext.data.pool import Parts, Pool
 from sign_ext.data.splits import Wanted
-from sign_ext.data.lazy import Unread
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 DEFAULT_SIZE = 32

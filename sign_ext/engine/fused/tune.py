@@ -8,13 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sign_ext.engine.timing import clock
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.program import Program
-from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.engine.fused.products.torch import transposed_padding
 from sign_ext.engine.fused.step import Step
+from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.engine.graphed import record_cuda_graph
+from sign_ext.engine.timing import clock
 
 ROUNDS = 5
 REPLAYS = 20  # a round on CUDA: single small kernels would drown in the cost of waiting for them

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
 from sign_ext.compiler.ir.program import Program
-from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.engine.agreement import relative_distance
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tune import seconds
+from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.ops.inverted_residual import block_runs_natively
 
 # δ of a block further than this from that of its three convolutions is another function. Rounding

@@ -19,8 +19,8 @@ from sign_ext.engine.onchip.layers import (
     padded,
     readers_of,
 )
-from sign_ext.engine.onchip.plan import OnChipPlan
 from sign_ext.engine.onchip.partition import Trunk
+from sign_ext.engine.onchip.plan import OnChipPlan
 
 
 @dataclass(frozen=True, eq=False)

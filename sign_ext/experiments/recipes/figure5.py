@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
-from sign_ext.experiments.stages.runner import Outcome
-from sign_ext.experiments.stages.measure import FeatureMap
 from sign_ext.experiments.recipes.methods import METHODS
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
+from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
+from sign_ext.experiments.stages.measure import FeatureMap
+from sign_ext.experiments.stages.runner import Outcome
 from sign_ext.report.schema import Cell, Column, Experiment, Figure, Table
 
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "images": 5000}

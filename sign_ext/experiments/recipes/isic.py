@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.experiments.recipes import published as paper
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes.rows import comparisons, entries, row
-from sign_ext.experiments.stages.measure import RocAuc
+from sign_ext.experiments.recipes import published as paper
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
+from sign_ext.experiments.recipes.rows import comparisons, entries, row
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
+from sign_ext.experiments.stages.measure import RocAuc
 from sign_ext.report.schema import Column, Experiment, Table
 
 DEFAULTS: dict[str, Any] = {"networks": {"inception_resnet_v2": ("none", "sign_alone")}}

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sign_ext.experiments.planner import Book
+from sign_ext.experiments.recipes.recipe import Found, Plan, cell
 from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
 from sign_ext.experiments.stages.measure import Uncertain
-from sign_ext.experiments.recipes.recipe import Found, Plan, cell
 from sign_ext.report.schema import Cell, Column, Figure, Kind, Row, Table
 
 METHODS = ("classical", "mixup", "sign")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sign_ext.experiments.recipes import published as paper
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
+from sign_ext.experiments.recipes import published as paper
 from sign_ext.experiments.recipes.methods import METHODS
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
+from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
 from sign_ext.experiments.stages.networks import Train
 from sign_ext.report.schema import Column, Experiment, Row, Table

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from sign_ext.experiments.planner import Book
 from sign_ext.experiments.recipes import published as paper
 from sign_ext.experiments.recipes import table1
-from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes.rows import Entry, classified, comparisons, entries, row
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
+from sign_ext.experiments.recipes.rows import Entry, classified, comparisons, entries, row
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
 from sign_ext.report.schema import Cell, Column, Experiment, Table
 

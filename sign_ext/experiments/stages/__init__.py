@@ -1,1 +1,1 @@
-"""stages."""
+"""The work that recipes are made of: networks, measurements, policy searches, costs."""

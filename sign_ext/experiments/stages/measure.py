@@ -10,10 +10,10 @@ import torch
 
 from sign_ext.data import ImageSet, load_ood
 from sign_ext.evaluation import evaluate, predict
-from sign_ext.experiments.stages.runner import Bench
 from sign_ext.experiments.sign_stages import Transform, delta_set, part_of
-from sign_ext.experiments.stages.stage import Stage
 from sign_ext.experiments.stages.networks import Train, TrainOnDelta, evaluation_flops, trained
+from sign_ext.experiments.stages.runner import Bench
+from sign_ext.experiments.stages.stage import Stage
 
 SEED = 0  # of corruptions and of Monte Carlo samples: every network meets the same ones
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
 from sign_ext.data import ImageSet
+from sign_ext.experiments.search_stage import Search
 from sign_ext.experiments.stages.cost import FORWARD, TRAINING, flops_per_image
 from sign_ext.experiments.stages.runner import Bench, Outcome
-from sign_ext.experiments.search_stage import Search
 from sign_ext.experiments.stages.sources import Source
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.models import build_model

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.instruction import Slot
+from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Op, Shape, mask_bytes
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.products.torch import Dense

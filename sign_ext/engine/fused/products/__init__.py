@@ -1,1 +1,1 @@
-"""products."""
+"""The matrix products behind convolutions and linear layers: PyTorch's, oneDNN's, Winograd's."""

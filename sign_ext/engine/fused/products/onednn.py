@@ -22,7 +22,11 @@ from sign_ext.engine.fused.products.torch import (
     from_rows,
     transposed_padding,
 )
-from sign_ext.engine.fused.products.winograd import WinogradConvolution, suits_winograd, vector_units
+from sign_ext.engine.fused.products.winograd import (
+    WinogradConvolution,
+    suits_winograd,
+    vector_units,
+)
 from sign_ext.ops.activate import activate, pack_mask
 from sign_ext.ops.activation import RELU, Piecewise, rows_of
 
