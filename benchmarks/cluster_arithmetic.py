@@ -60,7 +60,7 @@ class Case:
         return PEAKS[precision] * utilisation / (steps * self.step)
 
 
-# Operations as PyTorch's counter has them (sign_ext/experiments/stages/cost.py), without the classifier.
+# PyTorch's count of operations (experiments/stages/cost.py), without the classifier.
 CASES = {
     "imagenet21k": Case("ImageNet-21k", 14_197_122, 299, 88e3, 26_308_516_032),
     "winter21": Case("winter 2021", 13_153_500, 299, 88e3, 26_308_516_032),

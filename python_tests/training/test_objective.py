@@ -18,9 +18,9 @@ from sign_ext.training import (
     Objective,
     TrainSettings,
     load_checkpoint,
+    prepare_model,
     train,
 )
-from sign_ext.training import prepare_model as layout
 from sign_ext.training.epoch import DeviceSet, Trainer, validate
 from sign_ext.training.objective import as_dtype
 
@@ -216,7 +216,9 @@ def traced(monkeypatch):
         return graph.forward
 
     monkeypatch.setattr(
-        layout.torch, "compile", lambda model, **options: real(model, backend=backend, **options)
+        prepare_model.torch,
+        "compile",
+        lambda model, **options: real(model, backend=backend, **options),
     )
     return sizes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sign_ext.experiments import table2, table3
 from sign_ext.experiments.recipes import (
     delta_only,
+    figure3_figure4,
     figure5,
     figure6,
     isic,
@@ -13,16 +14,15 @@ from sign_ext.experiments.recipes import (
     table4,
     table5,
 )
-from sign_ext.experiments.recipes import figure3_figure4 as before_after
 from sign_ext.experiments.recipes.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         table1.RECIPE,
-        before_after.FIGURE3,
+        figure3_figure4.FIGURE3,
         isic.RECIPE,
-        before_after.FIGURE4,
+        figure3_figure4.FIGURE4,
         figure5.RECIPE,
         delta_only.RECIPE,
         table2.RECIPE,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes import published as paper
-from sign_ext.experiments.recipes import table2_table3 as confidence
+from sign_ext.experiments.recipes import published, table2_table3
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
 from sign_ext.report.schema import Experiment
@@ -24,13 +23,15 @@ confidence is deserved."""
 
 def plan(book: Book) -> Plan:
     """Each method on the test images."""
-    return confidence.stages(book, book.options("table2", **DEFAULTS)["network"], None)
+    return table2_table3.stages(book, book.options("table2", **DEFAULTS)["network"], None)
 
 
 def tell(book: Book, found: Found) -> Experiment:
     """The paper's rows, calibration beside them."""
     network = book.options("table2", **DEFAULTS)["network"]
-    tables = confidence.tables(book, network, found, "Table 2", paper.TABLE2, paper.THRESHOLDS)
+    tables = table2_table3.tables(
+        book, network, found, "Table 2", published.TABLE2, published.THRESHOLDS
+    )
     return Experiment(
         name="table2",
         title="Table 2: aleatoric uncertainty on CIFAR-10",
@@ -38,7 +39,7 @@ def tell(book: Book, found: Found) -> Experiment:
         stand_ins=stand_ins(book, [network]),
         settings=settings(book, [network], found),
         tables=tables,
-        figures=(confidence.reliability(book, network, found),),
+        figures=(table2_table3.reliability(book, network, found),),
         findings=findings(tables[0]),
     )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes import published as paper
-from sign_ext.experiments.recipes import table2_table3 as confidence
+from sign_ext.experiments.recipes import published, table2_table3
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
 from sign_ext.report.schema import Experiment
@@ -24,13 +23,13 @@ may be any of the ten classes. The mean is over images, as the paper's is."""
 def plan(book: Book) -> Plan:
     """Each method on the other data set's images."""
     network = book.options("table3", **DEFAULTS)["network"]
-    return confidence.stages(book, network, book.ood())
+    return table2_table3.stages(book, network, book.ood())
 
 
 def tell(book: Book, found: Found) -> Experiment:
     """The paper's rows, calibration beside them."""
     network = book.options("table3", **DEFAULTS)["network"]
-    tables = confidence.tables(book, network, found, "Table 3", paper.TABLE3, {})
+    tables = table2_table3.tables(book, network, found, "Table 3", published.TABLE3, {})
     counts = next(iter(found.values()))[0].numbers["counts"]
     told = {
         **settings(book, [network], found),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes import published as paper
+from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
 from sign_ext.experiments.recipes.summary import means, settings, stand_ins
 from sign_ext.experiments.sign_stages import DELTA_RMS
@@ -55,14 +55,14 @@ def tell(book: Book, found: Found) -> Experiment:
     for network in networks:
         label = book.network(network).label
         delta, phi = found[f"{network}/delta"], found[f"{network}/phi"]
-        published = paper.published(paper.DELTA_ONLY, network)
-        cells = {"accuracy": cell(delta, "accuracy", paper=published)}
+        theirs = published.for_network(published.DELTA_ONLY, network)
+        cells = {"accuracy": cell(delta, "accuracy", paper=theirs)}
         rows.append(Row("δ alone", label, cells, stages=keys(delta)))
         seen = {"accuracy": cell(phi, "accuracy")}
         rows.append(Row("Φ on the images", label, seen, stages=keys(phi)))
         chance = 1 / len(delta[0].numbers["per_class"])
         ours, theirs = means(delta, "accuracy"), means(phi, "accuracy")
-        beside = f" (the paper: {100 * published:.1f}%)" if published else ""
+        beside = f" (the paper: {100 * theirs:.1f}%)" if theirs else ""
         told.append(
             f"{label}: {100 * ours:.1f}% from δ alone{beside}, "
             f"{100 * chance:.1f}% by chance; Φ itself has {100 * theirs:.1f}% on the images."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes import published as paper
+from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import comparisons, entries, row
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
@@ -43,7 +43,7 @@ def tell(book: Book, found: Found) -> Experiment:
     networks = book.options("isic", **DEFAULTS)["networks"]
     rows = {}
     for entry in entries(networks):
-        theirs = paper.ISIC.get(entry.method, {}) if entry.protocol == "epochs" else {}
+        theirs = published.ISIC.get(entry.method, {}) if entry.protocol == "epochs" else {}
         outcomes = found[entry.name]
         cells = {
             "validation": cell(outcomes, "validation", paper=theirs.get("validation")),

@@ -125,7 +125,7 @@ TABLE5 = {
 }
 
 
-def published(table: Mapping[str, T], network: str) -> T | None:
+def for_network(table: Mapping[str, T], network: str) -> T | None:
     """What a table of the paper has of a network, or None.
 
     The paper leaves details of its networks open, so a scale may hold several that could be the

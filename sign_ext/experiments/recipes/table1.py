@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes import published as paper
+from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import Entry, classified, comparisons, entries, row
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
@@ -64,7 +64,9 @@ def _cells(entry: Entry, found: Found, classes: list[str]) -> dict[str, Any]:
     outcomes = found[entry.name]
     theirs: dict[str, float] = {}
     if entry.protocol == "epochs":
-        theirs = (paper.published(paper.TABLE1, entry.network) or {}).get(entry.method, {})
+        theirs = (published.for_network(published.TABLE1, entry.network) or {}).get(
+            entry.method, {}
+        )
     cells = {name: cell(outcomes, "per_class", name, paper=theirs.get(name)) for name in classes}
     return {**cells, "mean": cell(outcomes, "accuracy", paper=theirs.get("mean"))}
 

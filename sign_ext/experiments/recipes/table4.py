@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes import published as paper
+from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.methods import METHODS
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
@@ -72,7 +72,7 @@ def tell(book: Book, found: Found) -> Experiment:
 
 def _row(book: Book, entry: Entry, found: Found, classes: Sequence[str]) -> Row:
     outcomes = found[entry.name]
-    theirs = paper.TABLE4[entry.method] if entry.protocol == "epochs" else {}
+    theirs = published.TABLE4[entry.method] if entry.protocol == "epochs" else {}
     cells = {name: cell(outcomes, "per_class", name, paper=theirs.get(name)) for name in classes}
     cells["mean"] = cell(outcomes, "accuracy", paper=theirs.get("mean"))
     told = row(book, entry, found, cells)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes import published as paper
-from sign_ext.experiments.recipes import table1
+from sign_ext.experiments.recipes import published, table1
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import Entry, classified, comparisons, entries, row
 from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
@@ -60,7 +59,9 @@ def tell(book: Book, found: Found) -> Experiment:
 def _cells(entry: Entry, found: Found) -> dict[str, Cell]:
     theirs: dict[str, Any] = {}
     if entry.protocol == "epochs":
-        theirs = (paper.published(paper.TABLE5, entry.network) or {}).get(entry.method, {})
+        theirs = (published.for_network(published.TABLE5, entry.network) or {}).get(
+            entry.method, {}
+        )
     return {
         key: cell(found[entry.name], name, paper=theirs.get(key)) for key, name in COLUMNS.items()
     }
