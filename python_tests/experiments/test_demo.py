@@ -139,7 +139,7 @@ def test_divergence_is_told_with_its_cure(
     def diverge(*args: Any, **kwargs: Any) -> Any:
         raise DivergenceError("δ is not finite in step 2", 2)
 
-    monkeypatch.setattr(run.SignTransform, "transform", diverge)
+    monkeypatch.setattr(demo_run.SignTransform, "transform", diverge)
     assert main([*arguments, "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("sign-ext: error: SIGN diverged with seed 0")

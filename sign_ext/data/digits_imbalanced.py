@@ -12,7 +12,7 @@ from sign_ext.data.lazy import Unread
 from sign_ext.data.splits import Wanted
 from sign_ext.data.stratify import SPLIT_SEED, stratified_choice, three_way_split
 
-CLASS_NAMES = ("other", "eight")
+IMBALANCED_CLASS_NAMES = ("other", "eight")
 POSITIVE = 8
 
 
@@ -42,7 +42,7 @@ def open_digits_imbalanced(wanted: Wanted) -> Unread:
     total = sum(len(where) for _, where in (first, second, third))
     note = f"stand-in for ISIC-2017: scikit-learn's handwritten digits, eight or other ({total:,}"
     note += " images of 8×8, resized, as imbalanced as ISIC-2017)"
-    return Unread("digits_imbalanced", note, CLASS_NAMES, (first, second, third), wanted)
+    return Unread("digits_imbalanced", note, IMBALANCED_CLASS_NAMES, (first, second, third), wanted)
 
 
 def _imbalanced(digits: np.ndarray, where: np.ndarray, images: int, positives: int) -> np.ndarray:

@@ -141,7 +141,7 @@ def depthwise_backward_reference(
     finish(value, out, other, x_mask, x_slope)
 
 
-def _fake(g: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
+def _fake_backward(g: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
     """The operator for tensors without data: it makes nothing, it only refuses."""
     torch._check(
         g.shape[:2] == out.shape[:2],
@@ -150,4 +150,4 @@ def _fake(g: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
 
 
 if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::depthwise_backward", _fake)
+    torch.library.register_fake("sign_ext::depthwise_backward", _fake_backward)

@@ -138,10 +138,10 @@ def max_pool_backward_reference(
     finish(flat.reshape(n, c, height, width), out, other, x_mask, x_slope)
 
 
-def _fake(g: Tensor, index: Tensor, out: Tensor, *_: object) -> None:
+def _fake_backward(g: Tensor, index: Tensor, out: Tensor, *_: object) -> None:
     """The operator for tensors without data: it makes nothing, it only refuses."""
     torch._check(g.shape[:2] == out.shape[:2], lambda: "max_pool_backward: channels must agree")
 
 
 if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::max_pool_backward", _fake)
+    torch.library.register_fake("sign_ext::max_pool_backward", _fake_backward)
