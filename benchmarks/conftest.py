@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from sign_ext.benchmarking import machine
+from sign_ext import environment as machine
 from sign_ext.benchmarking.timing import Turns
 
 STARTED = pytest.StashKey[float]()

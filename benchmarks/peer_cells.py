@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sign_ext.benchmarking import machine
+from sign_ext import environment as machine
 from sign_ext.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent

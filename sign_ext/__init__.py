@@ -11,10 +11,9 @@ from sign_ext.errors import (
     SignError,
     SourceLayerError,
 )
-from sign_ext.functional import iterative_sign
 from sign_ext.ops.native import build_config
 from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
-from sign_ext.sign import SignTransform
+from sign_ext.sign import SignTransform, iterative_sign
 
 if TYPE_CHECKING:
     from sign_ext.store import load_transformed

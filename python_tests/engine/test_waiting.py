@@ -10,9 +10,8 @@ from torch import nn
 from sign_ext import BackendError
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.engine.waiting import refuse_waiting
-from sign_ext.phi import Phi
 from sign_ext.settings import Settings
-from sign_ext.source_layer import guess_source_layer
+from sign_ext.source_layer import Phi, guess_source_layer
 
 
 def step_of(model: nn.Module, **options):

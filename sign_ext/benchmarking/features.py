@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sign_ext.phi import Phi, SourceLayer
+from sign_ext.source_layer import Phi, SourceLayer
 
 
 class Hooked(nn.Module):

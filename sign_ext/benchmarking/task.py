@@ -18,7 +18,7 @@ from sign_ext.pushforward import pullback_of_ones
 from sign_ext.sign import SignTransform
 
 if TYPE_CHECKING:
-    from sign_ext.phi import SourceLayer
+    from sign_ext.source_layer import SourceLayer
 
 # How far a first step moves images, rms, as a share of the pixel range. Times do not depend on it;
 # larger steps through an untrained network let rounding grow until no two contenders agree.

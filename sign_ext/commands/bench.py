@@ -215,7 +215,8 @@ def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, 
     """Everything that was found, and what it depends on, as plain data."""
     from datetime import UTC, datetime
 
-    from sign_ext.benchmarking import costs, machine
+    from sign_ext import environment as machine
+    from sign_ext.benchmarking import costs
     from sign_ext.environment import commit, versions
 
     both = costs(outcome, task, auto.backend, options.set_size, options.total_steps)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sign_ext.compiler.errors import UnsupportedOperation
+from sign_ext.errors import UnsupportedOperation
 
 TRACED_IMAGES = 2  # a batch of one would hide what mixes images
 

@@ -10,13 +10,13 @@ import torch
 
 from sign_ext.environment import commit, machine, versions
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.progress import Reporter, Silent
 from sign_ext.experiments.recipes.recipe import Plan
 from sign_ext.experiments.registry import RECIPES
 from sign_ext.experiments.scale import Scale
 from sign_ext.experiments.stages.runner import Lab, total_seconds
 from sign_ext.experiments.stages.sources import Sources
 from sign_ext.experiments.stages.stage import Stage, in_order
+from sign_ext.progress import Reporter, Silent
 from sign_ext.report.schema import Experiment, Results
 from sign_ext.report.write import write_report
 

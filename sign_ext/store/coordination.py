@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sign_ext.store.errors import StoreInUseError
+from sign_ext.errors import StoreInUseError
 from sign_ext.store.layout import LOCK
 
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sign_ext.errors import StoreError
 from sign_ext.files import write_whole
 from sign_ext.store.change import Change
-from sign_ext.store.errors import StoreError
 from sign_ext.store.layout import (
     DTYPES,
     FORMAT,

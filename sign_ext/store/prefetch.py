@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.data import ImageSource
-from sign_ext.store.errors import StoreError
+from sign_ext.errors import StoreError
 from sign_ext.store.layout import shard_range
 from sign_ext.store.manifest import Skipped
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sign_ext.store.errors import StoreError
+from sign_ext.errors import StoreError
 
 PATIENCE = timedelta(days=100)  # a process may be at work for long before it says "done"
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

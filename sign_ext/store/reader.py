@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sign_ext.store.errors import StoreError
+from sign_ext.errors import StoreError
 from sign_ext.store.layout import shard_file, tensor_name
 from sign_ext.store.manifest import Manifest, Recipe, Skipped, read_manifest, require_complete
 from sign_ext.store.shard import fault_of, unpack_keys

@@ -15,12 +15,11 @@ from torch import Tensor
 from sign_ext.data import ImageSource
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.fused.tuning_plan import TuningPlan
-from sign_ext.errors import NegligibleDeltaWarning
+from sign_ext.errors import NegligibleDeltaWarning, StoreError
 from sign_ext.progress import Progress, reporting
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import Load, forget_peak, peak, plan_memory
 from sign_ext.store.coordination import only_writer
-from sign_ext.store.errors import StoreError
 from sign_ext.store.layout import DTYPES, default_shard_size, shard_file, shard_range
 from sign_ext.store.lifecycle import begin, entries, finish, take_up
 from sign_ext.store.manifest import Manifest, Recipe

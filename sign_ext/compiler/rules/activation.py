@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pointwise import Pointwise, Smooth
 from sign_ext.compiler.lower import Builder, Ref, rule
+from sign_ext.errors import UnsupportedOperation
 from sign_ext.ops.activation import RELU, RELU6, Piecewise
 
 

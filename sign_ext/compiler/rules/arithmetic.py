@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pointwise import Multiply, Pointwise
 from sign_ext.compiler.lower import Builder, Ref, constant, rule
 from sign_ext.compiler.rules.operands import channel_constant
+from sign_ext.errors import UnsupportedOperation
 
 
 def scaled(to: Builder, x: Any, factor: float) -> Any:

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.lower import Builder, Ref, rule
 from sign_ext.compiler.rules.operands import need_constants, need_image, pair
+from sign_ext.errors import UnsupportedOperation
 
 
 @rule("conv2d.default", "conv2d.padding", "convolution.default")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.ir.dense import Linear
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.lower import Builder, Ref, rule
 from sign_ext.compiler.rules.operands import need_constants
+from sign_ext.errors import UnsupportedOperation
 
 
 @rule("linear.default")

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.lower import Builder, Ref, rule
+from sign_ext.errors import UnsupportedOperation
 
 
 @rule("batch_norm.default")

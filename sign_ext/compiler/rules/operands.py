@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.ir.dense import Pair
 from sign_ext.compiler.lower import Ref, constant
+from sign_ext.errors import UnsupportedOperation
 
 
 def pair(value: Any) -> Pair:

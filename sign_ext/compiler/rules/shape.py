@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from sign_ext.compiler.errors import UnsupportedOperation
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.shaping import Concat, Pad, Reshape, Slice
 from sign_ext.compiler.lower import Builder, Ref, rule
 from sign_ext.compiler.rules.operands import need_image
+from sign_ext.errors import UnsupportedOperation
 
 
 def reshaped(to: Builder, x: Ref, shape: Shape) -> Ref:

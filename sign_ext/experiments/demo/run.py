@@ -22,10 +22,10 @@ from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate
 from sign_ext.experiments.demo.comparison import compare
 from sign_ext.experiments.demo.settings import DemoSettings, why_these_sizes
-from sign_ext.experiments.progress import Clock, Reporter, Silent
 from sign_ext.files import write_whole
 from sign_ext.formatting import duration, finite, percent
 from sign_ext.models import build_model
+from sign_ext.progress import Clock, Reporter, Silent
 from sign_ext.report.demo_page import write_page
 from sign_ext.report.samples import Samples, pick_samples
 from sign_ext.training import TrainResult, TrainSettings, save_checkpoint, train

@@ -14,10 +14,10 @@ import torch
 
 from sign_ext.data import Splits
 from sign_ext.environment import commit, machine, versions
-from sign_ext.experiments.progress import Reporter, Silent
 from sign_ext.experiments.stages.stage import Stage, in_order
 from sign_ext.files import write_whole
 from sign_ext.formatting import duration, finite
+from sign_ext.progress import Reporter, Silent
 
 RECORD = "stage.json"
 
