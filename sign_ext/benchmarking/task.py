@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sign_ext.benchmarking.features import features_of
+from sign_ext.benchmarking.loops import features_of
 from sign_ext.engine.batch import DEFAULT_BATCH, batch_by_rule, need_of
 from sign_ext.eval_state import unwrap
 from sign_ext.pushforward import pullback_of_ones
