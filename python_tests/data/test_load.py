@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_on_disk import MAKERS, write_folder, write_tars
 
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.shared import check_data_name
 from sign_ext.data import DATA_NAMES, load_data, open_data
 from sign_ext.data.load import is_path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.shared import check_data_name
 from sign_ext.data import DATA_NAMES, OOD_NAMES, load_data, load_ood
 

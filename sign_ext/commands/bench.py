@@ -21,10 +21,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, command_line, option
-from sign_ext.commands.own_network import check_network_name, is_own, own_network
-from sign_ext.commands.shared import check_folder, check_name, read_checkpoint, resolve_device
+from sign_ext.commands.shared import (
+    check_folder,
+    check_name,
+    check_network_name,
+    is_own,
+    own_network,
+    read_checkpoint,
+    resolve_device,
+)
 
 if TYPE_CHECKING:
     import torch

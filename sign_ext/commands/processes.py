@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
-from sign_ext.commands.errors import FAILED, USAGE, UsageError
+from sign_ext.commands.console import FAILED, USAGE, UsageError
 
 if TYPE_CHECKING:
     from sign_ext.training.processes import Processes

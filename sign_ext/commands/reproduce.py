@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, command_line, option
 from sign_ext.commands.processes import require_one_process
 from sign_ext.commands.shared import check_folder, resolve_device

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, option
 from sign_ext.commands.shared import (
     DATA_HELP,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import option
 from sign_ext.commands.shared import (
     CheckpointOptions,
