@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sign_ext.compiler.instruction import Schedule
 from sign_ext.compiler.printing import bytes_in_words
+from sign_ext.compiler.schedule import Schedule
 
 
 @dataclass(frozen=True)

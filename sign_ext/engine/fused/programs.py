@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from sign_ext.compiler.build import build
-from sign_ext.compiler.digest import weights_digest
 from sign_ext.compiler.ir.program import Program
-from sign_ext.compiler.trace import structure_key, trace
+from sign_ext.compiler.trace import structure_key, trace, weights_digest
 from sign_ext.engine.agreement import relative_distance
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.source_layer import Phi

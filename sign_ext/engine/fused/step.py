@@ -7,13 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.instruction import Schedule
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual, fuse_blocks
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
-from sign_ext.compiler.schedule import schedule
+from sign_ext.compiler.schedule import Schedule, schedule
 from sign_ext.engine.fused.bind.binder import Binder
 from sign_ext.engine.fused.bind.block import block_of
 from sign_ext.engine.fused.bind.buffers import Slots, is_dense

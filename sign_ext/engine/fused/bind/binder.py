@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.instruction import Instruction
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
 from sign_ext.compiler.ir.pooling import AveragePool, MaxPool
 from sign_ext.compiler.ir.shaping import Concat
+from sign_ext.compiler.schedule import Instruction
 from sign_ext.engine.fused.bind.buffers import Run, Slots, as_stored, depthwise_weight
 from sign_ext.engine.fused.bind.forward import ForwardBinder
 from sign_ext.ops.average_pool_backward import average_pool_backward

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.instruction import Slot
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Op, Shape, mask_bytes
 from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.schedule import Slot
 from sign_ext.engine.fused.products.torch import Dense
 from sign_ext.ops.inverted_residual_arrays import PackedBlock
 

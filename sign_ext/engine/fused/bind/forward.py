@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.instruction import Instruction
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import SMOOTH, Pointwise, Smooth
 from sign_ext.compiler.ir.pooling import MaxPool
+from sign_ext.compiler.schedule import Instruction
 from sign_ext.engine.fused.bind.block import BlockBinder
 from sign_ext.engine.fused.bind.buffers import Run, Slots, as_stored, depthwise_weight
 from sign_ext.ops.activate import activate
