@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sign_ext.checks import place_of
 from sign_ext.compiler.ir.dense import Convolution
-from sign_ext.compiler.printing import bytes_in_words
+from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.engine.ceilings import ceilings
 from sign_ext.engine.onchip.cost import work_of
 from sign_ext.engine.trajectory import iterate_dtype, memory_format

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.compiler.printing import bytes_in_words
+from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.formatting import duration
 
 COMPILED = ("fused", "onchip")  # the backends that `auto` prefers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sign_ext.compiler.printing import bytes_in_words
+from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.compiler.schedule import Schedule
 
 

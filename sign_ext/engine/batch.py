@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.compiler.memory_plan import MemoryPlan
-from sign_ext.compiler.printing import bytes_in_words
 from sign_ext.engine.trajectory import Problem, iterate_dtype
 
 if TYPE_CHECKING:

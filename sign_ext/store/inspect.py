@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sign_ext.compiler.printing import bytes_in_words
+from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.store.change import together
 from sign_ext.store.layout import shard_file
 from sign_ext.store.lifecycle import entries

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.program import Program
-from sign_ext.compiler.printing import bytes_in_words
+from sign_ext.compiler.ir.program import Program, bytes_in_words
 from sign_ext.engine.onchip.arrays import BACKWARD, FORWARD, WHOLE
 from sign_ext.engine.onchip.kernel_args import Constants, pack_constants, plan_words
 from sign_ext.engine.onchip.layers import OnChipLayer
