@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sign_ext.data.stratify import shares, stratified_choice, three_way_split
+from sign_ext.data.splits import shares, stratified_choice, three_way_split
 
 COUNTS = st.lists(st.integers(1, 400), min_size=1, max_size=12)
 

@@ -57,7 +57,7 @@ class Options(SignOptions, CheckpointOptions):
 def run(options: Options) -> None:
     """Calibrate and print the table, or JSON."""
     from sign_ext import SignTransform
-    from sign_ext.data.stratify import stratified_choice
+    from sign_ext.data.splits import stratified_choice
 
     device = resolve_device(options.device)
     model, config = read_checkpoint(options.checkpoint, device)

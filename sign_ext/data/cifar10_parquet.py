@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sign_ext.data.decode import decode_exact
 from sign_ext.data.formats.parquet import Cells, read_columns, usable_as
-from sign_ext.data.pool import Pool
+from sign_ext.data.lazy import Pool
 
 COLUMNS = ("image", "label", "lossless")
 SIZE = 32

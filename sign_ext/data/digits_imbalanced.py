@@ -9,8 +9,7 @@ import numpy as np
 from sign_ext.data.datasets.digits import digits_pool
 from sign_ext.data.datasets.isic2017 import COUNTS
 from sign_ext.data.lazy import Unread
-from sign_ext.data.splits import Wanted
-from sign_ext.data.stratify import SPLIT_SEED, stratified_choice, three_way_split
+from sign_ext.data.splits import SPLIT_SEED, Wanted, stratified_choice, three_way_split
 
 IMBALANCED_CLASS_NAMES = ("other", "eight")
 POSITIVE = 8

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sign_ext.data.datasets.digits import CLASS_NAMES, digits_pool
 from sign_ext.data.image_set import ImageSet
-from sign_ext.data.stratify import three_way_split
+from sign_ext.data.splits import three_way_split
 
 # The set is part of an experiment's definition, so its seed and amounts are not options.
 SHIFT_SEED = 0

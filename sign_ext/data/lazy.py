@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,38 @@ import torch
 from torch import Tensor
 
 from sign_ext.data.image_set import ImageSet
-from sign_ext.data.pool import Parts, Pool
 from sign_ext.data.resize import resize_images
 from sign_ext.data.source import ImageSource
-from sign_ext.data.splits import Splits, Wanted
-from sign_ext.data.stratify import stratified_choice
+from sign_ext.data.splits import SPLIT_SEED, Splits, Wanted, stratified_choice, three_way_split
+
+# Images that lie somewhere, described without reading their pixels.
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Images whose labels are known and whose pixels are read on demand.
+
+    Args:
+        labels: int64 (N,).
+        read: positions (n,) → uint8 tensor (n, 3, size, size); several threads may call it.
+        size: height and width of what ``read`` returns, in pixels.
+        identities: positions (n,) → n bytes strings that tell each image from another without
+            decoding it: its encoded bytes, or what is known of them, such as their number.
+        keys: positions (n,) → what the source calls each image; None where it has no names.
+        resident_bytes: what the pool holds, or comes to hold, in memory besides labels and names.
+    """
+
+    labels: np.ndarray
+    read: Callable[[np.ndarray], Tensor]
+    size: int
+    identities: Callable[[np.ndarray], Iterable[bytes]]
+    keys: Callable[[np.ndarray], list[str]] | None = None
+    resident_bytes: int = 0
+
+
+# For training, validation and test in this order, a pool and increasing positions in it.
+Parts = tuple[tuple[Pool, np.ndarray], tuple[Pool, np.ndarray], tuple[Pool, np.ndarray]]
+
 
 SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")
 # Raise when a fingerprint's meaning changes.
@@ -198,3 +226,85 @@ def _fingerprint(class_names: tuple[str, ...], chosen: tuple[Chosen, ...], size:
                 digest.update(name)
                 digest.update(identity)
     return digest.hexdigest()
+
+
+# What of a data set without a published split is for training, validation and test.
+
+
+VALIDATION_SHARE = 0.15
+# A label beyond is a slip; as many class names would be made up for it.
+LARGEST_LABEL = 999_999
+
+
+def parts_of(pools: dict[str, Pool], names: tuple[str, ...], where: str) -> Parts:
+    """Make training, validation and test part of what was found.
+
+    Args:
+        pools: one pool called ``""`` to be divided, or pools called ``"train"``, ``"test"`` and, if
+            there is one, ``"validation"`` or ``"val"``.
+        names: one name a class.
+        where: what an error calls the data set.
+
+    Returns:
+        Training, validation and test part.
+
+    Raises:
+        ValueError: too few images of a class.
+    """
+    if "" in pools:
+        check_labels(pools[""].labels, names, 3, where)
+        return divided(pools[""])
+    held = pools.get("validation", pools.get("val"))
+    if held is None:
+        check_labels(pools["train"].labels, names, 2, f"{where}, train")
+    return given(pools["train"], held, pools["test"])
+
+
+def divided(pool: Pool) -> Parts:
+    """Split one pool 70/15/15 within each class, always in the same way.
+
+    Args:
+        pool: at least three images of each class that there is.
+
+    Returns:
+        Training, validation and test part.
+    """
+    train, validation, test = three_way_split(pool.labels)
+    return (pool, train), (pool, validation), (pool, test)
+
+
+def given(train: Pool, validation: Pool | None, test: Pool) -> Parts:
+    """Keep parts as they were given; hold out 15% of the training images if one is missing.
+
+    Args:
+        train: at least two images of each class that there is, if there is no validation pool.
+        validation: as given, or None.
+        test: as given.
+
+    Returns:
+        Training, validation and test part.
+    """
+    every, test_part = np.arange(len(train.labels)), (test, np.arange(len(test.labels)))
+    if validation is not None:
+        return (train, every), (validation, np.arange(len(validation.labels))), test_part
+    count = max(len(np.unique(train.labels)), round(VALIDATION_SHARE * len(every)))
+    held_out = stratified_choice(train.labels, count, seed=SPLIT_SEED)
+    return (train, np.setdiff1d(every, held_out)), (train, held_out), test_part
+
+
+def check_labels(labels: np.ndarray, names: tuple[str, ...], at_least: int, where: str) -> None:
+    """Raise ValueError if a class has some images, but too few to be split.
+
+    Args:
+        labels: int64 (N,).
+        names: one name a class.
+        at_least: how many images of a class there must be, if there are any.
+        where: what the message calls the labels' source.
+    """
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        if count < at_least:
+            raise ValueError(
+                f"class {names[label]!r} has {count} images in {where}; accepted: at least "
+                f"{at_least}, to be split by class. Add images, or give train, validation and "
+                "test apart."
+            )

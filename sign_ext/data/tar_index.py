@@ -12,7 +12,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sign_ext.data.parts import LARGEST_LABEL
+from sign_ext.data.lazy import LARGEST_LABEL
 
 # As image folders', by which a member is told to be an image.
 IMAGE_ENDINGS = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")

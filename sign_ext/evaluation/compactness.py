@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sign_ext.data.stratify import stratified_choice
+from sign_ext.data.splits import stratified_choice
 
 # The silhouette compares every sample with every other one; above this many, a subset's is taken.
 MOST_FOR_SILHOUETTE = 5000

@@ -55,7 +55,7 @@ class Search(Stage):
     def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
         """Search, continuing the study that a killed attempt left."""
         from sign_ext.augment import save_policies
-        from sign_ext.data.stratify import stratified_choice
+        from sign_ext.data.splits import stratified_choice
         from sign_ext.experiments.stages.policy_search import search_policies
 
         splits = bench.data(self.source)

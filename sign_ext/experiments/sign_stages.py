@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sign_ext import SignTransform
 from sign_ext.data import ImageSet, ImageSource, Splits
-from sign_ext.data.stratify import stratified_choice
+from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
 from sign_ext.experiments.stages.cost import SIGN, flops_per_image
 from sign_ext.experiments.stages.networks import Train, trained

@@ -10,10 +10,8 @@ import torch
 from sign_ext.data.cifar10_files import PARQUET_FILES, find_format
 from sign_ext.data.cifar10_original import Arrays, read_binary, read_python
 from sign_ext.data.cifar10_parquet import read_parquet
-from sign_ext.data.lazy import Unread
-from sign_ext.data.pool import Pool
-from sign_ext.data.splits import Wanted
-from sign_ext.data.stratify import SPLIT_SEED, stratified_choice
+from sign_ext.data.lazy import Pool, Unread
+from sign_ext.data.splits import SPLIT_SEED, Wanted, stratified_choice
 
 CLASS_NAMES = (
     "airplane",

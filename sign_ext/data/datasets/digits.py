@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sign_ext.data.lazy import Unread
-from sign_ext.data.pool import Pool
-from sign_ext.data.splits import Wanted
-from sign_ext.data.stratify import three_way_split
+from sign_ext.data.lazy import Pool, Unread
+from sign_ext.data.splits import Wanted, three_way_split
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DEFAULT_SIZE = 32

@@ -11,8 +11,7 @@ from torch import Tensor
 from sign_ext.data import isic2017_files as files
 from sign_ext.data.decode import decode_all, decode_exact, decode_file
 from sign_ext.data.formats.parquet import Cells, read_columns, usable_as
-from sign_ext.data.lazy import Unread
-from sign_ext.data.pool import Parts, Pool
+from sign_ext.data.lazy import Parts, Pool, Unread
 from sign_ext.data.splits import Wanted
 
 CLASS_NAMES = ("benign", "melanoma")

@@ -11,9 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from sign_ext.data.decode import FORMATS, decode_all, decode_rgb, readable
-from sign_ext.data.lazy import Unread
-from sign_ext.data.parts import LARGEST_LABEL, parts_of
-from sign_ext.data.pool import Pool
+from sign_ext.data.lazy import LARGEST_LABEL, Pool, Unread, parts_of
 from sign_ext.data.splits import Wanted
 
 ONE, SEVERAL = "state.json", "dataset_dict.json"

@@ -10,9 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from sign_ext.data.decode import FORMATS, decode_all, decode_file
-from sign_ext.data.lazy import Unread
-from sign_ext.data.parts import divided, given
-from sign_ext.data.pool import Parts, Pool
+from sign_ext.data.lazy import Parts, Pool, Unread, divided, given
 from sign_ext.data.splits import Wanted
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

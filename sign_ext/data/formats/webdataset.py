@@ -9,9 +9,7 @@ from torch import Tensor
 
 from sign_ext.data.decode import FORMATS, decode_all, decode_rgb, readable
 from sign_ext.data.formats.image_folder import DEFAULT_SIZE, folders
-from sign_ext.data.lazy import Unread
-from sign_ext.data.parts import parts_of
-from sign_ext.data.pool import Pool
+from sign_ext.data.lazy import Pool, Unread, parts_of
 from sign_ext.data.splits import Wanted
 from sign_ext.data.tar_files import LAYOUT, NUMBERS, expand, tars_in
 from sign_ext.data.tar_index import CLASSES, index_tar, read_member

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sign_ext import SignTransform
 from sign_ext.augment import Augment, classical_for, sign_training_set
 from sign_ext.data import ImageSet, Splits, fingerprint, load_data
-from sign_ext.data.stratify import stratified_choice
+from sign_ext.data.splits import stratified_choice
 from sign_ext.environment import machine, versions
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sign_ext.data import ImageSet, Splits, fingerprint, load_data
-from sign_ext.data.stratify import SPLIT_SEED, stratified_choice
+from sign_ext.data.splits import SPLIT_SEED, stratified_choice
 
 
 @dataclass(frozen=True)
