@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tiny_cifar10 import NAMES, PER_BATCH, TinyCifar, md5
 
-from sign_ext.data import cifar10_files, cifar10_original
 from sign_ext.data.datasets import cifar10
+from sign_ext.data.datasets import cifar10 as cifar10_files
+from sign_ext.data.datasets import cifar10 as cifar10_original
 
 
 @pytest.fixture

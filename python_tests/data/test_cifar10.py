@@ -12,7 +12,7 @@ import torch
 from tiny_cifar10 import HEAD, NAMES, TinyCifar, pack, python2_batch, text, webp, write_parquet
 
 from sign_ext.data import Splits, load_data
-from sign_ext.data.cifar10_original import parse_python
+from sign_ext.data.datasets.cifar10 import parse_python
 
 
 def keyed(images: np.ndarray, labels: np.ndarray) -> dict[bytes, int]:
@@ -250,7 +250,7 @@ def test_root_from_the_environment(tiny: TinyCifar, tmp_path: Path, monkeypatch)
 
 
 def test_published_checksums_cover_every_batch() -> None:
-    from sign_ext.data.cifar10_files import PYTHON_FILE_MD5
+    from sign_ext.data.datasets.cifar10 import PYTHON_FILE_MD5
 
     assert set(PYTHON_FILE_MD5) == {*NAMES, "test_batch"}
     assert len(set(PYTHON_FILE_MD5.values())) == 6

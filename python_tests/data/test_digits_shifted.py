@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from sign_ext.data import fingerprint, load_data, load_ood
-from sign_ext.data.digits_shifted import shift_amounts, shift_images
+from sign_ext.data.datasets.digits import shift_amounts, shift_images
 
 
 def expected(image: np.ndarray, shift: np.ndarray, scale: float, contrast: float) -> np.ndarray:

@@ -55,13 +55,12 @@ def load_ood(
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size={image_size}; accepted: 1 or more pixels.")
     if name == "tiny_imagenet":
-        from sign_ext.data.datasets.tiny_imagenet import load_tiny_imagenet
-        from sign_ext.data.tiny_imagenet_files import ACCEPTED
+        from sign_ext.data.datasets.tiny_imagenet import ACCEPTED, load_tiny_imagenet
 
         folder = find_root(root, name, ACCEPTED)
         return load_tiny_imagenet(folder, synsets=synsets, image_size=image_size)
     if name == "digits_shifted":
-        from sign_ext.data.digits_shifted import load_digits_shifted
+        from sign_ext.data.datasets.digits import load_digits_shifted
 
         return load_digits_shifted(image_size)
     close = difflib.get_close_matches(str(name), OOD_NAMES, n=1)
@@ -185,17 +184,17 @@ def _find(name: str | Path, root: str | Path | None, wanted: Wanted) -> Unread:
 
         return open_digits(wanted)
     if name == "cifar10":
-        from sign_ext.data import cifar10_files
+        from sign_ext.data.datasets import cifar10 as cifar10_files
         from sign_ext.data.datasets.cifar10 import open_cifar10
 
         return open_cifar10(find_root(root, name, cifar10_files.ACCEPTED), wanted)
     if name == "isic2017":
-        from sign_ext.data import isic2017_files
+        from sign_ext.data.datasets import isic2017 as isic2017_files
         from sign_ext.data.datasets.isic2017 import open_isic2017
 
         return open_isic2017(find_root(root, name, isic2017_files.ACCEPTED), wanted)
     if name == "digits_imbalanced":
-        from sign_ext.data.digits_imbalanced import open_digits_imbalanced
+        from sign_ext.data.datasets.digits import open_digits_imbalanced
 
         return open_digits_imbalanced(wanted)
     if name in OOD_NAMES:
