@@ -16,8 +16,7 @@ from data_on_disk import encoded, pixels, samples, write_split_tars, write_tar, 
 from PIL import Image
 
 from sign_ext.data import load_data, open_data
-from sign_ext.data.tar_files import expand
-from sign_ext.data.tar_index import index_tar
+from sign_ext.data.formats.webdataset import expand, index_tar
 
 
 def square(rng: np.random.Generator) -> np.ndarray:

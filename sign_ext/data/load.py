@@ -6,11 +6,11 @@ import difflib
 from pathlib import Path
 
 from sign_ext.data.datasets.root import find_root
+from sign_ext.data.formats.webdataset import compressed_in, is_tar, tars_in
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.lazy import Unread
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits, Wanted
-from sign_ext.data.tar_files import compressed_in, is_tar, tars_in
 
 # One door to the sets that only test a network: images of its classes from elsewhere.
 
