@@ -12,8 +12,8 @@ from torch import Tensor
 from sign_ext.checks import place_of
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.program import bytes_in_words
-from sign_ext.engine.ceilings import ceilings
 from sign_ext.engine.onchip.cost import work_of
+from sign_ext.engine.timing import ceilings
 from sign_ext.engine.trajectory import iterate_dtype, memory_format
 from sign_ext.errors import BackendError
 from sign_ext.eval_state import unwrap

@@ -8,8 +8,8 @@ from networks import basic_cnn, tiny_cnn
 from torch import nn
 
 from sign_ext import BackendError
+from sign_ext.engine.graphed import refuse_waiting
 from sign_ext.engine.trajectory import Problem, Trajectory
-from sign_ext.engine.waiting import refuse_waiting
 from sign_ext.settings import Settings
 from sign_ext.source_layer import Phi, guess_source_layer
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.compiler.memory_plan import MemoryPlan
-from sign_ext.engine.autograd import AutogradEngine
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.graphed import GraphedEngine
 from sign_ext.engine.onchip.engine import OnChipEngine
-from sign_ext.engine.trajectory import Problem, Trajectory
+from sign_ext.engine.trajectory import AutogradEngine, Problem, Trajectory
 from sign_ext.errors import BackendError
 from sign_ext.ops.native import NATIVE
 from sign_ext.settings import Settings
