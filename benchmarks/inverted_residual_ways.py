@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sign_ext.compiler.build import compile_phi
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
 from sign_ext.engine.fused.step import Step, activation_dtype
-from sign_ext.engine.fused.tune_blocks import alone
+from sign_ext.engine.fused.tune import alone
 from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.models import build_model
 from sign_ext.precision import computing

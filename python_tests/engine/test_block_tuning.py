@@ -13,8 +13,9 @@ from torch import nn
 from sign_ext import SignTransform
 from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.program import with_constants
-from sign_ext.engine.fused import bind_block, tune_blocks
-from sign_ext.engine.fused.tune_blocks import alone, is_faster_fused, measured_blocks
+from sign_ext.engine.fused import bind_block
+from sign_ext.engine.fused import tune as tune_blocks
+from sign_ext.engine.fused.tune import alone, is_faster_fused, measured_blocks
 from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, choices_by_rule
 from sign_ext.ops.inverted_residual import inverted_residual_backward
 

@@ -18,8 +18,7 @@ from sign_ext.engine.fused.trajectory import (
     FusedTrajectory,
     RecordedTrajectory,
 )
-from sign_ext.engine.fused.tune import measured_choices
-from sign_ext.engine.fused.tune_blocks import measured_blocks
+from sign_ext.engine.fused.tune import measured_blocks, measured_choices
 from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of, machine_of
 from sign_ext.engine.graphed import Record, record_cuda_graph
 from sign_ext.engine.trajectory import (
