@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.engine.onchip.arrays import residue_bytes
-from sign_ext.engine.onchip.layers import (
+from sign_ext.engine.onchip.partition import (
     MOST_LAYERS,
     STEP,
     OnChipLayer,
+    Trunk,
     adder_of,
     cotangent_of,
     padded,
     readers_of,
 )
-from sign_ext.engine.onchip.partition import Trunk
 from sign_ext.engine.onchip.plan import OnChipPlan
+from sign_ext.engine.onchip.shared_memory import residue_bytes
 
 
 @dataclass(frozen=True, eq=False)
