@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sign_ext.experiments.names import EXPERIMENTS
 from sign_ext.experiments.recipes import published
+from sign_ext.experiments.registry import EXPERIMENTS
 from sign_ext.experiments.reproduce import Reproduction
 from sign_ext.experiments.scale import load_scale
 from sign_ext.experiments.stages.networks import Train

@@ -24,7 +24,7 @@ from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, command_line, option
 from sign_ext.commands.processes import require_one_process
 from sign_ext.commands.shared import check_folder, resolve_device
-from sign_ext.experiments.names import EXPERIMENTS
+from sign_ext.experiments.registry import EXPERIMENTS
 
 if TYPE_CHECKING:
     from sign_ext.experiments.reproduce import Reproduction
