@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sign_ext.experiments import table2, table3
 from sign_ext.experiments.recipes import (
     delta_only,
     figure3_figure4,
@@ -14,6 +13,8 @@ from sign_ext.experiments.recipes import (
     table4,
     table5,
 )
+from sign_ext.experiments.recipes import table2_table3 as table2
+from sign_ext.experiments.recipes import table2_table3 as table3
 from sign_ext.experiments.recipes.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {

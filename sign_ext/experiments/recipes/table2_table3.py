@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sign_ext.experiments.planner import Book
-from sign_ext.experiments.recipes.recipe import Found, Plan, cell
+from sign_ext.experiments.recipes import published
+from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
+from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
 from sign_ext.experiments.stages.measure import Uncertain
-from sign_ext.report.schema import Cell, Column, Figure, Kind, Row, Table
+from sign_ext.report.schema import Cell, Column, Experiment, Figure, Kind, Row, Table
 
 METHODS = ("classical", "mixup", "sign")
 Paper = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -133,3 +135,85 @@ def reliability(book: Book, network: str, found: Found) -> Figure:
         kind="reliability",
         data={"panels": panels},
     )
+
+
+# Table 2: aleatoric uncertainty on CIFAR-10.
+
+
+DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2"}
+
+ABOUT = """\
+A network with two heads, for logits f and their σ, is trained by Eq. 10–11 with T = {samples}
+samples (Section 3.2). SIGN's images come from a Φ of the same architecture with the usual head,
+trained classically. Probabilities are means of softmax over T samples. "p ≤ 0.5" are right
+answers given with at most that probability: a method with few of them is confident where it is
+right, which by itself is neither good nor bad; the calibration error beside it says whether the
+confidence is deserved."""
+
+
+def plan(book: Book) -> Plan:
+    """Each method on the test images."""
+    return table2_table3.stages(book, book.options("table2", **DEFAULTS)["network"], None)
+
+
+def tell(book: Book, found: Found) -> Experiment:
+    """The paper's rows, calibration beside them."""
+    network = book.options("table2", **DEFAULTS)["network"]
+    tables = table2_table3.tables(
+        book, network, found, "Table 2", published.TABLE2, published.THRESHOLDS
+    )
+    return Experiment(
+        name="table2",
+        title="Table 2: aleatoric uncertainty on CIFAR-10",
+        about=ABOUT.format(samples=book.scale.samples),
+        stand_ins=stand_ins(book, [network]),
+        settings=settings(book, [network], found),
+        tables=tables,
+        figures=(table2_table3.reliability(book, network, found),),
+        findings=findings(tables[0]),
+    )
+
+
+RECIPE = Recipe("table2", plan, tell)
+
+
+# Table 3: networks trained on CIFAR-10, tested on Tiny ImageNet.
+
+
+DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2"}
+
+ABOUT = """\
+The networks of Table 2 on images of another data set: those of Tiny ImageNet whose classes
+CIFAR-10 has, resized from 64×64 to 32×32 by area. The paper gives counts by class and no synsets;
+the validation images without greyscale ones of sports car, of goose, black stork and albatross,
+of tabby, of all six dogs and both frogs give its counts exactly, so these are taken. A prediction
+may be any of the ten classes. The mean is over images, as the paper's is."""
+
+
+def plan(book: Book) -> Plan:
+    """Each method on the other data set's images."""
+    network = book.options("table3", **DEFAULTS)["network"]
+    return table2_table3.stages(book, network, book.ood())
+
+
+def tell(book: Book, found: Found) -> Experiment:
+    """The paper's rows, calibration beside them."""
+    network = book.options("table3", **DEFAULTS)["network"]
+    tables = table2_table3.tables(book, network, found, "Table 3", published.TABLE3, {})
+    counts = next(iter(found.values()))[0].numbers["counts"]
+    told = {
+        **settings(book, [network], found),
+        "images": ", ".join(f"{n} {c}" for c, n in counts.items()),
+    }
+    return Experiment(
+        name="table3",
+        title="Table 3: out of distribution, Tiny ImageNet",
+        about=ABOUT,
+        stand_ins=stand_ins(book, [network], ood=True),
+        settings=told,
+        tables=tables,
+        findings=findings(tables[0]),
+    )
+
+
+RECIPE = Recipe("table3", plan, tell)
