@@ -12,13 +12,18 @@ import torch
 
 from sign_ext.data import ImageSet
 from sign_ext.evaluation import compare_rows
-from sign_ext.experiments.picture_stages import sight
 from sign_ext.experiments.recipes.summary import findings, settings
 from sign_ext.experiments.scale import SignSettings
-from sign_ext.experiments.sign_stages import Calibrate, Transform, change, delta_set
 from sign_ext.experiments.stages.cost import flops_per_image
-from sign_ext.experiments.stages.measure import spread
-from sign_ext.experiments.stages.networks import Network, Train
+from sign_ext.experiments.stages.measure import sight, spread
+from sign_ext.experiments.stages.networks import (
+    Calibrate,
+    Network,
+    Train,
+    Transform,
+    change,
+    delta_set,
+)
 from sign_ext.experiments.stages.runner import Outcome
 from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.report.schema import Cell, Column, Row, Table

@@ -162,6 +162,6 @@ def _tell_plan(work: Reproduction, as_json: bool) -> None:
 
 def _rate(work: Reproduction) -> float:
     """Operations a second: what finished stages reached here, else a probe's."""
-    from sign_ext.experiments.rate import measured_rate, probed_rate
+    from sign_ext.experiments.stages.cost import measured_rate, probed_rate
 
     return measured_rate(work.lab, work.stages()) or probed_rate(work.lab.device)

@@ -9,10 +9,9 @@ from typing import Any, Literal
 from sign_ext.data import fingerprint, load_ood
 from sign_ext.experiments.recipes.methods import METHODS
 from sign_ext.experiments.scale import NetworkSettings, Scale, Task
-from sign_ext.experiments.search_stage import Search
-from sign_ext.experiments.sign_stages import Calibrate, Transform
 from sign_ext.experiments.stages.measure import Classify
-from sign_ext.experiments.stages.networks import Network, Train
+from sign_ext.experiments.stages.networks import Calibrate, Network, Train, Transform
+from sign_ext.experiments.stages.policy_search import Search
 from sign_ext.experiments.stages.runner import Lab
 from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.experiments.stages.stage import Stage

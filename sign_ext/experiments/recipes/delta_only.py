@@ -8,9 +8,8 @@ from sign_ext.experiments.planner import Book
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
 from sign_ext.experiments.recipes.summary import means, settings, stand_ins
-from sign_ext.experiments.sign_stages import DELTA_RMS
 from sign_ext.experiments.stages.measure import ClassifyDelta
-from sign_ext.experiments.stages.networks import Train, TrainOnDelta
+from sign_ext.experiments.stages.networks import DELTA_RMS, Train, TrainOnDelta
 from sign_ext.report.schema import Column, Experiment, Row, Table
 
 DEFAULTS: dict[str, Any] = {"networks": ["mobilenet_v2"]}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sign_ext.experiments.picture_stages import Pictures
 from sign_ext.experiments.planner import Book
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
 from sign_ext.experiments.recipes.summary import settings, stand_ins
+from sign_ext.experiments.stages.measure import Pictures
 from sign_ext.experiments.stages.runner import Outcome
 from sign_ext.report.schema import Column, Experiment, Figure, Row, Table
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sign_ext.evaluation import corruption_examples
-from sign_ext.experiments.picture_stages import corrupted_rows
 from sign_ext.experiments.planner import Book
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe
 from sign_ext.experiments.recipes.summary import stand_ins
+from sign_ext.experiments.stages.measure import corrupted_rows
 from sign_ext.report.schema import Experiment, Figure
 
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "count": 10}

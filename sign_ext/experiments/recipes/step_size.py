@@ -9,8 +9,7 @@ from typing import Any
 from sign_ext.experiments.planner import Book, as_many_steps
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
 from sign_ext.experiments.recipes.summary import means, settings, stand_ins
-from sign_ext.experiments.sign_stages import Transform
-from sign_ext.experiments.stages.networks import Train
+from sign_ext.experiments.stages.networks import Train, Transform
 from sign_ext.experiments.stages.runner import Outcome
 from sign_ext.report.schema import Cell, Column, Experiment, Figure, Row, Table
 

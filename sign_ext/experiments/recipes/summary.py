@@ -7,7 +7,7 @@ from typing import Any
 
 from sign_ext.experiments.planner import Book
 from sign_ext.experiments.recipes.recipe import Found
-from sign_ext.experiments.sign_stages import Transform
+from sign_ext.experiments.stages.networks import Transform
 from sign_ext.experiments.stages.runner import Outcome
 from sign_ext.experiments.stages.stage import in_order
 from sign_ext.formatting import signed

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
+
+import torch
+
+from sign_ext.experiments.stages.runner import Lab
+from sign_ext.experiments.stages.stage import Stage
 
 # Passes in units of a forward one: a training step is a forward pass and two backward ones (to
 # the inputs and to the weights), a step of SIGN a forward pass and one backward.
@@ -43,3 +50,37 @@ def _counted(
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, *shape, device="meta"))
     return float(counter.get_total_flops())
+
+
+# How fast this machine computes, for telling how long something will take.
+
+
+PROBE_BATCH = 128
+
+
+def measured_rate(lab: Lab, stages: Sequence[Stage]) -> float | None:
+    """Operations a second over the stages that are done; None if there are none."""
+    flops = seconds = 0.0
+    for stage in stages:
+        outcome = lab.outcome(stage)
+        if outcome is not None and stage.flops():
+            flops += stage.flops()
+            seconds += outcome.seconds
+    return flops / seconds if seconds else None
+
+
+def probed_rate(device: torch.device) -> float:
+    """Operations a second of a training step of BasicCNN: the second of two is timed."""
+    from sign_ext.models import build_model
+
+    with torch.random.fork_rng(devices=[]):
+        model = build_model("basic_cnn").to(device)
+    images = torch.zeros(PROBE_BATCH, 3, 32, 32, device=device)
+    seconds = 1.0
+    for _ in range(2):
+        began = time.perf_counter()
+        model(images).sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - began
+    return flops_per_image("basic_cnn", {}, (3, 32, 32)) * TRAINING * PROBE_BATCH / seconds

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sign_ext import SignTransform
 from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
-from sign_ext.data import ImageSet
-from sign_ext.experiments.search_stage import Search
-from sign_ext.experiments.stages.cost import FORWARD, TRAINING, flops_per_image
+from sign_ext.data import ImageSet, ImageSource, Splits
+from sign_ext.data.splits import stratified_choice
+from sign_ext.errors import DivergenceError
+from sign_ext.experiments.stages.cost import FORWARD, SIGN, TRAINING, flops_per_image
+from sign_ext.experiments.stages.policy_search import Search
 from sign_ext.experiments.stages.runner import Bench, Outcome
 from sign_ext.experiments.stages.sources import Source
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.models import build_model
-from sign_ext.store import load_transformed
+from sign_ext.store import load_transformed, transform_to_store
+from sign_ext.store.ranks import Ranks
 from sign_ext.training import TrainSettings, load_checkpoint, train
 from sign_ext.training.state import STATE_NAME
-
-if TYPE_CHECKING:
-    from sign_ext.experiments.sign_stages import Transform
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class TrainOnDelta(Train):
 
     def sets(self, bench: Bench) -> tuple[ImageSet, ImageSet]:
         """δ of the training and of the validation images."""
-        from sign_ext.experiments.sign_stages import delta_set
+        from sign_ext.experiments.stages.networks import delta_set
 
         assert self.sign is not None
         assert self.validation is not None
@@ -204,3 +206,193 @@ def evaluation_flops(stage: Train, images: int) -> float:
     size = stage.source.image_size or 32
     per_image = flops_per_image(stage.network.model, stage.network.options, (3, size, size))
     return per_image * FORWARD * images
+
+
+# The stages that find a step size and transform images.
+
+
+CHUNK = 4096  # images at a time where a whole set in float64 would not fit
+DELTA_RMS = 64.0  # grey levels: about what the pixels of natural images deviate from their mean
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrate(Stage):
+    """Propose a step size: the one whose rms change after `steps` steps is a share of the range.
+
+    It is found on validation images; the proposal uses no label.
+
+    Attributes:
+        phi: the network Φ.
+        images: how many validation images.
+        target_share: rms change over 255.
+        steps: K.
+    """
+
+    kind: ClassVar[str] = "calibrate"
+    version: ClassVar[int] = 1
+
+    phi: Train
+    images: int
+    target_share: float
+    steps: int
+
+    def title(self) -> str:
+        """Name Φ."""
+        return (
+            f"calibrate the step size for {self.phi.network.model}, seed {self.phi.settings.seed}"
+        )
+
+    def flops(self) -> float:
+        """The grid and about as much again for the proposal."""
+        return 8 * _steps_flops(self.phi, self.images, self.steps)
+
+    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+        """Calibrate; the table is in the numbers."""
+        validation = bench.data(self.phi.source).validation
+        count = min(self.images, len(validation))
+        chosen = stratified_choice(validation.labels.numpy(), count, seed=0)
+        some = validation.subset(chosen.tolist())
+        sign = SignTransform(trained(bench.outcome(self.phi), bench.device))
+        table = sign.calibrate(
+            some.float().to(bench.device),
+            some.labels.to(bench.device),
+            steps=self.steps,
+            target_share=self.target_share,
+            progress=bench.report,
+        )
+        return table.to_dict()
+
+
+@dataclass(frozen=True, eq=False)
+class Transform(Stage):
+    """Transform one part of a source by K steps of SIGN; the snapshots are in the folder.
+
+    Attributes:
+        phi: the network Φ.
+        step: gives the step size, times `factor`; None takes `factor` itself as the step size.
+        factor: see `step`.
+        snapshots: steps whose iterates are kept.
+        part: "train", "validation" or "test".
+        precision: of the arithmetic.
+    """
+
+    kind: ClassVar[str] = "transform"
+    version: ClassVar[int] = 2
+
+    phi: Train
+    step: Calibrate | None
+    factor: float
+    snapshots: tuple[int, ...]
+    part: str = "train"
+    precision: str = "float32"
+
+    def title(self) -> str:
+        """Name Φ, K and the part."""
+        seed = self.phi.settings.seed
+        steps = max(self.snapshots)
+        return (
+            f"transform {self.part} images with {self.phi.network.model}, K = {steps}, seed {seed}"
+        )
+
+    def flops(self) -> float:
+        """Forward and input-backward passes; parts other than train count as a fifth of it."""
+        images = self.phi.images if self.part == "train" else self.phi.images / 5
+        return _steps_flops(self.phi, images, max(self.snapshots))
+
+    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+        """Transform and store."""
+        splits = bench.data(self.phi.source)
+        images = part_of(splits, self.part)
+        step_size = self.step_size(bench)
+        sign = SignTransform(
+            trained(bench.outcome(self.phi), bench.device),
+            max(self.snapshots),
+            step_size=step_size,
+            snapshots=self.snapshots,
+            precision=self.precision,
+        )
+        try:
+            # A stage that was killed goes on where it was; a run is one process whoever began it.
+            transform_to_store(
+                sign,
+                ImageSource.in_memory(images, splits.note),
+                folder,
+                overwrite=True,
+                about={"stage": self.describe()},
+                ranks=Ranks(),
+                progress=bench.report,
+            )
+        except DivergenceError as error:
+            raise DivergenceError(
+                f"{self.title()}: SIGN diverged with step size {step_size:g} ({error}); lower "
+                "sign.target_share in the scale's settings",
+                error.step,
+            ) from error
+        store = load_transformed(folder)
+        return {
+            "step_size": step_size,
+            "images": len(images),
+            "change": {str(k): change(images, store.tensor(k)) for k in store.steps},
+        }
+
+    def step_size(self, bench: Bench) -> float:
+        """The step size that is used."""
+        if self.step is None:
+            return self.factor
+        return self.factor * float(bench.outcome(self.step).numbers["proposed"])
+
+
+def part_of(splits: Splits, name: str) -> ImageSet:
+    """The part of a data set called "train", "validation" or "test"."""
+    part: ImageSet = getattr(splits, name)
+    return part
+
+
+def change(images: ImageSet, moved: Tensor) -> dict[str, float]:
+    """How far images were moved, in grey levels.
+
+    Args:
+        images: the originals.
+        moved: float32 (N, 3, H, W), in their order.
+
+    Returns:
+        rms and largest |p*_K − p|, and the share of variables below 0.
+    """
+    squares = largest = negative = 0.0
+    for start in range(0, len(images), CHUNK):
+        rows = slice(start, start + CHUNK)
+        delta = moved[rows].double() - images.images[rows].double()
+        squares += float(delta.square().sum())
+        largest = max(largest, float(delta.abs().max()))
+        negative += float((moved[rows] < 0).sum())
+    total = moved.numel()
+    return {
+        "rms": (squares / total) ** 0.5,
+        "largest": largest,
+        "share_negative": negative / total,
+    }
+
+
+def delta_set(made: Outcome, images: ImageSet, scaled_by: Outcome) -> ImageSet:
+    """δ = p*_K − p of the largest K as a set of images, at a network's usual scale.
+
+    A δ of a few grey levels would reach a network as numbers near 0.01, and its training would test
+    the optimiser more than δ. So all δ are multiplied by one factor, that which brings the rms of
+    the training images' to 64 grey levels; it is the same for every part.
+
+    Args:
+        made: outcome of the `Transform` of these images.
+        images: the originals.
+        scaled_by: outcome of the `Transform` of the training images.
+    """
+    moved: Mapping[int, Tensor] = load_transformed(made.folder).snapshots
+    last = max(moved)
+    factor = DELTA_RMS / scaled_by.numbers["change"][str(last)]["rms"]
+    delta = (moved[last] - images.float()) * factor
+    return ImageSet(delta, images.labels, images.class_names, f"{images.name}→δ({last})")
+
+
+def _steps_flops(phi: Train, images: float, steps: int) -> float:
+    size = phi.source.image_size or 32
+    per_image = flops_per_image(phi.network.model, phi.network.options, (3, size, size))
+    return per_image * SIGN * images * steps

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +24,10 @@ from sign_ext.augment import (
     operation_names,
 )
 from sign_ext.data import ImageSet, fingerprint
-from sign_ext.experiments.policy_study import completed, opened_study, quiet_optuna
+from sign_ext.experiments.stages.cost import TRAINING, flops_per_image
+from sign_ext.experiments.stages.runner import Bench
+from sign_ext.experiments.stages.sources import Source
+from sign_ext.experiments.stages.stage import Stage
 from sign_ext.models import build_model
 from sign_ext.progress import Progress, reporting
 from sign_ext.training import TrainSettings, train
@@ -30,6 +35,104 @@ from sign_ext.training.epoch import TrainingDivergedError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+
+# The study behind a policy search, in an SQLite file that a killed search continues from.
+
+
+STUDY_NAME = "policies"
+
+
+def completed(study: Study) -> list[FrozenTrial]:
+    """List the trials that have a score, in order."""
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Let Optuna speak of warnings only, and not of its Gaussian process being experimental."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@contextmanager
+def opened_study(storage: str | Path | None, identity: Mapping[str, Any]) -> Iterator[Study]:
+    """Open or begin the study, see that it was made with these settings, and close it.
+
+    Args:
+        storage: its SQLite file; None keeps it in memory.
+        identity: what its scores depend on, in one level of plain values.
+
+    Raises:
+        ValueError: the file is no study, or holds one made with other settings.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    if storage is None:
+        study = optuna.create_study(direction="maximize", study_name=STUDY_NAME)
+        yield study
+        return
+    opened = _open_storage(Path(storage))
+    try:
+        study = optuna.create_study(
+            storage=opened, study_name=STUDY_NAME, direction="maximize", load_if_exists=True
+        )
+        _check_settings(Path(storage), study, identity)
+        # Trials that a killed process left open would count as evidence for the next ones.
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL)
+        yield study
+    finally:
+        opened.remove_session()
+        opened.engine.dispose()
+
+
+def _open_storage(path: Path) -> Any:
+    from optuna.storages import RDBStorage
+    from sqlalchemy import URL
+    from sqlalchemy.exc import DatabaseError
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    url = URL.create("sqlite", database=str(path)).render_as_string()
+    try:
+        return RDBStorage(url)
+    except DatabaseError as error:
+        raise ValueError(
+            f"storage={path} is not a study's SQLite file ({error.orig}): remove it, or give "
+            "another path."
+        ) from error
+
+
+def _check_settings(storage: Path, study: Study, identity: Mapping[str, Any]) -> None:
+    """Write the settings into a new study; compare them with those of an old one."""
+    before = study.user_attrs.get("settings")
+    if before is None:
+        study.set_user_attr("settings", dict(identity))
+        return
+    differences = [
+        f"{key}: {before.get(key, 'nothing')} in the study, {identity.get(key, 'nothing')} now"
+        for key in dict.fromkeys([*before, *identity])
+        if before.get(key) != identity.get(key)
+    ]
+    if differences:
+        raise ValueError(
+            f"The search in {storage} cannot be continued, because it was made with other "
+            "settings:\n  " + "\n  ".join(differences) + "\nGive what it was started with, or "
+            "another storage."
+        )
 
 
 @dataclass(frozen=True)
@@ -244,3 +347,71 @@ class _Children:
             return self.score(augment)
         except TrainingDivergedError:
             return 0.0
+
+
+# The stage that searches DeepAugment's policies.
+
+
+@dataclass(frozen=True, eq=False)
+class Search(Stage):
+    """Search augmentation policies with a small child network (the paper's reference [18]).
+
+    They are learned on the original images alone; the paper applies them to these and to SIGN's.
+
+    Attributes:
+        source: the images.
+        child_images: training images of a child, a stratified subset.
+        trials: policies that are tried.
+        epochs: of a child.
+        batch_size: of a child.
+        top: how many of the best policies are kept.
+        flips: whether an image may be mirrored.
+        seed: of the search and the children.
+    """
+
+    kind: ClassVar[str] = "search"
+    version: ClassVar[int] = 1
+    FILE: ClassVar[str] = "policies.yaml"
+
+    source: Source
+    child_images: int
+    trials: int
+    epochs: int
+    batch_size: int
+    top: int
+    flips: bool
+    seed: int
+
+    def title(self) -> str:
+        """Name the seed."""
+        return f"search augmentation policies, {self.trials} trials, seed {self.seed}"
+
+    def flops(self) -> float:
+        """The children's training."""
+        size = self.source.image_size or 32
+        per_image = flops_per_image("basic_cnn", {}, (3, size, size))
+        return per_image * TRAINING * self.child_images * self.epochs * (self.trials + 1)
+
+    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+        """Search, continuing the study that a killed attempt left."""
+        from sign_ext.augment import save_policies
+        from sign_ext.data.splits import stratified_choice
+        from sign_ext.experiments.stages.policy_search import search_policies
+
+        splits = bench.data(self.source)
+        some = stratified_choice(splits.train.labels.numpy(), self.child_images, seed=0)
+        found = search_policies(
+            splits.train.subset(some.tolist()),
+            splits.validation,
+            trials=self.trials,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            top=self.top,
+            flips=self.flips,
+            seed=self.seed,
+            storage=folder / "study.sqlite3",
+            device=bench.device,
+            progress=bench.report,
+        )
+        save_policies(folder / self.FILE, found.policies)
+        return {"scores": list(found.scores), "baseline": found.baseline}
