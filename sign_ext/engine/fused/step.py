@@ -19,7 +19,7 @@ from sign_ext.engine.fused.bind.buffers import Slots, is_dense
 from sign_ext.engine.fused.products import onednn
 from sign_ext.engine.fused.products.torch import Dense, torch_dense
 from sign_ext.engine.fused.tuning_plan import Choices, choices_by_rule
-from sign_ext.ops.inverted_residual_arrays import PackedBlock, pack_block
+from sign_ext.ops.inverted_residual import PackedBlock, pack_block
 
 
 def activation_dtype(model_dtype: torch.dtype, precision: str) -> torch.dtype:

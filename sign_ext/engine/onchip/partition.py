@@ -14,7 +14,7 @@ from sign_ext.compiler.ir.pooling import AveragePool, MaxPool
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.ir.traits import is_affine
 from sign_ext.ops.activation import Piecewise
-from sign_ext.ops.rounding import rounded_up
+from sign_ext.ops.layout import rounded_up
 
 # What runs on chip: convolutions, each with what follows it, that read and add each other.
 

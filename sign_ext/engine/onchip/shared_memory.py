@@ -13,7 +13,7 @@ from sign_ext.engine.onchip.partition import (
     padded_image,
     readers_of,
 )
-from sign_ext.ops.rounding import rounded_up
+from sign_ext.ops.layout import rounded_up
 
 ALIGNMENT = 128  # of an array: a line of all banks
 SHUFFLES = 64  # orders that are tried

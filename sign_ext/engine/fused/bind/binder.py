@@ -17,9 +17,9 @@ from sign_ext.compiler.schedule import Instruction
 from sign_ext.engine.fused.bind.buffers import Run, Slots, as_stored, depthwise_weight
 from sign_ext.engine.fused.bind.forward import ForwardBinder
 from sign_ext.ops.average_pool_backward import average_pool_backward
-from sign_ext.ops.depthwise_backward import depthwise_backward
+from sign_ext.ops.depthwise import depthwise_backward
 from sign_ext.ops.masked_cotangent import masked_cotangent
-from sign_ext.ops.max_pool_backward import max_pool_backward
+from sign_ext.ops.max_pool import max_pool_backward
 
 
 class Binder(ForwardBinder):

@@ -9,8 +9,7 @@ from torch import Tensor
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual
 from sign_ext.compiler.schedule import Instruction
 from sign_ext.engine.fused.bind.buffers import Buffers, Slots, depthwise_weight
-from sign_ext.ops.inverted_residual import inverted_residual, inverted_residual_backward
-from sign_ext.ops.inverted_residual_arrays import Block
+from sign_ext.ops.inverted_residual import Block, inverted_residual, inverted_residual_backward
 
 
 def block_of(op: InvertedResidual) -> Block:

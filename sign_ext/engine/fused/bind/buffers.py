@@ -13,7 +13,7 @@ from sign_ext.compiler.ir.op import Op, Shape, mask_bytes
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.schedule import Slot
 from sign_ext.engine.fused.products.torch import Dense
-from sign_ext.ops.inverted_residual_arrays import PackedBlock
+from sign_ext.ops.inverted_residual import PackedBlock
 
 Slots = list[Tensor | None]
 Run = Callable[[Slots], None]
