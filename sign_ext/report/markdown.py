@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 from sign_ext.formatting import duration
-from sign_ext.report.cells import Shown
 from sign_ext.report.schema import Experiment, Figure, Results
 from sign_ext.report.view import TableView, view
 from sign_ext.report.wording import (
@@ -14,6 +13,7 @@ from sign_ext.report.wording import (
     P_VALUES,
     SCALES,
     Judged,
+    Shown,
     made_with,
     seeds_of,
     settings_of,
