@@ -33,7 +33,7 @@ from sign_ext.files import write_whole
 from sign_ext.models import build_model
 from sign_ext.store import transform_to_store
 from sign_ext.store.budget import peak
-from sign_ext.store.ranks import Ranks
+from sign_ext.store.coordination import Ranks
 
 SHAPE = (3, 32, 32)
 BUDGET = 1_500_000_000

@@ -54,7 +54,7 @@ def test_arithmetic_by_hand() -> None:
 
 
 def test_the_chosen_shard_size_is_the_stores() -> None:
-    from sign_ext.store.layout import SHARD_BYTES
+    from sign_ext.store.manifest import SHARD_BYTES
 
     assert arithmetic.DEFAULT_SHARD_BYTES == SHARD_BYTES
 

@@ -224,7 +224,7 @@ def training_set(options: Options, originals: ImageSet) -> ImageSet:
     from sign_ext.augment import sign_training_set
     from sign_ext.data import ImageSet
     from sign_ext.store import load_transformed
-    from sign_ext.store.joining import require_made_from
+    from sign_ext.store.reader import require_made_from
 
     random_k = torch.Generator().manual_seed(options.seed) if options.sign_random_k else None
     parts = [originals] if options.sign_mode == "add" else []

@@ -36,7 +36,7 @@ from sign_ext.commands.shared import (
 
 if TYPE_CHECKING:
     from sign_ext.store import StoreRun
-    from sign_ext.store.ranks import Ranks
+    from sign_ext.store.coordination import Ranks
 
 EXAMPLES = (
     "sign-ext transform --checkpoint runs/classical/model.safetensors --data digits \\",
@@ -119,7 +119,7 @@ def run(options: Options) -> None:
     from sign_ext.files import sha256_of
     from sign_ext.store import transform_to_store
     from sign_ext.store.budget import parse_size
-    from sign_ext.store.ranks import Ranks
+    from sign_ext.store.coordination import Ranks
 
     snapshots = _snapshots(options)
     try:

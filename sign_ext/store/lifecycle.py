@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sign_ext.errors import StoreError
-from sign_ext.store.layout import MANIFEST
-from sign_ext.store.manifest import Manifest, ShardEntry, differences, read_manifest
+from sign_ext.store.manifest import MANIFEST, Manifest, ShardEntry, differences, read_manifest
 from sign_ext.store.shard import read_record, remove_all, remove_leftovers
 
 

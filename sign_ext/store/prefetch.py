@@ -14,8 +14,7 @@ from torch import Tensor
 
 from sign_ext.data import ImageSource
 from sign_ext.errors import StoreError
-from sign_ext.store.layout import shard_range
-from sign_ext.store.manifest import Skipped
+from sign_ext.store.manifest import Skipped, shard_range
 
 OnError = Literal["fail", "skip"]
 T = TypeVar("T")

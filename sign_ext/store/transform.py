@@ -19,14 +19,19 @@ from sign_ext.errors import NegligibleDeltaWarning, StoreError
 from sign_ext.progress import Progress, reporting
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import Load, forget_peak, peak, plan_memory
-from sign_ext.store.coordination import only_writer
-from sign_ext.store.layout import DTYPES, default_shard_size, shard_file, shard_range
+from sign_ext.store.coordination import Ranks, only_writer
 from sign_ext.store.lifecycle import begin, entries, finish, take_up
-from sign_ext.store.manifest import Manifest, Recipe
+from sign_ext.store.manifest import (
+    DTYPES,
+    Manifest,
+    Recipe,
+    default_shard_size,
+    shard_file,
+    shard_range,
+)
 from sign_ext.store.pipeline import Shares, Work, fill_shards
 from sign_ext.store.prefetch import OnError, Piece, read_piece
 from sign_ext.store.provenance import first_readable, recipe_of
-from sign_ext.store.ranks import Ranks
 from sign_ext.store.shard import fault_of
 
 

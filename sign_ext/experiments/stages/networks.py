@@ -22,7 +22,7 @@ from sign_ext.experiments.stages.sources import Source
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.models import build_model
 from sign_ext.store import load_transformed, transform_to_store
-from sign_ext.store.ranks import Ranks
+from sign_ext.store.coordination import Ranks
 from sign_ext.training import TrainSettings, load_checkpoint, train
 from sign_ext.training.state import STATE_NAME
 
