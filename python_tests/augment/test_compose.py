@@ -58,7 +58,7 @@ def test_what_is_no_augmentation_is_named(part):
 
 
 def test_a_runs_identity_names_the_parts_and_their_options():
-    from sign_ext.training.describe import describe_part
+    from sign_ext.training.run_folder import describe_part
 
     told = describe_part(Compose((NoAugment(), Classical(max_shift=0.05), Mixup(7, 0.3))))
     assert json.loads(json.dumps(told)) == told

@@ -109,7 +109,7 @@ def test_channels_last_images(images):
 
 
 def test_a_runs_identity_holds_every_operation():
-    from sign_ext.training.describe import describe_part
+    from sign_ext.training.run_folder import describe_part
 
     first, second = policies_of("noise", "rotate", "zoom", "sharpness", "contrast", *["zoom"] * 5)
     told = describe_part(DeepAugment((first, second)))
