@@ -9,14 +9,12 @@ import pytest
 from tiny_cifar10 import NAMES, PER_BATCH, TinyCifar, md5
 
 from sign_ext.data.datasets import cifar10
-from sign_ext.data.datasets import cifar10 as cifar10_files
-from sign_ext.data.datasets import cifar10 as cifar10_original
 
 
 @pytest.fixture
 def tiny(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> TinyCifar:
     """CIFAR-10 in small, with the loader told of its sizes."""
-    monkeypatch.setattr(cifar10_original, "IMAGES_PER_BATCH", PER_BATCH)
+    monkeypatch.setattr(cifar10, "IMAGES_PER_BATCH", PER_BATCH)
     monkeypatch.setattr(cifar10, "TRAIN_IMAGES", 5 * PER_BATCH)
     monkeypatch.setattr(cifar10, "TEST_IMAGES", PER_BATCH)
     monkeypatch.setattr(cifar10, "VALIDATION_IMAGES", PER_BATCH)
@@ -41,8 +39,8 @@ def trust(monkeypatch: pytest.MonkeyPatch):
             if path.is_dir():
                 for name in (*NAMES, "test_batch"):
                     digest = md5((path / name).read_bytes())
-                    monkeypatch.setitem(cifar10_files.PYTHON_FILE_MD5, name, digest)
+                    monkeypatch.setitem(cifar10.PYTHON_FILE_MD5, name, digest)
             else:
-                monkeypatch.setitem(cifar10_files.ARCHIVE_MD5, path.name, md5(path.read_bytes()))
+                monkeypatch.setitem(cifar10.ARCHIVE_MD5, path.name, md5(path.read_bytes()))
 
     return put

@@ -10,8 +10,7 @@ import pytest
 import sklearn.metrics
 import torch
 
-from sign_ext.evaluation import Compactness
-from sign_ext.evaluation import features as compactness
+from sign_ext.evaluation import Compactness, compactness
 
 
 def by_loops(points: np.ndarray, labels: np.ndarray) -> Compactness:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sign_ext.evaluation import compare_rows
+from sign_ext.report.verdict import compare_rows
 from sign_ext.experiments.demo.comparison import (
     BASELINES,
     CONDITIONS,

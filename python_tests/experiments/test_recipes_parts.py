@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sign_ext.data import ImageSet
-from sign_ext.evaluation import compare_rows
+from sign_ext.report.verdict import compare_rows
 from sign_ext.experiments.recipes.summary import findings, settings
 from sign_ext.experiments.scale import SignSettings
 from sign_ext.experiments.stages.cost import flops_per_image

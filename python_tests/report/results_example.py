@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sign_ext.evaluation import compare_rows
+from sign_ext.report.verdict import compare_rows
 from sign_ext.report.schema import (
     Cell,
     Column,

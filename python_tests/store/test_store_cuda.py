@@ -7,8 +7,7 @@ import torch
 from store_parts import make_net, make_source
 
 from sign_ext import SignTransform
-from sign_ext.store import inspect as verify
-from sign_ext.store import load_transformed, transform_to_store
+from sign_ext.store import load_transformed, transform_to_store, verify
 from sign_ext.store.staging import CudaStaging
 
 pytestmark = pytest.mark.gpu

@@ -16,8 +16,7 @@ from store_parts import make_source
 
 from sign_ext import SignTransform
 from sign_ext.errors import DivergenceError
-from sign_ext.store import StoreError, StoreInUseError, load_transformed, transform_to_store
-from sign_ext.store import inspect as verify
+from sign_ext.store import StoreError, StoreInUseError, load_transformed, transform_to_store, verify
 
 pytestmark = pytest.mark.xdist_group("processes")
 

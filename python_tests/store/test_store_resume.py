@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from store_parts import make_net, make_sign, make_source
 
 from sign_ext import SignTransform
-from sign_ext.store import StoreError, load_transformed, save_transformed, transform_to_store
-from sign_ext.store import inspect as verify
+from sign_ext.store import (
+    StoreError,
+    load_transformed,
+    save_transformed,
+    transform_to_store,
+    verify,
+)
 from sign_ext.store.manifest import differences
 
 SHARD = "shard-000002.safetensors"

@@ -222,7 +222,7 @@ def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, 
     """Everything that was found, and what it depends on, as plain data."""
     from datetime import UTC, datetime
 
-    from sign_ext import environment as machine
+    from sign_ext import environment
     from sign_ext.benchmarking import costs
     from sign_ext.environment import commit, versions
 
@@ -250,7 +250,7 @@ def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, 
         "auto": auto.to_dict(),
         "cost": cost and cost.to_dict(),
         "cost_with_the_fastest": fastest and fastest.to_dict(),
-        "machine": machine.facts(task.images.device),
+        "machine": environment.facts(task.images.device),
         "versions": versions(),
         "commit": commit() or None,
         "command": command_line("bench", options),

@@ -108,7 +108,7 @@ def _table(result: Any, name: str) -> Any:
 
 
 def _measure_uncertainty(options: Options, model: nn.Module, images: ImageSet) -> dict[str, Any]:
-    from sign_ext.evaluation import uncertainty as measure_uncertainty
+    from sign_ext.evaluation import measure_uncertainty
 
     return measure_uncertainty(model, images, samples=10 * options.draws, seed=options.seed)
 

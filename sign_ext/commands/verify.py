@@ -27,8 +27,7 @@ def run(options: Options) -> None:
         StoreError: something is wrong.
     """
     from sign_ext.compiler.ir.program import bytes_in_words
-    from sign_ext.store import StoreError
-    from sign_ext.store import inspect as verify
+    from sign_ext.store import StoreError, verify
 
     with console.progress("verifying") as report:
         verdict = verify(options.store, progress=report)

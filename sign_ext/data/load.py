@@ -184,15 +184,13 @@ def _find(name: str | Path, root: str | Path | None, wanted: Wanted) -> Unread:
 
         return open_digits(wanted)
     if name == "cifar10":
-        from sign_ext.data.datasets import cifar10 as cifar10_files
-        from sign_ext.data.datasets.cifar10 import open_cifar10
+        from sign_ext.data.datasets.cifar10 import ACCEPTED, open_cifar10
 
-        return open_cifar10(find_root(root, name, cifar10_files.ACCEPTED), wanted)
+        return open_cifar10(find_root(root, name, ACCEPTED), wanted)
     if name == "isic2017":
-        from sign_ext.data.datasets import isic2017 as isic2017_files
-        from sign_ext.data.datasets.isic2017 import open_isic2017
+        from sign_ext.data.datasets.isic2017 import ACCEPTED, open_isic2017
 
-        return open_isic2017(find_root(root, name, isic2017_files.ACCEPTED), wanted)
+        return open_isic2017(find_root(root, name, ACCEPTED), wanted)
     if name == "digits_imbalanced":
         from sign_ext.data.datasets.digits import open_digits_imbalanced
 

@@ -25,7 +25,6 @@ from sign_ext.evaluation.uncertainty import (
     measure_uncertainty,
     predict_aleatoric,
 )
-from sign_ext.report.verdict import compare_rows
 
 __all__ = [
     "AleatoricPrediction",
@@ -39,7 +38,6 @@ __all__ = [
     "UncertaintyScores",
     "class_accuracy",
     "compactness",
-    "compare_rows",
     "corruption_examples",
     "detectable_difference",
     "embed",

@@ -28,7 +28,7 @@ def compare_again(joined: Table, tables: Sequence[Table]) -> tuple[Comparison, .
     Raises:
         ValueError: a comparison names a row or column that is not there.
     """
-    from sign_ext.evaluation import compare_rows
+    from sign_ext.report.verdict import compare_rows
 
     rows = {(row.group, row.label): row for row in joined.rows}
     columns = {column.key: column for column in joined.columns}

@@ -363,7 +363,7 @@ def _interval(comparison: Comparison, style: Style) -> str:
 
 
 def _because(comparison: Comparison) -> str:
-    """Say why a comparison is undecided; see `evaluation.compare_rows` for the rule."""
+    """Say why a comparison is undecided; see `report.verdict.compare_rows` for the rule."""
     if comparison.verdict != "undecided":
         return ""
     reasons = []

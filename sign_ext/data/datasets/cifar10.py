@@ -83,12 +83,12 @@ def read_binary(path: Path) -> dict[str, Arrays]:
         ValueError: a wrong checksum, length or label.
     """
     result = {}
-    for name, data in files.read_batches(path, ".bin").items():
+    for name, data in read_batches(path, ".bin").items():
         if len(data) != IMAGES_PER_BATCH * RECORD:
             raise ValueError(
                 f"{name}.bin of {path} has {len(data):,} bytes; accepted: "
                 f"{IMAGES_PER_BATCH * RECORD:,} ({IMAGES_PER_BATCH:,} records of {RECORD:,}). "
-                f"It is incomplete or another file; get it again from {files.HOME}."
+                f"It is incomplete or another file; get it again from {HOME}."
             )
         records = np.frombuffer(data, dtype=np.uint8).reshape(-1, RECORD)
         images = records[:, 1:].reshape(-1, *IMAGE_SHAPE)
@@ -109,15 +109,15 @@ def read_python(path: Path) -> dict[str, Arrays]:
         FileNotFoundError: a batch is missing.
         ValueError: a checksum that is not the published one, or content that is not the format's.
     """
-    batches = files.read_batches(path, "")
+    batches = read_batches(path, "")
     if path.is_dir():
         instead = (
             "These files are pickles, which can run code, so only the published ones are read. "
-            f"Use {files.BINARY_ARCHIVE} instead, which needs no unpickling, or get "
-            f"{files.PYTHON_ARCHIVE} again, both from {files.HOME}."
+            f"Use {BINARY_ARCHIVE} instead, which needs no unpickling, or get "
+            f"{PYTHON_ARCHIVE} again, both from {HOME}."
         )
         for name, data in batches.items():
-            files.check_md5(data, path / name, files.PYTHON_FILE_MD5[name], instead)
+            check_md5(data, path / name, PYTHON_FILE_MD5[name], instead)
     return {name: parse_python(data, f"{name} of {path}") for name, data in batches.items()}
 
 

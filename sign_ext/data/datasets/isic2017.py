@@ -188,7 +188,7 @@ def open_isic2017(root: Path, wanted: Wanted) -> Unread:
         FileNotFoundError: the files are not there; the message lists those accepted.
         ValueError: a file that is damaged or not the published one, or a subset too large.
     """
-    form, path = files.find_format(root)
+    form, path = find_format(root)
     wanted = dataclasses.replace(wanted, image_size=wanted.image_size or DEFAULT_SIZE)
     size = f"{wanted.image_size}×{wanted.image_size}"
     if form == "official":
@@ -205,15 +205,15 @@ def _official(root: Path, size: int) -> Parts:
     """Pair the challenge's folders with their tables."""
     first, second, third = (
         _official_part(root / folder, root / table, split, size)
-        for folder, table, split in zip(files.FOLDERS, files.TABLES, COUNTS, strict=True)
+        for folder, table, split in zip(FOLDERS, TABLES, COUNTS, strict=True)
     )
     return first, second, third
 
 
 def _official_part(folder: Path, table: Path, split: str, size: int) -> tuple[Pool, np.ndarray]:
     """Make the pool of one folder; photographs are decoded when they are asked for."""
-    paths, labels = files.read_part(folder, table)
-    instead = f"Get it again from {files.HOME}."
+    paths, labels = read_part(folder, table)
+    instead = f"Get it again from {HOME}."
     try:
         check_counts(labels, split)
     except ValueError as error:
@@ -238,14 +238,14 @@ def _official_part(folder: Path, table: Path, split: str, size: int) -> tuple[Po
 def _parquet(file: Path) -> Parts:
     """Make one pool of the Parquet file's rows, and find each split's rows in it."""
     with usable_as("ISIC-2017 part 3", file):
-        table = read_columns(file, ("split", *files.COLUMNS, "image"))
-        rows = [table[name].to_pylist() for name in ("split", *files.COLUMNS)]
+        table = read_columns(file, ("split", *COLUMNS, "image"))
+        rows = [table[name].to_pylist() for name in ("split", *COLUMNS)]
         where: dict[str, list[int]] = {split: [] for split in COUNTS}
         last = dict.fromkeys(COUNTS, "")
         for row, (split, image_id, melanoma, keratosis) in enumerate(zip(*rows, strict=True)):
             if split not in COUNTS:
                 raise ValueError(f"row {row}: split is {split!r}; accepted: {', '.join(COUNTS)}")
-            files.check_diagnosis(f"row {row}: {image_id}", melanoma, keratosis)
+            check_diagnosis(f"row {row}: {image_id}", melanoma, keratosis)
             # The order of the original files, so that both forms give the same subsets.
             if not last[split] < image_id:
                 raise ValueError(

@@ -285,18 +285,18 @@ def load_tiny_imagenet(
     """
     splits, chosen = CHOICES[synsets]
     classes = {wnid: name for name, wnids in chosen.items() for wnid in wnids}
-    form, path = files.find_format(root)
+    form, path = find_format(root)
     if form == "original":
-        found = files.read_original(path, splits, classes)
+        found = read_original(path, splits, classes)
     else:
-        found = files.read_parquet(path, splits, classes)
+        found = read_parquet(path, splits, classes)
     counts = Counter((each.split, each.wnid) for each in found)
     for split in splits:
         for wnid in classes:
             if counts[split, wnid] != IMAGES[split]:
                 raise ValueError(
                     f"{path} has {counts[split, wnid]} images of {wnid} in {split}; accepted: "
-                    f"{IMAGES[split]}. It is incomplete or changed; get it from {files.HOME}."
+                    f"{IMAGES[split]}. It is incomplete or changed; get it from {HOME}."
                 )
     found = [each for each in found if not is_grey(each.data, each.where, "JPEG")]
     found.sort(key=lambda each: (CLASS_NAMES.index(classes[each.wnid]), each.wnid, each.file))
@@ -322,5 +322,5 @@ def _check_paper_counts(counts: Counter[str], path: Path) -> None:
     if dict(counts) != PAPER_COUNTS:
         raise ValueError(
             f"{path} has {dict(counts)} colour images; accepted: {PAPER_COUNTS}, the paper's. Its "
-            f"images were changed; get them from {files.HOME}."
+            f"images were changed; get them from {HOME}."
         )

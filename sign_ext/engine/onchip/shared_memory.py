@@ -90,8 +90,8 @@ def place(arrays: Sequence[Array]) -> tuple[dict[tuple[str, int], int], int]:
 
 # What a launch keeps in shared memory beside the weights, and in which phases it is alive.
 #
-# A step is a row of phases, one a layer and direction. An array is alive in the phases that write and
-# read it.
+# A step is a row of phases, one a layer and direction. An array is alive in the phases that
+# write and read it.
 
 
 LOAD, STORE = -1, 1 << 30  # before the first phase and behind the last

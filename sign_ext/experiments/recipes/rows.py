@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sign_ext.evaluation import compare_rows
+from sign_ext.report.verdict import compare_rows
 from sign_ext.experiments.planner import PROTOCOLS, Book, Protocol
 from sign_ext.experiments.recipes.methods import METHODS
 from sign_ext.experiments.recipes.recipe import Found, Plan, keys

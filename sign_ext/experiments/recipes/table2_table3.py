@@ -13,6 +13,7 @@ from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
 from sign_ext.experiments.stages.measure import Uncertain
 from sign_ext.report.schema import Cell, Column, Experiment, Figure, Kind, Row, Table
 
+DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2"}
 METHODS = ("classical", "mixup", "sign")
 Paper = Mapping[str, Mapping[str, Mapping[str, float]]]
 
@@ -139,10 +140,7 @@ def reliability(book: Book, network: str, found: Found) -> Figure:
 
 # Table 2: aleatoric uncertainty on CIFAR-10.
 
-
-DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2"}
-
-ABOUT = """\
+ABOUT2 = """\
 A network with two heads, for logits f and their σ, is trained by Eq. 10–11 with T = {samples}
 samples (Section 3.2). SIGN's images come from a Φ of the same architecture with the usual head,
 trained classically. Probabilities are means of softmax over T samples. "p ≤ 0.5" are right
@@ -151,38 +149,33 @@ right, which by itself is neither good nor bad; the calibration error beside it 
 confidence is deserved."""
 
 
-def plan(book: Book) -> Plan:
+def plan2(book: Book) -> Plan:
     """Each method on the test images."""
-    return table2_table3.stages(book, book.options("table2", **DEFAULTS)["network"], None)
+    return stages(book, book.options("table2", **DEFAULTS)["network"], None)
 
 
-def tell(book: Book, found: Found) -> Experiment:
+def tell2(book: Book, found: Found) -> Experiment:
     """The paper's rows, calibration beside them."""
     network = book.options("table2", **DEFAULTS)["network"]
-    tables = table2_table3.tables(
-        book, network, found, "Table 2", published.TABLE2, published.THRESHOLDS
-    )
+    made = tables(book, network, found, "Table 2", published.TABLE2, published.THRESHOLDS)
     return Experiment(
         name="table2",
         title="Table 2: aleatoric uncertainty on CIFAR-10",
-        about=ABOUT.format(samples=book.scale.samples),
+        about=ABOUT2.format(samples=book.scale.samples),
         stand_ins=stand_ins(book, [network]),
         settings=settings(book, [network], found),
-        tables=tables,
-        figures=(table2_table3.reliability(book, network, found),),
-        findings=findings(tables[0]),
+        tables=made,
+        figures=(reliability(book, network, found),),
+        findings=findings(made[0]),
     )
 
 
-RECIPE = Recipe("table2", plan, tell)
+TABLE2 = Recipe("table2", plan2, tell2)
 
 
 # Table 3: networks trained on CIFAR-10, tested on Tiny ImageNet.
 
-
-DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2"}
-
-ABOUT = """\
+ABOUT3 = """\
 The networks of Table 2 on images of another data set: those of Tiny ImageNet whose classes
 CIFAR-10 has, resized from 64×64 to 32×32 by area. The paper gives counts by class and no synsets;
 the validation images without greyscale ones of sports car, of goose, black stork and albatross,
@@ -190,16 +183,16 @@ of tabby, of all six dogs and both frogs give its counts exactly, so these are t
 may be any of the ten classes. The mean is over images, as the paper's is."""
 
 
-def plan(book: Book) -> Plan:
+def plan3(book: Book) -> Plan:
     """Each method on the other data set's images."""
     network = book.options("table3", **DEFAULTS)["network"]
-    return table2_table3.stages(book, network, book.ood())
+    return stages(book, network, book.ood())
 
 
-def tell(book: Book, found: Found) -> Experiment:
+def tell3(book: Book, found: Found) -> Experiment:
     """The paper's rows, calibration beside them."""
     network = book.options("table3", **DEFAULTS)["network"]
-    tables = table2_table3.tables(book, network, found, "Table 3", published.TABLE3, {})
+    made = tables(book, network, found, "Table 3", published.TABLE3, {})
     counts = next(iter(found.values()))[0].numbers["counts"]
     told = {
         **settings(book, [network], found),
@@ -208,12 +201,12 @@ def tell(book: Book, found: Found) -> Experiment:
     return Experiment(
         name="table3",
         title="Table 3: out of distribution, Tiny ImageNet",
-        about=ABOUT,
+        about=ABOUT3,
         stand_ins=stand_ins(book, [network], ood=True),
         settings=told,
-        tables=tables,
-        findings=findings(tables[0]),
+        tables=made,
+        findings=findings(made[0]),
     )
 
 
-RECIPE = Recipe("table3", plan, tell)
+TABLE3 = Recipe("table3", plan3, tell3)

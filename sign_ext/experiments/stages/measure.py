@@ -163,7 +163,7 @@ class Uncertain(Stage):
 
     def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
         """Evaluate."""
-        from sign_ext.evaluation import uncertainty as measure_uncertainty
+        from sign_ext.evaluation import measure_uncertainty
 
         model = trained(bench.outcome(self.network), bench.device)
         return measure_uncertainty(model, self._images(bench), samples=self.samples, seed=SEED)
@@ -197,8 +197,7 @@ class FeatureMap(Stage):
 
     def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
         """Measure and embed; validation images go into the training images' map."""
-        from sign_ext.evaluation import embed, features
-        from sign_ext.evaluation import features as compactness
+        from sign_ext.evaluation import compactness, embed, features
 
         splits = bench.data(self.network.source)
         model = trained(bench.outcome(self.network), bench.device)
