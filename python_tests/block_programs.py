@@ -101,7 +101,7 @@ class Builder:
                 bias=self.random(channels, scale=0.3),
                 stride=(stride, stride),
                 padding=(padding, padding),
-                padding_behind=(padding, padding),
+                padding_end=(padding, padding),
                 dilation=(dilation, dilation),
                 groups=groups,
             )

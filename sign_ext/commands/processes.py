@@ -18,7 +18,7 @@ SECONDS_TO_TELL = 1.0
 
 
 @contextmanager
-def told_once(processes: Processes) -> Iterator[None]:
+def rank_zero_output(processes: Processes) -> Iterator[None]:
     """Let only the first process write on stdout and stderr, for the length of the block.
 
     Args:

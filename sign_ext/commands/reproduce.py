@@ -24,7 +24,7 @@ from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, command_line, option
 from sign_ext.commands.processes import require_one_process
 from sign_ext.commands.shared import check_folder, resolve_device
-from sign_ext.experiments.registry import EXPERIMENTS
+from sign_ext.experiments.names import EXPERIMENTS
 
 if TYPE_CHECKING:
     from sign_ext.experiments.reproduce import Reproduction
@@ -139,7 +139,7 @@ def _tell_plan(work: Reproduction, as_json: bool) -> None:
         {
             "stage": stage.title(),
             "key": f"{stage.kind}-{stage.key}",
-            "done": work.lab.done(stage),
+            "done": work.runner.done(stage),
             "seconds": stage.flops() / rate,
         }
         for stage in stages
@@ -164,4 +164,4 @@ def _rate(work: Reproduction) -> float:
     """Operations a second: what finished stages reached here, else a probe's."""
     from sign_ext.experiments.stages.cost import measured_rate, probed_rate
 
-    return measured_rate(work.lab, work.stages()) or probed_rate(work.lab.device)
+    return measured_rate(work.runner, work.stages()) or probed_rate(work.runner.device)

@@ -132,11 +132,11 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Train, write OUT/model.safetensors and model.json, and print the best epoch."""
-    from sign_ext.commands.processes import told_once
+    from sign_ext.commands.processes import rank_zero_output
     from sign_ext.training.processes import join_processes
 
     processes = join_processes(resolve_device(options.device))
-    with told_once(processes):
+    with rank_zero_output(processes):
         _train(options, processes)
 
 

@@ -21,7 +21,7 @@ from sign_ext.compiler.ir.shaping import Reshape
 from sign_ext.compiler.ir.traits import (
     is_affine,
     is_free,
-    is_handed_on,
+    is_identity_vjp,
     masks_on_load,
     scales,
     stem_of,
@@ -258,9 +258,9 @@ class _Scheduler:
         # was handed on, which its own input's cotangent may be: there it is the other way round.
         sides = list(enumerate(op.inputs))
         for side, target in reversed(sides) if isinstance(op, InvertedResidual) else sides:
-            hands_on = (passes_on and side == 1) or is_handed_on(op)
+            hands_on = (passes_on and side == 1) or is_identity_vjp(op)
             if hands_on:
-                self._hand_on(target, g)
+                self._pass_through(target, g)
             else:
                 self._compute(i, op, side, target, g, own_mask)
         self.holders[g] -= 1
@@ -276,7 +276,7 @@ class _Scheduler:
         )
         self._give(number, out)
 
-    def _hand_on(self, target: int, g: int) -> None:
+    def _pass_through(self, target: int, g: int) -> None:
         """The same cotangent for an input that was only added."""
         had = self.cotangent.get(target)
         if had is None:

@@ -14,13 +14,13 @@ from torch import Tensor
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.resize import resize_images
 from sign_ext.data.source import ImageSource
-from sign_ext.data.splits import SPLIT_SEED, Splits, Wanted, stratified_choice, three_way_split
+from sign_ext.data.splits import SPLIT_SEED, Splits, SubsetSpec, stratified_choice, three_way_split
 
 # Images that lie somewhere, described without reading their pixels.
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class ImageIndex:
     """Images whose labels are known and whose pixels are read on demand.
 
     Args:
@@ -42,7 +42,9 @@ class Pool:
 
 
 # For training, validation and test in this order, a pool and increasing positions in it.
-Parts = tuple[tuple[Pool, np.ndarray], tuple[Pool, np.ndarray], tuple[Pool, np.ndarray]]
+Parts = tuple[
+    tuple[ImageIndex, np.ndarray], tuple[ImageIndex, np.ndarray], tuple[ImageIndex, np.ndarray]
+]
 
 
 SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")
@@ -64,7 +66,7 @@ class Chosen:
     """
 
     split: str
-    pool: Pool
+    pool: ImageIndex
     where: np.ndarray
     places: np.ndarray
     prefix: str
@@ -80,7 +82,7 @@ class Chosen:
         return self.pool.keys(self.where[span])
 
 
-class Unread:
+class LazyDataset:
     """The wanted parts of a data set, listed but not read.
 
     Args:
@@ -95,7 +97,7 @@ class Unread:
     """
 
     def __init__(
-        self, name: str, note: str, class_names: tuple[str, ...], parts: Parts, wanted: Wanted
+        self, name: str, note: str, class_names: tuple[str, ...], parts: Parts, wanted: SubsetSpec
     ) -> None:
         """Choose the subsets, so that sizes are checked before the first image is decoded."""
         self.name = name
@@ -236,7 +238,7 @@ VALIDATION_SHARE = 0.15
 LARGEST_LABEL = 999_999
 
 
-def parts_of(pools: dict[str, Pool], names: tuple[str, ...], where: str) -> Parts:
+def parts_of(pools: dict[str, ImageIndex], names: tuple[str, ...], where: str) -> Parts:
     """Make training, validation and test part of what was found.
 
     Args:
@@ -260,7 +262,7 @@ def parts_of(pools: dict[str, Pool], names: tuple[str, ...], where: str) -> Part
     return given(pools["train"], held, pools["test"])
 
 
-def divided(pool: Pool) -> Parts:
+def divided(pool: ImageIndex) -> Parts:
     """Split one pool 70/15/15 within each class, always in the same way.
 
     Args:
@@ -273,7 +275,7 @@ def divided(pool: Pool) -> Parts:
     return (pool, train), (pool, validation), (pool, test)
 
 
-def given(train: Pool, validation: Pool | None, test: Pool) -> Parts:
+def given(train: ImageIndex, validation: ImageIndex | None, test: ImageIndex) -> Parts:
     """Keep parts as they were given; hold out 15% of the training images if one is missing.
 
     Args:

@@ -8,9 +8,9 @@ from pathlib import Path
 from sign_ext.data.datasets.root import find_root
 from sign_ext.data.formats.webdataset import compressed_in, is_tar, tars_in
 from sign_ext.data.image_set import ImageSet
-from sign_ext.data.lazy import Unread
+from sign_ext.data.lazy import LazyDataset
 from sign_ext.data.source import ImageSource
-from sign_ext.data.splits import Splits, Wanted
+from sign_ext.data.splits import Splits, SubsetSpec
 
 # One door to the sets that only test a network: images of its classes from elsewhere.
 
@@ -121,7 +121,7 @@ def load_data(
         >>> len(splits.train), splits.image_shape
         (100, (3, 32, 32))
     """
-    return _find(name, root, Wanted(train_size, test_size, seed, image_size)).read()
+    return _find(name, root, SubsetSpec(train_size, test_size, seed, image_size)).read()
 
 
 def open_data(
@@ -161,7 +161,7 @@ def open_data(
         >>> [len(source.read(start, start + 599)) for start in range(0, len(source), 599)]
         [599, 599, 599]
     """
-    return _find(name, root, Wanted(train_size, test_size, seed, image_size)).source(split)
+    return _find(name, root, SubsetSpec(train_size, test_size, seed, image_size)).source(split)
 
 
 def is_path(name: str) -> bool:
@@ -177,7 +177,7 @@ def is_path(name: str) -> bool:
     return name not in (*DATA_NAMES, *OOD_NAMES) and (Path(name).is_dir() or is_tar(name))
 
 
-def _find(name: str | Path, root: str | Path | None, wanted: Wanted) -> Unread:
+def _find(name: str | Path, root: str | Path | None, wanted: SubsetSpec) -> LazyDataset:
     """Find a data set and list it."""
     if name == "digits":
         from sign_ext.data.datasets.digits import open_digits
@@ -213,7 +213,7 @@ def _find(name: str | Path, root: str | Path | None, wanted: Wanted) -> Unread:
     )
 
 
-def _find_in_folder(folder: Path, wanted: Wanted) -> Unread:
+def _find_in_folder(folder: Path, wanted: SubsetSpec) -> LazyDataset:
     """Tell by what a folder holds which kind of data it is, and list it."""
     from sign_ext.data.formats import huggingface
     from sign_ext.data.formats.image_folder import folders, open_image_folder

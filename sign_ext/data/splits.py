@@ -40,7 +40,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SubsetSpec:
     """How much of a data set to read, and at what size.
 
     Args:

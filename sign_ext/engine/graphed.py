@@ -64,7 +64,7 @@ def _leaves_the_device(tensor: Tensor, options: Mapping[str, Any]) -> bool:
     return tensor.is_cuda and target is not None and torch.device(target).type == "cpu"
 
 
-def refuse_waiting(step: Callable[[], object]) -> None:
+def forbid_host_sync(step: Callable[[], object]) -> None:
     """Run `step`, and raise BackendError at the first operation that waits for the device.
 
     Args:
@@ -112,7 +112,7 @@ def _capture(
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            refuse_waiting(step)
+            forbid_host_sync(step)
             for _ in range(WARM_UP_STEPS):
                 step()
         torch.cuda.current_stream(device).wait_stream(stream)

@@ -12,7 +12,7 @@ from sign_ext.experiments.scale import NetworkSettings, Scale, Task
 from sign_ext.experiments.stages.measure import Classify
 from sign_ext.experiments.stages.networks import Calibrate, Network, Train, Transform
 from sign_ext.experiments.stages.policy_search import Search
-from sign_ext.experiments.stages.runner import Lab
+from sign_ext.experiments.stages.runner import StageRunner
 from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.experiments.stages.stage import Stage
 
@@ -21,24 +21,24 @@ PROTOCOLS: Mapping[Protocol, str] = {"epochs": "equal epochs", "steps": "equal g
 
 
 @dataclass(frozen=True)
-class Book:
+class StagePlanner:
     """Builds the stages of a scale; the same request gives a stage of the same key.
 
     Attributes:
         scale: all settings.
         seeds: in order.
         sources: reads the data.
-        lab: knows the outcomes of stages that are done.
+        runner: knows the outcomes of stages that are done.
     """
 
     scale: Scale
     seeds: tuple[int, ...]
     sources: Sources
-    lab: Lab
+    runner: StageRunner
 
     def numbers(self, stage: Stage) -> Mapping[str, Any]:
         """What a finished stage found."""
-        outcome = self.lab.outcome(stage)
+        outcome = self.runner.outcome(stage)
         if outcome is None:
             raise RuntimeError(f"{stage.title()} is not done yet")
         return outcome.numbers

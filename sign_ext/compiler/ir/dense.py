@@ -28,7 +28,7 @@ class Convolution(Op):
         bias: (C_out,) or None.
         stride: (vertical, horizontal).
         padding: zeros in front (top, left) …
-        padding_behind: … and behind (bottom, right).
+        padding_end: … and behind (bottom, right).
         dilation: (vertical, horizontal).
         groups: as in torch.nn.Conv2d.
     """
@@ -37,7 +37,7 @@ class Convolution(Op):
     bias: Tensor | None = None
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
-    padding_behind: Pair = (0, 0)
+    padding_end: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
 
@@ -68,11 +68,11 @@ class Convolution(Op):
     def is_pointwise(self) -> bool:
         """Whether it is a matrix product over channels: 1×1, one group, stride 1, no padding."""
         plain = self.kernel == self.stride == (1, 1) and self.groups == 1
-        return plain and self.padding == self.padding_behind == (0, 0)
+        return plain and self.padding == self.padding_end == (0, 0)
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """Zero-pad, convolve, add."""
-        (top, left), (bottom, right) = self.padding, self.padding_behind
+        (top, left), (bottom, right) = self.padding, self.padding_end
         x = F.pad(inputs[0], (left, right, top, bottom))
         value = F.conv2d(
             x, self.weight, self.bias, self.stride, dilation=self.dilation, groups=self.groups
@@ -81,7 +81,7 @@ class Convolution(Op):
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
         """The transposed convolution, cut to the input."""
-        (top, left), (bottom, right) = self.padding, self.padding_behind
+        (top, left), (bottom, right) = self.padding, self.padding_end
         _, height, width = self.in_shapes[0]
         size = (height + top + bottom, width + left + right)
         padded = conv2d_input(

@@ -53,7 +53,7 @@ def scales(op: Op) -> bool:
     return isinstance(op, Pointwise) and op.scale is not None
 
 
-def is_handed_on(op: Op) -> bool:
+def is_identity_vjp(op: Op) -> bool:
     """Whether the input's cotangent is the output's, unchanged."""
     return isinstance(op, Pointwise) and op.scale is None
 

@@ -48,7 +48,7 @@ def conv2d(
         bias=bias,
         stride=pair(stride),
         padding=before,
-        padding_behind=after,
+        padding_end=after,
         dilation=dilation,
         groups=int(groups),
     )

@@ -17,8 +17,8 @@ from torch import Tensor
 from sign_ext.data.datasets.root import PUT_IT
 from sign_ext.data.decode import decode_exact
 from sign_ext.data.formats.parquet import Cells, read_columns, usable_as
-from sign_ext.data.lazy import Pool, Unread
-from sign_ext.data.splits import SPLIT_SEED, Wanted, stratified_choice
+from sign_ext.data.lazy import ImageIndex, LazyDataset
+from sign_ext.data.splits import SPLIT_SEED, SubsetSpec, stratified_choice
 
 # CIFAR-10 as two Parquet files of WebP images with a flag for the exact ones.
 
@@ -27,7 +27,7 @@ COLUMNS = ("image", "label", "lossless")
 SIZE = 32
 
 
-def read_parquet(file: Path, images: int) -> tuple[Pool, int]:
+def read_parquet(file: Path, images: int) -> tuple[ImageIndex, int]:
     """Open one Parquet file: labels now, pixels when they are asked for.
 
     Args:
@@ -54,7 +54,7 @@ def read_parquet(file: Path, images: int) -> tuple[Pool, int]:
         # One thread: images this small spend their time under Python's lock, so more gain nothing.
         return decode_exact(cells.read(where), names, SIZE, "WEBP", threads=1)
 
-    pool = Pool(labels, read, SIZE, cells.identities, resident_bytes=cells.resident_bytes)
+    pool = ImageIndex(labels, read, SIZE, cells.identities, resident_bytes=cells.resident_bytes)
     return pool, lossless
 
 
@@ -374,7 +374,7 @@ TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
 VALIDATION_IMAGES = 5_000
 
 
-def open_cifar10(root: Path, wanted: Wanted) -> Unread:
+def open_cifar10(root: Path, wanted: SubsetSpec) -> LazyDataset:
     """Find CIFAR-10: 45,000 training, 5,000 validation and 10,000 test images.
 
     The paper selects epochs on a validation set that CIFAR-10 does not have (Section 3), so 500
@@ -405,14 +405,14 @@ def open_cifar10(root: Path, wanted: Wanted) -> Unread:
     held_out = stratified_choice(train.labels, VALIDATION_IMAGES, seed=SPLIT_SEED)
     kept = np.setdiff1d(np.arange(len(train.labels)), held_out)
     parts = ((train, kept), (train, held_out), (test, np.arange(len(test.labels))))
-    return Unread("cifar10", note, CLASS_NAMES, parts, wanted)
+    return LazyDataset("cifar10", note, CLASS_NAMES, parts, wanted)
 
 
-def _pool(batches: list[Arrays]) -> Pool:
+def _pool(batches: list[Arrays]) -> ImageIndex:
     """Join batches that are in memory already."""
     images = np.concatenate([pixels for pixels, _ in batches])
     labels = np.concatenate([each for _, each in batches])
-    return Pool(
+    return ImageIndex(
         labels,
         lambda where: torch.from_numpy(images[where]),
         images.shape[-1],

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from sign_ext.data.datasets.isic2017 import COUNTS
 from sign_ext.data.image_set import ImageSet
-from sign_ext.data.lazy import Pool, Unread
-from sign_ext.data.splits import SPLIT_SEED, Wanted, stratified_choice, three_way_split
+from sign_ext.data.lazy import ImageIndex, LazyDataset
+from sign_ext.data.splits import SPLIT_SEED, SubsetSpec, stratified_choice, three_way_split
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DEFAULT_SIZE = 32
 
 
-def open_digits(wanted: Wanted) -> Unread:
+def open_digits(wanted: SubsetSpec) -> LazyDataset:
     """Find the 1,797 digits as RGB images in 0–255, split 70/15/15 by class.
 
     Args:
@@ -34,10 +34,10 @@ def open_digits(wanted: Wanted) -> Unread:
     train, validation, test = three_way_split(pool.labels)
     note = f"scikit-learn's handwritten digits ({len(pool.labels):,} images of 8×8, resized)"
     parts = ((pool, train), (pool, validation), (pool, test))
-    return Unread("digits", note, CLASS_NAMES, parts, wanted)
+    return LazyDataset("digits", note, CLASS_NAMES, parts, wanted)
 
 
-def digits_pool(image_size: int | None) -> Pool:
+def digits_pool(image_size: int | None) -> ImageIndex:
     """Read all digits; they are enlarged when they are asked for.
 
     Args:
@@ -70,7 +70,7 @@ def digits_pool(image_size: int | None) -> Pool:
     def identities(where: np.ndarray) -> list[bytes]:
         return [ink[position].numpy().tobytes() for position in where]
 
-    return Pool(labels, read, size, identities, resident_bytes=ink.nbytes)
+    return ImageIndex(labels, read, size, identities, resident_bytes=ink.nbytes)
 
 
 # The digits as an imbalanced problem of two classes: a stand-in for ISIC-2017.
@@ -80,7 +80,7 @@ IMBALANCED_CLASS_NAMES = ("other", "eight")
 POSITIVE = 8
 
 
-def open_digits_imbalanced(wanted: Wanted) -> Unread:
+def open_digits_imbalanced(wanted: SubsetSpec) -> LazyDataset:
     """Find the digits as "is it an eight?", as imbalanced as melanomas are in ISIC-2017.
 
     Every eight of a part of the digits is kept, and as many of the other digits, in their own
@@ -106,7 +106,9 @@ def open_digits_imbalanced(wanted: Wanted) -> Unread:
     total = sum(len(where) for _, where in (first, second, third))
     note = f"stand-in for ISIC-2017: scikit-learn's handwritten digits, eight or other ({total:,}"
     note += " images of 8×8, resized, as imbalanced as ISIC-2017)"
-    return Unread("digits_imbalanced", note, IMBALANCED_CLASS_NAMES, (first, second, third), wanted)
+    return LazyDataset(
+        "digits_imbalanced", note, IMBALANCED_CLASS_NAMES, (first, second, third), wanted
+    )
 
 
 def _imbalanced(digits: np.ndarray, where: np.ndarray, images: int, positives: int) -> np.ndarray:

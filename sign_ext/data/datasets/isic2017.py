@@ -13,8 +13,8 @@ from torch import Tensor
 from sign_ext.data.datasets.root import PUT_IT
 from sign_ext.data.decode import decode_all, decode_exact, decode_file
 from sign_ext.data.formats.parquet import Cells, read_columns, usable_as
-from sign_ext.data.lazy import Parts, Pool, Unread
-from sign_ext.data.splits import Wanted
+from sign_ext.data.lazy import ImageIndex, LazyDataset, Parts
+from sign_ext.data.splits import SubsetSpec
 
 # ISIC-2017 part 3 on disk: the challenge's folders and tables, or one Parquet file.
 
@@ -170,7 +170,7 @@ PARQUET_SIZE = 256
 COUNTS = {"train": (2_000, 374), "validation": (150, 30), "test": (600, 117)}
 
 
-def open_isic2017(root: Path, wanted: Wanted) -> Unread:
+def open_isic2017(root: Path, wanted: SubsetSpec) -> LazyDataset:
     """Find ISIC-2017's third part: 2,000 training, 150 validation and 600 test images.
 
     A label is 1 for melanoma and 0 for anything else (nevus or seborrheic keratosis), the paper's
@@ -198,7 +198,7 @@ def open_isic2017(root: Path, wanted: Wanted) -> Unread:
         parts = _parquet(path)
         source = f"images reduced to {PARQUET_SIZE}×{PARQUET_SIZE} beforehand, resized to {size}"
     note = f"ISIC-2017 part 3, melanoma or not ({source}; the aspect ratio is not kept)"
-    return Unread("isic2017", note, CLASS_NAMES, parts, wanted)
+    return LazyDataset("isic2017", note, CLASS_NAMES, parts, wanted)
 
 
 def _official(root: Path, size: int) -> Parts:
@@ -210,7 +210,9 @@ def _official(root: Path, size: int) -> Parts:
     return first, second, third
 
 
-def _official_part(folder: Path, table: Path, split: str, size: int) -> tuple[Pool, np.ndarray]:
+def _official_part(
+    folder: Path, table: Path, split: str, size: int
+) -> tuple[ImageIndex, np.ndarray]:
     """Make the pool of one folder; photographs are decoded when they are asked for."""
     paths, labels = read_part(folder, table)
     instead = f"Get it again from {HOME}."
@@ -232,7 +234,7 @@ def _official_part(folder: Path, table: Path, split: str, size: int) -> tuple[Po
     def identities(where: np.ndarray) -> list[bytes]:
         return [b"%d" % paths[position].stat().st_size for position in where]
 
-    return Pool(labels, read, size, identities, keys), np.arange(len(labels))
+    return ImageIndex(labels, read, size, identities, keys), np.arange(len(labels))
 
 
 def _parquet(file: Path) -> Parts:
@@ -267,7 +269,7 @@ def _parquet(file: Path) -> Parts:
         return [f"{rows[1][position]}.jpg" for position in where]
 
     resident = cells.resident_bytes
-    pool = Pool(labels, read, PARQUET_SIZE, cells.identities, keys, resident_bytes=resident)
+    pool = ImageIndex(labels, read, PARQUET_SIZE, cells.identities, keys, resident_bytes=resident)
     train, validation, test = (np.asarray(each, dtype=np.int64) for each in where.values())
     return (pool, train), (pool, validation), (pool, test)
 

@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from sign_ext.data.decode import FORMATS, decode_all, decode_rgb, readable
-from sign_ext.data.lazy import LARGEST_LABEL, Pool, Unread, parts_of
-from sign_ext.data.splits import Wanted
+from sign_ext.data.lazy import LARGEST_LABEL, ImageIndex, LazyDataset, parts_of
+from sign_ext.data.splits import SubsetSpec
 
 ONE, SEVERAL = "state.json", "dataset_dict.json"
 MARKS = (ONE, SEVERAL)
@@ -30,7 +30,7 @@ def is_saved(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in MARKS)
 
 
-def open_saved(folder: Path, wanted: Wanted) -> Unread:
+def open_saved(folder: Path, wanted: SubsetSpec) -> LazyDataset:
     """List the rows of a saved data set; it stays on disk, mapped into memory.
 
     The splits train, test and validation (or val) are used as they are, without a validation split
@@ -64,7 +64,7 @@ def open_saved(folder: Path, wanted: Wanted) -> Unread:
     total = sum(len(where) for _, where in parts)
     note = f"images of {called} ({total:,} in {len(names)} classes, saved by Hugging Face's "
     note += f"datasets, resized to {size}×{size})"
-    return Unread(called, note, names, parts, wanted)
+    return LazyDataset(called, note, names, parts, wanted)
 
 
 def _load(folder: Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _columns(features: Any) -> tuple[str, str]:
     return image, classes[0]
 
 
-def _pool(table: Any, where: str, size: int) -> tuple[Pool, tuple[str, ...] | None]:
+def _pool(table: Any, where: str, size: int) -> tuple[ImageIndex, tuple[str, ...] | None]:
     """Make the pool of one split; also give its class names if it has any."""
     from datasets import ClassLabel, Image
 
@@ -157,7 +157,7 @@ def _pool(table: Any, where: str, size: int) -> tuple[Pool, tuple[str, ...] | No
         pairs = zip(sizes.to_pylist(), paths.to_pylist(), strict=True)
         return [f"{length} {path}".encode("utf-8", "surrogateescape") for length, path in pairs]
 
-    return Pool(labels, read, size, identities), names
+    return ImageIndex(labels, read, size, identities), names
 
 
 def _labels(table: Any, column: str, classes: int) -> np.ndarray:
@@ -191,7 +191,7 @@ def _source(cell: dict[str, Any] | None) -> bytes | Path:
 
 
 def _common(
-    class_names: dict[str, tuple[str, ...] | None], pools: dict[str, Pool], folder: Path
+    class_names: dict[str, tuple[str, ...] | None], pools: dict[str, ImageIndex], folder: Path
 ) -> tuple[str, ...]:
     """Return the class names, which all splits must share; numbers if there are none."""
     different = set(class_names.values())

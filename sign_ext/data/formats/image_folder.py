@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from sign_ext.data.decode import FORMATS, decode_all, decode_file
-from sign_ext.data.lazy import Parts, Pool, Unread, divided, given
-from sign_ext.data.splits import Wanted
+from sign_ext.data.lazy import ImageIndex, LazyDataset, Parts, divided, given
+from sign_ext.data.splits import SubsetSpec
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 DEFAULT_SIZE = 32
@@ -22,7 +22,7 @@ LAYOUT = (
 )
 
 
-def open_image_folder(root: Path, wanted: Wanted) -> Unread:
+def open_image_folder(root: Path, wanted: SubsetSpec) -> LazyDataset:
     """Find the images of a folder, which will be resized to squares.
 
     ROOT/CLASS/… is split 70/15/15 within each class. With ROOT/train/CLASS/… the folders test and
@@ -51,7 +51,7 @@ def open_image_folder(root: Path, wanted: Wanted) -> Unread:
     total = sum(len(where) for _, where in parts)
     note = f"images of {root.name} ({total:,} in {len(names)} classes, resized to {size}×{size}"
     note += f"; {ignored:,} other files ignored)" if ignored else ")"
-    return Unread(root.resolve().name, note, names, parts, wanted)
+    return LazyDataset(root.resolve().name, note, names, parts, wanted)
 
 
 def _given_splits(root: Path, size: int) -> tuple[Parts, tuple[str, ...], int]:
@@ -91,7 +91,7 @@ def folders(root: Path) -> list[str]:
 
 def _pool(
     root: Path, below: str, names: tuple[str, ...], size: int, *, at_least: int
-) -> tuple[Pool, int]:
+) -> tuple[ImageIndex, int]:
     """List the images of each class below ROOT/BELOW; also count the files that are not images."""
     paths: list[str] = []
     labels: list[int] = []
@@ -122,7 +122,7 @@ def _pool(
     def identities(where: np.ndarray) -> list[bytes]:
         return [b"%d" % sizes[position] for position in where]
 
-    return Pool(np.asarray(labels, dtype=np.int64), read, size, identities, keys), ignored
+    return ImageIndex(np.asarray(labels, dtype=np.int64), read, size, identities, keys), ignored
 
 
 def _images(folder: Path, name: str) -> tuple[list[tuple[str, int]], int]:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sign_ext.data.decode import FORMATS, decode_all, decode_rgb, readable
 from sign_ext.data.formats.image_folder import DEFAULT_SIZE, folders
-from sign_ext.data.lazy import LARGEST_LABEL, Pool, Unread, parts_of
-from sign_ext.data.splits import Wanted
+from sign_ext.data.lazy import LARGEST_LABEL, ImageIndex, LazyDataset, parts_of
+from sign_ext.data.splits import SubsetSpec
 
 # Where a tar file in WebDataset's manner holds which sample: found without reading the images.
 #
@@ -310,7 +310,7 @@ def compressed_in(folder: Path) -> list[Path]:
 REPAIR = "Make the tar again without it, or with an image that can be read."
 
 
-def open_tars(name: str | Path, wanted: Wanted) -> Unread:
+def open_tars(name: str | Path, wanted: SubsetSpec) -> LazyDataset:
     """List the samples of a tar, of several, or of a folder of them.
 
     ROOT/train/*.tar, ROOT/test/*.tar and ROOT/validation/*.tar (or ROOT/val) are used as they are,
@@ -349,7 +349,7 @@ def open_tars(name: str | Path, wanted: Wanted) -> Unread:
     count = sum(len(tars) for tars in groups.values())
     note = f"images of {called} ({len(labels):,} in {len(names)} classes, from {count:,} "
     note += f"{'tar' if count == 1 else 'tars'}, resized to {size}×{size})"
-    return Unread(called, note, names, parts, wanted)
+    return LazyDataset(called, note, names, parts, wanted)
 
 
 def _groups(root: Path) -> dict[str, list[Path]]:
@@ -396,7 +396,7 @@ def _class_names(
     return names
 
 
-def _pool(tars: list[Path], size: int) -> tuple[Pool, bytes | None]:
+def _pool(tars: list[Path], size: int) -> tuple[ImageIndex, bytes | None]:
     """List the samples of some tars; also give the classes.txt of the first."""
     keys: list[str] = []
     columns: list[np.ndarray] = []
@@ -430,4 +430,4 @@ def _pool(tars: list[Path], size: int) -> tuple[Pool, bytes | None]:
     def names(where: np.ndarray) -> list[str]:
         return [keys[row] for row in where]
 
-    return Pool(labels, read, size, identities, names), inside
+    return ImageIndex(labels, read, size, identities, names), inside

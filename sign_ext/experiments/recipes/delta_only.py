@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
 from sign_ext.experiments.recipes.summary import means, settings, stand_ins
@@ -23,36 +23,36 @@ training labels, so δ of a test image holds what Φ makes of it: compare with t
 itself, beside it, and with chance."""
 
 
-def plan(book: Book) -> Plan:
+def plan(planner: StagePlanner) -> Plan:
     """The network on δ, and Φ on the images, with each seed."""
     stages: Plan = {}
-    for network in book.options("delta_only", **DEFAULTS)["networks"]:
-        phis = [book.phi(network, seed) for seed in book.seeds]
-        stages[f"{network}/delta"] = tuple(_delta(book, network, phi) for phi in phis)
-        stages[f"{network}/phi"] = tuple(book.classify(phi, network) for phi in phis)
+    for network in planner.options("delta_only", **DEFAULTS)["networks"]:
+        phis = [planner.phi(network, seed) for seed in planner.seeds]
+        stages[f"{network}/delta"] = tuple(_delta(planner, network, phi) for phi in phis)
+        stages[f"{network}/phi"] = tuple(planner.classify(phi, network) for phi in phis)
     return stages
 
 
-def _delta(book: Book, network: str, phi: Train) -> ClassifyDelta:
-    last = (max(book.scale.sign.snapshots),)
+def _delta(planner: StagePlanner, network: str, phi: Train) -> ClassifyDelta:
+    last = (max(planner.scale.sign.snapshots),)
     stage = TrainOnDelta(
         source=phi.source,
         images=phi.images,
         network=phi.network,
         settings=phi.settings,
         # The versions that other tables use as well, so that they are made once.
-        sign=book.transform(phi),
-        validation=book.transform(phi, part="validation", snapshots=last),
+        sign=planner.transform(phi),
+        validation=planner.transform(phi, part="validation", snapshots=last),
     )
-    return ClassifyDelta(stage, book.transform(phi, part="test", snapshots=last))
+    return ClassifyDelta(stage, planner.transform(phi, part="test", snapshots=last))
 
 
-def tell(book: Book, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, found: Found) -> Experiment:
     """The accuracies beside chance."""
-    networks = book.options("delta_only", **DEFAULTS)["networks"]
+    networks = planner.options("delta_only", **DEFAULTS)["networks"]
     rows, told = [], []
     for network in networks:
-        label = book.network(network).label
+        label = planner.network(network).label
         delta, phi = found[f"{network}/delta"], found[f"{network}/phi"]
         theirs = published.for_network(published.DELTA_ONLY, network)
         cells = {"accuracy": cell(delta, "accuracy", paper=theirs)}
@@ -77,11 +77,11 @@ def tell(book: Book, found: Found) -> Experiment:
         name="delta_only",
         title="Training on δ alone (Section 3.1)",
         about=ABOUT,
-        stand_ins=stand_ins(book, networks),
-        settings=settings(book, networks, found),
+        stand_ins=stand_ins(planner, networks),
+        settings=settings(planner, networks, found),
         tables=(table,),
         findings=tuple(told),
     )
 
 
-RECIPE = Recipe("delta_only", plan, tell)
+RECIPE = Recipe("delta_only", plan, summarize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
 from sign_ext.experiments.recipes.summary import settings, stand_ins
 from sign_ext.experiments.stages.measure import Pictures
@@ -33,19 +33,19 @@ def recipe(name: str, title: str, network: str, each: int) -> Recipe:
     """
     defaults: dict[str, Any] = {"network": network, "each": each}
 
-    def plan(book: Book) -> Plan:
-        options = book.options(name, **defaults)
+    def plan(planner: StagePlanner) -> Plan:
+        options = planner.options(name, **defaults)
         return {
             "pictures": tuple(
-                Pictures(book.transform(book.phi(options["network"], seed)), options["each"])
-                for seed in book.seeds
+                Pictures(planner.transform(planner.phi(options["network"], seed)), options["each"])
+                for seed in planner.seeds
             )
         }
 
-    def tell(book: Book, found: Found) -> Experiment:
-        network = book.options(name, **defaults)["network"]
+    def summarize(planner: StagePlanner, found: Found) -> Experiment:
+        network = planner.options(name, **defaults)["network"]
         outcomes = found["pictures"]
-        label = book.network(network).label
+        label = planner.network(network).label
         table = _table(title, outcomes, label)
         first = outcomes[0].numbers
         figure = Figure(
@@ -60,14 +60,14 @@ def recipe(name: str, title: str, network: str, each: int) -> Recipe:
             name=name,
             title=f"{title}: images before and after SIGN",
             about=ABOUT,
-            stand_ins=stand_ins(book, [network]),
-            settings=settings(book, [network], found),
+            stand_ins=stand_ins(planner, [network]),
+            settings=settings(planner, [network], found),
             tables=(table,),
             figures=(figure,),
             findings=(_finding(table),),
         )
 
-    return Recipe(name, plan, tell)
+    return Recipe(name, plan, summarize)
 
 
 def _table(title: str, outcomes: Sequence[Outcome], label: str) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.methods import METHODS
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
@@ -31,40 +31,40 @@ between-class scatter (lower is more compact). Validation images are embedded in
 images' map."""
 
 
-def plan(book: Book) -> Plan:
+def plan(planner: StagePlanner) -> Plan:
     """Each method by both protocols with each seed."""
-    options = book.options("figure5", **DEFAULTS)
+    options = planner.options("figure5", **DEFAULTS)
     return {
         entry.name: tuple(
             FeatureMap(
-                book.train(entry.network, entry.method, seed, protocol=entry.protocol),
+                planner.train(entry.network, entry.method, seed, protocol=entry.protocol),
                 options["images"],
             )
-            for seed in book.seeds
+            for seed in planner.seeds
         )
         for entry in entries({options["network"]: SHOWN})
     }
 
 
-def tell(book: Book, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, found: Found) -> Experiment:
     """The maps of the first seed, and the numbers of all."""
-    network = book.options("figure5", **DEFAULTS)["network"]
-    table = _table(book, network, found)
+    network = planner.options("figure5", **DEFAULTS)["network"]
+    table = _table(planner, network, found)
     return Experiment(
         name="figure5",
         title="Figure 5: feature space",
         about=ABOUT,
-        stand_ins=stand_ins(book, [network]),
-        settings=settings(book, [network], found),
+        stand_ins=stand_ins(planner, [network]),
+        settings=settings(planner, [network], found),
         tables=(table,),
-        figures=(_maps(book, network, found),),
+        figures=(_maps(planner, network, found),),
         findings=findings(table),
     )
 
 
-def _table(book: Book, network: str, found: Found) -> Table:
+def _table(planner: StagePlanner, network: str, found: Found) -> Table:
     rows = {
-        entry: row(book, entry, found, _cells(found[entry.name]))
+        entry: row(planner, entry, found, _cells(found[entry.name]))
         for entry in entries({network: SHOWN})
     }
     caption = "Compactness of classes in feature space."
@@ -76,10 +76,10 @@ def _cells(outcomes: Sequence[Outcome]) -> dict[str, Cell]:
     return {column.key: cell(outcomes, *column.key.split("_", 1)) for column in COLUMNS}
 
 
-def _maps(book: Book, network: str, found: Found) -> Figure:
+def _maps(planner: StagePlanner, network: str, found: Found) -> Figure:
     outcomes = {m: found[Entry(network, m, "epochs").name][0].numbers for m in SHOWN}
-    task = book.task(network)
-    classes = list(book.sources.read(book.source(task)).class_names)
+    task = planner.task(network)
+    classes = list(planner.sources.read(planner.source(task)).class_names)
     panels = [
         {
             "title": f"{METHODS[method].label}, {part}",
@@ -100,4 +100,4 @@ def _maps(book: Book, network: str, found: Found) -> Figure:
     )
 
 
-RECIPE = Recipe("figure5", plan, tell)
+RECIPE = Recipe("figure5", plan, summarize)

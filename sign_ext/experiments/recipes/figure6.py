@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sign_ext.evaluation import corruption_examples
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe
 from sign_ext.experiments.recipes.summary import stand_ins
 from sign_ext.experiments.stages.measure import corrupted_rows
@@ -18,15 +18,15 @@ Test images as they are, with {pixels} random pixels turned off, and with Gaussi
 standard deviation {sigma:g} grey levels, clipped to 0–255 for showing."""
 
 
-def plan(book: Book) -> Plan:
+def plan(planner: StagePlanner) -> Plan:
     """Nothing is trained for it."""
     return {}
 
 
-def tell(book: Book, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, found: Found) -> Experiment:
     """The picture."""
-    options, scale = book.options("figure6", **DEFAULTS), book.scale
-    test = book.sources.read(book.source(book.task(options["network"]))).test
+    options, scale = planner.options("figure6", **DEFAULTS), planner.scale
+    test = planner.sources.read(planner.source(planner.task(options["network"]))).test
     labels = test.labels.tolist()
     first = [labels.index(label) for label in sorted(set(labels))][: options["count"]]
     some = test.subset(first)
@@ -35,7 +35,7 @@ def tell(book: Book, found: Found) -> Experiment:
         name="figure6",
         title="Figure 6: corrupted test images",
         about=ABOUT.format(pixels=scale.pixels, sigma=scale.sigma),
-        stand_ins=stand_ins(book, [options["network"]]),
+        stand_ins=stand_ins(planner, [options["network"]]),
         settings={"pixels off": scale.pixels, "noise σ, grey levels": scale.sigma},
         figures=(
             Figure(
@@ -49,4 +49,4 @@ def tell(book: Book, found: Found) -> Experiment:
     )
 
 
-RECIPE = Recipe("figure6", plan, tell)
+RECIPE = Recipe("figure6", plan, summarize)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import comparisons, entries, row
@@ -26,21 +26,21 @@ fifth of the images are melanomas, so that accuracy says little and AUC is what 
 few positive images it varies much from seed to seed."""
 
 
-def plan(book: Book) -> Plan:
+def plan(planner: StagePlanner) -> Plan:
     """Baseline and SIGN with each seed, by both protocols."""
-    networks = book.options("isic", **DEFAULTS)["networks"]
+    networks = planner.options("isic", **DEFAULTS)["networks"]
     return {
         entry.name: tuple(
-            RocAuc(book.train(entry.network, entry.method, seed, protocol=entry.protocol))
-            for seed in book.seeds
+            RocAuc(planner.train(entry.network, entry.method, seed, protocol=entry.protocol))
+            for seed in planner.seeds
         )
         for entry in entries(networks)
     }
 
 
-def tell(book: Book, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, found: Found) -> Experiment:
     """The AUCs, with comparisons."""
-    networks = book.options("isic", **DEFAULTS)["networks"]
+    networks = planner.options("isic", **DEFAULTS)["networks"]
     rows = {}
     for entry in entries(networks):
         theirs = published.ISIC.get(entry.method, {}) if entry.protocol == "epochs" else {}
@@ -50,7 +50,7 @@ def tell(book: Book, found: Found) -> Experiment:
             "test": cell(outcomes, "test", paper=theirs.get("test")),
             "accuracy": cell(outcomes, "test_accuracy"),
         }
-        rows[entry] = row(book, entry, found, cells)
+        rows[entry] = row(planner, entry, found, cells)
     numbers = next(iter(found.values()))[0].numbers
     table = Table(
         title="ISIC-2017 (Section 3.1)",
@@ -64,11 +64,11 @@ def tell(book: Book, found: Found) -> Experiment:
         name="isic",
         title="ISIC-2017: melanoma classification (Section 3.1)",
         about=ABOUT,
-        stand_ins=stand_ins(book, networks),
-        settings=settings(book, networks, found),
+        stand_ins=stand_ins(planner, networks),
+        settings=settings(planner, networks, found),
         tables=(table,),
         findings=findings(table),
     )
 
 
-RECIPE = Recipe("isic", plan, tell)
+RECIPE = Recipe("isic", plan, summarize)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.stages.runner import Outcome
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.report.schema import Cell, Experiment
@@ -23,12 +23,12 @@ class Recipe:
     Attributes:
         name: for `sign-ext reproduce`; `names` says in a line what it is.
         plan: the stages, which are not run yet.
-        tell: the finished experiment, from the outcomes under the plan's names.
+        summarize: the finished experiment, from the outcomes under the plan's names.
     """
 
     name: str
-    plan: Callable[[Book], Plan]
-    tell: Callable[[Book, Found], Experiment]
+    plan: Callable[[StagePlanner], Plan]
+    summarize: Callable[[StagePlanner, Found], Experiment]
 
 
 def cell(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sign_ext.report.verdict import compare_rows
-from sign_ext.experiments.planner import PROTOCOLS, Book, Protocol
+from sign_ext.experiments.planner import PROTOCOLS, Protocol, StagePlanner
 from sign_ext.experiments.recipes.methods import METHODS
 from sign_ext.experiments.recipes.recipe import Found, Plan, keys
 from sign_ext.report.schema import Cell, Column, Comparison, Row
+from sign_ext.report.verdict import compare_rows
 
 # Which row is judged against which.
 PAIRS = (
@@ -56,30 +56,30 @@ def entries(networks: Mapping[str, Sequence[str]]) -> list[Entry]:
     ]
 
 
-def classified(book: Book, rows: Iterable[Entry]) -> Plan:
+def classified(planner: StagePlanner, rows: Iterable[Entry]) -> Plan:
     """Train and classify each row with each seed."""
     return {
         row.name: tuple(
-            book.classify(
-                book.train(row.network, row.method, seed, protocol=row.protocol), row.network
+            planner.classify(
+                planner.train(row.network, row.method, seed, protocol=row.protocol), row.network
             )
-            for seed in book.seeds
+            for seed in planner.seeds
         )
         for row in rows
     }
 
 
-def group(book: Book, entry: Entry) -> str:
+def group(planner: StagePlanner, entry: Entry) -> str:
     """The heading that a row stands under."""
-    return f"{book.network(entry.network).label}, {PROTOCOLS[entry.protocol]}"
+    return f"{planner.network(entry.network).label}, {PROTOCOLS[entry.protocol]}"
 
 
-def row(book: Book, entry: Entry, found: Found, cells: Mapping[str, Cell]) -> Row:
+def row(planner: StagePlanner, entry: Entry, found: Found, cells: Mapping[str, Cell]) -> Row:
     """A finished row."""
     method = METHODS[entry.method]
     return Row(
         label=method.label,
-        group=group(book, entry),
+        group=group(planner, entry),
         cells=cells,
         note=method.note,
         stages=keys(found[entry.name]),

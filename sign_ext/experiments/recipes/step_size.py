@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sign_ext.experiments.planner import Book, as_many_steps
+from sign_ext.experiments.planner import StagePlanner, as_many_steps
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
 from sign_ext.experiments.recipes.summary import means, settings, stand_ins
 from sign_ext.experiments.stages.networks import Train, Transform
@@ -57,37 +57,39 @@ def _grid(options: dict[str, Any]) -> list[Setting]:
     return [Setting(float(f), int(k)) for k in options["steps"] for f in options["factors"]]
 
 
-def plan(book: Book) -> Plan:
+def plan(planner: StagePlanner) -> Plan:
     """The baseline and each setting, with each seed."""
-    options = book.options("step_size", **DEFAULTS)
+    options = planner.options("step_size", **DEFAULTS)
     network = options["network"]
     stages: Plan = {
         "baseline": tuple(
-            book.classify(as_many_steps(book.phi(network, seed), 2), network) for seed in book.seeds
+            planner.classify(as_many_steps(planner.phi(network, seed), 2), network)
+            for seed in planner.seeds
         )
     }
     for setting in _grid(options):
         stages[setting.name] = tuple(
-            book.classify(_train(book, options, setting, seed), network) for seed in book.seeds
+            planner.classify(_train(planner, options, setting, seed), network)
+            for seed in planner.seeds
         )
     return stages
 
 
-def _train(book: Book, options: dict[str, Any], setting: Setting, seed: int) -> Train:
+def _train(planner: StagePlanner, options: dict[str, Any], setting: Setting, seed: int) -> Train:
     # One trajectory serves all K of a step size.
-    made = book.transform(
-        book.phi(options["network"], seed),
+    made = planner.transform(
+        planner.phi(options["network"], seed),
         snapshots=tuple(sorted(options["steps"])),
         factor=setting.factor,
     )
-    return book.train(options["network"], "sign", seed, sign=made, versions=(setting.steps,))
+    return planner.train(options["network"], "sign", seed, sign=made, versions=(setting.steps,))
 
 
-def tell(book: Book, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, found: Found) -> Experiment:
     """The table, a curve for each K, and which setting validation would choose."""
-    options = book.options("step_size", **DEFAULTS)
+    options = planner.options("step_size", **DEFAULTS)
     network, grid = options["network"], _grid(options)
-    label = book.network(network).label
+    label = planner.network(network).label
     baseline = {k: cell(found["baseline"], path) for k, (path, _) in MEASURES.items()}
     rows = [Row("Classical, as many steps", label, baseline, stages=keys(found["baseline"]))]
     for setting in grid:
@@ -97,7 +99,7 @@ def tell(book: Book, found: Found) -> Experiment:
             Row(
                 f"{setting.factor:g} × calibrated",
                 f"{label}, K = {setting.steps}",
-                {**_changes(book, outcomes, setting), **cells},
+                {**_changes(planner, outcomes, setting), **cells},
                 stages=keys(outcomes),
             )
         )
@@ -108,16 +110,18 @@ def tell(book: Book, found: Found) -> Experiment:
         name="step_size",
         title="Step size and K (not in the paper)",
         about=ABOUT,
-        stand_ins=stand_ins(book, [network]),
-        settings=settings(book, [network], found),
+        stand_ins=stand_ins(planner, [network]),
+        settings=settings(planner, [network], found),
         tables=(table,),
-        figures=tuple(_figure(book, found, grid, key) for key in MEASURES),
+        figures=tuple(_figure(planner, found, grid, key) for key in MEASURES),
         findings=_findings(found, grid),
     )
 
 
-def _changes(book: Book, outcomes: Sequence[Outcome], setting: Setting) -> dict[str, Cell]:
-    made = [book.numbers(_transform(outcome)) for outcome in outcomes]
+def _changes(
+    planner: StagePlanner, outcomes: Sequence[Outcome], setting: Setting
+) -> dict[str, Cell]:
+    made = [planner.numbers(_transform(outcome)) for outcome in outcomes]
     changes = [numbers["change"][str(setting.steps)] for numbers in made]
     return {
         "step": Cell(tuple(numbers["step_size"] for numbers in made)),
@@ -133,14 +137,14 @@ def _transform(outcome: Outcome) -> Transform:
     return trained.sign
 
 
-def _figure(book: Book, found: Found, grid: Sequence[Setting], key: str) -> Figure:
+def _figure(planner: StagePlanner, found: Found, grid: Sequence[Setting], key: str) -> Figure:
     path, label = MEASURES[key]
     lines: list[dict[str, Any]] = []
     for steps in sorted({setting.steps for setting in grid}):
         of_steps = [setting for setting in grid if setting.steps == steps]
         points = sorted(
             (
-                _mean(_changes(book, found[s.name], s)["rms"].values),
+                _mean(_changes(planner, found[s.name], s)["rms"].values),
                 [float(o.numbers[path]) for o in found[s.name]],
             )
             for s in of_steps
@@ -200,4 +204,4 @@ def _findings(found: Found, grid: Sequence[Setting]) -> tuple[str, ...]:
     )
 
 
-RECIPE = Recipe("step_size", plan, tell)
+RECIPE = Recipe("step_size", plan, summarize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import Found
 from sign_ext.experiments.stages.networks import Transform
 from sign_ext.experiments.stages.runner import Outcome
@@ -15,18 +15,20 @@ from sign_ext.report.schema import Cell, Column, Comparison, Table
 from sign_ext.report.wording import listed
 
 
-def stand_ins(book: Book, networks: Iterable[str], *, ood: bool = False) -> tuple[str, ...]:
+def stand_ins(
+    planner: StagePlanner, networks: Iterable[str], *, ood: bool = False
+) -> tuple[str, ...]:
     """What stands for the paper's data and networks; empty where nothing does."""
     found = []
     for name in networks:
-        found += [book.task(name).stand_in, book.network(name).note]
+        found += [planner.task(name).stand_in, planner.network(name).note]
     if ood:
-        found.append(book.scale.ood_stand_in)
+        found.append(planner.scale.ood_stand_in)
     return tuple(dict.fromkeys(each for each in found if each))
 
 
 def settings(
-    book: Book, networks: Iterable[str], found: Found, *, sign: bool = True
+    planner: StagePlanner, networks: Iterable[str], found: Found, *, sign: bool = True
 ) -> dict[str, Any]:
     """What a reader needs to repeat an experiment, in the order of importance.
 
@@ -34,11 +36,11 @@ def settings(
     """
     told: dict[str, Any] = {}
     if sign:
-        told |= _sign_settings(book, found)
+        told |= _sign_settings(planner, found)
     for name in networks:
-        network, task = book.network(name), book.task(name)
-        images = {part: book.images(task, part) for part in ("train", "validation", "test")}
-        size = book.sources.read(book.source(task)).image_shape[1:]
+        network, task = planner.network(name), planner.task(name)
+        images = {part: planner.images(task, part) for part in ("train", "validation", "test")}
+        size = planner.sources.read(planner.source(task)).image_shape[1:]
         told[network.label] = (
             f"{network.model} {network.options or ''}".strip()
             + f", {network.epochs} epochs, batch size {task.batch_size}, {network.optimizer} at "
@@ -49,14 +51,14 @@ def settings(
     return told
 
 
-def _sign_settings(book: Book, found: Found) -> dict[str, Any]:
+def _sign_settings(planner: StagePlanner, found: Found) -> dict[str, Any]:
     steps: dict[str, dict[str, float]] = {}
     changes: dict[str, dict[str, float]] = {}
     snapshots: set[int] = set()
     stages = in_order([outcome.stage for each in found.values() for outcome in each])
     for stage in stages:
         if isinstance(stage, Transform) and stage.part == "train":
-            numbers = book.numbers(stage)
+            numbers = planner.numbers(stage)
             options = "".join(f", {k} {v}" for k, v in stage.phi.network.options.items())
             label = stage.phi.network.model + options
             if stage.factor != 1:
@@ -69,8 +71,10 @@ def _sign_settings(book: Book, found: Found) -> dict[str, Any]:
         return {}
     told: dict[str, Any] = {
         "K": listed(sorted(snapshots)),
-        "step size chosen so that the rms change is": f"{book.scale.sign.target_share:.1%} of 255 "
-        f"on {book.scale.sign.calibration_images} validation images",
+        "step size chosen so that the rms change is": (
+            f"{planner.scale.sign.target_share:.1%} of 255 "
+            f"on {planner.scale.sign.calibration_images} validation images"
+        ),
     }
     for label, values in steps.items():
         told[f"step size with Φ = {label}"] = values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import Entry, classified, comparisons, entries, row
@@ -26,19 +26,20 @@ SIGN's images also get classical augmentation: "SIGN" has it, "SIGN alone" has n
 a number of the paper are ours."""
 
 
-def plan(book: Book) -> Plan:
+def plan(planner: StagePlanner) -> Plan:
     """Each row with each seed."""
-    return classified(book, entries(book.options("table1", **DEFAULTS)["networks"]))
+    return classified(planner, entries(planner.options("table1", **DEFAULTS)["networks"]))
 
 
-def tell(book: Book, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, found: Found) -> Experiment:
     """The table, with comparisons of the mean."""
-    networks = book.options("table1", **DEFAULTS)["networks"]
+    networks = planner.options("table1", **DEFAULTS)["networks"]
     outcomes = next(iter(found.values()))
     classes = list(outcomes[0].numbers["per_class"])
     columns = (*(Column(name, name) for name in classes), Column("mean", "Mean"))
     rows = {
-        entry: row(book, entry, found, _cells(entry, found, classes)) for entry in entries(networks)
+        entry: row(planner, entry, found, _cells(entry, found, classes))
+        for entry in entries(networks)
     }
     images = outcomes[0].numbers["images"]
     table = Table(
@@ -53,8 +54,8 @@ def tell(book: Book, found: Found) -> Experiment:
         name="table1",
         title="Table 1: accuracy on CIFAR-10",
         about=ABOUT,
-        stand_ins=stand_ins(book, networks),
-        settings=settings(book, networks, found),
+        stand_ins=stand_ins(planner, networks),
+        settings=settings(planner, networks, found),
         tables=(table,),
         findings=findings(table),
     )
@@ -71,4 +72,4 @@ def _cells(entry: Entry, found: Found, classes: list[str]) -> dict[str, Any]:
     return {**cells, "mean": cell(outcomes, "accuracy", paper=theirs.get("mean"))}
 
 
-RECIPE = Recipe("table1", plan, tell)
+RECIPE = Recipe("table1", plan, summarize)

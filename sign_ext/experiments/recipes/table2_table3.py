@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
@@ -45,23 +45,23 @@ SCORES: dict[str, tuple[tuple[str, ...], str, Kind]] = {
 }
 
 
-def stages(book: Book, network: str, ood: dict[str, Any] | None) -> Plan:
+def stages(planner: StagePlanner, network: str, ood: dict[str, Any] | None) -> Plan:
     """The aleatoric network by each method and protocol, measured on test or other images."""
     return {
         entry.name: tuple(
             Uncertain(
-                book.train(network, entry.method, seed, protocol=entry.protocol, aleatoric=True),
-                book.scale.samples,
+                planner.train(network, entry.method, seed, protocol=entry.protocol, aleatoric=True),
+                planner.scale.samples,
                 ood,
             )
-            for seed in book.seeds
+            for seed in planner.seeds
         )
         for entry in entries({network: METHODS})
     }
 
 
 def tables(
-    book: Book,
+    planner: StagePlanner,
     network: str,
     found: Found,
     title: str,
@@ -77,13 +77,13 @@ def tables(
         if part == "count":
             columns = (*columns[:-1], Column("mean", "All", kind))
         rows = {
-            entry: row(book, entry, found, _cells(entry, found, part, classes, theirs))
+            entry: row(planner, entry, found, _cells(entry, found, part, classes, theirs))
             for entry in entries({network: METHODS})
         }
         judged = columns[-1:] if part == "accuracy" else ()
         told = comparisons(rows, judged, images)
         made.append(Table(f"{title}: {name}", caption, columns, tuple(rows.values()), told, images))
-    made.append(_scores(book, network, found, title, thresholds))
+    made.append(_scores(planner, network, found, title, thresholds))
     return tuple(made)
 
 
@@ -105,7 +105,7 @@ def _cells(
 
 
 def _scores(
-    book: Book, network: str, found: Found, title: str, thresholds: Mapping[str, float]
+    planner: StagePlanner, network: str, found: Found, title: str, thresholds: Mapping[str, float]
 ) -> Table:
     rows: dict[Entry, Row] = {}
     for entry in entries({network: METHODS}):
@@ -114,19 +114,19 @@ def _scores(
             key: cell(found[entry.name], *path, paper=paper.get(key))
             for key, (path, _, _) in SCORES.items()
         }
-        rows[entry] = row(book, entry, found, cells)
+        rows[entry] = row(planner, entry, found, cells)
     columns = tuple(Column(key, label, kind) for key, (_, label, kind) in SCORES.items())
     caption = "Uncertainty over all images; lower is better for the last three."
     return Table(f"{title}: beside it", caption, columns, tuple(rows.values()))
 
 
-def reliability(book: Book, network: str, found: Found) -> Figure:
+def reliability(planner: StagePlanner, network: str, found: Found) -> Figure:
     """The reliability diagrams of the first seed, equal epochs."""
     panels = []
     for entry in entries({network: METHODS}):
         if entry.protocol == "epochs":
             bins = found[entry.name][0].numbers["reliability"]
-            title = row(book, entry, found, {}).label
+            title = row(planner, entry, found, {}).label
             panels.append({"title": title, **bins})
     return Figure(
         title="Reliability",
@@ -149,28 +149,28 @@ right, which by itself is neither good nor bad; the calibration error beside it 
 confidence is deserved."""
 
 
-def plan2(book: Book) -> Plan:
+def plan_table2(planner: StagePlanner) -> Plan:
     """Each method on the test images."""
-    return stages(book, book.options("table2", **DEFAULTS)["network"], None)
+    return stages(planner, planner.options("table2", **DEFAULTS)["network"], None)
 
 
-def tell2(book: Book, found: Found) -> Experiment:
+def summarize_table2(planner: StagePlanner, found: Found) -> Experiment:
     """The paper's rows, calibration beside them."""
-    network = book.options("table2", **DEFAULTS)["network"]
-    made = tables(book, network, found, "Table 2", published.TABLE2, published.THRESHOLDS)
+    network = planner.options("table2", **DEFAULTS)["network"]
+    made = tables(planner, network, found, "Table 2", published.TABLE2, published.THRESHOLDS)
     return Experiment(
         name="table2",
         title="Table 2: aleatoric uncertainty on CIFAR-10",
-        about=ABOUT2.format(samples=book.scale.samples),
-        stand_ins=stand_ins(book, [network]),
-        settings=settings(book, [network], found),
+        about=ABOUT2.format(samples=planner.scale.samples),
+        stand_ins=stand_ins(planner, [network]),
+        settings=settings(planner, [network], found),
         tables=made,
-        figures=(reliability(book, network, found),),
+        figures=(reliability(planner, network, found),),
         findings=findings(made[0]),
     )
 
 
-TABLE2 = Recipe("table2", plan2, tell2)
+TABLE2 = Recipe("table2", plan_table2, summarize_table2)
 
 
 # Table 3: networks trained on CIFAR-10, tested on Tiny ImageNet.
@@ -183,30 +183,30 @@ of tabby, of all six dogs and both frogs give its counts exactly, so these are t
 may be any of the ten classes. The mean is over images, as the paper's is."""
 
 
-def plan3(book: Book) -> Plan:
+def plan_table3(planner: StagePlanner) -> Plan:
     """Each method on the other data set's images."""
-    network = book.options("table3", **DEFAULTS)["network"]
-    return stages(book, network, book.ood())
+    network = planner.options("table3", **DEFAULTS)["network"]
+    return stages(planner, network, planner.ood())
 
 
-def tell3(book: Book, found: Found) -> Experiment:
+def summarize_table3(planner: StagePlanner, found: Found) -> Experiment:
     """The paper's rows, calibration beside them."""
-    network = book.options("table3", **DEFAULTS)["network"]
-    made = tables(book, network, found, "Table 3", published.TABLE3, {})
+    network = planner.options("table3", **DEFAULTS)["network"]
+    made = tables(planner, network, found, "Table 3", published.TABLE3, {})
     counts = next(iter(found.values()))[0].numbers["counts"]
     told = {
-        **settings(book, [network], found),
+        **settings(planner, [network], found),
         "images": ", ".join(f"{n} {c}" for c, n in counts.items()),
     }
     return Experiment(
         name="table3",
         title="Table 3: out of distribution, Tiny ImageNet",
         about=ABOUT3,
-        stand_ins=stand_ins(book, [network], ood=True),
+        stand_ins=stand_ins(planner, [network], ood=True),
         settings=told,
         tables=made,
         findings=findings(made[0]),
     )
 
 
-TABLE3 = Recipe("table3", plan3, tell3)
+TABLE3 = Recipe("table3", plan_table3, summarize_table3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.experiments.planner import Book
+from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes import published, table1
 from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
 from sign_ext.experiments.recipes.rows import Entry, classified, comparisons, entries, row
@@ -22,21 +22,21 @@ for every network; a cell is the mean over the draws. The paper's deviations, of
 those of its own repeated draws; ours are over training seeds, which matter more."""
 
 
-def plan(book: Book) -> Plan:
+def plan(planner: StagePlanner) -> Plan:
     """The rows of Table 1."""
-    return classified(book, entries(book.options("table5", **table1.DEFAULTS)["networks"]))
+    return classified(planner, entries(planner.options("table5", **table1.DEFAULTS)["networks"]))
 
 
-def tell(book: Book, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, found: Found) -> Experiment:
     """The table, with comparisons in every column."""
-    networks, scale = book.options("table5", **table1.DEFAULTS)["networks"], book.scale
+    networks, scale = planner.options("table5", **table1.DEFAULTS)["networks"], planner.scale
     images = next(iter(found.values()))[0].numbers["images"]
     columns = (
         Column("normal", "Normal accuracy"),
         Column("pixels_off", f"{scale.pixels} pixels off"),
         Column("noise", f"Noise σ = {scale.sigma:g}"),
     )
-    rows = {entry: row(book, entry, found, _cells(entry, found)) for entry in entries(networks)}
+    rows = {entry: row(planner, entry, found, _cells(entry, found)) for entry in entries(networks)}
     table = Table(
         title="Table 5",
         caption=f"Accuracy on {images:,} test images, clean and corrupted.",
@@ -49,8 +49,8 @@ def tell(book: Book, found: Found) -> Experiment:
         name="table5",
         title="Table 5: robustness to pixels turned off and to noise",
         about=ABOUT.format(pixels=scale.pixels, sigma=scale.sigma, draws=scale.draws),
-        stand_ins=stand_ins(book, networks),
-        settings=settings(book, networks, found),
+        stand_ins=stand_ins(planner, networks),
+        settings=settings(planner, networks, found),
         tables=(table,),
         findings=findings(table),
     )
@@ -67,4 +67,4 @@ def _cells(entry: Entry, found: Found) -> dict[str, Cell]:
     }
 
 
-RECIPE = Recipe("table5", plan, tell)
+RECIPE = Recipe("table5", plan, summarize)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sign_ext.experiments.stages.runner import Lab
+from sign_ext.experiments.stages.runner import StageRunner
 from sign_ext.experiments.stages.stage import Stage
 
 # Passes in units of a forward one: a training step is a forward pass and two backward ones (to
@@ -58,11 +58,11 @@ def _counted(
 PROBE_BATCH = 128
 
 
-def measured_rate(lab: Lab, stages: Sequence[Stage]) -> float | None:
+def measured_rate(runner: StageRunner, stages: Sequence[Stage]) -> float | None:
     """Operations a second over the stages that are done; None if there are none."""
     flops = seconds = 0.0
     for stage in stages:
-        outcome = lab.outcome(stage)
+        outcome = runner.outcome(stage)
         if outcome is not None and stage.flops():
             flops += stage.flops()
             seconds += outcome.seconds

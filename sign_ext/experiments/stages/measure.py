@@ -23,7 +23,7 @@ from sign_ext.experiments.stages.networks import (
     part_of,
     trained,
 )
-from sign_ext.experiments.stages.runner import Bench
+from sign_ext.experiments.stages.runner import RunContext
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.report.samples import pick_samples, png
 from sign_ext.store import load_transformed
@@ -60,18 +60,18 @@ class Classify(Stage):
         """A forward pass for each draw of either corruption, and one without."""
         return evaluation_flops(self.network, self.images * (1 + 2 * self.draws))
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
         found = evaluate(
-            trained(bench.outcome(self.network), bench.device),
-            bench.data(self.network.source).test,
+            trained(context.outcome(self.network), context.device),
+            context.data(self.network.source).test,
             draws=self.draws,
             num_off=self.pixels,
             sigma=self.sigma,
             seed=SEED,
-            progress=bench.report,
+            progress=context.report,
         )
-        best = bench.outcome(self.network).numbers["best_validation_accuracy"]
+        best = context.outcome(self.network).numbers["best_validation_accuracy"]
         return {**found.to_dict(), "validation_accuracy": best}
 
 
@@ -90,15 +90,15 @@ class ClassifyDelta(Stage):
     network: TrainOnDelta
     test: Transform
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
         from sign_ext.evaluation import class_accuracy
 
         assert self.network.sign is not None
-        images = bench.data(self.network.source).test
-        scale = bench.outcome(self.network.sign)
-        delta = delta_set(bench.outcome(self.test), images, scale)
-        model = trained(bench.outcome(self.network), bench.device)
+        images = context.data(self.network.source).test
+        scale = context.outcome(self.network.sign)
+        delta = delta_set(context.outcome(self.test), images, scale)
+        model = trained(context.outcome(self.network), context.device)
         accuracy, each = class_accuracy(
             predict(model, delta.images), delta.labels, len(delta.class_names)
         )
@@ -123,12 +123,12 @@ class RocAuc(Stage):
         """Name the network."""
         return f"AUC: {self.network.title()}"
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
         from sign_ext.evaluation import roc_auc
 
-        model = trained(bench.outcome(self.network), bench.device)
-        splits = bench.data(self.network.source)
+        model = trained(context.outcome(self.network), context.device)
+        splits = context.data(self.network.source)
         found: dict[str, Any] = {}
         for name in ("validation", "test"):
             part = part_of(splits, name)
@@ -161,19 +161,19 @@ class Uncertain(Stage):
         where = f" on {self.ood['name']}" if self.ood else ""
         return f"uncertainty{where}: {self.network.title()}"
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
         from sign_ext.evaluation import measure_uncertainty
 
-        model = trained(bench.outcome(self.network), bench.device)
-        return measure_uncertainty(model, self._images(bench), samples=self.samples, seed=SEED)
+        model = trained(context.outcome(self.network), context.device)
+        return measure_uncertainty(model, self._images(context), samples=self.samples, seed=SEED)
 
-    def _images(self, bench: Bench) -> ImageSet:
+    def _images(self, context: RunContext) -> ImageSet:
         if self.ood is None:
-            return bench.data(self.network.source).test
+            return context.data(self.network.source).test
         options = {k: v for k, v in self.ood.items() if k not in ("name", "fingerprint")}
         name = self.ood["name"]
-        return load_ood(name, bench.data_root, **options)
+        return load_ood(name, context.data_root, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,12 +195,12 @@ class FeatureMap(Stage):
         """Name the network."""
         return f"features: {self.network.title()}"
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Measure and embed; validation images go into the training images' map."""
         from sign_ext.evaluation import compactness, embed, features
 
-        splits = bench.data(self.network.source)
-        model = trained(bench.outcome(self.network), bench.device)
+        splits = context.data(self.network.source)
+        model = trained(context.outcome(self.network), context.device)
         found: dict[str, Any] = {}
         taken, parts = {}, {}
         for name in ("train", "validation"):
@@ -249,10 +249,10 @@ class Pictures(Stage):
     transform: Transform
     each: int = 1
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Pick the first images of each class, and measure all."""
-        originals = part_of(bench.data(self.transform.phi.source), self.transform.part)
-        moved = load_transformed(bench.outcome(self.transform).folder).snapshots
+        originals = part_of(context.data(self.transform.phi.source), self.transform.part)
+        moved = load_transformed(context.outcome(self.transform).folder).snapshots
         samples = pick_samples(originals, moved, each=self.each)
         rows = [
             {"label": "before" if name == "p" else name, "images": [encoded(i) for i in images]}

@@ -17,7 +17,7 @@ from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
 from sign_ext.experiments.stages.cost import FORWARD, SIGN, TRAINING, flops_per_image
 from sign_ext.experiments.stages.policy_search import Search
-from sign_ext.experiments.stages.runner import Bench, Outcome
+from sign_ext.experiments.stages.runner import Outcome, RunContext
 from sign_ext.experiments.stages.sources import Source
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.models import build_model
@@ -92,10 +92,10 @@ class Train(Stage):
         joined = len(self.versions or self.sign.snapshots) if self.sign else 0
         return self.images * (1 + joined)
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Train, continuing an attempt that was killed; the checkpoint is in the folder."""
-        splits = bench.data(self.source)
-        train_set, validation = self.sets(bench)
+        splits = context.data(self.source)
+        train_set, validation = self.sets(context)
         spec = {
             "name": self.network.model,
             "num_classes": len(splits.class_names),
@@ -104,16 +104,16 @@ class Train(Stage):
             "aleatoric": self.network.aleatoric,
         }
         result = train(
-            self._fresh(spec).to(bench.device),
+            self._fresh(spec).to(context.device),
             train_set,
             validation,
             self.settings,
-            augment=self._augment(bench, len(splits.class_names)),
+            augment=self._augment(context, len(splits.class_names)),
             objective=self._objective(),
-            device=bench.device,
+            device=context.device,
             out=folder,
             resume=True,
-            progress=bench.report,
+            progress=context.report,
             config={"model": spec, "stage": self.describe()},
         )
         return {**result.to_dict(), "train_images": len(train_set)}
@@ -122,12 +122,12 @@ class Train(Stage):
         """Remove the state to resume from, four times as large as the checkpoint."""
         (folder / STATE_NAME).unlink(missing_ok=True)
 
-    def sets(self, bench: Bench) -> tuple[ImageSet, ImageSet]:
+    def sets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
         """The training and the validation set."""
-        splits = bench.data(self.source)
+        splits = context.data(self.source)
         if self.sign is None:
             return splits.train, splits.validation
-        there = load_transformed(bench.outcome(self.sign).folder).snapshots
+        there = load_transformed(context.outcome(self.sign).folder).snapshots
         joined = {k: there[k] for k in self.versions or there}
         return sign_training_set(splits.train, joined), splits.validation
 
@@ -143,13 +143,13 @@ class Train(Stage):
                 **spec["options"],
             )
 
-    def _augment(self, bench: Bench, classes: int) -> Augment:
+    def _augment(self, context: RunContext, classes: int) -> Augment:
         options: dict[str, dict[str, Any]] = {
             "classical": {"horizontal_flip": self.flips, "vertical_flip": self.flips},
             "mixup": {"num_classes": classes},
         }
         if self.policies is not None:
-            found = bench.outcome(self.policies).folder / Search.FILE
+            found = context.outcome(self.policies).folder / Search.FILE
             options["deepaugment"] = {"policies": found}
         parts = tuple(build_augment(name, **options.get(name, {})) for name in self.augment)
         return parts[0] if len(parts) == 1 else Compose(parts)
@@ -182,17 +182,17 @@ class TrainOnDelta(Train):
         """One δ an image."""
         return self.images
 
-    def sets(self, bench: Bench) -> tuple[ImageSet, ImageSet]:
+    def sets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
         """δ of the training and of the validation images."""
         from sign_ext.experiments.stages.networks import delta_set
 
         assert self.sign is not None
         assert self.validation is not None
-        splits = bench.data(self.source)
-        made = bench.outcome(self.sign)
+        splits = context.data(self.source)
+        made = context.outcome(self.sign)
         return (
             delta_set(made, splits.train, made),
-            delta_set(bench.outcome(self.validation), splits.validation, made),
+            delta_set(context.outcome(self.validation), splits.validation, made),
         )
 
 
@@ -246,19 +246,19 @@ class Calibrate(Stage):
         """The grid and about as much again for the proposal."""
         return 8 * _steps_flops(self.phi, self.images, self.steps)
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Calibrate; the table is in the numbers."""
-        validation = bench.data(self.phi.source).validation
+        validation = context.data(self.phi.source).validation
         count = min(self.images, len(validation))
         chosen = stratified_choice(validation.labels.numpy(), count, seed=0)
         some = validation.subset(chosen.tolist())
-        sign = SignTransform(trained(bench.outcome(self.phi), bench.device))
+        sign = SignTransform(trained(context.outcome(self.phi), context.device))
         table = sign.calibrate(
-            some.float().to(bench.device),
-            some.labels.to(bench.device),
+            some.float().to(context.device),
+            some.labels.to(context.device),
             steps=self.steps,
             target_share=self.target_share,
-            progress=bench.report,
+            progress=context.report,
         )
         return table.to_dict()
 
@@ -299,13 +299,13 @@ class Transform(Stage):
         images = self.phi.images if self.part == "train" else self.phi.images / 5
         return _steps_flops(self.phi, images, max(self.snapshots))
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Transform and store."""
-        splits = bench.data(self.phi.source)
+        splits = context.data(self.phi.source)
         images = part_of(splits, self.part)
-        step_size = self.step_size(bench)
+        step_size = self.step_size(context)
         sign = SignTransform(
-            trained(bench.outcome(self.phi), bench.device),
+            trained(context.outcome(self.phi), context.device),
             max(self.snapshots),
             step_size=step_size,
             snapshots=self.snapshots,
@@ -320,7 +320,7 @@ class Transform(Stage):
                 overwrite=True,
                 about={"stage": self.describe()},
                 ranks=Ranks(),
-                progress=bench.report,
+                progress=context.report,
             )
         except DivergenceError as error:
             raise DivergenceError(
@@ -335,11 +335,11 @@ class Transform(Stage):
             "change": {str(k): change(images, store.tensor(k)) for k in store.steps},
         }
 
-    def step_size(self, bench: Bench) -> float:
+    def step_size(self, context: RunContext) -> float:
         """The step size that is used."""
         if self.step is None:
             return self.factor
-        return self.factor * float(bench.outcome(self.step).numbers["proposed"])
+        return self.factor * float(context.outcome(self.step).numbers["proposed"])
 
 
 def part_of(splits: Splits, name: str) -> ImageSet:

@@ -25,7 +25,7 @@ from sign_ext.augment import (
 )
 from sign_ext.data import ImageSet, fingerprint
 from sign_ext.experiments.stages.cost import TRAINING, flops_per_image
-from sign_ext.experiments.stages.runner import Bench
+from sign_ext.experiments.stages.runner import RunContext
 from sign_ext.experiments.stages.sources import Source
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.models import build_model
@@ -392,13 +392,13 @@ class Search(Stage):
         per_image = flops_per_image("basic_cnn", {}, (3, size, size))
         return per_image * TRAINING * self.child_images * self.epochs * (self.trials + 1)
 
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Search, continuing the study that a killed attempt left."""
         from sign_ext.augment import save_policies
         from sign_ext.data.splits import stratified_choice
         from sign_ext.experiments.stages.policy_search import search_policies
 
-        splits = bench.data(self.source)
+        splits = context.data(self.source)
         some = stratified_choice(splits.train.labels.numpy(), self.child_images, seed=0)
         found = search_policies(
             splits.train.subset(some.tolist()),
@@ -410,8 +410,8 @@ class Search(Stage):
             flips=self.flips,
             seed=self.seed,
             storage=folder / "study.sqlite3",
-            device=bench.device,
-            progress=bench.report,
+            device=context.device,
+            progress=context.report,
         )
         save_policies(folder / self.FILE, found.policies)
         return {"scores": list(found.scores), "baseline": found.baseline}

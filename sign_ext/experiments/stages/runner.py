@@ -40,7 +40,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Bench:
+class RunContext:
     """What a stage at work is given.
 
     Attributes:
@@ -59,7 +59,7 @@ class Bench:
 
 
 @dataclass
-class Lab:
+class StageRunner:
     """Runs stages and keeps what comes out.
 
     Args:
@@ -141,8 +141,8 @@ class Lab:
                 return
             began = time.monotonic()
             with self.reporter.progress(title) as report:
-                bench = Bench(self.device, self._finished, self.read, self.data_root, report)
-                numbers = dict(finite(stage.run(bench, folder)))
+                context = RunContext(self.device, self._finished, self.read, self.data_root, report)
+                numbers = dict(finite(stage.run(context, folder)))
             seconds = float(numbers.pop("seconds", None) or time.monotonic() - began)
             record = {
                 "stage": stage.describe(),
@@ -160,9 +160,9 @@ class Lab:
         self._outcomes[stage.key] = Outcome(stage, folder, numbers, seconds)
 
 
-def total_seconds(lab: Lab, stages: Sequence[Stage]) -> float:
+def total_seconds(runner: StageRunner, stages: Sequence[Stage]) -> float:
     """The computing time of stages and all that they rest on, each counted once."""
-    outcomes = [lab.outcome(stage) for stage in in_order(list(stages))]
+    outcomes = [runner.outcome(stage) for stage in in_order(list(stages))]
     return sum(outcome.seconds for outcome in outcomes if outcome is not None)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from sign_ext.experiments.stages.runner import Bench
+    from sign_ext.experiments.stages.runner import RunContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +34,11 @@ class Stage(ABC):
     version: ClassVar[int]
 
     @abstractmethod
-    def run(self, bench: Bench, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Do the work.
 
         Args:
-            bench: gives the inputs' outcomes, the data and the device; takes progress.
+            context: gives the inputs' outcomes, the data and the device; takes progress.
             folder: for files; it may hold those of an attempt that was killed.
 
         Returns:

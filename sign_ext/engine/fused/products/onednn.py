@@ -65,7 +65,7 @@ class OneDNNConvolution:
     def __init__(self, op: Convolution, images: int, by_library: bool = False) -> None:
         """Bring the weights into the library's order for batches of about `images`."""
         self.op = op
-        self.is_even = op.padding == op.padding_behind
+        self.is_even = op.padding == op.padding_end
         self.attribute, self.scalars = post_op(op.activation)
         self.bias = op.bias
         if self.is_even:

@@ -57,7 +57,7 @@ def flipped(op: Convolution) -> Tensor:
 
 def transposed_padding(op: Convolution) -> tuple[int, int] | None:
     """Padding of that convolution, or None where there is none: stride or uneven padding."""
-    if op.stride != (1, 1) or op.padding != op.padding_behind:
+    if op.stride != (1, 1) or op.padding != op.padding_end:
         return None
     reach = [d * (k - 1) for d, k in zip(op.dilation, op.kernel, strict=True)]
     padding = (reach[0] - op.padding[0], reach[1] - op.padding[1])
@@ -80,9 +80,9 @@ class TorchConvolution:
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The input and the even padding that is left for the library."""
         op = self.op
-        if op.padding == op.padding_behind:
+        if op.padding == op.padding_end:
             return x, op.padding
-        (top, left), (bottom, right) = op.padding, op.padding_behind
+        (top, left), (bottom, right) = op.padding, op.padding_end
         return F.pad(x, (left, right, top, bottom)), (0, 0)
 
     def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -108,9 +108,9 @@ class TorchConvolution:
     def _library_backward(self, g: Tensor) -> Tensor:
         """The library's own input-backward, cut to the input."""
         op = self.op
-        (top, left), (bottom, right) = op.padding, op.padding_behind
+        (top, left), (bottom, right) = op.padding, op.padding_end
         channels, height, width = op.in_shapes[0]
-        even = op.padding == op.padding_behind
+        even = op.padding == op.padding_end
         size = (height, width) if even else (height + top + bottom, width + left + right)
         like = torch.empty(
             (len(g), channels, *size),
