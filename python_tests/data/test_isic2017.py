@@ -103,7 +103,9 @@ def test_missing_files(isic: TinyIsic, tmp_path: Path, monkeypatch) -> None:
         ):
             assert accepted in str(caught.value)
     monkeypatch.delenv("SIGN_EXT_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"root is not given .* For isic2017 accepted"):
+    with pytest.raises(
+        FileNotFoundError, match=r"root is not given .* not set; accepted for isic2017"
+    ):
         load_data("isic2017")
     root = isic.write_official(tmp_path / "isic")
     monkeypatch.setenv("SIGN_EXT_DATA", str(root))

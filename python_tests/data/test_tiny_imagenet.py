@@ -119,7 +119,7 @@ def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             assert accepted in str(caught.value)
     monkeypatch.delenv("SIGN_EXT_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"root is not given .* For tiny_imagenet accepted"):
+    with pytest.raises(FileNotFoundError, match=r"root is not given .* not set; accepted for tiny"):
         load_ood("tiny_imagenet")
 
 
