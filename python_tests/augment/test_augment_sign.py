@@ -87,7 +87,7 @@ def test_random_k_is_uniform_keeps_the_order_and_follows_its_generator():
         ({50: torch.full((5, 3, 7, 9), torch.nan)}, ValueError, "smaller step_size"),
     ],
 )
-def test_what_does_not_fit_is_named(snapshots, error, match):
+def test_wrong_snapshots_are_refused(snapshots, error, match):
     with pytest.raises(error, match=match):
         sign_training_set(originals(), snapshots)
 

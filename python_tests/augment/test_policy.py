@@ -195,7 +195,7 @@ SUB = ("policies", 1, "sub_policies", 3)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (broken(*SUB, "first", "name", value="rotat"), r"\[1\].sub_policies\[3\].first.name.*'rot"),
         (broken(*SUB, "second", "magnitude", value=2), r"\[3\].second.magnitude is 2; accepted"),
@@ -214,10 +214,10 @@ SUB = ("policies", 1, "sub_policies", 3)
         (None, "the file must be a mapping.*None"),
     ],
 )
-def test_a_wrong_entry_is_named(content, says, tmp_path):
+def test_a_wrong_entry_is_named(content, message, tmp_path):
     path = tmp_path / "policies.yaml"
     path.write_text("" if content is None else yaml.safe_dump(content))
-    with pytest.raises(ValueError, match=says) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         load_policies(path)
     assert str(path) in str(caught.value)
 

@@ -74,7 +74,7 @@ def test_unknown_names_and_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "words"),
+    ("name", "arguments", "message"),
     [
         ("basic_cnn", {"dropout": 1.0}, r"dropout=1\.0"),
         ("basic_cnn", {"dropout": -0.1}, "dropout=-0.1"),
@@ -92,8 +92,8 @@ def test_unknown_names_and_options() -> None:
         ("inception_resnet_v2", {}, r"at least 75×75 .*image_size=75"),
     ],
 )
-def test_values_out_of_range(name: str, arguments: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_values_out_of_range(name: str, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build_model(name, **arguments)
 
 

@@ -66,4 +66,4 @@ def _unknown(kind: str, name: str, accepted: tuple[str, ...]) -> str:
     """Return an error message about an unknown name, with the most similar one."""
     close = difflib.get_close_matches(str(name), accepted, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{name!r} is not {kind}; accepted: {', '.join(accepted) or 'none'}.{hint}"
+    return f"{name!r} is not {kind}; accepted: {', '.join(accepted) or 'no options'}.{hint}"
