@@ -1,4 +1,4 @@
-"""Augmentations in sequence, and what a run's identity says of them."""
+"""No augmentation, several in sequence, and how a run records them."""
 
 import json
 
@@ -39,11 +39,11 @@ def test_labels_are_mixed_last(torch_rng):
 
 def test_classical_passes_probabilities_through(torch_rng):
     images, _ = batch(torch_rng)
-    given = torch.rand(5, 4, generator=torch_rng)
-    assert Classical()(images, given, torch_rng)[1] is given
+    probabilities = torch.rand(5, 4, generator=torch_rng)
+    assert Classical()(images, probabilities, torch_rng)[1] is probabilities
 
 
-def test_without_parts_the_batch_itself(torch_rng):
+def test_without_parts_the_batch_is_returned(torch_rng):
     images, labels = batch(torch_rng)
     got, same = Compose(())(images, labels, torch_rng)
     assert got is images
@@ -52,18 +52,26 @@ def test_without_parts_the_batch_itself(torch_rng):
 
 
 @pytest.mark.parametrize("part", [Classical, "classical", None])
-def test_what_is_no_augmentation_is_named(part):
+def test_anything_but_an_augmentation_is_refused(part):
     with pytest.raises(TypeError, match=r"parts\[1\] must be an augmentation"):
         Compose((Classical(), part))
 
 
-def test_a_runs_identity_names_the_parts_and_their_options():
+def test_a_run_records_the_parts_and_their_options():
     from sign_ext.training.run_folder import describe_part
 
-    told = describe_part(Compose((NoAugment(), Classical(max_shift=0.05), Mixup(7, 0.3))))
-    assert json.loads(json.dumps(told)) == told
-    assert told["class"] == "Compose"
-    assert told["parts"]["0"] == {"class": "NoAugment"}
-    assert told["parts"]["1"]["class"] == "Classical"
-    assert told["parts"]["1"]["max_shift"] == 0.05
-    assert told["parts"]["2"] == {"class": "Mixup", "num_classes": 7, "alpha": 0.3}
+    recorded = describe_part(Compose((NoAugment(), Classical(max_shift=0.05), Mixup(7, 0.3))))
+    assert json.loads(json.dumps(recorded)) == recorded
+    assert recorded["class"] == "Compose"
+    assert recorded["parts"]["0"] == {"class": "NoAugment"}
+    assert recorded["parts"]["1"]["class"] == "Classical"
+    assert recorded["parts"]["1"]["max_shift"] == 0.05
+    assert recorded["parts"]["2"] == {"class": "Mixup", "num_classes": 7, "alpha": 0.3}
+
+
+def test_no_augment_draws_nothing():
+    generator = torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    images = torch.rand(2, 3, 4, 4)
+    assert NoAugment()(images, torch.zeros(2), generator)[0] is images
+    assert torch.equal(generator.get_state(), state)
