@@ -1,5 +1,6 @@
 """What an earlier version left on a disk loads and resumes: see artefacts/README.md.
 
+Elsewhere no test compares with the code's own earlier output; here that is what is asked.
 Only what users call is called here, the command line and public functions, so that no module's
 name is in it. Names of files and fields are those on the disk, and are meant to be.
 """
@@ -35,7 +36,7 @@ from sign_ext.store import StoreError, load_transformed, verify
 from sign_ext.training import load_checkpoint
 
 pytestmark = [
-    pytest.mark.xdist_group("old artefacts"),
+    pytest.mark.xdist_group("old_artefacts"),
     pytest.mark.usefixtures("one_thread"),
     # Another torch, or more threads, than the artefacts were made with.
     pytest.mark.filterwarnings("ignore:The resumed run continues where it was"),
