@@ -17,7 +17,7 @@ from sign_ext import BackendError
 from sign_ext.benchmarking import loops, task
 from sign_ext.benchmarking.contenders import NAIVE, NO_GPU, ours
 from sign_ext.benchmarking.loops import Run
-from sign_ext.benchmarking.words import first_line
+from sign_ext.benchmarking.table import first_line
 from sign_ext.settings import BACKENDS
 
 DEFAULTS = "naive, default flags"

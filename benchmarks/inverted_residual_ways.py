@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
-from sign_ext.compiler.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
-from sign_ext.computing import computing
-from sign_ext.engine.fused.choices import Choices
+from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
 from sign_ext.engine.fused.step import Step, activation_dtype
-from sign_ext.engine.fused.tune_blocks import alone
+from sign_ext.engine.fused.tune import alone
+from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.models import build_model
-from sign_ext.phi import Phi
-from sign_ext.source_layer import find_source_layer
+from sign_ext.precision import computing
+from sign_ext.source_layer import Phi, find_source_layer
 
 NAMES = ("convolutions", "block")
 

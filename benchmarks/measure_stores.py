@@ -28,12 +28,12 @@ import torch
 
 from sign_ext import SignTransform
 from sign_ext.data import ImageSource
+from sign_ext.environment import commit, versions
 from sign_ext.files import write_whole
 from sign_ext.models import build_model
-from sign_ext.report.environment import commit, versions
 from sign_ext.store import transform_to_store
 from sign_ext.store.budget import peak
-from sign_ext.store.ranks import Ranks
+from sign_ext.store.coordination import Ranks
 
 SHAPE = (3, 32, 32)
 BUDGET = 1_500_000_000

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sign_ext.benchmarking import machine
+from sign_ext import environment
 from sign_ext.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,7 +98,7 @@ def commit(root: Path = ROOT) -> tuple[str, bool]:
 def origin_here(device: torch.device) -> dict[str, Any]:
     """The machine, the libraries and the sources of a measurement now."""
     head, changed = commit()
-    facts = {**machine.facts(device), "commit": head, "uncommitted_changes": changed}
+    facts = {**environment.facts(device), "commit": head, "uncommitted_changes": changed}
     return {**facts, "sources": sources()}
 
 

@@ -26,8 +26,8 @@ from torch import nn
 
 from sign_ext import pullback_of_ones
 from sign_ext.benchmarking import loops, memory
-from sign_ext.benchmarking.agreement import Reference
 from sign_ext.benchmarking.loops import Run
+from sign_ext.benchmarking.race import Reference
 from sign_ext.benchmarking.timing import Turns, mirrored, on_each
 from sign_ext.models import build_model
 

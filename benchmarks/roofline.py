@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sign_ext.benchmarking.loops import computing
-from sign_ext.clock import clock
+from sign_ext.engine.timing import clock
 
 # rows × inner × columns: convolutions of the networks here as matrix products, and square ones.
 SHAPES = {

@@ -15,7 +15,7 @@ import torch
 
 from sign_ext.ops.activate import activate
 from sign_ext.ops.activation import RELU, mask_shape
-from sign_ext.ops.route import route
+from sign_ext.ops.native import route
 
 # What a convolution leaves: in a cache on a CPU, more than any cache holds on a GPU.
 SHAPES = {"cpu": (4, 64, 32, 32), "cuda": (256, 256, 56, 56)}

@@ -11,7 +11,7 @@ from pool_layers import CALLS, MEANS, NAMES, channels_last
 
 from sign_ext.ops.activation import RELU, mask_shape, pack_bits
 from sign_ext.ops.average_pool_backward import average_pool_backward
-from sign_ext.ops.route import route
+from sign_ext.ops.native import route
 
 
 @pytest.mark.benchmark(group="average_pool_backward")

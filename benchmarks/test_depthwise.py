@@ -15,9 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import RELU6, mask_shape
-from sign_ext.ops.depthwise import depthwise
-from sign_ext.ops.depthwise_backward import depthwise_backward
-from sign_ext.ops.route import route
+from sign_ext.ops.depthwise import depthwise, depthwise_backward
+from sign_ext.ops.native import route
 
 # name -> (channels, size, side, stride): of MobileNetV2 and NASNet on 32×32 images.
 LAYERS = {

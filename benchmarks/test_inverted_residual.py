@@ -15,8 +15,8 @@ import torch
 from inverted_residual_ways import blocks, bytes_moved, input_of, steps
 from torch import nn
 
-from sign_ext.computing import computing
 from sign_ext.engine.graphed import record_cuda_graph
+from sign_ext.precision import computing
 
 # name -> which of the network's blocks, at which size of image.
 BLOCKS = {

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from sign_ext.ops.activation import RELU, mask_shape
 from sign_ext.ops.max_pool import index_shape, max_pool
-from sign_ext.ops.route import route
+from sign_ext.ops.native import route
 
 
 @pytest.mark.benchmark(group="max_pool")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sign_ext.ops.activation import mask_shape, unpack_bits
-from sign_ext.ops.route import route
+from sign_ext.ops.native import route
 from sign_ext.ops.stem_update import stem_update_
 
 

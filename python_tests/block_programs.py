@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
-from sign_ext.compiler.dense import Convolution
-from sign_ext.compiler.op import Op
-from sign_ext.compiler.pointwise import Pointwise
-from sign_ext.compiler.program import Program
-from sign_ext.computing import computing
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.op import Op
+from sign_ext.compiler.ir.pointwise import Pointwise
+from sign_ext.compiler.ir.program import Program
 from sign_ext.models import build_model
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise
-from sign_ext.phi import Phi
-from sign_ext.source_layer import find_source_layer
+from sign_ext.precision import computing
+from sign_ext.source_layer import Phi, find_source_layer
 
 HARDTANH = Piecewise(-2.0, 3.0)
 
@@ -102,7 +101,7 @@ class Builder:
                 bias=self.random(channels, scale=0.3),
                 stride=(stride, stride),
                 padding=(padding, padding),
-                padding_behind=(padding, padding),
+                padding_end=(padding, padding),
                 dilation=(dilation, dilation),
                 groups=groups,
             )

@@ -10,14 +10,14 @@ from emulated_onchip import Emulated
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.onchip.check import what_is_wrong
 from sign_ext.engine.onchip.engine import start_on_chip
 from sign_ext.engine.onchip.network import put_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory
 from sign_ext.engine.onchip.trajectory import OnChipTrajectory
+from sign_ext.models import Normalize
 from sign_ext.models.basic_cnn import basic_cnn
-from sign_ext.models.normalize import Normalize
 
 H200 = SharedMemory(232_448, 233_472)
 

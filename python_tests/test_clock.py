@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sign_ext.clock import clock
+from sign_ext.engine.timing import clock
 
 CPU = torch.device("cpu")
 
 
 def test_a_call_is_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 16.0])
-    monkeypatch.setattr("sign_ext.clock.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("sign_ext.engine.timing.time.perf_counter", lambda: next(now))
     assert clock(lambda: None, 3, CPU) == 2.0
 
 

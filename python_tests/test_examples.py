@@ -35,6 +35,6 @@ def test_examples(name, tmp_path, monkeypatch):
 
 
 def test_the_public_functions_have_examples():
-    modules = ("sign_ext.sign", "sign_ext.functional")
+    modules = ("sign_ext.sign", "sign_ext.sign")
     with_examples = {test.name for module in modules for test in examples_of(module)}
-    assert {"sign_ext.functional.iterative_sign", "sign_ext.sign.SignTransform"} <= with_examples
+    assert {"sign_ext.sign.iterative_sign", "sign_ext.sign.SignTransform"} <= with_examples

@@ -9,7 +9,7 @@ import torch
 from networks import tiny_cnn
 
 from sign_ext import iterative_sign
-from sign_ext.freeze import frozen
+from sign_ext.eval_state import frozen
 
 
 def flags(model):

@@ -10,8 +10,7 @@ from networks import tiny_cnn
 from torch import nn
 
 from sign_ext import SourceLayerError, iterative_sign
-from sign_ext.phi import Phi
-from sign_ext.source_layer import check_source, find_source_layer, guess_source_layer
+from sign_ext.source_layer import Phi, check_source, find_source_layer, guess_source_layer
 
 
 def find(model: nn.Module, size: int = 64) -> str:

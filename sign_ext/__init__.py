@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from sign_ext.calibrate import Calibration
-from sign_ext.engine.fused.choices import TuningPlan
+from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.errors import (
     BackendError,
     DivergenceError,
@@ -11,10 +11,9 @@ from sign_ext.errors import (
     SignError,
     SourceLayerError,
 )
-from sign_ext.functional import iterative_sign
 from sign_ext.ops.native import build_config
 from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
-from sign_ext.sign import SignTransform
+from sign_ext.sign import SignTransform, iterative_sign
 
 if TYPE_CHECKING:
     from sign_ext.store import load_transformed

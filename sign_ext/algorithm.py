@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from sign_ext.engine.select import Engines
+from sign_ext.engine.backends import Engines
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import DivergenceError
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sign_ext.checks import check_images
-from sign_ext.computing import computing
 from sign_ext.errors import DivergenceError
+from sign_ext.precision import computing
 from sign_ext.progress import Progress, reporting
 from sign_ext.pushforward import pullback_of_ones
 

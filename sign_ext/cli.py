@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sign_ext.commands import COMMANDS
-from sign_ext.commands.errors import FAILED, INTERRUPTED, OK, USAGE, UsageError
+from sign_ext.commands.console import FAILED, INTERRUPTED, OK, USAGE, UsageError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

@@ -30,3 +30,21 @@ class DivergenceError(SignError):
 
 class NegligibleDeltaWarning(UserWarning):
     """δ is so small that the images do not change: usually a source layer with a constant sum."""
+
+
+# The one error of the compiler.
+
+
+class UnsupportedOperation(BackendError):
+    """The compiler does not know an operation of the network; the message names it."""
+
+
+# What can be wrong with a store.
+
+
+class StoreError(SignError):
+    """A store that is unfinished, damaged, or cannot be written."""
+
+
+class StoreInUseError(StoreError):
+    """Another run is writing this store."""

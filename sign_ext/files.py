@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -58,3 +62,28 @@ def sha256_of(path: Path) -> str:
     """A file's SHA-256, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# A run's files: tensors as safetensors and settings as JSON, each whole or not there.
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and text metadata as one safetensors file, atomically.
+
+    Args:
+        path: the file; whatever was there is replaced in one step.
+        tensors: name → tensor on any device, in any memory format. Names may share storage: each
+            is written out in full.
+        metadata: name → text, kept in the file's header.
+    """
+    from safetensors.torch import save_file
+
+    # clone() also parts tied weights, which safetensors refuses to write twice.
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata=dict(metadata))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically; NaN and Inf are refused."""
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

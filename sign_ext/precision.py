@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
+
+from sign_ext.eval_state import frozen
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -97,3 +100,16 @@ def arithmetic(precision: str) -> Iterator[None]:
                 _held.clear()
                 _restore(saved)
                 _lock.notify_all()
+
+
+# The state in which Φ is computed, whatever state the caller is in, entered and left as one.
+
+
+@contextmanager
+def computing(model: nn.Module, precision: str = "float32") -> Iterator[None]:
+    """Network frozen, arithmetic as asked for, no inference mode; all as before afterwards.
+
+    A caller's autocast is switched off by the trajectory, for the images' device.
+    """
+    with torch.inference_mode(False), frozen(model), arithmetic(precision):
+        yield

@@ -15,21 +15,26 @@ from torch import Tensor, nn
 
 from sign_ext.algorithm import walk
 from sign_ext.checks import check_images, check_model, check_precision, make_outputs, place_of
-from sign_ext.computing import computing
+from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import Batches
-from sign_ext.engine.fused.choices import TuningPlan
-from sign_ext.engine.select import Engines
+from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
 from sign_ext.errors import NegligibleDeltaWarning
-from sign_ext.freeze import unwrap
-from sign_ext.phi import Phi, SourceLayer
+from sign_ext.eval_state import unwrap
+from sign_ext.precision import computing
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings
-from sign_ext.source_layer import check_source, find_source_layer, named_source_layer
+from sign_ext.source_layer import (
+    Phi,
+    SourceLayer,
+    check_source,
+    find_source_layer,
+    named_source_layer,
+)
 
 if TYPE_CHECKING:
     from sign_ext.calibrate import Calibration
-    from sign_ext.compiler.program import Program
+    from sign_ext.compiler.ir.program import Program
     from sign_ext.engine.fused.step import Step
     from sign_ext.engine.onchip.network import OnChipNetwork
     from sign_ext.explanation import Explanation
@@ -327,3 +332,78 @@ class SignTransform:
             pixel_range=pixel_range,
             progress=progress,
         )
+
+
+# SIGN as a function, `iterative_sign`.
+
+
+def iterative_sign(
+    model: nn.Module,
+    images: Tensor,
+    steps: int = 50,
+    *,
+    layer: str | None = None,
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    linearize_at: LinearizeAt = "iterate",
+    clamp: tuple[float | None, float | None] | None = None,
+    snapshots: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    backend: str = "auto",
+    precision: str = "float32",
+    tune: bool | TuningPlan = False,
+    out: Tensor | Mapping[int, Tensor] | None = None,
+    progress: Progress = False,
+) -> Tensor | dict[int, Tensor]:
+    """Algorithm 1, Iterative SIGN: add Σ_a ∂Φ^a/∂x^i to the images, K times.
+
+    Args, results and errors are those of `SignTransform` and its `transform`, which is the better
+    choice for many calls with one network.
+
+    Args:
+        model: a trained network; left exactly as it is.
+        images: (N, C, H, W) floating, pixel units 0–255 for this project's networks.
+        steps: K.
+        layer: make Φ this module's output; None takes the final classifier's input.
+        step_size: factor of each step (the paper: 1).
+        momentum: μ of v ← μv + δ (0: Algorithm 1 as printed).
+        linearize_at: "iterate" or "input".
+        clamp: (lowest, highest) for p*, or None.
+        snapshots: steps to return, all from one trajectory.
+        batch_size: images at a time.
+        backend: "auto", "onchip", "fused", "graphed" or "autograd".
+        precision: "float32", "tf32" or "bfloat16".
+        tune: True measures the fused backend's algorithms first, or a `TuningPlan`.
+        out: where to write; `out=images` works in place.
+        progress: True, or a function of (done, total).
+
+    Returns:
+        p*_K shaped as images, float32 (float64 for a float64 network); with snapshots a dict from
+        step to such a tensor.
+
+    Raises:
+        TypeError, ValueError, SourceLayerError, BackendError, DivergenceError: as SignTransform.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sign_ext import iterative_sign
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> iterative_sign(model, torch.rand(3, 3, 2, 2) * 255, steps=2).shape
+        torch.Size([3, 3, 2, 2])
+    """
+    sign = SignTransform(
+        model,
+        steps,
+        layer=layer,
+        step_size=step_size,
+        momentum=momentum,
+        linearize_at=linearize_at,
+        clamp=clamp,
+        snapshots=snapshots,
+        batch_size=batch_size,
+        backend=backend,
+        precision=precision,
+        tune=tune,
+    )
+    return sign.transform(images, out=out, progress=progress)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from sign_ext import SignTransform
-from sign_ext.compiler.instruction import Instruction, Schedule
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.schedule import Instruction, Schedule
 from sign_ext.models import build_model
 
 KINDS = {

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from sign_ext import SignTransform
-from sign_ext.engine.onchip.arrays import phases_of
 from sign_ext.engine.onchip.network import OnChipNetwork, put_on_chip
-from sign_ext.engine.onchip.place import Array
 from sign_ext.engine.onchip.plan import OnChipPlan, SharedMemory
+from sign_ext.engine.onchip.shared_memory import Array, phases_of
 from sign_ext.models import build_model
 
 H200 = SharedMemory(232_448, 233_472)

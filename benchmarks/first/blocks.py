@@ -12,11 +12,11 @@ from inverted_residual_checks import Case, errors_of, run_both
 from inverted_residual_ways import NAMES, blocks, bytes_moved, input_of, steps
 from torch import nn
 
-from sign_ext.compiler.inverted_residual import InvertedResidual
-from sign_ext.computing import computing
-from sign_ext.engine.fused.distance import relative_distance
+from sign_ext.compiler.ir.inverted_residual import InvertedResidual
+from sign_ext.engine.agreement import relative_distance
 from sign_ext.engine.graphed import record_cuda_graph
 from sign_ext.ops.native import NATIVE
+from sign_ext.precision import computing
 
 IMAGES, CHECKED = 1056, 67
 PRECISIONS = ("bfloat16", "tf32")

@@ -14,7 +14,7 @@ import torch
 from facts import Facts, read
 from torch import Tensor
 
-from sign_ext.clock import clock
+from sign_ext.engine.timing import clock
 
 NEEDS_GPU = "skipped: needs a CUDA device"
 QUANTILES = {

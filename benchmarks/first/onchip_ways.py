@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.onchip.engine import shared_memory_of, start_on_chip
 from sign_ext.engine.onchip.network import put_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory

@@ -13,19 +13,28 @@ from test_depthwise import LAYERS
 from test_stem_update import STEMS
 from torch import Tensor
 
-from sign_ext.engine.fused.distance import relative_distance
+from sign_ext.engine.agreement import relative_distance
 from sign_ext.ops.activate import activate, activate_reference
 from sign_ext.ops.activation import RELU, RELU6, mask_shape
 from sign_ext.ops.average_pool_backward import (
     average_pool_backward,
     average_pool_backward_reference,
 )
-from sign_ext.ops.depthwise import depthwise, depthwise_reference
-from sign_ext.ops.depthwise_backward import depthwise_backward, depthwise_backward_reference
+from sign_ext.ops.depthwise import (
+    depthwise,
+    depthwise_backward,
+    depthwise_backward_reference,
+    depthwise_reference,
+)
 from sign_ext.ops.masked_cotangent import masked_cotangent, masked_cotangent_reference
-from sign_ext.ops.max_pool import index_shape, max_pool, max_pool_reference
-from sign_ext.ops.max_pool_backward import max_pool_backward, max_pool_backward_reference
-from sign_ext.ops.route import route
+from sign_ext.ops.max_pool import (
+    index_shape,
+    max_pool,
+    max_pool_backward,
+    max_pool_backward_reference,
+    max_pool_reference,
+)
+from sign_ext.ops.native import route
 from sign_ext.ops.sign_update import sign_update_, sign_update_reference_
 from sign_ext.ops.stem_update import stem_update_, stem_update_reference_
 

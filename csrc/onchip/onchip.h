@@ -49,7 +49,7 @@ constexpr int kWeightsPrefetched = 1;  // the previous phase starts the copy
 constexpr int kWeightsNow = 2;         // this phase copies them before it starts
 
 // Sizes are in elements. Fields named *_at are byte offsets from the start of shared memory, each
-// 128-byte aligned. All words have 4 bytes, so that sign_ext/engine/onchip can write them.
+// 128-byte aligned. All words have 4 bytes: sign_ext/engine/onchip/kernel_args.py writes them.
 struct Layer {
   std::int32_t in_h, in_w, in_c;  // channels are padded to 16; an image's, if 8 or fewer, to 8
   std::int32_t out_h, out_w, out_c;

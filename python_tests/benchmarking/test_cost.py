@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sign_ext.benchmarking import Cost, Race, Row, Task, costs
-from sign_ext.benchmarking.words import (
+from sign_ext.benchmarking.table import (
     auto_in_words,
     caption,
     cells,

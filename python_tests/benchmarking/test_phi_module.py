@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sign_ext.benchmarking.features import Hooked, features_of
-from sign_ext.phi import Phi
-from sign_ext.source_layer import find_source_layer, named_source_layer
+from sign_ext.benchmarking.loops import Hooked, features_of
+from sign_ext.source_layer import Phi, find_source_layer, named_source_layer
 
 IMAGE = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sign_ext import iterative_sign
 from sign_ext.benchmarking import Task, race, ways, what_auto_runs
-from sign_ext.benchmarking.agreement import Reference
 from sign_ext.benchmarking.contenders import CAPTURED, COMPILED, FROZEN, NAIVE
 from sign_ext.benchmarking.loops import Run
+from sign_ext.benchmarking.race import Reference
+from sign_ext.benchmarking.table import COMPILED as COMPILED_ONES
 from sign_ext.benchmarking.task import images_for, random_images, step_size_for
-from sign_ext.benchmarking.words import COMPILED as COMPILED_ONES
 
 CPU = torch.device("cpu")
 

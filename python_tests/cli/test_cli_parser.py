@@ -252,7 +252,7 @@ def test_commands_module_imports_no_torch() -> None:
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from sign_ext.commands.errors import UsageError
+    from sign_ext.commands.console import UsageError
     from sign_ext.commands.shared import resolve_device
 
     monkeypatch.setattr(

@@ -17,7 +17,7 @@ def written(folder: Path, *seeds: int, epochs: int = 3) -> Path:
         Row(name, "net", {"mean": Cell(tuple(base + 0.01 * seed for seed in seeds), paper=0.5)})
         for name, base in (("Classical", 0.6), ("SIGN", 0.7))
     )
-    from sign_ext.evaluation import compare_rows
+    from sign_ext.report.verdict import compare_rows
 
     told = (compare_rows("mean", rows[1], rows[0], images=100, kind="share"),)
     table = Table("Table 1", "Accuracy.", (Column("mean", "Mean"),), rows, told, 100)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from block_programs import CASES, Builder, Case, block_program, mobilenet, program_of, without
 
-from sign_ext.compiler.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
-from sign_ext.compiler.memory import plan_memory
+from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
+from sign_ext.compiler.memory_plan import plan_memory
 from sign_ext.compiler.schedule import schedule
 from sign_ext.ops.activation import RELU, RELU6, Piecewise
 

@@ -11,10 +11,9 @@ from random_networks import networks
 from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
-from sign_ext.compiler.program import Program
-from sign_ext.computing import computing
-from sign_ext.phi import Phi, SourceLayer
-from sign_ext.source_layer import find_source_layer
+from sign_ext.compiler.ir.program import Program
+from sign_ext.precision import computing
+from sign_ext.source_layer import Phi, SourceLayer, find_source_layer
 
 
 def compiled(model: nn.Module, images: Tensor, source: SourceLayer | None = None):

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
-from sign_ext.compiler.digest import weights_digest
-from sign_ext.compiler.errors import UnsupportedOperation
-from sign_ext.compiler.trace import structure_key
-from sign_ext.phi import Phi, SourceLayer
+from sign_ext.compiler.trace import structure_key, weights_digest
+from sign_ext.errors import UnsupportedOperation
+from sign_ext.source_layer import Phi, SourceLayer
 
 
 class Middle(nn.Module):

@@ -1,4 +1,4 @@
-"""Tiny CIFAR-10 files, with the loader told of their sizes and checksums."""
+"""Tiny CIFAR-10 files, with the loader expecting their sizes and checksums."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tiny_cifar10 import NAMES, PER_BATCH, TinyCifar, md5
 
-from sign_ext.data import cifar10, cifar10_files, cifar10_original
+from sign_ext.data.datasets import cifar10
 
 
 @pytest.fixture
 def tiny(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> TinyCifar:
-    """CIFAR-10 in small, with the loader told of its sizes."""
-    monkeypatch.setattr(cifar10_original, "IMAGES_PER_BATCH", PER_BATCH)
+    """A tiny CIFAR-10, with the loader expecting its sizes."""
+    monkeypatch.setattr(cifar10, "IMAGES_PER_BATCH", PER_BATCH)
     monkeypatch.setattr(cifar10, "TRAIN_IMAGES", 5 * PER_BATCH)
     monkeypatch.setattr(cifar10, "TEST_IMAGES", PER_BATCH)
     monkeypatch.setattr(cifar10, "VALIDATION_IMAGES", PER_BATCH)
@@ -32,15 +32,15 @@ def tiny(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> TinyCifar
 
 @pytest.fixture
 def trust(monkeypatch: pytest.MonkeyPatch):
-    """Put the checksums of given files in the place of the published ones."""
+    """Replace the published checksums by those of some files."""
 
     def put(*paths: Path) -> None:
         for path in paths:
             if path.is_dir():
                 for name in (*NAMES, "test_batch"):
                     digest = md5((path / name).read_bytes())
-                    monkeypatch.setitem(cifar10_files.PYTHON_FILE_MD5, name, digest)
+                    monkeypatch.setitem(cifar10.PYTHON_FILE_MD5, name, digest)
             else:
-                monkeypatch.setitem(cifar10_files.ARCHIVE_MD5, path.name, md5(path.read_bytes()))
+                monkeypatch.setitem(cifar10.ARCHIVE_MD5, path.name, md5(path.read_bytes()))
 
     return put

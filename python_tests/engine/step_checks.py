@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
-from sign_ext.computing import computing
 from sign_ext.engine.fused.step import Step, activation_dtype
-from sign_ext.phi import Phi, SourceLayer
-from sign_ext.source_layer import find_source_layer
+from sign_ext.precision import computing
+from sign_ext.source_layer import Phi, SourceLayer, find_source_layer
 
 
 def eager_delta(model: nn.Module, images: Tensor, source: SourceLayer, precision: str) -> Tensor:

@@ -13,7 +13,7 @@ from networks import tiny_cnn
 from torch import nn
 
 from sign_ext import SignTransform
-from sign_ext.compiler.memory import MemoryPlan
+from sign_ext.compiler.memory_plan import MemoryPlan
 from sign_ext.engine import batch as rule
 from sign_ext.engine.batch import Batches, Need, batch_that_fits, images_at_once, need_of
 

@@ -9,13 +9,13 @@ from networks import step_for
 from torch import Tensor
 
 from sign_ext import SignTransform
-from sign_ext.compiler.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
-from sign_ext.compiler.memory import plan_memory
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
+from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.memory_plan import plan_memory
 from sign_ext.compiler.schedule import schedule
-from sign_ext.engine.fused.choices import Choices, TuningPlan, key_of
-from sign_ext.engine.fused.dense import TorchConvolution
+from sign_ext.engine.fused.products.torch import TorchConvolution
 from sign_ext.engine.fused.step import Step
+from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of
 
 CPU = torch.device("cpu")
 FLOOR = {

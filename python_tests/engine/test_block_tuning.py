@@ -11,11 +11,11 @@ from block_programs import CASES, block_program
 from torch import nn
 
 from sign_ext import SignTransform
-from sign_ext.compiler.inverted_residual import fuse_blocks
-from sign_ext.compiler.program import with_constants
-from sign_ext.engine.fused import bind_block, tune_blocks
-from sign_ext.engine.fused.choices import Choices, TuningPlan, choices_by_rule
-from sign_ext.engine.fused.tune_blocks import alone, is_faster_fused, measured_blocks
+from sign_ext.compiler.ir.inverted_residual import fuse_blocks
+from sign_ext.compiler.ir.program import with_constants
+from sign_ext.engine.fused import bind_block, tune
+from sign_ext.engine.fused.tune import alone, is_faster_fused, measured_blocks
+from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, choices_by_rule
 from sign_ext.ops.inverted_residual import inverted_residual_backward
 
 CPU, F32 = torch.device("cpu"), torch.float32
@@ -34,12 +34,12 @@ class Clock:
 
 @pytest.fixture
 def eligible(monkeypatch):
-    monkeypatch.setattr(tune_blocks, "block_runs_natively", lambda x: True)
+    monkeypatch.setattr(tune, "block_runs_natively", lambda x: True)
 
 
 def clock(monkeypatch, *pairs: tuple[float, float]) -> Clock:
     made = Clock(*pairs)
-    monkeypatch.setattr(tune_blocks, "seconds", made)
+    monkeypatch.setattr(tune, "seconds", made)
     return made
 
 
@@ -161,7 +161,7 @@ def test_each_block_is_decided_by_itself(monkeypatch, eligible, images):
 
 def test_nothing_is_measured_where_there_is_no_kernel(monkeypatch, images):
     program = SignTransform(three_blocks()).program(images)
-    monkeypatch.setattr(tune_blocks, "is_faster_fused", None)
+    monkeypatch.setattr(tune, "is_faster_fused", None)
     for dtype in (torch.float64, F32, torch.bfloat16):
         assert measured_blocks(program, dtype, images) == ()
 
@@ -174,7 +174,7 @@ def test_a_tuned_transform_keeps_its_blocks(monkeypatch, eligible, images, preci
         seen.append((dtype, count, tf32))
         return len(seen) != 2
 
-    monkeypatch.setattr(tune_blocks, "is_faster_fused", decide)
+    monkeypatch.setattr(tune, "is_faster_fused", decide)
     options = {"step_size": 1.0, "backend": "fused", "precision": precision}
     sign = SignTransform(three_blocks(), 2, tune=True, **options)
     tuned = sign.transform(images)
@@ -191,7 +191,7 @@ def test_a_tuned_transform_keeps_its_blocks(monkeypatch, eligible, images, preci
 
 
 def test_without_tune_there_are_no_blocks(monkeypatch, eligible, images):
-    monkeypatch.setattr(tune_blocks, "is_faster_fused", None)
+    monkeypatch.setattr(tune, "is_faster_fused", None)
     step = SignTransform(three_blocks(), backend="fused").step(images)
     assert step.choices.blocks == ()
     assert not step.blocks

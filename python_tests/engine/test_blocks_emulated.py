@@ -8,10 +8,10 @@ from block_programs import CASES, block_program, mobilenet, program_of
 from emulated_blocks import Device, emulated_blocks
 
 from sign_ext import SignTransform
-from sign_ext.compiler.inverted_residual import blocks_of
-from sign_ext.engine.fused.choices import Choices, TuningPlan, key_of
+from sign_ext.compiler.ir.inverted_residual import blocks_of
 from sign_ext.engine.fused.step import Step
-from sign_ext.engine.fused.tune_blocks import measured_blocks
+from sign_ext.engine.fused.tune import measured_blocks
+from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of
 from sign_ext.ops.native import NATIVE
 
 pytestmark = pytest.mark.skipif(not NATIVE.loaded, reason="the operators' schemas are native")
@@ -88,15 +88,13 @@ def test_transforming_with_blocks(seed, torch_rng):
 
 def test_tuning_passes_over_what_does_not_fit(seed, monkeypatch):
     """A device with little shared memory refuses blocks, which then run one by one."""
-    monkeypatch.setattr("sign_ext.engine.fused.tune_blocks.block_runs_natively", lambda x: True)
-    monkeypatch.setattr("sign_ext.engine.fused.tune_blocks.seconds", lambda work, device: 0.0)
+    monkeypatch.setattr("sign_ext.engine.fused.tune.block_runs_natively", lambda x: True)
+    monkeypatch.setattr("sign_ext.engine.fused.tune.seconds", lambda work, device: 0.0)
     program, _ = block_program(CASES["MobileNetV2"])
     images = torch.zeros(1, *program.image_shape)
     with emulated_blocks(Device(seed, shared=1024)):
         assert measured_blocks(program, torch.float32, images) == ()
     order = iter([1.0, 2.0])
-    monkeypatch.setattr(
-        "sign_ext.engine.fused.tune_blocks.seconds", lambda work, device: next(order)
-    )
+    monkeypatch.setattr("sign_ext.engine.fused.tune.seconds", lambda work, device: next(order))
     with emulated_blocks(Device(seed)):
         assert measured_blocks(program, torch.float32, images) == blocks_of(program)

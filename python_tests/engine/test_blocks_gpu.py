@@ -8,12 +8,12 @@ from block_programs import CASES, block_program, mobilenet, program_of
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
-from sign_ext.compiler.inverted_residual import blocks_of
-from sign_ext.compiler.program import Program
-from sign_ext.computing import computing
-from sign_ext.engine.fused.choices import Choices
+from sign_ext.compiler.ir.inverted_residual import blocks_of
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.step import Step, activation_dtype
+from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.ops.inverted_residual import block_runs_natively
+from sign_ext.precision import computing
 
 PRECISIONS = ["float32", "tf32", "bfloat16"]
 # What a few signs that rounding decides may do in small batches.

@@ -13,10 +13,9 @@ from networks import lively, step_for
 from torch import Tensor
 
 from sign_ext import SignTransform
-from sign_ext.computing import computing
-from sign_ext.phi import Phi
+from sign_ext.precision import computing
 from sign_ext.reference import iterative_sign_reference
-from sign_ext.source_layer import find_source_layer
+from sign_ext.source_layer import Phi, find_source_layer
 
 STEPS = 2
 SMALL = 0.3  # an error above this says little: then the direction must be right as well

@@ -11,7 +11,7 @@ from networks import basic_cnn, step_for, tiny_cnn
 from torch import Tensor, nn
 
 from sign_ext import BackendError, DivergenceError, SignTransform, iterative_sign
-from sign_ext.engine.fused import choices
+from sign_ext.engine.fused import tuning_plan
 from sign_ext.reference import iterative_sign_reference
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -102,7 +102,7 @@ def test_micro_batches_change_nothing(monkeypatch, model, torch_rng):
     whole = iterative_sign(model, images, 4, step_size=STEP, backend="fused")
     step = SignTransform(model).step(images)
     assert step.micro_batch == 11
-    monkeypatch.setattr(choices, "MICRO_BATCH_BYTES", 3 * step.memory.peak)
+    monkeypatch.setattr(tuning_plan, "MICRO_BATCH_BYTES", 3 * step.memory.peak)
     sign = SignTransform(model, 4, step_size=STEP, backend="fused")
     assert sign.step(images).micro_batch == 3
     torch.testing.assert_close(sign.transform(images), whole, rtol=1e-6, atol=1e-3)
@@ -121,7 +121,7 @@ class Square(nn.Module):
 def test_the_first_bad_step_is_named(monkeypatch, torch_rng, micro, device):
     """δ of a square is linear in the image, so the walk is exponential."""
     if micro:
-        monkeypatch.setattr(choices, "MICRO_BATCH_BYTES", 1)
+        monkeypatch.setattr(tuning_plan, "MICRO_BATCH_BYTES", 1)
     model = nn.Sequential(nn.Conv2d(1, 2, 1), Square(), nn.Flatten(), nn.Linear(8, 2)).eval()
     images = 1 + torch.rand(3, 1, 2, 2, generator=torch_rng)
     model, images = model.to(device), images.to(device)

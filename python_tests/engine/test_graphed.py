@@ -11,7 +11,7 @@ import torch
 from networks import basic_cnn, tiny_cnn
 
 from sign_ext import BackendError, SignTransform, iterative_sign
-from sign_ext.engine import select
+from sign_ext.engine import backends
 from sign_ext.engine.graphed import GRAPHS_KEPT, GraphedEngine
 from sign_ext.engine.trajectory import repeatable
 from sign_ext.ops.native import Native
@@ -51,7 +51,7 @@ def model():
 def graphed(model, recorder, steps=4, **options) -> SignTransform:
     sign = SignTransform(model, steps, step_size=STEP, **options)
     sign.engines._engines["graphed"] = GraphedEngine(model, recorder)
-    sign.engines.candidates = lambda device: [select.Choice("graphed", "in this test")]
+    sign.engines.candidates = lambda device: [backends.Choice("graphed", "in this test")]
     return sign
 
 
@@ -181,7 +181,7 @@ def test_auto_falls_back_and_says_why_and_a_name_raises(model, torch_rng, monkey
         sign = SignTransform(model, 3, step_size=STEP, backend=backend)
         sign.engines._engines["graphed"] = GraphedEngine(model, refuse)
         names = ("graphed", "autograd") if backend == "auto" else ("graphed",)
-        tried = [select.Choice(name, "in this test") for name in names]
+        tried = [backends.Choice(name, "in this test") for name in names]
         monkeypatch.setattr(sign.engines, "candidates", lambda device, tried=tried: tried)
         if backend == "graphed":
             with pytest.raises(BackendError, match="waits for the device"):
@@ -196,20 +196,20 @@ def test_auto_falls_back_and_says_why_and_a_name_raises(model, torch_rng, monkey
 
 def test_the_rule_tries_what_is_fastest_first(monkeypatch):
     def names(device):
-        return [choice.backend for choice in select.candidates("auto", torch.device(device))]
+        return [choice.backend for choice in backends.candidates("auto", torch.device(device))]
 
-    monkeypatch.setattr(select, "NATIVE", Native(None, "not built"))
+    monkeypatch.setattr(backends, "NATIVE", Native(None, "not built"))
     assert names("cuda:0") == ["graphed", "autograd"]
     assert names("cpu") == ["autograd"]
-    monkeypatch.setattr(select, "NATIVE", Native(SimpleNamespace(cuda=False), ""))
+    monkeypatch.setattr(backends, "NATIVE", Native(SimpleNamespace(cuda=False), ""))
     assert names("cuda:0") == ["graphed", "autograd"]
     assert names("cpu") == ["fused", "autograd"]
-    monkeypatch.setattr(select, "NATIVE", Native(SimpleNamespace(cuda=True), ""))
+    monkeypatch.setattr(backends, "NATIVE", Native(SimpleNamespace(cuda=True), ""))
     assert names("cuda:0") == ["fused", "graphed", "autograd"]
     assert names("cpu") == ["fused", "autograd"]
-    assert select.choose("autograd", torch.device("cuda", 0)).backend == "autograd"
+    assert backends.choose("autograd", torch.device("cuda", 0)).backend == "autograd"
     with pytest.raises(BackendError, match="CUDA device"):
-        select.choose("graphed", torch.device("cpu"))
+        backends.choose("graphed", torch.device("cpu"))
 
 
 @pytest.mark.gpu

@@ -10,9 +10,9 @@ from measured_memory import check_plan, peak_bytes
 from networks import basic_cnn, lively
 from torch import nn
 
-from sign_ext.compiler.memory import plan_memory
+from sign_ext.compiler.memory_plan import plan_memory
 from sign_ext.compiler.schedule import schedule
-from sign_ext.computing import computing
+from sign_ext.precision import computing
 from sign_ext.source_layer import find_source_layer
 
 pytestmark = pytest.mark.xdist_group("processes")

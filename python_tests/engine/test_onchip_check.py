@@ -14,9 +14,9 @@ from emulation import CSRC
 from onchip_cases import distance, prepare
 
 from sign_ext import BackendError
-from sign_ext.engine.onchip.arrays import residue_bytes
 from sign_ext.engine.onchip.check import BITS, bits_of, check_step, examples_of, what_is_wrong
 from sign_ext.engine.onchip.reference import exact, forward_reference, rounded
+from sign_ext.engine.onchip.shared_memory import residue_bytes
 
 
 @contextmanager

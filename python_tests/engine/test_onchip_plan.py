@@ -12,12 +12,19 @@ from hypothesis import strategies as st
 from onchip_cases import NETWORKS
 
 from sign_ext import SignTransform
-from sign_ext.engine.onchip.arrays import BACKWARD, FORWARD, LOAD, WHOLE, phases_of
-from sign_ext.engine.onchip.layers import OnChipLayer, readers_of
-from sign_ext.engine.onchip.place import ALIGNMENT, crowded, place
+from sign_ext.engine.onchip.kernel_args import shift_for
+from sign_ext.engine.onchip.partition import OnChipLayer, readers_of, trunk_of
 from sign_ext.engine.onchip.plan import RESERVED, Loads, SharedMemory, plan_shared_memory
-from sign_ext.engine.onchip.trunk import trunk_of
-from sign_ext.engine.onchip.words import shift_for
+from sign_ext.engine.onchip.shared_memory import (
+    ALIGNMENT,
+    BACKWARD,
+    FORWARD,
+    LOAD,
+    WHOLE,
+    crowded,
+    phases_of,
+    place,
+)
 from sign_ext.errors import BackendError
 from sign_ext.ops.activation import IDENTITY, Piecewise
 

@@ -8,7 +8,7 @@ from emulated_onchip import Emulated, library
 from onchip_cases import NETWORKS, check_walk, distance, prepare, small_head
 
 from sign_ext import BackendError, SignTransform
-from sign_ext.engine import select
+from sign_ext.engine import backends
 from sign_ext.engine.onchip import reference
 from sign_ext.engine.onchip.check import what_is_wrong
 from sign_ext.engine.onchip.cost import PRODUCT_FLOP, work_of
@@ -157,12 +157,12 @@ def test_a_cpu_has_no_chip_to_run_on():
 
 
 def test_auto_tries_the_chip_first_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(select, "native_on", lambda device: None)
+    monkeypatch.setattr(backends, "native_on", lambda device: None)
     cuda = torch.device("cuda", 0)
 
     def names(precision):
-        return [choice.backend for choice in select.candidates("auto", cuda, precision)]
+        return [choice.backend for choice in backends.candidates("auto", cuda, precision)]
 
     assert names("bfloat16") == ["onchip", "fused", "graphed", "autograd"]
     assert names("float32") == ["fused", "graphed", "autograd"]
-    assert [c.backend for c in select.candidates("onchip", cuda)] == ["onchip"]
+    assert [c.backend for c in backends.candidates("onchip", cuda)] == ["onchip"]

@@ -8,10 +8,9 @@ from onchip_cases import NETWORKS
 from torch import nn
 
 from sign_ext import BackendError, SignTransform
-from sign_ext.engine.onchip.layers import cotangent_of, readers_of
 from sign_ext.engine.onchip.network import put_on_chip, share_on_chip
+from sign_ext.engine.onchip.partition import cotangent_of, readers_of, rest_of, trunk_of
 from sign_ext.engine.onchip.plan import SharedMemory
-from sign_ext.engine.onchip.trunk import rest_of, trunk_of
 from sign_ext.models.basic_cnn import basic_cnn
 
 H200 = SharedMemory(232_448, 233_472)

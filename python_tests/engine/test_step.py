@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from networks import basic_cnn, lively
 from random_networks import networks
 
-from sign_ext.phi import SourceLayer
+from sign_ext.source_layer import SourceLayer
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

@@ -20,10 +20,9 @@ from sign_ext.engine.fused.trajectory import FusedTrajectory
 from sign_ext.engine.onchip.trajectory import OnChipTrajectory
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.ops.native import NATIVE
-from sign_ext.phi import Phi
 from sign_ext.settings import Settings
 from sign_ext.sign import SignTransform
-from sign_ext.source_layer import guess_source_layer
+from sign_ext.source_layer import Phi, guess_source_layer
 
 pytestmark = pytest.mark.skipif(not NATIVE.loaded, reason=f"no extension: {NATIVE.why}")
 OPTIONS = [{}, {"momentum": 0.5, "clamp": (0, 255)}]

@@ -10,7 +10,7 @@ from networks import basic_cnn
 
 from sign_ext import SignTransform
 from sign_ext.engine.fused import engine as engine_module
-from sign_ext.engine.fused.choices import Choices, TuningPlan, choices_by_rule
+from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, choices_by_rule
 
 STEP = 2000.0
 

@@ -8,11 +8,10 @@ from networks import basic_cnn, tiny_cnn
 from torch import nn
 
 from sign_ext import BackendError
+from sign_ext.engine.graphed import forbid_host_sync
 from sign_ext.engine.trajectory import Problem, Trajectory
-from sign_ext.engine.waiting import refuse_waiting
-from sign_ext.phi import Phi
 from sign_ext.settings import Settings
-from sign_ext.source_layer import guess_source_layer
+from sign_ext.source_layer import Phi, guess_source_layer
 
 
 def step_of(model: nn.Module, **options):
@@ -49,7 +48,7 @@ def test_a_step_that_waits_is_refused(how, words):
     trajectory = step_of(nn.Sequential(Waits(how), *tiny_cnn()))
     trajectory.step()  # it runs
     with pytest.raises(BackendError, match=f"captured.*{words}"):
-        refuse_waiting(trajectory.step)
+        forbid_host_sync(trajectory.step)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_a_step_that_waits_is_refused(how, words):
 def test_our_own_step_never_waits_and_is_not_changed_by_watching(options):
     trajectory = step_of(basic_cnn(), **options)
     before = trajectory.iterate.clone()
-    refuse_waiting(trajectory.step)
+    forbid_host_sync(trajectory.step)
     watched = trajectory.iterate.clone()
     trajectory.start(before)
     trajectory.step()

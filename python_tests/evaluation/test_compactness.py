@@ -72,7 +72,7 @@ def test_above_the_limit_a_stratified_subset_has_its_silhouette(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In the package, the module's name is the function's.
-    module = sys.modules["sign_ext.evaluation.compactness"]
+    module = sys.modules["sign_ext.evaluation.features"]
     assert module.MOST_FOR_SILHOUETTE == 5000
     labels = rng.permutation(np.repeat([0, 1, 2], [200, 80, 40]))
     points = rng.normal(size=(320, 4)) + labels[:, None]

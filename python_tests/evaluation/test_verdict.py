@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sign_ext.evaluation import compare_rows
 from sign_ext.report.schema import Cell, Comparison, Kind, Row
+from sign_ext.report.verdict import compare_rows
 
 
 def compare(

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sign_ext.evaluation import compare_rows
-from sign_ext.experiments.comparison import (
+from sign_ext.experiments.demo.comparison import (
     BASELINES,
     CONDITIONS,
     Comparison,
@@ -18,6 +17,7 @@ from sign_ext.experiments.comparison import (
     compare,
 )
 from sign_ext.report.schema import Cell, Row
+from sign_ext.report.verdict import compare_rows
 
 
 def one(sign: float, same_epochs: float, same_steps: float, images: int = 1000) -> Comparison:

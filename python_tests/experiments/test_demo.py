@@ -16,8 +16,8 @@ from sign_ext.cli import main
 from sign_ext.data import load_data
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import evaluate
-from sign_ext.experiments import demo
-from sign_ext.experiments.demo_settings import DemoSettings, for_data, why_these_sizes
+from sign_ext.experiments.demo import run as demo_run
+from sign_ext.experiments.demo.settings import DemoSettings, for_data, why_these_sizes
 from sign_ext.training import load_checkpoint
 
 pytestmark = pytest.mark.xdist_group("demo")
@@ -55,7 +55,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     out = tmp_path_factory.mktemp("demo")
     (out / "metrics.json").write_text("of an earlier run")
     listener = Listener()
-    metrics = demo.run_demo(TINY, out, command="sign-ext demo --tiny", reporter=listener)
+    metrics = demo_run.run_demo(TINY, out, command="sign-ext demo --tiny", reporter=listener)
     return out, metrics, listener
 
 
@@ -96,7 +96,7 @@ def test_checkpoints_give_the_reported_accuracies(
 
 def test_methods_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     starts, sets, augments = [], [], []
-    real = demo.train
+    real = demo_run.train
 
     def spy(model: Any, train_set: Any, *args: Any, **kwargs: Any) -> Any:
         starts.append([p.detach().clone() for p in model.parameters()])
@@ -104,13 +104,13 @@ def test_methods_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) ->
         augments.append(kwargs["augment"])
         return real(model, train_set, *args, **kwargs)
 
-    monkeypatch.setattr(demo, "train", spy)
+    monkeypatch.setattr(demo_run, "train", spy)
     splits = load_data("digits", train_size=30, test_size=20, image_size=12)
     settings = dataclasses.replace(TINY, seeds=1, step_size=30.0)
-    clock, reporter = demo.Clock(), demo.Silent()
+    clock, reporter = demo_run.Clock(), demo_run.Silent()
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    result = demo._Recipe(settings, splits, 0, clock, reporter).run()
+    result = demo_run._Recipe(settings, splits, 0, clock, reporter).run()
     assert torch.equal(torch.get_rng_state(), state)
     assert result["calibration"] is None
     assert result["step_size"] == 30
@@ -139,7 +139,7 @@ def test_divergence_is_told_with_its_cure(
     def diverge(*args: Any, **kwargs: Any) -> Any:
         raise DivergenceError("δ is not finite in step 2", 2)
 
-    monkeypatch.setattr(demo.SignTransform, "transform", diverge)
+    monkeypatch.setattr(demo_run.SignTransform, "transform", diverge)
     assert main([*arguments, "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("sign-ext: error: SIGN diverged with seed 0")

@@ -6,23 +6,23 @@ import statistics
 
 import pytest
 
-from sign_ext.experiments import paper
+from sign_ext.experiments.recipes import published
 
 ROWS = [
-    *(row for network in paper.TABLE1.values() for row in network.values()),
-    *paper.TABLE4.values(),
-    *(method["accuracy"] for method in paper.TABLE2.values()),
+    *(row for network in published.TABLE1.values() for row in network.values()),
+    *published.TABLE4.values(),
+    *(method["accuracy"] for method in published.TABLE2.values()),
 ]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
 def test_the_mean_is_that_of_the_classes(row):
     # CIFAR-10's classes are equally large; classes are given to three digits.
-    classes = [row[name] for name in paper.CLASSES]
+    classes = [row[name] for name in published.CLASSES]
     assert statistics.fmean(classes) == pytest.approx(row["mean"], abs=6e-4)
 
 
-@pytest.mark.parametrize("table", [paper.TABLE2, paper.TABLE3], ids=["2", "3"])
+@pytest.mark.parametrize("table", [published.TABLE2, published.TABLE3], ids=["2", "3"])
 def test_low_confidence_counts_add_up_and_their_means_weigh_by_them(table):
     for rows in table.values():
         counts = {k: v for k, v in rows["count"].items() if k != "mean"}
@@ -37,15 +37,15 @@ def test_low_confidence_counts_add_up_and_their_means_weigh_by_them(table):
 def test_the_mean_of_table_3_is_over_images():
     images = {"automobile": 49, "bird": 146, "cat": 50, "dog": 298, "frog": 100}
     assert sum(images.values()) == 643
-    for rows in paper.TABLE3.values():
+    for rows in published.TABLE3.values():
         right = sum(round(rows["accuracy"][name] * count) for name, count in images.items())
         assert right / 643 == pytest.approx(rows["accuracy"]["mean"], abs=1e-4)
 
 
 def test_table_5_starts_from_table_1():
-    for network, methods in paper.TABLE5.items():
+    for network, methods in published.TABLE5.items():
         for method, row in methods.items():
-            assert row["normal"] == paper.TABLE1[network][method]["mean"]
+            assert row["normal"] == published.TABLE1[network][method]["mean"]
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_table_5_starts_from_table_1():
     ],
 )
 def test_a_variant_of_a_network_stands_beside_the_papers(network, of):
-    for table in (paper.TABLE1, paper.TABLE5, paper.DELTA_ONLY):
-        assert paper.published(table, network) == table.get(of)
+    for table in (published.TABLE1, published.TABLE5, published.DELTA_ONLY):
+        assert published.for_network(table, network) == table.get(of)

@@ -12,8 +12,8 @@ import torch
 
 from sign_ext.augment import DeepAugment, NoAugment, load_policies, save_policies
 from sign_ext.data import ImageSet, load_data
-from sign_ext.experiments import policy_search
-from sign_ext.experiments.policy_search import PolicySearch, policy_of, search_policies
+from sign_ext.experiments.stages import policy_search
+from sign_ext.experiments.stages.policy_search import PolicySearch, policy_of, search_policies
 from sign_ext.models import build_model
 from sign_ext.training import TrainSettings, train
 from sign_ext.training.epoch import TrainingDivergedError

@@ -11,17 +11,22 @@ import pytest
 import torch
 
 from sign_ext.data import ImageSet
-from sign_ext.evaluation import compare_rows
-from sign_ext.experiments.flops import flops_per_image
-from sign_ext.experiments.lab import Outcome
-from sign_ext.experiments.measure_stages import spread
-from sign_ext.experiments.picture_stages import sight
+from sign_ext.experiments.recipes.summary import findings, settings
 from sign_ext.experiments.scale import SignSettings
-from sign_ext.experiments.sign_stages import Calibrate, Transform, change, delta_set
-from sign_ext.experiments.sources import Source, Sources
-from sign_ext.experiments.telling import findings, settings
-from sign_ext.experiments.train_stage import Network, Train
+from sign_ext.experiments.stages.cost import flops_per_image
+from sign_ext.experiments.stages.measure import sight, spread
+from sign_ext.experiments.stages.networks import (
+    Calibrate,
+    Network,
+    Train,
+    Transform,
+    change,
+    delta_set,
+)
+from sign_ext.experiments.stages.runner import Outcome
+from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.report.schema import Cell, Column, Row, Table
+from sign_ext.report.verdict import compare_rows
 from sign_ext.store import save_transformed
 from sign_ext.training import TrainSettings
 
@@ -121,12 +126,12 @@ def told_of(transforms, step_sizes):
         }
         for stage, step_size in zip(transforms, step_sizes, strict=True)
     }
-    book = SimpleNamespace(
+    planner = SimpleNamespace(
         scale=SimpleNamespace(sign=SignSettings(snapshots=(50, 100))),
         numbers=lambda stage: numbers[stage.key],
     )
     outcomes = [Outcome(stage, Path(), numbers[stage.key], 0.0) for stage in transforms]
-    return settings(book, [], {"made": outcomes})
+    return settings(planner, [], {"made": outcomes})
 
 
 def transform(seed, factor, snapshots, part="train"):

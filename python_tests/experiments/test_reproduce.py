@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sign_ext.experiments import paper
 from sign_ext.experiments.names import EXPERIMENTS
+from sign_ext.experiments.recipes import published
 from sign_ext.experiments.reproduce import Reproduction
 from sign_ext.experiments.scale import load_scale
-from sign_ext.experiments.train_stage import Train
+from sign_ext.experiments.stages.networks import Train
 from sign_ext.report.schema import Results
 
 pytestmark = pytest.mark.xdist_group("reproduce")
@@ -90,8 +90,8 @@ def test_the_papers_numbers_stand_beside_ours(smoke):
     }
     assert found["MobileNetV2, equal epochs", "SIGN"] == 0.8637
     assert found["BasicCNN, equal epochs", "DeepAugment + SIGN"] == 0.8691
-    (published,) = paper.DELTA_ONLY.values()
-    assert tables["δ alone (Section 3.1)"].rows[0].cells["accuracy"].paper == published
+    (theirs,) = published.DELTA_ONLY.values()
+    assert tables["δ alone (Section 3.1)"].rows[0].cells["accuracy"].paper == theirs
     for title in ("Table 1", "Table 4", "Table 5"):
         groups = {row.group for row in tables[title].rows}
         assert any("equal epochs" in each for each in groups)
@@ -118,7 +118,7 @@ def test_every_cell_has_a_value_a_seed(smoke):
 def test_a_second_run_costs_nothing(smoke):
     out, scale, results = smoke
     work = Reproduction(list(EXPERIMENTS), scale, SEEDS, out)
-    assert work.lab.missing(work.stages()) == []
+    assert work.runner.missing(work.stages()) == []
     assert work.run().experiments == results.experiments
 
 
@@ -128,7 +128,8 @@ def test_equal_gradient_steps_are_equal(smoke):
     work = Reproduction(["table1"], scale, (0,), out)
     plan = work.plan("table1")
     numbers = {
-        key: work.lab.outcome(stages[0].inputs()["network"]).numbers for key, stages in plan.items()
+        key: work.runner.outcome(stages[0].inputs()["network"]).numbers
+        for key, stages in plan.items()
     }
     for network in ("mobilenet_v2", "basic_cnn"):
         of_network = [n for key, n in numbers.items() if key.startswith(network)]
@@ -183,7 +184,7 @@ def test_one_experiment_from_its_plan_to_its_page(tmp_path):
     assert all(0 <= accuracy <= 1 for accuracy in accuracies)
     assert TITLES["delta_only"] in (tmp_path / "out" / "index.html").read_text()
     again = Reproduction(["delta_only"], scale, (0,), tmp_path / "out")
-    assert again.lab.missing(again.stages()) == []
+    assert again.runner.missing(again.stages()) == []
 
 
 def start(scale: Path, out: Path) -> subprocess.Popen:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sign_ext.ops import native
 from sign_ext.ops.activate import activate, activate_reference, pack_mask, pack_mask_reference
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise, mask_shape
-from sign_ext.ops.route import route
+from sign_ext.ops.native import route
 
 needs_native = pytest.mark.skipif(
     not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sign_ext.ops import native
 from sign_ext.ops.activation import mask_shape
 from sign_ext.ops.average_pool_backward import average_pool_backward
-from sign_ext.ops.route import route
+from sign_ext.ops.native import route
 
 
 def check_average_pool_backward(

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from sign_ext.ops import native
 from sign_ext.ops.activate import pack_mask_reference
 from sign_ext.ops.activation import IDENTITY, Piecewise, mask_shape, unpack_bits
-from sign_ext.ops.depthwise import depthwise
-from sign_ext.ops.depthwise_backward import depthwise_backward
-from sign_ext.ops.route import route
+from sign_ext.ops.depthwise import depthwise, depthwise_backward
+from sign_ext.ops.native import route
 
 DTYPES = [torch.float32, torch.bfloat16]
 Pair = tuple[int, int]

@@ -12,8 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise, mask_shape, unpack_bits
-from sign_ext.ops.inverted_residual import inverted_residual, inverted_residual_backward
-from sign_ext.ops.inverted_residual_arrays import Block, PackedBlock, pack_block
+from sign_ext.ops.inverted_residual import (
+    Block,
+    PackedBlock,
+    inverted_residual,
+    inverted_residual_backward,
+    pack_block,
+)
 
 # What the roundings of a product's elements, sums and stored values do.
 UNIT = {"float32": 2.0**-20, "tf32": 2.0**-10, "bfloat16": 2.0**-8}

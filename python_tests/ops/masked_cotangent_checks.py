@@ -12,7 +12,7 @@ from sign_ext.ops import native
 from sign_ext.ops.activate import activate
 from sign_ext.ops.activation import Piecewise, mask_shape, pack_bits
 from sign_ext.ops.masked_cotangent import masked_cotangent, masked_cotangent_reference
-from sign_ext.ops.route import route
+from sign_ext.ops.native import route
 
 
 def random_mask(generator: torch.Generator, shape: tuple[int, ...], device: str) -> Tensor:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from sign_ext.ops import native
 from sign_ext.ops.activation import mask_shape
-from sign_ext.ops.max_pool import index_bits, pack_index
-from sign_ext.ops.max_pool_backward import max_pool_backward
-from sign_ext.ops.route import route
+from sign_ext.ops.max_pool import index_bits, max_pool_backward, pack_index
+from sign_ext.ops.native import route
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float64: 1e-12}
 

@@ -12,7 +12,7 @@ from sign_ext.ops import native
 from sign_ext.ops.activate import pack_mask_reference
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise, mask_shape
 from sign_ext.ops.max_pool import index_shape, max_pool, unpack_index
-from sign_ext.ops.route import route
+from sign_ext.ops.native import route
 
 ACTIVATIONS = [IDENTITY, RELU, RELU6, Piecewise(slope=0.1), Piecewise(-0.303, 0.707)]
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float64: 1e-12}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import mask_shape, unpack_bits
-from sign_ext.ops.route import route
+from sign_ext.ops.native import route
 from sign_ext.ops.stem_update import stem_update_, stem_update_reference_
 from sign_ext.ops.watch import NEVER
 

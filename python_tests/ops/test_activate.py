@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sign_ext.ops import route as routes
+from sign_ext.ops import native as routes
 from sign_ext.ops.activate import activate, activate_reference, pack_mask, pack_mask_reference
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise, mask_shape, unpack_bits
 

@@ -22,8 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import RELU, RELU6, Piecewise, mask_shape
-from sign_ext.ops.depthwise import depthwise
-from sign_ext.ops.depthwise_backward import depthwise_backward, depthwise_backward_reference
+from sign_ext.ops.depthwise import depthwise, depthwise_backward, depthwise_backward_reference
 
 SLOPES = [None, 0.0, 0.25]
 

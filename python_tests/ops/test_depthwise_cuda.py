@@ -15,8 +15,7 @@ from depthwise_checks import (
 )
 from masked_cotangent_checks import random_mask
 
-from sign_ext.ops.depthwise import depthwise
-from sign_ext.ops.depthwise_backward import depthwise_backward
+from sign_ext.ops.depthwise import depthwise, depthwise_backward
 
 VARIANTS = [(None, "none", None), (0.0, "none", 0.0), (0.25, "apart", None), (0.0, "out", 0.25)]
 

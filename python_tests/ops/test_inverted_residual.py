@@ -15,12 +15,14 @@ from inverted_residual_checks import CASES, HARDTANH, UNIT, check_both, random_b
 
 from sign_ext.ops.activation import Piecewise, mask_shape
 from sign_ext.ops.inverted_residual import (
+    CHUNK,
     inverted_residual,
     inverted_residual_backward,
     inverted_residual_backward_reference,
     inverted_residual_reference,
+    pack_block,
+    round_to_tf32,
 )
-from sign_ext.ops.inverted_residual_arrays import CHUNK, pack_block, round_to_tf32
 from sign_ext.ops.native import NATIVE
 
 natively = pytest.mark.skipif(not NATIVE.loaded, reason="the operators' schemas are native")

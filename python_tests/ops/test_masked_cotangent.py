@@ -17,7 +17,7 @@ from masked_cotangent_checks import (
 )
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sign_ext.ops import route as routes
+from sign_ext.ops import native as routes
 from sign_ext.ops.activation import mask_shape, unpack_bits
 from sign_ext.ops.masked_cotangent import masked_cotangent, masked_cotangent_reference
 

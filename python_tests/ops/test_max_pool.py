@@ -13,7 +13,7 @@ from pool_windows import DTYPES, WINDOWS, Window, innermost, shapes, windows
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sign_ext.ops import native
-from sign_ext.ops import route as routes
+from sign_ext.ops import native as routes
 from sign_ext.ops.activation import IDENTITY, RELU, Piecewise
 from sign_ext.ops.max_pool import (
     index_bits,

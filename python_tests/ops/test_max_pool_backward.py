@@ -13,8 +13,12 @@ from torch.nn import functional as F
 
 from sign_ext.ops import native
 from sign_ext.ops.activation import RELU, RELU6, Piecewise, mask_shape
-from sign_ext.ops.max_pool import index_shape, max_pool
-from sign_ext.ops.max_pool_backward import max_pool_backward, max_pool_backward_reference
+from sign_ext.ops.max_pool import (
+    index_shape,
+    max_pool,
+    max_pool_backward,
+    max_pool_backward_reference,
+)
 
 needs_native = pytest.mark.skipif(
     not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"

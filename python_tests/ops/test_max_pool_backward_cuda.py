@@ -7,7 +7,7 @@ import torch
 from max_pool_backward_checks import check_max_pool_backward
 from pool_windows import DTYPES, WINDOWS, innermost, normal, random_mask
 
-from sign_ext.ops.max_pool_backward import max_pool_backward
+from sign_ext.ops.max_pool import max_pool_backward
 
 VARIANTS = [(None, "none", None), (0.0, "none", 0.0), (0.25, "apart", None), (0.0, "out", 0.25)]
 

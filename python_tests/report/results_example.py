@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sign_ext.evaluation import compare_rows
 from sign_ext.report.schema import (
     Cell,
     Column,
@@ -21,6 +20,7 @@ from sign_ext.report.schema import (
     Row,
     Table,
 )
+from sign_ext.report.verdict import compare_rows
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),

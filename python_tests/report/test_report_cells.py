@@ -7,9 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from sign_ext.report.cells import Shown, Style, fine_style, show, style_of, summary
 from sign_ext.report.schema import Cell, Column, Comparison, Row, Table
-from sign_ext.report.words import judge, p_value, plain, settings_of
+from sign_ext.report.wording import (
+    Shown,
+    Style,
+    fine_style,
+    judge,
+    p_value,
+    plain,
+    settings_of,
+    show,
+    style_of,
+    summary,
+)
 
 
 def rows_of(*values: float | None) -> list[Row]:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from sign_ext.data import ImageSet
-from sign_ext.report import figures
+from sign_ext.report import demo_figures
 from sign_ext.report.samples import Samples, pick_samples
 
 
@@ -62,7 +62,9 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[list[float], list[
 
 
 def test_curves_are_the_history(lines: dict[str, Any]) -> None:
-    svg = figures.training_curves(make_run(0.5), "validation_accuracy", "acc", figures.LIGHT)
+    svg = demo_figures.training_curves(
+        make_run(0.5), "validation_accuracy", "acc", demo_figures.LIGHT
+    )
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert lines["SIGN"] == ([10, 20, 30], pytest.approx([10, 20, 30]))
     assert lines["Classical"][0] == [10, 20]
@@ -70,21 +72,27 @@ def test_curves_are_the_history(lines: dict[str, Any]) -> None:
 
 
 def test_loss_of_a_cut_epoch_is_left_out(lines: dict[str, Any]) -> None:
-    figures.training_curves(make_run(0.5), "train_loss", "loss", figures.DARK)
+    demo_figures.training_curves(make_run(0.5), "train_loss", "loss", demo_figures.DARK)
     assert lines["Classical, same steps"][0] == [10, 20]
     assert lines["SIGN"] == ([10, 20, 30], pytest.approx([0.1, 0.05, 1 / 30]))
 
 
 def test_same_numbers_give_the_same_file() -> None:
     runs = [make_run(0.5)]
-    assert figures.accuracies(runs, figures.LIGHT) == figures.accuracies(runs, figures.LIGHT)
-    assert figures.accuracies(runs, figures.LIGHT) != figures.accuracies(runs, figures.DARK)
+    assert demo_figures.accuracies(runs, demo_figures.LIGHT) == demo_figures.accuracies(
+        runs, demo_figures.LIGHT
+    )
+    assert demo_figures.accuracies(runs, demo_figures.LIGHT) != demo_figures.accuracies(
+        runs, demo_figures.DARK
+    )
 
 
 def test_standard_error_joins_test_set_and_seeds() -> None:
-    mean, error = figures.accuracy_with_error([make_run(0.8)], "sign", "accuracy")
+    mean, error = demo_figures.accuracy_with_error([make_run(0.8)], "sign", "accuracy")
     assert (mean, error) == pytest.approx((0.8, 0.04))  # √(0.8·0.2/100)
-    mean, error = figures.accuracy_with_error([make_run(0.4), make_run(0.8)], "sign", "pixels_off")
+    mean, error = demo_figures.accuracy_with_error(
+        [make_run(0.4), make_run(0.8)], "sign", "pixels_off"
+    )
     seeds = ((0.4 - 0.2) / np.sqrt(2)) ** 2 / 2  # variance of the mean of 0.2 and 0.4
     assert mean == pytest.approx(0.3)
     assert error == pytest.approx(np.sqrt(0.3 * 0.7 / 100 + seeds))
@@ -95,7 +103,7 @@ def test_picture_for_the_readme_is_about_1200_pixels_wide() -> None:
     moved = {50: originals + 5, 100: originals + 10}
     names = tuple(f"class {i}" for i in range(10))
     picture = Image.open(
-        io.BytesIO(figures.samples_picture(Samples(names, originals, moved)))
+        io.BytesIO(demo_figures.samples_picture(Samples(names, originals, moved)))
     ).convert("RGB")
     assert picture.width == 1200
     assert 300 < picture.height < 800

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sign_ext.files import write_whole
-from sign_ext.report.numbers import (
+from sign_ext.formatting import (
     binomial_error,
     duration,
     finite,

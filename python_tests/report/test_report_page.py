@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sign_ext.experiments.comparison import compare
-from sign_ext.report.page import render_page
+from sign_ext.experiments.demo.comparison import compare
+from sign_ext.report.demo_page import render_page
 from sign_ext.report.samples import Samples
 
 CLASSES = ("round", "<square>")

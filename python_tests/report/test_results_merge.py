@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from results_example import make_results, with_experiment
 
-from sign_ext.evaluation import compare_rows
 from sign_ext.report.merge import merge
 from sign_ext.report.schema import Cell, Comparison, Results, Table
+from sign_ext.report.verdict import compare_rows
 
 
 def bare(results: Results) -> Results:

@@ -15,9 +15,8 @@ from PIL import Image
 from results_example import CLASSES, METHODS, figures, png
 
 from sign_ext.report.canvas import legend_shape, wrapped
-from sign_ext.report.figures import DARK, LIGHT
-from sign_ext.report.panels import expected_calibration_error
-from sign_ext.report.plots import draw
+from sign_ext.report.demo_figures import DARK, LIGHT
+from sign_ext.report.plots import draw, expected_calibration_error
 from sign_ext.report.schema import Figure
 
 SAMPLES, LINES, SCATTER, RELIABILITY = figures()

@@ -19,7 +19,7 @@ import torch
 from store_parts import make_sign, make_source
 
 from sign_ext.store import transform_to_store
-from sign_ext.store.lock import only_writer
+from sign_ext.store.coordination import only_writer
 
 
 def hold_lock(out: Path, ready: Any) -> None:

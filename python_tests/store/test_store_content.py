@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 import sign_ext
 from sign_ext.data import ImageSet, fingerprint
 from sign_ext.store import load_transformed, save_transformed, transform_to_store
-from sign_ext.store.describe import describe, in_words
-from sign_ext.store.joining import require_made_from
+from sign_ext.store.inspect import describe, in_words
+from sign_ext.store.reader import require_made_from
 
 
 def expected(source, **options):

@@ -16,13 +16,7 @@ from store_parts import make_source
 
 from sign_ext import SignTransform
 from sign_ext.errors import DivergenceError
-from sign_ext.store import (
-    StoreError,
-    StoreInUseError,
-    load_transformed,
-    transform_to_store,
-    verify,
-)
+from sign_ext.store import StoreError, StoreInUseError, load_transformed, transform_to_store, verify
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -162,7 +156,7 @@ def _notes(out):
 
 
 def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path):
-    from sign_ext.store.lock import only_writer
+    from sign_ext.store.coordination import only_writer
 
     with only_writer(tmp_path):
         assert (tmp_path / ".store.lock").exists()

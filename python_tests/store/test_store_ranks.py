@@ -13,10 +13,10 @@ import torch
 from store_parts import make_sign, make_source
 
 from sign_ext.cli import main
+from sign_ext.errors import StoreError
 from sign_ext.models import build_model
 from sign_ext.store import load_transformed, transform_to_store, verify
-from sign_ext.store.errors import StoreError
-from sign_ext.store.ranks import Ranks
+from sign_ext.store.coordination import Ranks
 from sign_ext.training import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.xdist_group("processes")

@@ -20,7 +20,7 @@ from cluster_document import filled, markdown  # noqa: E402
 
 
 def test_operations_are_those_that_pytorch_counts() -> None:
-    from sign_ext.experiments.flops import flops_per_image
+    from sign_ext.experiments.stages.cost import flops_per_image
 
     for case, model, features in (
         ("imagenet21k", "inception_resnet_v2", 1536),
@@ -40,10 +40,10 @@ def test_arithmetic_by_hand() -> None:
     )
     assert default[0] == "223,696 (default)"  # 64 MiB of 300 bytes each
     assert dict(zip(head, row, strict=True)) == {
-        "images a shard": "8",
+        "images per shard": "8",
         "size": "2.4 kB",
         "shards": "125",
-        "shards a rank": "13",
+        "shards per rank": "13",
         "work": "4 s",
         "memory": "6 kB",
         "creates + renames": "10/s",
@@ -54,7 +54,7 @@ def test_arithmetic_by_hand() -> None:
 
 
 def test_the_chosen_shard_size_is_the_stores() -> None:
-    from sign_ext.store.layout import SHARD_BYTES
+    from sign_ext.store.manifest import SHARD_BYTES
 
     assert arithmetic.DEFAULT_SHARD_BYTES == SHARD_BYTES
 

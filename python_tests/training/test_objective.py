@@ -17,8 +17,8 @@ from sign_ext.training import (
     CrossEntropy,
     Objective,
     TrainSettings,
-    layout,
     load_checkpoint,
+    prepare_model,
     train,
 )
 from sign_ext.training.epoch import DeviceSet, Trainer, validate
@@ -216,7 +216,9 @@ def traced(monkeypatch):
         return graph.forward
 
     monkeypatch.setattr(
-        layout.torch, "compile", lambda model, **options: real(model, backend=backend, **options)
+        prepare_model.torch,
+        "compile",
+        lambda model, **options: real(model, backend=backend, **options),
     )
     return sizes
 

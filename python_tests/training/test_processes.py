@@ -10,7 +10,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from sign_ext.training import TrainSettings, train
-from sign_ext.training.layout import synchronised
+from sign_ext.training.prepare_model import synchronised
 from sign_ext.training.processes import ALONE, Processes, join_processes
 from sign_ext.training.rng import derived_seed
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sign_ext.benchmarking.contenders import OURS
-from sign_ext.benchmarking.words import rate_in_words, shape_in_words
-from sign_ext.report.numbers import duration
+from sign_ext.benchmarking.table import rate_in_words, shape_in_words
+from sign_ext.formatting import duration
 
 if TYPE_CHECKING:
     from sign_ext.benchmarking.race import Race, Row

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sign_ext.benchmarking.features import features_of
+from sign_ext.benchmarking.loops import features_of
 from sign_ext.engine.batch import DEFAULT_BATCH, batch_by_rule, need_of
-from sign_ext.freeze import unwrap
+from sign_ext.eval_state import unwrap
 from sign_ext.pushforward import pullback_of_ones
 from sign_ext.sign import SignTransform
 
 if TYPE_CHECKING:
-    from sign_ext.phi import SourceLayer
+    from sign_ext.source_layer import SourceLayer
 
 # How far a first step moves images, rms, as a share of the pixel range. Times do not depend on it;
 # larger steps through an untrained network let rounding grow until no two contenders agree.

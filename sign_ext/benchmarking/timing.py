@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sign_ext.clock import clock
+from sign_ext.engine.timing import clock
 
 Work = Callable[[], object]
 

@@ -21,10 +21,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, command_line, option
-from sign_ext.commands.own_network import check_network_name, is_own, own_network
-from sign_ext.commands.shared import check_folder, check_name, read_checkpoint, resolve_device
+from sign_ext.commands.shared import (
+    check_folder,
+    check_name,
+    check_network_name,
+    is_own,
+    own_network,
+    read_checkpoint,
+    resolve_device,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +115,7 @@ def run(options: Options) -> None:
     """Race, and print the table and the cost, or JSON."""
     from sign_ext.benchmarking import race, ways, what_auto_runs
     from sign_ext.benchmarking.contenders import NAMED
-    from sign_ext.benchmarking.words import shape_in_words
+    from sign_ext.benchmarking.table import shape_in_words
 
     _check(options, NAMED)
     device = resolve_device(options.device)
@@ -188,8 +195,8 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
     import torch
 
     from sign_ext.benchmarking import Task
+    from sign_ext.benchmarking.table import first_line, shape_in_words
     from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
-    from sign_ext.benchmarking.words import first_line, shape_in_words
 
     count = options.images or images_for(shape, device)
     images = random_images(count, shape, options.pixel_range, device, options.seed)
@@ -215,8 +222,9 @@ def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, 
     """Everything that was found, and what it depends on, as plain data."""
     from datetime import UTC, datetime
 
-    from sign_ext.benchmarking import costs, machine
-    from sign_ext.report.environment import commit, versions
+    from sign_ext import environment
+    from sign_ext.benchmarking import costs
+    from sign_ext.environment import commit, versions
 
     both = costs(outcome, task, auto.backend, options.set_size, options.total_steps)
     cost, fastest = both or (None, None)
@@ -242,7 +250,7 @@ def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, 
         "auto": auto.to_dict(),
         "cost": cost and cost.to_dict(),
         "cost_with_the_fastest": fastest and fastest.to_dict(),
-        "machine": machine.facts(task.images.device),
+        "machine": environment.facts(task.images.device),
         "versions": versions(),
         "commit": commit() or None,
         "command": command_line("bench", options),
@@ -254,7 +262,7 @@ def _write(path: str, result: dict[str, Any]) -> None:
     import json
 
     from sign_ext.files import write_whole
-    from sign_ext.report.numbers import finite
+    from sign_ext.formatting import finite
 
     text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(Path(path), text + "\n")
@@ -264,7 +272,7 @@ def _write(path: str, result: dict[str, Any]) -> None:
 def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from sign_ext.benchmarking.words import auto_in_words, caption, cells, cost_in_words
+    from sign_ext.benchmarking.table import auto_in_words, caption, cells, cost_in_words
 
     race = result["race"]
     table = Table(

@@ -50,14 +50,14 @@ class Options(SignOptions, CheckpointOptions):
     target_share: float = option(
         0.02,
         type=PositiveFloat,
-        help="Wanted rms change after K steps, as a share of the pixel range (0–255).",
+        help="SubsetSpec rms change after K steps, as a share of the pixel range (0–255).",
     )
 
 
 def run(options: Options) -> None:
     """Calibrate and print the table, or JSON."""
     from sign_ext import SignTransform
-    from sign_ext.data.stratify import stratified_choice
+    from sign_ext.data.splits import stratified_choice
 
     device = resolve_device(options.device)
     model, config = read_checkpoint(options.checkpoint, device)

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sign_ext.report.numbers import duration, finite
+from sign_ext.formatting import duration, finite
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -99,3 +99,16 @@ def _plain_lines(description: str) -> ProgressCallback:
         say(f"{description}: {done}/{total}, about {duration(left)} left")
 
     return report
+
+
+# The error that means "the command line is wrong", and the exit codes.
+
+
+OK = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+
+
+class UsageError(Exception):
+    """A value on the command line that cannot be right; nothing has been done yet."""

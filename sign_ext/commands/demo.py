@@ -18,6 +18,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.options import CommonOptions, command_line, option
+from sign_ext.commands.processes import require_one_process
 from sign_ext.commands.shared import (
     DATA_HELP,
     check_data_name,
@@ -25,7 +26,6 @@ from sign_ext.commands.shared import (
     check_name,
     resolve_device,
 )
-from sign_ext.commands.together import require_one_process
 
 EXAMPLES = (
     "sign-ext demo",
@@ -75,8 +75,8 @@ def run(options: Options) -> None:
     device = resolve_device(options.device)
     out = check_folder(options.out)
 
-    from sign_ext.experiments.demo import run_demo
-    from sign_ext.experiments.demo_settings import for_data
+    from sign_ext.experiments.demo.run import run_demo
+    from sign_ext.experiments.demo.settings import for_data
     from sign_ext.models import MODEL_NAMES
 
     check_name("model", options.model, MODEL_NAMES)

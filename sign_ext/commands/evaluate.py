@@ -85,7 +85,7 @@ def run(options: Options) -> None:
 def _table(result: Any, name: str) -> Any:
     from rich.table import Table
 
-    from sign_ext.report.numbers import binomial_error, percent
+    from sign_ext.formatting import binomial_error, percent
 
     table = Table(title=f"{name}: {result.images:,} test images")
     table.add_column("condition")
@@ -116,7 +116,7 @@ def _measure_uncertainty(options: Options, model: nn.Module, images: ImageSet) -
 def _uncertainty_table(found: dict[str, Any], name: str) -> Any:
     from rich.table import Table
 
-    from sign_ext.report.numbers import percent
+    from sign_ext.formatting import percent
 
     table = Table(title=f"{name}: {found['images']:,} test images, aleatoric")
     for column in ("class", "accuracy", "right with p ≤ 0.5", "their mean p", "their mean σ"):

@@ -32,7 +32,7 @@ class Options(CommonOptions):
 def run(options: Options) -> None:
     """Gather the facts and print them."""
     from sign_ext import build_config
-    from sign_ext.report.environment import machine, versions
+    from sign_ext.environment import machine, versions
 
     device = resolve_device(options.device)
     facts: dict[str, Any] = {
@@ -72,7 +72,7 @@ def _devices() -> list[str]:
 
 def _backends(device: Any) -> dict[str, str]:
     """Say of each backend whether it can run on `device`, and why or why not."""
-    from sign_ext.engine.select import choose
+    from sign_ext.engine.backends import choose
     from sign_ext.errors import BackendError
     from sign_ext.settings import BACKENDS
 

@@ -21,7 +21,7 @@ class Options(StoreOptions):
 
 def run(options: Options) -> None:
     """Print the description, or JSON."""
-    from sign_ext.store.describe import describe, in_words
+    from sign_ext.store.inspect import describe, in_words
 
     store = describe(options.store)
     if options.json:

@@ -42,7 +42,7 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Read, join and write."""
-    from sign_ext.experiments.telling import findings
+    from sign_ext.experiments.recipes.summary import findings
     from sign_ext.report.merge import merge
     from sign_ext.report.schema import Results
     from sign_ext.report.write import JSON, write_report
@@ -66,7 +66,7 @@ def run(options: Options) -> None:
 
 
 def _print(results: Results) -> None:
-    from sign_ext.report.words import seeds_of
+    from sign_ext.report.wording import seeds_of
 
     print(f"scale {results.scale}, {seeds_of(results)}")
     for experiment in results.experiments:

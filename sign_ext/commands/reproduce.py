@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, command_line, option
+from sign_ext.commands.processes import require_one_process
 from sign_ext.commands.shared import check_folder, resolve_device
-from sign_ext.commands.together import require_one_process
 from sign_ext.experiments.names import EXPERIMENTS
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _seeds(options: Options, usual: int) -> tuple[int, ...]:
 
 
 def _tell_plan(work: Reproduction, as_json: bool) -> None:
-    from sign_ext.report.numbers import duration
+    from sign_ext.formatting import duration
 
     stages = work.stages()
     rate = _rate(work)
@@ -139,7 +139,7 @@ def _tell_plan(work: Reproduction, as_json: bool) -> None:
         {
             "stage": stage.title(),
             "key": f"{stage.kind}-{stage.key}",
-            "done": work.lab.done(stage),
+            "done": work.runner.done(stage),
             "seconds": stage.flops() / rate,
         }
         for stage in stages
@@ -162,6 +162,6 @@ def _tell_plan(work: Reproduction, as_json: bool) -> None:
 
 def _rate(work: Reproduction) -> float:
     """Operations a second: what finished stages reached here, else a probe's."""
-    from sign_ext.experiments.rate import measured_rate, probed_rate
+    from sign_ext.experiments.stages.cost import measured_rate, probed_rate
 
-    return measured_rate(work.lab, work.stages()) or probed_rate(work.lab.device)
+    return measured_rate(work.runner, work.stages()) or probed_rate(work.runner.device)

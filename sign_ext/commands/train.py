@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, option
 from sign_ext.commands.shared import (
     DATA_HELP,
@@ -132,11 +132,11 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Train, write OUT/model.safetensors and model.json, and print the best epoch."""
-    from sign_ext.commands.together import told_once
+    from sign_ext.commands.processes import rank_zero_output
     from sign_ext.training.processes import join_processes
 
     processes = join_processes(resolve_device(options.device))
-    with told_once(processes):
+    with rank_zero_output(processes):
         _train(options, processes)
 
 
@@ -224,7 +224,7 @@ def training_set(options: Options, originals: ImageSet) -> ImageSet:
     from sign_ext.augment import sign_training_set
     from sign_ext.data import ImageSet
     from sign_ext.store import load_transformed
-    from sign_ext.store.joining import require_made_from
+    from sign_ext.store.reader import require_made_from
 
     random_k = torch.Generator().manual_seed(options.seed) if options.sign_random_k else None
     parts = [originals] if options.sign_mode == "add" else []
@@ -307,7 +307,7 @@ def _print(options: Options, result: Any, checkpoint: str) -> None:
     if options.json:
         console.print_json({"checkpoint": checkpoint, **result.to_dict()})
         return
-    from sign_ext.report.numbers import duration
+    from sign_ext.formatting import duration
 
     print(
         f"best epoch {result.best_epoch} of {len(result.history)}: validation accuracy "

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.errors import UsageError
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import option
 from sign_ext.commands.shared import (
     CheckpointOptions,
@@ -36,7 +36,7 @@ from sign_ext.commands.shared import (
 
 if TYPE_CHECKING:
     from sign_ext.store import StoreRun
-    from sign_ext.store.ranks import Ranks
+    from sign_ext.store.coordination import Ranks
 
 EXAMPLES = (
     "sign-ext transform --checkpoint runs/classical/model.safetensors --data digits \\",
@@ -119,7 +119,7 @@ def run(options: Options) -> None:
     from sign_ext.files import sha256_of
     from sign_ext.store import transform_to_store
     from sign_ext.store.budget import parse_size
-    from sign_ext.store.ranks import Ranks
+    from sign_ext.store.coordination import Ranks
 
     snapshots = _snapshots(options)
     try:
@@ -191,7 +191,7 @@ def _snapshots(options: Options) -> tuple[int, ...]:
 
 
 def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> None:
-    from sign_ext.store.describe import describe, in_words
+    from sign_ext.store.inspect import describe, in_words
 
     if options.profile:
         process = f"process {ranks.rank} of {ranks.world}: " if ranks.world > 1 else ""
@@ -210,7 +210,7 @@ def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> No
         made = {"made": done.made, "kept": done.kept, "seconds": seconds}
         console.print_json({"out": options.out, **numbers, **made, **shares})
         return
-    from sign_ext.report.numbers import duration
+    from sign_ext.formatting import duration
 
     for name, text in in_words(store):
         print(f"{name:<11}{text}")

@@ -6,16 +6,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-import sign_ext.compiler.activation_rules
-import sign_ext.compiler.rules
-import sign_ext.compiler.shape_rules  # noqa: F401  # registers its rules, as the two above
-from sign_ext.compiler.errors import UnsupportedOperation
+import sign_ext.compiler.rules  # noqa: F401  # registers the rules
 from sign_ext.compiler.fold import drop_dead, simplify
+from sign_ext.compiler.ir.op import Op
+from sign_ext.compiler.ir.program import Program, renumber, with_constants
 from sign_ext.compiler.lower import lower
-from sign_ext.compiler.op import Op
-from sign_ext.compiler.program import Program, renumber, with_constants
 from sign_ext.compiler.trace import TRACED_IMAGES, trace
-from sign_ext.phi import Phi
+from sign_ext.errors import UnsupportedOperation
+from sign_ext.source_layer import Phi
 
 
 def compile_phi(phi: Phi, image: Tensor) -> Program:
@@ -31,7 +29,7 @@ def compile_phi(phi: Phi, image: Tensor) -> Program:
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from sign_ext.phi import Phi, SourceLayer
+        >>> from sign_ext.source_layer import Phi, SourceLayer
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
         >>> phi = Phi(net.requires_grad_(False), SourceLayer("3", "input", "Linear 36 → 2"))
         >>> program = compile_phi(phi, torch.rand(1, 3, 5, 5))

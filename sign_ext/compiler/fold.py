@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.dense import Convolution, Linear
-from sign_ext.compiler.op import Op
-from sign_ext.compiler.pointwise import Pointwise
-from sign_ext.compiler.pooling import MaxPool
-from sign_ext.compiler.shaping import Pad, Reshape
+from sign_ext.compiler.ir.dense import Convolution, Linear
+from sign_ext.compiler.ir.op import Op
+from sign_ext.compiler.ir.pointwise import Pointwise
+from sign_ext.compiler.ir.pooling import MaxPool
+from sign_ext.compiler.ir.shaping import Pad, Reshape
 
 Ops = list[Op]
 
@@ -166,7 +166,7 @@ def _can_take(reader: Op, op: Pointwise) -> bool:
     if reader.inputs.index(op.output) != 0 or reader.inputs.count(op.output) > 1:
         return False
     if isinstance(reader, Convolution):
-        pads = any(reader.padding) or any(reader.padding_behind)
+        pads = any(reader.padding) or any(reader.padding_end)
         return op.shift is None or not pads
     return True
 
@@ -213,7 +213,7 @@ def merge_padding(ops: Ops, output: int) -> Ops | None:
             inputs=(pad.inputs[0], *op.inputs[1:]),
             in_shapes=(pad.in_shapes[0], *op.in_shapes[1:]),
             padding=(op.padding[0] + top, op.padding[1] + left),
-            padding_behind=(op.padding_behind[0] + bottom, op.padding_behind[1] + right),
+            padding_end=(op.padding_end[0] + bottom, op.padding_end[1] + right),
         )
         return [*ops[:i], merged, *ops[i + 1 :]]
     return None

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from sign_ext.compiler.errors import UnsupportedOperation
-from sign_ext.compiler.op import Op, Shape
+from sign_ext.compiler.ir.op import Op, Shape
+from sign_ext.errors import UnsupportedOperation
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,118 @@ executor follows the schedule and the memory plan adds it up, so they cannot dis
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from sign_ext.compiler.dense import Convolution, Linear
-from sign_ext.compiler.instruction import Instruction, Schedule, Slot
-from sign_ext.compiler.inverted_residual import InvertedResidual
-from sign_ext.compiler.op import Op, count, mask_bytes
-from sign_ext.compiler.pointwise import Multiply, Pointwise, Smooth
-from sign_ext.compiler.pooling import MaxPool
-from sign_ext.compiler.program import Program
-from sign_ext.compiler.shaping import Reshape
-from sign_ext.compiler.traits import (
+from sign_ext.compiler.ir.dense import Convolution, Linear
+from sign_ext.compiler.ir.inverted_residual import InvertedResidual
+from sign_ext.compiler.ir.op import Op, count, mask_bytes
+from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
+from sign_ext.compiler.ir.pooling import MaxPool
+from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.ir.shaping import Reshape
+from sign_ext.compiler.ir.traits import (
     is_affine,
     is_free,
-    is_handed_on,
+    is_identity_vjp,
     masks_on_load,
     scales,
     stem_of,
     takes_epilogue,
 )
+
+# What a schedule is made of: slots and instructions, plain data.
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor of the step."""
+
+    kind: str  # "image", "value", "cotangent", "bit mask", "pool index"
+    of: int  # the number of the value that it belongs to
+    bytes: int  # of one image; 0 for the image itself, which is the caller's
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One call of an operator.
+
+    Attributes:
+        what: "forward", "backward", "seed" (the cotangent at the last value), "mask" (a cotangent
+            back through an activation), "add" (two cotangents), "cast" (the image to activations).
+        op: the operation's place in the program; for "mask" and "add" of the value in question.
+        side: which of the operation's inputs a "backward" is for.
+        reads: slots, in the order that the executor's binding of `what` expects.
+        out: the slot written.
+        in_place: whether `out` takes over the memory of `reads[0]` (for "backward": of `other`).
+        mask: a bit mask written (forward) or read for the operation's own activation (backward).
+        index: a pool index written or read.
+        inner: bit masks of the two activations within a block, written (forward) or read
+            (backward); None where that is the identity.
+        other: another branch's cotangent, added.
+        x_mask: the bit mask of the activation that made the input, applied to the result.
+        x_slope: that activation's slope.
+        frees: slots that nothing reads any more.
+    """
+
+    what: str
+    op: int
+    out: int
+    reads: tuple[int, ...] = ()
+    side: int = 0
+    in_place: bool = False
+    mask: int | None = None
+    index: int | None = None
+    inner: tuple[int | None, int | None] = (None, None)
+    other: int | None = None
+    x_mask: int | None = None
+    x_slope: float = 0.0
+    frees: tuple[int, ...] = ()
+
+    @property
+    def taken(self) -> int:
+        """The slot whose memory an instruction in place takes over."""
+        taken = self.other if self.what == "backward" else self.reads[0]
+        assert taken is not None
+        return taken
+
+    def slots_read(self) -> Iterator[int]:
+        """Every slot it reads."""
+        yield from self.reads
+        for slot in (self.other, self.x_mask):
+            if slot is not None:
+                yield slot
+        if self.what in ("backward", "mask", "seed"):
+            for slot in (self.mask, self.index, *self.inner):
+                if slot is not None:
+                    yield slot
+
+    def slots_written(self) -> Iterator[int]:
+        """Every slot it allocates."""
+        if not self.in_place:
+            yield self.out
+        if self.what == "forward":
+            for slot in (self.mask, self.index, *self.inner):
+                if slot is not None:
+                    yield slot
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The instructions of one step.
+
+    Attributes:
+        slots: all tensors; slot 0 is the image.
+        instructions: in order.
+        delta: the slot that δ ends in, or the cotangent that the stem's update takes.
+        stem: how many instructions at the end are the first convolution's input-backward (and that
+            of an affine map before it), which an executor may add straight to the image.
+    """
+
+    slots: tuple[Slot, ...]
+    instructions: tuple[Instruction, ...]
+    delta: int
+    stem: int
 
 
 @dataclass
@@ -165,9 +258,9 @@ class _Scheduler:
         # was handed on, which its own input's cotangent may be: there it is the other way round.
         sides = list(enumerate(op.inputs))
         for side, target in reversed(sides) if isinstance(op, InvertedResidual) else sides:
-            hands_on = (passes_on and side == 1) or is_handed_on(op)
+            hands_on = (passes_on and side == 1) or is_identity_vjp(op)
             if hands_on:
-                self._hand_on(target, g)
+                self._pass_through(target, g)
             else:
                 self._compute(i, op, side, target, g, own_mask)
         self.holders[g] -= 1
@@ -183,7 +276,7 @@ class _Scheduler:
         )
         self._give(number, out)
 
-    def _hand_on(self, target: int, g: int) -> None:
+    def _pass_through(self, target: int, g: int) -> None:
         """The same cotangent for an input that was only added."""
         had = self.cotangent.get(target)
         if had is None:

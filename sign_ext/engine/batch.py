@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.memory import MemoryPlan
-from sign_ext.compiler.printing import bytes_in_words
+from sign_ext.compiler.ir.program import bytes_in_words
+from sign_ext.compiler.memory_plan import MemoryPlan
 from sign_ext.engine.trajectory import Problem, iterate_dtype
 
 if TYPE_CHECKING:
-    from sign_ext.engine.select import Engines
+    from sign_ext.engine.backends import Engines
 
 DEFAULT_BATCH = 128  # images at a time where there is no GPU to fill
 # Positions of images that a multiprocessor is given at least, 32 images of 32×32: a step's short

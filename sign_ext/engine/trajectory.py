@@ -163,3 +163,21 @@ class Trajectory:
         reach = self._watch[0] * factor * self._counts[0]
         unit = torch.finfo(self.iterate.dtype).eps * self.iterate.abs().amax()
         return bool(reach > unit)
+
+
+# The `autograd` backend: any module, on any device, one eager forward and backward a step.
+#
+# It is already leaner than a naive loop: parameters are frozen, so no weight gradient is computed,
+# and networks of 2-d convolutions run in channels_last.
+
+
+class AutogradEngine:
+    """Starts eager trajectories."""
+
+    name = "autograd"
+
+    def start(self, problem: Problem, images: Tensor) -> Trajectory:
+        """A trajectory at p*_0 = `images` (N, ...), which are copied."""
+        trajectory = Trajectory(problem, images)
+        trajectory.start(images)
+        return trajectory

@@ -1,6 +1,11 @@
 """What is measured of a trained classifier."""
 
-from sign_ext.evaluation.accuracy import class_accuracy, predict
+from sign_ext.evaluation.accuracy import (
+    PresentClassAccuracy,
+    class_accuracy,
+    predict,
+    present_class_accuracy,
+)
 from sign_ext.evaluation.auc import roc_auc, roc_curve
 from sign_ext.evaluation.calibration import (
     Reliability,
@@ -8,22 +13,18 @@ from sign_ext.evaluation.calibration import (
     reliability,
     uncertainty_scores,
 )
-from sign_ext.evaluation.compactness import Compactness, compactness
 from sign_ext.evaluation.corruption import corruption_examples, gaussian_noise, pixels_off
-from sign_ext.evaluation.embedding import embed
 from sign_ext.evaluation.evaluate import Evaluation, evaluate
-from sign_ext.evaluation.features import features
-from sign_ext.evaluation.measure_uncertainty import measure_uncertainty
-from sign_ext.evaluation.ood import PresentClassAccuracy, present_class_accuracy
+from sign_ext.evaluation.features import Compactness, compactness, embed, features
 from sign_ext.evaluation.paired import Paired, detectable_difference, holm, paired
 from sign_ext.evaluation.uncertainty import (
     AleatoricPrediction,
     LowConfidence,
     LowConfidenceRow,
     low_confidence,
+    measure_uncertainty,
     predict_aleatoric,
 )
-from sign_ext.evaluation.verdict import compare_rows
 
 __all__ = [
     "AleatoricPrediction",
@@ -37,7 +38,6 @@ __all__ = [
     "UncertaintyScores",
     "class_accuracy",
     "compactness",
-    "compare_rows",
     "corruption_examples",
     "detectable_difference",
     "embed",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from sign_ext.report.numbers import finite
+from sign_ext.formatting import finite
 
 # float32's largest number below 1.
 _BELOW_ONE = 1 - 2.0**-24

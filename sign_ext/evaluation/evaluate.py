@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sign_ext.data.image_set import ImageSet
 from sign_ext.evaluation.accuracy import class_accuracy, predict
 from sign_ext.evaluation.corruption import gaussian_noise, pixels_off
-from sign_ext.report.numbers import finite
+from sign_ext.formatting import finite
 
 # Random numbers are drawn for this many images at a time whatever the batch size, so that the
 # batch size does not change which pixels are off.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from sign_ext.checks import check_model
-from sign_ext.computing import computing
+from sign_ext.data.splits import stratified_choice
+from sign_ext.eval_state import unwrap
 from sign_ext.evaluation.accuracy import placement, predict
-from sign_ext.freeze import unwrap
-from sign_ext.phi import Phi
-from sign_ext.source_layer import check_source, find_source_layer, named_source_layer
+from sign_ext.precision import computing
+from sign_ext.source_layer import Phi, check_source, find_source_layer, named_source_layer
 
 
 def features(
@@ -65,3 +68,182 @@ class _Features(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.phi(images).reshape(len(images), -1)
+
+
+# How compact classes are in feature space, in numbers: what Figure 5 shows as a picture.
+
+
+# The silhouette compares every sample with every other one; above this many, a subset's is taken.
+MOST_FOR_SILHOUETTE = 5000
+
+
+@dataclass(frozen=True)
+class Compactness:
+    """Two measures of the same features and labels; neither depends on the features' unit.
+
+    Attributes:
+        silhouette: mean over samples of (b − a) / max(a, b), with a the mean Euclidean distance to
+            the other samples of its class and b that to the nearest other class; −1 to 1, higher
+            is more compact.
+        scatter_ratio: trace(S_w) / trace(S_b), 0 or more, lower is more compact. The within-class
+            scatter is trace(S_w) = Σ_c Σ_{i in c} ‖x_i − m_c‖², the between-class scatter is
+            trace(S_b) = Σ_c n_c ‖m_c − m‖², with m_c the mean of class c's n_c samples and m that
+            of all; their sum is the total scatter. Infinite where all class means are equal, NaN
+            where all features are.
+    """
+
+    silhouette: float
+    scatter_ratio: float
+
+
+def compactness(features: Tensor, labels: Tensor, *, seed: int = 0) -> Compactness:
+    """Measure how close the samples of a class are to each other, beside the other classes.
+
+    Args:
+        features: float tensor (N, D), finite.
+        labels: int64 (N,): at least two classes, and more samples than classes.
+        seed: chooses the 5,000 samples, class proportions kept, whose silhouette is taken where
+            there are more; the scatter is always that of all.
+
+    Returns:
+        Both measures.
+
+    Raises:
+        ValueError: shapes that do not fit, too few classes or samples, or features that are not
+            finite.
+
+    Example:
+        >>> apart = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
+        >>> compactness(apart, torch.tensor([0, 0, 1, 1])).scatter_ratio
+        0.04
+    """
+    from sklearn.metrics import silhouette_score
+
+    if features.ndim != 2 or labels.shape != (len(features),):
+        raise ValueError(
+            f"features has shape {tuple(features.shape)} and labels {tuple(labels.shape)}; "
+            "accepted: (N, D) and (N,)."
+        )
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("features has values that are not finite; the model has diverged.")
+    classes, members = labels.cpu().unique(return_inverse=True)
+    if not 2 <= len(classes) < len(labels):
+        raise ValueError(
+            f"labels has {len(classes)} classes for {len(labels)} samples; accepted: at least two "
+            "classes, and more samples than classes."
+        )
+    values = features.detach().cpu()
+    chosen = torch.arange(len(values))
+    if len(values) > MOST_FOR_SILHOUETTE:
+        subset = stratified_choice(members.numpy(), MOST_FOR_SILHOUETTE, seed=seed)
+        chosen = torch.from_numpy(subset)
+    silhouette = silhouette_score(values[chosen].double().numpy(), members[chosen].numpy())
+    return Compactness(float(silhouette), _scatter_ratio(values, members))
+
+
+def _scatter_ratio(values: Tensor, members: Tensor) -> float:
+    """Return trace(S_w) / trace(S_b), in float64; one class at a time is copied to it."""
+    centre = values.mean(0, dtype=torch.float64)
+    within = between = 0.0
+    for each in members.unique():
+        of_class = values[members == each].double()
+        mean = of_class.mean(0)
+        within += float((of_class - mean).square().sum())
+        between += len(of_class) * float((mean - centre).square().sum())
+    if between == 0:
+        return math.inf if within > 0 else math.nan
+    return within / between
+
+
+# t-SNE maps of features: the picture of Figure 5.
+
+
+COMPONENTS = 50  # principal components kept before t-SNE, its authors' usual number
+# Transforming into a finished map needs few neighbours only: openTSNE's own default.
+TRANSFORM_PERPLEXITY = 5.0
+
+
+def embed(
+    train_features: Tensor,
+    other_features: Tensor,
+    *,
+    seed: int,
+    perplexity: float = 30.0,
+    iterations: int = 500,
+) -> tuple[Tensor, Tensor]:
+    """Draw the t-SNE map of training features, and place other features in that map.
+
+    Both are standardised (mean 0, deviation 1 for each feature) and reduced to 50 principal
+    components; means, deviations and components are the training features'. Each other sample is
+    placed beside its neighbours among the training samples; the map and the remaining samples do
+    not move for it. Distances within the map, and sizes of clusters, mean little: take
+    `compactness` for numbers.
+
+    Args:
+        train_features: float tensor (N, D), finite, N ≥ 4.
+        other_features: float tensor (M, D), finite, M ≥ 1: validation features, say.
+        seed: 0 or more. One thread computes, so the same seed gives the same bits on one machine.
+        perplexity: about how many neighbours count, 1 or more. At most (N − 1) / 3 is used:
+            t-SNE looks at three times as many neighbours, and there are N − 1.
+        iterations: of gradient descent; half as many go before with early exaggeration, and half
+            as many place the others.
+
+    Returns:
+        float32 (N, 2) and (M, 2) on the CPU.
+
+    Raises:
+        ValueError: shapes that do not fit, too few samples, features that are not finite, or a
+            number out of range.
+
+    Example:
+        >>> points = torch.rand(12, 3, generator=torch.Generator().manual_seed(0))
+        >>> train, other = embed(points[:8], points[8:], seed=0, iterations=50)
+        >>> train.shape, other.shape
+        (torch.Size([8, 2]), torch.Size([4, 2]))
+    """
+    from openTSNE import TSNE
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    _check(train_features, other_features, seed, perplexity, iterations)
+    train, other = (f.detach().cpu().double().numpy() for f in (train_features, other_features))
+    reduce = make_pipeline(
+        StandardScaler(), PCA(min(COMPONENTS, len(train) - 1, train.shape[1]), random_state=seed)
+    )
+    train = reduce.fit_transform(train)
+    other = reduce.transform(other)
+    most = (len(train) - 1) / 3
+    tsne = TSNE(
+        perplexity=min(perplexity, most),
+        early_exaggeration_iter=iterations // 2,
+        n_iter=iterations,
+        n_jobs=1,
+        random_state=seed,
+    )
+    drawn = tsne.fit(train)
+    # Placing others recentres the map in place, so the training samples are read afterwards.
+    placed = drawn.transform(
+        other, perplexity=min(TRANSFORM_PERPLEXITY, perplexity, most), n_iter=iterations // 2
+    )
+    return torch.tensor(drawn, dtype=torch.float32), torch.tensor(placed, dtype=torch.float32)
+
+
+def _check(train: Tensor, other: Tensor, seed: int, perplexity: float, iterations: int) -> None:
+    if train.ndim != 2 or other.ndim != 2 or train.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"train_features has shape {tuple(train.shape)} and other_features "
+            f"{tuple(other.shape)}; accepted: (N, D) and (M, D)."
+        )
+    if len(train) < 4 or len(other) < 1:
+        raise ValueError(
+            f"{len(train)} training and {len(other)} other samples; accepted: at least 4 and 1."
+        )
+    if not bool(torch.isfinite(train).all() and torch.isfinite(other).all()):
+        raise ValueError("features have values that are not finite; the model has diverged.")
+    if seed < 0:
+        raise ValueError(f"seed={seed}; accepted: 0 or more.")
+    if not 1 <= perplexity < float("inf"):
+        raise ValueError(f"perplexity={perplexity}; accepted: 1 or more.")
+    if iterations < 2:
+        raise ValueError(f"iterations={iterations}; accepted: 2 or more.")

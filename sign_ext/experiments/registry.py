@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from sign_ext.experiments import (
-    before_after,
+from sign_ext.experiments.recipes import (
     delta_only,
+    figure3_figure4,
     figure5,
     figure6,
     isic,
     step_size,
     table1,
-    table2,
-    table3,
+    table2_table3,
     table4,
     table5,
 )
-from sign_ext.experiments.recipe import Recipe
+from sign_ext.experiments.recipes.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         table1.RECIPE,
-        before_after.FIGURE3,
+        figure3_figure4.FIGURE3,
         isic.RECIPE,
-        before_after.FIGURE4,
+        figure3_figure4.FIGURE4,
         figure5.RECIPE,
         delta_only.RECIPE,
-        table2.RECIPE,
-        table3.RECIPE,
+        table2_table3.TABLE2,
+        table2_table3.TABLE3,
         table5.RECIPE,
         figure6.RECIPE,
         table4.RECIPE,

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from sign_ext.experiments.book import Book
-from sign_ext.experiments.lab import Lab, total_seconds
-from sign_ext.experiments.progress import Reporter, Silent
-from sign_ext.experiments.recipe import Plan
+from sign_ext.environment import commit, machine, versions
+from sign_ext.experiments.planner import StagePlanner
+from sign_ext.experiments.recipes.recipe import Plan
 from sign_ext.experiments.registry import RECIPES
 from sign_ext.experiments.scale import Scale
-from sign_ext.experiments.sources import Sources
-from sign_ext.experiments.stage import Stage, in_order
-from sign_ext.report.environment import commit, machine, versions
+from sign_ext.experiments.stages.runner import StageRunner, total_seconds
+from sign_ext.experiments.stages.sources import Sources
+from sign_ext.experiments.stages.stage import Stage, in_order
+from sign_ext.progress import Reporter, Silent
 from sign_ext.report.schema import Experiment, Results
 from sign_ext.report.write import write_report
 
@@ -44,19 +44,19 @@ class Reproduction:
     reporter: Reporter | None = None
 
     def __post_init__(self) -> None:
-        """Make the lab and the book; the data of an experiment is read when it is planned."""
+        """Make the runner and the planner; the data of an experiment is read when it is planned."""
         reporter = self.reporter or Silent()
         sources = Sources(self.data_root)
-        self.lab = Lab(
+        self.runner = StageRunner(
             Path(self.out), torch.device(self.device), sources.read, reporter, self.data_root
         )
-        self.book = Book(self.scale, self.seeds, sources, self.lab)
+        self.planner = StagePlanner(self.scale, self.seeds, sources, self.runner)
         self._plans: dict[str, Plan] = {}
 
     def plan(self, name: str) -> Plan:
         """The stages of one experiment."""
         if name not in self._plans:
-            self._plans[name] = RECIPES[name].plan(self.book)
+            self._plans[name] = RECIPES[name].plan(self.planner)
         return self._plans[name]
 
     def stages(self) -> list[Stage]:
@@ -74,23 +74,23 @@ class Reproduction:
         """
         told: list[Experiment] = []
         for name in self.names:
-            missing = self.lab.missing(_leaves(self.plan(name)))
-            self.lab.do(_leaves(self.plan(name)))
+            missing = self.runner.missing(_leaves(self.plan(name)))
+            self.runner.do(_leaves(self.plan(name)))
             told.append(self._tell(name))
             if missing or name == self.names[-1]:
                 # A run that is stopped later leaves a whole report of what it has.
                 results = self._results(told, command)
-                write_report(self.lab.out, results)
+                write_report(self.runner.out, results)
         return results
 
     def _tell(self, name: str) -> Experiment:
         plan = self.plan(name)
-        found = {key: self.lab.do(stages) for key, stages in plan.items()}
+        found = {key: self.runner.do(stages) for key, stages in plan.items()}
         seeds = " ".join(map(str, self.seeds))
         return replace(
-            RECIPES[name].tell(self.book, found),
+            RECIPES[name].summarize(self.planner, found),
             command=f"sign-ext reproduce {name} --scale {self.scale.name} --only-seeds {seeds}",
-            seconds=total_seconds(self.lab, _leaves(plan)),
+            seconds=total_seconds(self.runner, _leaves(plan)),
         )
 
     def _results(self, told: Sequence[Experiment], command: str) -> Results:
@@ -100,13 +100,13 @@ class Reproduction:
             scale=self.scale.name,
             seeds=self.seeds,
             experiments=tuple(told),
-            data=self.book.notes(),
+            data=self.planner.notes(),
             settings=settings,
             machine=machine(self.device),
             versions=versions(),
             commit=commit(),
             command=command,
-            seconds=total_seconds(self.lab, done),
+            seconds=total_seconds(self.runner, done),
         )
 
 

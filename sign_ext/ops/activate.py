@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.ops.activation import IDENTITY, Piecewise, mask_shape, pack_bits
-from sign_ext.ops.native import NATIVE
-from sign_ext.ops.route import runs_natively
+from sign_ext.ops.native import NATIVE, runs_natively
 
 
 def activate(

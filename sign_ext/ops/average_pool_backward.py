@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sign_ext.ops.epilogue import finish
-from sign_ext.ops.native import NATIVE
-from sign_ext.ops.route import runs_natively
+from sign_ext.ops.activation import finish
+from sign_ext.ops.native import NATIVE, runs_natively
 
 Pair = tuple[int, int]
 

@@ -83,3 +83,20 @@ def _span(tensor: Tensor) -> tuple[int | torch.SymInt, int | torch.SymInt]:
     )
     begin = tensor.storage_offset() * tensor.element_size()
     return begin, begin + (last + 1) * tensor.element_size()
+
+
+# Sizes in whole units.
+
+
+def rounded_up(n: int, multiple: int) -> int:
+    """The smallest multiple that is not below n.
+
+    Args:
+        n: a count.
+        multiple: of what.
+
+    Example:
+        >>> rounded_up(33, 16)
+        48
+    """
+    return -(-n // multiple) * multiple

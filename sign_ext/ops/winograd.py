@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import IDENTITY, Piecewise
-from sign_ext.ops.native import NATIVE
-from sign_ext.ops.route import runs_natively
+from sign_ext.ops.native import NATIVE, runs_natively
 
 LEAST_CHANNELS = 16
 

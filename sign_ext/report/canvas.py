@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sign_ext.report.figures import Theme
+from sign_ext.report.demo_figures import Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

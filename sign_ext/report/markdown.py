@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from sign_ext.report.cells import Shown
-from sign_ext.report.numbers import duration
+from sign_ext.formatting import duration
 from sign_ext.report.schema import Experiment, Figure, Results
 from sign_ext.report.view import TableView, view
-from sign_ext.report.words import (
+from sign_ext.report.wording import (
     HINTS,
     P_VALUES,
     SCALES,
     Judged,
+    Shown,
     made_with,
     seeds_of,
     settings_of,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.report.figures import DARK, LIGHT
+from sign_ext.report.demo_figures import DARK, LIGHT
+from sign_ext.report.html import environment
 from sign_ext.report.plots import draw, fitting
 from sign_ext.report.samples import data_uri
 from sign_ext.report.schema import Experiment, Figure, Results
-from sign_ext.report.template import environment
 from sign_ext.report.view import view
-from sign_ext.report.words import (
+from sign_ext.report.wording import (
     HINTS,
     P_VALUES,
     SCALES,

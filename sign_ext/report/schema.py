@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sign_ext.files import write_whole
-from sign_ext.report.numbers import finite
+from sign_ext.formatting import finite
 
 FORMAT = "sign_ext.results"
 FORMAT_VERSION = 1

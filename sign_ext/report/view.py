@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from sign_ext.report.cells import Shown, show, style_of
 from sign_ext.report.schema import Row, Table
-from sign_ext.report.words import Judged, judge
+from sign_ext.report.wording import Judged, Shown, judge, show, style_of
 
 WIDE = 8  # columns; beyond, the page sets them smaller
 

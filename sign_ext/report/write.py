@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from sign_ext.files import write_whole
-from sign_ext.report.figures import LIGHT
+from sign_ext.report.demo_figures import LIGHT
 from sign_ext.report.markdown import render_markdown
 from sign_ext.report.plots import draw
 from sign_ext.report.results_page import render_results

@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sign_ext.compiler.printing import bytes_in_words
-from sign_ext.store.layout import DTYPES
+from sign_ext.compiler.ir.program import bytes_in_words
+from sign_ext.store.manifest import DTYPES
 
 CHUNK_BYTES = 16 << 20  # of float32 images handed to the engine at once: calls cost little then
 MORE = 4 << 30  # than before the first image, where nobody said what may be taken

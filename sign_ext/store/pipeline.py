@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from sign_ext.data import ImageSet, ImageSource, fingerprint
-from sign_ext.errors import DivergenceError
+from sign_ext.errors import DivergenceError, StoreError
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import Plan
 from sign_ext.store.change import change_of
-from sign_ext.store.errors import StoreError
-from sign_ext.store.layout import DTYPES, shard_file
-from sign_ext.store.manifest import Manifest
-from sign_ext.store.reading import Ahead, Chunk, OnError, Piece, pieces, read_piece
+from sign_ext.store.manifest import DTYPES, Manifest, shard_file
+from sign_ext.store.prefetch import Ahead, Chunk, OnError, Piece, pieces, read_piece
 from sign_ext.store.shard import ShardContent, write_shard
 from sign_ext.store.staging import Staging, staging_for
 

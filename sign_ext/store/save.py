@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sign_ext.store.layout import (
+from sign_ext.store.coordination import only_writer
+from sign_ext.store.lifecycle import begin, finish
+from sign_ext.store.manifest import (
     DTYPES,
+    Manifest,
+    Recipe,
+    as_json,
     default_shard_size,
     shard_count,
     shard_range,
 )
-from sign_ext.store.lock import only_writer
-from sign_ext.store.manifest import Manifest, Recipe, as_json
-from sign_ext.store.open_store import begin, finish
 from sign_ext.store.shard import ShardContent, write_shard
 
 

@@ -14,18 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sign_ext.errors import StoreError
 from sign_ext.files import put_in_place, sha256_of, write_whole
 from sign_ext.store.change import Change
-from sign_ext.store.errors import StoreError
-from sign_ext.store.layout import (
+from sign_ext.store.manifest import (
     FORMAT,
     FORMAT_VERSION,
+    ShardEntry,
+    Skipped,
     is_ours,
     record_file,
     shard_file,
     tensor_name,
 )
-from sign_ext.store.manifest import ShardEntry, Skipped
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sign_ext.training.files import write_json, write_tensors
+from sign_ext.files import write_json, write_tensors
 
 CHECKPOINT_NAME = "model.safetensors"
 _CONFIG_KEY = "sign_ext.config"

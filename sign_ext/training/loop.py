@@ -24,19 +24,25 @@ from sign_ext.precision import arithmetic
 from sign_ext.progress import Progress, reporting
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 from sign_ext.training.checks import check_model, check_sets, trains_all_parameters
-from sign_ext.training.describe import check_same_call, full_config, run_identity
 from sign_ext.training.epoch import DeviceSet, Trainer, TrainingDivergedError, validate
-from sign_ext.training.folder import complete, holds_state, open_folder
-from sign_ext.training.layout import (
+from sign_ext.training.objective import CrossEntropy, Objective
+from sign_ext.training.prepare_model import (
     flags_put_back,
     synchronised,
     training_forward,
     training_layout,
 )
-from sign_ext.training.objective import CrossEntropy, Objective
 from sign_ext.training.processes import join_processes
 from sign_ext.training.result import TrainResult
 from sign_ext.training.rng import forked_rng
+from sign_ext.training.run_folder import (
+    check_same_call,
+    complete,
+    full_config,
+    holds_state,
+    open_folder,
+    run_identity,
+)
 from sign_ext.training.scalars import ScalarLog, scalar_log
 from sign_ext.training.settings import TrainSettings
 from sign_ext.training.state import RunState, load_state, save_state

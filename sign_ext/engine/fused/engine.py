@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sign_ext.compiler.memory import MemoryPlan, plan_memory
-from sign_ext.compiler.program import Program
-from sign_ext.engine.fused.choices import Choices, TuningPlan, key_of, machine_of
+from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.engine.fused.programs import Programs
 from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in
 from sign_ext.engine.fused.trajectory import (
@@ -19,8 +18,8 @@ from sign_ext.engine.fused.trajectory import (
     FusedTrajectory,
     RecordedTrajectory,
 )
-from sign_ext.engine.fused.tune import measured_choices
-from sign_ext.engine.fused.tune_blocks import measured_blocks
+from sign_ext.engine.fused.tune import measured_blocks, measured_choices
+from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of, machine_of
 from sign_ext.engine.graphed import Record, record_cuda_graph
 from sign_ext.engine.trajectory import (
     Problem,

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from sign_ext.compiler.build import build
-from sign_ext.compiler.digest import weights_digest
-from sign_ext.compiler.errors import UnsupportedOperation
-from sign_ext.compiler.program import Program
-from sign_ext.compiler.trace import structure_key, trace
-from sign_ext.engine.fused.distance import relative_distance
-from sign_ext.phi import Phi
+from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.trace import structure_key, trace, weights_digest
+from sign_ext.engine.agreement import relative_distance
+from sign_ext.errors import UnsupportedOperation
+from sign_ext.source_layer import Phi
 
 PROGRAMS_KEPT = 4  # image shapes at a time
 SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)

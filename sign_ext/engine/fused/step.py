@@ -7,20 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.dense import Convolution, Linear
-from sign_ext.compiler.instruction import Schedule
-from sign_ext.compiler.inverted_residual import InvertedResidual, fuse_blocks
-from sign_ext.compiler.memory import MemoryPlan, plan_memory
-from sign_ext.compiler.pointwise import Pointwise
-from sign_ext.compiler.program import Program
-from sign_ext.compiler.schedule import schedule
-from sign_ext.engine.fused import onednn
-from sign_ext.engine.fused.bind import Binder
-from sign_ext.engine.fused.bind_block import block_of
-from sign_ext.engine.fused.buffers import Slots, is_dense
-from sign_ext.engine.fused.choices import Choices, choices_by_rule
-from sign_ext.engine.fused.dense import Dense, torch_dense
-from sign_ext.ops.inverted_residual_arrays import PackedBlock, pack_block
+from sign_ext.compiler.ir.dense import Convolution, Linear
+from sign_ext.compiler.ir.inverted_residual import InvertedResidual, fuse_blocks
+from sign_ext.compiler.ir.pointwise import Pointwise
+from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
+from sign_ext.compiler.schedule import Schedule, schedule
+from sign_ext.engine.fused.bind.binder import Binder
+from sign_ext.engine.fused.bind.block import block_of
+from sign_ext.engine.fused.bind.buffers import Slots, is_dense
+from sign_ext.engine.fused.products import onednn
+from sign_ext.engine.fused.products.torch import Dense, torch_dense
+from sign_ext.engine.fused.tuning_plan import Choices, choices_by_rule
+from sign_ext.ops.inverted_residual import PackedBlock, pack_block
 
 
 def activation_dtype(model_dtype: torch.dtype, precision: str) -> torch.dtype:

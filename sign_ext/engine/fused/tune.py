@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from sign_ext.clock import clock
-from sign_ext.compiler.dense import Convolution
-from sign_ext.compiler.program import Program
-from sign_ext.engine.fused.choices import Choices
-from sign_ext.engine.fused.dense import transposed_padding
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
+from sign_ext.compiler.ir.program import Program
+from sign_ext.engine.agreement import relative_distance
+from sign_ext.engine.fused.products.torch import transposed_padding
 from sign_ext.engine.fused.step import Step
+from sign_ext.engine.fused.tuning_plan import Choices
 from sign_ext.engine.graphed import record_cuda_graph
+from sign_ext.engine.timing import clock
+from sign_ext.ops.inverted_residual import block_runs_natively
 
 ROUNDS = 5
 REPLAYS = 20  # a round on CUDA: single small kernels would drown in the cost of waiting for them
@@ -78,3 +83,111 @@ def measured_choices(program: Program, dtype: torch.dtype, images: Tensor) -> Ch
         if theirs < ours:
             chosen.append(i)
     return Choices(best, tuple(chosen))
+
+
+# Measure which inverted residuals are faster as one operation on this machine.
+
+
+# δ of a block further than this from that of its three convolutions is another function. Rounding
+# decides the sign of a share of the pre-activations of about its own size, and the square root of
+# that share is how far δ is off: 3e-4, 3e-2 and 5e-2 in the last three.
+AGREES = {"float64": 1e-10, "float32": 1e-3, "tf32": 6e-2, "bfloat16": 1e-1}
+DOES_NOT_FIT = "does not fit"  # what the kernel says of a block that is too large for it
+
+
+def measured_blocks(
+    program: Program, dtype: torch.dtype, images: Tensor, *, tf32: bool = False
+) -> tuple[int, ...]:
+    """The places of the blocks that run faster as one operation; none where there is no kernel.
+
+    Args:
+        program: the network.
+        dtype: of activations.
+        images: a batch, (N, C, H, W); only its size and its device matter.
+        tf32: whether float32 products are taken in TF32.
+    """
+    if not block_runs_natively(images[:1].to(dtype)):
+        return ()
+    chosen = []
+    for place in blocks_of(program):
+        fused, origin = fuse_blocks(program, (place,))
+        block = fused.ops[origin.index(place)]
+        assert isinstance(block, InvertedResidual)
+        if is_faster_fused(block, dtype, len(images), tf32=tf32):
+            chosen.append(place)
+    return tuple(chosen)
+
+
+def is_faster_fused(
+    block: InvertedResidual, dtype: torch.dtype, images: int, *, tf32: bool = False
+) -> bool:
+    """Whether a block is faster as one operation, and gives the δ of its three convolutions.
+
+    One that does not fit the device is not. One that fails or disagrees is not either, and a
+    RuntimeWarning says so.
+
+    Args:
+        block: the operation.
+        dtype: of activations.
+        images: in a batch.
+        tf32: whether float32 products are taken in TF32.
+    """
+    device = block.expand.weight.device
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn((images, *block.in_shapes[0]), generator=generator, device=device)
+    x = x.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    x = x.to(memory_format=torch.channels_last)
+    seed = torch.randn(block.shape, generator=generator, device=device).to(block.expand.weight)
+    precision = "tf32" if tf32 and dtype == torch.float32 else str(dtype).removeprefix("torch.")
+    try:
+        apart, fused = (
+            Step(program, dtype, device, images, Choices(images), tf32=tf32)
+            for program in alone(block, seed)
+        )
+        off = relative_distance(fused.delta(x), apart.delta(x))
+        if not off <= AGREES[precision]:
+            _passed_over(block, f"its δ is {off:.1e} from that of its convolutions")
+            return False
+        times = [seconds(lambda step=step: step.delta(x), device) for step in (fused, apart)]  # type: ignore[misc]
+    except RuntimeError as error:
+        if DOES_NOT_FIT not in str(error):
+            _passed_over(block, str(error).strip().splitlines()[0])
+        return False
+    return times[0] < times[1]
+
+
+def _passed_over(block: InvertedResidual, why: str) -> None:
+    """Say that a block which should have run did not."""
+    c, height, width = block.in_shapes[0]
+    warnings.warn(
+        f"the {block} of {c}×{height}×{width} runs convolution by convolution: {why}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def alone(block: InvertedResidual, seed: Tensor) -> tuple[Program, Program]:
+    """A block as programs of its own: three convolutions, one operation.
+
+    A residual that is not the block's input is left out; it costs both the same.
+
+    Args:
+        block: the operation.
+        seed: the cotangent of its value, of one image.
+    """
+    inputs = (0, 0) if block.inputs[1:] == block.inputs[:1] else (0,)
+    count = len(inputs)
+    expand = replace(block.expand, inputs=(0,), output=1)
+    depthwise = replace(block.depthwise, inputs=(1,), output=2)
+    project = replace(
+        block.project,
+        inputs=(2, 0)[:count],
+        in_shapes=block.project.in_shapes[:count],
+        output=3,
+    )
+    fused = replace(
+        block, inputs=inputs, in_shapes=block.in_shapes[:count], output=1, project=project
+    )
+    shape = block.in_shapes[0]
+    apart = Program(image_shape=shape, ops=(expand, depthwise, project), seed=seed)
+    return apart, replace(apart, ops=(fused,))

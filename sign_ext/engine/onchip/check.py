@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.engine.onchip.arrays import residue_bytes
-from sign_ext.engine.onchip.layers import OnChipLayer
+from sign_ext.engine.onchip.partition import OnChipLayer
 from sign_ext.engine.onchip.reference import (
     Bits,
     LayerRun,
@@ -31,6 +30,7 @@ from sign_ext.engine.onchip.reference import (
     forward_reference,
     rounded,
 )
+from sign_ext.engine.onchip.shared_memory import residue_bytes
 from sign_ext.engine.onchip.trajectory import ObservedStep, OnChipTrajectory
 from sign_ext.errors import BackendError
 from sign_ext.ops.activation import Piecewise, unpack_bits

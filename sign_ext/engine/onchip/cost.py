@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sign_ext.engine.onchip.layers import OnChipLayer, padded
 from sign_ext.engine.onchip.network import OnChipNetwork
+from sign_ext.engine.onchip.partition import OnChipLayer, padded
 from sign_ext.engine.onchip.plan import Loads
 
 PRODUCT_FLOP = 4096  # of one instruction of the matrix unit: 16×8×16 multiply-adds

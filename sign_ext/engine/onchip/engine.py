@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.program import Program
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.graphed import Record, record_cuda_graph

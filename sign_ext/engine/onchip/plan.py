@@ -6,9 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from sign_ext.engine.onchip.arrays import LOAD, STORE, WHOLE, Mode, arrays_of, phases_of
-from sign_ext.engine.onchip.layers import OnChipLayer, padded
-from sign_ext.engine.onchip.place import Array, crowded, place
+from sign_ext.engine.onchip.partition import OnChipLayer, padded
+from sign_ext.engine.onchip.shared_memory import (
+    LOAD,
+    STORE,
+    WHOLE,
+    Array,
+    Mode,
+    arrays_of,
+    crowded,
+    phases_of,
+    place,
+)
 from sign_ext.errors import BackendError
 
 RESERVED = 1024  # bytes of a multiprocessor's shared memory that each block costs beside its own

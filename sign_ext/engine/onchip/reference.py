@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-from sign_ext.engine.onchip.layers import OnChipLayer
+from sign_ext.engine.onchip.partition import OnChipLayer
 
 Rounding = Callable[[Tensor], Tensor]
 

@@ -1,0 +1,1 @@
+"""nn.Module → Program: trace, lower, fold, schedule. Imports `ops` and PyTorch only."""

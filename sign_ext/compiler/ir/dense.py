@@ -1,0 +1,149 @@
+"""Convolution and linear: the operations with weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
+
+from sign_ext.compiler.ir.op import Op, count
+
+Pair = tuple[int, int]
+
+
+def add_residual(value: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+    """The value plus the second input, where there is one."""
+    return value + inputs[1] if len(inputs) > 1 else value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolution(Op):
+    """activation(weight ∗ x + bias [+ residual]), x and residual being its inputs.
+
+    Attributes:
+        weight: (C_out, C_in / groups, KH, KW).
+        bias: (C_out,) or None.
+        stride: (vertical, horizontal).
+        padding: zeros in front (top, left) …
+        padding_end: … and behind (bottom, right).
+        dilation: (vertical, horizontal).
+        groups: as in torch.nn.Conv2d.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    padding_end: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    kind: ClassVar[str] = "convolution"
+
+    @property
+    def kernel(self) -> Pair:
+        """(KH, KW)."""
+        return (self.weight.shape[2], self.weight.shape[3])
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel has a filter of its own, and every window sees the image."""
+        if not self.groups == self.weight.shape[0] == self.in_shapes[0][0] or self.groups == 1:
+            return False
+        axes = zip(
+            self.in_shapes[0][1:],
+            self.shape[1:],
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            strict=True,
+        )
+        return all(p <= d * (k - 1) and (out - 1) * s - p < n for n, out, k, s, p, d in axes)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is a matrix product over channels: 1×1, one group, stride 1, no padding."""
+        plain = self.kernel == self.stride == (1, 1) and self.groups == 1
+        return plain and self.padding == self.padding_end == (0, 0)
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """Zero-pad, convolve, add."""
+        (top, left), (bottom, right) = self.padding, self.padding_end
+        x = F.pad(inputs[0], (left, right, top, bottom))
+        value = F.conv2d(
+            x, self.weight, self.bias, self.stride, dilation=self.dilation, groups=self.groups
+        )
+        return add_residual(value, inputs), None
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """The transposed convolution, cut to the input."""
+        (top, left), (bottom, right) = self.padding, self.padding_end
+        _, height, width = self.in_shapes[0]
+        size = (height + top + bottom, width + left + right)
+        padded = conv2d_input(
+            (len(cotangent), self.in_shapes[0][0], *size),
+            self.weight,
+            cotangent,
+            self.stride,
+            0,
+            self.dilation,
+            self.groups,
+        )
+        x = padded[:, :, top : top + height, left : left + width]
+        return (x, cotangent)[: len(self.inputs)]
+
+    def flops(self) -> int:
+        """Two for each weight and output position."""
+        return 2 * self.weight[0].numel() * count(self.shape)
+
+    def detail(self) -> str:
+        """Kernel, stride, groups and channels."""
+        size = "×".join(map(str, self.kernel))
+        stride = "" if self.stride == (1, 1) else f"/{self.stride[0]}"
+        words = [f"{size}{stride}"]
+        if self.is_depthwise:
+            words.append("depthwise")
+        elif self.groups > 1:
+            words.append(f"{self.groups} groups")
+        if self.dilation != (1, 1):
+            words.append(f"dilation {self.dilation[0]}")
+        if len(self.inputs) > 1:
+            words.append("+ residual")
+        return " ".join(words)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(Op):
+    """activation(W x + bias [+ residual]), x taken flat in the order (C, H, W).
+
+    Attributes:
+        weight: (F_out, F_in).
+        bias: (F_out,) or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    kind: ClassVar[str] = "linear"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """Flatten, multiply, add."""
+        value = F.linear(inputs[0].flatten(1), self.weight, self.bias)
+        return add_residual(value, inputs), None
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """The product with the transposed weight."""
+        x = (cotangent @ self.weight).reshape(len(cotangent), *self.in_shapes[0])
+        return (x, cotangent)[: len(self.inputs)]
+
+    def flops(self) -> int:
+        """Two for each weight."""
+        return 2 * self.weight.numel()
+
+    def detail(self) -> str:
+        """Whether something is added."""
+        return "+ residual" if len(self.inputs) > 1 else ""

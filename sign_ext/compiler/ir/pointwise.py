@@ -1,0 +1,143 @@
+"""Operations on each element by itself: affine and sums, smooth activations, products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_ext.compiler.ir.dense import add_residual
+from sign_ext.compiler.ir.op import Op, Residue, count
+
+
+def per_channel(constant: Tensor, like: Tensor) -> Tensor:
+    """A per-channel constant (C,), shaped to be combined with (N, C, ...)."""
+    return constant.reshape(1, -1, *[1] * (like.dim() - 2))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pointwise(Op):
+    """activation(scale · x + shift [+ residual]): an affine map, a sum of branches, a lone ReLU.
+
+    Attributes:
+        scale: (C,) or None for 1.
+        shift: (C,) or None for 0.
+    """
+
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    kind: ClassVar[str] = "pointwise"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """Scale, shift, add."""
+        value = inputs[0]
+        if self.scale is not None:
+            value = value * per_channel(self.scale, value)
+        if self.shift is not None:
+            value = value + per_channel(self.shift, value)
+        return add_residual(value, inputs), None
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """Scale the first input's, hand the second's on."""
+        first = cotangent
+        if self.scale is not None:
+            first = first * per_channel(self.scale, first)
+        return (first, cotangent)[: len(self.inputs)]
+
+    def detail(self) -> str:
+        """Which of its parts there are."""
+        parts = [
+            "scale" * (self.scale is not None),
+            "shift" * (self.shift is not None),
+            "add" * (len(self.inputs) > 1),
+        ]
+        return " ".join(filter(None, parts))
+
+
+_aten = torch.ops.aten
+Forward = Callable[[Tensor], Tensor]
+Backward = Callable[[Tensor, Tensor], Tensor]
+
+# Name → (value, cotangent of the input, whether the backward reads the output instead of the input)
+SMOOTH: dict[str, tuple[Forward, Backward, bool]] = {
+    "silu": (F.silu, lambda g, x: _aten.silu_backward(g, x), False),
+    "gelu": (F.gelu, lambda g, x: _aten.gelu_backward(g, x), False),
+    "gelu_tanh": (
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda g, x: _aten.gelu_backward(g, x, approximate="tanh"),
+        False,
+    ),
+    "hardswish": (F.hardswish, lambda g, x: _aten.hardswish_backward(g, x), False),
+    "hardsigmoid": (F.hardsigmoid, lambda g, x: _aten.hardsigmoid_backward(g, x), False),
+    "mish": (F.mish, lambda g, x: _aten.mish_backward(g, x), False),
+    "sigmoid": (torch.sigmoid, lambda g, y: _aten.sigmoid_backward(g, y), True),
+    "tanh": (torch.tanh, lambda g, y: _aten.tanh_backward(g, y), True),
+    "elu": (F.elu, lambda g, y: _aten.elu_backward(g, 1.0, 1.0, 1.0, True, y), True),
+    "softplus": (F.softplus, lambda g, x: _aten.softplus_backward(g, x, 1.0, 20.0), False),
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Smooth(Op):
+    """An activation whose derivative is a function of its input or output, which is kept.
+
+    Attributes:
+        function: a name in `SMOOTH`.
+    """
+
+    function: str
+
+    kind: ClassVar[str] = "smooth"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The value; keeps what the derivative is a function of."""
+        value, _, keeps_output = SMOOTH[self.function]
+        y = value(inputs[0])
+        return y, y if keeps_output else inputs[0]
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """PyTorch's own derivative."""
+        return (SMOOTH[self.function][1](cotangent, kept),)
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether the output is kept rather than the input."""
+        return SMOOTH[self.function][2]
+
+    def kept(self, element_size: int) -> tuple[Residue, ...]:
+        """The input or output."""
+        kind = "output" if self.keeps_output else "input"
+        return (Residue(kind, count(self.shape) * element_size),)
+
+    def detail(self) -> str:
+        """Its name."""
+        return self.function
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Multiply(Op):
+    """The product of two values; the second may be (C, 1, 1) against (C, H, W), as in a gate."""
+
+    kind: ClassVar[str] = "multiply"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The product; keeps both factors."""
+        return inputs[0] * inputs[1], inputs
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """Each factor's is the cotangent times the other, summed where it was spread."""
+        first, second = kept
+        return (
+            (cotangent * second).sum_to_size(first.shape),
+            (cotangent * first).sum_to_size(second.shape),
+        )
+
+    def kept(self, element_size: int) -> tuple[Residue, ...]:
+        """Both factors."""
+        elements = sum(count(shape) for shape in self.in_shapes)
+        return (Residue("factors", elements * element_size),)

@@ -1,0 +1,151 @@
+"""Maximum and average pooling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_ext.compiler.ir.dense import Pair
+from sign_ext.compiler.ir.op import Op, Residue
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool(Op):
+    """activation(maximum over each window). A window's cotangent goes to its first maximum.
+
+    Attributes:
+        kernel: (KH, KW).
+        stride: (vertical, horizontal).
+        padding: what no maximum is taken over, on each side.
+        dilation: (vertical, horizontal).
+        ceil_mode: whether a last, incomplete window counts.
+    """
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    ceil_mode: bool = False
+
+    kind: ClassVar[str] = "max_pool"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The maxima; keeps where they were."""
+        value, where = F.max_pool2d(
+            inputs[0],
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            return_indices=True,
+        )
+        return value, where
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """Each cotangent at its maximum's place."""
+        n = len(cotangent)
+        _, height, width = self.in_shapes[0]
+        flat = cotangent.new_zeros(n, self.shape[0], height * width)
+        flat.scatter_add_(2, kept.flatten(2), cotangent.flatten(2))
+        return (flat.reshape(n, -1, height, width),)
+
+    @property
+    def index_bits(self) -> int:
+        """Bits that say which position of a window won."""
+        positions = self.kernel[0] * self.kernel[1]
+        return next(bits for bits in (2, 4, 8, 32) if positions <= 2**bits)
+
+    def kept(self, element_size: int) -> tuple[Residue, ...]:
+        """The winners' positions, in whole bytes for each 8 channels of a position."""
+        channels, height, width = self.shape
+        groups = -(-channels // 8)
+        return (Residue("pool index", groups * self.index_bits * height * width),)
+
+    def detail(self) -> str:
+        """Kernel and stride."""
+        return f"{self.kernel[0]}×{self.kernel[1]}/{self.stride[0]}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AveragePool(Op):
+    """The mean over each window; the global mean where the kernel is the image.
+
+    Attributes:
+        kernel: (KH, KW).
+        stride: (vertical, horizontal).
+        padding: zeros on each side.
+        ceil_mode: whether a last, incomplete window counts.
+        count_include_pad: whether the divisor counts the padding.
+        divisor: what to divide by instead, or None.
+    """
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor: int | None = None
+
+    kind: ClassVar[str] = "average_pool"
+
+    @property
+    def is_global(self) -> bool:
+        """Whether it is the mean over the whole image."""
+        whole = self.kernel == self.in_shapes[0][1:] and self.padding == (0, 0)
+        return whole and self.divisor is None
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The means."""
+        value = F.avg_pool2d(
+            inputs[0],
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor,
+        )
+        return value, None
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """Each cotangent spread over its window: PyTorch's own."""
+        like = cotangent.new_empty((1, 1, 1, 1)).expand(len(cotangent), *self.in_shapes[0])
+        return (
+            torch.ops.aten.avg_pool2d_backward(
+                cotangent,
+                like.contiguous(),
+                self.kernel,
+                self.stride,
+                self.padding,
+                self.ceil_mode,
+                self.count_include_pad,
+                self.divisor,
+            ),
+        )
+
+    def detail(self) -> str:
+        """Kernel and stride, or global."""
+        if self.is_global:
+            return "global"
+        return f"{self.kernel[0]}×{self.kernel[1]}/{self.stride[0]}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdaptiveAverage(Op):
+    """Adaptive average pooling whose windows differ in size."""
+
+    kind: ClassVar[str] = "adaptive_average"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The means."""
+        return F.adaptive_avg_pool2d(inputs[0], (self.shape[1], self.shape[2])), None
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """PyTorch's own."""
+        like = cotangent.new_empty((1, 1, 1, 1)).expand(len(cotangent), *self.in_shapes[0])
+        return (torch.ops.aten._adaptive_avg_pool2d_backward(cotangent, like.contiguous()),)

@@ -1,0 +1,205 @@
+"""`Program`: a frozen network up to its source layer as plain data, and what it means.
+
+`value` and `pullback_of_ones` are the definition, in plain torch and any dtype: the oracle that
+faster executors are tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from sign_ext.compiler.ir.op import Op, Shape, count
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Program:
+    """Operations in order. Value 0 is the image, operation i makes value i + 1.
+
+    Attributes:
+        image_shape: (C, H, W) of one image.
+        ops: the operations up to the last one that is not linear.
+        seed: the cotangent of the last value for a cotangent of ones at the source layer, of one
+            image: the linear operations behind that value are folded into it.
+        folded: those operations, in words.
+        source: where Φ is read, in words.
+    """
+
+    image_shape: Shape
+    ops: tuple[Op, ...]
+    seed: Tensor
+    folded: tuple[str, ...] = ()
+    source: str = ""
+
+    def forward(self, images: Tensor) -> list[Any]:
+        """Every operation's residue.
+
+        Args:
+            images: (N, *image_shape).
+        """
+        values: list[Tensor] = [images]
+        residues = []
+        for op in self.ops:
+            value, residue = op.forward(*[values[number] for number in op.inputs])
+            values.append(value)
+            residues.append(residue)
+        return residues
+
+    def backward(self, residues: list[Any], n: int) -> Tensor:
+        """δ, from the residues of a forward pass over n images.
+
+        Args:
+            residues: from `forward`.
+            n: the number of images.
+        """
+        last = len(self.ops)
+        cotangents: dict[int, Tensor] = {last: self.seed.expand(n, *self.seed.shape)}
+        for op, residue in zip(reversed(self.ops), reversed(residues), strict=True):
+            cotangent = cotangents.pop(op.output)
+            for number, part in zip(op.inputs, op.vjp(cotangent, residue), strict=True):
+                had = cotangents.get(number)
+                cotangents[number] = part if had is None else had + part
+        return cotangents[0]
+
+    def pullback_of_ones(self, images: Tensor) -> Tensor:
+        """δ = Σ_a ∂Φ^a/∂x^i, line 3 of Algorithm 1.
+
+        Args:
+            images: (N, *image_shape), of the constants' dtype and device.
+
+        Returns:
+            (N, *image_shape).
+        """
+        return self.backward(self.forward(images), len(images))
+
+    def to(self, *args: Any, **options: Any) -> Program:
+        """The same with its constants in another dtype or on another device.
+
+        Args:
+            *args: as for `torch.Tensor.to`.
+            **options: as for `torch.Tensor.to`.
+        """
+
+        ops = tuple(with_constants(op, lambda c: c.to(*args, **options)) for op in self.ops)
+        return replace(self, ops=ops, seed=self.seed.to(*args, **options))
+
+    def shape_of(self, number: int) -> Shape:
+        """One image's shape of a value.
+
+        Args:
+            number: 0 for the image, i + 1 for the output of operation i.
+        """
+        return self.image_shape if number == 0 else self.ops[number - 1].shape
+
+    def readers(self) -> Mapping[int, tuple[int, ...]]:
+        """For each value the operations (by index) that read it, in order."""
+        found: dict[int, list[int]] = {number: [] for number in range(len(self.ops) + 1)}
+        for i, op in enumerate(self.ops):
+            for number in op.inputs:
+                found[number].append(i)
+        return {number: tuple(readers) for number, readers in found.items()}
+
+    def residue_bytes(self, element_size: int = 4) -> int:
+        """Bytes that one image keeps between forward and backward.
+
+        Args:
+            element_size: bytes of an element of an activation.
+        """
+        return sum(r.bytes for op in self.ops for r in op.residues(element_size))
+
+    def flops(self) -> int:
+        """Floating-point operations of one image and step, forward and input-backward."""
+        return 2 * sum(op.flops() for op in self.ops)
+
+    def __str__(self) -> str:
+        """One line an operation: what it reads and makes, and what it keeps of one image."""
+        from sign_ext.compiler.ir.program import program_table
+
+        return program_table(self)
+
+
+def renumber(ops: list[Op], output: int) -> tuple[list[Op], int]:
+    """Values numbered by their operations' places.
+
+    Args:
+        ops: in order, with any numbers.
+        output: the number of the value that is wanted.
+
+    Returns:
+        The operations and that value's new number.
+    """
+    new = {0: 0, **{op.output: i + 1 for i, op in enumerate(ops)}}
+    renumbered = [
+        replace(op, inputs=tuple(new[n] for n in op.inputs), output=new[op.output]) for op in ops
+    ]
+    return renumbered, new[output]
+
+
+def with_constants(op: Op, change: Callable[[Tensor], Tensor]) -> Op:
+    """An operation with its weights and other constants changed.
+
+    Args:
+        op: any operation; those that it is made of are changed with it.
+        change: what to make of each.
+    """
+    constants: dict[str, Any] = {
+        name: change(value) if isinstance(value, Tensor) else with_constants(value, change)
+        for name, value in vars(op).items()
+        if isinstance(value, Tensor | Op)
+    }
+    return replace(op, **constants) if constants else op
+
+
+# A program as a table for people.
+
+
+def bytes_in_words(size: float) -> str:
+    """A number of bytes with a unit.
+
+    Args:
+        size: bytes.
+
+    Example:
+        >>> bytes_in_words(10_240)
+        '10.2 kB'
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def program_table(program: Program, element_size: int = 4) -> str:
+    """One line an operation, then the sums.
+
+    Args:
+        program: any program.
+        element_size: bytes of an element of an activation.
+    """
+    rows = []
+    for i, op in enumerate(program.ops):
+        kept = ", ".join(f"{r.kind} {bytes_in_words(r.bytes)}" for r in op.residues(element_size))
+        reads = " ".join(f"%{number}" for number in op.inputs)
+        rows.append((f"%{i + 1}", f"{op}({reads})", _shape(op.shape), kept or "nothing"))
+    widths = [max((len(row[c]) for row in rows), default=0) for c in range(3)]
+    lines = [f"%0  the image, {_shape(program.image_shape)}"]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("  ".join((*cells, f"keeps {row[3]}")))
+    activations = sum(count(op.shape) for op in program.ops) * element_size
+    if program.folded:
+        lines.append(f"folded into the cotangent: {', then '.join(program.folded)}")
+    lines.append(
+        f"one image: keeps {bytes_in_words(program.residue_bytes(element_size))}, passes through "
+        f"{bytes_in_words(activations)} of activations, {program.flops() / 1e6:.3g} MFLOP a step"
+    )
+    if program.source:
+        lines.insert(0, f"Φ: {program.source}")
+    return "\n".join(lines)

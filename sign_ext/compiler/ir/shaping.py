@@ -1,0 +1,113 @@
+"""Operations that only move elements: concatenation, slices, padding, reshapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sign_ext.compiler.ir.op import Op
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(Op):
+    """The inputs one after another.
+
+    Attributes:
+        dim: along which dimension of (N, C, H, W).
+    """
+
+    dim: int = 1
+
+    kind: ClassVar[str] = "concat"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """One tensor."""
+        return torch.cat(inputs, self.dim), None
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """Each input's part."""
+        return cotangent.split([shape[self.dim - 1] for shape in self.in_shapes], self.dim)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Slice(Op):
+    """Every `step`-th place from `start` up to `stop` along one dimension.
+
+    Attributes:
+        dim: of (N, C, H, W), not the first.
+        start: first place.
+        stop: one past the last.
+        step: distance.
+    """
+
+    dim: int
+    start: int
+    stop: int
+    step: int = 1
+
+    kind: ClassVar[str] = "slice"
+
+    def _places(self) -> tuple[slice, ...]:
+        return (slice(None),) * self.dim + (slice(self.start, self.stop, self.step),)
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The part."""
+        return inputs[0][self._places()], None
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """Zeros around the part."""
+        whole = cotangent.new_zeros((len(cotangent), *self.in_shapes[0]))
+        whole[self._places()] = cotangent
+        return (whole,)
+
+    def detail(self) -> str:
+        """Which part."""
+        step = f":{self.step}" if self.step > 1 else ""
+        return f"dimension {self.dim}, {self.start}:{self.stop}{step}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pad(Op):
+    """A constant around the image; negative amounts cut off.
+
+    Attributes:
+        amounts: (left, right, top, bottom), as in torch.nn.functional.pad.
+        value: the constant.
+    """
+
+    amounts: tuple[int, int, int, int]
+    value: float = 0.0
+
+    kind: ClassVar[str] = "pad"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The padded image."""
+        return F.pad(inputs[0], self.amounts, value=self.value), None
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """The padding cut off, and zeros where something was cut."""
+        return (F.pad(cotangent, tuple(-amount for amount in self.amounts)),)
+
+    def detail(self) -> str:
+        """The amounts."""
+        left, right, top, bottom = self.amounts
+        return f"left {left} right {right} top {top} bottom {bottom}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reshape(Op):
+    """The same elements of each image, in the order (C, H, W), in another shape."""
+
+    kind: ClassVar[str] = "reshape"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The reshaped value."""
+        return inputs[0].reshape(len(inputs[0]), *self.shape), None
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """And back."""
+        return (cotangent.reshape(len(cotangent), *self.in_shapes[0]),)

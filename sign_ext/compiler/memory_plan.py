@@ -1,0 +1,63 @@
+"""The memory plan: what one image of a batch needs beside itself, added up over a schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sign_ext.compiler.ir.program import bytes_in_words
+from sign_ext.compiler.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of one image.
+
+    Attributes:
+        peak: the most that is alive at once, beside the image, its velocity and the weights.
+        residues: bit masks and pool indices alive between forward and backward.
+        at: the instruction at which the peak is reached.
+        buffers: how many tensors a step allocates.
+        traffic: read and written by the step's operators.
+        largest: of its part of the largest tensor.
+    """
+
+    peak: int
+    residues: int
+    at: int
+    buffers: int
+    traffic: int
+    largest: int
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{bytes_in_words(self.peak)} an image at its peak, of which bit masks and pool "
+            f"indices at most {bytes_in_words(self.residues)}; {self.buffers} buffers a step"
+        )
+
+
+def plan_memory(schedule: Schedule, *, updates_in_place: bool = True) -> MemoryPlan:
+    """Add a schedule's allocations up.
+
+    Args:
+        schedule: the instructions of a step.
+        updates_in_place: whether a stem's input-backward goes straight into the image, so that δ
+            is never allocated.
+    """
+    slots = schedule.slots
+    alive = peak = at = buffers = traffic = 0
+    first_of_stem = len(schedule.instructions) - schedule.stem
+    for t, instruction in enumerate(schedule.instructions):
+        for slot in instruction.slots_written():
+            if updates_in_place and t >= first_of_stem and slots[slot].kind == "cotangent":
+                continue
+            alive += slots[slot].bytes
+            buffers += 1
+        if alive > peak:
+            peak, at = alive, t
+        traffic += slots[instruction.out].bytes
+        traffic += sum(slots[slot].bytes for slot in instruction.slots_read())
+        alive -= sum(slots[slot].bytes for slot in instruction.frees)
+    residues = sum(s.bytes for s in slots if s.kind in ("bit mask", "pool index"))
+    largest = max((slot.bytes for slot in slots), default=0)
+    return MemoryPlan(peak, residues, at, buffers, traffic, largest)

@@ -1,0 +1,54 @@
+"""The rules of `lower` for convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.op import Shape
+from sign_ext.compiler.lower import Builder, Ref, rule
+from sign_ext.compiler.rules.operands import need_constants, need_image, pair
+from sign_ext.errors import UnsupportedOperation
+
+
+@rule("conv2d.default", "conv2d.padding", "convolution.default")
+def conv2d(
+    to: Builder,
+    shape: Shape,
+    x: Ref,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    *rest: Any,
+    **named: Any,
+) -> Ref:
+    """conv2d(x, w, b, stride, padding, dilation, groups); convolution has two more."""
+    need_image(x)
+    need_constants(weight, bias)
+    groups = named.get("groups", rest[-1] if rest else 1)
+    if len(rest) == 3 and (rest[0] or any(rest[1])):
+        raise UnsupportedOperation("a transposed convolution")
+    dilation = pair(dilation)
+    before = after = (0, 0)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        before = (total[0] // 2, total[1] // 2)
+        after = (total[0] - before[0], total[1] - before[1])
+    elif padding != "valid":
+        before = after = pair(padding)
+    return to.add(
+        Convolution,
+        (x,),
+        shape,
+        weight=weight,
+        bias=bias,
+        stride=pair(stride),
+        padding=before,
+        padding_end=after,
+        dilation=dilation,
+        groups=int(groups),
+    )

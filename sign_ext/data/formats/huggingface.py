@@ -1,0 +1,210 @@
+"""Folders written by save_to_disk of Hugging Face's library datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sign_ext.data.decode import FORMATS, decode_all, decode_errors, decode_rgb
+from sign_ext.data.lazy import DEFAULT_SIZE, LARGEST_LABEL, ImageIndex, LazyDataset, splits_from
+from sign_ext.data.splits import SubsetSpec
+
+# The files by which such a folder is recognised: of a Dataset and of a DatasetDict.
+MARKERS = ("state.json", "dataset_dict.json")
+ACCEPTED = (
+    "accepted: train and test with, optionally, validation (or val); or one split of any name"
+)
+_ADVICE = "Replace it, or filter the row out and save the data set again."
+
+
+def is_huggingface(folder: Path) -> bool:
+    """Return whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder.
+
+    Args:
+        folder: the folder.
+    """
+    return any((folder / marker).is_file() for marker in MARKERS)
+
+
+def open_huggingface(folder: Path, subset: SubsetSpec) -> LazyDataset:
+    """List the rows of a saved data set; its Arrow files stay on disk and are memory-mapped.
+
+    The splits train, test and validation (or val) are used as they are; without a validation split
+    15% of the training images are held out. A single split is split 70/15/15 within each class.
+    Nothing is unpickled or downloaded, and no code that came with the data set is run.
+
+    Args:
+        folder: what ``save_to_disk`` wrote. The images are the only column with the feature Image
+            (or else the one called ``image``), the labels the column ``label`` (or else the only
+            ClassLabel): classes, or integers from 0.
+        subset: subset sizes and image size (default 32; the aspect ratio is not kept).
+
+    Returns:
+        The data set, named after the folder.
+
+    Raises:
+        ModuleNotFoundError: the library datasets is not installed.
+        ValueError: a damaged folder, other splits or columns, a row without label, too few images,
+            or a subset too large.
+    """
+    size = subset.image_size or DEFAULT_SIZE
+    name = folder.resolve().name
+    indexes, names_in_split = {}, {}
+    for split, table in _load(folder).items():
+        location = f"{folder}, {split}" if split else str(folder)
+        with _format_errors(location):
+            indexes[split], names_in_split[split] = _index(table, location, size)
+    class_names = _class_names(names_in_split, indexes, folder)
+    splits = splits_from(indexes, class_names, str(folder))
+    total = sum(len(positions) for _, positions in splits)
+    note = f"images of {name} ({total:,} in {len(class_names)} classes, saved by Hugging Face's "
+    note += f"datasets, resized to {size}×{size})"
+    return LazyDataset(name, note, class_names, splits, subset)
+
+
+def _load(folder: Path) -> dict[str, Any]:
+    """Map the Arrow files into memory: split → Dataset, or "" → the only one."""
+    try:
+        import datasets  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{folder} was saved by Hugging Face's datasets, which is not installed; try "
+            "pip install 'sign-ext[huggingface]'",
+            name="datasets",
+        ) from error
+
+    # An absolute path, so that no part of it is taken for the address of a remote file system.
+    with _format_errors(str(folder)):
+        loaded = datasets.load_from_disk(str(folder.resolve()), keep_in_memory=False)
+    if not isinstance(loaded, dict):
+        return {"": loaded}
+    if len(loaded) == 1:
+        return {"": next(iter(loaded.values()))}
+    validation = [name for name in loaded if name in ("validation", "val")]
+    if {*loaded} - {*validation} != {"train", "test"} or len(validation) > 1:
+        raise ValueError(f"{folder} has the splits {', '.join(loaded)}; {ACCEPTED}.")
+    return dict(loaded)
+
+
+@contextmanager
+def _format_errors(location: str) -> Iterator[None]:
+    """Turn every exception about a damaged folder into a ValueError that names it."""
+    import pyarrow
+
+    # Malformed JSON and Arrow files can fail in any of these ways.
+    damaged = (pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError, AttributeError)
+    try:
+        yield
+    except damaged as error:
+        raise ValueError(f"{location} cannot be used as a saved data set: {error}.") from error
+
+
+def _columns(features: Any) -> tuple[str, str]:
+    """Find the columns of the images and of the labels."""
+    from datasets import ClassLabel, Image
+
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    image = images[0] if len(images) == 1 else "image"
+    if image not in images:
+        raise ValueError(
+            f"it has the columns {', '.join(features)}, of which {', '.join(images) or 'none'} "
+            "have the feature Image; accepted: one, or one called image. Use cast_column(name, "
+            "Image()) or remove_columns and save it again"
+        )
+    if "label" in features:
+        return image, "label"
+    if len(classes) != 1:
+        raise ValueError(
+            f"it has the columns {', '.join(features)}, of which {', '.join(classes) or 'none'} "
+            "have the feature ClassLabel; accepted: one, or a column called label. Use "
+            "rename_column(name, 'label') and save it again"
+        )
+    return image, classes[0]
+
+
+def _index(table: Any, location: str, size: int) -> tuple[ImageIndex, tuple[str, ...] | None]:
+    """List the rows of one split; also return its class names if it has any."""
+    from datasets import ClassLabel, Image
+
+    image, label = _columns(table.features)
+    feature = table.features[label]
+    class_names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
+    classes = LARGEST_LABEL + 1 if class_names is None else len(class_names)
+    labels = _labels(table, label, classes)
+    # decode=False gives a row's encoded bytes instead of an image that the library decodes.
+    rows = table.with_format(None).select_columns([image]).cast_column(image, Image(decode=False))
+    arrow = rows.with_format("arrow")
+
+    def read(positions: np.ndarray) -> Tensor:
+        def decode(number: int) -> np.ndarray:
+            row = int(positions[number])
+            with decode_errors(f"{location}, row {row} cannot be read as an image", _ADVICE):
+                return decode_rgb(_image_data(rows[row][image]), size, FORMATS)
+
+        return decode_all(len(positions), size, decode)
+
+    def identities(positions: np.ndarray) -> list[bytes]:
+        import pyarrow.compute
+
+        cells = arrow[positions.tolist()][image]
+        lengths = pyarrow.compute.binary_length(pyarrow.compute.struct_field(cells, "bytes"))
+        paths = pyarrow.compute.struct_field(cells, "path")
+        pairs = zip(lengths.to_pylist(), paths.to_pylist(), strict=True)
+        return [f"{length} {path}".encode("utf-8", "surrogateescape") for length, path in pairs]
+
+    return ImageIndex(labels, read, size, identities), class_names
+
+
+def _labels(table: Any, column: str, classes: int) -> np.ndarray:
+    """Read a column of labels, int64 (N,)."""
+    import pyarrow
+
+    cells = table.with_format("arrow").select_columns([column])[:][column]
+    if not pyarrow.types.is_integer(cells.type):
+        raise ValueError(f"its column {column} holds {cells.type}; accepted: integers or classes")
+    if not len(cells):
+        raise ValueError("it has no rows")
+    labels = np.asarray(cells.fill_null(-1).to_numpy(), dtype=np.int64)
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise ValueError(
+            f"row {wrong[0]} has the {column} {cells[int(wrong[0])].as_py()}; accepted: 0 to "
+            f"{classes - 1}"
+        )
+    return labels
+
+
+def _image_data(cell: dict[str, Any] | None) -> bytes | Path:
+    """Return an image's bytes, or the path of the local file that holds them."""
+    if cell is None:
+        raise ValueError("the cell is empty")
+    if cell["bytes"] is not None:
+        return bytes(cell["bytes"])
+    if not cell["path"] or "://" in cell["path"]:
+        raise ValueError(f"its bytes are not in the data set but at {cell['path']}")
+    return Path(cell["path"])
+
+
+def _class_names(
+    names_in_split: dict[str, tuple[str, ...] | None],
+    indexes: dict[str, ImageIndex],
+    folder: Path,
+) -> tuple[str, ...]:
+    """Return the class names, which all splits must share; numbers if there are none."""
+    distinct = set(names_in_split.values())
+    if len(distinct) > 1:
+        raise ValueError(
+            f"{folder} has different classes in {' and '.join(names_in_split)}; accepted: the "
+            "same classes in every split."
+        )
+    class_names = distinct.pop()
+    if class_names is not None:
+        return class_names
+    largest = max(int(index.labels.max()) for index in indexes.values())
+    return tuple(str(label) for label in range(largest + 1))

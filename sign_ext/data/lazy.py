@@ -1,0 +1,318 @@
+"""A data set whose images are listed but not read yet, and how a listing is split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sign_ext.data.image_set import ImageSet
+from sign_ext.data.resize import resize_images
+from sign_ext.data.source import ImageSource
+from sign_ext.data.splits import (
+    HELD_OUT_SHARE,
+    SPLIT_SEED,
+    Splits,
+    SubsetSpec,
+    stratified_choice,
+    three_way_split,
+)
+
+SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")
+# Height and width of the images where a format does not fix them, as CIFAR-10's.
+DEFAULT_SIZE = 32
+# Larger labels are taken for mistakes: a name is made up for every class up to the largest label.
+LARGEST_LABEL = 999_999
+# Raise when the meaning of a fingerprint changes. Stores record it, so they refuse to resume then.
+FINGERPRINT_VERSION = 1
+# Identities are hashed in chunks: some are whole compressed images.
+_FINGERPRINT_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ImageIndex:
+    """Images whose labels are known and whose pixels are read on demand.
+
+    Args:
+        labels: int64 (N,).
+        read: positions (n,) → uint8 tensor (n, 3, size, size); several threads may call it.
+        size: height and width of what ``read`` returns, in pixels.
+        identities: positions (n,) → n byte strings that identify each image without decoding it:
+            its encoded bytes, or what is known of them, such as their number.
+        keys: positions (n,) → what the source calls each image; None where images have no names.
+        resident_bytes: what the index holds in memory, or will hold, besides labels and names.
+    """
+
+    labels: np.ndarray
+    read: Callable[[np.ndarray], Tensor]
+    size: int
+    identities: Callable[[np.ndarray], Iterable[bytes]]
+    keys: Callable[[np.ndarray], list[str]] | None = None
+    resident_bytes: int = 0
+
+
+# A split: an index, and the increasing positions in it, int64 (N,), that belong to the split.
+IndexedSplit = tuple[ImageIndex, np.ndarray]
+# Training, validation and test, in this order.
+IndexedSplits = tuple[IndexedSplit, IndexedSplit, IndexedSplit]
+
+
+class LazyDataset:
+    """The splits of a data set, reduced to the requested subsets: listed, but not read.
+
+    Args:
+        name: the data set's name; its splits are called ``name/train`` and so on.
+        note: see `Splits`.
+        class_names: one name a class.
+        splits: training, validation and test.
+        subset: subset sizes and image size.
+
+    Raises:
+        ValueError: a subset larger than its split.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        note: str,
+        class_names: tuple[str, ...],
+        splits: IndexedSplits,
+        subset: SubsetSpec,
+    ) -> None:
+        """Choose the subsets, so that their sizes are checked before any image is decoded."""
+        self.name = name
+        self.note = note
+        self.class_names = tuple(class_names)
+        self.image_size = subset.image_size
+        self._subsets: dict[str, _Subset] = {}
+        sizes = (subset.train_size, None, subset.test_size)
+        for split, size, (index, positions) in zip(SPLIT_NAMES, sizes, splits, strict=True):
+            chosen = np.arange(len(positions))
+            if size is not None:
+                chosen = stratified_choice(
+                    index.labels[positions], size, seed=subset.seed, argument=f"{split}_size"
+                )
+            self._subsets[split] = _Subset(f"{name}/{split}", index, positions[chosen], chosen)
+
+    def read(self) -> Splits:
+        """Read all three splits into memory.
+
+        Returns:
+            The splits.
+
+        Raises:
+            ValueError: an image that cannot be read.
+        """
+        train, validation, test = (
+            ImageSet(
+                resize_images(subset.index.read(subset.positions), self.image_size),
+                torch.from_numpy(subset.labels()),
+                self.class_names,
+                subset.name,
+            )
+            for subset in self._subsets.values()
+        )
+        return Splits(train, validation, test, self.name, self.note)
+
+    def source(self, split: str) -> ImageSource:
+        """Open one split as a source that is read on demand.
+
+        Args:
+            split: ``"train"``, ``"validation"``, ``"test"``, or ``"all"`` for the three in this
+                order.
+
+        Returns:
+            The source; it does not keep the other splits in memory.
+
+        Raises:
+            ValueError: another split.
+        """
+        if split not in (*SPLIT_NAMES, "all"):
+            raise ValueError(f"split={split!r}; accepted: {', '.join(SPLIT_NAMES)}, all.")
+        names = SPLIT_NAMES if split == "all" else (split,)
+        return _concatenated_source(
+            f"{self.name}/{split}",
+            self.note,
+            self.class_names,
+            tuple(self._subsets[name] for name in names),
+            self.image_size,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Subset:
+    """The chosen images of one split.
+
+    Args:
+        name: data set and split, e.g. ``"cifar10/train"``.
+        index: the images that the split is part of.
+        positions: int64 (N,), increasing positions in the index.
+        numbers: int64 (N,), the images' positions in the whole split: their names where the index
+            has none, so that an image is called the same in every subset.
+    """
+
+    name: str
+    index: ImageIndex
+    positions: np.ndarray
+    numbers: np.ndarray
+
+    def labels(self) -> np.ndarray:
+        """Return the images' labels, int64 (N,)."""
+        return self.index.labels[self.positions].astype(np.int64)
+
+    def keys(self, span: slice) -> list[str]:
+        """Return the keys of some of the images."""
+        if self.index.keys is None:
+            return [f"{self.name}/{number}" for number in self.numbers[span]]
+        return self.index.keys(self.positions[span])
+
+
+def _concatenated_source(
+    name: str,
+    note: str,
+    class_names: tuple[str, ...],
+    subsets: tuple[_Subset, ...],
+    image_size: int | None,
+) -> ImageSource:
+    """Join one or three subsets end to end."""
+    ends = np.cumsum([len(subset.positions) for subset in subsets]).tolist()
+    size = image_size or subsets[0].index.size
+
+    def spans(start: int, stop: int) -> list[tuple[_Subset, slice]]:
+        """Map positions start … stop − 1 of the source to spans of the subsets."""
+        found = []
+        for subset, end in zip(subsets, ends, strict=True):
+            first = end - len(subset.positions)
+            span = slice(max(start, first) - first, min(stop, end) - first)
+            if span.start < span.stop:
+                found.append((subset, span))
+        return found
+
+    def reader(start: int, stop: int) -> Tensor:
+        pieces = [
+            resize_images(subset.index.read(subset.positions[span]), image_size)
+            for subset, span in spans(start, stop)
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def namer(start: int, stop: int) -> list[str]:
+        return [key for subset, span in spans(start, stop) for key in subset.keys(span)]
+
+    # Splits of one index share its memory, which counts once.
+    indexes = {id(subset.index): subset.index for subset in subsets}
+    return ImageSource(
+        name,
+        np.concatenate([subset.labels() for subset in subsets]),
+        class_names,
+        (3, size, size),
+        _fingerprint(class_names, subsets, size),
+        note,
+        sum(index.resident_bytes for index in indexes.values()),
+        reader,
+        namer,
+    )
+
+
+def _fingerprint(class_names: tuple[str, ...], subsets: tuple[_Subset, ...], size: int) -> str:
+    """Hash what identifies the images, but not where they are stored or what that is called.
+
+    Keys made of the data set's name would change with it, so positions in the index replace them.
+    """
+    counts = [len(subset.positions) for subset in subsets]
+    head = {"version": FINGERPRINT_VERSION, "classes": class_names, "size": size, "images": counts}
+    digest = hashlib.sha256(json.dumps(head).encode())
+    for subset in subsets:
+        digest.update(subset.labels().astype("<i8").tobytes())
+        for start in range(0, len(subset.positions), _FINGERPRINT_CHUNK):
+            span = slice(start, start + _FINGERPRINT_CHUNK)
+            if subset.index.keys is None:
+                keys = [str(position) for position in subset.positions[span]]
+            else:
+                keys = subset.keys(span)
+            identities = subset.index.identities(subset.positions[span])
+            for key, identity in zip(keys, identities, strict=True):
+                name = key.encode("utf-8", "surrogateescape")
+                # Lengths first, so that no two lists of names and identities hash alike.
+                digest.update(b"%d %d;" % (len(name), len(identity)))
+                digest.update(name)
+                digest.update(identity)
+    return digest.hexdigest()
+
+
+def splits_from(
+    indexes: dict[str, ImageIndex], class_names: tuple[str, ...], location: str
+) -> IndexedSplits:
+    """Make the three splits of what a path holds.
+
+    Args:
+        indexes: one index called ``""``, which is split here, or indexes called ``"train"``,
+            ``"test"`` and, optionally, ``"validation"`` or ``"val"``.
+        class_names: one name a class.
+        location: what an error message calls the data set.
+
+    Returns:
+        Training, validation and test.
+
+    Raises:
+        ValueError: too few images of a class.
+    """
+    if "" in indexes:
+        _check_class_counts(indexes[""].labels, class_names, 3, location)
+        return split_index(indexes[""])
+    validation = indexes.get("validation", indexes.get("val"))
+    if validation is None:
+        _check_class_counts(indexes["train"].labels, class_names, 2, f"{location}, train")
+    return predefined_splits(indexes["train"], validation, indexes["test"])
+
+
+def split_index(index: ImageIndex) -> IndexedSplits:
+    """Split an index 70/15/15 within each class, the same way every time.
+
+    Args:
+        index: at least three images of each class that occurs.
+
+    Returns:
+        Training, validation and test.
+    """
+    train, validation, test = three_way_split(index.labels)
+    return (index, train), (index, validation), (index, test)
+
+
+def predefined_splits(
+    train: ImageIndex, validation: ImageIndex | None, test: ImageIndex
+) -> IndexedSplits:
+    """Keep splits as they come; without validation images hold out 15% of the training images.
+
+    Args:
+        train: without validation images at least two images of each class that occurs.
+        validation: the validation images, or None.
+        test: the test images.
+
+    Returns:
+        Training, validation and test.
+    """
+    whole_train, whole_test = np.arange(len(train.labels)), np.arange(len(test.labels))
+    if validation is not None:
+        whole_validation = np.arange(len(validation.labels))
+        return (train, whole_train), (validation, whole_validation), (test, whole_test)
+    count = max(len(np.unique(train.labels)), round(HELD_OUT_SHARE * len(whole_train)))
+    held_out = stratified_choice(train.labels, count, seed=SPLIT_SEED)
+    return (train, np.setdiff1d(whole_train, held_out)), (train, held_out), (test, whole_test)
+
+
+def _check_class_counts(
+    labels: np.ndarray, class_names: tuple[str, ...], at_least: int, location: str
+) -> None:
+    """Raise ValueError if a class that occurs has too few images to be split."""
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        if count < at_least:
+            raise ValueError(
+                f"class {class_names[label]!r} has {count} images in {location}; accepted: at "
+                f"least {at_least}, since every class is split. Add images, or provide train, "
+                "validation and test splits yourself."
+            )

@@ -1,0 +1,228 @@
+"""Dense products on a CPU: oneDNN's convolutions with bias, sum and activation fused in.
+
+These are the operators that PyTorch's own compiler uses: weights are brought into the library's
+order once, and the activation is applied while the result is in registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sign_ext.compiler.ir.dense import Convolution, Linear
+from sign_ext.compiler.ir.op import count
+from sign_ext.engine.fused.products.torch import (
+    Dense,
+    TorchConvolution,
+    as_rows,
+    channels_innermost,
+    flipped,
+    from_rows,
+    transposed_padding,
+)
+from sign_ext.engine.fused.products.winograd import (
+    WinogradConvolution,
+    suits_winograd,
+    vector_units,
+)
+from sign_ext.ops.activate import activate, pack_mask
+from sign_ext.ops.activation import RELU, Piecewise, rows_of
+
+_mkldnn = torch.ops.mkldnn
+
+
+def is_available() -> bool:
+    """Whether this build of PyTorch has them."""
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(_mkldnn, name)
+        for name in (
+            "_convolution_pointwise",
+            "_linear_pointwise",
+            "_convolution_transpose_pointwise",
+            "_reorder_convolution_transpose_weight",
+            "_reorder_convolution_weight",
+            "_reorder_linear_weight",
+        )
+    )
+
+
+def post_op(activation: Piecewise) -> tuple[str, list[float]]:
+    """The library's name for an activation, and its numbers."""
+    if activation.is_identity:
+        return "none", []
+    if activation == RELU:
+        return "relu", []
+    if activation.slope:
+        return "leaky_relu", [activation.slope]
+    return "hardtanh", [activation.low, activation.high]
+
+
+class OneDNNConvolution:
+    """A float32 convolution; its input-backward a convolution too where the stride is 1."""
+
+    def __init__(self, op: Convolution, images: int, by_library: bool = False) -> None:
+        """Bring the weights into the library's order for batches of about `images`."""
+        self.op = op
+        self.is_even = op.padding == op.padding_end
+        self.attribute, self.scalars = post_op(op.activation)
+        self.bias = op.bias
+        if self.is_even:
+            self.weight = self._reordered(op.weight, op.padding, op.stride, images, op.in_shapes[0])
+        self.padding = None if by_library else transposed_padding(op)
+        if self.padding is not None:
+            self.flipped = self._reordered(flipped(op), self.padding, (1, 1), images, op.shape)
+        # Only where it is used: it would keep two more copies of the weights.
+        alone = self.is_even and (self.padding is not None or op.stride != (1, 1))
+        self.fallback = (
+            None if alone and not by_library else TorchConvolution(op, torch.float32, by_library)
+        )
+        self.is_strided = self.is_even and not by_library and op.stride != (1, 1)
+        if self.is_strided:
+            sizes = zip(op.in_shapes[0][1:], op.shape[1:], op.stride, op.padding, strict=True)
+            reach = [d * (k - 1) + 1 for d, k in zip(op.dilation, op.kernel, strict=True)]
+            # What the transposed convolution must add behind to reach the input's size.
+            self.behind = tuple(
+                size - ((out - 1) * stride - 2 * pad + reached)
+                for (size, out, stride, pad), reached in zip(sizes, reach, strict=True)
+            )
+            self.transposed = _mkldnn._reorder_convolution_transpose_weight(
+                op.weight.contiguous(),
+                op.padding,
+                self.behind,
+                op.stride,
+                op.dilation,
+                op.groups,
+                (images, *op.shape),
+            )
+
+    def _reordered(
+        self, weight: Tensor, padding: Any, stride: Any, images: int, shape: Any
+    ) -> Tensor:
+        result: Tensor = _mkldnn._reorder_convolution_weight(
+            weight.contiguous(),
+            padding,
+            stride,
+            self.op.dilation,
+            self.op.groups,
+            (images, *shape),
+        )
+        return result
+
+    def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        op = self.op
+        if not self.is_even:
+            assert self.fallback is not None
+            return self.fallback.forward(x, residual, mask)
+        where = (op.padding, op.stride, op.dilation, op.groups)
+        y: Tensor
+        if residual is None:
+            y = _mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *where, self.attribute, self.scalars, ""
+            )
+        else:
+            fused = "relu" if op.activation == RELU else None
+            y = _mkldnn._convolution_pointwise.binary(
+                x, residual, self.weight, self.bias, *where, "add", 1.0, fused, [], ""
+            )
+            if fused is None and not op.activation.is_identity:
+                activate(y, y, activation=op.activation, mask=mask)
+                return y
+        if mask is not None:
+            pack_mask(y, mask, op.activation)
+        return y
+
+    def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        op = self.op
+        if self.is_strided:
+            strided: Tensor = _mkldnn._convolution_transpose_pointwise(
+                g,
+                self.transposed,
+                None,
+                op.padding,
+                self.behind,
+                op.stride,
+                op.dilation,
+                op.groups,
+                "none",
+                [],
+                "",
+            )
+            strided = strided.contiguous(memory_format=torch.channels_last)
+            return strided if other is None else strided.add_(other)
+        if self.padding is None:
+            assert self.fallback is not None
+            return self.fallback.backward(g, other)
+        where = (self.padding, (1, 1), op.dilation, op.groups)
+        x: Tensor
+        if other is None:
+            x = _mkldnn._convolution_pointwise(g, self.flipped, None, *where, "none", [], "")
+        else:
+            x = _mkldnn._convolution_pointwise.binary(
+                g, other, self.flipped, None, *where, "add", 1.0, None, [], ""
+            )
+        return x
+
+
+class OneDNNLinear:
+    """A float32 linear operation, or a 1×1 convolution, which is one on every pixel by itself."""
+
+    def __init__(self, op: Convolution | Linear, images: int) -> None:
+        """Bring the weights into the library's order for batches of about `images`."""
+        self.op = op
+        self.is_pointwise = isinstance(op, Convolution)
+        if isinstance(op, Convolution):
+            weight, rows = op.weight[:, :, 0, 0], images * count(op.shape[1:])
+        else:
+            weight, rows = channels_innermost(op.weight, op.in_shapes[0]), images
+        self.weight = _mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+        self.transposed = _mkldnn._reorder_linear_weight(weight.t().contiguous(), rows)
+        self.attribute, self.scalars = post_op(op.activation)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """What the matrix multiplies, without a copy: pixels, or images taken flat."""
+        return rows_of(x) if self.is_pointwise else as_rows(x)
+
+    def _product(self, x: Tensor, weight: Tensor, shape: tuple[int, ...], *rest: Any) -> Tensor:
+        rows: Tensor = _mkldnn._linear_pointwise(x, weight, *rest)
+        if not self.is_pointwise:
+            return from_rows(rows, shape)
+        channels, height, width = shape
+        return rows.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+
+    def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        op, rows = self.op, self._rows(x)
+        if residual is None:
+            rest = (op.bias, self.attribute, self.scalars, "")
+            y = self._product(rows, self.weight, op.shape, *rest)
+            if mask is not None:
+                pack_mask(y, mask, op.activation)
+            return y
+        y = self._product(rows, self.weight, op.shape, op.bias, "none", [], "")
+        activate(y, y, activation=op.activation, residual=residual, mask=mask)
+        return y
+
+    def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        shape = self.op.in_shapes[0]
+        x = self._product(self._rows(g), self.transposed, shape, None, "none", [], "")
+        return x if other is None else x.add_(other)
+
+
+def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -> Dense:
+    """The products of an operation in float32: Winograd's where they suit, else oneDNN's.
+
+    Args:
+        op: a convolution or linear operation.
+        images: batches will have about as many.
+        by_library: whether the library alone is used, see `Choices`.
+    """
+    if isinstance(op, Linear) or op.is_pointwise:
+        return OneDNNLinear(op, images)
+    if not by_library and vector_units() and suits_winograd(op):
+        return WinogradConvolution(op)
+    return OneDNNConvolution(op, images, by_library)

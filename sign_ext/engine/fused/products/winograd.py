@@ -1,0 +1,79 @@
+"""3×3 convolutions of stride 1 on a CPU by Winograd's minimal filtering, forward and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.engine.fused.products.torch import flipped, transposed_padding
+from sign_ext.ops.activate import pack_mask
+from sign_ext.ops.native import NATIVE
+from sign_ext.ops.winograd import LEAST_CHANNELS, winograd, winograd_weight
+
+# The transformed weights must stay in the second-level cache beside a chunk of tiles …
+MOST_WEIGHTS = 128 * 128
+# … and an image must have tiles enough that those cut by its edge do not matter.
+LEAST_SIDE = 6
+
+
+def vector_units() -> bool:
+    """Whether this processor has vector units that the operator is faster than a library on."""
+    return NATIVE.loaded and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+def suits_winograd(op: Convolution) -> bool:
+    """Whether a convolution is one that Winograd's algorithm is used for, by a fixed rule.
+
+    Args:
+        op: a convolution.
+    """
+    out, channels = op.weight.shape[:2]
+    return (
+        op.kernel == (3, 3)
+        and op.stride == op.dilation == (1, 1)
+        and op.groups == 1
+        and min(out, channels) >= LEAST_CHANNELS
+        and out * channels <= MOST_WEIGHTS
+        and min(op.shape[1:]) >= LEAST_SIDE
+        and transposed_padding(op) is not None
+    )
+
+
+class WinogradConvolution:
+    """A float32 convolution for which `suits_winograd` holds; see `Dense`."""
+
+    def __init__(self, op: Convolution) -> None:
+        """Transform the weights."""
+        self.op = op
+        self.weight = winograd_weight(op.weight)
+        self.flipped = winograd_weight(flipped(op))
+        padding = transposed_padding(op)
+        assert padding is not None
+        self.padding = padding
+
+    def _new(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty((len(like), *shape), dtype=like.dtype, memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        op = self.op
+        y = self._new(x, op.shape)
+        winograd(
+            x,
+            self.weight,
+            y,
+            bias=op.bias,
+            residual=residual,
+            activation=op.activation,
+            padding=op.padding,
+        )
+        if mask is not None:
+            pack_mask(y, mask, op.activation)
+        return y
+
+    def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        x = self._new(g, self.op.in_shapes[0])
+        winograd(g, self.flipped, x, residual=other, padding=self.padding)
+        return x

@@ -1,0 +1,123 @@
+"""What a result was made with: versions of the packages that matter, and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "numpy", "torchvision", "torchmetrics", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Return sign-ext's, Python's and the installed packages' versions.
+
+    Example:
+        >>> "torch" in versions()
+        True
+    """
+    found = {"sign-ext": _version("sign-ext") or "checkout, not installed"}
+    found["python"] = platform.python_version()
+    for name in PACKAGES:
+        installed = _version(name)
+        if installed is not None:
+            found[name] = installed
+    return found
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Describe what computed: the device, processor type, cores in use and operating system.
+
+    Args:
+        device: "cpu" or a CUDA device's name such as "cuda:0".
+    """
+    import torch
+
+    described: dict[str, Any] = {
+        "device": device,
+        "processor": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+    if device.startswith("cuda"):
+        described["gpu"] = torch.cuda.get_device_name(device)
+        described["cuda"] = torch.version.cuda
+    return described
+
+
+@cache
+def commit() -> str:
+    """Return the checkout's commit, with "+changes" where files differ from it; "" outside one."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return ""
+    try:
+        found = _git(here, "rev-parse", "--short=12", "HEAD")
+        return found + ("+changes" if _git(here, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+# The machine behind a measured time: everything that the time depends on, but not its name.
+
+
+def facts(device: torch.device | None = None) -> dict[str, Any]:
+    """Describe processor, GPU, driver, libraries and PyTorch's TF32 switches.
+
+    Args:
+        device: whose name to take as the GPU's; None takes the current one where there is one.
+    """
+    on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
+        "driver": _driver(),
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        "tf32_matmuls": torch.backends.cuda.matmul.allow_tf32,
+    }
+
+
+def _cpu_model() -> str:
+    """The processor's name as the kernel tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version, or None where nvidia-smi does not answer."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.split("\n")[0].strip() or None

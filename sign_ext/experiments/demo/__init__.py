@@ -1,0 +1,1 @@
+"""`sign-ext demo`: the paper's loop on real images in minutes, and its page."""

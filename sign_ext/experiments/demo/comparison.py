@@ -1,0 +1,162 @@
+"""Did SIGN help? Differences to the classical baselines, and how large noise is, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sign_ext.formatting import binomial_error, mean_and_deviation, percent
+from sign_ext.report.schema import Cell, Row
+from sign_ext.report.verdict import TEST_ERRORS, compare_rows
+from sign_ext.report.wording import listed
+
+CONDITIONS = {
+    "accuracy": "clean images",
+    "pixels_off_mean": "50 pixels off",
+    "noise_mean": "Gaussian noise",
+}
+BASELINES = {"classical": "as many epochs", "classical_same_steps": "as many gradient steps"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """SIGN minus a baseline in one condition.
+
+    Attributes:
+        condition: A key of CONDITIONS.
+        baseline: A key of BASELINES.
+        difference: Accuracy of SIGN minus that of the baseline, −1 to 1, mean over seeds.
+        noise: What a difference must exceed to tell something: two standard errors of the test
+            set, or half the 95% interval over seeds where that is wider.
+        verdict: "better", "worse" or "undecided".
+    """
+
+    condition: str
+    baseline: str
+    difference: float
+    noise: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All differences, one headline and the sentences below it."""
+
+    differences: tuple[Difference, ...]
+    headline: str
+    sentences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def compare(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> Comparison:
+    """Compare SIGN with both classical baselines.
+
+    The verdicts are `compare_rows`': a difference must exceed two standard errors of the finite
+    test set and, with several runs, the half-width of the 95% interval of their paired differences.
+
+    Args:
+        runs: One dict a seed: method → evaluation with the keys of CONDITIONS.
+        images: Number of test images.
+
+    Returns:
+        The differences and what they say.
+    """
+    differences = tuple(
+        _difference(runs, images, condition, baseline)
+        for condition in CONDITIONS
+        for baseline in BASELINES
+    )
+    sentences = tuple(_sentence(runs, differences, condition) for condition in CONDITIONS)
+    return Comparison(differences, _headline(differences), (*sentences, _caveat(runs, images)))
+
+
+def _difference(
+    runs: Sequence[dict[str, dict[str, Any]]], images: int, condition: str, baseline: str
+) -> Difference:
+    sign, other = (
+        Row(method, "", {condition: Cell(tuple(run[method][condition] for run in runs))})
+        for method in ("sign", baseline)
+    )
+    found = compare_rows(condition, sign, other, images=images, kind="share")
+    assert found.test_error is not None  # counted shares have one
+    noise = TEST_ERRORS * found.test_error
+    if found.low is not None and found.high is not None:
+        noise = max(noise, (found.high - found.low) / 2)
+    return Difference(condition, baseline, found.difference, noise, found.verdict)
+
+
+def _headline(differences: Sequence[Difference]) -> str:
+    """Judge by the baseline with as many gradient steps, which isolates the method."""
+    verdicts = {
+        baseline: {
+            verdict: [
+                CONDITIONS[d.condition]
+                for d in differences
+                if (d.baseline, d.verdict) == (baseline, verdict)
+            ]
+            for verdict in ("better", "worse")
+        }
+        for baseline in BASELINES
+    }
+    fair = verdicts["classical_same_steps"]
+    told = f"with as many gradient steps, {_outcome(fair['better'], fair['worse'])}."
+    if verdicts["classical"]["better"] and not fair["better"]:
+        better = listed(verdicts["classical"]["better"])
+        return (
+            f"Against classical training {told} With as many epochs only, which are fewer updates, "
+            f"classical training was worse on {better}; the number of updates alone explains that."
+        )
+    return f"Against classical training {told}"
+
+
+def _outcome(better: list[str], worse: list[str]) -> str:
+    if better and worse:
+        return f"SIGN helped on {listed(better)} and hurt on {listed(worse)}"
+    if better:
+        return f"SIGN helped on {listed(better)}"
+    if worse:
+        return f"SIGN did not help: it was worse on {listed(worse)}"
+    return "SIGN made no difference that this test set can show"
+
+
+def _sentence(
+    runs: Sequence[dict[str, dict[str, Any]]], differences: Sequence[Difference], condition: str
+) -> str:
+    sign, _ = mean_and_deviation([run["sign"][condition] for run in runs])
+    parts = []
+    for d in differences:
+        if d.condition != condition:
+            continue
+        other, _ = mean_and_deviation([run[d.baseline][condition] for run in runs])
+        # Seeds with equal differences have no interval, so a larger difference can be undecided.
+        meaning = "within noise," if abs(d.difference) <= d.noise else f"{d.verdict}, noise"
+        parts.append(
+            f"{percent(other)}% with {BASELINES[d.baseline]} "
+            f"({_signed(d.difference)} points, {meaning} ±{percent(d.noise)})"
+        )
+    name = CONDITIONS[condition]
+    return f"{name[0].upper()}{name[1:]}: SIGN {percent(sign)}%; classical {', '.join(parts)}."
+
+
+def _caveat(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> str:
+    accuracy, _ = mean_and_deviation([run["sign"]["accuracy"] for run in runs])
+    error = percent(binomial_error(accuracy, images))
+    if len(runs) == 1:
+        return (
+            f"One seed: another one moves these numbers too, by an amount not measured here. "
+            f"{images:,} test images alone give a standard error of {error} points; "
+            f"run with --seeds 3 or more to see the spread."
+        )
+    return (
+        f"{len(runs)} seeds (initial weights, batch order, augmentation); {images:,} test images "
+        f"give a standard error of {error} points, which more seeds do not lower."
+    )
+
+
+def _signed(difference: float) -> str:
+    points = 100 * difference
+    return f"{'−' if points < -0.05 else '+' if points > 0.05 else ''}{abs(points):.1f}"

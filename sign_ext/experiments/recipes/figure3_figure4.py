@@ -1,0 +1,96 @@
+"""Figures 3 and 4: images before and after SIGN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sign_ext.experiments.planner import StagePlanner
+from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
+from sign_ext.experiments.recipes.summary import settings, stand_ins
+from sign_ext.experiments.stages.measure import Pictures
+from sign_ext.experiments.stages.runner import Outcome
+from sign_ext.report.schema import Column, Experiment, Figure, Row, Table
+
+COLUMNS = (Column("contrast", "Contrast", "number"), Column("edges", "Edges", "number"))
+
+ABOUT = """\
+The first images of each class, p above and p*_K below, and δ of the larger K around grey. What
+leaves 0–255 is clipped in the picture only. The paper sees "color contrasts and the boundaries of
+the objects enhanced": the table has both in numbers, over all training images: contrast is the
+standard deviation within an image, edges the mean length of its gradient, both of the mean over
+channels, in grey levels."""
+
+
+def recipe(name: str, title: str, network: str, each: int) -> Recipe:
+    """A figure of a network's own SIGN images.
+
+    Args:
+        name: of the experiment.
+        title: the paper's.
+        network: whose Φ transforms its training images.
+        each: images of each class.
+    """
+    defaults: dict[str, Any] = {"network": network, "each": each}
+
+    def plan(planner: StagePlanner) -> Plan:
+        options = planner.options(name, **defaults)
+        return {
+            "pictures": tuple(
+                Pictures(planner.transform(planner.phi(options["network"], seed)), options["each"])
+                for seed in planner.seeds
+            )
+        }
+
+    def summarize(planner: StagePlanner, found: Found) -> Experiment:
+        network = planner.options(name, **defaults)["network"]
+        outcomes = found["pictures"]
+        label = planner.network(network).label
+        table = _table(title, outcomes, label)
+        first = outcomes[0].numbers
+        figure = Figure(
+            title=title,
+            caption=f"Before and after SIGN with Φ = {label}, first seed; δ is drawn ±"
+            f"{first['delta_scale']:.0f} grey levels around grey.",
+            alt="Rows of images: before, after each K, and their difference.",
+            kind="samples",
+            data={"columns": first["columns"], "rows": first["rows"]},
+        )
+        return Experiment(
+            name=name,
+            title=f"{title}: images before and after SIGN",
+            about=ABOUT,
+            stand_ins=stand_ins(planner, [network]),
+            settings=settings(planner, [network], found),
+            tables=(table,),
+            figures=(figure,),
+            findings=(_finding(table),),
+        )
+
+    return Recipe(name, plan, summarize)
+
+
+def _table(title: str, outcomes: Sequence[Outcome], label: str) -> Table:
+    steps = sorted(outcomes[0].numbers["after"], key=int)
+    rows = [_row("before", outcomes, ("before",), label)]
+    rows += [_row(f"after K = {k}", outcomes, ("after", k), label) for k in steps]
+    return Table(f"{title} in numbers", "Means over training images.", COLUMNS, tuple(rows))
+
+
+def _row(name: str, outcomes: Sequence[Outcome], path: tuple[str, ...], label: str) -> Row:
+    cells = {column.key: cell(outcomes, *path, column.key) for column in COLUMNS}
+    return Row(name, f"Φ = {label}", cells, stages=keys(outcomes))
+
+
+def _finding(table: Table) -> str:
+    before, after = table.rows[0], table.rows[-1]
+    parts = []
+    for column in table.columns:
+        pairs = zip(before.cells[column.key].values, after.cells[column.key].values, strict=True)
+        ratios = [b / a for a, b in pairs if a and b is not None]
+        parts.append(f"{column.label.lower()} × {sum(ratios) / len(ratios):.2f}")
+    return f"{after.label}: {', '.join(parts)}, as a mean over images."
+
+
+FIGURE3 = recipe("figure3", "Figure 3", "mobilenet_v2", 1)
+FIGURE4 = recipe("figure4", "Figure 4", "inception_resnet_v2", 4)

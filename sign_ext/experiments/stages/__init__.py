@@ -1,0 +1,1 @@
+"""The work that recipes are made of: networks, measurements, policy searches, costs."""

@@ -1,0 +1,398 @@
+"""The stage that trains a network, on originals or joined with SIGN's versions of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext import SignTransform
+from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
+from sign_ext.data import ImageSet, ImageSource, Splits
+from sign_ext.data.splits import stratified_choice
+from sign_ext.errors import DivergenceError
+from sign_ext.experiments.stages.cost import FORWARD, SIGN, TRAINING, flops_per_image
+from sign_ext.experiments.stages.policy_search import Search
+from sign_ext.experiments.stages.runner import Outcome, RunContext
+from sign_ext.experiments.stages.sources import Source
+from sign_ext.experiments.stages.stage import Stage
+from sign_ext.models import build_model
+from sign_ext.store import load_transformed, transform_to_store
+from sign_ext.store.coordination import Ranks
+from sign_ext.training import TrainSettings, load_checkpoint, train
+from sign_ext.training.state import STATE_NAME
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as `build_model` takes it.
+
+    Attributes:
+        model: its name.
+        options: of the model.
+        aleatoric: whether it has the two heads of Section 3.2.
+    """
+
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+    aleatoric: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Train(Stage):
+    """Train a network from scratch and keep the epoch that is best on validation images.
+
+    Attributes:
+        source: the images; of `fingerprint` filled in.
+        images: number of training images of the source, for estimates.
+        network: to train.
+        settings: epochs, batch size, seed (also of the initial weights) …
+        augment: names of augmentations, applied in this order to each batch.
+        flips: whether an image may be mirrored (digits may not).
+        samples: T of Eq. 10, for an aleatoric network.
+        sign: versions of the training images that join them; None for none.
+        versions: K of those that join; all that there are if empty.
+        policies: for the augmentation "deepaugment".
+    """
+
+    kind: ClassVar[str] = "train"
+    version: ClassVar[int] = 1
+
+    source: Source
+    images: int
+    network: Network
+    settings: TrainSettings
+    augment: tuple[str, ...] = ()
+    flips: bool = True
+    samples: int = 0
+    sign: Transform | None = None
+    versions: tuple[int, ...] = ()
+    policies: Search | None = None
+
+    def title(self) -> str:
+        """Name the network, the method and the seed."""
+        method = "+".join((*self.augment, *(["sign"] if self.sign else []))) or "no augmentation"
+        head = "aleatoric " if self.network.aleatoric else ""
+        return f"train {head}{self.network.model}, {method}, seed {self.settings.seed}"
+
+    def flops(self) -> float:
+        """Forward and backward passes of all steps."""
+        size = self.source.image_size or 32
+        per_image = flops_per_image(self.network.model, self.network.options, (3, size, size))
+        steps = self.settings.total_steps(self.train_images)
+        return per_image * TRAINING * steps * min(self.settings.batch_size, self.train_images)
+
+    @property
+    def train_images(self) -> int:
+        """Images of the joined training set."""
+        joined = len(self.versions or self.sign.snapshots) if self.sign else 0
+        return self.images * (1 + joined)
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Train, continuing an attempt that was killed; the checkpoint is in the folder."""
+        splits = context.data(self.source)
+        train_set, validation = self.sets(context)
+        spec = {
+            "name": self.network.model,
+            "num_classes": len(splits.class_names),
+            "image_shape": list(splits.image_shape),
+            "options": self.network.options,
+            "aleatoric": self.network.aleatoric,
+        }
+        result = train(
+            self._fresh(spec).to(context.device),
+            train_set,
+            validation,
+            self.settings,
+            augment=self._augment(context, len(splits.class_names)),
+            objective=self._objective(),
+            device=context.device,
+            out=folder,
+            resume=True,
+            progress=context.report,
+            config={"model": spec, "stage": self.describe()},
+        )
+        return {**result.to_dict(), "train_images": len(train_set)}
+
+    def tidy(self, folder: Path) -> None:
+        """Remove the state to resume from, four times as large as the checkpoint."""
+        (folder / STATE_NAME).unlink(missing_ok=True)
+
+    def sets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
+        """The training and the validation set."""
+        splits = context.data(self.source)
+        if self.sign is None:
+            return splits.train, splits.validation
+        there = load_transformed(context.outcome(self.sign).folder).snapshots
+        joined = {k: there[k] for k in self.versions or there}
+        return sign_training_set(splits.train, joined), splits.validation
+
+    def _fresh(self, spec: dict[str, Any]) -> nn.Module:
+        # The seed alone decides the initial weights, so all methods start from the same ones.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            return build_model(
+                spec["name"],
+                num_classes=spec["num_classes"],
+                image_shape=tuple(spec["image_shape"]),
+                aleatoric=spec["aleatoric"],
+                **spec["options"],
+            )
+
+    def _augment(self, context: RunContext, classes: int) -> Augment:
+        options: dict[str, dict[str, Any]] = {
+            "classical": {"horizontal_flip": self.flips, "vertical_flip": self.flips},
+            "mixup": {"num_classes": classes},
+        }
+        if self.policies is not None:
+            found = context.outcome(self.policies).folder / Search.FILE
+            options["deepaugment"] = {"policies": found}
+        parts = tuple(build_augment(name, **options.get(name, {})) for name in self.augment)
+        return parts[0] if len(parts) == 1 else Compose(parts)
+
+    def _objective(self) -> Any:
+        from sign_ext.training import Aleatoric, CrossEntropy
+
+        return Aleatoric(self.samples) if self.network.aleatoric else CrossEntropy()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainOnDelta(Train):
+    """Train on δ = p*_K − p alone (Section 3.1): what SIGN adds, without the image.
+
+    Attributes:
+        validation: δ of the validation images, from the same Φ.
+    """
+
+    kind: ClassVar[str] = "train-delta"
+    version: ClassVar[int] = 1
+
+    validation: Transform | None = None
+
+    def title(self) -> str:
+        """Name the network and the seed."""
+        return f"train {self.network.model} on δ alone, seed {self.settings.seed}"
+
+    @property
+    def train_images(self) -> int:
+        """One δ an image."""
+        return self.images
+
+    def sets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
+        """δ of the training and of the validation images."""
+        from sign_ext.experiments.stages.networks import delta_set
+
+        assert self.sign is not None
+        assert self.validation is not None
+        splits = context.data(self.source)
+        made = context.outcome(self.sign)
+        return (
+            delta_set(made, splits.train, made),
+            delta_set(context.outcome(self.validation), splits.validation, made),
+        )
+
+
+def trained(outcome: Outcome, device: torch.device) -> nn.Module:
+    """Load the network that a `Train` stage left."""
+    return load_checkpoint(outcome.folder, device)[0]
+
+
+def evaluation_flops(stage: Train, images: int) -> float:
+    """Operations of one forward pass over some images."""
+    size = stage.source.image_size or 32
+    per_image = flops_per_image(stage.network.model, stage.network.options, (3, size, size))
+    return per_image * FORWARD * images
+
+
+# The stages that find a step size and transform images.
+
+
+CHUNK = 4096  # images at a time where a whole set in float64 would not fit
+DELTA_RMS = 64.0  # grey levels: about what the pixels of natural images deviate from their mean
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrate(Stage):
+    """Propose a step size: the one whose rms change after `steps` steps is a share of the range.
+
+    It is found on validation images; the proposal uses no label.
+
+    Attributes:
+        phi: the network Φ.
+        images: how many validation images.
+        target_share: rms change over 255.
+        steps: K.
+    """
+
+    kind: ClassVar[str] = "calibrate"
+    version: ClassVar[int] = 1
+
+    phi: Train
+    images: int
+    target_share: float
+    steps: int
+
+    def title(self) -> str:
+        """Name Φ."""
+        return (
+            f"calibrate the step size for {self.phi.network.model}, seed {self.phi.settings.seed}"
+        )
+
+    def flops(self) -> float:
+        """The grid and about as much again for the proposal."""
+        return 8 * _steps_flops(self.phi, self.images, self.steps)
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Calibrate; the table is in the numbers."""
+        validation = context.data(self.phi.source).validation
+        count = min(self.images, len(validation))
+        chosen = stratified_choice(validation.labels.numpy(), count, seed=0)
+        some = validation.subset(chosen.tolist())
+        sign = SignTransform(trained(context.outcome(self.phi), context.device))
+        table = sign.calibrate(
+            some.float().to(context.device),
+            some.labels.to(context.device),
+            steps=self.steps,
+            target_share=self.target_share,
+            progress=context.report,
+        )
+        return table.to_dict()
+
+
+@dataclass(frozen=True, eq=False)
+class Transform(Stage):
+    """Transform one part of a source by K steps of SIGN; the snapshots are in the folder.
+
+    Attributes:
+        phi: the network Φ.
+        step: gives the step size, times `factor`; None takes `factor` itself as the step size.
+        factor: see `step`.
+        snapshots: steps whose iterates are kept.
+        part: "train", "validation" or "test".
+        precision: of the arithmetic.
+    """
+
+    kind: ClassVar[str] = "transform"
+    version: ClassVar[int] = 2
+
+    phi: Train
+    step: Calibrate | None
+    factor: float
+    snapshots: tuple[int, ...]
+    part: str = "train"
+    precision: str = "float32"
+
+    def title(self) -> str:
+        """Name Φ, K and the part."""
+        seed = self.phi.settings.seed
+        steps = max(self.snapshots)
+        return (
+            f"transform {self.part} images with {self.phi.network.model}, K = {steps}, seed {seed}"
+        )
+
+    def flops(self) -> float:
+        """Forward and input-backward passes; parts other than train count as a fifth of it."""
+        images = self.phi.images if self.part == "train" else self.phi.images / 5
+        return _steps_flops(self.phi, images, max(self.snapshots))
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Transform and store."""
+        splits = context.data(self.phi.source)
+        images = part_of(splits, self.part)
+        step_size = self.step_size(context)
+        sign = SignTransform(
+            trained(context.outcome(self.phi), context.device),
+            max(self.snapshots),
+            step_size=step_size,
+            snapshots=self.snapshots,
+            precision=self.precision,
+        )
+        try:
+            # A stage that was killed goes on where it was; a run is one process whoever began it.
+            transform_to_store(
+                sign,
+                ImageSource.in_memory(images, splits.note),
+                folder,
+                overwrite=True,
+                about={"stage": self.describe()},
+                ranks=Ranks(),
+                progress=context.report,
+            )
+        except DivergenceError as error:
+            raise DivergenceError(
+                f"{self.title()}: SIGN diverged with step size {step_size:g} ({error}); lower "
+                "sign.target_share in the scale's settings",
+                error.step,
+            ) from error
+        store = load_transformed(folder)
+        return {
+            "step_size": step_size,
+            "images": len(images),
+            "change": {str(k): change(images, store.tensor(k)) for k in store.steps},
+        }
+
+    def step_size(self, context: RunContext) -> float:
+        """The step size that is used."""
+        if self.step is None:
+            return self.factor
+        return self.factor * float(context.outcome(self.step).numbers["proposed"])
+
+
+def part_of(splits: Splits, name: str) -> ImageSet:
+    """The part of a data set called "train", "validation" or "test"."""
+    part: ImageSet = getattr(splits, name)
+    return part
+
+
+def change(images: ImageSet, moved: Tensor) -> dict[str, float]:
+    """How far images were moved, in grey levels.
+
+    Args:
+        images: the originals.
+        moved: float32 (N, 3, H, W), in their order.
+
+    Returns:
+        rms and largest |p*_K − p|, and the share of variables below 0.
+    """
+    squares = largest = negative = 0.0
+    for start in range(0, len(images), CHUNK):
+        rows = slice(start, start + CHUNK)
+        delta = moved[rows].double() - images.images[rows].double()
+        squares += float(delta.square().sum())
+        largest = max(largest, float(delta.abs().max()))
+        negative += float((moved[rows] < 0).sum())
+    total = moved.numel()
+    return {
+        "rms": (squares / total) ** 0.5,
+        "largest": largest,
+        "share_negative": negative / total,
+    }
+
+
+def delta_set(made: Outcome, images: ImageSet, scaled_by: Outcome) -> ImageSet:
+    """δ = p*_K − p of the largest K as a set of images, at a network's usual scale.
+
+    A δ of a few grey levels would reach a network as numbers near 0.01, and its training would test
+    the optimiser more than δ. So all δ are multiplied by one factor, that which brings the rms of
+    the training images' to 64 grey levels; it is the same for every part.
+
+    Args:
+        made: outcome of the `Transform` of these images.
+        images: the originals.
+        scaled_by: outcome of the `Transform` of the training images.
+    """
+    moved: Mapping[int, Tensor] = load_transformed(made.folder).snapshots
+    last = max(moved)
+    factor = DELTA_RMS / scaled_by.numbers["change"][str(last)]["rms"]
+    delta = (moved[last] - images.float()) * factor
+    return ImageSet(delta, images.labels, images.class_names, f"{images.name}→δ({last})")
+
+
+def _steps_flops(phi: Train, images: float, steps: int) -> float:
+    size = phi.source.image_size or 32
+    per_image = flops_per_image(phi.network.model, phi.network.options, (3, size, size))
+    return per_image * SIGN * images * steps
