@@ -7,9 +7,8 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
 
-from sign_ext.files import replacing, sha256_of, write_json, write_tensors, write_whole
+from sign_ext.files import replacing, sha256_of, write_json, write_whole
 
 
 def test_write_whole_leaves_the_old_file_when_it_fails(
@@ -55,13 +54,3 @@ def test_content_arrives(tmp_path: Path) -> None:
     # SHA-256 of "abc", from FIPS 180-2.
     write_whole(tmp_path / "abc", "abc")
     assert sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
-
-
-def test_tied_and_strided_tensors_are_written_in_full(tmp_path: Path) -> None:
-    safetensors = pytest.importorskip("safetensors.torch")
-    weight = torch.arange(6.0).reshape(2, 3)
-    path = tmp_path / "model.safetensors"
-    write_tensors(path, {"a": weight, "b": weight, "c": weight.t()}, {"made": "here"})
-    read = safetensors.load_file(path)
-    for name, expected in (("a", weight), ("b", weight), ("c", weight.t())):
-        assert torch.equal(read[name], expected)
