@@ -13,9 +13,9 @@ from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.program import Program
-from sign_ext.eval_state import computing
 from sign_ext.models import build_model
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise
+from sign_ext.eval_state import computing
 from sign_ext.source_layer import Phi, find_source_layer
 
 HARDTANH = Piecewise(-2.0, 3.0)
@@ -23,7 +23,7 @@ HARDTANH = Piecewise(-2.0, 3.0)
 
 @dataclass(frozen=True)
 class Case:
-    """A block of 8 → 24 → 8 channels after a stem, before a 3×3 convolution.
+    """A block of 8 → 24 → 8 channels behind a stem, in front of a 3×3 convolution.
 
     residual: "none", "own" (the block's input) or "elsewhere" (another convolution of it).
     read_again: whether its input is also added to its value by an operation of its own.
@@ -46,8 +46,8 @@ CASES = {
     "elsewhere, stride 2": Case(
         stride=2, residual="elsewhere", activations=(RELU, HARDTANH, RELU6), size=(9, 4)
     ),
-    "activation after the sum": Case(residual="own", activations=(RELU6, RELU, RELU)),
-    "hardtanh after the sum": Case(residual="own", activations=(HARDTANH, HARDTANH, HARDTANH)),
+    "activation behind the sum": Case(residual="own", activations=(RELU6, RELU, RELU)),
+    "hardtanh behind the sum": Case(residual="own", activations=(HARDTANH, HARDTANH, HARDTANH)),
     "one activation": Case(activations=(IDENTITY, RELU6, IDENTITY)),
     "the other one": Case(activations=(RELU, IDENTITY, RELU)),
     "linear": Case(residual="own", activations=(IDENTITY, IDENTITY, IDENTITY)),

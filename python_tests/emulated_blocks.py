@@ -1,4 +1,4 @@
-"""inverted_residual's kernel on the emulated device, called by CUDA's operators."""
+"""inverted_residual's kernel on the emulated device, behind the operators that CUDA has."""
 
 from __future__ import annotations
 

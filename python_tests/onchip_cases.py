@@ -75,7 +75,7 @@ def residual():
 
 
 def split():
-    """Two launches a step, with small values; then an activation that is not piecewise linear."""
+    """Two launches a step, with small values; an activation that is not piecewise linear behind."""
     return nn.Sequential(
         Normalize((128.0,) * 3, (64.0,) * 3), conv(3, 16), nn.ReLU(), conv(16, 24),
         nn.MaxPool2d(2), nn.ReLU(), conv(24, 16), nn.SiLU(), nn.Flatten(), nn.LazyLinear(4),
