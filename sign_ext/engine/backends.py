@@ -175,7 +175,7 @@ class Engines:
             self.fused.program(problem, images)
 
     def last_choice(self, device: torch.device) -> Choice:
-        """The backend for images on `device` as far as earlier calls show, without images.
+        """The backend for images on `device` as far as earlier calls tell, without images.
 
         Args:
             device: where images and network are.
