@@ -146,17 +146,6 @@ def test_short_memory_is_handled_and_said(free):
         assert sizes.size(PROBLEM, Images(900)) == 900
 
 
-def test_asking_settles_nothing(free):
-    """What is asked about first has another plan: the call that follows gets its own number."""
-    plans = [MemoryPlan(10**9, 0, 0, 0, 0, 0), BASIC_CNN, BASIC_CNN]
-    engines = SimpleNamespace(memory=lambda problem, images: plans.pop(0))
-    sizes = Batches(engines, None)
-    asked = sizes.rule(PROBLEM, Images(1))
-    assert sizes.size(PROBLEM, Images(50_000)) == 4224 != asked
-    assert sizes.rule(PROBLEM, Images(1)) == 4224  # settled by the call
-    assert len(plans) == 1
-
-
 def test_the_callers_number_is_taken_whatever_is_free(free):
     free.bytes = 0
     sizes = batches(asked=77)
