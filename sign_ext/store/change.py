@@ -10,8 +10,6 @@ from torch import Tensor
 from sign_ext.change import Change, combine, measure_change
 
 SAMPLED_IMAGES = 256  # of a shard, evenly spaced: a mean over so many is within about a percent
-    256  # images of a shard, evenly spaced: a mean over so many is good to a percent or so
-)
 
 
 def change_of(snapshots: Mapping[int, Tensor], originals: Tensor) -> dict[int, Change]:
