@@ -18,12 +18,12 @@ def stand_ins(
     planner: StagePlanner, networks: Iterable[str], *, ood: bool = False
 ) -> tuple[str, ...]:
     """What replaces the paper's data and networks; empty where nothing does."""
-    found = []
+    notes = []
     for name in networks:
-        found += [planner.task(name).stand_in, planner.network(name).note]
+        notes += [planner.task(name).stand_in, planner.network(name).note]
     if ood:
-        found.append(planner.scale.ood_stand_in)
-    return tuple(dict.fromkeys(each for each in found if each))
+        notes.append(planner.scale.ood_stand_in)
+    return tuple(dict.fromkeys(note for note in notes if note))
 
 
 def settings_used(
@@ -53,7 +53,7 @@ def _sign_settings(planner: StagePlanner, outcomes: OutcomesByName) -> dict[str,
     changes: dict[str, dict[str, float]] = {}
     snapshots: set[int] = set()
     for stage in topological_order([each.stage for seeds in outcomes.values() for each in seeds]):
-        # Other parts are only measured on; what was trained on decides.
+        # Only versions of the training images join a training set.
         if isinstance(stage, Transform) and stage.part == "train":
             numbers = planner.numbers(stage)
             label = _phi_label(stage)

@@ -126,11 +126,7 @@ def search_policies(
         >>> len(result.policies), len(result.history)
         (1, 2)
     """
-    for name, number in (("trials", trials), ("top", top), ("random_trials", random_trials)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be an integer of at least 1; got {number!r}.")
-    if top > trials:
-        raise ValueError(f"top={top} is more than trials={trials}: lower top.")
+    _check_counts(trials=trials, top=top, random_trials=random_trials)
     settings = TrainSettings(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
     )
@@ -250,6 +246,14 @@ class SearchPolicies(Stage):
         )
         save_policies(folder / self.FILE, result.policies)
         return {"scores": list(result.scores), "baseline": result.baseline}
+
+
+def _check_counts(*, trials: int, top: int, random_trials: int) -> None:
+    for name, number in (("trials", trials), ("top", top), ("random_trials", random_trials)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be an integer of at least 1; got {number!r}.")
+    if top > trials:
+        raise ValueError(f"top={top} is more than trials={trials}: lower top.")
 
 
 def _search_space(names: tuple[str, ...]) -> dict[str, BaseDistribution]:
