@@ -60,6 +60,12 @@ def check_images(images: object) -> None:
         )
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a network's first floating parameter or buffer; without any, the CPU."""
+    like = _first_floating(model)
+    return torch.device("cpu") if like is None else like.device
+
+
 def place_of(model: nn.Module, images: Tensor) -> tuple[torch.dtype, torch.device]:
     """The dtype the network computes in and its device, with the images checked against them.
 
@@ -68,8 +74,8 @@ def place_of(model: nn.Module, images: Tensor) -> tuple[torch.dtype, torch.devic
     Raises:
         ValueError: the images are on another device, or hold NaN or Inf.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    like = next((t for t in tensors if t.is_floating_point()), images)
+    like = _first_floating(model)
+    like = images if like is None else like
     if images.device != like.device:
         raise ValueError(
             f"images are on {images.device}, the model is on {like.device}: move one, "
@@ -82,6 +88,11 @@ def place_of(model: nn.Module, images: Tensor) -> tuple[torch.dtype, torch.devic
             f"{int(bad[0])}"
         )
     return like.dtype, like.device
+
+
+def _first_floating(model: nn.Module) -> Tensor | None:
+    tensors = [*model.parameters(), *model.buffers()]
+    return next((t for t in tensors if t.is_floating_point()), None)
 
 
 def check_precision(precision: str, dtype: torch.dtype) -> None:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.checks import check_images, check_model, place_of
-from sign_ext.eval_state import unwrap
-from sign_ext.precision import computing
+from sign_ext.eval_state import computing, unwrap
 from sign_ext.source_layer import Phi, check_source, find_source_layer, named_source_layer
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sign_ext import SignTransform
 from sign_ext.augment import Augment, classical_for, sign_training_set
+from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, Splits, fingerprint, load_data
 from sign_ext.data.splits import stratified_choice
 from sign_ext.environment import machine, versions
@@ -23,7 +24,6 @@ from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate
 from sign_ext.experiments.demo.comparison import compare
 from sign_ext.experiments.demo.settings import DemoSettings, reason_for_sizes
-from sign_ext.experiments.stages.networks import measure_change
 from sign_ext.files import write_whole
 from sign_ext.formatting import duration, finite, percent
 from sign_ext.models import build_model
@@ -234,7 +234,7 @@ class _SeedRun:
         assert isinstance(result, dict)
         result = {k: result[k].cpu() for k in sorted(result)}
         self.samples = pick_samples(self.splits.train, result)
-        change = {str(k): measure_change(self.splits.train, moved) for k, moved in result.items()}
+        change = {str(k): describe_change(moved, images) for k, moved in result.items()}
         return result, change
 
     def evaluate(self) -> dict[str, Evaluation]:

@@ -24,7 +24,6 @@ from sign_ext.evaluation import (
 )
 from sign_ext.experiments.stages.cost import FORWARD
 from sign_ext.experiments.stages.networks import (
-    CHUNK,
     Train,
     TrainOnDelta,
     Transform,
@@ -37,6 +36,7 @@ from sign_ext.report.samples import pick_samples, png
 from sign_ext.store import load_transformed
 
 SEED = 0  # of corruptions and Monte Carlo samples: every network gets the same ones
+CHUNK = 4096  # images at a time where a whole set in float32 would not fit in memory
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sign_ext import SignTransform
 from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
+from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, ImageSource, Splits
 from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
@@ -37,7 +38,6 @@ from sign_ext.training import (
 from sign_ext.training.state import STATE_NAME
 
 DELTA_RMS = 64.0  # grey levels: roughly how far natural images' pixels deviate from their mean
-CHUNK = 4096  # images at a time where a whole set in float64 would not fit in memory
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,9 @@ class Transform(Stage):
         return {
             "step_size": step_size,
             "images": len(images),
-            "change": {str(k): measure_change(images, store.tensor(k)) for k in store.steps},
+            "change": {
+                str(k): describe_change(store.tensor(k), images.images) for k in store.steps
+            },
         }
 
     def _step_size(self, context: RunContext) -> float:
@@ -365,28 +367,3 @@ def delta_set(transformed: Outcome, originals: ImageSet, *, scaled_by: Outcome) 
     factor = DELTA_RMS / scaled_by.numbers["change"][str(last)]["rms"]
     delta = (snapshots[last] - originals.float()) * factor
     return ImageSet(delta, originals.labels, originals.class_names, f"{originals.name}→δ({last})")
-
-
-def measure_change(originals: ImageSet, transformed: Tensor) -> dict[str, float]:
-    """How far SIGN moved images, in grey levels.
-
-    Args:
-        originals: the images.
-        transformed: p*_K, float32 (N, 3, H, W), in the same order.
-
-    Returns:
-        rms and largest |p*_K − p|, and the share of variables of p*_K below 0.
-    """
-    squares = largest = negative = 0.0
-    for start in range(0, len(originals), CHUNK):
-        rows = slice(start, start + CHUNK)
-        delta = transformed[rows].double() - originals.images[rows].double()
-        squares += float(delta.square().sum())
-        largest = max(largest, float(delta.abs().max()))
-        negative += float((transformed[rows] < 0).sum())
-    total = transformed.numel()
-    return {
-        "rms": (squares / total) ** 0.5,
-        "largest": largest,
-        "share_negative": negative / total,
-    }
