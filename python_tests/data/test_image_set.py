@@ -1,4 +1,4 @@
-"""ImageSet: what it refuses, and that its parts and sums are exact."""
+"""ImageSet: what it refuses, and that subsets and concatenations are exact."""
 
 from __future__ import annotations
 

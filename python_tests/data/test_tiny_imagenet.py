@@ -1,4 +1,4 @@
-"""Tiny ImageNet: every form gives the same images under CIFAR-10's labels, and damage is named."""
+"""Tiny ImageNet: all formats give the same images with CIFAR-10's labels; damage is named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAPER = {
 
 @pytest.fixture
 def found(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
-    """Two validation and three training images a synset, and the loader told of that."""
+    """Two validation and three training images a synset, with the loader expecting that."""
     monkeypatch.setattr(tiny_imagenet, "IMAGES", {"train": 3, "val": 2})
     # One of the birds chosen is grey.
     counts = {"automobile": 2, "bird": 5, "cat": 2, "dog": 12, "frog": 4}
@@ -60,7 +60,7 @@ def check(images: ImageSet, found: list[Picture], *, synsets: str) -> None:
 
 
 @pytest.mark.parametrize("synsets", ["paper", "all"])
-def test_all_forms(found: list[Picture], tmp_path: Path, synsets: str) -> None:
+def test_all_formats(found: list[Picture], tmp_path: Path, synsets: str) -> None:
     base = write_folder(tmp_path / "folder", found)
     for name in ("archive", "parquet"):
         (tmp_path / name).mkdir()
@@ -106,7 +106,7 @@ def test_the_paper_needs_the_validation_images_only(found: list[Picture], tmp_pa
         load_ood("tiny_imagenet", tmp_path, synsets="all")
 
 
-def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for root in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError) as caught:
             load_ood("tiny_imagenet", root)
@@ -139,7 +139,7 @@ def test_damaged_annotations(found: list[Picture], tmp_path: Path) -> None:
     for changed, words in (
         (replace(text, 4, "\t62", ""), r"line 4 is .*; accepted: file, synset"),
         (replace(text, 4, "\tn", "\tm"), r"line 4 is .*; accepted: file, synset"),
-        ("".join([*lines[:6], lines[0], *lines[6:]]), rf"line 7: {first} was on line 1 already"),
+        ("".join([*lines[:6], lines[0], *lines[6:]]), rf"line 7: {first} is already on line 1"),
         (text + "val_999.JPEG\tn01641577\t0\t1\t2\t3\n", rf"line {len(lines) + 1}: .*no val_999"),
         (text[:-8], rf"line {len(lines)} is "),
     ):
@@ -178,7 +178,7 @@ def test_damaged_images_are_named(found: list[Picture], tmp_path: Path) -> None:
     file.write_bytes(whole)
     stray = file.with_name("n02058221_1.JPEG")
     file.rename(stray)
-    with pytest.raises(ValueError, match=rf"{stray.name} lies in the folder of n02056570"):
+    with pytest.raises(ValueError, match=rf"{stray.name} is in the folder of n02056570"):
         load_ood("tiny_imagenet", tmp_path, synsets="all")
     stray.unlink()
     with pytest.raises(ValueError, match="has 2 images of n02056570 in train; accepted: 3"):

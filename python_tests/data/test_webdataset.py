@@ -1,4 +1,4 @@
-"""Tars in WebDataset's manner against what was put in, and errors that name tar and key."""
+"""Tars in WebDataset format: samples equal what was written, and errors name tar and key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data_on_disk import encoded, pixels, samples, write_split_tars, write_tar, 
 from PIL import Image
 
 from sign_ext.data import load_data, open_data
-from sign_ext.data.formats.webdataset import expand, index_tar
+from sign_ext.data.formats.webdataset import expand_pattern, index_tar
 
 
 def square(rng: np.random.Generator) -> np.ndarray:
@@ -31,12 +31,12 @@ def members(rng: np.random.Generator, count: int) -> list[tuple[str, bytes]]:
     return found
 
 
-def test_samples_are_what_was_put_in(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_samples_equal_what_was_written(tmp_path: Path, rng: np.random.Generator) -> None:
     images, labels = [square(rng) for _ in range(20)], [i % 2 for i in range(20)]
     for number in range(2):
         content = []
         for i in range(10 * number, 10 * number + 10):
-            # The label before, after or far behind the image; other members are left alone.
+            # The label before, after or long after the image; other members are ignored.
             parts = [
                 (f"./deep.er/{i:04d}.png", encoded(images[i])),
                 (f"./deep.er/{i:04d}.cls", str(labels[i]).encode()),
@@ -58,24 +58,28 @@ def test_samples_are_what_was_put_in(tmp_path: Path, rng: np.random.Generator) -
     assert source.note == "images of pets (20 in 2 classes, from 2 tars, resized to 32×32)"
 
 
-def test_splits_are_stratified_or_as_given(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_splits_are_stratified_or_predefined(tmp_path: Path, rng: np.random.Generator) -> None:
     splits = load_data(write_tars(tmp_path / "a", rng))
     assert splits.class_names == ("ant", "bee", "cat")
     assert splits.validation.labels.bincount().tolist() == [1, 1, 2]
     assert splits.test.labels.bincount().tolist() == [1, 1, 2]
     root = write_split_tars(tmp_path / "b", rng)
     splits = load_data(root)
-    # 24 training images: 15% are 4, held out of them; all 24 others are the test set.
+    # Of 24 training images 15%, 4, are held out; the other 24 samples are the test split.
     assert [len(each) for each in (splits.train, splits.validation, splits.test)] == [20, 4, 24]
     assert all(int(k[-5:]) >= 100 for k in open_data(root, split="test").keys(0, 24))
     shutil.copytree(root / "test", root / "val")
-    given = load_data(root)
-    assert torch.equal(given.validation.images, splits.test.images)
-    assert len(given.train) == 24
+    whole = load_data(root)
+    assert torch.equal(whole.validation.images, splits.test.images)
+    assert len(whole.train) == 24
     (root / "val").rename(root / "extra")
     with pytest.raises(ValueError, match=r"\['extra', 'test', 'train'\]; accepted: photos.tar"):
         load_data(root)
     shutil.rmtree(root / "extra")
+    (root / "train").rename(tmp_path / "away")
+    with pytest.raises(ValueError, match=r"holds the folders \['test'\]; accepted: photos.tar"):
+        load_data(root)
+    (tmp_path / "away").rename(root / "train")
     write_tar(root / "more.tar", members(rng, 3))
     with pytest.raises(ValueError, match=r"more.tar and the folders .*keep one kind"):
         load_data(root)
@@ -85,9 +89,9 @@ def test_patterns(tmp_path: Path, rng: np.random.Generator) -> None:
     for number in (8, 9, 10, 11):
         write_tar(tmp_path / f"a-{number:03d}.tar", [])
         write_tar(tmp_path / f"{number}" / "1.tar", samples(rng, [0, 0, 1, 1, 1, 0], 10 * number))
-    found = expand(f"{tmp_path}/a-{{008..011}}.tar")
+    found = expand_pattern(f"{tmp_path}/a-{{008..011}}.tar")
     assert [path.name for path in found] == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
-    found = expand(f"{tmp_path}/{{8..11}}/{{1..1}}.tar")
+    found = expand_pattern(f"{tmp_path}/{{8..11}}/{{1..1}}.tar")
     assert [path.parent.name for path in found] == ["8", "9", "10", "11"]
     source = open_data(f"{tmp_path}/{{9..10}}/1.tar", split="all")
     assert {int(key[-5:]) // 10 for key in source.keys(0, 12)} == {9, 10}
@@ -96,14 +100,14 @@ def test_patterns(tmp_path: Path, rng: np.random.Generator) -> None:
         ("a-{008..012}.tar", FileNotFoundError, "a-012.tar is missing"),
         ("b.tar", FileNotFoundError, "b.tar is missing"),
         ("a-{011..008}.tar", ValueError, "runs backwards"),
-        ("a-{008,011}.tar", ValueError, "braces that are no range"),
+        ("a-{008,011}.tar", ValueError, "braces that are not a range"),
         ("a-{0..9999999}.tar", ValueError, "more than a million"),
     ):
         with pytest.raises(error, match=message):
             load_data(f"{tmp_path}/{pattern}")
 
 
-def test_names_of_classes(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_class_names(tmp_path: Path, rng: np.random.Generator) -> None:
     content = samples(rng, [0, 1, 0, 1, 0, 1, 1])
     tar = write_tar(tmp_path / "x.tar", content)
     assert load_data(tar).class_names == ("0", "1")
@@ -142,7 +146,7 @@ def test_samples_that_are_refused(
         load_data(tar)
 
 
-def test_tars_cut_short_at_any_place(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_tars_cut_short_anywhere(tmp_path: Path, rng: np.random.Generator) -> None:
     content = [(name, data[:700]) for name, data in members(rng, 3)]
     tar = write_tar(tmp_path / "cut.tar", content)
     whole = tar.read_bytes()
@@ -169,9 +173,9 @@ def test_compressed_tars_links_and_empty_ones(tmp_path: Path, rng: np.random.Gen
     packed = tmp_path / "only" / "a.tar.gz"
     packed.parent.mkdir()
     packed.write_bytes(gzip.compress(tar.read_bytes()))
-    with pytest.raises(ValueError, match=r"a\.tar\.gz is compressed \(gzip\).*Unpack it"):
+    with pytest.raises(ValueError, match=r"a\.tar\.gz is compressed \(gzip\).*Decompress it"):
         load_data(packed)
-    with pytest.raises(ValueError, match=r"only compressed files such as a\.tar\.gz: unpack"):
+    with pytest.raises(ValueError, match=r"has no class folders.*Decompress a\.tar\.gz first"):
         load_data(packed.parent)
     packed.rename(packed.with_name("renamed.tar"))
     with pytest.raises(ValueError, match=r"renamed\.tar is compressed"):
@@ -208,7 +212,7 @@ def test_unreadable_images_name_tar_and_key(tmp_path: Path, rng: np.random.Gener
         source.read(0, 1)
 
 
-def test_long_names_and_old_forms_of_tar(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_long_names_and_old_tar_formats(tmp_path: Path, rng: np.random.Generator) -> None:
     folder = "ü" * 60 + "/" + "n" * 90
     image = square(rng)
     for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
@@ -241,7 +245,7 @@ def test_fingerprints(tmp_path: Path, rng: np.random.Generator) -> None:
     other = io.BytesIO()
     Image.fromarray(pixels(rng)).save(other, "PNG")
     assert fingerprint([("0.png", other.getvalue()), *content[1:]]) != first
-    # Members that are no part of a sample's image and label do not count.
+    # Members other than a sample's image and label are not hashed.
     assert fingerprint([*content, ("0.txt", b"a caption")]) == first
     moved = tmp_path / "elsewhere" / "b.tar"
     moved.parent.mkdir()
