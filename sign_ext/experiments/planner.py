@@ -97,7 +97,7 @@ class StagePlanner:
 
     def image_count(self, task: Task, part: str = "train") -> int:
         """How many images a part of a task has."""
-        return len(getattr(self.sources.read(self.source(task)), part))
+        return len(self.sources.read(self.source(task)).part(part))
 
     def train(
         self,

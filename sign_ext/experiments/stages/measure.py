@@ -29,7 +29,6 @@ from sign_ext.experiments.stages.networks import (
     Transform,
     delta_set,
     load_trained,
-    part_of,
 )
 from sign_ext.experiments.stages.stage import RunContext, Stage
 from sign_ext.report.samples import pick_samples, png
@@ -136,7 +135,7 @@ class MeasureRocAuc(Stage):
         splits = context.data(self.network.source)
         numbers: dict[str, Any] = {}
         for name in ("validation", "test"):
-            part = part_of(splits, name)
+            part = splits.part(name)
             logits = predict(model, part.images)
             numbers[name] = roc_auc(logits, part.labels)
             numbers[f"{name}_accuracy"] = float((logits.argmax(1) == part.labels).double().mean())
@@ -204,7 +203,7 @@ class MapFeatures(Stage):
         numbers: dict[str, Any] = {}
         vectors, parts = {}, {}
         for name in ("train", "validation"):
-            part = part_of(splits, name)
+            part = splits.part(name)
             if len(part) > self.images:
                 part = part.subset(evenly_spaced(len(part), self.images))
             parts[name], vectors[name] = part, features(model, part.images)
@@ -238,7 +237,7 @@ class Pictures(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Pick the first images of each class, and measure all."""
-        originals = part_of(context.data(self.transform.phi.source), self.transform.part)
+        originals = context.data(self.transform.phi.source).part(self.transform.part)
         snapshots = load_transformed(context.outcome(self.transform).folder).snapshots
         samples = pick_samples(originals, snapshots, each=self.each)
         rows = [

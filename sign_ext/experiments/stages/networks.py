@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sign_ext import SignTransform
 from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
 from sign_ext.change import describe_change
-from sign_ext.data import ImageSet, ImageSource, Splits
+from sign_ext.data import ImageSet, ImageSource
 from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
 from sign_ext.experiments.stages.cost import SIGN, TRAINING, flops_per_image
@@ -298,7 +298,7 @@ class Transform(Stage):
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Transform and store."""
         splits = context.data(self.phi.source)
-        images = part_of(splits, self.part)
+        images = splits.part(self.part)
         step_size = self._step_size(context)
         sign = SignTransform(
             load_trained(context.outcome(self.phi), context.device),
@@ -342,12 +342,6 @@ class Transform(Stage):
 def load_trained(outcome: Outcome, device: torch.device) -> nn.Module:
     """Load the network that a `Train` stage saved."""
     return load_checkpoint(outcome.folder, device)[0]
-
-
-def part_of(splits: Splits, name: str) -> ImageSet:
-    """The part of a data set called "train", "validation" or "test"."""
-    part: ImageSet = getattr(splits, name)
-    return part
 
 
 def delta_set(transformed: Outcome, originals: ImageSet, *, scaled_by: Outcome) -> ImageSet:
