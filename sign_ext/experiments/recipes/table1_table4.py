@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,16 +58,8 @@ def summarize_table1(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
     for spec in row_specs(networks):
         paper = paper_numbers(published.for_network(published.TABLE1, spec.network), spec)
         rows[spec] = _row(planner, spec, outcomes[spec.name], paper)
-    table = _table("Table 1", rows, outcomes)
-    return Experiment(
-        name="table1",
-        title="Table 1: accuracy on CIFAR-10",
-        about=TABLE1_ABOUT,
-        stand_ins=stand_ins(planner, networks),
-        settings=settings_used(planner, networks, outcomes),
-        tables=(table,),
-        findings=findings(table),
-    )
+    title = "Table 1: accuracy on CIFAR-10"
+    return _experiment(planner, outcomes, "table1", title, TABLE1_ABOUT, networks, rows)
 
 
 def plan_table4(planner: StagePlanner) -> StagesByName:
@@ -88,24 +80,16 @@ def summarize_table4(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
     """The table, with comparisons of the mean."""
     options = planner.options("table4", **TABLE4_DEFAULTS)
     networks = [options["network"], options["phi"]]
-    network, phi = (planner.network(name).label for name in networks)
     rows = {}
     for spec in row_specs({options["network"]: TABLE4_METHODS}):
-        paper = paper_numbers(published.TABLE4, spec)
-        row = _row(planner, spec, outcomes[spec.name], paper)
+        row = _row(planner, spec, outcomes[spec.name], paper_numbers(published.TABLE4, spec))
         if METHODS[spec.method].sign:
             row = replace(row, label="Transfer (with SIGN)", note="")
         rows[spec] = row
-    table = _table("Table 4", rows, outcomes)
-    return Experiment(
-        name="table4",
-        title="Table 4: transfer of SIGN's images to another network",
-        about=TABLE4_ABOUT.format(phi=phi, network=network),
-        stand_ins=stand_ins(planner, networks),
-        settings=settings_used(planner, networks, outcomes),
-        tables=(table,),
-        findings=findings(table),
-    )
+    network, phi = (planner.network(name).label for name in networks)
+    about = TABLE4_ABOUT.format(phi=phi, network=network)
+    title = "Table 4: transfer of SIGN's images to another network"
+    return _experiment(planner, outcomes, "table4", title, about, networks, rows)
 
 
 def _row(
@@ -119,17 +103,36 @@ def _row(
     return table_row(planner, spec, outcomes, cells)
 
 
-def _table(title: str, rows: Mapping[RowSpec, Row], outcomes: OutcomesByName) -> Table:
+def _experiment(
+    planner: StagePlanner,
+    outcomes: OutcomesByName,
+    name: str,
+    title: str,
+    about: str,
+    networks: Iterable[str],
+    rows: Mapping[RowSpec, Row],
+) -> Experiment:
+    """Either table: accuracy by class and its mean, with comparisons of the mean."""
+    networks = list(networks)
     numbers = next(iter(outcomes.values()))[0].numbers
     images = numbers["images"]
     mean = Column("mean", "Mean")
-    return Table(
-        title=title,
+    table = Table(
+        title=title.partition(":")[0],
         caption=f"Accuracy by class and overall, on {images:,} test images.",
-        columns=(*(Column(name, name) for name in numbers["per_class"]), mean),
+        columns=(*(Column(each, each) for each in numbers["per_class"]), mean),
         rows=tuple(rows.values()),
         images=images,
         comparisons=compare_pairs(rows, (mean,), images),
+    )
+    return Experiment(
+        name=name,
+        title=title,
+        about=about,
+        stand_ins=stand_ins(planner, networks),
+        settings=settings_used(planner, networks, outcomes),
+        tables=(table,),
+        findings=findings(table),
     )
 
 
