@@ -103,7 +103,9 @@ def test_missing_files(isic: TinyIsic, tmp_path: Path, monkeypatch) -> None:
         ):
             assert accepted in str(caught.value)
     monkeypatch.delenv("SIGN_EXT_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"root is not given .* For isic2017 accepted"):
+    with pytest.raises(
+        FileNotFoundError, match=r"root is not given .* not set; accepted for isic2017"
+    ):
         load_data("isic2017")
     root = isic.write_official(tmp_path / "isic")
     monkeypatch.setenv("SIGN_EXT_DATA", str(root))
@@ -138,7 +140,7 @@ def put(line: int, old: str, new: str) -> Callable[[list[str]], None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (put(1, "melanoma", "Melanoma"), r"line 1: its columns are .*'Melanoma'.*; accepted"),
         (put(1, ",seborrheic_keratosis", ""), r"line 1: its columns are"),
@@ -152,13 +154,13 @@ def put(line: int, old: str, new: str) -> Callable[[list[str]], None]:
         (lambda lines: lines.clear(), r"line 1: its columns are"),
     ],
 )
-def test_tables_that_are_not_as_published(isic: TinyIsic, tmp_path, change, words: str) -> None:
+def test_tables_that_are_not_as_published(isic: TinyIsic, tmp_path, change, message: str) -> None:
     # The changes below need two rows that are neither melanoma nor keratosis.
     for lesion in isic.parts["train"][1:3]:
         lesion.melanoma = lesion.keratosis = 0
     table = isic.table(isic.write_official(tmp_path), "train")
     table.write_text(edited(change)(table.read_text()))
-    with pytest.raises(ValueError, match=rf"ISIC-2017_Training_Part3_GroundTruth\.csv, {words}"):
+    with pytest.raises(ValueError, match=rf"ISIC-2017_Training_Part3_GroundTruth\.csv, {message}"):
         load_data("isic2017", tmp_path, image_size=5)
 
 
@@ -190,10 +192,10 @@ def test_images_without_row_and_rows_without_image(isic: TinyIsic, tmp_path: Pat
         load_data("isic2017", tmp_path)
     table.write_text(text)
     image.rename(image.with_name(f"{image.stem}_again.jpg"))
-    words = (
+    message = (
         rf"Training_Part3_GroundTruth\.csv, line 8: ISIC-2017_Training_Data holds no {image.name}"
     )
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         load_data("isic2017", tmp_path)
 
 
@@ -201,12 +203,12 @@ def test_counts_other_than_the_published_ones(isic: TinyIsic, tmp_path: Path) ->
     benign = next(each for each in isic.parts["train"] if not each.melanoma + each.keratosis)
     benign.melanoma = 1
     isic.write_official(tmp_path)
-    words = "the train split has 20 images, 6 of them melanoma; accepted: 20 and 5"
-    with pytest.raises(ValueError, match=rf"Training_Part3_GroundTruth\.csv is not as .*{words}"):
+    message = "the train split has 20 images, 6 of them melanoma; accepted: 20 and 5"
+    with pytest.raises(ValueError, match=rf"Training_Part3_GroundTruth\.csv is not as .*{message}"):
         load_data("isic2017", tmp_path)
     (tmp_path / "p").mkdir()
     isic.write_parquet(tmp_path / "p")
-    with pytest.raises(ValueError, match=rf"256\.parquet cannot be used as ISIC-2017.*{words}"):
+    with pytest.raises(ValueError, match=rf"256\.parquet cannot be used as ISIC-2017.*{message}"):
         load_data("isic2017", tmp_path / "p")
     benign.melanoma = 0
     isic.parts["train"].remove(benign)
@@ -229,9 +231,9 @@ def test_damaged_images_are_named(isic: TinyIsic, tmp_path: Path) -> None:
         folder.rename(tmp_path / f"away {folder.name}")
     file = isic.write_parquet(tmp_path)
     cells = column(file, "image")
-    for data, words in ((cells[21][:-50], "row 21: .*truncated"), (b"none", "row 21: ")):
+    for data, message in ((cells[21][:-50], "row 21: .*truncated"), (b"none", "row 21: ")):
         change_column(file, "image", [*cells[:21], data, *cells[22:]])
-        with pytest.raises(ValueError, match=rf"isic2017_256\.parquet, {words}"):
+        with pytest.raises(ValueError, match=rf"isic2017_256\.parquet, {message}"):
             load_data("isic2017", tmp_path)
     isic.write_parquet(tmp_path, size=(256, 255))
     with pytest.raises(ValueError, match=r"parquet, row \d+: it is 256×255 pixels, not 256×256"):
@@ -239,7 +241,7 @@ def test_damaged_images_are_named(isic: TinyIsic, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "words"),
+    ("name", "change", "message"),
     [
         ("melanoma", lambda old: None, "it has no column 'melanoma'"),
         ("melanoma", lambda old: [*old[:9], 2, *old[10:]], "row 9: ISIC_.* has melanoma 2"),
@@ -254,11 +256,11 @@ def test_damaged_images_are_named(isic: TinyIsic, tmp_path: Path) -> None:
         ("image", lambda old: [*old[:9], None, *old[10:]], "row 9: its image is None"),
     ],
 )
-def test_damaged_parquet(isic: TinyIsic, tmp_path: Path, name: str, change, words: str) -> None:
+def test_damaged_parquet(isic: TinyIsic, tmp_path: Path, name: str, change, message: str) -> None:
     file = isic.write_parquet(tmp_path)
     if name == "image_id":
         # Descending within the first part, whatever the others are.
         assert column(file, "image_id")[0] < column(file, "image_id")[1]
     change_column(file, name, change(column(file, name)))
-    with pytest.raises(ValueError, match=rf"isic2017_256\.parquet.*{words}"):
+    with pytest.raises(ValueError, match=rf"isic2017_256\.parquet.*{message}"):
         load_data("isic2017", tmp_path)

@@ -119,7 +119,7 @@ def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             assert accepted in str(caught.value)
     monkeypatch.delenv("SIGN_EXT_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"root is not given .* For tiny_imagenet accepted"):
+    with pytest.raises(FileNotFoundError, match=r"root is not given .* not set; accepted for tiny"):
         load_ood("tiny_imagenet")
 
 
@@ -136,7 +136,7 @@ def test_damaged_annotations(found: list[Picture], tmp_path: Path) -> None:
     text = table.read_text()
     lines = text.splitlines(keepends=True)
     first = lines[0].split("\t")[0]
-    for changed, words in (
+    for changed, message in (
         (replace(text, 4, "\t62", ""), r"line 4 is .*; accepted: file, synset"),
         (replace(text, 4, "\tn", "\tm"), r"line 4 is .*; accepted: file, synset"),
         ("".join([*lines[:6], lines[0], *lines[6:]]), rf"line 7: {first} is already on line 1"),
@@ -144,7 +144,7 @@ def test_damaged_annotations(found: list[Picture], tmp_path: Path) -> None:
         (text[:-8], rf"line {len(lines)} is "),
     ):
         table.write_text(changed)
-        with pytest.raises(ValueError, match=rf"val_annotations\.txt, {words}"):
+        with pytest.raises(ValueError, match=rf"val_annotations\.txt, {message}"):
             load_ood("tiny_imagenet", tmp_path)
     table.write_text("".join(lines[1:]))
     with pytest.raises(ValueError, match=rf"{first} has no line in .*val_annotations\.txt"):
@@ -166,14 +166,14 @@ def test_damaged_images_are_named(found: list[Picture], tmp_path: Path) -> None:
     file = base / "train" / "n02056570" / "images" / "n02056570_1.JPEG"
     whole = file.read_bytes()
     small = jpeg(np.zeros((64, 63, 3), dtype=np.uint8))
-    for data, words in (
+    for data, message in (
         (whole[:-500], "truncated"),
         (b"", "cannot identify"),
         (b"no image", "cannot identify"),
         (small, "it is 63×64 pixels, not 64×64"),
     ):
         file.write_bytes(data)
-        with pytest.raises(ValueError, match=rf"n02056570_1\.JPEG: .*{words}"):
+        with pytest.raises(ValueError, match=rf"n02056570_1\.JPEG: .*{message}"):
             load_ood("tiny_imagenet", tmp_path, synsets="all")
     file.write_bytes(whole)
     stray = file.with_name("n02058221_1.JPEG")
@@ -208,7 +208,7 @@ def test_damaged_archives(found: list[Picture], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "words"),
+    ("name", "change", "message"),
     [
         ("wnid", lambda old: None, "it has no column 'wnid'"),
         ("split", lambda old: [*old[:4], "test", *old[5:]], "row 4: split is 'test'; accepted"),
@@ -223,10 +223,10 @@ def test_damaged_archives(found: list[Picture], tmp_path: Path) -> None:
         ("image", lambda old: [*old[:30], None, *old[31:]], "row 30: its image is None"),
     ],
 )
-def test_damaged_parquet(found: list[Picture], tmp_path: Path, name, change, words: str) -> None:
+def test_damaged_parquet(found: list[Picture], tmp_path: Path, name, change, message: str) -> None:
     file = write_parquet(tmp_path, found)
     change_column(file, name, change(column(file, name)))
-    with pytest.raises(ValueError, match=rf"tiny_imagenet_20_classes\.parquet.*{words}"):
+    with pytest.raises(ValueError, match=rf"tiny_imagenet_20_classes\.parquet.*{message}"):
         load_ood("tiny_imagenet", tmp_path, synsets="all")
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"20_classes\.parquet cannot be used as Tiny ImageNet"):

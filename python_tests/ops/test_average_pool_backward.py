@@ -130,7 +130,7 @@ def arguments(**changed):
         ({"x_mask": torch.zeros(12, 2).byte()}, RuntimeError, r"x_mask must be .* \(48, 2\)"),
         ({"other": torch.zeros(2, 9, 4, 6)}, RuntimeError, "other must be dense"),
         ({"other": innermost(torch.zeros(2, 8, 4, 6))}, RuntimeError, "other must have out's sh"),
-        ({"stride": (4, 2)}, RuntimeError, "window 1 begins behind the image of 4 positions"),
+        ({"stride": (4, 2)}, RuntimeError, "window 1 begins past the image of 4 positions"),
         ({"kernel": (2, 0)}, RuntimeError, "must be positive"),
         ({"divisor": 0}, ValueError, "divisor must not be 0"),
         ({"divisor": 2**31}, RuntimeError, "divisor is too large"),

@@ -159,7 +159,7 @@ def arguments(**changed):
         ),
         ({"slope": math.nan}, "slope and x_slope must be numbers"),
         ({"dilation": (0, 1)}, "stride and dilation must be positive"),
-        ({"stride": (6, 2)}, "window 1 of the height begins behind the image of 4 positions"),
+        ({"stride": (6, 2)}, "window 1 of the height begins past the image of 4 positions"),
     ],
 )
 def test_bad_arguments_are_refused_and_named(changed, words):

@@ -118,7 +118,7 @@ def arguments(**changed):
         ({"other": innermost(torch.zeros(2, 9, 4, 5))}, "other must have out's shape"),
         ({"other": torch.zeros(2, 9, 4, 6)}, "other must be dense"),
         ({"other": innermost(torch.zeros(2, 9, 4, 6)).bfloat16()}, "other must have out's dtype"),
-        ({"stride": (4, 2)}, "window 1 begins behind the image of 4 positions"),
+        ({"stride": (4, 2)}, "window 1 begins past the image of 4 positions"),
         ({"kernel": (17, 17), "padding": (8, 8)}, "more than 256 positions"),
     ],
 )

@@ -152,7 +152,7 @@ def load_ood(
     if name == "tiny_imagenet":
         from sign_ext.data.datasets.tiny_imagenet import ACCEPTED, load_tiny_imagenet
 
-        folder = find_root(root, name, ACCEPTED)
+        folder = find_root(root, ACCEPTED)
         return load_tiny_imagenet(folder, synsets=synsets, image_size=image_size)
     if name == "digits_shifted":
         from sign_ext.data.datasets.digits import load_digits_shifted
@@ -186,11 +186,11 @@ def _find(name: str | Path, root: str | Path | None, subset: SubsetSpec) -> Lazy
     if name == "cifar10":
         from sign_ext.data.datasets.cifar10 import ACCEPTED, open_cifar10
 
-        return open_cifar10(find_root(root, name, ACCEPTED), subset)
+        return open_cifar10(find_root(root, ACCEPTED), subset)
     if name == "isic2017":
         from sign_ext.data.datasets.isic2017 import ACCEPTED, open_isic2017
 
-        return open_isic2017(find_root(root, name, ACCEPTED), subset)
+        return open_isic2017(find_root(root, ACCEPTED), subset)
     if name == "digits_imbalanced":
         from sign_ext.data.datasets.digits import open_digits_imbalanced
 

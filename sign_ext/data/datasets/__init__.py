@@ -11,17 +11,17 @@ from pathlib import Path
 ROOT_VARIABLE = "SIGN_EXT_DATA"
 # Ends the list of accepted files of each data set.
 WHERE_TO_PUT = (
-    f"the folder given by root (--data-root), or by the environment variable {ROOT_VARIABLE}."
+    f"the folder given by root (--data-root) or by the environment variable {ROOT_VARIABLE}."
 )
 
 
-def find_root(root: str | Path | None, name: str, accepted: str) -> Path:
+def find_root(root: str | Path | None, accepted: str) -> Path:
     """Return the folder of the data files.
 
     Args:
         root: the folder; None for the one that SIGN_EXT_DATA names.
-        name: the data set, for the error message.
-        accepted: the files that the data set can be read from; ends the message.
+        accepted: the files that the data set can be read from, and where to get them; ends the
+            error message.
 
     Returns:
         The folder, with ``~`` expanded.
@@ -32,10 +32,8 @@ def find_root(root: str | Path | None, name: str, accepted: str) -> Path:
     if root is None:
         root = os.environ.get(ROOT_VARIABLE) or None
     if root is None:
-        raise FileNotFoundError(
-            f"root is not given and {ROOT_VARIABLE} is not set. For {name} {accepted}"
-        )
+        raise FileNotFoundError(f"root is not given and {ROOT_VARIABLE} is not set; {accepted}")
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f"root={str(root)!r} is not a folder. For {name} {accepted}")
+        raise FileNotFoundError(f"root={str(root)!r} is not a folder; {accepted}")
     return folder

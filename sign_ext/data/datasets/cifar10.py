@@ -63,10 +63,11 @@ PYTHON_FILE_MD5 = {
 }
 BATCHES = tuple(PYTHON_FILE_MD5)
 
-ACCEPTED = f"""accepted are, in this order:
-  {BINARY_FOLDER}/ with data_batch_1.bin … data_batch_5.bin and test_batch.bin, or {BINARY_ARCHIVE}
-  {PYTHON_FOLDER}/ with data_batch_1 … data_batch_5 and test_batch, or {PYTHON_ARCHIVE}
-  {PARQUET_FILES[0]} and {PARQUET_FILES[1]} (columns {", ".join(PARQUET_COLUMNS)})
+ACCEPTED = f"""accepted for cifar10 (the first that is found is read):
+  - {BINARY_FOLDER}/ with data_batch_1.bin … data_batch_5.bin and test_batch.bin,
+    or {BINARY_ARCHIVE}
+  - {PYTHON_FOLDER}/ with data_batch_1 … data_batch_5 and test_batch, or {PYTHON_ARCHIVE}
+  - {PARQUET_FILES[0]} and {PARQUET_FILES[1]} (columns {", ".join(PARQUET_COLUMNS)})
 Download {BINARY_ARCHIVE} from {HOME} and put it into {WHERE_TO_PUT}"""
 
 Arrays = tuple[np.ndarray, np.ndarray]  # pixels, uint8 (N, 3, 32, 32), and labels, int64 (N,)
@@ -138,7 +139,7 @@ def find_format(root: Path) -> tuple[str, Path]:
             f"{root / missing[0]} is missing, although {found} is there. Put it into that folder, "
             f"or use {BINARY_ARCHIVE} from {HOME}."
         )
-    raise FileNotFoundError(f"root={str(root)!r} holds no CIFAR-10 files. For cifar10 {ACCEPTED}")
+    raise FileNotFoundError(f"root={str(root)!r} holds no CIFAR-10 files; {ACCEPTED}")
 
 
 def _in_memory(batches: list[Arrays]) -> ImageIndex:

@@ -35,10 +35,10 @@ PARQUET_FILE = "isic2017_256.parquet"
 COLUMNS = ("image_id", "melanoma", "seborrheic_keratosis")
 IMAGE_ID = re.compile(r"ISIC_\d{7}")
 
-ACCEPTED = f"""accepted are, in this order:
-  {FOLDERS[0]}/, {FOLDERS[1]}/ and {FOLDERS[2]}/ with ISIC_*.jpg, and
-  {TABLES[0]}, {TABLES[1]} and {TABLES[2]}
-  {PARQUET_FILE} (columns split, {", ".join(COLUMNS)}, image)
+ACCEPTED = f"""accepted for isic2017 (the first that is found is read):
+  - {FOLDERS[0]}/, {FOLDERS[1]}/ and {FOLDERS[2]}/ with ISIC_*.jpg,
+    together with {TABLES[0]}, {TABLES[1]} and {TABLES[2]}
+  - {PARQUET_FILE} (columns split, {", ".join(COLUMNS)}, image)
 Download the folders and tables from {HOME}, extract them and put them into {WHERE_TO_PUT}"""
 
 
@@ -101,7 +101,7 @@ def find_format(root: Path) -> tuple[str, Path]:
         return "official", root
     if (root / PARQUET_FILE).is_file():
         return "parquet", root / PARQUET_FILE
-    raise FileNotFoundError(f"root={str(root)!r} holds no ISIC-2017 files. For isic2017 {ACCEPTED}")
+    raise FileNotFoundError(f"root={str(root)!r} holds no ISIC-2017 files; {ACCEPTED}")
 
 
 def _official_splits(root: Path, size: int) -> IndexedSplits:

@@ -60,10 +60,10 @@ PARQUET_COLUMNS = ("split", "wnid", "cifar10_class", "file", "image")
 ANNOTATIONS = "val/val_annotations.txt"
 SYNSET = re.compile(r"n\d{8}")
 
-ACCEPTED = f"""accepted are, in this order:
-  {FOLDER}/ with train/ and val/
-  {ARCHIVE}, read without being extracted
-  {PARQUET_FILE} (columns {", ".join(PARQUET_COLUMNS)})
+ACCEPTED = f"""accepted for tiny_imagenet (the first that is found is read):
+  - {FOLDER}/ with train/ and val/
+  - {ARCHIVE}, read without being extracted
+  - {PARQUET_FILE} (columns {", ".join(PARQUET_COLUMNS)})
 Download the archive from {HOME} and put it into {WHERE_TO_PUT}"""
 
 
@@ -135,9 +135,7 @@ def find_format(root: Path) -> tuple[str, Path]:
         return "original", root / ARCHIVE
     if (root / PARQUET_FILE).is_file():
         return "parquet", root / PARQUET_FILE
-    raise FileNotFoundError(
-        f"root={str(root)!r} holds no Tiny ImageNet files. For tiny_imagenet {ACCEPTED}"
-    )
+    raise FileNotFoundError(f"root={str(root)!r} holds no Tiny ImageNet files; {ACCEPTED}")
 
 
 @dataclass(frozen=True)
