@@ -1,19 +1,14 @@
-"""Write files atomically: to a temporary name in the same folder, flushed, then renamed.
-
-Tensors travel as safetensors and settings as JSON, so nothing that is read is unpickled.
-"""
+"""Write files atomically: to a temporary name in the same folder, flushed, then renamed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -30,23 +25,6 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; NaN and Inf are refused."""
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and text metadata as one safetensors file, atomically.
-
-    Args:
-        path: the file; an existing one is replaced.
-        tensors: name → tensor on any device, in any memory format. Names may share storage: each
-            is written in full.
-        metadata: name → text, kept in the file's header.
-    """
-    from safetensors.torch import save_file
-
-    # clone() separates tied weights: safetensors refuses tensors that share storage.
-    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(plain, temporary, metadata=dict(metadata))
 
 
 @contextmanager

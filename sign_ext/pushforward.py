@@ -15,7 +15,7 @@ from sign_ext.source_layer import Phi, check_source, find_source_layer, named_so
 
 @contextmanager
 def _phi_at(model: nn.Module, images: Tensor, layer: str | None) -> Iterator[tuple[Phi, Tensor]]:
-    """Φ and a copy of the images in Φ's dtype, in the state Φ is computed in."""
+    """Φ and a copy of the images in Φ's dtype; inside, the network is frozen."""
     check_model(model)
     check_images(images)
     network = unwrap(model)
@@ -56,8 +56,8 @@ def pushforward(
         torch.Size([3, 5])
     """
     if not isinstance(tangents, Tensor) or tangents.shape != images.shape:
-        given = tuple(getattr(tangents, "shape", ())) or type(tangents).__name__
-        raise ValueError(f"tangents must be shaped as images {tuple(images.shape)}, got {given}")
+        got = tuple(getattr(tangents, "shape", ())) or type(tangents).__name__
+        raise ValueError(f"tangents must be shaped as images {tuple(images.shape)}, got {got}")
     with _phi_at(model, images, layer) as (phi, x):
         direction = torch.empty_like(x).copy_(tangents.detach())
         pushed: Tensor = torch.func.jvp(phi, (x,), (direction,))[1]
