@@ -49,7 +49,7 @@ class Options(SignOptions, CheckpointOptions):
     target_share: float = option(
         0.02,
         type=PositiveFloat,
-        help="SubsetSpec rms change after K steps, as a share of the pixel range (0–255).",
+        help="Wanted rms change after K steps, as a share of the pixel range (0–255).",
     )
 
 
