@@ -45,11 +45,11 @@ class Instruction:
     """One call of an operator.
 
     Attributes:
-        what: "forward", "backward", "seed" (the cotangent at the last value), "mask" (a cotangent
+        kind: "forward", "backward", "seed" (the cotangent at the last value), "mask" (a cotangent
             back through an activation), "add" (two cotangents), "cast" (the image to activations).
         op: the operation's place in the program; for "mask" and "add" of the value in question.
         side: which of the operation's inputs a "backward" is for.
-        reads: slots, in the order that the executor's binding of `what` expects.
+        reads: slots, in the order that the executor's binding of this kind expects.
         out: the slot written.
         in_place: whether `out` takes over the memory of `reads[0]` (for "backward": of `other`).
         mask: a bit mask written (forward) or read for the operation's own activation (backward).
@@ -62,7 +62,7 @@ class Instruction:
         frees: slots that nothing reads any more.
     """
 
-    what: str
+    kind: str
     op: int
     out: int
     reads: tuple[int, ...] = ()
@@ -79,7 +79,7 @@ class Instruction:
     @property
     def taken(self) -> int:
         """The slot whose memory an instruction in place takes over."""
-        taken = self.other if self.what == "backward" else self.reads[0]
+        taken = self.other if self.kind == "backward" else self.reads[0]
         assert taken is not None
         return taken
 
@@ -89,7 +89,7 @@ class Instruction:
         for slot in (self.other, self.x_mask):
             if slot is not None:
                 yield slot
-        if self.what in ("backward", "mask", "seed"):
+        if self.kind in ("backward", "mask", "seed"):
             for slot in (self.mask, self.index, *self.inner):
                 if slot is not None:
                     yield slot
@@ -98,7 +98,7 @@ class Instruction:
         """Every slot it allocates."""
         if not self.in_place:
             yield self.out
-        if self.what == "forward":
+        if self.kind == "forward":
             for slot in (self.mask, self.index, *self.inner):
                 if slot is not None:
                     yield slot

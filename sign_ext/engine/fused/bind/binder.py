@@ -27,7 +27,7 @@ class Binder(ForwardBinder):
 
     def bind(self, instruction: Instruction) -> Run:
         """A function that runs an instruction and frees what it frees."""
-        make = getattr(self, f"_{instruction.what}")
+        make = getattr(self, f"_{instruction.kind}")
         run: Run = make(instruction)
         frees = instruction.frees
         if instruction.in_place:
