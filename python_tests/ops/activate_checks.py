@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sign_ext.ops import native
-from sign_ext.ops.activate import activate, activate_reference, pack_mask, pack_mask_reference
+from sign_ext.ops.activate import activate, pack_mask
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise, mask_shape
 from sign_ext.ops.native import route
 
@@ -96,7 +96,7 @@ def check_activate(
         options["residual"] = random_tensor(generator, shape, dtypes[1], device)
     wide = {name: None if value is None else value.double() for name, value in options.items()}
     expected = torch.empty(shape, dtype=torch.float64, device=device)
-    activate_reference(x.double(), expected, activation=activation, **wide)
+    activate.reference(x.double(), expected, activation=activation, **wide)
 
     bits = poisoned(mask_shape(shape), torch.uint8, device) if mask else None
     out = {"x": x, "residual": options.get("residual")}.get(onto)
@@ -112,7 +112,7 @@ def check_activate(
     if bits is None:
         return
     again = torch.empty_like(bits)
-    pack_mask_reference(out, again, activation)
+    pack_mask.reference(out, again, activation)
     assert torch.equal(bits, again)
 
 
@@ -136,6 +136,6 @@ def check_pack_mask(
     bits, expected = (poisoned(mask_shape(shape), torch.uint8, device) for _ in range(2))
     before = y.clone()
     pack_mask(y, bits, activation)
-    pack_mask_reference(y, expected, activation)
+    pack_mask.reference(y, expected, activation)
     assert torch.equal(bits, expected)
     torch.testing.assert_close(y, before, rtol=0, atol=0, equal_nan=True)

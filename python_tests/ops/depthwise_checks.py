@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_ext.ops import native
-from sign_ext.ops.activate import pack_mask_reference
+from sign_ext.ops.activate import pack_mask
 from sign_ext.ops.activation import IDENTITY, Piecewise, mask_shape, unpack_bits
 from sign_ext.ops.depthwise import depthwise, depthwise_backward
 from sign_ext.ops.native import route
@@ -160,7 +160,7 @@ def check_depthwise(
     torch.testing.assert_close(x, before, rtol=0, atol=0, equal_nan=True)
     if bits is not None:
         again = torch.empty_like(bits)
-        pack_mask_reference(out, again, activation)
+        pack_mask.reference(out, again, activation)
         assert torch.equal(bits, again)
 
 

@@ -9,7 +9,7 @@ import torch
 from pool_windows import Window, normal, poisoned
 
 from sign_ext.ops import native
-from sign_ext.ops.activate import pack_mask_reference
+from sign_ext.ops.activate import pack_mask
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise, mask_shape
 from sign_ext.ops.max_pool import index_shape, max_pool, unpack_index
 from sign_ext.ops.native import route
@@ -84,5 +84,5 @@ def check_max_pool(
         assert not (last.sum(1) & ~low).any()
     if bits is not None:
         again = torch.empty_like(bits)
-        pack_mask_reference(y, again, activation)
+        pack_mask.reference(y, again, activation)
         assert torch.equal(bits, again)

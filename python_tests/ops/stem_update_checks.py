@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sign_ext.ops.activation import mask_shape, unpack_bits
 from sign_ext.ops.native import route
-from sign_ext.ops.stem_update import stem_update_, stem_update_reference_
+from sign_ext.ops.stem_update import stem_update_
 from sign_ext.ops.watch import NEVER
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -109,7 +109,7 @@ def check_against_the_reference(
     read = {name: tensors[name].clone() for name in ("g", "weight", "mask") if name in tensors}
     assert route(tensors["g"]) == f"native-{device}"
     stem_update_(**tensors, **options)
-    stem_update_reference_(**expected, **options)
+    stem_update_.reference(**expected, **options)
     for name in ("p", "velocity", "watch"):
         if name in tensors:
             torch.testing.assert_close(

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sign_ext.ops import native as routes
-from sign_ext.ops.activate import activate, activate_reference, pack_mask, pack_mask_reference
+from sign_ext.ops.activate import activate, pack_mask
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise, mask_shape, unpack_bits
 
 
@@ -72,7 +72,7 @@ def test_more_rows_than_one_thread_is_given(dtypes, channels, torch_rng):
     check_pack_mask(torch_rng, (9, channels, 31, 33), dtypes[1], RELU6)
 
 
-@pytest.mark.parametrize("run", [activate, activate_reference])
+@pytest.mark.parametrize("run", [activate, activate.reference])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bits_are_autograds_derivative(run, dtype, torch_rng):
     x = random_tensor(torch_rng, (2, 11, 3, 4), dtype, "cpu")
@@ -94,7 +94,7 @@ def test_bits_are_autograds_derivative(run, dtype, torch_rng):
         assert torch.equal(ours[there], leaf.grad.float()[there])
 
 
-@pytest.mark.parametrize("run", [activate, activate_reference])
+@pytest.mark.parametrize("run", [activate, activate.reference])
 def test_bits_agree_with_what_was_rounded(run):
     # 5.999 is 6 in bfloat16, and 0.303 is no bfloat16 value: what is stored is on the bound.
     x = torch.tensor([[5.999, 5.9, 7.0]])
@@ -213,13 +213,13 @@ def test_pack_mask_refuses_by_name():
 def test_the_reference_refuses_by_name():
     x, mask = torch.zeros(2, 8), torch.zeros(1, 1, dtype=torch.uint8)
     with pytest.raises(ValueError, match="out must have x's shape"):
-        activate_reference(x, torch.zeros(3, 8))
+        activate.reference(x, torch.zeros(3, 8))
     with pytest.raises(ValueError, match="residual must have x's shape"):
-        activate_reference(x, x, residual=torch.zeros(1, 8))
+        activate.reference(x, x, residual=torch.zeros(1, 8))
     with pytest.raises(ValueError, match=r"mask must have shape \(2, 1\)"):
-        pack_mask_reference(x, mask, RELU)
+        pack_mask.reference(x, mask, RELU)
     with pytest.raises(ValueError, match="slope must not be negative"):
-        pack_mask_reference(x, mask, Piecewise(slope=-1.0))
+        pack_mask.reference(x, mask, Piecewise(slope=-1.0))
 
 
 @needs_native

@@ -13,7 +13,7 @@ from activate_checks import (
     random_tensor,
 )
 
-from sign_ext.ops.activate import activate, activate_reference
+from sign_ext.ops.activate import activate
 from sign_ext.ops.activation import RELU6, mask_shape
 
 SHAPES = [(1, 1), (3, 7), (5, 8), (2, 22, 3, 5), (2, 24, 7, 3), (4, 33, 9, 9), (37, 520)]
@@ -57,7 +57,7 @@ def test_cuda_tensors_behind_a_boundary(offset, dtype, torch_rng):
     bias = torch.randn(offset + 24, generator=torch_rng).cuda()[offset:]
     out, expected = torch.empty_like(x), torch.empty_like(x)
     activate(x, out, activation=RELU6, bias=bias)
-    activate_reference(x, expected, activation=RELU6, bias=bias)
+    activate.reference(x, expected, activation=RELU6, bias=bias)
     torch.testing.assert_close(out, expected)
 
 
@@ -67,7 +67,7 @@ def test_cuda_on_a_side_stream_and_in_a_graph(torch_rng):
     out = poisoned(tuple(x.shape), torch.bfloat16, "cuda")
     mask = poisoned(mask_shape(x.shape), torch.uint8, "cuda")
     expected, bits = torch.empty_like(out), torch.empty_like(mask)
-    activate_reference(x, expected, activation=RELU6, mask=bits)
+    activate.reference(x, expected, activation=RELU6, mask=bits)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

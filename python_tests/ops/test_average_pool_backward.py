@@ -13,10 +13,7 @@ from pool_windows import DTYPES, WINDOWS, Window, innermost, shapes, windows
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sign_ext.ops import native
-from sign_ext.ops.average_pool_backward import (
-    average_pool_backward,
-    average_pool_backward_reference,
-)
+from sign_ext.ops.average_pool_backward import average_pool_backward
 
 needs_native = pytest.mark.skipif(
     not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
@@ -53,7 +50,7 @@ def test_any_size_window_and_combination(
 @pytest.mark.parametrize("window", UNDILATED)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count_include_pad", [True, False])
-@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward_reference])
+@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward.reference])
 def test_windows_of_networks(window, dtype, count_include_pad, run, torch_rng):
     for channels in (16, 22, 80):
         for other, x_slope in [("none", None), ("apart", 0.0), ("out", 0.5)]:
@@ -87,7 +84,7 @@ def test_more_rows_than_one_thread_is_given(dtype, torch_rng):
         )
 
 
-@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward_reference])
+@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward.reference])
 def test_a_cotangent_reaches_its_window_alone(run):
     """NaN and infinity stay in the window that they belong to."""
     for kernel, stride, padding in [((2, 2), (2, 2), (0, 0)), ((3, 3), (1, 1), (1, 1))]:
@@ -101,7 +98,7 @@ def test_a_cotangent_reaches_its_window_alone(run):
         assert not out[0, :, ~seen].any()
 
 
-@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward_reference])
+@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward.reference])
 def test_an_empty_batch(run):
     g, out = innermost(torch.empty(0, 8, 2, 2)), innermost(torch.empty(0, 8, 4, 4))
     run(g, out, kernel=(2, 2), stride=(2, 2))

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import RELU6, Piecewise
-from sign_ext.ops.depthwise import depthwise, depthwise_reference
+from sign_ext.ops.depthwise import depthwise
 
 
 @given(
@@ -46,7 +46,7 @@ def test_any_size_geometry_and_combination(
 
 @pytest.mark.parametrize("convolution", CONVOLUTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("run", [depthwise, depthwise_reference])
+@pytest.mark.parametrize("run", [depthwise, depthwise.reference])
 def test_geometries_of_networks(convolution, dtype, run, torch_rng):
     for channels in (11, 32, 96):
         shape = (2, channels, 13, 18)
@@ -68,7 +68,7 @@ def test_more_rows_than_one_thread_is_given(dtype, torch_rng):
         check_depthwise(torch_rng, (5, 33, 40, 38), convolution, dtype)
 
 
-@pytest.mark.parametrize("run", [depthwise, depthwise_reference])
+@pytest.mark.parametrize("run", [depthwise, depthwise.reference])
 def test_zeros_lie_around_the_image_and_the_first_padding_is_the_tops(run):
     x, weight = torch.ones(1, 1, 2, 3), torch.arange(1.0, 10.0).view(3, 3, 1)
     out = torch.empty(1, 1, 2, 2)
@@ -77,7 +77,7 @@ def test_zeros_lie_around_the_image_and_the_first_padding_is_the_tops(run):
     assert out.flatten().tolist() == [2 + 3 + 5 + 6, 1 + 2 + 4 + 5, 2 + 3, 1 + 2]
 
 
-@pytest.mark.parametrize("run", [depthwise, depthwise_reference])
+@pytest.mark.parametrize("run", [depthwise, depthwise.reference])
 def test_the_mask_follows_what_is_stored(run):
     x = torch.tensor([5.96875, 5.5, -0.5, math.nan]).view(1, 1, 1, 4).bfloat16()
     weight, bias = torch.ones(1, 1, 1), torch.tensor([0.02])
@@ -98,7 +98,7 @@ def test_more_padding_than_a_window_reaches(padding, torch_rng):
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("run", [depthwise, depthwise_reference])
+@pytest.mark.parametrize("run", [depthwise, depthwise.reference])
 def test_an_empty_batch(run):
     x, out = (channels_innermost(torch.empty(0, 8, 4, 4)) for _ in range(2))
     run(x, torch.ones(3, 3, 8), out, padding=(1, 1))
@@ -160,9 +160,9 @@ def test_shared_memory_is_refused():
 def test_the_reference_refuses_by_name():
     x, out = torch.ones(2, 9, 4, 6), torch.ones(2, 8, 4, 6)
     with pytest.raises(ValueError, match="x, out and weight must have the same channels"):
-        depthwise_reference(x, torch.ones(3, 3, 9), out, padding=(1, 1))
+        depthwise.reference(x, torch.ones(3, 3, 9), out, padding=(1, 1))
     with pytest.raises(ValueError, match="slope must not be negative"):
-        depthwise_reference(
+        depthwise.reference(
             x,
             torch.ones(1, 1, 9),
             torch.empty_like(x),

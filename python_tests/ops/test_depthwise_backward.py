@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import RELU, RELU6, Piecewise, mask_shape
-from sign_ext.ops.depthwise import depthwise, depthwise_backward, depthwise_backward_reference
+from sign_ext.ops.depthwise import depthwise, depthwise_backward
 
 SLOPES = [None, 0.0, 0.25]
 
@@ -48,7 +48,7 @@ def test_any_size_geometry_and_combination(
 
 @pytest.mark.parametrize("convolution", CONVOLUTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("run", [depthwise_backward, depthwise_backward_reference])
+@pytest.mark.parametrize("run", [depthwise_backward, depthwise_backward.reference])
 def test_geometries_of_networks(convolution, dtype, run, torch_rng):
     for channels in (11, 32, 96):
         for other, x_slope in [("none", None), ("apart", 0.0), ("out", 0.5)]:
@@ -95,7 +95,7 @@ def test_a_convolution_and_its_backward_are_autograds(convolution, activation, m
     torch.testing.assert_close(out.double(), cotangent, rtol=1e-5, atol=5e-5)
 
 
-@pytest.mark.parametrize("run", [depthwise_backward, depthwise_backward_reference])
+@pytest.mark.parametrize("run", [depthwise_backward, depthwise_backward.reference])
 def test_every_tap_reaches_its_own_pixel(run):
     g, weight = torch.zeros(1, 1, 2, 2), torch.arange(1.0, 10.0).view(3, 3, 1)
     g[0, 0, 1, 1] = 1.0
@@ -117,7 +117,7 @@ def test_more_padding_than_a_window_reaches(padding, torch_rng):
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("run", [depthwise_backward, depthwise_backward_reference])
+@pytest.mark.parametrize("run", [depthwise_backward, depthwise_backward.reference])
 def test_an_empty_batch(run):
     g, out = (channels_innermost(torch.empty(0, 8, 4, 4)) for _ in range(2))
     run(g, torch.ones(3, 3, 8), out, padding=(1, 1))
@@ -185,7 +185,7 @@ def test_shared_memory_is_refused():
 def test_the_reference_refuses_by_name():
     g, out = torch.ones(2, 9, 4, 6), torch.ones(2, 8, 4, 6)
     with pytest.raises(ValueError, match="g, out and weight must have the same channels"):
-        depthwise_backward_reference(g, torch.ones(3, 3, 9), out, padding=(1, 1))
+        depthwise_backward.reference(g, torch.ones(3, 3, 9), out, padding=(1, 1))
 
 
 @needs_native

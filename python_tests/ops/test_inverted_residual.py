@@ -18,8 +18,6 @@ from sign_ext.ops.inverted_residual import (
     CHUNK,
     inverted_residual,
     inverted_residual_backward,
-    inverted_residual_backward_reference,
-    inverted_residual_reference,
     pack_block,
     round_to_tf32,
 )
@@ -82,7 +80,7 @@ def test_the_cotangent_may_be_added_to_itself(generator):
         bits = {"expand_mask": run.masks[0], "depthwise_mask": run.masks[1]}
         inverted_residual_backward(run.g, packed, run.cotangent, **bits, other=run.g)
     alone = torch.empty_like(run.cotangent)
-    inverted_residual_backward_reference(run.g, packed.block, alone, **bits)
+    inverted_residual_backward.reference(run.g, packed, alone, **bits)
     torch.testing.assert_close(run.cotangent, alone + run.g, rtol=1e-5, atol=1e-4)
 
 
@@ -96,6 +94,7 @@ def test_reference_in_float64_is_autograds(generator):
             if isinstance(value, torch.Tensor)
         }
     )
+    packed = pack_block(double, torch.float64)
     x = torch.randn(case.shape, generator=generator, dtype=torch.float64, requires_grad=True)
     e = HARDTANH.apply(torch.einsum("nchw,oc->nohw", x, double.expand))
     padded = torch.nn.functional.pad(e, (0, 1, 2, 2))
@@ -111,9 +110,9 @@ def test_reference_in_float64_is_autograds(generator):
     }
     out, got = torch.empty_like(y), torch.empty_like(x)
     last = torch.empty(mask_shape(y.shape), dtype=torch.uint8)
-    inverted_residual_reference(x.detach(), double, out, **bits, mask=last)
+    inverted_residual.reference(x.detach(), packed, out, **bits, mask=last)
     torch.testing.assert_close(out, y, rtol=1e-12, atol=1e-12)
-    inverted_residual_backward_reference(g * (y > 0), double, got, **bits)
+    inverted_residual_backward.reference(g * (y > 0), packed, got, **bits)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -171,6 +170,6 @@ def test_a_block_without_kernel_runs_its_reference(generator):
     case = CASES["linear"]
     run, packed = run_both(case, "float32", generator)
     expected = torch.empty_like(run.out)
-    inverted_residual_reference(run.x, packed.block, expected)
+    inverted_residual.reference(run.x, packed, expected)
     inverted_residual(run.x, packed, run.out)
     assert torch.equal(run.out, expected)

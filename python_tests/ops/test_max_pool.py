@@ -13,16 +13,8 @@ from pool_windows import DTYPES, WINDOWS, Window, innermost, shapes, windows
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sign_ext.ops import native
-from sign_ext.ops import native as routes
 from sign_ext.ops.activation import IDENTITY, RELU, Piecewise
-from sign_ext.ops.max_pool import (
-    index_bits,
-    index_shape,
-    max_pool,
-    max_pool_reference,
-    pack_index,
-    unpack_index,
-)
+from sign_ext.ops.max_pool import index_bits, index_shape, max_pool, pack_index, unpack_index
 
 needs_native = pytest.mark.skipif(
     not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
@@ -49,7 +41,7 @@ def test_any_size_window_and_combination(
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("run", [max_pool, max_pool_reference])
+@pytest.mark.parametrize("run", [max_pool, max_pool.reference])
 def test_windows_of_networks(window, dtype, run, torch_rng):
     for channels in (16, 22, 64):
         for nan in (False, True):
@@ -63,7 +55,7 @@ def test_more_rows_than_one_thread_is_given(dtype, torch_rng):
         check_max_pool(torch_rng, (5, 33, 40, 38), window, dtype, RELU, nan=False)
 
 
-@pytest.mark.parametrize("run", [max_pool, max_pool_reference])
+@pytest.mark.parametrize("run", [max_pool, max_pool.reference])
 @pytest.mark.parametrize("channels", [1, 16])
 def test_ties_and_nan_are_pytorchs(run, channels):
     nan, inf = math.nan, math.inf
@@ -98,22 +90,18 @@ def test_index_holds_each_channels_position_in_its_bits():
     assert torch.equal(unpack_index(packed, where.shape), where)
 
 
-@pytest.mark.parametrize("run", [max_pool, max_pool_reference])
+@pytest.mark.parametrize("run", [max_pool, max_pool.reference])
 def test_an_empty_batch(run):
     y, index = innermost(torch.empty(0, 8, 2, 2)), torch.empty(0, 1, 2, dtype=torch.uint8)
     run(innermost(torch.empty(0, 8, 4, 4)), y, index, kernel=(2, 2), stride=(2, 2))
 
 
 def test_the_reference_runs_where_nothing_is_built(monkeypatch, torch_rng):
-    monkeypatch.setattr(routes, "NATIVE", native.Native(None, "left out for this test"))
-    from sign_ext.ops import max_pool as module
-
+    monkeypatch.setattr(native, "NATIVE", native.Native(None, "left out for this test"))
     calls = []
-    reference = module.max_pool_reference
+    reference = max_pool.reference
     monkeypatch.setattr(
-        module,
-        "max_pool_reference",
-        lambda *args, **options: calls.append(1) or reference(*args, **options),
+        max_pool, "reference", lambda *args, **options: calls.append(1) or reference(*args, **options)
     )
     x = innermost(torch.randn(1, 3, 4, 4, generator=torch_rng))
     y, index = torch.empty(1, 3, 2, 2), torch.empty(4, 1, 2, dtype=torch.uint8)

@@ -13,12 +13,7 @@ from torch.nn import functional as F
 
 from sign_ext.ops import native
 from sign_ext.ops.activation import RELU, RELU6, Piecewise, mask_shape
-from sign_ext.ops.max_pool import (
-    index_shape,
-    max_pool,
-    max_pool_backward,
-    max_pool_backward_reference,
-)
+from sign_ext.ops.max_pool import index_shape, max_pool, max_pool_backward
 
 needs_native = pytest.mark.skipif(
     not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
@@ -45,7 +40,7 @@ def test_any_size_window_and_combination(shape, window, dtype, slope, other, x_s
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("run", [max_pool_backward, max_pool_backward_reference])
+@pytest.mark.parametrize("run", [max_pool_backward, max_pool_backward.reference])
 def test_windows_of_networks(window, dtype, run, torch_rng):
     for channels in (16, 22, 64):
         for other, x_slope in [("none", None), ("apart", 0.0), ("out", 0.5)]:
@@ -83,7 +78,7 @@ def test_a_pooling_and_its_backward_are_autograds(window, activation, module, to
     torch.testing.assert_close(out.double(), cotangent, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("run", [max_pool_backward, max_pool_backward_reference])
+@pytest.mark.parametrize("run", [max_pool_backward, max_pool_backward.reference])
 def test_an_empty_batch(run):
     g, index = innermost(torch.empty(0, 8, 2, 2)), torch.empty(0, 1, 2, dtype=torch.uint8)
     out = innermost(torch.empty(0, 8, 4, 4))

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise
 from sign_ext.ops.native import NATIVE
-from sign_ext.ops.winograd import winograd, winograd_reference, winograd_weight
+from sign_ext.ops.winograd import winograd, winograd_weight
 
 native = pytest.mark.skipif(not NATIVE.loaded, reason="the native operators are not built")
-ROUTES = [pytest.param(winograd, marks=native), winograd_reference]
+ROUTES = [pytest.param(winograd, marks=native), winograd.reference]
 
 
 def last(x):
@@ -70,7 +70,7 @@ def test_the_reference_is_exact_in_float64(torch_rng):
     x = torch.randn(2, 3, 7, 5, generator=torch_rng, dtype=torch.float64)
     weight = torch.randn(4, 3, 3, 3, generator=torch_rng, dtype=torch.float64)
     out = torch.empty(2, 4, 7, 5, dtype=torch.float64)
-    winograd_reference(x, winograd_weight(weight), out)
+    winograd.reference(x, winograd_weight(weight), out)
     torch.testing.assert_close(out, F.conv2d(x, weight, padding=1), rtol=1e-12, atol=1e-12)
 
 

@@ -10,7 +10,7 @@ from sign_ext.compiler.rules import (
     linear,
     normalization,
     pooling,
-    shape,
+    shaping,
 )
 
 __all__ = [
@@ -20,5 +20,5 @@ __all__ = [
     "linear",
     "normalization",
     "pooling",
-    "shape",
+    "shaping",
 ]

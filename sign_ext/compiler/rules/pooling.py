@@ -9,7 +9,7 @@ from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pooling import AdaptiveAverage, AveragePool, MaxPool
 from sign_ext.compiler.lower import Builder, Ref, rule
 from sign_ext.compiler.rules.operands import need_image, pair
-from sign_ext.compiler.rules.shape import reshaped
+from sign_ext.compiler.rules.shaping import reshaped
 from sign_ext.errors import UnsupportedOperation
 
 
