@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sign_ext.checks import place_of
 from sign_ext.compiler.ir.dense import Convolution
-from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.engine.onchip.cost import work_of
 from sign_ext.engine.timing import ceilings
 from sign_ext.engine.trajectory import iterate_dtype, memory_format
 from sign_ext.errors import BackendError
 from sign_ext.eval_state import unwrap
+from sign_ext.formatting import bytes_in_words
 from sign_ext.ops import sign_update_route
 from sign_ext.source_layer import guess_source_layer
 

@@ -103,7 +103,7 @@ def test_bits_are_written_once_read_once_and_freed(case):
     program, _ = block_program(CASES[case])
     _, fused = plans(program)
     freed = [slot for i in fused.instructions for slot in i.frees]
-    taken = [i.taken for i in fused.instructions if i.in_place]
+    taken = [i.overwritten for i in fused.instructions if i.in_place]
     assert len(freed) == len(set(freed))
     assert {*freed, *taken, 0, fused.delta} == set(range(len(fused.slots)))
     forward = next((i for i in fused.instructions if i.inner != (None, None)), None)

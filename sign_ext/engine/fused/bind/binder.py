@@ -32,7 +32,7 @@ class Binder(ForwardBinder):
         frees = instruction.frees
         if instruction.in_place:
             # Its memory lives on under another name; a reference here would keep it too long.
-            frees = (*frees, instruction.taken)
+            frees = (*frees, instruction.overwritten)
         if not frees:
             return run
 
