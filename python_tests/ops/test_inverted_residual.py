@@ -12,6 +12,7 @@ import pytest
 import torch
 from emulated_blocks import Device, emulated_blocks
 from inverted_residual_checks import CASES, HARDTANH, UNIT, check_both, random_block, run_both
+from tensors import needs_native
 
 from sign_ext.ops.activation import Piecewise, mask_shape
 from sign_ext.ops.inverted_residual import (
@@ -21,9 +22,6 @@ from sign_ext.ops.inverted_residual import (
     pack_block,
     round_to_tf32,
 )
-from sign_ext.ops.native import NATIVE
-
-natively = pytest.mark.skipif(not NATIVE.loaded, reason="the operators' schemas are native")
 
 
 @pytest.fixture
@@ -38,7 +36,7 @@ def test_reference(name, precision, generator):
     check_both(CASES[name], run, precision)
 
 
-@natively
+@needs_native
 @pytest.mark.parametrize("precision", UNIT)
 @pytest.mark.parametrize("name", CASES)
 def test_kernel(name, precision, generator, seed):
@@ -48,7 +46,7 @@ def test_kernel(name, precision, generator, seed):
     check_both(CASES[name], run, precision)
 
 
-@natively
+@needs_native
 @pytest.mark.parametrize("precision", UNIT)
 def test_tiles_change_no_bit(precision, generator, seed):
     case = CASES["mobilenet, skip"]
@@ -62,7 +60,7 @@ def test_tiles_change_no_bit(precision, generator, seed):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@natively
+@needs_native
 def test_a_block_that_does_not_fit_says_so(generator):
     with (
         emulated_blocks(Device(shared=20_000)),
@@ -71,7 +69,7 @@ def test_a_block_that_does_not_fit_says_so(generator):
         run_both(CASES["mobilenet, stride 2"], "float32", generator)
 
 
-@natively
+@needs_native
 def test_the_cotangent_may_be_added_to_itself(generator):
     """A block whose residual is its own input hands its cotangent on."""
     case = CASES["mobilenet, skip"]
@@ -149,7 +147,7 @@ def test_rounding_to_tf32():
     )
 
 
-@natively
+@needs_native
 def test_operators_refuse_what_is_not_on_cuda():
     x = torch.zeros(1, 8, 1, 1)
     with pytest.raises(NotImplementedError):

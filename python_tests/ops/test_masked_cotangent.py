@@ -6,18 +6,18 @@ import math
 
 import pytest
 import torch
-from activate_checks import channels_innermost, needs_native, random_tensor, shapes
+from activate_checks import shapes
 from hypothesis import given
 from hypothesis import strategies as st
 from masked_cotangent_checks import (
     AUTOGRAD_ACTIVATIONS,
     check_against_autograd,
     check_masked_cotangent,
-    random_mask,
 )
+from tensors import around_bounds, channels_last, needs_native, random_mask
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sign_ext.ops import native as routes
+from sign_ext.ops import native
 from sign_ext.ops.activation import mask_shape, unpack_bits
 from sign_ext.ops.masked_cotangent import masked_cotangent
 
@@ -80,7 +80,7 @@ def test_scale_comes_after_the_slope_and_the_sum(run):
 @needs_native
 @pytest.mark.parametrize("shape", [(0, 5), (0, 8, 4, 4), (2, 8, 0, 4)])
 def test_empty_batches(shape):
-    g = channels_innermost(torch.empty(shape))
+    g = channels_last(torch.empty(shape))
     mask = torch.empty(mask_shape(shape), dtype=torch.uint8)
     masked_cotangent(g, g, mask=mask, scale=torch.ones(shape[1]))
 
@@ -92,7 +92,7 @@ def test_other_layouts_and_missing_extensions_run_on_torch(monkeypatch, torch_rn
     out = torch.empty_like(g)
     masked_cotangent(g, out, mask=mask)
     assert torch.equal(out, expected)
-    monkeypatch.setattr(routes, "NATIVE", routes.NATIVE.__class__(None, "left out for this test"))
+    monkeypatch.setattr(native, "NATIVE", native.Native(None, "left out for this test"))
     single = g.float()
     masked_cotangent(single, single, mask=mask)
     assert torch.equal(single, expected.float())
@@ -150,7 +150,7 @@ def test_the_reference_refuses_by_name():
 @pytest.mark.parametrize("everything", [False, True])
 def test_opcheck(dtype, everything, torch_rng):
     shape = (2, 9, 3, 4)
-    g = random_tensor(torch_rng, shape, dtype, "cpu")
+    g = around_bounds(torch_rng, shape, dtype, "cpu")
     mask = random_mask(torch_rng, shape, "cpu")
     rest = (mask, 0.5, torch.ones(9), torch.ones_like(g))
     arguments = (g, torch.zeros_like(g), *(rest if everything else (None, 0.0, None, None)))

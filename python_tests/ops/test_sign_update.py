@@ -15,9 +15,9 @@ from sign_update_checks import (
     check_the_watch,
     formula,
     laid_out,
-    needs_native,
     problem,
 )
+from tensors import needs_native
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 

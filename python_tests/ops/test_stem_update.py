@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stem_update_checks import (
-    DTYPES,
     STEMS,
     Stem,
     check_against_autograd,
@@ -16,15 +15,12 @@ from stem_update_checks import (
     check_the_watch,
     problem,
 )
+from tensors import DTYPES, needs_native
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from sign_ext.ops import native
 from sign_ext.ops.stem_update import stem_update_
 
-needs_native = pytest.mark.skipif(
-    not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
-)
 UPDATES = [stem_update_, stem_update_.reference]
 OPTIONAL = ["velocity", "mask", "watch", "counts", "clamp_min", "clamp_max"]
 pairs = {

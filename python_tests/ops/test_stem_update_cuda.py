@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from stem_update_checks import (
-    DTYPES,
     STEMS,
     Stem,
     check_against_autograd,
@@ -15,6 +14,7 @@ from stem_update_checks import (
     problem,
     wide,
 )
+from tensors import DTYPES
 
 from sign_ext.ops.stem_update import stem_update_
 

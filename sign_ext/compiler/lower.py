@@ -234,10 +234,13 @@ def _is_copy(node: Node) -> bool:
     """Whether contiguous or to returned a copy: of other strides, or because it was asked for."""
     if _name(node)[0].partition(".")[0] not in ("contiguous", "to"):
         return False
-    before, after = (one.meta.get("tensor_meta") for one in (node.args[0], node))
+    source, target = node.args[0], node.target
+    assert isinstance(source, Node)
+    assert isinstance(target, torch._ops.OpOverload)
+    before, after = source.meta.get("tensor_meta"), node.meta.get("tensor_meta")
     if before is None or after is None or before.stride != after.stride:
         return True
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    names = [argument.name for argument in target._schema.arguments]
     given = dict(zip(names, node.args, strict=False)) | node.kwargs
     return bool(given.get("copy", False))
 
