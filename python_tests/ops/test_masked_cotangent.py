@@ -100,7 +100,7 @@ def test_other_layouts_and_missing_extensions_run_on_torch(monkeypatch, torch_rn
 
 @needs_native
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"g": torch.zeros(8)}, r"g must be \(N, C\) or \(N, C, H, W\)"),
         ({"g": torch.zeros(2, 3, 4, 5)}, "g must be dense with its channels innermost"),
@@ -114,10 +114,10 @@ def test_other_layouts_and_missing_extensions_run_on_torch(monkeypatch, torch_rn
         ({"slope": math.nan}, "slope must be a number"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(change, words):
+def test_bad_arguments_are_refused_by_name(change, message):
     arguments = {"g": torch.ones(2, 8), "out": torch.zeros(2, 8)} | change
     g, out = arguments.pop("g"), arguments.pop("out")
-    with pytest.raises(RuntimeError, match=f"masked_cotangent: {words}"):
+    with pytest.raises(RuntimeError, match=f"masked_cotangent: {message}"):
         masked_cotangent(g, out, **arguments)
     if not out.is_meta:
         assert not out.any()

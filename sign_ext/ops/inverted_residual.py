@@ -194,8 +194,8 @@ def inverted_residual(
         packed: the block, prepared by `pack_block` for x's dtype and device.
         out: (N, C_out, OH, OW), x's dtype and layout, not overlapping x. Its size says how
             far the depthwise windows go; what they see outside e is zero.
-        expand_mask: uint8, `mask_shape((N, E, H, W))`, for the bits of e's activation; None where
-            that is the identity.
+        expand_mask: uint8, `mask_shape((N, E, H, W))`, for the bits of e's activation; None for the
+            identity.
         depthwise_mask: the same of d, `mask_shape((N, E, OH, OW))`.
         residual: added before the last activation, like out, not overlapping it, or None.
         mask: `mask_shape(out.shape)`, for the bits of the last activation; None where that is the
