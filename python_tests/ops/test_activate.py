@@ -149,14 +149,14 @@ def test_without_an_extension_the_reference_runs(monkeypatch, torch_rng):
         ({"out": torch.zeros(2, 8, device="meta")}, "out must be on x's device"),
         (
             {"x": torch.zeros(2, 8, dtype=torch.bfloat16)},
-            "out must have x's type, or be bfloat16",
+            "out must have x's dtype, or be bfloat16",
         ),
         ({"scale": torch.zeros(7)}, "scale must be 8 contiguous float32 values"),
         ({"bias": torch.zeros(8, dtype=torch.float64)}, "bias must be 8 contiguous float32"),
         ({"residual": torch.zeros(2, 7)}, "residual must have x's shape"),
         (
             {"residual": torch.zeros(2, 8, dtype=torch.bfloat16)},
-            "residual must have out's type",
+            "residual must have out's dtype",
         ),
         ({"mask": torch.zeros(2, 2, dtype=torch.uint8)}, r"mask must be .* of shape \(2, 1\)"),
         ({"mask": torch.zeros(2, 1)}, "mask must be contiguous uint8"),

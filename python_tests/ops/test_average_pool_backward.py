@@ -131,7 +131,7 @@ def arguments(**changed):
             RuntimeError,
             "other must have out's sh",
         ),
-        ({"stride": (4, 2)}, RuntimeError, "window 1 begins behind the image of 4 positions"),
+        ({"stride": (4, 2)}, RuntimeError, "window 1 begins past the image of 4 positions"),
         ({"kernel": (2, 0)}, RuntimeError, "must be positive"),
         ({"divisor": 0}, ValueError, "divisor must not be 0"),
         ({"divisor": 2**31}, RuntimeError, "divisor is too large"),

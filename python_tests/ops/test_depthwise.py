@@ -132,7 +132,7 @@ def arguments(**changed):
         ({"mask": torch.zeros(48, 1, dtype=torch.uint8)}, r"mask must be .* \(48, 2\)"),
         ({"stride": (0, 1)}, "stride and dilation must be positive"),
         ({"padding": (1, -1)}, "padding not negative"),
-        ({"stride": (1, 2)}, "window 5 of the width begins behind the image of 6 positions"),
+        ({"stride": (1, 2)}, "window 5 of the width begins past the image of 6 positions"),
         ({"activation": Piecewise(slope=-0.5)}, "slope must not be negative"),
         ({"activation": Piecewise(low=math.nan)}, "low and high must be numbers"),
     ],
@@ -330,7 +330,7 @@ def backward_arguments(**changed):
         ),
         ({"slope": math.nan}, "slope and x_slope must be numbers"),
         ({"dilation": (0, 1)}, "stride and dilation must be positive"),
-        ({"stride": (6, 2)}, "window 1 of the height begins behind the image of 4 positions"),
+        ({"stride": (6, 2)}, "window 1 of the height begins past the image of 4 positions"),
     ],
 )
 def test_backward_bad_arguments_are_refused_and_named(changed, message):
