@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.compiler.memory_plan import MemoryPlan
 from sign_ext.engine.trajectory import Problem, iterate_dtype
+from sign_ext.formatting import bytes_in_words
 
 if TYPE_CHECKING:
     from sign_ext.engine.backends import Engines

@@ -27,12 +27,12 @@ class Binder(ForwardBinder):
 
     def bind(self, instruction: Instruction) -> Run:
         """A function that runs an instruction and frees what it frees."""
-        make = getattr(self, f"_{instruction.what}")
+        make = getattr(self, f"_{instruction.kind}")
         run: Run = make(instruction)
         frees = instruction.frees
         if instruction.in_place:
             # Its memory lives on under another name; a reference here would keep it too long.
-            frees = (*frees, instruction.taken)
+            frees = (*frees, instruction.overwritten)
         if not frees:
             return run
 

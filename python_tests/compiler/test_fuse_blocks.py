@@ -1,10 +1,10 @@
-"""Inverted residuals as one operation: the same definition, and which there are."""
+"""Inverted residuals fused into one operation: equal to their convolutions, and which are found."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from block_programs import CASES, Builder, Case, block_program, mobilenet, program_of, without
+from block_programs import CASES, Builder, Case, block_program, mobilenet, program_of, with_changes
 
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
 from sign_ext.compiler.memory_plan import plan_memory
@@ -14,10 +14,10 @@ from sign_ext.ops.activation import RELU, RELU6, Piecewise
 
 def check(program, images, places) -> None:
     fused, _ = fuse_blocks(program, places)
-    wanted = program.pullback_of_ones(images)
-    assert wanted.norm() > 0
+    expected = program.pullback_of_ones(images)
+    assert expected.norm() > 0
     got = fused.pullback_of_ones(images)
-    assert (got - wanted).norm() <= 1e-12 * wanted.norm()
+    assert (got - expected).norm() <= 1e-12 * expected.norm()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -139,7 +139,7 @@ def read_twice(which: int) -> tuple:
 def residual_within() -> tuple:
     program, place = read_twice(2)
     changes = {"inputs": (3, 2), "in_shapes": ((24, 5, 5), (24, 5, 5))}
-    return without(program, place, **changes), place
+    return with_changes(program, place, **changes), place
 
 
 def dilated() -> tuple:
@@ -171,13 +171,13 @@ def summed_expand() -> tuple:
 
 def leaky(which: int) -> tuple:
     program, place = channels()
-    return without(program, which, activation=Piecewise(slope=0.1)), place
+    return with_changes(program, which, activation=Piecewise(slope=0.1)), place
 
 
 REFUSED = {
-    "leaky expand": (lambda: leaky(1), "the activation of convolution 1×1 .* is no clamp"),
-    "leaky depthwise": (lambda: leaky(2), "the activation of convolution 3×3 .* is no clamp"),
-    "leaky project": (lambda: leaky(3), "the activation of convolution 1×1 .* is no clamp"),
+    "leaky expand": (lambda: leaky(1), "the activation of convolution 1×1 .* is not a clamp"),
+    "leaky depthwise": (lambda: leaky(2), "the activation of convolution 3×3 .* is not a clamp"),
+    "leaky project": (lambda: leaky(3), "the activation of convolution 1×1 .* is not a clamp"),
     "the stem": (stem_of_eight, "is the first convolution, whose input-backward adds"),
     "channels in": (lambda: channels(x=12), "its channels are 12, 24, 8, not all multiples of 8"),
     "expanded": (lambda: channels(expanded=20), "its channels are 8, 20, 8, not all"),
@@ -186,7 +186,7 @@ REFUSED = {
     "depthwise value read twice": (lambda: read_twice(3), "only reader of a depthwise"),
     "residual within": (residual_within, "only reader of a dense 1×1 convolution"),
     "dilation": (dilated, "only reader of a depthwise convolution without dilation"),
-    "3×3 at the end": (wide_project, "is no dense 1×1 convolution of stride 1"),
+    "3×3 at the end": (wide_project, "is not a dense 1×1 convolution of stride 1"),
     "expand with a residual": (summed_expand, "only reader of a dense 1×1 convolution"),
 }
 

@@ -1,4 +1,4 @@
-"""The rules of `lower` for convolutions."""
+"""Rules for the operations with weights: convolutions and linear layers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Shape
-from sign_ext.compiler.lower import Builder, Ref, rule
-from sign_ext.compiler.rules.operands import need_constants, need_image, pair
+from sign_ext.compiler.lower import Builder, Ref, pair, require_constants, require_image, rule
 from sign_ext.errors import UnsupportedOperation
 
 
 @rule("conv2d.default", "conv2d.padding", "convolution.default")
 def conv2d(
-    to: Builder,
+    builder: Builder,
     shape: Shape,
     x: Ref,
     weight: Tensor,
@@ -26,9 +25,12 @@ def conv2d(
     *rest: Any,
     **named: Any,
 ) -> Ref:
-    """conv2d(x, w, b, stride, padding, dilation, groups); convolution has two more."""
-    need_image(x)
-    need_constants(weight, bias)
+    """conv2d(x, w, b, stride, padding, dilation, groups).
+
+    The list of aten.convolution ends in transposed, output_padding, groups instead.
+    """
+    require_image(x)
+    require_constants(weight, bias)
     groups = named.get("groups", rest[-1] if rest else 1)
     if len(rest) == 3 and (rest[0] or any(rest[1])):
         raise UnsupportedOperation("a transposed convolution")
@@ -40,7 +42,7 @@ def conv2d(
         after = (total[0] - before[0], total[1] - before[1])
     elif padding != "valid":
         before = after = pair(padding)
-    return to.add(
+    return builder.add(
         Convolution,
         (x,),
         shape,
@@ -52,3 +54,14 @@ def conv2d(
         dilation=dilation,
         groups=int(groups),
     )
+
+
+@rule("linear.default")
+def linear(
+    builder: Builder, shape: Shape, x: Ref, weight: Tensor, bias: Tensor | None = None
+) -> Ref:
+    """linear(x, w, b) on (N, F)."""
+    require_constants(x if not isinstance(x, Ref) else None, weight, bias)
+    if len(x.shape) != 1:
+        raise UnsupportedOperation("only (N, F) is supported here")
+    return builder.add(Linear, (x,), shape, weight=weight, bias=bias)
