@@ -13,7 +13,8 @@ from torch import nn
 from sign_ext import SignTransform
 from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.program import with_constants
-from sign_ext.engine.fused import bind_block, tune
+from sign_ext.engine.fused import tune
+from sign_ext.engine.fused.bind import inverted_residual
 from sign_ext.engine.fused.tune import alone, is_faster_fused, measured_blocks
 from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, choices_by_rule
 from sign_ext.ops.inverted_residual import inverted_residual_backward
@@ -59,7 +60,7 @@ def test_a_block_that_agrees_and_is_faster_is_taken(monkeypatch, case, dtype):
 
 
 def wrong(monkeypatch, kernel) -> None:
-    monkeypatch.setattr(bind_block, "inverted_residual_backward", kernel)
+    monkeypatch.setattr(inverted_residual, "inverted_residual_backward", kernel)
 
 
 @pytest.mark.parametrize(("dtype", "off"), [(F32, 1.01), (F32, float("nan")), (torch.bfloat16, 2)])

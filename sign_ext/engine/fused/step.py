@@ -14,8 +14,9 @@ from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.schedule import Schedule, schedule
 from sign_ext.engine.fused.bind.binder import Binder
-from sign_ext.engine.fused.bind.block import block_of
-from sign_ext.engine.fused.bind.buffers import Slots, is_dense
+from sign_ext.engine.fused.bind.context import BindContext, Slots
+from sign_ext.engine.fused.bind.dense import is_dense
+from sign_ext.engine.fused.bind.inverted_residual import block_of
 from sign_ext.engine.fused.products import onednn
 from sign_ext.engine.fused.products.torch import Dense, torch_dense
 from sign_ext.engine.fused.tuning_plan import Choices, choices_by_rule
@@ -96,7 +97,7 @@ class Step:
                     self.dense[i] = torch_dense(op, dtype, by_library)
             elif isinstance(op, InvertedResidual):
                 self.blocks[i] = pack_block(block_of(op), dtype, tf32=tf32)
-        binder = Binder(program, self.schedule.slots, self.dense, dtype, device, self.blocks)
+        binder = Binder(BindContext(program, self.dense, dtype, device, self.blocks))
         self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
         self.stem_weight: Tensor | None = None
         if self.schedule.stem:
