@@ -15,15 +15,15 @@ from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.program import with_constants
 from sign_ext.engine.fused import tune
 from sign_ext.engine.fused.bind import inverted_residual
-from sign_ext.engine.fused.tune import alone, is_faster_fused, measured_blocks
-from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, choices_by_rule
+from sign_ext.engine.fused.tune import is_faster_fused, isolated_programs, measure_blocks
+from sign_ext.engine.fused.tuning_plan import StepChoices, TuningPlan, choices_by_rule
 from sign_ext.ops.inverted_residual import inverted_residual_backward
 
 CPU, F32 = torch.device("cpu"), torch.float32
 
 
 class Clock:
-    """Stands in for `seconds`: of each pair of calls, the fused block's first, the other's then."""
+    """In place of `median_seconds`: of each pair of times the fused block's comes first."""
 
     def __init__(self, *pairs: tuple[float, float]) -> None:
         self.times = [t for pair in pairs for t in pair]
@@ -40,7 +40,7 @@ def eligible(monkeypatch):
 
 def clock(monkeypatch, *pairs: tuple[float, float]) -> Clock:
     made = Clock(*pairs)
-    monkeypatch.setattr(tune, "seconds", made)
+    monkeypatch.setattr(tune, "median_seconds", made)
     return made
 
 
@@ -117,7 +117,7 @@ def test_other_errors_are_heard(monkeypatch):
 def test_a_block_alone_is_itself(case):
     one = block(case)
     seed = torch.randn(one.shape)
-    apart, fused = alone(one, seed)
+    apart, fused = isolated_programs(one, seed)
     assert [op.output for op in apart.ops] == [1, 2, 3]
     assert len(fused.ops) == 1
     own = CASES[case].residual == "own"
@@ -157,14 +157,14 @@ def test_each_block_is_decided_by_itself(monkeypatch, eligible, images):
     program = SignTransform(three_blocks()).program(images)
     clock(monkeypatch, (1, 2), (2, 1), (1, 2))
     with torch.no_grad():
-        assert measured_blocks(program, F32, images) == (3, 9)
+        assert measure_blocks(program, F32, images) == (3, 9)
 
 
 def test_nothing_is_measured_where_there_is_no_kernel(monkeypatch, images):
     program = SignTransform(three_blocks()).program(images)
     monkeypatch.setattr(tune, "is_faster_fused", None)
     for dtype in (torch.float64, F32, torch.bfloat16):
-        assert measured_blocks(program, dtype, images) == ()
+        assert measure_blocks(program, dtype, images) == ()
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
@@ -201,13 +201,13 @@ def test_without_tune_there_are_no_blocks(monkeypatch, eligible, images):
 
 
 def test_a_file_from_before_blocks_is_read(tmp_path):
-    plan = TuningPlan("a machine", {"8×3×32×32 float32": Choices(4, (1, 3), (9,))})
+    plan = TuningPlan("a machine", {"8×3×32×32 float32": StepChoices(4, (1, 3), (9,))})
     content = plan.to_dict()
     assert TuningPlan.from_dict(content) == plan
     del content["choices"]["8×3×32×32 float32"]["blocks"]
     (tmp_path / "plan.json").write_text(json.dumps(content))
     old = TuningPlan.load(tmp_path / "plan.json")
-    assert old.choices == {"8×3×32×32 float32": Choices(4, (1, 3))}
+    assert old.choices == {"8×3×32×32 float32": StepChoices(4, (1, 3))}
     assert "fused blocks" not in str(old)
     content["choices"]["8×3×32×32 float32"]["blocks"] = 7
     (tmp_path / "plan.json").write_text(json.dumps(content))
@@ -216,7 +216,7 @@ def test_a_file_from_before_blocks_is_read(tmp_path):
 
 
 def test_a_plan_for_another_network_is_refused(images):
-    plan = TuningPlan("a machine", {"16×3×8×8 float32": Choices(16, (), (2,))})
+    plan = TuningPlan("a machine", {"16×3×8×8 float32": StepChoices(16, (), (2,))})
     sign = SignTransform(three_blocks(), 2, step_size=1.0, backend="fused", tune=plan)
     with pytest.raises(ValueError, match=r"place 2: .* end at: 3, 6, 9; .*tune=True measures"):
         sign.transform(images)

@@ -10,8 +10,8 @@ from emulated_blocks import Device, emulated_blocks
 from sign_ext import SignTransform
 from sign_ext.compiler.ir.inverted_residual import blocks_of
 from sign_ext.engine.fused.step import Step
-from sign_ext.engine.fused.tune import measured_blocks
-from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of
+from sign_ext.engine.fused.tune import measure_blocks
+from sign_ext.engine.fused.tuning_plan import StepChoices, TuningPlan, tuning_key
 from sign_ext.ops.native import NATIVE
 
 pytestmark = pytest.mark.skipif(not NATIVE.loaded, reason="the operators' schemas are native")
@@ -24,7 +24,7 @@ CLOSE = {"float32": 1e-3, "tf32": 0.2, "bfloat16": 0.2}
 
 def step_of(program, images, precision, blocks):
     tf32 = precision == "tf32"
-    choices = Choices(len(images), blocks=blocks)
+    choices = StepChoices(len(images), blocks=blocks)
     with torch.no_grad():
         return Step(program, DTYPES[precision], images.device, len(images), choices, tf32=tf32)
 
@@ -76,7 +76,7 @@ def test_transforming_with_blocks(seed, torch_rng):
     step_size = 20 / float(program.pullback_of_ones(images).abs().max())
     options = {"step_size": step_size, "backend": "fused", "clamp": (0, 255)}
     expected = SignTransform(model, 2, **options).transform(images)
-    plan = TuningPlan(choices={key_of(images, "float32"): Choices(2, blocks=blocks[:3])})
+    plan = TuningPlan(choices={tuning_key(images, "float32"): StepChoices(2, blocks=blocks[:3])})
     device = Device(seed)
     with emulated_blocks(device):
         moved = SignTransform(model, 2, tune=plan, **options).transform(images)
@@ -89,12 +89,14 @@ def test_transforming_with_blocks(seed, torch_rng):
 def test_tuning_passes_over_what_does_not_fit(seed, monkeypatch):
     """A device with little shared memory refuses blocks, which then run one by one."""
     monkeypatch.setattr("sign_ext.engine.fused.tune.block_runs_natively", lambda x: True)
-    monkeypatch.setattr("sign_ext.engine.fused.tune.seconds", lambda work, device: 0.0)
+    monkeypatch.setattr("sign_ext.engine.fused.tune.median_seconds", lambda work, device: 0.0)
     program, _ = block_program(CASES["MobileNetV2"])
     images = torch.zeros(1, *program.image_shape)
     with emulated_blocks(Device(seed, shared=1024)):
-        assert measured_blocks(program, torch.float32, images) == ()
+        assert measure_blocks(program, torch.float32, images) == ()
     order = iter([1.0, 2.0])
-    monkeypatch.setattr("sign_ext.engine.fused.tune.seconds", lambda work, device: next(order))
+    monkeypatch.setattr(
+        "sign_ext.engine.fused.tune.median_seconds", lambda work, device: next(order)
+    )
     with emulated_blocks(Device(seed)):
-        assert measured_blocks(program, torch.float32, images) == blocks_of(program)
+        assert measure_blocks(program, torch.float32, images) == blocks_of(program)

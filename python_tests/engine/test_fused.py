@@ -223,10 +223,10 @@ def test_a_custom_gradient_is_respected(images):
 
 def test_rounding_alone_is_no_other_gradient(images, monkeypatch):
     """Where float32 differs by more than the tolerance, float64 decides."""
-    from sign_ext.engine.fused import programs
+    from sign_ext.engine import agreement
 
     model = tiny_cnn().eval()
-    monkeypatch.setitem(programs.TOLERANCE, torch.float32, 0.0)
+    monkeypatch.setitem(agreement.TOLERANCE, torch.float32, 0.0)
     wanted = iterative_sign(model, images, 1, step_size=STEP, backend="autograd")
     agree(
         iterative_sign(model, images, 1, step_size=STEP, backend="fused"), wanted.double(), images

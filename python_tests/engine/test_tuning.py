@@ -10,7 +10,7 @@ from networks import basic_cnn
 
 from sign_ext import SignTransform
 from sign_ext.engine.fused import engine as engine_module
-from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, choices_by_rule
+from sign_ext.engine.fused.tuning_plan import StepChoices, TuningPlan, choices_by_rule
 
 STEP = 2000.0
 
@@ -26,7 +26,7 @@ def model():
 
 
 def test_nothing_is_measured_by_default(monkeypatch, model, images):
-    monkeypatch.setattr(engine_module, "measured_choices", None)
+    monkeypatch.setattr(engine_module, "measure_choices", None)
     sign = SignTransform(model, 2, step_size=STEP, backend="fused")
     sign.transform(images)
     assert sign.plan.choices == {}
@@ -37,9 +37,9 @@ def test_choices_are_measured_once_a_shape_and_used(monkeypatch, model, images):
 
     def measured(program, dtype, given):
         made.append(given.shape)
-        return Choices(2, (1, 3))
+        return StepChoices(2, (1, 3))
 
-    monkeypatch.setattr(engine_module, "measured_choices", measured)
+    monkeypatch.setattr(engine_module, "measure_choices", measured)
     sign = SignTransform(model, 2, step_size=STEP, backend="fused", tune=True)
     tuned = sign.transform(images)
     sign.transform(images)
@@ -78,9 +78,9 @@ def test_the_librarys_switches_are_set_while_measuring(monkeypatch, model, image
 
     def watched(program, dtype, given):
         seen.append((torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic))
-        return Choices(len(given))
+        return StepChoices(len(given))
 
-    monkeypatch.setattr("sign_ext.engine.fused.engine.measured_choices", watched)
+    monkeypatch.setattr("sign_ext.engine.fused.engine.measure_choices", watched)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     SignTransform(model, 2, step_size=STEP, backend="fused", tune=True).transform(images)
     assert seen == [(False, True)]

@@ -19,7 +19,7 @@ from sign_ext.engine.fused.bind.dense import is_dense
 from sign_ext.engine.fused.bind.inverted_residual import block_of
 from sign_ext.engine.fused.products import onednn
 from sign_ext.engine.fused.products.torch import Dense, torch_dense
-from sign_ext.engine.fused.tuning_plan import Choices, choices_by_rule
+from sign_ext.engine.fused.tuning_plan import StepChoices, choices_by_rule
 from sign_ext.ops.inverted_residual import PackedBlock, pack_block
 
 
@@ -55,7 +55,7 @@ class Step:
         dtype: torch.dtype,
         device: torch.device,
         images: int,
-        choices: Choices | None = None,
+        choices: StepChoices | None = None,
         *,
         tf32: bool = False,
     ) -> None:

@@ -219,7 +219,7 @@ def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -
     Args:
         op: a convolution or linear operation.
         images: batches will have about as many.
-        by_library: whether the library alone is used, see `Choices`.
+        by_library: whether the library alone is used, see `StepChoices`.
     """
     if isinstance(op, Linear) or op.is_pointwise:
         return OneDNNLinear(op, images)

@@ -68,7 +68,7 @@ class TorchConvolution:
     """A convolution by PyTorch."""
 
     def __init__(self, op: Convolution, dtype: torch.dtype, by_library: bool = False) -> None:
-        """Prepare weights for activations of `dtype`; see `Choices.by_library`."""
+        """Prepare weights for activations of `dtype`; see `StepChoices.by_library`."""
         self.op = op
         layout = torch.channels_last
         self.weight = op.weight.to(dtype).contiguous(memory_format=layout)
@@ -166,7 +166,7 @@ def torch_dense(op: Convolution | Linear, dtype: torch.dtype, by_library: bool =
     Args:
         op: a convolution or linear operation.
         dtype: of the activations.
-        by_library: whether the input-backward is the library's own, see `Choices`.
+        by_library: whether the input-backward is the library's own, see `StepChoices`.
     """
     if isinstance(op, Linear):
         return TorchLinear(op, dtype)
