@@ -117,8 +117,8 @@ def free(monkeypatch):
 
 
 def batches(asked: int | None = None) -> Batches:
-    engines = SimpleNamespace(memory=lambda problem, images: BASIC_CNN)
-    return Batches(engines, asked)
+    planner = SimpleNamespace(memory=lambda problem, images: BASIC_CNN)
+    return Batches(planner, asked)
 
 
 def test_never_more_than_there_are_images(free):
@@ -135,7 +135,7 @@ def test_never_more_than_there_are_images(free):
 def test_short_memory_is_handled_and_said(free):
     free.bytes = 1000 * A_NEED
     sizes = batches()
-    with pytest.warns(RuntimeWarning, match="4,224 images.*it is 528 at a time.*batch_size"):
+    with pytest.warns(RuntimeWarning, match="4,224 images.*using 528 at a time.*batch_size"):
         assert sizes.size(PROBLEM, Images(50_000)) == 528  # 4 for each multiprocessor
     free.bytes = 10**11  # the same call, the same batches
     with warnings.catch_warnings():

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
+import onchip_header
 import pytest
 import torch
 from emulated_onchip import library
-from emulation import CSRC
 from onchip_cases import distance, prepare
 
 from sign_ext import BackendError
-from sign_ext.engine.onchip.check import BITS, bits_of, check_step, examples_of, what_is_wrong
+from sign_ext.engine.onchip.check import BIT_REACH, bits_of, check_step, examples_of, find_mismatch
 from sign_ext.engine.onchip.reference import exact, forward_reference, rounded
 from sign_ext.engine.onchip.shared_memory import residue_bytes
 
@@ -29,22 +28,9 @@ def truncating() -> Iterator[None]:
         library().onchip_truncates(0)
 
 
-@cache
-def places(struct: str) -> dict[str, int]:
-    """The words of a struct of csrc/onchip/onchip.h, by the names of its fields."""
-    text = (CSRC / "onchip" / "onchip.h").read_text()
-    body = re.sub(r"//.*", "", re.search(rf"struct {struct} {{(.*?)\n}};", text, re.DOTALL)[1])
-    rows = re.findall(r"(?:std::int32_t|float) ([\w, ]+);", body)
-    return {name: i for i, name in enumerate(", ".join(rows).split(", "))}
-
-
 def word(trajectory, field: str, layer: int | None = None, launch: int = 0) -> torch.Tensor:
-    """A word of a plan, to be changed."""
-    words = trajectory.network.launches[launch].words
-    if layer is None:
-        return words[places("Plan")[field]]
-    begin = len(places("Plan")) + layer * len(places("Layer"))
-    return words[begin + places("Layer")[field]]
+    """A word of a launch's plan, to be changed."""
+    return onchip_header.word(trajectory.network.launches[launch].args, field, layer)
 
 
 def between_launches(trajectory, change) -> None:
@@ -131,7 +117,7 @@ FAULTS = {
     mask_bits_of_other_elements: "layer 1 of 3 on chip has .* mask bits wrong",
     a_pooling_position_off_by_one: r"layer 2 of 3 on chip has .* pooling positions wrong",
     mask_bits_read_elsewhere: "δ is .* from the definition's through the same mask bits",
-    a_step_of_another_size: r"p moved to another place than p \+ step_size · δ",
+    a_step_of_another_size: r"p is not p \+ step_size · δ after the step",
 }
 
 
@@ -158,21 +144,21 @@ def test_faults_of_steps_in_one_launch(field, seed):
     else:
         word(trajectory, field, 1).fill_(-1)
     where = "δ is" if field in ("partial_at", "added_at") else r"layer \d of 4|δ is"
-    assert re.match(where, what_is_wrong(trajectory, images))
+    assert re.match(where, find_mismatch(trajectory, images))
 
 
 @pytest.mark.parametrize("name", ["basic_cnn", "split", "residual"])
 def test_truncated_sums_are_no_fault(name, seed):
     trajectory, images, _ = prepare(name, seed)
     with truncating():
-        assert what_is_wrong(trajectory, images) == ""
+        assert find_mismatch(trajectory, images) == ""
 
 
 def test_a_bit_that_rounding_turns_is_no_fault():
     """Untrained ResNet-20, an image whose δ is 5% off by mask bits alone."""
     trajectory, images, _ = prepare("resnet20", 12)
     with truncating():
-        assert what_is_wrong(trajectory, images) == ""
+        assert find_mismatch(trajectory, images) == ""
         trajectory.start(images)
         trajectory.advance(1)
     moved = (trajectory.iterate.double() - images.double()) / 20
@@ -232,7 +218,7 @@ def test_sums_in_another_order_stay_within_reach(flat, seed):
         float(((a.sums - b.sums).abs() / b.variance.sqrt()).nan_to_num().max())
         for a, b in zip(one, other, strict=True)
     ]
-    assert 0.1 < max(worst) < 0.75 * BITS
+    assert 0.1 < max(worst) < 0.75 * BIT_REACH
 
 
 def test_examples_are_different_images():

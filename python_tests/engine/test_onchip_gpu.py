@@ -65,11 +65,11 @@ def test_auto_passes_it_over_where_little_would_be_on_chip():
 
 
 def test_a_kernel_that_is_wrong_is_not_used(monkeypatch):
-    monkeypatch.setattr(check, "DELTA", 0.0)
-    monkeypatch.setattr(check, "SUMS", 0.0)
+    monkeypatch.setattr(check, "DELTA_RATIO", 0.0)
+    monkeypatch.setattr(check, "SUM_ERROR", 0.0)
     model = small_head().cuda().eval()
     images = images_of(4, 1, 8, 12)
-    with pytest.raises(BackendError, match="not its definition"):
+    with pytest.raises(BackendError, match="does not match its definition"):
         moves(model, images, "onchip")
     sign, _ = moves(model, images, "auto")
     assert sign.explain(images).backend == "fused"

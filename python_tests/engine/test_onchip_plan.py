@@ -14,16 +14,16 @@ from onchip_cases import NETWORKS
 from sign_ext import SignTransform
 from sign_ext.engine.onchip.kernel_args import shift_for
 from sign_ext.engine.onchip.partition import OnChipLayer, readers_of, trunk_of
-from sign_ext.engine.onchip.plan import RESERVED, Loads, SharedMemory, plan_shared_memory
+from sign_ext.engine.onchip.plan import RESERVED, SharedMemory, WeightLoad, plan_shared_memory
 from sign_ext.engine.onchip.shared_memory import (
     ALIGNMENT,
     BACKWARD,
     FORWARD,
     LOAD,
     WHOLE,
-    crowded,
+    least_bytes,
     phases_of,
-    place,
+    place_arrays,
 )
 from sign_ext.errors import BackendError
 from sign_ext.ops.activation import IDENTITY, Piecewise
@@ -48,7 +48,7 @@ def chain(*widths: int, size: int = 8, pooled: bool = False) -> tuple[OnChipLaye
                 conv_shape=(after, size, size),
                 pooled=pooled and i + 2 == len(widths),
                 activation=RELU if i % 2 == 0 else IDENTITY,
-                ends=i + 1,
+                end=i + 1,
             )
         )
     return tuple(layers)
@@ -100,11 +100,11 @@ def test_weights_are_in_place_before_their_phase(given_widths, mode, part):
         array = arrays.get(name) or arrays["forward weights", i]
         assert plan.at[name] == plan.at[array.name]
         assert t in array.alive
-        if plan.loads[i, backward] == Loads.PREFETCHED:
+        if plan.loads[i, backward] == WeightLoad.PREFETCHED:
             assert (t - 1 if t else LOAD) in array.alive
             if t == 0 and mode == WHOLE:
                 assert len(phases) - 1 in array.alive  # the step before copies them
-        if plan.loads[i, backward] == Loads.THERE and i not in plan.keeps:
+        if plan.loads[i, backward] == WeightLoad.THERE and i not in plan.keeps:
             # Only where the layer's forward phase has just been.
             assert phases[t - 1] == (i, False)
             assert t - 1 in array.alive
@@ -128,9 +128,9 @@ def test_a_network_that_does_not_fit_says_how_much_it_needs():
 
 def test_placement_is_near_the_least_that_any_has():
     plan = plan_shared_memory(chain(3, 32, 32, 64, 64, size=16), WHOLE, PLENTY)
-    at, size = place(plan.arrays)
-    assert size <= 1.05 * crowded(plan.arrays)
-    assert place(plan.arrays) == (at, size)  # the same every time
+    at, size = place_arrays(plan.arrays)
+    assert size <= 1.05 * least_bytes(plan.arrays)
+    assert place_arrays(plan.arrays) == (at, size)  # the same every time
 
 
 def test_small_networks_share_a_multiprocessor():

@@ -10,9 +10,9 @@ from onchip_cases import NETWORKS, check_walk, distance, prepare, small_head
 from sign_ext import BackendError, SignTransform
 from sign_ext.engine import backends
 from sign_ext.engine.onchip import reference
-from sign_ext.engine.onchip.check import what_is_wrong
+from sign_ext.engine.onchip.check import find_mismatch
 from sign_ext.engine.onchip.cost import PRODUCT_FLOP, work_of
-from sign_ext.engine.onchip.engine import refused_settings
+from sign_ext.engine.onchip.engine import why_settings_refused
 from sign_ext.engine.onchip.plan import SharedMemory
 from sign_ext.engine.onchip.reference import delta_reference, exact
 
@@ -20,7 +20,7 @@ from sign_ext.engine.onchip.reference import delta_reference, exact
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_is_its_definition(name, seed):
     trajectory, images, _ = prepare(name, seed, images=3)
-    assert what_is_wrong(trajectory, images) == ""
+    assert find_mismatch(trajectory, images) == ""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -54,7 +54,7 @@ def test_less_memory_gives_the_same_bits(name, part, seed):
     roomy.start(images)
     roomy.advance(2)
     most = max(launch.plan.bytes for launch in roomy.network.launches)
-    tight, images, _ = prepare(name, seed, has=SharedMemory(int(most * part), int(most * part)))
+    tight, images, _ = prepare(name, seed, memory=SharedMemory(int(most * part), int(most * part)))
     if len(tight.network.layers) == len(roomy.network.layers):
         plans = [launch.plan for launch in tight.network.launches]
         assert any(len(plan.keeps) < len(tight.network.layers) for plan in plans)
@@ -62,7 +62,7 @@ def test_less_memory_gives_the_same_bits(name, part, seed):
         tight.advance(2)
         assert torch.equal(tight.iterate, roomy.iterate)
     else:  # some layers went to the rest, whose sums are rounded elsewhere
-        assert what_is_wrong(tight, images) == ""
+        assert find_mismatch(tight, images) == ""
 
 
 def test_every_order_of_threads_gives_the_same_bits(seed):
@@ -136,13 +136,13 @@ def test_the_first_step_that_is_not_finite_is_named(name, seed):
     [
         ({"precision": "float32"}, "computes in bfloat16"),
         ({"precision": "tf32"}, "computes in bfloat16"),
-        ({"linearize_at": "input"}, "takes one product"),
+        ({"linearize_at": "input"}, "takes δ once"),
     ],
 )
 def test_calls_that_stay_off_the_chip_say_why(options, reason):
     sign = SignTransform(small_head().eval(), 2, **{"precision": "bfloat16", **options})
     problem = sign._problem(torch.rand(1, 1, 8, 12), torch.float32)
-    assert reason in str(refused_settings(problem))
+    assert reason in str(why_settings_refused(problem))
 
 
 def test_a_cpu_has_no_chip_to_run_on():
