@@ -75,7 +75,7 @@ def residual():
 
 
 def split():
-    """Two launches a step, with small values; an activation that is not piecewise linear behind."""
+    """Two launches a step, with small values; a smooth activation after the trunk."""
     return nn.Sequential(
         Normalize((128.0,) * 3, (64.0,) * 3), conv(3, 16), nn.ReLU(), conv(16, 24),
         nn.MaxPool2d(2), nn.ReLU(), conv(24, 16), nn.SiLU(), nn.Flatten(), nn.LazyLinear(4),
@@ -83,7 +83,7 @@ def split():
 
 
 def resnet20():
-    """ResNet-20 for CIFAR, untrained, its batch normalisation folded into biases."""
+    """ResNet-20 for CIFAR, untrained, with biases in place of batch normalisation."""
     widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
     strides = {4: 2, 7: 2}
     blocks = [Block(widths[i - 1], widths[i], strides.get(i, 1)) for i in range(1, 10)]

@@ -75,7 +75,7 @@ def network() -> Program:
     return program_of(*mobilenet(torch.Generator().manual_seed(0)))
 
 
-def test_expanded_values_are_nowhere(network):
+def test_expanded_values_have_no_slots(network):
     apart, fused = plans(network)
     sizes = [{s.bytes for s in each.slots if "mask" not in s.kind} for each in (apart, fused)]
     # 96 × 16×16, 144 × 8×8, 96 × 8×8 and 144 × 4×4 floats; later ones are as large as other values.
@@ -94,7 +94,7 @@ def test_two_operators_a_block_and_direction_are_saved_and_no_sum_is_scheduled(n
     backward = [i for i in fused.instructions if i.what == "backward"]
     skips = [i for i in backward if i.other is not None]
     assert len(skips) == 10
-    # The cotangent that was handed on to the residual is the one that the block takes.
+    # The cotangent that was passed through to the residual is the one that the block takes.
     assert all(i.other == i.reads[0] and not i.in_place for i in skips)
 
 
@@ -117,7 +117,7 @@ def test_bits_are_written_once_read_once_and_freed(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_frees_what_the_plan_says(case, torch_rng):
-    """Run by hand: at every instruction the tensors alive are the plan's, to the byte."""
+    """Instruction by instruction, the tensors alive are the plan's, to the byte."""
     program, place = block_program(CASES[case])
     step = step_of(program, torch.float32, 2, (place,))
     slots: list[Tensor | None] = [None] * len(step.schedule.slots)

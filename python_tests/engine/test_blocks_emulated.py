@@ -17,8 +17,8 @@ from sign_ext.ops.native import NATIVE
 pytestmark = pytest.mark.skipif(not NATIVE.loaded, reason="the operators' schemas are native")
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
-# Against the reference: sums in another order (and TF32's products), and what the few bits that
-# they turn do to images this small. Anything wired wrongly is off by 1.
+# Against the reference: sums in another order (and TF32's products), and the effect of the few bits
+# that they flip on images this small. A wrong connection is off by 1.
 CLOSE = {"float32": 1e-3, "tf32": 0.2, "bfloat16": 0.2}
 
 
@@ -69,7 +69,7 @@ def test_mobilenet(seed):
 
 
 def test_transforming_with_blocks(seed, torch_rng):
-    """The whole way of a user: a plan whose choices have blocks, two steps, one of them clamped."""
+    """As a user would: a tuning plan with blocks, two steps, a clamp."""
     model, images = mobilenet(torch_rng, 2)
     program = program_of(model, images)
     blocks = blocks_of(program)
@@ -86,7 +86,7 @@ def test_transforming_with_blocks(seed, torch_rng):
     assert difference < 2e-2
 
 
-def test_tuning_passes_over_what_does_not_fit(seed, monkeypatch):
+def test_tuning_leaves_out_blocks_that_do_not_fit(seed, monkeypatch):
     """A device with little shared memory refuses blocks, which then run one by one."""
     monkeypatch.setattr("sign_ext.engine.fused.tune.block_runs_natively", lambda x: True)
     monkeypatch.setattr("sign_ext.engine.fused.tune.median_seconds", lambda work, device: 0.0)

@@ -16,7 +16,7 @@ from sign_ext.ops.inverted_residual import block_runs_natively
 from sign_ext.precision import computing
 
 PRECISIONS = ["float32", "tf32", "bfloat16"]
-# What a few signs that rounding decides may do in small batches.
+# The effect of the few signs that rounding decides, in small batches.
 FLOOR = {"float32": 1e-3, "tf32": 1e-1, "bfloat16": 1e-1}
 
 

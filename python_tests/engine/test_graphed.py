@@ -23,7 +23,7 @@ STEP = 2000.0
 
 
 class Recorder:
-    """Stands in for CUDA graph capture: runs the step as warm-up would, and replays by calling."""
+    """A fake CUDA graph capture: runs the step as a warm-up would, and replays by calling it."""
 
     def __init__(self):
         self.records = 0
@@ -131,7 +131,7 @@ def test_a_changed_structure_is_recorded_anew(model, recorder, torch_rng):
     assert torch.equal(sign.transform(images), before)
 
 
-def test_threads_that_share_the_librarys_switches_put_them_back(monkeypatch):
+def test_threads_that_share_the_librarys_switches_restore_them(monkeypatch):
     """The second one begins before the first one ends, and ends after it."""
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(cudnn, "benchmark", True)
@@ -192,9 +192,9 @@ def test_auto_falls_back_and_says_why_and_a_name_raises(model, torch_rng, monkey
             continue
         expected = SignTransform(model, 3, step_size=STEP, backend="autograd")
         torch.testing.assert_close(sign.transform(images), expected.transform(images))
-        told = sign.explain()
-        assert told.backend == "autograd"
-        assert "waits for the device" in told.reason
+        explanation = sign.explain()
+        assert explanation.backend == "autograd"
+        assert "waits for the device" in explanation.reason
 
 
 def test_the_rule_tries_what_is_fastest_first(monkeypatch):
@@ -265,15 +265,15 @@ def test_a_step_that_waits_is_refused(how, words):
     ],
     ids=str,
 )
-def test_our_own_step_never_waits_and_is_not_changed_by_watching(options):
+def test_our_own_step_never_waits_and_the_check_does_not_change_it(options):
     trajectory = step_of(basic_cnn(), **options)
     before = trajectory.iterate.clone()
     forbid_host_sync(trajectory.step)
-    watched = trajectory.iterate.clone()
+    checked = trajectory.iterate.clone()
     trajectory.start(before)
     trajectory.step()
-    torch.testing.assert_close(trajectory.iterate, watched, rtol=0, atol=0)
-    assert not torch.equal(watched, before)
+    torch.testing.assert_close(trajectory.iterate, checked, rtol=0, atol=0)
+    assert not torch.equal(checked, before)
 
 
 @pytest.mark.gpu

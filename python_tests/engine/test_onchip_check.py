@@ -1,4 +1,4 @@
-"""The check of a step on chip: rounding passes, however many bits it turns; faults do not."""
+"""The check of a step on chip: rounding passes, however many bits it flips; faults do not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sign_ext.engine.onchip.shared_memory import residue_bytes
 
 @contextmanager
 def truncating() -> Iterator[None]:
-    """Products add up as on the device."""
+    """Products are summed as on the device, truncated."""
     library().onchip_truncates(1)
     try:
         yield
@@ -154,7 +154,7 @@ def test_truncated_sums_are_no_fault(name, seed):
         assert find_mismatch(trajectory, images) == ""
 
 
-def test_a_bit_that_rounding_turns_is_no_fault():
+def test_a_bit_that_rounding_flips_is_no_fault():
     """Untrained ResNet-20, an image whose δ is 5% off by mask bits alone."""
     trajectory, images, _ = prepare("resnet20", 12)
     with truncating():
@@ -167,7 +167,7 @@ def test_a_bit_that_rounding_turns_is_no_fault():
 
 @pytest.mark.parametrize("name", ["all_convolutions", "split", "two_readers"])
 def test_the_kernels_bits_are_the_definitions(name, seed):
-    """Except for the few near a tie: were they read from a wrong place, half would differ."""
+    """Except for the few near a tie; if they were read from a wrong place, half would differ."""
     trajectory, images, _ = prepare(name, seed, images=3)
     trunk = trajectory.network.trunk
     runs = forward_reference(trunk.layers, images, trunk.scale, trunk.shift)
@@ -179,7 +179,7 @@ def test_the_kernels_bits_are_the_definitions(name, seed):
 
 
 def test_the_variance_is_that_of_independent_roundings(seed):
-    """Against one draw of them: uniform in 2^-8 of each value, the most that a rounding is off."""
+    """Against one draw of them, uniform within 2^-8 of each value, the largest rounding error."""
     trajectory, images, _ = prepare("residual", seed, images=3)
     trunk = trajectory.network.trunk
     generator = torch.Generator().manual_seed(seed)
@@ -199,7 +199,7 @@ def test_the_variance_is_that_of_independent_roundings(seed):
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_sums_in_another_order_stay_within_reach(flat, seed):
-    """A kernel whose sums are 2^-20 off, in the deepest network, and where pixels are equal."""
+    """A kernel whose sums are off by 2^-20, in the deepest network, also where pixels are equal."""
     trajectory, images, _ = prepare("resnet20", seed, images=4)
     trunk = trajectory.network.trunk
     images = images[:, :, :1, :1].expand_as(images) if flat else images

@@ -1,4 +1,4 @@
-"""Which layers a program begins with that can run on chip, and why it is no more."""
+"""Which of a program's first layers run on chip, and why no more of them do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def conv(channels_in, channels_out, **options):
 
 
 class Residual(nn.Module):
-    """A convolution, and one that is added, behind a smooth activation, to what it reads."""
+    """A convolution, and one that is added, after a smooth activation, to its own input."""
 
     def __init__(self):
         super().__init__()
@@ -87,7 +87,7 @@ def test_a_small_linear_layer_is_a_convolution_as_large_as_its_input():
     assert layers[-1].conv_shape == (8, 1, 1)
 
 
-def test_an_affine_map_of_the_image_comes_along():
+def test_an_affine_map_of_the_image_is_part_of_the_trunk():
     class Standardised(nn.Module):
         def __init__(self):
             super().__init__()
@@ -116,7 +116,7 @@ def test_an_affine_map_of_the_image_comes_along():
     ],
     ids=str,
 )
-def test_a_trunk_ends_at_what_the_kernel_does_not_know(layer, reason):
+def test_a_trunk_ends_at_what_the_kernel_cannot_do(layer, reason):
     body = [conv(3, 8), nn.ReLU(), layer, conv(8, 8), nn.ReLU()]
     model = nn.Sequential(*body, nn.Flatten(), nn.LazyLinear(4))
     model(torch.zeros(1, 3, 16, 16))
@@ -133,7 +133,7 @@ def test_a_value_that_is_read_again_is_not_left_behind():
     assert network.rest.ops[0].kind == "convolution"
 
 
-def test_the_rest_goes_on_from_the_last_value():
+def test_the_rest_starts_from_the_last_value():
     model = basic_cnn(10, (3, 16, 16))
     program = program_of(model).to(torch.float64)
     network = put_on_chip(program, H200, CPU)
@@ -191,7 +191,7 @@ class ActivatedBranch(nn.Module):
         return self.head((self.left(x).relu() + self.right(x)).relu().mean((2, 3)))
 
 
-def test_a_branch_whose_cotangent_has_no_place_ends_the_trunk():
+def test_a_branch_without_a_cotangent_array_ends_the_trunk():
     program = program_of(ActivatedBranch())
     network = put_on_chip(program, H200, CPU)
     assert not network.is_whole

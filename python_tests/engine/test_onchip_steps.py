@@ -1,4 +1,4 @@
-"""Steps on chip, the kernel's own text on the emulated device, against their definition."""
+"""Steps on chip by the kernel's source on the emulated device, against their definition."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_steps_are_those_of_algorithm_1(name, options, seed):
 @pytest.mark.parametrize("name", ["all_convolutions", "basic_cnn", "residual", "two_readers"])
 @pytest.mark.parametrize("part", [0.6, 0.8])
 def test_less_memory_gives_the_same_bits(name, part, seed):
-    """Weights that come and go and arrays that share memory change nothing."""
+    """Copying weights in every step, and arrays that share memory, change nothing."""
     roomy, images, _ = prepare(name, seed)
     roomy.start(images)
     roomy.advance(2)
@@ -61,7 +61,7 @@ def test_less_memory_gives_the_same_bits(name, part, seed):
         tight.start(images)
         tight.advance(2)
         assert torch.equal(tight.iterate, roomy.iterate)
-    else:  # some layers went to the rest, whose sums are rounded elsewhere
+    else:  # fewer layers are on chip, and the rest rounds its sums elsewhere
         assert find_mismatch(tight, images) == ""
 
 
@@ -101,7 +101,7 @@ def test_the_work_of_a_step_is_what_the_kernel_does(name, seed):
     assert f"{work.products:,} products" in str(work)
 
 
-def test_a_walk_begins_anew_and_counts_its_steps(seed):
+def test_a_trajectory_restarts_and_counts_its_steps(seed):
     trajectory, images, _ = prepare("small_head", seed, images=1)
     trajectory.start(images)
     trajectory.advance(1)
@@ -123,7 +123,7 @@ def test_the_first_step_that_is_not_finite_is_named(name, seed):
         assert trajectory.first_bad_step() == 0
         trajectory.advance(1)
         first += 1
-        assert first < 20, "it stays finite: nothing is tested"
+        assert first < 20, "the iterate stays finite: nothing is tested"
     assert first > 1
     trajectory.start(images)
     trajectory.advance(1)

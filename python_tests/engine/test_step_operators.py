@@ -1,4 +1,4 @@
-"""What a step calls beside the network's own products: one update, which also watches it.
+"""What a step calls besides the network's own products: one update, which also watches it.
 
 Each further operator would be a kernel of its own in every replayed step of a GPU.
 """

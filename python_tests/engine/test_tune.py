@@ -163,7 +163,7 @@ def wrong(monkeypatch, kernel) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "off"), [(F32, 1.01), (F32, float("nan")), (torch.bfloat16, 2)])
-def test_a_kernel_that_disagrees_is_passed_over(monkeypatch, dtype, off):
+def test_a_kernel_that_disagrees_is_not_used(monkeypatch, dtype, off):
     def kernel(g, packed, out, **options):
         inverted_residual_backward(g, packed, out, **options)
         out *= off
@@ -186,7 +186,7 @@ def test_no_gradient_at_all_is_no_disagreement(monkeypatch):
         assert is_faster_fused(dead, F32, 2)
 
 
-def test_a_kernel_that_refuses_is_passed_over(monkeypatch):
+def test_a_block_that_does_not_fit_is_not_fused(monkeypatch):
     def kernel(*arguments, **options):
         raise RuntimeError("inverted_residual: does not fit")
 
@@ -196,7 +196,7 @@ def test_a_kernel_that_refuses_is_passed_over(monkeypatch):
         assert not is_faster_fused(block(), F32, 2)
 
 
-def test_a_kernel_that_fails_is_passed_over_and_named(monkeypatch):
+def test_a_kernel_that_fails_is_not_used_and_named(monkeypatch):
     def kernel(*arguments, **options):
         raise RuntimeError("CUDA launch failed: an illegal memory access")
 
@@ -206,14 +206,14 @@ def test_a_kernel_that_fails_is_passed_over_and_named(monkeypatch):
         assert not is_faster_fused(block(), F32, 2)
 
 
-def test_other_errors_are_heard(monkeypatch):
+def test_other_errors_are_raised(monkeypatch):
     wrong(monkeypatch, None)
     with pytest.raises(TypeError), torch.no_grad():
         is_faster_fused(block(), F32, 2)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_block_alone_is_itself(case):
+def test_an_isolated_block_has_the_blocks_delta(case):
     one = block(case)
     seed = torch.randn(one.shape)
     apart, fused = isolated_programs(one, seed)
