@@ -43,7 +43,7 @@ def model() -> nn.Sequential:
 def test_many_shapes_come_and_go(
     backend: str, model: nn.Sequential, torch_rng: torch.Generator
 ) -> None:
-    """More shapes than are kept, three times over: most are recorded, dropped and recorded again."""
+    """More shapes than are kept, three times over: most are dropped and recorded again."""
     sign = SignTransform(model, 4, step_size=STEP, backend=backend)
     sizes = [(9, 11), (8, 8), (15, 7)]
     given = [images_of(count, torch_rng, size) for count in (1, 2, 5, 31) for size in sizes]
