@@ -150,9 +150,8 @@ def test_a_moved_model_is_recorded_anew(
     sign = SignTransform(model, 4, step_size=STEP, backend=backend)
     first = sign.transform(images)
     model.cpu()
-    other = [
-        torch.rand(1 << 20, device="cuda") for _ in range(8)
-    ]  # takes the memory that the weights had
+    # Takes the memory that the weights had.
+    other = [torch.rand(1 << 20, device="cuda") for _ in range(8)]
     model.cuda()
     again = sign.transform(images)
     agree(again, first, images)
