@@ -1,4 +1,4 @@
-"""Imports run one way, the core needs torch and numpy only, and files stay one idea long."""
+"""Imports run one way, and the core needs torch and numpy only."""
 
 from __future__ import annotations
 
@@ -93,8 +93,3 @@ def test_importing_the_package_loads_nothing_else():
     loaded = set(output.stdout.split())
     assert "torch" in loaded
     assert not loaded & {"torchvision", "timm", "rich", "jsonargparse", "matplotlib", "sklearn"}
-
-
-def test_a_file_is_one_idea_long():
-    lines = {name_of(file): len(file.read_text(encoding="utf-8").splitlines()) for file in FILES}
-    assert {name: count for name, count in lines.items() if count > 330} == {}

@@ -159,13 +159,17 @@ class Batches:
             return DEFAULT_BATCH
         return self._rule(problem, images)[0]
 
-    def _rule(self, problem: Problem, images: Tensor) -> tuple[int, Need]:
+    def _rule(self, problem: Problem, images: Tensor, *, keep: bool = False) -> tuple[int, Need]:
+        """The rule's number and the need that it follows from; kept only where a call is to run."""
         key = (images.shape[1:], images.device, problem.model_dtype)
-        if key not in self._rules:
-            plan = self._planner.memory(problem, images)
-            need = need_of(images, iterate_dtype(problem.model_dtype), plan)
-            self._rules[key] = (batch_by_rule(images.device, need), need)
-        return self._rules[key]
+        if key in self._rules:
+            return self._rules[key]
+        plan = self._planner.memory(problem, images)
+        need = need_of(images, iterate_dtype(problem.model_dtype), plan)
+        found = (batch_by_rule(images.device, need), need)
+        if keep:
+            self._rules[key] = found
+        return found
 
     def size(self, problem: Problem, images: Tensor) -> int:
         """How many of these images to work on at a time; warns where memory is short.
@@ -174,13 +178,14 @@ class Batches:
             problem: the call's.
             images: all of the call's, (N, ...), N ≥ 1.
         """
-        size = min(self.rule(problem, images), len(images))
         if self._asked is not None or images.device.type != "cuda":
-            return size
+            return min(self.rule(problem, images), len(images))
+        by_rule, need = self._rule(problem, images, keep=True)
+        size = min(by_rule, len(images))
         # Decided once: in the next call the memory that the recorded step holds is not free.
         key = (size, images.shape[1:], images.device, problem.model_dtype)
         if key not in self._sizes:
-            self._sizes[key] = self._fitting(size, self._rule(problem, images)[1], images.device)
+            self._sizes[key] = self._fitting(size, need, images.device)
         return self._sizes[key]
 
     def _fitting(self, size: int, need: Need, device: torch.device) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.build import build
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
@@ -52,7 +52,7 @@ class ProgramCache:
     def __init__(self, network: nn.Module) -> None:
         """Keep programs of `network`."""
         self._network = network
-        self._kept: OrderedDict[Hashable, _Compiled] = OrderedDict()
+        self._kept: BoundedCache[Hashable, _Compiled] = BoundedCache(PROGRAMS_KEPT)
 
     def get(self, phi: Phi, images: Tensor) -> Program:
         """The program of Φ for images of this shape, with the weights as they are now.
@@ -70,20 +70,19 @@ class ProgramCache:
         image_kind = (images.shape[1:], images.dtype, images.device)
         key = (image_kind, phi.source, structure_key(self._network))
         digest = weights_digest(self._network)
-        kept = self._kept.pop(key, None)
-        if kept is None:
-            while len(self._kept) >= PROGRAMS_KEPT:
-                self._kept.popitem(last=False)
-            graph = trace(phi, images[:1])
-            program = build(graph, images.dtype, str(phi.source))
-            check_gradient(program, phi, images[:1])
-            kept = _Compiled(graph, digest, program)
-        elif kept.digest != digest:
+        kept = self._kept.get_or_make(key, lambda: _compile(phi, images[:1], digest))
+        if kept.digest != digest:
             # The same structure with other weights: the traced graph still holds.
             kept.program = build(kept.graph, images.dtype, str(phi.source))
             kept.digest = digest
-        self._kept[key] = kept
         return kept.program
+
+
+def _compile(phi: Phi, image: Tensor, digest: Hashable) -> _Compiled:
+    graph = trace(phi, image)
+    program = build(graph, image.dtype, str(phi.source))
+    check_gradient(program, phi, image)
+    return _Compiled(graph, digest, program)
 
 
 @dataclass
@@ -118,7 +117,7 @@ class FusedEngine:
         self.measure = measure
         self._programs = ProgramCache(network)
         self._record = record
-        self._kept: OrderedDict[Hashable, _Bound] = OrderedDict()
+        self._kept: BoundedCache[Hashable, _Bound] = BoundedCache(STEPS_KEPT)
         self._problem: Problem | None = None  # of the current call, whose program is `_program`
         self._program: tuple[Hashable, Program] | None = None
 
@@ -177,29 +176,22 @@ class FusedEngine:
     def _bound(self, problem: Problem, images: Tensor) -> _Bound:
         program = self.program(problem, images)
         key = (images.shape, images.dtype, images.device, problem.settings, problem.memory_format)
-        kept = self._kept.pop(key, None)
-        if kept is None or kept.program is not program:
-            self._drop_stale(program)
-            while len(self._kept) >= STEPS_KEPT:
-                self._kept.popitem(last=False)
-            dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
-            with repeatable(images.device):
-                choices = self._choices(problem, program, dtype, images)
-                tf32 = problem.settings.precision == "tf32"
-                step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
-                kept = _Bound(program, step)
-        self._kept[key] = kept
-        return kept
+        # Steps for such images that were bound before the weights changed are of no use any more.
+        self._kept.drop(
+            lambda kept: (
+                kept.program.image_shape == program.image_shape and kept.program is not program
+            )
+        )
+        return self._kept.get_or_make(key, lambda: self._bind(problem, program, images))
 
-    def _drop_stale(self, program: Program) -> None:
-        """Drop steps for the program's images that were bound before the weights changed."""
-        stale = [
-            key
-            for key, kept in self._kept.items()
-            if kept.program.image_shape == program.image_shape and kept.program is not program
-        ]
-        for key in stale:
-            del self._kept[key]
+    def _bind(self, problem: Problem, program: Program, images: Tensor) -> _Bound:
+        """A program's step for batches of this shape."""
+        dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
+        with repeatable(images.device):
+            choices = self._choices(problem, program, dtype, images)
+            tf32 = problem.settings.precision == "tf32"
+            step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
+        return _Bound(program, step)
 
     def _choices(
         self, problem: Problem, program: Program, dtype: torch.dtype, images: Tensor
