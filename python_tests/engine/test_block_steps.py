@@ -90,8 +90,8 @@ def test_two_operators_a_block_and_direction_are_saved_and_no_sum_is_scheduled(n
     apart, fused = plans(network)
     saved = len(apart.instructions) - len(fused.instructions)
     assert saved == 4 * len(blocks_of(network)) == 64
-    assert {i.what for i in fused.instructions} == {"forward", "seed", "backward"}
-    backward = [i for i in fused.instructions if i.what == "backward"]
+    assert {i.kind for i in fused.instructions} == {"forward", "seed", "backward"}
+    backward = [i for i in fused.instructions if i.kind == "backward"]
     skips = [i for i in backward if i.other is not None]
     assert len(skips) == 10
     # The cotangent that was passed through to the residual is the one that the block takes.
@@ -103,7 +103,7 @@ def test_bits_are_written_once_read_once_and_freed(case):
     program, _ = block_program(CASES[case])
     _, fused = plans(program)
     freed = [slot for i in fused.instructions for slot in i.frees]
-    taken = [i.taken for i in fused.instructions if i.in_place]
+    taken = [i.overwritten for i in fused.instructions if i.in_place]
     assert len(freed) == len(set(freed))
     assert {*freed, *taken, 0, fused.delta} == set(range(len(fused.slots)))
     forward = next((i for i in fused.instructions if i.inner != (None, None)), None)
@@ -111,7 +111,7 @@ def test_bits_are_written_once_read_once_and_freed(case):
         assert case == "linear"
         return
     readers = [i for i in fused.instructions if i.inner == forward.inner]
-    assert [i.what for i in readers] == ["forward", "backward"]
+    assert [i.kind for i in readers] == ["forward", "backward"]
     assert {s for s in forward.inner if s is not None} <= set(readers[1].frees)
 
 

@@ -54,7 +54,7 @@ def model():
 def graphed(model, recorder, steps=4, **options) -> SignTransform:
     sign = SignTransform(model, steps, step_size=STEP, **options)
     sign.engines._engines["graphed"] = GraphedEngine(model, recorder)
-    sign.engines.candidates = lambda device: [backends.Choice("graphed", "in this test")]
+    sign.engines.candidates = lambda device: [backends.BackendChoice("graphed", "in this test")]
     return sign
 
 
@@ -184,7 +184,7 @@ def test_auto_falls_back_and_says_why_and_a_name_raises(model, torch_rng, monkey
         sign = SignTransform(model, 3, step_size=STEP, backend=backend)
         sign.engines._engines["graphed"] = GraphedEngine(model, refuse)
         names = ("graphed", "autograd") if backend == "auto" else ("graphed",)
-        tried = [backends.Choice(name, "in this test") for name in names]
+        tried = [backends.BackendChoice(name, "in this test") for name in names]
         monkeypatch.setattr(sign.engines, "candidates", lambda device, tried=tried: tried)
         if backend == "graphed":
             with pytest.raises(BackendError, match="waits for the device"):

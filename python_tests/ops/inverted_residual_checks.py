@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from activate_checks import channels_innermost, poisoned
+from tensors import channels_last, poisoned
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -118,7 +118,7 @@ def run_both(
     )
 
     def normal(shape: tuple[int, ...]) -> Tensor:
-        return channels_innermost(torch.randn(shape, generator=generator).to(device, dtype))
+        return channels_last(torch.randn(shape, generator=generator).to(device, dtype))
 
     n, _, height, width = case.shape
     out_shape = case.out_shape

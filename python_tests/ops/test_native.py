@@ -114,7 +114,7 @@ def test_a_broken_extension_gives_one_warning(copy, recorded):
 
 def test_an_extension_that_was_built_and_is_gone_gives_one_warning(copy):
     record(copy, native=True, kind="cpu", why="asked for")
-    assert_one_warning(import_it(copy), "is not here", "--force-reinstall")
+    assert_one_warning(import_it(copy), "is missing", "--force-reinstall")
 
 
 def test_a_torch_that_is_too_old_gives_one_warning(copy):

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stem_update_checks import (
-    DTYPES,
     STEMS,
     Stem,
     check_against_autograd,
@@ -16,16 +15,13 @@ from stem_update_checks import (
     check_the_watch,
     problem,
 )
+from tensors import DTYPES, needs_native
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from sign_ext.ops import native
-from sign_ext.ops.stem_update import stem_update_, stem_update_reference_
+from sign_ext.ops.stem_update import stem_update_
 
-needs_native = pytest.mark.skipif(
-    not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
-)
-UPDATES = [stem_update_, stem_update_reference_]
+UPDATES = [stem_update_, stem_update_.reference]
 OPTIONAL = ["velocity", "mask", "watch", "counts", "clamp_min", "clamp_max"]
 pairs = {
     "small": st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -139,7 +135,7 @@ def test_float64_takes_the_reference(torch_rng):
     tensors = {n: t if n in ("mask", "counts") else t.double() for n, t in tensors.items()}
     expected = {name: tensor.clone() for name, tensor in tensors.items()}
     stem_update_(**tensors, **options)
-    stem_update_reference_(**expected, **options)
+    stem_update_.reference(**expected, **options)
     assert torch.equal(tensors["p"], expected["p"])
 
 
@@ -211,7 +207,7 @@ def test_shared_memory_is_refused():
 )
 def test_the_reference_refuses_in_words(change, words):
     with pytest.raises(ValueError, match=words):
-        stem_update_reference_(**broken(**change))
+        stem_update_.reference(**broken(**change))
 
 
 @needs_native

@@ -16,9 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.compiler.memory_plan import MemoryPlan
 from sign_ext.engine.trajectory import Problem, iterate_dtype
+from sign_ext.formatting import bytes_in_words
 
 DEFAULT_BATCH = 128  # images at a time where there is no GPU to fill
 # Positions of images for each multiprocessor at least, 32 images of 32×32: a step's short kernels

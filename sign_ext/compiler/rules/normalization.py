@@ -1,4 +1,4 @@
-"""The rule of `lower` for BatchNorm in evaluation mode."""
+"""Rules for normalizations: BatchNorm in evaluation mode, a constant affine map."""
 
 from __future__ import annotations
 

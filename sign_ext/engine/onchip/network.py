@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.program import Program, bytes_in_words
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.onchip.kernel_args import Constants, pack_constants, plan_args
 from sign_ext.engine.onchip.partition import (
     OnChipLayer,
@@ -19,6 +19,7 @@ from sign_ext.engine.onchip.partition import (
 from sign_ext.engine.onchip.plan import OnChipPlan, SharedMemory, plan_shared_memory
 from sign_ext.engine.onchip.shared_memory import BACKWARD, FORWARD, WHOLE
 from sign_ext.errors import BackendError
+from sign_ext.formatting import bytes_in_words
 
 
 @dataclass(frozen=True, eq=False)

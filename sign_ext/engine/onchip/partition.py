@@ -16,7 +16,6 @@ from sign_ext.compiler.ir.op import Op, Shape
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.pooling import AveragePool, MaxPool
 from sign_ext.compiler.ir.program import Program
-from sign_ext.compiler.ir.traits import is_affine
 from sign_ext.ops.activation import Piecewise
 from sign_ext.ops.layout import rounded_up
 
@@ -227,7 +226,7 @@ class _TrunkBuilder:
         """Start from the image, or from an affine map of it."""
         ops, readers = self.program.ops, self.program.readers()
         self.readers = readers
-        self.affine = ops[0] if len(ops) > 1 and is_affine(ops[0]) and readers[0] == (0,) else None
+        self.affine = ops[0] if len(ops) > 1 and ops[0].is_affine and readers[0] == (0,) else None
         self.place = 0 if self.affine is None else 1
         self.layer_of = {self.place: -1}  # value of the program → layer
 

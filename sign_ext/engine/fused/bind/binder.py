@@ -69,13 +69,13 @@ class Binder:
             "add": self._add,
             "backward": self._backward,
         }
-        run = bind[instruction.what](instruction)
+        run = bind[instruction.kind](instruction)
         frees = instruction.frees
         if instruction.in_place:
-            # The output is the taken slot's tensor: now both slots hold it. The schedule does not
-            # free the taken slot, since its memory lives on, but its reference has to go here:
+            # The output is the tensor of the overwritten slot: now both slots hold it. The schedule
+            # does not free that slot, since its memory lives on, but its reference has to go here:
             # otherwise the memory would outlive the output.
-            frees = (*frees, instruction.taken)
+            frees = (*frees, instruction.overwritten)
         if not frees:
             return run
 

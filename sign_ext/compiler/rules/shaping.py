@@ -1,4 +1,4 @@
-"""The rules of `lower` for operations that only move elements, or do nothing in evaluation."""
+"""Rules for operations that only move elements, or do nothing in evaluation mode."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ import torch
 
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.shaping import Concat, Pad, Reshape, Slice
-from sign_ext.compiler.lower import Builder, Ref, rule
-from sign_ext.compiler.rules.operands import need_image
+from sign_ext.compiler.lower import Builder, Ref, require_image, rule
 from sign_ext.errors import UnsupportedOperation
 
 
 def reshaped(to: Builder, x: Ref, shape: Shape) -> Ref:
-    """The same elements in another shape; nothing where it is the same."""
+    """The same elements in another shape; no operation where the shape is the same."""
     return x if x.shape == shape else to.add(Reshape, (x,), shape)
 
 
 @rule("cat.default")
-def cat(to: Builder, shape: Shape, parts: Any, dim: int = 0) -> Ref:
-    """Values one after another."""
+def cat(to: Builder, shape: Shape, tensors: Any, dim: int = 0) -> Ref:
+    """Concatenation along any dimension but the batch."""
     dim %= len(shape) + 1
     if dim == 0:
         raise UnsupportedOperation("images are concatenated with images")
-    if not all(isinstance(part, Ref) for part in parts):
-        raise UnsupportedOperation("a constant among the parts")
-    return parts[0] if len(parts) == 1 else to.add(Concat, tuple(parts), shape, dim=dim)
+    if not all(isinstance(tensor, Ref) for tensor in tensors):
+        raise UnsupportedOperation("a constant is concatenated")
+    return tensors[0] if len(tensors) == 1 else to.add(Concat, tuple(tensors), shape, dim=dim)
 
 
 @rule(
@@ -41,13 +40,13 @@ def cat(to: Builder, shape: Shape, parts: Any, dim: int = 0) -> Ref:
     "unflatten.int",
 )
 def reshape(to: Builder, shape: Shape, x: Ref, *_: Any, **__: Any) -> Ref:
-    """Each image by itself in another shape."""
+    """Each image in another shape."""
     return reshaped(to, x, shape)
 
 
 @rule("dropout.default", "feature_dropout.default", "alpha_dropout.default")
 def dropout(to: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Ref:
-    """Nothing in evaluation."""
+    """No operation in evaluation mode."""
     if train and p:
         raise UnsupportedOperation("it is active in evaluation mode")
     return x
@@ -61,18 +60,17 @@ def same(to: Builder, shape: Shape, x: Ref, **_: Any) -> Ref:
 
 @rule("to.dtype", "to.dtype_layout", "_to_copy.default", "to.device", "to.other")
 def to_dtype(to: Builder, shape: Shape, x: Ref, *args: Any, **named: Any) -> Ref:
-    """The same values: a change of type is refused."""
-    asked = [v for v in (*args, *named.values()) if isinstance(v, torch.dtype)]
-    raise_on = [dtype for dtype in asked if dtype != to.dtype]
-    if raise_on:
-        raise UnsupportedOperation(f"a change of type to {raise_on[0]}")
+    """The same values; a change of dtype is refused."""
+    for value in (*args, *named.values()):
+        if isinstance(value, torch.dtype) and value != to.dtype:
+            raise UnsupportedOperation(f"a change of type to {value}")
     return x
 
 
 @rule("pad.default", "constant_pad_nd.default")
 def pad(to: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: Any) -> Ref:
     """A constant around the image."""
-    need_image(x)
+    require_image(x)
     mode = named.get("mode", rest[0] if rest and isinstance(rest[0], str) else "constant")
     values = [v for v in (*rest, named.get("value")) if isinstance(v, int | float)]
     if mode != "constant":
@@ -84,8 +82,8 @@ def pad(to: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: An
     return to.add(Pad, (x,), shape, amounts=(left, right, top, bottom), value=value)
 
 
-def part(to: Builder, x: Ref, dim: int, start: int, stop: int, step: int = 1) -> Ref:
-    """Places start:stop:step along a dimension of (N, ...), the value itself if that is all."""
+def sliced(to: Builder, x: Ref, dim: int, start: int, stop: int, step: int = 1) -> Ref:
+    """Positions start:stop:step along a dimension of (N, ...); the value itself if that is all."""
     size = x.shape[dim - 1]
     start, stop, step = slice(start, stop, step).indices(size)
     if (start, stop, step) == (0, size, 1):
@@ -95,10 +93,11 @@ def part(to: Builder, x: Ref, dim: int, start: int, stop: int, step: int = 1) ->
     return to.add(Slice, (x,), tuple(shape), dim=dim, start=start, stop=stop, step=step)
 
 
-def _inner(dim: int, x: Ref) -> int:
+def _inner_dim(dim: int, x: Ref) -> int:
+    """A dimension counted from the front, refused if it is the batch."""
     dim %= len(x.shape) + 1
     if dim == 0:
-        raise UnsupportedOperation("it picks among images")
+        raise UnsupportedOperation("it selects images of the batch")
     return dim
 
 
@@ -116,31 +115,31 @@ def slice_tensor(
     whole = start in (None, 0) and (stop is None or stop > 2**60) and step == 1
     if whole:
         return x
-    return part(to, x, _inner(dim, x), start or 0, 2**62 if stop is None else stop, step)
+    return sliced(to, x, _inner_dim(dim, x), start or 0, 2**62 if stop is None else stop, step)
 
 
 @rule("narrow.default")
 def narrow(to: Builder, shape: Shape, x: Ref, dim: int, start: int, length: int) -> Ref:
-    """`length` places from `start`."""
-    return part(to, x, _inner(dim, x), start, start + length)
+    """`length` positions from `start`."""
+    return sliced(to, x, _inner_dim(dim, x), start, start + length)
 
 
 @rule("chunk.default")
 def chunk(to: Builder, shape: Shape, x: Ref, chunks: int, dim: int = 0) -> tuple[Ref, ...]:
-    """Equal parts, the last one smaller."""
-    dim = _inner(dim, x)
+    """Equal slices, the last one perhaps smaller."""
+    dim = _inner_dim(dim, x)
     return split(to, shape, x, -(-x.shape[dim - 1] // chunks), dim)
 
 
 @rule("split.Tensor", "split.sizes", "split_with_sizes.default")
 def split(to: Builder, shape: Shape, x: Ref, sizes: Any, dim: int = 0) -> tuple[Ref, ...]:
-    """Parts of given sizes."""
-    dim = _inner(dim, x)
+    """Slices of the given sizes."""
+    dim = _inner_dim(dim, x)
     total = x.shape[dim - 1]
     if isinstance(sizes, int):
         sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
-    parts, start = [], 0
+    slices, start = [], 0
     for size in sizes:
-        parts.append(part(to, x, dim, start, start + size))
+        slices.append(sliced(to, x, dim, start, start + size))
         start += size
-    return tuple(parts)
+    return tuple(slices)

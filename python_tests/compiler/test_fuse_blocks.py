@@ -175,9 +175,9 @@ def leaky(which: int) -> tuple:
 
 
 REFUSED = {
-    "leaky expand": (lambda: leaky(1), "the activation of convolution 1×1 .* is no clamp"),
-    "leaky depthwise": (lambda: leaky(2), "the activation of convolution 3×3 .* is no clamp"),
-    "leaky project": (lambda: leaky(3), "the activation of convolution 1×1 .* is no clamp"),
+    "leaky expand": (lambda: leaky(1), "the activation of convolution 1×1 .* is not a clamp"),
+    "leaky depthwise": (lambda: leaky(2), "the activation of convolution 3×3 .* is not a clamp"),
+    "leaky project": (lambda: leaky(3), "the activation of convolution 1×1 .* is not a clamp"),
     "the stem": (stem_of_eight, "is the first convolution, whose input-backward adds"),
     "channels in": (lambda: channels(x=12), "its channels are 12, 24, 8, not all multiples of 8"),
     "expanded": (lambda: channels(expanded=20), "its channels are 8, 20, 8, not all"),
@@ -186,7 +186,7 @@ REFUSED = {
     "depthwise value read twice": (lambda: read_twice(3), "only reader of a depthwise"),
     "residual within": (residual_within, "only reader of a dense 1×1 convolution"),
     "dilation": (dilated, "only reader of a depthwise convolution without dilation"),
-    "3×3 at the end": (wide_project, "is no dense 1×1 convolution of stride 1"),
+    "3×3 at the end": (wide_project, "is not a dense 1×1 convolution of stride 1"),
     "expand with a residual": (summed_expand, "only reader of a dense 1×1 convolution"),
 }
 

@@ -1,4 +1,4 @@
-"""The rules of `lower` for convolutions."""
+"""Rules for the operations with weights: convolutions and linear layers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Shape
-from sign_ext.compiler.lower import Builder, Ref, rule
-from sign_ext.compiler.rules.operands import need_constants, need_image, pair
+from sign_ext.compiler.lower import Builder, Ref, pair, require_constants, require_image, rule
 from sign_ext.errors import UnsupportedOperation
 
 
@@ -26,9 +25,12 @@ def conv2d(
     *rest: Any,
     **named: Any,
 ) -> Ref:
-    """conv2d(x, w, b, stride, padding, dilation, groups); convolution has two more."""
-    need_image(x)
-    need_constants(weight, bias)
+    """conv2d(x, w, b, stride, padding, dilation, groups).
+
+    The list of aten.convolution ends in transposed, output_padding, groups instead.
+    """
+    require_image(x)
+    require_constants(weight, bias)
     groups = named.get("groups", rest[-1] if rest else 1)
     if len(rest) == 3 and (rest[0] or any(rest[1])):
         raise UnsupportedOperation("a transposed convolution")
@@ -52,3 +54,12 @@ def conv2d(
         dilation=dilation,
         groups=int(groups),
     )
+
+
+@rule("linear.default")
+def linear(to: Builder, shape: Shape, x: Ref, weight: Tensor, bias: Tensor | None = None) -> Ref:
+    """linear(x, w, b) on (N, F)."""
+    require_constants(x if not isinstance(x, Ref) else None, weight, bias)
+    if len(x.shape) != 1:
+        raise UnsupportedOperation("only (N, F) is supported here")
+    return to.add(Linear, (x,), shape, weight=weight, bias=bias)
