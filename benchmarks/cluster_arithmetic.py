@@ -108,9 +108,9 @@ def job(steps: int, snapshots: int, hash_rate: float) -> Rows:
     return [
         ["", "formula", *(each.title for each in cases)],
         ["images", "N", *(f"{each.images:,}" for each in cases)],
-        ["values an image", "P = 3·side²", *(f"{each.values:,}" for each in cases)],
+        ["values per image", "P = 3·side²", *(f"{each.values:,}" for each in cases)],
         ["one step", "2·F", *(flop(each.step) for each in cases)],
-        ["an image", f"{steps}·2·F", *(flop(steps * each.step) for each in cases)],
+        ["per image", f"{steps}·2·F", *(flop(steps * each.step) for each in cases)],
         [every, f"N·{steps}·2·F", *(flop(each.images * steps * each.step) for each in cases)],
         ["read", "N·source", *(size(each.images * each.source_bytes) for each in cases)],
         ["stored, float32", f"N·{snapshots}·P·4 B", *stored("float32")],
@@ -118,7 +118,7 @@ def job(steps: int, snapshots: int, hash_rate: float) -> Rows:
         [
             "SHA-256 of float32",
             "stored / rate",
-            *(f"{duration(each)} of a core" for each in hashing),
+            *(f"{duration(each)} on one core" for each in hashing),
         ],
     ]
 
@@ -129,7 +129,7 @@ def compute(case: Case, ranks: int, utilisation: float, steps: int, snapshots: i
         [
             "precision",
             "peak",
-            "images/s a GPU",
+            "images/s per GPU",
             "GPU hours",
             f"on {ranks:,}",
             "images/s, all",
@@ -170,10 +170,10 @@ def shards(
     """The table of what a shard size means, a row a size; the first is what the tool chooses."""
     rows = [
         [
-            "images a shard",
+            "images per shard",
             "size",
             "shards",
-            "shards a rank",
+            "shards per rank",
             "work",
             "memory",
             "creates + renames",

@@ -28,13 +28,13 @@ from cluster_run import simulate
 
 # Field of Cluster → (default, what it is, where the default comes from).
 ASSUMED: dict[str, tuple[float | None, str, str]] = {
-    "shard_size": (512, "images a shard", "choice"),
-    "ranks": (1000, "processes, a GPU each", "choice"),
+    "shard_size": (512, "images per shard", "choice"),
+    "ranks": (1000, "processes, one GPU each", "choice"),
     "start_up": (60, "seconds from launch to the first image", "assumption"),
-    "restart": (180, "the same after a pre-emption, waiting for machines included", "assumption"),
+    "restart": (180, "the same after a pre-emption, including the wait for machines", "assumption"),
     "sigma": (0.05, "lognormal σ of a shard's time", "assumption"),
     "slow_share": (0.01, "share of ranks that are slow throughout", "assumption"),
-    "slow_factor": (1.3, "how much longer these take", "assumption"),
+    "slow_factor": (1.3, "how much longer slow ranks take", "assumption"),
     "job_interval": (float("inf"), "mean seconds between pre-emptions of the job", "choice"),
     "rank_interval": (1.8e8, "mean seconds between failures of one rank", "Llama 3, below"),
     "bandwidth": (100e9, "bytes/s of the file system, all ranks together", "assumption"),
@@ -43,15 +43,15 @@ ASSUMED: dict[str, tuple[float | None, str, str]] = {
     "shard_seconds": (0.05, "seconds a shard waits for fsync", "assumption"),
     "operations": (
         CREATES + RENAMES + FLUSHES,
-        "creates, renames, fsyncs of a shard",
+        "creates, renames and fsyncs per shard",
         "counted",
     ),
     "operation_rate": (1e4, "such requests/s, all ranks together", "assumption"),
-    "request_seconds": (0.0005, "seconds until a file is opened, or removed", "assumption"),
-    "open_rate": (1e5, "files opened a second, all ranks together", "assumption"),
-    "listed": (0, "images that each rank lists at each start", "left out here"),
-    "list_seconds": (40e-6, "seconds to list one in tars", "measured: one core, AMD EPYC"),
-    "list_rate": (4e5, "images listed a second, all ranks together", "assumption"),
+    "request_seconds": (0.0005, "seconds to open or remove a file", "assumption"),
+    "open_rate": (1e5, "files opened per second, all ranks together", "assumption"),
+    "listed": (0, "images that each rank lists at each start", "excluded here"),
+    "list_seconds": (40e-6, "seconds to list one image in tars", "measured: one core, AMD EPYC"),
+    "list_rate": (4e5, "images listed per second, all ranks together", "assumption"),
 }
 # What may be otherwise than assumed, as words of a command line.
 SCENARIOS = {
@@ -64,7 +64,7 @@ SCENARIOS = {
     "--bandwidth 8e8 --operation-rate 80 --open-rate 800 --list-rate 3200",
     "start-up takes five minutes": "--start-up 300 --restart 420",
     "1% of the ranks at half speed": "--slow-factor 2",
-    "4,096 images a shard": "--shard-size 4096",
+    "4,096 images per shard": "--shard-size 4096",
     "pre-empted every 10 minutes": "--job-interval 600",
     "pre-empted every 10 minutes, sizes trusted": "--job-interval 600 --trust",
     "each GPU is lost once in 2 days": "--rank-interval 172800",
@@ -237,7 +237,7 @@ def breaks(seeds: int) -> Rows:
         options = parser().parse_args(["run", *words.split()])
         found.append((label, words, summary(cluster_of(options), range(seeds))))
     found.sort(key=lambda each: -each[2].get("seconds", float("inf")))
-    rows = [["", "options", "time", "efficiency", "most goes to"]]
+    rows = [["", "options", "time", "efficiency", "largest waste"]]
     for label, words, numbers in found:
         cells = ["never ends", "", ""]
         if "seconds" in numbers:

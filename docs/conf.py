@@ -39,8 +39,12 @@ html_title = f"sign_ext {release}"
 def _plain_symbols(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Keep the star of Φ_* and Φ_{*,p} a symbol: reStructuredText reads it as emphasis."""
-    lines[:] = [re.sub(r"(?<=[_{])\*", r"\\*", line) for line in lines]
+    """Escape Φ_*, Φ_{*,p} and |δ|: reStructuredText reads emphasis and substitutions in them."""
+    for number, line in enumerate(lines):
+        line = re.sub(r"(?<=[_{])\*", r"\\*", line)
+        prose = re.split(r"(`+[^`]*`+)", line)  # literals are the odd parts
+        prose[::2] = [re.sub(r"\|(?=\S)([^|]*\S)\|", r"\\|\1\\|", part) for part in prose[::2]]
+        lines[number] = "".join(prose)
 
 
 def setup(app: Sphinx) -> None:

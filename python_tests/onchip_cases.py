@@ -16,8 +16,8 @@ from sign_ext.engine.onchip.engine import start_on_chip
 from sign_ext.engine.onchip.network import put_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory
 from sign_ext.engine.onchip.trajectory import OnChipTrajectory
+from sign_ext.models import Normalize
 from sign_ext.models.basic_cnn import basic_cnn
-from sign_ext.models.normalize import Normalize
 
 H200 = SharedMemory(232_448, 233_472)
 

@@ -92,8 +92,21 @@ def frozen(model: nn.Module) -> Iterator[None]:
                     del _holds[id(model)]
 
 
+# The per-operation switches, and the older two that they replace.
+_Saved = tuple[list[str], tuple[str | None, bool | None]]
+
+
+@dataclass
+class _Held:
+    """The switches while at least one thread computes under them; guarded by `_switches_free`."""
+
+    precision: str | None = None  # None: nobody holds them
+    holders: int = 0
+    saved: _Saved | None = None
+
+
+_held = _Held()
 _switches_free = threading.Condition()
-_held: list[Any] = []  # [precision, number of holders, saved switches] while a thread holds them
 
 
 @contextmanager
@@ -109,22 +122,22 @@ def arithmetic(precision: str) -> Iterator[None]:
             float32 parts are IEEE; the bfloat16 itself is autocast's work).
     """
     with _switches_free:
-        while _held and _held[0] != precision:
+        while _held.precision not in (None, precision):
             _switches_free.wait()
-        if not _held:
+        if _held.precision is None:
             saved = [switch.fp32_precision for switch, _ in _switches()], _legacy()
             _set(precision)
-            _held.extend([precision, 0, saved])
-        _held[1] += 1
+            _held.precision, _held.saved = precision, saved
+        _held.holders += 1
     try:
         yield
     finally:
         with _switches_free:
-            _held[1] -= 1
-            if not _held[1]:
-                saved = _held[2]
-                _held.clear()
-                _restore(saved)
+            _held.holders -= 1
+            if not _held.holders:
+                assert _held.saved is not None
+                _restore(_held.saved)
+                _held.precision = _held.saved = None
                 _switches_free.notify_all()
 
 
@@ -166,7 +179,7 @@ def _set(precision: str) -> None:
         switch.fp32_precision = "tf32" if tf32 and is_cuda else "ieee"
 
 
-def _restore(saved: tuple[list[str], tuple[str | None, bool | None]]) -> None:
+def _restore(saved: _Saved) -> None:
     values, (matmul, cudnn) = saved
     if matmul is not None:
         torch.set_float32_matmul_precision(matmul)

@@ -140,15 +140,15 @@ def _details(backend: str, problem: Problem, engines: Engines, images: Tensor) -
     if backend == "fused":
         step = engines.fused.step(problem, images)
         return {
-            "operations": operators_in_words(step),
+            "operations": _describe_operators(step),
             "memory": f"{step.memory}; {step.micro_batch} images at a time",
             "bytes_per_image": step.memory.peak,
-            "floor": floor_in_words(step, images.device),
+            "floor": _describe_floor(step, images.device),
         }
     return {}
 
 
-def operators_in_words(step: Step) -> tuple[str, ...]:
+def _describe_operators(step: Step) -> tuple[str, ...]:
     """The operators of a compiled step: our fused ones, the library's and PyTorch's own."""
     ops = step.program.ops
     activations = sum(r.kind == "bit mask" for op in ops for r in op.residues())
@@ -176,7 +176,7 @@ def operators_in_words(step: Step) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def floor_in_words(step: Step, device: torch.device) -> str:
+def _describe_floor(step: Step, device: torch.device) -> str:
     """The least that one image and step can cost, from this machine's measured ceilings."""
     most = ceilings(device, step.dtype)
     flops, traffic = step.program.flops(), step.memory.traffic

@@ -369,6 +369,8 @@ class SignTransform:
     def explain(self, images: Tensor | None = None) -> Explanation:
         """What will run and why; asking changes nothing that runs later.
 
+        With tune=True, choices for a new batch shape are measured here as `transform` would.
+
         Args:
             images: one or more images (N, C, H, W) to find the source layer and the backend on.
                 Without them it reports the last call's, or a guess that is marked as one.

@@ -124,9 +124,9 @@ def columns(race: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     if race.get("measures", "time") == "memory":
         shown: dict[str, Any] = {
             "peak": lambda row: size(row["peak"]),
-            "an image": lambda row: size(row["per_image"]),
+            "per image": lambda row: size(row["per_image"]),
             "of baseline": lambda row: f"{row['ratio']:.2f}",
-            "a further image": lambda row: size(row["per_further_image"]),
+            "per additional image": lambda row: size(row["per_further_image"]),
             "saved by autograd": lambda row: size(row["saved_per_image"]),
         }
     else:

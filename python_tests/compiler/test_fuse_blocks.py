@@ -1,10 +1,10 @@
-"""Inverted residuals as one operation: the same definition, and which there are."""
+"""Inverted residuals fused into one operation: equal to their convolutions, and which are found."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from block_programs import CASES, Builder, Case, block_program, mobilenet, program_of, without
+from block_programs import CASES, Builder, Case, block_program, mobilenet, program_of, with_changes
 
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
 from sign_ext.compiler.memory_plan import plan_memory
@@ -14,10 +14,10 @@ from sign_ext.ops.activation import RELU, RELU6, Piecewise
 
 def check(program, images, places) -> None:
     fused, _ = fuse_blocks(program, places)
-    wanted = program.pullback_of_ones(images)
-    assert wanted.norm() > 0
+    expected = program.pullback_of_ones(images)
+    assert expected.norm() > 0
     got = fused.pullback_of_ones(images)
-    assert (got - wanted).norm() <= 1e-12 * wanted.norm()
+    assert (got - expected).norm() <= 1e-12 * expected.norm()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -139,7 +139,7 @@ def read_twice(which: int) -> tuple:
 def residual_within() -> tuple:
     program, place = read_twice(2)
     changes = {"inputs": (3, 2), "in_shapes": ((24, 5, 5), (24, 5, 5))}
-    return without(program, place, **changes), place
+    return with_changes(program, place, **changes), place
 
 
 def dilated() -> tuple:
@@ -171,7 +171,7 @@ def summed_expand() -> tuple:
 
 def leaky(which: int) -> tuple:
     program, place = channels()
-    return without(program, which, activation=Piecewise(slope=0.1)), place
+    return with_changes(program, which, activation=Piecewise(slope=0.1)), place
 
 
 REFUSED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from networks import tiny_cnn
 from torch import Tensor, nn
 
 from sign_ext import BackendError, NegligibleDeltaWarning, SignTransform
-from sign_ext.engine import backends
+from sign_ext.compiler.memory_plan import MemoryPlan
+from sign_ext.engine import backends, batch
 from sign_ext.engine.graphed import GraphedEngine
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.ops.native import NATIVE
@@ -142,3 +144,24 @@ def test_what_shows_in_recording_is_remembered_by_the_call(torch_rng, monkeypatc
     assert sign.engines.last_choice(images.device) == backends.BackendChoice(
         "autograd", told.reason, {"graphed": "this step waits for the device"}
     )
+
+
+def test_asking_for_a_batch_size_settles_none(monkeypatch):
+    """What is asked about first has another memory plan: the call that follows gets its own."""
+    chip = SimpleNamespace(multi_processor_count=132, total_memory=140 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: chip)
+    monkeypatch.setattr(batch, "free_memory", lambda device: 140 << 30)
+    plans = [MemoryPlan(peak, 0, 0, 0, 0, 0) for peak in (10**9, 10**6, 10**6)]
+    sizes = batch.Batches(SimpleNamespace(memory=lambda problem, images: plans.pop(0)), None)
+    problem = SimpleNamespace(model_dtype=torch.float32)
+    images = SimpleNamespace(shape=torch.Size((1, 3, 32, 32)), device=torch.device("cuda", 0))
+    asked = sizes.rule(problem, images)
+
+    class Call(SimpleNamespace):
+        def __len__(self) -> int:
+            return 50_000
+
+    settled = sizes.size(problem, Call(shape=images.shape, device=images.device))
+    assert settled > asked
+    assert sizes.rule(problem, images) == settled
+    assert len(plans) == 1

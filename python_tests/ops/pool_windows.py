@@ -59,7 +59,7 @@ class Window(NamedTuple):
                 return False
             for start in range(-p, min(room - p + s, size), s):
                 if not any(0 <= start + i * d < size for i in range(k)):
-                    return False  # torch names a position outside of it there
+                    return False  # there torch returns a position outside the image
         return True
 
 

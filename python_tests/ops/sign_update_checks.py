@@ -37,7 +37,7 @@ def formula(
 
 
 def laid_out(shape: tuple[int, ...], order: tuple[int, ...], offset: int) -> Tensor:
-    """A dense tensor whose dimensions lie in memory in this order, `offset` elements behind."""
+    """A dense tensor whose dimensions lie in memory in this order, starting at element `offset`."""
     storage = torch.empty(offset + int(np.prod(shape)))
     dense = storage[offset:].view([shape[d] for d in order])
     return dense.permute([order.index(d) for d in range(len(order))])

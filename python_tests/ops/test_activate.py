@@ -80,9 +80,9 @@ def test_bits_are_autograds_derivative(run, dtype, torch_rng):
         passes = unpack_bits(mask, x.shape)
         slope = activation.slope
         ours = torch.where(passes, 1.0, slope)
-        # At NaN PyTorch's hardtanh says one thing in vectors and another in the elements left over.
-        there = ~x.isnan() | (activation == RELU or slope > 0)
-        assert torch.equal(ours[there], leaf.grad.float()[there])
+        # At NaN PyTorch's hardtanh differs between vectorized elements and the remainder.
+        compared = ~x.isnan() | (activation == RELU or slope > 0)
+        assert torch.equal(ours[compared], leaf.grad.float()[compared])
 
 
 @pytest.mark.parametrize("run", [activate, activate.reference])
@@ -139,7 +139,7 @@ def test_without_an_extension_the_reference_runs(monkeypatch, torch_rng):
 
 @needs_native
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"x": torch.zeros(8)}, r"x must be \(N, C\) or \(N, C, H, W\)"),
         ({"x": torch.zeros(2, 3, 4, 5)}, "x must be dense with its channels innermost"),
@@ -149,14 +149,14 @@ def test_without_an_extension_the_reference_runs(monkeypatch, torch_rng):
         ({"out": torch.zeros(2, 8, device="meta")}, "out must be on x's device"),
         (
             {"x": torch.zeros(2, 8, dtype=torch.bfloat16)},
-            "out must have x's type, or be bfloat16",
+            "out must have x's dtype, or be bfloat16",
         ),
         ({"scale": torch.zeros(7)}, "scale must be 8 contiguous float32 values"),
         ({"bias": torch.zeros(8, dtype=torch.float64)}, "bias must be 8 contiguous float32"),
         ({"residual": torch.zeros(2, 7)}, "residual must have x's shape"),
         (
             {"residual": torch.zeros(2, 8, dtype=torch.bfloat16)},
-            "residual must have out's type",
+            "residual must have out's dtype",
         ),
         ({"mask": torch.zeros(2, 2, dtype=torch.uint8)}, r"mask must be .* of shape \(2, 1\)"),
         ({"mask": torch.zeros(2, 1)}, "mask must be contiguous uint8"),
@@ -164,10 +164,10 @@ def test_without_an_extension_the_reference_runs(monkeypatch, torch_rng):
         ({"activation": Piecewise(low=math.nan)}, "low and high must be numbers"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(change, words):
+def test_bad_arguments_are_refused_by_name(change, message):
     arguments = {"x": torch.ones(2, 8), "out": torch.zeros(2, 8)} | change
     x, out = arguments.pop("x"), arguments.pop("out")
-    with pytest.raises(RuntimeError, match=f"activate: {words}"):
+    with pytest.raises(RuntimeError, match=f"activate: {message}"):
         activate(x, out, **arguments)
     if not out.is_meta:
         assert not out.any()

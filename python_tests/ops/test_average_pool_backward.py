@@ -105,7 +105,7 @@ def test_an_empty_batch(run):
 
 
 def arguments(**changed):
-    given = {
+    options = {
         "g": channels_last(torch.zeros(2, 9, 2, 3)),
         "out": channels_last(torch.ones(2, 9, 4, 6)),
         "other": channels_last(torch.zeros(2, 9, 4, 6)),
@@ -113,12 +113,12 @@ def arguments(**changed):
         "kernel": (2, 2),
         "stride": (2, 2),
     }
-    return given | changed
+    return options | changed
 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("changed", "error", "words"),
+    ("changed", "error", "message"),
     [
         ({"g": torch.zeros(2, 9, 2, 3)}, RuntimeError, "g must be dense"),
         ({"g": channels_last(torch.zeros(2, 9, 2, 3)).bfloat16()}, RuntimeError, "g must .* dtype"),
@@ -131,29 +131,29 @@ def arguments(**changed):
             RuntimeError,
             "other must have out's sh",
         ),
-        ({"stride": (4, 2)}, RuntimeError, "window 1 begins behind the image of 4 positions"),
+        ({"stride": (4, 2)}, RuntimeError, "window 1 begins past the image of 4 positions"),
         ({"kernel": (2, 0)}, RuntimeError, "must be positive"),
         ({"divisor": 0}, ValueError, "divisor must not be 0"),
         ({"divisor": 2**31}, RuntimeError, "divisor is too large"),
     ],
 )
-def test_bad_arguments_are_refused_and_named(changed, error, words):
-    given = arguments(**changed)
-    g, out = given.pop("g"), given.pop("out")
-    with pytest.raises(error, match=words):
-        average_pool_backward(g, out, **given)
+def test_bad_arguments_are_refused_and_named(changed, error, message):
+    options = arguments(**changed)
+    g, out = options.pop("g"), options.pop("out")
+    with pytest.raises(error, match=message):
+        average_pool_backward(g, out, **options)
     assert out.eq(1).all() or "out" in changed
 
 
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype, torch_rng):
-    given = arguments()
+    options = arguments()
     g, out = (
-        channels_last(torch.randn(given[name].shape, generator=torch_rng).to(dtype))
+        channels_last(torch.randn(options[name].shape, generator=torch_rng).to(dtype))
         for name in ("g", "out")
     )
-    for other, x_mask in [(given["other"].to(dtype), given["x_mask"]), (None, None)]:
+    for other, x_mask in [(options["other"].to(dtype), options["x_mask"]), (None, None)]:
         arguments_of = (g, out, other, x_mask, 0.5, False, 0, 2, 2, 2, 2, 0, 0)
         results = torch.library.opcheck(torch.ops.sign_ext.average_pool_backward, arguments_of)
         assert set(results.values()) == {"SUCCESS"}

@@ -105,7 +105,7 @@ def test_an_empty_batch(run):
 
 
 def arguments(**changed):
-    given = {
+    options = {
         "x": channels_last(torch.ones(2, 9, 4, 6)),
         "weight": torch.ones(3, 3, 9),
         "out": channels_last(torch.zeros(2, 9, 4, 6)),
@@ -113,12 +113,12 @@ def arguments(**changed):
         "bias": torch.ones(9),
         "padding": (1, 1),
     }
-    return given | changed
+    return options | changed
 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"x": torch.ones(2, 9, 4, 6)}, "x must be dense with its channels innermost"),
         ({"x": torch.ones(2, 9)}, r"x must be \(N, C, H, W\)"),
@@ -132,26 +132,26 @@ def arguments(**changed):
         ({"mask": torch.zeros(48, 1, dtype=torch.uint8)}, r"mask must be .* \(48, 2\)"),
         ({"stride": (0, 1)}, "stride and dilation must be positive"),
         ({"padding": (1, -1)}, "padding not negative"),
-        ({"stride": (1, 2)}, "window 5 of the width begins behind the image of 6 positions"),
+        ({"stride": (1, 2)}, "window 5 of the width begins past the image of 6 positions"),
         ({"activation": Piecewise(slope=-0.5)}, "slope must not be negative"),
         ({"activation": Piecewise(low=math.nan)}, "low and high must be numbers"),
     ],
 )
-def test_bad_arguments_are_refused_and_named(changed, words):
-    given = arguments(**changed)
-    x, weight, out = (given.pop(name) for name in ("x", "weight", "out"))
-    with pytest.raises(RuntimeError, match=f"depthwise: .*{words}"):
-        depthwise(x, weight, out, **given)
+def test_bad_arguments_are_refused_and_named(changed, message):
+    options = arguments(**changed)
+    x, weight, out = (options.pop(name) for name in ("x", "weight", "out"))
+    with pytest.raises(RuntimeError, match=f"depthwise: .*{message}"):
+        depthwise(x, weight, out, **options)
     assert not out.any()
 
 
 @needs_native
 def test_shared_memory_is_refused():
-    given = arguments()
-    x, weight = given["x"], given["weight"]
+    options = arguments()
+    x, weight = options["x"], options["weight"]
     with pytest.raises(RuntimeError, match="out shares memory with x"):
         depthwise(x, weight, x, padding=(1, 1))
-    out = given["out"]
+    out = options["out"]
     mask = out.permute(0, 2, 3, 1).view(torch.uint8).flatten()[:96].view(48, 2)
     with pytest.raises(RuntimeError, match="mask shares memory with out"):
         depthwise(x, weight, out, padding=(1, 1), mask=mask)
@@ -175,11 +175,11 @@ def test_the_reference_refuses_by_name():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype, torch_rng):
     x, out = (normal(torch_rng, (2, 9, 4, 6), dtype, "cpu") for _ in range(2))
-    given = arguments()
-    for bias, mask in [(given["bias"], given["mask"]), (None, None)]:
+    options = arguments()
+    for bias, mask in [(options["bias"], options["mask"]), (None, None)]:
         numbers = (0.0, 6.0, 0.0, 1, 1, 1, 1, 1, 1)
         results = torch.library.opcheck(
-            torch.ops.sign_ext.depthwise, (x, given["weight"], out, bias, mask, *numbers)
+            torch.ops.sign_ext.depthwise, (x, options["weight"], out, bias, mask, *numbers)
         )
         assert set(results.values()) == {"SUCCESS"}
 
@@ -295,7 +295,7 @@ def test_backward_an_empty_batch(run):
 
 
 def backward_arguments(**changed):
-    given = {
+    options = {
         "g": channels_last(torch.zeros(2, 9, 2, 3)),
         "weight": torch.ones(3, 3, 9),
         "out": channels_last(torch.ones(2, 9, 4, 6)),
@@ -305,12 +305,12 @@ def backward_arguments(**changed):
         "stride": (2, 2),
         "padding": (1, 1),
     }
-    return given | changed
+    return options | changed
 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"g": torch.zeros(2, 9, 2, 3)}, "g must be dense with its channels innermost"),
         (
@@ -330,24 +330,24 @@ def backward_arguments(**changed):
         ),
         ({"slope": math.nan}, "slope and x_slope must be numbers"),
         ({"dilation": (0, 1)}, "stride and dilation must be positive"),
-        ({"stride": (6, 2)}, "window 1 of the height begins behind the image of 4 positions"),
+        ({"stride": (6, 2)}, "window 1 of the height begins past the image of 4 positions"),
     ],
 )
-def test_backward_bad_arguments_are_refused_and_named(changed, words):
-    given = backward_arguments(**changed)
-    g, weight, out = (given.pop(name) for name in ("g", "weight", "out"))
-    with pytest.raises(RuntimeError, match=f"depthwise_backward: .*{words}"):
-        depthwise_backward(g, weight, out, **given)
+def test_backward_bad_arguments_are_refused_and_named(changed, message):
+    options = backward_arguments(**changed)
+    g, weight, out = (options.pop(name) for name in ("g", "weight", "out"))
+    with pytest.raises(RuntimeError, match=f"depthwise_backward: .*{message}"):
+        depthwise_backward(g, weight, out, **options)
     assert out.eq(1).all()
 
 
 @needs_native
 def test_backward_shared_memory_is_refused():
     whole = channels_last(torch.zeros(3, 9, 4, 6))
-    given = backward_arguments(out=whole[:2], other=whole[1:])
-    g, weight, out = (given.pop(name) for name in ("g", "weight", "out"))
+    options = backward_arguments(out=whole[:2], other=whole[1:])
+    g, weight, out = (options.pop(name) for name in ("g", "weight", "out"))
     with pytest.raises(RuntimeError, match="out shares memory with other"):
-        depthwise_backward(g, weight, out, **given)
+        depthwise_backward(g, weight, out, **options)
     g = whole.as_strided((2, 9, 2, 3), (54, 1, 27, 9), 100)
     with pytest.raises(RuntimeError, match="g shares memory with out"):
         depthwise_backward(g, weight, out, stride=(2, 2), padding=(1, 1))
@@ -362,13 +362,14 @@ def test_backward_the_reference_refuses_by_name():
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backward_opcheck(dtype, torch_rng):
-    given = backward_arguments()
+    options = backward_arguments()
     g, out, other = (
-        normal(torch_rng, tuple(given[name].shape), dtype, "cpu") for name in ("g", "out", "other")
+        normal(torch_rng, tuple(options[name].shape), dtype, "cpu")
+        for name in ("g", "out", "other")
     )
-    for mask, added, x_mask in [(given["mask"], other, given["x_mask"]), (None, None, None)]:
+    for mask, added, x_mask in [(options["mask"], other, options["x_mask"]), (None, None, None)]:
         numbers = (2, 2, 1, 1, 1, 1)
-        arguments_of = (g, given["weight"], out, mask, 0.5, added, x_mask, 0.0, *numbers)
+        arguments_of = (g, options["weight"], out, mask, 0.5, added, x_mask, 0.0, *numbers)
         results = torch.library.opcheck(torch.ops.sign_ext.depthwise_backward, arguments_of)
         assert set(results.values()) == {"SUCCESS"}
 

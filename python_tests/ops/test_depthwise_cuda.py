@@ -108,9 +108,9 @@ def test_cuda_opcheck(torch_rng):
     forward = (x, weight, out, bias, mask, 0.0, 6.0, 0.0, *numbers)
     backward = (x, weight, out, mask, 0.5, other, mask, 0.0, *numbers)
     operators = torch.ops.sign_ext
-    for operator, given in [
+    for operator, arguments in [
         (operators.depthwise, forward),
         (operators.depthwise_backward, backward),
     ]:
-        results = torch.library.opcheck(operator, given)
+        results = torch.library.opcheck(operator, arguments)
         assert set(results.values()) == {"SUCCESS"}

@@ -71,7 +71,7 @@ def test_a_block_that_does_not_fit_says_so(generator):
 
 @needs_native
 def test_the_cotangent_may_be_added_to_itself(generator):
-    """A block whose residual is its own input hands its cotangent on."""
+    """A block whose residual is its own input adds its cotangent to itself."""
     case = CASES["mobilenet, skip"]
     with emulated_blocks(Device()):
         run, packed = run_both(case, "float32", generator)

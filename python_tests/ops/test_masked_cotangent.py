@@ -100,24 +100,24 @@ def test_other_layouts_and_missing_extensions_run_on_torch(monkeypatch, torch_rn
 
 @needs_native
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"g": torch.zeros(8)}, r"g must be \(N, C\) or \(N, C, H, W\)"),
         ({"g": torch.zeros(2, 3, 4, 5)}, "g must be dense with its channels innermost"),
         ({"out": torch.zeros(2, 9)}, "out must have g's shape"),
-        ({"out": torch.zeros(2, 8, dtype=torch.bfloat16)}, "out must have g's type"),
+        ({"out": torch.zeros(2, 8, dtype=torch.bfloat16)}, "out must have g's dtype"),
         ({"out": torch.zeros(2, 8, device="meta")}, "out must be on g's device"),
-        ({"other": torch.zeros(2, 8, dtype=torch.bfloat16)}, "other must have g's type"),
+        ({"other": torch.zeros(2, 8, dtype=torch.bfloat16)}, "other must have g's dtype"),
         ({"other": torch.zeros(3, 8)}, "other must have g's shape"),
         ({"scale": torch.zeros(2, 8)[:, 0]}, "scale must be 8 contiguous float32 values"),
         ({"mask": torch.zeros(2, 2, dtype=torch.uint8)}, r"mask must be .* of shape \(2, 1\)"),
         ({"slope": math.nan}, "slope must be a number"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(change, words):
+def test_bad_arguments_are_refused_by_name(change, message):
     arguments = {"g": torch.ones(2, 8), "out": torch.zeros(2, 8)} | change
     g, out = arguments.pop("g"), arguments.pop("out")
-    with pytest.raises(RuntimeError, match=f"masked_cotangent: {words}"):
+    with pytest.raises(RuntimeError, match=f"masked_cotangent: {message}"):
         masked_cotangent(g, out, **arguments)
     if not out.is_meta:
         assert not out.any()

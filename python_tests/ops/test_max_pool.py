@@ -119,7 +119,7 @@ def test_the_reference_runs_where_nothing_is_built(monkeypatch, torch_rng):
 
 
 def arguments(**changed):
-    given = {
+    options = {
         "x": channels_last(torch.zeros(2, 9, 4, 6)),
         "out": channels_last(torch.zeros(2, 9, 2, 3)),
         "index": torch.zeros(12, 2, 2, dtype=torch.uint8),
@@ -129,12 +129,12 @@ def arguments(**changed):
         "stride": (2, 2),
         "activation": RELU,
     }
-    return given | changed
+    return options | changed
 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"x": torch.zeros(2, 9, 4, 6)}, "x must be dense with its channels innermost"),
         ({"x": torch.zeros(2, 9)}, r"x must be \(N, C, H, W\)"),
@@ -151,32 +151,32 @@ def arguments(**changed):
         ({"kernel": (0, 2)}, "kernel, stride and dilation must be positive"),
         ({"stride": (2, 0)}, "stride and dilation must be positive"),
         ({"padding": (-1, 0)}, "padding not negative"),
-        ({"padding": (2, 0)}, "padding as large as the window"),
-        ({"stride": (4, 2)}, "window 1 begins behind the image of 4 positions"),
+        ({"padding": (2, 0)}, "padding must be smaller than the window"),
+        ({"stride": (4, 2)}, "window 1 begins past the image of 4 positions"),
         ({"dilation": (9, 1), "padding": (5, 0)}, "window 0 has no position inside"),
         ({"activation": Piecewise(slope=-0.5)}, "slope must not be negative"),
         ({"activation": Piecewise(low=math.nan)}, "low and high must be numbers"),
     ],
 )
-def test_bad_arguments_are_refused_and_named(changed, words):
-    given = arguments(**changed)
-    x, out, index = given.pop("x"), given.pop("out"), given.pop("index")
-    with pytest.raises(RuntimeError, match=words):
-        max_pool(x, out, index, **given)
+def test_bad_arguments_are_refused_and_named(changed, message):
+    options = arguments(**changed)
+    x, out, index = options.pop("x"), options.pop("out"), options.pop("index")
+    with pytest.raises(RuntimeError, match=message):
+        max_pool(x, out, index, **options)
 
 
 @needs_native
 def test_shared_memory_is_refused():
-    given = arguments()
-    x, out, index = given.pop("x"), given.pop("out"), given.pop("index")
+    options = arguments()
+    x, out, index = options.pop("x"), options.pop("out"), options.pop("index")
     with pytest.raises(RuntimeError, match="out shares memory with x"):
-        max_pool(x, x.as_strided(out.shape, out.stride(), 100), index, **given)
-    given["mask"] = torch.empty(0, dtype=torch.uint8).set_(out.untyped_storage(), 0, (12, 2))
+        max_pool(x, x.as_strided(out.shape, out.stride(), 100), index, **options)
+    options["mask"] = torch.empty(0, dtype=torch.uint8).set_(out.untyped_storage(), 0, (12, 2))
     with pytest.raises(RuntimeError, match="mask shares memory with out"):
-        max_pool(x, out, index, **given)
-    given["mask"] = index.view(-1)[:24].view(12, 2)
+        max_pool(x, out, index, **options)
+    options["mask"] = index.view(-1)[:24].view(12, 2)
     with pytest.raises(RuntimeError, match="mask shares memory with index"):
-        max_pool(x, out, index, **given)
+        max_pool(x, out, index, **options)
 
 
 @needs_native
@@ -284,7 +284,7 @@ def test_backward_an_empty_batch(run):
 
 
 def backward_arguments(**changed):
-    given = {
+    options = {
         "g": channels_last(torch.zeros(2, 9, 2, 3)),
         "index": torch.zeros(12, 2, 2, dtype=torch.uint8),
         "out": channels_last(torch.ones(2, 9, 4, 6)),
@@ -294,12 +294,12 @@ def backward_arguments(**changed):
         "kernel": (2, 2),
         "stride": (2, 2),
     }
-    return given | changed
+    return options | changed
 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"g": torch.zeros(2, 9, 2, 3)}, "g must be dense with its channels innermost"),
         ({"g": channels_last(torch.zeros(2, 9, 2, 3)).bfloat16()}, "g must have out's .* dtype"),
@@ -314,25 +314,25 @@ def backward_arguments(**changed):
             {"other": channels_last(torch.zeros(2, 9, 4, 6)).bfloat16()},
             "other must have out's dtype",
         ),
-        ({"stride": (4, 2)}, "window 1 begins behind the image of 4 positions"),
+        ({"stride": (4, 2)}, "window 1 begins past the image of 4 positions"),
         ({"kernel": (17, 17), "padding": (8, 8)}, "more than 256 positions"),
     ],
 )
-def test_backward_bad_arguments_are_refused_and_named(changed, words):
-    given = backward_arguments(**changed)
-    g, index, out = given.pop("g"), given.pop("index"), given.pop("out")
-    with pytest.raises(RuntimeError, match=words):
-        max_pool_backward(g, index, out, **given)
-    assert not given["other"].any()
+def test_backward_bad_arguments_are_refused_and_named(changed, message):
+    options = backward_arguments(**changed)
+    g, index, out = options.pop("g"), options.pop("index"), options.pop("out")
+    with pytest.raises(RuntimeError, match=message):
+        max_pool_backward(g, index, out, **options)
+    assert not options["other"].any()
 
 
 @needs_native
 def test_backward_shared_memory_is_refused():
     whole = torch.zeros(3, 4, 6, 9).permute(0, 3, 1, 2)
-    given = backward_arguments(out=whole[:2], other=whole[1:])
-    g, index, out = given.pop("g"), given.pop("index"), given.pop("out")
+    options = backward_arguments(out=whole[:2], other=whole[1:])
+    g, index, out = options.pop("g"), options.pop("index"), options.pop("out")
     with pytest.raises(RuntimeError, match="out shares memory with other"):
-        max_pool_backward(g, index, out, **given)
+        max_pool_backward(g, index, out, **options)
     g = whole.as_strided((2, 9, 2, 3), (54, 1, 27, 9), 100)
     with pytest.raises(RuntimeError, match="g shares memory with out"):
         max_pool_backward(g, index, out, kernel=(2, 2), stride=(2, 2))
@@ -341,17 +341,17 @@ def test_backward_shared_memory_is_refused():
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backward_opcheck(dtype, torch_rng):
-    given = backward_arguments()
+    options = backward_arguments()
     numbers = (2, 2, 2, 2, 0, 0, 1, 1)
     g, out = (
-        channels_last(torch.randn(given[name].shape, generator=torch_rng).to(dtype))
+        channels_last(torch.randn(options[name].shape, generator=torch_rng).to(dtype))
         for name in ("g", "out")
     )
     for mask, other, x_mask in [
-        (given["mask"], given["other"].to(dtype), given["x_mask"]),
+        (options["mask"], options["other"].to(dtype), options["x_mask"]),
         (None, None, None),
     ]:
-        arguments_of = (g, given["index"], out, mask, 0.5, other, x_mask, 0.0, *numbers)
+        arguments_of = (g, options["index"], out, mask, 0.5, other, x_mask, 0.0, *numbers)
         results = torch.library.opcheck(torch.ops.sign_ext.max_pool_backward, arguments_of)
         assert set(results.values()) == {"SUCCESS"}
 

@@ -45,8 +45,8 @@ def test_cuda_tensors_behind_a_boundary(dtype, offset, misaligned, torch_rng):
     shape, out_shape = (2, 16, 6, 6), (2, 16, 3, 3)
 
     def laid_out(name: str, size: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
-        behind = offset if name == misaligned else 0
-        memory = torch.zeros(behind + 2 * 16 * 36, dtype=kind, device="cuda")[behind:]
+        shift = offset if name == misaligned else 0
+        memory = torch.zeros(shift + 2 * 16 * 36, dtype=kind, device="cuda")[shift:]
         if len(size) == 3:
             return memory[: size[0] * size[1] * size[2]].view(size)
         n, c, h, w = size

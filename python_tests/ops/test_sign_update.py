@@ -192,7 +192,7 @@ def test_the_fallback_is_used_and_named_where_nothing_is_built(monkeypatch, torc
 
 @pytest.mark.parametrize("update", [sign_update_, sign_update_reference_])
 @pytest.mark.parametrize(
-    ("make", "error", "words"),
+    ("make", "error", "message"),
     [
         (lambda p: (p.half(), p, None), TypeError, "p is float16"),
         (lambda p: (p.int(), p, None), TypeError, "p is int32"),
@@ -214,10 +214,10 @@ def test_the_fallback_is_used_and_named_where_nothing_is_built(monkeypatch, torc
         (lambda p: (p, p.clone().requires_grad_(), None), RuntimeError, "delta requires grad"),
     ],
 )
-def test_bad_arguments_are_refused_and_nothing_is_touched(update, make, error, words):
+def test_bad_arguments_are_refused_and_nothing_is_touched(update, make, error, message):
     p, delta, velocity = make(torch.arange(20.0).view(4, 5))
     before = p.clone()
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         update(p, delta, velocity, step_size=3.0)
     assert torch.equal(p, before)
 

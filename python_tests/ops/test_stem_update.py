@@ -41,7 +41,7 @@ stems = st.builds(
 
 
 def stem_begins_in_the_image(stem: Stem) -> bool:
-    """Whether no window lies whole in the padding behind the image."""
+    """Whether no window lies entirely in the padding after the image."""
     return all(
         (out - 1) * stride - pad < size
         for out, stride, pad, size in zip(
@@ -149,7 +149,7 @@ def broken(**changes: object) -> dict[str, object]:
 
 @needs_native
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (broken(p=lambda p: p.contiguous()), "p must be dense with its channels innermost"),
         (broken(g=lambda g: g.contiguous()), "g must be dense with its channels innermost"),
@@ -174,9 +174,9 @@ def broken(**changes: object) -> dict[str, object]:
         (broken(clamp_min=float("nan")), "clamp_min and clamp_max must be numbers"),
     ],
 )
-def test_bad_arguments_are_refused_and_nothing_is_touched(arguments, words):
+def test_bad_arguments_are_refused_and_nothing_is_touched(arguments, message):
     before = {n: a.clone() for n, a in arguments.items() if isinstance(a, torch.Tensor)}
-    with pytest.raises(RuntimeError, match=words):
+    with pytest.raises(RuntimeError, match=message):
         stem_update_(**arguments)
     for name, tensor in before.items():
         assert torch.equal(arguments[name], tensor)
@@ -195,7 +195,7 @@ def test_shared_memory_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"weight": torch.ones(3, 3, 3, 5)}, "weight has shape"),
         ({"mask": torch.ones(3, 1, dtype=torch.uint8)}, "mask must have shape"),
@@ -205,8 +205,8 @@ def test_shared_memory_is_refused():
         ({"counts": torch.ones(3)}, "counts must be 3 int32"),
     ],
 )
-def test_the_reference_refuses_in_words(change, words):
-    with pytest.raises(ValueError, match=words):
+def test_the_reference_refuses_in_words(change, message):
+    with pytest.raises(ValueError, match=message):
         stem_update_.reference(**broken(**change))
 
 

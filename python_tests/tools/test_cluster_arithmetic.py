@@ -40,10 +40,10 @@ def test_arithmetic_by_hand() -> None:
     )
     assert default[0] == "223,696 (default)"  # 64 MiB of 300 bytes each
     assert dict(zip(head, row, strict=True)) == {
-        "images a shard": "8",
+        "images per shard": "8",
         "size": "2.4 kB",
         "shards": "125",
-        "shards a rank": "13",
+        "shards per rank": "13",
         "work": "4 s",
         "memory": "6 kB",
         "creates + renames": "10/s",

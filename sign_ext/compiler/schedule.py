@@ -157,7 +157,7 @@ class _Scheduler:
     masked: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """What is asked of the program again and again."""
+        """Look up once what every operation needs to know of the program."""
         self.readers = self.program.readers()
         self.stem = self.program.stem()
         self.read_by_backward = {

@@ -111,21 +111,21 @@ def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
     return F.pad(x, (0, columns - x.shape[1], 0, rows - x.shape[0]))
 
 
-def _arrays(to: Tensor, taps: Tensor, back: Tensor, biases: list[Tensor]) -> Arrays:
+def _arrays(expand: Tensor, taps: Tensor, project: Tensor, biases: list[Tensor]) -> Arrays:
     """The arrays of one direction.
 
     Args:
-        to: (E, channels in).
+        expand: (E, channels in).
         taps: (KH, KW, E), float32.
-        back: (channels out, E).
+        project: (channels out, E).
         biases: of the first, the depthwise and the last convolution.
     """
-    expanded = rounded_up(len(to), CHUNK)
+    expanded = rounded_up(len(expand), CHUNK)
     chunks = expanded // CHUNK
-    rows = rounded_up(to.shape[1], 16)
-    columns = rounded_up(len(back), 16)
-    first = _padded(to.t(), rows, expanded).reshape(rows, chunks, CHUNK).transpose(0, 1)
-    second = _padded(back.t(), expanded, columns).reshape(chunks, CHUNK, columns)
+    rows = rounded_up(expand.shape[1], 16)
+    columns = rounded_up(len(project), 16)
+    first = _padded(expand.t(), rows, expanded).reshape(rows, chunks, CHUNK).transpose(0, 1)
+    second = _padded(project.t(), expanded, columns).reshape(chunks, CHUNK, columns)
     flat = _padded(taps.flatten(0, 1), taps.shape[0] * taps.shape[1], expanded)
     by_chunk = flat.reshape(len(flat), chunks, CHUNK).transpose(0, 1)
     sizes = (expanded, expanded, columns)
@@ -194,8 +194,8 @@ def inverted_residual(
         packed: the block, prepared by `pack_block` for x's dtype and device.
         out: (N, C_out, OH, OW), x's dtype and layout, not overlapping x. Its size says how
             far the depthwise windows go; what they see outside e is zero.
-        expand_mask: uint8, `mask_shape((N, E, H, W))`, for the bits of e's activation; None where
-            that is the identity.
+        expand_mask: uint8, `mask_shape((N, E, H, W))`, for the bits of e's activation; None for the
+            identity.
         depthwise_mask: the same of d, `mask_shape((N, E, OH, OW))`.
         residual: added before the last activation, like out, not overlapping it, or None.
         mask: `mask_shape(out.shape)`, for the bits of the last activation; None where that is the

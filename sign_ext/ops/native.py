@@ -165,11 +165,14 @@ def route(tensor: Tensor) -> str:
 
 
 def describe_route(tensor: Tensor, reason: str | None) -> str:
-    """A route in words.
+    """The description of a route.
 
     Args:
-        tensor: that decides the device.
-        reason: why plain torch runs, or None.
+        tensor: on the device that the operator runs on.
+        reason: why plain torch runs, or None where the native kernel does.
+
+    Returns:
+        "native-cpu", "native-cuda", or "torch: " and the reason.
     """
     return f"native-{tensor.device.type}" if reason is None else f"torch: {reason}"
 
@@ -192,19 +195,24 @@ class Operator(Protocol[P]):
         """Run the operator."""
 
     def register_native(self, kernel: Callable[P, None]) -> Callable[P, None]:
-        """Decorate the call of the native kernel."""
+        """Decorate the function that calls the native kernel."""
 
     def register_fake(self, kernel: Callable[..., None]) -> Callable[..., None]:
         """Decorate the FakeTensor kernel, which takes the arguments of the operator's schema."""
 
     def register_reason(self, reason: Callable[..., str | None]) -> Callable[..., str | None]:
-        """Decorate what takes the place of `fallback_reason` of the first argument."""
+        """Decorate the function that decides the route.
+
+        Without one it is `fallback_reason` of the first argument.
+        """
 
 
 def operator(reference: Callable[P, None]) -> Operator[P]:
     """Make an operator of its definition.
 
-    The operator of the function `name` is `torch.ops.sign_ext.name`.
+    It is `torch.ops.sign_ext.NAME`, NAME being that of the function. Register the call of its
+    native kernel, its FakeTensor kernel and, where another tensor than the first argument decides,
+    its choice of route.
 
     Args:
         reference: the definition in plain torch; its docstring is the operator's contract.

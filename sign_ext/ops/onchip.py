@@ -27,7 +27,7 @@ def onchip_(
     clamp_min: float | None = None,
     clamp_max: float | None = None,
 ) -> None:
-    """Run a plan of `sign_ext.engine.onchip` on CUDA; csrc/onchip/onchip.h says what it does.
+    """Run a plan of `sign_ext.engine.onchip` on CUDA; csrc/onchip/onchip.h is the contract.
 
     It has no reference here and no kernel for CPUs: the backend that calls it refuses them. Tests
     run the kernel's text on an emulated device.
@@ -49,7 +49,7 @@ def onchip_(
         residues: a forward plan writes the bits that a backward plan reads, uint8,
             (N, bytes of an image). A plan of whole steps writes those of its last step, if given.
         cotangent: of the last value for a backward plan, as features.
-        step_size: factor of what is added to p.
+        step_size: factor of δ (or of v) in the update.
         momentum: factor of the old velocity.
         clamp_min: lower bound of p in pixel units, or None.
         clamp_max: upper bound, or None.

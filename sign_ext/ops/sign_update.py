@@ -40,7 +40,7 @@ def sign_update_(
         p: the iterate, any shape, float32 or float64, pixel units (0–255). Changed in place.
         delta: δ = Σ_a ∂Φ^a/∂x at p, p's shape and device, float32, float64, bfloat16 or float16.
         velocity: v, p's shape, dtype and device, or None. Changed in place.
-        step_size: factor of what is added to p.
+        step_size: factor of δ (or of v) in the update.
         momentum: factor of the old velocity; used only with a velocity.
         clamp_min: lower bound of p in pixel units, or None. NaN stays NaN, as in `torch.clamp`.
         clamp_max: upper bound, or None. It wins where the bounds are crossed.
@@ -98,7 +98,7 @@ def _sign_update_native(
     torch.ops.sign_ext.sign_update_(
         p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts
     )
-    # Autograd must notice that a tensor it saved has changed; a C++ operator does not tell it.
+    # So that autograd notices a saved tensor has changed: a C++ operator bumps no version.
     _bump_versions(p, velocity)
 
 

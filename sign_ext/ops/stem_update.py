@@ -56,7 +56,7 @@ def stem_update_(
         padding: of the convolution, (above, to the left); below and to the right it is what g's
             size says.
         dilation: of the convolution, (vertical, horizontal).
-        step_size: factor of what is added to p.
+        step_size: factor of δ (or of v) in the update.
         momentum: factor of the old velocity; used only with a velocity.
         clamp_min: lower bound of p in pixel units, or None. NaN stays NaN.
         clamp_max: upper bound, or None. It wins where the bounds are crossed.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sign_ext.change import Change, combine, measure_change
 
-SAMPLE = 256  # images of a shard, evenly spaced: a mean over so many is good to a percent or so
+SAMPLED_IMAGES = 256  # of a shard, evenly spaced: a mean over so many is within about a percent
 
 
 def change_of(snapshots: Mapping[int, Tensor], originals: Tensor) -> dict[int, Change]:
@@ -24,7 +24,7 @@ def change_of(snapshots: Mapping[int, Tensor], originals: Tensor) -> dict[int, C
     """
     if not len(originals):
         return {}
-    sample = np.unique(np.linspace(0, len(originals) - 1, SAMPLE).astype(np.int64)).tolist()
+    sample = np.unique(np.linspace(0, len(originals) - 1, SAMPLED_IMAGES).astype(np.int64)).tolist()
     found = {}
     for step, images in snapshots.items():
         change = measure_change(images, originals, sample)
@@ -33,8 +33,8 @@ def change_of(snapshots: Mapping[int, Tensor], originals: Tensor) -> dict[int, C
     return found
 
 
-def together(changes: Iterable[Mapping[int, Change]]) -> dict[int, Change]:
-    """The change of several shards, by number of steps.
+def merge_changes(changes: Iterable[Mapping[int, Change]]) -> dict[int, Change]:
+    """Combine the changes of several shards, by number of steps.
 
     Args:
         changes: of each shard.

@@ -43,7 +43,7 @@ def mask_bytes(shape: Shape) -> int:
 
 
 def describe_activation(activation: Piecewise) -> str:
-    """The field's name of an activation: "relu", "relu6", "clamp(-1, 1)", "leaky_relu(0.01)".
+    """The usual name of an activation: "relu", "relu6", "clamp(-1, 1)", "leaky_relu(0.01)".
 
     Args:
         activation: any but the identity.
@@ -194,7 +194,7 @@ class Op(ABC):
 
     def __str__(self) -> str:
         """One line."""
-        words = [self.kind, self.detail()]
+        terms = [self.kind, self.detail()]
         if not self.activation.is_identity:
-            words.append(f"+ {describe_activation(self.activation)}")
-        return " ".join(word for word in words if word)
+            terms.append(f"+ {describe_activation(self.activation)}")
+        return " ".join(filter(None, terms))

@@ -14,7 +14,7 @@ from sign_ext.errors import UnsupportedOperation
 
 @rule("conv2d.default", "conv2d.padding", "convolution.default")
 def conv2d(
-    to: Builder,
+    builder: Builder,
     shape: Shape,
     x: Ref,
     weight: Tensor,
@@ -42,7 +42,7 @@ def conv2d(
         after = (total[0] - before[0], total[1] - before[1])
     elif padding != "valid":
         before = after = pair(padding)
-    return to.add(
+    return builder.add(
         Convolution,
         (x,),
         shape,
@@ -57,9 +57,11 @@ def conv2d(
 
 
 @rule("linear.default")
-def linear(to: Builder, shape: Shape, x: Ref, weight: Tensor, bias: Tensor | None = None) -> Ref:
+def linear(
+    builder: Builder, shape: Shape, x: Ref, weight: Tensor, bias: Tensor | None = None
+) -> Ref:
     """linear(x, w, b) on (N, F)."""
     require_constants(x if not isinstance(x, Ref) else None, weight, bias)
     if len(x.shape) != 1:
         raise UnsupportedOperation("only (N, F) is supported here")
-    return to.add(Linear, (x,), shape, weight=weight, bias=bias)
+    return builder.add(Linear, (x,), shape, weight=weight, bias=bias)

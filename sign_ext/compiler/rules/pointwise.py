@@ -13,51 +13,51 @@ from sign_ext.errors import UnsupportedOperation
 from sign_ext.ops.activation import RELU, RELU6, Piecewise
 
 
-def _scaled(to: Builder, x: Any, factor: float) -> Any:
+def _scaled(builder: Builder, x: Any, factor: float) -> Any:
     """factor · x, for a value or a constant."""
     if factor == 1:
         return x
     if not isinstance(x, Ref):
         return x * factor
     scale = torch.full((x.shape[0],), float(factor), dtype=torch.float64)
-    return to.add(Pointwise, (x,), x.shape, scale=scale)
+    return builder.add(Pointwise, (x,), x.shape, scale=scale)
 
 
 @rule("add.Tensor", "add.Scalar")
-def add(to: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
+def add(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
     """a + alpha · b."""
-    b = _scaled(to, b, alpha)
+    b = _scaled(builder, b, alpha)
     if isinstance(a, Ref) and isinstance(b, Ref):
         if a.shape != b.shape:
             raise UnsupportedOperation(f"shapes {a.shape} and {b.shape} differ")
-        return to.add(Pointwise, (a, b), shape)
+        return builder.add(Pointwise, (a, b), shape)
     x, other = (a, b) if isinstance(a, Ref) else (b, a)
     if x.shape != shape:
         raise UnsupportedOperation("a constant larger than the value")
-    return to.add(Pointwise, (x,), shape, shift=channel_constant(other, x))
+    return builder.add(Pointwise, (x,), shape, shift=channel_constant(other, x))
 
 
 @rule("sub.Tensor", "sub.Scalar")
-def subtract(to: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
+def subtract(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
     """a - alpha · b."""
-    return add(to, shape, a, b, -alpha)
+    return add(builder, shape, a, b, -alpha)
 
 
 @rule("rsub.Scalar", "rsub.Tensor")
-def reverse_subtract(to: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
+def reverse_subtract(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
     """b - alpha · a."""
-    return add(to, shape, b, a, -alpha)
+    return add(builder, shape, b, a, -alpha)
 
 
 @rule("neg.default")
-def negative(to: Builder, shape: Shape, x: Ref) -> Ref:
+def negative(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """-x."""
-    result: Ref = _scaled(to, x, -1)
+    result: Ref = _scaled(builder, x, -1)
     return result
 
 
 @rule("mul.Tensor", "mul.Scalar")
-def multiply(to: Builder, shape: Shape, a: Any, b: Any) -> Ref:
+def multiply(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
     """a · b: two values, or a value and a constant."""
     if isinstance(a, Ref) and isinstance(b, Ref):
         if a.shape != shape:
@@ -65,109 +65,116 @@ def multiply(to: Builder, shape: Shape, a: Any, b: Any) -> Ref:
         spread = (shape[0], *[1] * (len(shape) - 1))
         if a.shape != shape or b.shape not in (shape, spread):
             raise UnsupportedOperation(f"shapes {a.shape} and {b.shape}")
-        return to.add(Multiply, (a, b), shape)
+        return builder.add(Multiply, (a, b), shape)
     x, other = (a, b) if isinstance(a, Ref) else (b, a)
     if x.shape != shape:
         raise UnsupportedOperation("a constant larger than the value")
-    return to.add(Pointwise, (x,), shape, scale=channel_constant(other, x))
+    return builder.add(Pointwise, (x,), shape, scale=channel_constant(other, x))
 
 
 @rule("div.Tensor", "div.Scalar")
-def divide(to: Builder, shape: Shape, a: Any, b: Any) -> Ref:
+def divide(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
     """a / b, b a constant."""
     divisor = constant(b)
     if divisor is None:
         raise UnsupportedOperation("a quotient of values")
-    return multiply(to, shape, a, 1 / divisor.double())
+    return multiply(builder, shape, a, 1 / divisor.double())
 
 
-def _activated(to: Builder, x: Ref, activation: Piecewise) -> Ref:
+def _activated(builder: Builder, x: Ref, activation: Piecewise) -> Ref:
     """A piecewise linear activation on its own."""
-    return to.add(Pointwise, (x,), x.shape, activation=activation)
+    return builder.add(Pointwise, (x,), x.shape, activation=activation)
 
 
 @rule("relu.default")
-def relu(to: Builder, shape: Shape, x: Ref) -> Ref:
+def relu(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """max(x, 0)."""
-    return _activated(to, x, RELU)
+    return _activated(builder, x, RELU)
 
 
 @rule("relu6.default")
-def relu6(to: Builder, shape: Shape, x: Ref) -> Ref:
+def relu6(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """min(max(x, 0), 6)."""
-    return _activated(to, x, RELU6)
+    return _activated(builder, x, RELU6)
 
 
 @rule("hardtanh.default")
-def hardtanh(to: Builder, shape: Shape, x: Ref, low: float = -1.0, high: float = 1.0) -> Ref:
+def hardtanh(builder: Builder, shape: Shape, x: Ref, low: float = -1.0, high: float = 1.0) -> Ref:
     """clamp(x, low, high), whose derivative at the bounds is 0."""
-    return _activated(to, x, Piecewise(float(low), float(high)))
+    return _activated(builder, x, Piecewise(float(low), float(high)))
 
 
 @rule("leaky_relu.default")
-def leaky_relu(to: Builder, shape: Shape, x: Ref, slope: float = 0.01) -> Ref:
+def leaky_relu(builder: Builder, shape: Shape, x: Ref, slope: float = 0.01) -> Ref:
     """x > 0 ? x : slope · x."""
     if slope < 0:
         # The bit is read off the output, whose sign would not be the input's.
         raise UnsupportedOperation("a negative slope")
-    return _activated(to, x, Piecewise(slope=float(slope)) if slope else RELU)
+    return _activated(builder, x, Piecewise(slope=float(slope)) if slope else RELU)
 
 
 @rule("silu.default")
-def silu(to: Builder, shape: Shape, x: Ref) -> Ref:
+def silu(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """x · sigmoid(x)."""
-    return to.add(Smooth, (x,), shape, function="silu")
+    return builder.add(Smooth, (x,), shape, function="silu")
 
 
 @rule("gelu.default")
-def gelu(to: Builder, shape: Shape, x: Ref, approximate: str = "none") -> Ref:
+def gelu(builder: Builder, shape: Shape, x: Ref, approximate: str = "none") -> Ref:
     """GELU, exact or by tanh."""
-    return to.add(Smooth, (x,), shape, function="gelu" if approximate == "none" else "gelu_tanh")
+    return builder.add(
+        Smooth, (x,), shape, function="gelu" if approximate == "none" else "gelu_tanh"
+    )
 
 
 @rule("sigmoid.default")
-def sigmoid(to: Builder, shape: Shape, x: Ref) -> Ref:
+def sigmoid(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """1 / (1 + e⁻ˣ)."""
-    return to.add(Smooth, (x,), shape, function="sigmoid")
+    return builder.add(Smooth, (x,), shape, function="sigmoid")
 
 
 @rule("tanh.default")
-def tanh(to: Builder, shape: Shape, x: Ref) -> Ref:
+def tanh(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """The hyperbolic tangent."""
-    return to.add(Smooth, (x,), shape, function="tanh")
+    return builder.add(Smooth, (x,), shape, function="tanh")
 
 
 @rule("hardswish.default")
-def hardswish(to: Builder, shape: Shape, x: Ref) -> Ref:
+def hardswish(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """x · relu6(x + 3) / 6."""
-    return to.add(Smooth, (x,), shape, function="hardswish")
+    return builder.add(Smooth, (x,), shape, function="hardswish")
 
 
 @rule("hardsigmoid.default")
-def hardsigmoid(to: Builder, shape: Shape, x: Ref) -> Ref:
+def hardsigmoid(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """relu6(x + 3) / 6."""
-    return to.add(Smooth, (x,), shape, function="hardsigmoid")
+    return builder.add(Smooth, (x,), shape, function="hardsigmoid")
 
 
 @rule("mish.default")
-def mish(to: Builder, shape: Shape, x: Ref) -> Ref:
+def mish(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """x · tanh(softplus(x))."""
-    return to.add(Smooth, (x,), shape, function="mish")
+    return builder.add(Smooth, (x,), shape, function="mish")
 
 
 @rule("elu.default")
 def elu(
-    to: Builder, shape: Shape, x: Ref, alpha: float = 1, scale: float = 1, input_scale: float = 1
+    builder: Builder,
+    shape: Shape,
+    x: Ref,
+    alpha: float = 1,
+    scale: float = 1,
+    input_scale: float = 1,
 ) -> Ref:
     """ELU with its default constants."""
     if not alpha == scale == input_scale == 1:
         raise UnsupportedOperation("constants other than 1")
-    return to.add(Smooth, (x,), shape, function="elu")
+    return builder.add(Smooth, (x,), shape, function="elu")
 
 
 @rule("softplus.default")
-def softplus(to: Builder, shape: Shape, x: Ref, beta: float = 1, threshold: float = 20) -> Ref:
+def softplus(builder: Builder, shape: Shape, x: Ref, beta: float = 1, threshold: float = 20) -> Ref:
     """log(1 + eˣ)."""
     if beta != 1 or threshold != 20:
         raise UnsupportedOperation("beta or threshold other than the default")
-    return to.add(Smooth, (x,), shape, function="softplus")
+    return builder.add(Smooth, (x,), shape, function="softplus")

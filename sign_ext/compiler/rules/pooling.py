@@ -22,7 +22,7 @@ def _indexed(kernel: Pair) -> Pair:
 
 @rule("max_pool2d.default")
 def max_pool2d(
-    to: Builder,
+    builder: Builder,
     shape: Shape,
     x: Ref,
     kernel: Any,
@@ -33,7 +33,7 @@ def max_pool2d(
 ) -> Ref:
     """Maximum pooling."""
     require_image(x)
-    return to.add(
+    return builder.add(
         MaxPool,
         (x,),
         shape,
@@ -47,7 +47,7 @@ def max_pool2d(
 
 @rule("avg_pool2d.default")
 def avg_pool2d(
-    to: Builder,
+    builder: Builder,
     shape: Shape,
     x: Ref,
     kernel: Any,
@@ -59,7 +59,7 @@ def avg_pool2d(
 ) -> Ref:
     """Average pooling."""
     require_image(x)
-    return to.add(
+    return builder.add(
         AveragePool,
         (x,),
         shape,
@@ -73,20 +73,20 @@ def avg_pool2d(
 
 
 @rule("adaptive_avg_pool2d.default")
-def adaptive_avg_pool2d(to: Builder, shape: Shape, x: Ref, size: Any) -> Ref:
+def adaptive_avg_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> Ref:
     """Plain average pooling where the output divides the input."""
     require_image(x)
     rows, columns = x.shape[1:]
     if shape == x.shape:
         return x
     if rows % shape[1] or columns % shape[2]:
-        return to.add(AdaptiveAverage, (x,), shape)
+        return builder.add(AdaptiveAverage, (x,), shape)
     kernel = (rows // shape[1], columns // shape[2])
-    return to.add(AveragePool, (x,), shape, kernel=kernel, stride=kernel)
+    return builder.add(AveragePool, (x,), shape, kernel=kernel, stride=kernel)
 
 
 @rule("adaptive_max_pool2d.default")
-def adaptive_max_pool2d(to: Builder, shape: Shape, x: Ref, size: Any) -> Any:
+def adaptive_max_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> Any:
     """Plain maximum pooling where the output divides the input; its indices are not supported."""
     require_image(x)
     rows, columns = x.shape[1:]
@@ -95,15 +95,15 @@ def adaptive_max_pool2d(to: Builder, shape: Shape, x: Ref, size: Any) -> Any:
         raise UnsupportedOperation("windows that differ in size")
     kernel = _indexed((rows // to_rows, columns // to_columns))
     shape = (x.shape[0], to_rows, to_columns)
-    return (to.add(MaxPool, (x,), shape, kernel=kernel, stride=kernel), None)
+    return (builder.add(MaxPool, (x,), shape, kernel=kernel, stride=kernel), None)
 
 
 @rule("mean.dim")
-def mean(to: Builder, shape: Shape, x: Ref, dim: Any, keepdim: bool = False, **_: Any) -> Ref:
+def mean(builder: Builder, shape: Shape, x: Ref, dim: Any, keepdim: bool = False, **_: Any) -> Ref:
     """The mean over the whole image, (2, 3)."""
     require_image(x)
     if sorted(d % 4 for d in dim) != [2, 3]:
         raise UnsupportedOperation(f"the mean over {dim}; (2, 3) is supported")
     kernel = (x.shape[1], x.shape[2])
-    pooled = to.add(AveragePool, (x,), (x.shape[0], 1, 1), kernel=kernel, stride=kernel)
-    return pooled if keepdim else reshaped(to, pooled, shape)
+    pooled = builder.add(AveragePool, (x,), (x.shape[0], 1, 1), kernel=kernel, stride=kernel)
+    return pooled if keepdim else reshaped(builder, pooled, shape)

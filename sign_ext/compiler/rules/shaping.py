@@ -12,20 +12,20 @@ from sign_ext.compiler.lower import Builder, Ref, require_image, rule
 from sign_ext.errors import UnsupportedOperation
 
 
-def reshaped(to: Builder, x: Ref, shape: Shape) -> Ref:
+def reshaped(builder: Builder, x: Ref, shape: Shape) -> Ref:
     """The same elements in another shape; no operation where the shape is the same."""
-    return x if x.shape == shape else to.add(Reshape, (x,), shape)
+    return x if x.shape == shape else builder.add(Reshape, (x,), shape)
 
 
 @rule("cat.default")
-def cat(to: Builder, shape: Shape, tensors: Any, dim: int = 0) -> Ref:
+def cat(builder: Builder, shape: Shape, tensors: Any, dim: int = 0) -> Ref:
     """Concatenation along any dimension but the batch."""
     dim %= len(shape) + 1
     if dim == 0:
         raise UnsupportedOperation("images are concatenated with images")
     if not all(isinstance(tensor, Ref) for tensor in tensors):
         raise UnsupportedOperation("a constant is concatenated")
-    return tensors[0] if len(tensors) == 1 else to.add(Concat, tuple(tensors), shape, dim=dim)
+    return tensors[0] if len(tensors) == 1 else builder.add(Concat, tuple(tensors), shape, dim=dim)
 
 
 @rule(
@@ -39,13 +39,13 @@ def cat(to: Builder, shape: Shape, tensors: Any, dim: int = 0) -> Ref:
     "squeeze.default",
     "unflatten.int",
 )
-def reshape(to: Builder, shape: Shape, x: Ref, *_: Any, **__: Any) -> Ref:
+def reshape(builder: Builder, shape: Shape, x: Ref, *_: Any, **__: Any) -> Ref:
     """Each image in another shape."""
-    return reshaped(to, x, shape)
+    return reshaped(builder, x, shape)
 
 
 @rule("dropout.default", "feature_dropout.default", "alpha_dropout.default")
-def dropout(to: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Ref:
+def dropout(builder: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Ref:
     """No operation in evaluation mode."""
     if train and p:
         raise UnsupportedOperation("it is active in evaluation mode")
@@ -53,22 +53,22 @@ def dropout(to: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Ref:
 
 
 @rule("contiguous.default", "clone.default", "alias.default", "lift_fresh_copy.default")
-def same(to: Builder, shape: Shape, x: Ref, **_: Any) -> Ref:
+def same(builder: Builder, shape: Shape, x: Ref, **_: Any) -> Ref:
     """The same values."""
     return x
 
 
 @rule("to.dtype", "to.dtype_layout", "_to_copy.default", "to.device", "to.other")
-def to_dtype(to: Builder, shape: Shape, x: Ref, *args: Any, **named: Any) -> Ref:
+def to_dtype(builder: Builder, shape: Shape, x: Ref, *args: Any, **named: Any) -> Ref:
     """The same values; a change of dtype is refused."""
     for value in (*args, *named.values()):
-        if isinstance(value, torch.dtype) and value != to.dtype:
+        if isinstance(value, torch.dtype) and value != builder.dtype:
             raise UnsupportedOperation(f"a change of type to {value}")
     return x
 
 
 @rule("pad.default", "constant_pad_nd.default")
-def pad(to: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: Any) -> Ref:
+def pad(builder: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: Any) -> Ref:
     """A constant around the image."""
     require_image(x)
     mode = named.get("mode", rest[0] if rest and isinstance(rest[0], str) else "constant")
@@ -79,10 +79,10 @@ def pad(to: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: An
         raise UnsupportedOperation("padding of channels")
     left, right, top, bottom = (*amounts[:4], 0, 0)[:4]
     value = float(values[0]) if values else 0.0
-    return to.add(Pad, (x,), shape, amounts=(left, right, top, bottom), value=value)
+    return builder.add(Pad, (x,), shape, amounts=(left, right, top, bottom), value=value)
 
 
-def sliced(to: Builder, x: Ref, dim: int, start: int, stop: int, step: int = 1) -> Ref:
+def sliced(builder: Builder, x: Ref, dim: int, start: int, stop: int, step: int = 1) -> Ref:
     """Positions start:stop:step along a dimension of (N, ...); the value itself if that is all."""
     size = x.shape[dim - 1]
     start, stop, step = slice(start, stop, step).indices(size)
@@ -90,7 +90,7 @@ def sliced(to: Builder, x: Ref, dim: int, start: int, stop: int, step: int = 1) 
         return x
     shape = list(x.shape)
     shape[dim - 1] = len(range(start, stop, step))
-    return to.add(Slice, (x,), tuple(shape), dim=dim, start=start, stop=stop, step=step)
+    return builder.add(Slice, (x,), tuple(shape), dim=dim, start=start, stop=stop, step=step)
 
 
 def _inner_dim(dim: int, x: Ref) -> int:
@@ -103,7 +103,7 @@ def _inner_dim(dim: int, x: Ref) -> int:
 
 @rule("slice.Tensor")
 def slice_tensor(
-    to: Builder,
+    builder: Builder,
     shape: Shape,
     x: Ref,
     dim: int = 0,
@@ -115,24 +115,24 @@ def slice_tensor(
     whole = start in (None, 0) and (stop is None or stop > 2**60) and step == 1
     if whole:
         return x
-    return sliced(to, x, _inner_dim(dim, x), start or 0, 2**62 if stop is None else stop, step)
+    return sliced(builder, x, _inner_dim(dim, x), start or 0, 2**62 if stop is None else stop, step)
 
 
 @rule("narrow.default")
-def narrow(to: Builder, shape: Shape, x: Ref, dim: int, start: int, length: int) -> Ref:
+def narrow(builder: Builder, shape: Shape, x: Ref, dim: int, start: int, length: int) -> Ref:
     """`length` positions from `start`."""
-    return sliced(to, x, _inner_dim(dim, x), start, start + length)
+    return sliced(builder, x, _inner_dim(dim, x), start, start + length)
 
 
 @rule("chunk.default")
-def chunk(to: Builder, shape: Shape, x: Ref, chunks: int, dim: int = 0) -> tuple[Ref, ...]:
+def chunk(builder: Builder, shape: Shape, x: Ref, chunks: int, dim: int = 0) -> tuple[Ref, ...]:
     """Equal slices, the last one perhaps smaller."""
     dim = _inner_dim(dim, x)
-    return split(to, shape, x, -(-x.shape[dim - 1] // chunks), dim)
+    return split(builder, shape, x, -(-x.shape[dim - 1] // chunks), dim)
 
 
 @rule("split.Tensor", "split.sizes", "split_with_sizes.default")
-def split(to: Builder, shape: Shape, x: Ref, sizes: Any, dim: int = 0) -> tuple[Ref, ...]:
+def split(builder: Builder, shape: Shape, x: Ref, sizes: Any, dim: int = 0) -> tuple[Ref, ...]:
     """Slices of the given sizes."""
     dim = _inner_dim(dim, x)
     total = x.shape[dim - 1]
@@ -140,6 +140,6 @@ def split(to: Builder, shape: Shape, x: Ref, sizes: Any, dim: int = 0) -> tuple[
         sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
     slices, start = [], 0
     for size in sizes:
-        slices.append(sliced(to, x, dim, start, start + size))
+        slices.append(sliced(builder, x, dim, start, start + size))
         start += size
     return tuple(slices)
