@@ -1,4 +1,4 @@
-"""The honest sentence: it follows from the numbers, and noise is told from effect."""
+"""The demo's sentences follow from the numbers, and do not take noise for an effect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import stats
 from sign_ext.experiments.demo.comparison import (
     BASELINES,
     CONDITIONS,
-    Comparison,
+    BaselineComparison,
     Difference,
     compare,
 )
@@ -20,7 +20,9 @@ from sign_ext.report.schema import Cell, Row
 from sign_ext.report.verdict import compare_rows
 
 
-def one(sign: float, same_epochs: float, same_steps: float, images: int = 1000) -> Comparison:
+def one(
+    sign: float, same_epochs: float, same_steps: float, images: int = 1000
+) -> BaselineComparison:
     """Compare constant accuracies in all conditions."""
     values = {"sign": sign, "classical": same_epochs, "classical_same_steps": same_steps}
     return compare([{m: dict.fromkeys(CONDITIONS, v) for m, v in values.items()}], images)
@@ -39,11 +41,11 @@ def test_difference_and_noise_are_as_defined() -> None:
 
 def over_seeds(
     sign: Sequence[float], same_epochs: Sequence[float], same_steps: Sequence[float], images: int
-) -> tuple[Comparison, dict[str, Difference]]:
+) -> tuple[BaselineComparison, dict[str, Difference]]:
     """Compare accuracies of several seeds, the same in all conditions: all, and by baseline."""
-    told = {"sign": sign, "classical": same_epochs, "classical_same_steps": same_steps}
+    accuracies = {"sign": sign, "classical": same_epochs, "classical_same_steps": same_steps}
     runs = [
-        {m: dict.fromkeys(CONDITIONS, values[i]) for m, values in told.items()}
+        {m: dict.fromkeys(CONDITIONS, values[i]) for m, values in accuracies.items()}
         for i in range(len(sign))
     ]
     found = compare(runs, images)
@@ -78,10 +80,10 @@ def test_the_verdict_is_that_of_the_tables(rng: np.random.Generator) -> None:
 
 
 def test_equal_differences_decide_nothing_and_are_not_called_noise() -> None:
-    told, found = over_seeds((0.9, 0.8), (0.4, 0.3), (0.9, 0.8), 400)
+    comparison, found = over_seeds((0.9, 0.8), (0.4, 0.3), (0.9, 0.8), 400)
     assert found["classical"].verdict == "undecided"
-    assert "+50.0 points, undecided, noise ±" in told.sentences[0]
-    assert "(0.0 points, within noise, ±" in told.sentences[0]
+    assert "+50.0 points, undecided, noise ±" in comparison.sentences[0]
+    assert "(0.0 points, within noise, ±" in comparison.sentences[0]
 
 
 @pytest.mark.parametrize(

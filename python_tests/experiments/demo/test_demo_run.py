@@ -1,4 +1,4 @@
-"""The demo at toy size: its recipe, its files, and that its numbers are consistent."""
+"""The demo at toy size: its steps, its files, and that its numbers are consistent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sign_ext.data import load_data
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import evaluate
 from sign_ext.experiments.demo import run as demo_run
-from sign_ext.experiments.demo.settings import DemoSettings, for_data, why_these_sizes
+from sign_ext.experiments.demo.settings import DemoSettings, for_data, reason_for_sizes
 from sign_ext.training import load_checkpoint
 
 pytestmark = pytest.mark.xdist_group("demo")
@@ -110,7 +110,7 @@ def test_methods_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) ->
     clock, reporter = demo_run.Clock(), demo_run.Silent()
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    result = demo_run._Recipe(settings, splits, 0, clock, reporter).run()
+    result = demo_run._SeedRun(settings, splits, 0, clock, reporter).run()
     assert torch.equal(torch.get_rng_state(), state)
     assert result["calibration"] is None
     assert result["step_size"] == 30
@@ -130,7 +130,7 @@ def test_progress_and_messages(done: tuple[Path, dict[str, Any], Listener]) -> N
     assert str(out / "index.html") in listener.said[-1]
 
 
-def test_divergence_is_told_with_its_cure(
+def test_divergence_is_reported_with_what_to_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["demo", "--train-size", "20", "--test-size", "10", "--image-size", "12"]
@@ -168,6 +168,6 @@ def test_sizes_suit_the_data() -> None:
     assert for_data("cifar10", data_root="x").train_size == 5000
     assert for_data("cifar10", train_size=700, epochs=None).train_size == 700
     assert for_data("some/folder").train_size is None
-    assert "three minutes" in why_these_sizes(for_data("digits", seed=4))
-    assert why_these_sizes(for_data("digits", train_size=500)) == ""
-    assert why_these_sizes(for_data("some/folder")) == ""
+    assert "three minutes" in reason_for_sizes(for_data("digits", seed=4))
+    assert reason_for_sizes(for_data("digits", train_size=500)) == ""
+    assert reason_for_sizes(for_data("some/folder")) == ""

@@ -1,4 +1,4 @@
-"""The policy search on sixty digits: its result, its best policies, and its continuation."""
+"""The policy search on sixty digits: its scores, its best policies, and resuming it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from sign_ext.augment import DeepAugment, NoAugment, load_policies, save_policies
 from sign_ext.data import ImageSet, load_data
 from sign_ext.experiments.stages import policy_search
-from sign_ext.experiments.stages.policy_search import PolicySearch, policy_of, search_policies
+from sign_ext.experiments.stages.policy_search import SearchResult, policy_of, search_policies
 from sign_ext.models import build_model
 from sign_ext.training import TrainSettings, train
 from sign_ext.training.epoch import TrainingDivergedError
@@ -29,7 +29,7 @@ def sets() -> tuple[ImageSet, ImageSet]:
     return splits.train, splits.validation.subset(list(range(60)))
 
 
-def search(sets: tuple[ImageSet, ImageSet], **changes: Any) -> PolicySearch:
+def search(sets: tuple[ImageSet, ImageSet], **changes: Any) -> SearchResult:
     """Two random trials, then the Gaussian process."""
     options: dict[str, Any] = {
         "trials": TRIALS,
@@ -167,11 +167,11 @@ def test_nothing_of_the_callers_is_changed(sets: Any, caplog: pytest.LogCaptureF
     import optuna
 
     state, verbosity = torch.random.get_rng_state(), optuna.logging.get_verbosity()
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     with warnings.catch_warnings(), caplog.at_level(logging.INFO):
         warnings.simplefilter("error")
-        search(sets, trials=2, top=2, progress=lambda done, total: told.append((done, total)))
-    assert told == [(0, 2), (1, 2), (2, 2)]
+        search(sets, trials=2, top=2, progress=lambda done, total: reports.append((done, total)))
+    assert reports == [(0, 2), (1, 2), (2, 2)]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert optuna.logging.get_verbosity() == verbosity
     assert not [record for record in caplog.records if record.levelno < logging.WARNING]
@@ -195,7 +195,7 @@ def test_a_trials_parameters_are_its_policy() -> None:
     ("changes", "says"),
     [
         ({"trials": 0}, "trials must be an integer of at least 1; got 0"),
-        ({"trials": 2, "top": 3}, "top=3 policies cannot be kept of trials=2"),
+        ({"trials": 2, "top": 3}, "top=3 is more than trials=2"),
         ({"random_trials": 1.5}, "random_trials.*1.5"),
         ({"epochs": 0}, "epochs"),
         ({"child": "basic-cnn"}, "basic_cnn"),

@@ -1,4 +1,4 @@
-"""The paper's numbers are transcribed right: its columns must agree with its means and totals."""
+"""The paper's numbers are transcribed correctly: columns agree with means and totals."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def test_table_5_starts_from_table_1():
         ("mobilenet_v25", None),
     ],
 )
-def test_a_variant_of_a_network_stands_beside_the_papers(network, of):
+def test_a_variant_of_a_network_has_the_papers_numbers(network, of):
     for table in (published.TABLE1, published.TABLE5, published.DELTA_ONLY):
         assert published.for_network(table, network) == table.get(of)
