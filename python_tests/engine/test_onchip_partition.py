@@ -1,4 +1,4 @@
-"""Which layers a program begins with that can run on chip, and why it is no more."""
+"""Which of a program's first layers run on chip, and why no more of them do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def conv(channels_in, channels_out, **options):
 
 
 class Residual(nn.Module):
-    """A convolution, and one that is added, behind a smooth activation, to what it reads."""
+    """A convolution, and one that is added, after a smooth activation, to its own input."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ def test_basic_cnn_runs_on_chip_up_to_its_hidden_layer():
     assert [layer.weight.shape[0] for layer in trunk.layers] == [32, 32, 64, 64]
     assert [layer.pooled for layer in trunk.layers] == [False, True, False, True]
     assert [layer.kept for layer in trunk.layers] == [1, 3, 1, 3]
-    assert "many images at once" in trunk.ends
+    assert "many images at once" in trunk.stop_reason
     network = put_on_chip(program, H200, CPU)
     assert not network.is_whole
     assert network.features_shape == (64, 8, 8)
@@ -87,7 +87,7 @@ def test_a_small_linear_layer_is_a_convolution_as_large_as_its_input():
     assert layers[-1].conv_shape == (8, 1, 1)
 
 
-def test_an_affine_map_of_the_image_comes_along():
+def test_an_affine_map_of_the_image_is_part_of_the_trunk():
     class Standardised(nn.Module):
         def __init__(self):
             super().__init__()
@@ -106,23 +106,23 @@ def test_an_affine_map_of_the_image_comes_along():
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (conv(8, 8, groups=8), "no plain convolution"),
-        (conv(8, 8, groups=2), "no plain convolution"),
-        (nn.Conv2d(8, 8, 3, dilation=2), "no plain convolution"),
+        (conv(8, 8, groups=8), "has groups or dilation"),
+        (conv(8, 8, groups=2), "has groups or dilation"),
+        (nn.Conv2d(8, 8, 3, dilation=2), "has groups or dilation"),
         (nn.AvgPool2d(3, 1, 1), "has padding"),
         (nn.AvgPool2d(3, 2, ceil_mode=True), "windows that are cut off"),
-        (nn.MaxPool2d(3, 2), "no maximum over 2×2 windows"),
-        (nn.SiLU(), "is no convolution, pooling or sum"),
+        (nn.MaxPool2d(3, 2), "not the maximum over adjacent 2×2 windows"),
+        (nn.SiLU(), "is not a convolution, pooling, sum"),
     ],
     ids=str,
 )
-def test_a_trunk_ends_at_what_the_kernel_does_not_know(layer, reason):
+def test_a_trunk_ends_at_what_the_kernel_cannot_do(layer, reason):
     body = [conv(3, 8), nn.ReLU(), layer, conv(8, 8), nn.ReLU()]
     model = nn.Sequential(*body, nn.Flatten(), nn.LazyLinear(4))
     model(torch.zeros(1, 3, 16, 16))
     trunk = trunk_of(program_of(model))
     assert len(trunk.layers) == 1
-    assert reason in trunk.ends
+    assert reason in trunk.stop_reason
 
 
 def test_a_value_that_is_read_again_is_not_left_behind():
@@ -133,11 +133,11 @@ def test_a_value_that_is_read_again_is_not_left_behind():
     assert network.rest.ops[0].kind == "convolution"
 
 
-def test_the_rest_goes_on_from_the_last_value():
+def test_the_rest_starts_from_the_last_value():
     model = basic_cnn(10, (3, 16, 16))
     program = program_of(model).to(torch.float64)
     network = put_on_chip(program, H200, CPU)
-    place = network.layers[-1].ends
+    place = network.layers[-1].end
     images = 255 * torch.rand(2, 3, 16, 16, dtype=torch.float64)
     values = [images]
     residues = []
@@ -153,7 +153,7 @@ def test_the_rest_goes_on_from_the_last_value():
 
 def test_a_network_without_a_first_layer_says_why():
     model = nn.Sequential(conv(3, 9, groups=3), nn.ReLU(), nn.Flatten(), nn.Linear(2304, 4))
-    with pytest.raises(BackendError, match=r"no layer .* no plain convolution"):
+    with pytest.raises(BackendError, match=r"no layer .* has groups or dilation"):
         put_on_chip(program_of(model), H200, CPU)
 
 
@@ -161,7 +161,7 @@ def test_layers_that_do_not_fit_are_left_to_the_rest():
     program = program_of(basic_cnn(10, (3, 32, 32)), (3, 32, 32))
     network = put_on_chip(program, SharedMemory(120_000, 120_000), CPU)
     assert 0 < len(network.layers) < 4
-    assert "bytes of shared memory" in network.ends
+    assert "bytes of shared memory" in network.stop_reason
 
 
 def test_residual_blocks_and_shortcuts_are_taken():
@@ -191,7 +191,7 @@ class ActivatedBranch(nn.Module):
         return self.head((self.left(x).relu() + self.right(x)).relu().mean((2, 3)))
 
 
-def test_a_branch_whose_cotangent_has_no_place_ends_the_trunk():
+def test_a_branch_without_a_cotangent_array_ends_the_trunk():
     program = program_of(ActivatedBranch())
     network = put_on_chip(program, H200, CPU)
     assert not network.is_whole
