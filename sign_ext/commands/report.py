@@ -44,11 +44,11 @@ def run(options: Options) -> None:
     """Read, join and write."""
     from sign_ext.experiments.recipes.summary import findings
     from sign_ext.report.merge import merge
+    from sign_ext.report.results_page import JSON, write_report
     from sign_ext.report.schema import Results
-    from sign_ext.report.write import JSON, write_report
 
     paths = [Path(each) / JSON if Path(each).is_dir() else Path(each) for each in options.results]
-    results = merge([Results.read(path) for path in paths], tell=findings)
+    results = merge([Results.read(path) for path in paths], summarize=findings)
     out = check_folder(options.out)
     files = write_report(out, results)
     if options.json:
@@ -66,9 +66,9 @@ def run(options: Options) -> None:
 
 
 def _print(results: Results) -> None:
-    from sign_ext.report.wording import seeds_of
+    from sign_ext.report.wording import format_seeds
 
-    print(f"scale {results.scale}, {seeds_of(results)}")
+    print(f"scale {results.scale}, {format_seeds(results)}")
     for experiment in results.experiments:
         print(experiment.title)
         for sentence in experiment.findings[:2]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sign_ext.files import write_whole
 from sign_ext.formatting import (
     binomial_error,
     duration,
     finite,
     mean_and_deviation,
     percent,
+    signed,
 )
 
 
@@ -65,17 +64,5 @@ def test_finite_makes_json() -> None:
     }
 
 
-def test_write_whole_leaves_the_old_file_when_it_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "page.html"
-    write_whole(path, "old")
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_signed_shows_a_minus_and_a_plus() -> None:
+    assert (signed(-0.21, 1), signed(8.4, 1)) == ("−0.2", "+8.4")
