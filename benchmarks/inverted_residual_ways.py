@@ -12,8 +12,8 @@ from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, 
 from sign_ext.engine.fused.step import Step, activation_dtype
 from sign_ext.engine.fused.tune import alone
 from sign_ext.engine.fused.tuning_plan import Choices
+from sign_ext.eval_state import computing
 from sign_ext.models import build_model
-from sign_ext.precision import computing
 from sign_ext.source_layer import Phi, find_source_layer
 
 NAMES = ("convolutions", "block")

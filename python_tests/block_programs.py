@@ -13,9 +13,9 @@ from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.program import Program
+from sign_ext.eval_state import computing
 from sign_ext.models import build_model
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise
-from sign_ext.precision import computing
 from sign_ext.source_layer import Phi, find_source_layer
 
 HARDTANH = Piecewise(-2.0, 3.0)

@@ -172,7 +172,7 @@ def prepare(
     options = {"step_size": 20.0, "precision": "bfloat16", **options}
     sign = SignTransform(model, 3, **options)
     program = sign.program(batch)
-    problem = sign._problem(batch, torch.float32)
+    problem = sign._problem(batch, torch.float32)[0]
     momentum = bool(sign.settings.momentum)
     network = put_on_chip(program, has, batch.device, momentum=momentum)
     trajectory = start_on_chip(problem, batch, network)

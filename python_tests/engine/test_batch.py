@@ -169,13 +169,13 @@ def test_the_plan_is_the_compiled_steps_where_there_is_one(torch_rng):
     images = torch.rand(2, 3, 8, 8, generator=torch_rng)
     for model, compiled in ((tiny_cnn(), True), (nn.Sequential(Unknown(), *tiny_cnn()), False)):
         sign = SignTransform(model.eval(), backend="fused")
-        plan = sign.engines.memory(sign._problem(images, torch.float32), images)
+        plan = sign.engines.memory(sign._problem(images, torch.float32)[0], images)
         assert (plan is not None) == compiled
         if plan is not None:
             assert plan == sign.step(images).memory
             assert 0 < plan.largest <= plan.peak
     sign = SignTransform(tiny_cnn().eval(), backend="autograd")
-    assert sign.engines.memory(sign._problem(images, torch.float32), images) is None
+    assert sign.engines.memory(sign._problem(images, torch.float32)[0], images) is None
 
 
 @pytest.mark.gpu

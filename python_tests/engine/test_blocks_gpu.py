@@ -12,8 +12,8 @@ from sign_ext.compiler.ir.inverted_residual import blocks_of
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.step import Step, activation_dtype
 from sign_ext.engine.fused.tuning_plan import Choices
+from sign_ext.eval_state import computing
 from sign_ext.ops.inverted_residual import block_runs_natively
-from sign_ext.precision import computing
 
 PRECISIONS = ["float32", "tf32", "bfloat16"]
 # What a few signs that rounding decides may do in small batches.

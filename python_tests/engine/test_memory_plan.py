@@ -12,7 +12,7 @@ from torch import nn
 
 from sign_ext.compiler.memory_plan import plan_memory
 from sign_ext.compiler.schedule import schedule
-from sign_ext.precision import computing
+from sign_ext.eval_state import computing
 from sign_ext.source_layer import find_source_layer
 
 pytestmark = pytest.mark.xdist_group("processes")

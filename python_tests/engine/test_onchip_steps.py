@@ -141,7 +141,7 @@ def test_the_first_step_that_is_not_finite_is_named(name, seed):
 )
 def test_calls_that_stay_off_the_chip_say_why(options, reason):
     sign = SignTransform(small_head().eval(), 2, **{"precision": "bfloat16", **options})
-    problem = sign._problem(torch.rand(1, 1, 8, 12), torch.float32)
+    problem = sign._problem(torch.rand(1, 1, 8, 12), torch.float32)[0]
     assert reason in str(refused_settings(problem))
 
 
@@ -157,7 +157,7 @@ def test_a_cpu_has_no_chip_to_run_on():
 
 
 def test_auto_tries_the_chip_first_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(backends, "native_on", lambda device: None)
+    monkeypatch.setattr(backends, "missing_native", lambda device: None)
     cuda = torch.device("cuda", 0)
 
     def names(precision):

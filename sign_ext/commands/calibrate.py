@@ -15,7 +15,7 @@ from typing import Literal
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.options import option
+from sign_ext.commands.options import option, sign_option
 from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,
@@ -43,7 +43,7 @@ class Options(SignOptions, CheckpointOptions):
     images: int = option(
         64, type=PositiveInt, help="How many images of it to use (the time is proportional)."
     )
-    steps: int = option(100, type=PositiveInt, help="K: how often δ is added.")
+    steps: int = sign_option("steps", default=100, type=PositiveInt)
     step_sizes: tuple[float, ...] | None = option(
         None, type=PositiveFloat, nargs="+", metavar="STEP", help="Step sizes. Default: a grid."
     )

@@ -154,13 +154,17 @@ class Batches:
             return DEFAULT_BATCH
         return self._rule(problem, images)[0]
 
-    def _rule(self, problem: Problem, images: Tensor) -> tuple[int, Need]:
+    def _rule(self, problem: Problem, images: Tensor, *, keep: bool = False) -> tuple[int, Need]:
+        """The rule's number and the need it rests on; asking alone (`rule`) settles nothing."""
         key = (images.shape[1:], images.device, problem.model_dtype)
-        if key not in self._rules:
-            plan = self._engines.memory(problem, images)
-            need = need_of(images, iterate_dtype(problem.model_dtype), plan)
-            self._rules[key] = (batch_by_rule(images.device, need), need)
-        return self._rules[key]
+        if key in self._rules:
+            return self._rules[key]
+        plan = self._engines.memory(problem, images)
+        need = need_of(images, iterate_dtype(problem.model_dtype), plan)
+        found = (batch_by_rule(images.device, need), need)
+        if keep:
+            self._rules[key] = found
+        return found
 
     def size(self, problem: Problem, images: Tensor) -> int:
         """How many of these images to work on at a time; a warning where memory is short.
@@ -169,13 +173,14 @@ class Batches:
             problem: the call's.
             images: all of the call's, (N, ...), N ≥ 1.
         """
-        size = min(self.rule(problem, images), len(images))
         if self._asked is not None or images.device.type != "cuda":
-            return size
+            return min(self.rule(problem, images), len(images))
+        by_rule, need = self._rule(problem, images, keep=True)
+        size = min(by_rule, len(images))
         # Looked at once: what a recorded step holds is not free in the next call.
         key = (size, images.shape[1:], images.device, problem.model_dtype)
         if key not in self._sizes:
-            self._sizes[key] = self._that_fits(size, self._rule(problem, images)[1], images.device)
+            self._sizes[key] = self._that_fits(size, need, images.device)
         return self._sizes[key]
 
     def _that_fits(self, size: int, need: Need, device: torch.device) -> int:

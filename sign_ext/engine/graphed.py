@@ -7,7 +7,6 @@ once, with no Python, allocation or synchronisation between them.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.trace import structure_key
 from sign_ext.engine.capture_streams import CaptureStream, CaptureStreams, RecordedStep
 from sign_ext.engine.trajectory import Problem, Trajectory
@@ -164,7 +164,7 @@ class GraphedEngine:
         """Keep graphs of `model`; `record` turns a step into its replay."""
         self._model = model
         self._record = record
-        self._kept: OrderedDict[object, GraphedTrajectory] = OrderedDict()
+        self._kept: BoundedCache[object, GraphedTrajectory] = BoundedCache(GRAPHS_KEPT)
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, ...), which are copied.
@@ -174,11 +174,8 @@ class GraphedEngine:
         where = (images.shape, images.dtype, images.device)
         network = (structure_key(self._model), weights_key(self._model))
         key = (where, problem.settings, problem.memory_format, network)
-        trajectory = self._kept.pop(key, None)
-        if trajectory is None:
-            while len(self._kept) >= GRAPHS_KEPT:
-                self._kept.popitem(last=False)
-            trajectory = GraphedTrajectory(problem, images, self._record)
-        self._kept[key] = trajectory
+        trajectory = self._kept.get_or_make(
+            key, lambda: GraphedTrajectory(problem, images, self._record)
+        )
         trajectory.start(images)
         return trajectory

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sign_ext.change import exceeds_rounding
 from sign_ext.ops import sign_update_
 from sign_ext.ops.watch import NEVER, new_counts, new_watch, reset_counts
 from sign_ext.settings import Settings
@@ -157,12 +158,12 @@ class Trajectory:
         return 0 if first == NEVER else first
 
     def moved(self) -> bool:
-        """Whether the steps could move any variable by its last bit. Waits for the device."""
+        """Whether the steps so far moved these images beyond rounding. Waits for the device."""
         settings = self.problem.settings
+        # A velocity sums to at most |δ| / (1 - μ), so no variable went further than this.
         factor = abs(settings.step_size) / (1 - settings.momentum)
         reach = self._watch[0] * factor * self._counts[0]
-        unit = torch.finfo(self.iterate.dtype).eps * self.iterate.abs().amax()
-        return bool(reach > unit)
+        return exceeds_rounding(reach, self.iterate)
 
 
 # The `autograd` backend: any module, on any device, one eager forward and backward a step.

@@ -199,8 +199,8 @@ class Results:
         experiments: in the paper's order.
         data: one line per data set: what it is, and how many images it has.
         settings: of the scale, name → value.
-        machine: see `report.environment.machine`.
-        versions: see `report.environment.versions`.
+        machine: see `environment.machine`.
+        versions: see `environment.versions`.
         commit: of the checkout, "" outside one; "+changes" is appended if files differ from it.
         command: the command that was run.
         seconds: computing time of all stages when they ran.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sign_ext.compiler.ir.program import bytes_in_words
-from sign_ext.store.change import together
+from sign_ext.store.change import merge_changes
 from sign_ext.store.lifecycle import entries
 from sign_ext.store.manifest import (
     DTYPES,
@@ -61,7 +61,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "bytes": sum(known[i].bytes for i in there if i in known),
         "change": {
             step: {"rms": each.rms, "largest": each.largest}
-            for step, each in together(entry.change for entry in known.values()).items()
+            for step, each in merge_changes(entry.change for entry in known.values()).items()
         },
         "skipped": [{"index": s.index, "key": s.key, "why": s.why} for s in skipped],
         "choices": manifest.choices,

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from sign_ext.change import Change
 from sign_ext.errors import StoreError
 from sign_ext.files import write_whole
-from sign_ext.store.change import Change
 
 # Names and formats of a store's files: a manifest, and shards that hold a range of images each.
 #

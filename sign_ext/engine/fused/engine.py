@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.engine.fused.programs import Programs
@@ -64,7 +64,7 @@ class FusedEngine:
         self.plan = plan if plan is not None else TuningPlan()
         self.measure = measure
         self._record = record
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._kept: BoundedCache[Hashable, _Kept] = BoundedCache(STEPS_KEPT)
         self._problem: Problem | None = None  # of this call, whose program is `_program`
         self._program: tuple[Hashable, Program] | None = None
 
@@ -103,26 +103,22 @@ class FusedEngine:
     def _get(self, problem: Problem, images: Tensor) -> _Kept:
         program = self.program(problem, images)
         key = (images.shape, images.dtype, images.device, problem.settings, problem.memory_format)
-        kept = self._kept.pop(key, None)
-        if kept is None or kept.program is not program:
-            # What was prepared from weights that have changed is of no use any more.
-            stale = [
-                k
-                for k, v in self._kept.items()
-                if v.program.image_shape == program.image_shape and v.program is not program
-            ]
-            for old in stale:
-                del self._kept[old]
-            while len(self._kept) >= STEPS_KEPT:
-                self._kept.popitem(last=False)
-            dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
-            with repeatable(images.device):
-                choices = self._choices(problem, program, dtype, images)
-                tf32 = problem.settings.precision == "tf32"
-                step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
-                kept = _Kept(program, step)
-        self._kept[key] = kept
-        return kept
+        # What was prepared from weights that have changed is of no use any more.
+        self._kept.drop(
+            lambda kept: (
+                kept.program.image_shape == program.image_shape and kept.program is not program
+            )
+        )
+        return self._kept.get_or_make(key, lambda: self._bind(problem, program, images))
+
+    def _bind(self, problem: Problem, program: Program, images: Tensor) -> _Kept:
+        """A program's step for batches of this shape."""
+        dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
+        with repeatable(images.device):
+            choices = self._choices(problem, program, dtype, images)
+            tf32 = problem.settings.precision == "tf32"
+            step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
+        return _Kept(program, step)
 
     def _choices(
         self, problem: Problem, program: Program, dtype: torch.dtype, images: Tensor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.build import build
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.trace import structure_key, trace, weights_digest
@@ -38,7 +38,7 @@ class Programs:
     def __init__(self, network: nn.Module) -> None:
         """Keep programs of `network`."""
         self._network = network
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._kept: BoundedCache[Hashable, _Kept] = BoundedCache(PROGRAMS_KEPT)
 
     def get(self, phi: Phi, images: Tensor) -> Program:
         """The program of Φ for images of this shape, with the weights as they are now.
@@ -56,19 +56,18 @@ class Programs:
         where = (images.shape[1:], images.dtype, images.device)
         key = (where, phi.source, structure_key(self._network))
         digest = weights_digest(self._network)
-        kept = self._kept.pop(key, None)
-        if kept is None:
-            while len(self._kept) >= PROGRAMS_KEPT:
-                self._kept.popitem(last=False)
-            graph = trace(phi, images[:1])
-            program = build(graph, images.dtype, str(phi.source))
-            check_gradient(program, phi, images[:1])
-            kept = _Kept(graph, digest, program)
-        elif kept.digest != digest:
+        kept = self._kept.get_or_make(key, lambda: _compile(phi, images[:1], digest))
+        if kept.digest != digest:
             kept.program = build(kept.graph, images.dtype, str(phi.source))
             kept.digest = digest
-        self._kept[key] = kept
         return kept.program
+
+
+def _compile(phi: Phi, image: Tensor, digest: Hashable) -> _Kept:
+    graph = trace(phi, image)
+    program = build(graph, image.dtype, str(phi.source))
+    check_gradient(program, phi, image)
+    return _Kept(graph, digest, program)
 
 
 def check_gradient(program: Program, phi: Phi, image: Tensor) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.step import Step
@@ -98,7 +98,7 @@ class OnChipEngine:
         """Take programs from `fused`; `record` turns a step into its replay."""
         self._fused = fused
         self._record = record
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._kept: BoundedCache[Hashable, _Kept] = BoundedCache(KEPT)
         self._planned: tuple[Program, Hashable, OnChipNetwork] | None = None  # the last plan
 
     def network(self, problem: Problem, images: Tensor) -> OnChipNetwork:
@@ -138,16 +138,17 @@ class OnChipEngine:
         """
         network = self.network(problem, images)
         key = (images.shape, images.dtype, images.device, problem.settings)
-        kept = self._kept.pop(key, None)
-        if kept is None or kept.network is not network:
-            while len(self._kept) >= KEPT:
-                self._kept.popitem(last=False)
-            examples = examples_of(images)
-            check_step(start_on_chip(problem, examples, network), examples)
-            trajectory = start_on_chip(problem, images, network)
-            trajectory.start(images)
-            trajectory.record(self._record)
-            kept = _Kept(network, trajectory)
-        self._kept[key] = kept
+        kept = self._kept.get_or_make(
+            key, lambda: self._recorded(problem, images, network), lambda k: k.network is network
+        )
         kept.trajectory.start(images)
         return kept.trajectory
+
+    def _recorded(self, problem: Problem, images: Tensor, network: OnChipNetwork) -> _Kept:
+        """A checked and recorded trajectory for batches of this shape."""
+        examples = examples_of(images)
+        check_step(start_on_chip(problem, examples, network), examples)
+        trajectory = start_on_chip(problem, images, network)
+        trajectory.start(images)
+        trajectory.record(self._record)
+        return _Kept(network, trajectory)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sign_ext import SignTransform
 from sign_ext.augment import Augment, classical_for, sign_training_set
+from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, Splits, fingerprint, load_data
 from sign_ext.data.splits import stratified_choice
 from sign_ext.environment import machine, versions
@@ -227,7 +228,7 @@ class _Recipe:
         assert isinstance(result, dict)
         result = {k: result[k].cpu() for k in sorted(result)}
         self.samples = pick_samples(self.splits.train, result)
-        return result, {str(k): _change(images, moved) for k, moved in result.items()}
+        return result, {str(k): describe_change(moved, images) for k, moved in result.items()}
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluate every network on the test set, with the same corrupted images."""
@@ -258,15 +259,6 @@ def _announce(settings: DemoSettings, splits: Splits, reporter: Reporter) -> Non
     )
     if because:
         reporter.say(f"(sizes {because})")
-
-
-def _change(images: Tensor, moved: Tensor) -> dict[str, float]:
-    delta = moved.double() - images.double()
-    return {
-        "rms": float(delta.square().mean().sqrt()),
-        "largest": float(delta.abs().max()),
-        "share_negative": float((moved < 0).double().mean()),
-    }
 
 
 def _describe(augment: Augment) -> dict[str, Any]:

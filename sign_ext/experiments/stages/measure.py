@@ -14,7 +14,6 @@ from torch import Tensor
 from sign_ext.data import ImageSet, load_ood
 from sign_ext.evaluation import evaluate, predict
 from sign_ext.experiments.stages.networks import (
-    CHUNK,
     Train,
     TrainOnDelta,
     Transform,
@@ -29,6 +28,7 @@ from sign_ext.report.samples import pick_samples, png
 from sign_ext.store import load_transformed
 
 SEED = 0  # of corruptions and of Monte Carlo samples: every network meets the same ones
+CHUNK = 4096  # images at a time where a whole set in float32 would not fit
 
 
 @dataclass(frozen=True, eq=False)

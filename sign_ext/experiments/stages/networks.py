@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sign_ext import SignTransform
 from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
+from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, ImageSource, Splits
 from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
@@ -211,7 +212,6 @@ def evaluation_flops(stage: Train, images: int) -> float:
 # The stages that find a step size and transform images.
 
 
-CHUNK = 4096  # images at a time where a whole set in float64 would not fit
 DELTA_RMS = 64.0  # grey levels: about what the pixels of natural images deviate from their mean
 
 
@@ -332,7 +332,9 @@ class Transform(Stage):
         return {
             "step_size": step_size,
             "images": len(images),
-            "change": {str(k): change(images, store.tensor(k)) for k in store.steps},
+            "change": {
+                str(k): describe_change(store.tensor(k), images.images) for k in store.steps
+            },
         }
 
     def step_size(self, context: RunContext) -> float:
@@ -346,31 +348,6 @@ def part_of(splits: Splits, name: str) -> ImageSet:
     """The part of a data set called "train", "validation" or "test"."""
     part: ImageSet = getattr(splits, name)
     return part
-
-
-def change(images: ImageSet, moved: Tensor) -> dict[str, float]:
-    """How far images were moved, in grey levels.
-
-    Args:
-        images: the originals.
-        moved: float32 (N, 3, H, W), in their order.
-
-    Returns:
-        rms and largest |p*_K − p|, and the share of variables below 0.
-    """
-    squares = largest = negative = 0.0
-    for start in range(0, len(images), CHUNK):
-        rows = slice(start, start + CHUNK)
-        delta = moved[rows].double() - images.images[rows].double()
-        squares += float(delta.square().sum())
-        largest = max(largest, float(delta.abs().max()))
-        negative += float((moved[rows] < 0).sum())
-    total = moved.numel()
-    return {
-        "rms": (squares / total) ** 0.5,
-        "largest": largest,
-        "share_negative": negative / total,
-    }
 
 
 def delta_set(made: Outcome, images: ImageSet, scaled_by: Outcome) -> ImageSet:
