@@ -105,22 +105,24 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Race, and print the table and the cost, or JSON."""
-    from sign_ext.benchmarking import race, ways, what_auto_runs
-    from sign_ext.benchmarking.contenders import NAMED
-    from sign_ext.benchmarking.table import shape_in_words
+    from sign_ext.benchmarking import explain_auto, list_contenders, race
+    from sign_ext.benchmarking.contenders import BACKEND_NAMES
+    from sign_ext.benchmarking.table import format_shape
 
-    _check(options, NAMED)
+    _check(options, BACKEND_NAMES)
     device = resolve_device(options.device)
     if options.precision == "tf32" and device.type == "cpu":
         raise UsageError("--precision tf32 is for GPUs; on a CPU give float32 or bfloat16")
     model, shape = _network(options, device)
     task = _task(options, model, shape, device)
-    contenders, absent = ways(task, options.backends or NAMED, compile=options.compile)
+    contenders, absent = list_contenders(
+        task, options.backends or BACKEND_NAMES, compile=options.compile
+    )
     console.say(
-        f"{len(task.images)} random images of {shape_in_words(shape)}, K = {task.steps}, "
+        f"{len(task.images)} random images of {format_shape(shape)}, K = {task.steps}, "
         f"{task.precision}, on {device}; Φ is {task.source}"
     )
-    auto = what_auto_runs(task)
+    auto = explain_auto(task)
     with console.progress("measuring") as report:
         outcome = race(
             task,
@@ -187,7 +189,7 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
     import torch
 
     from sign_ext.benchmarking import Task
-    from sign_ext.benchmarking.table import first_line, shape_in_words
+    from sign_ext.benchmarking.table import first_line, format_shape
     from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
 
     count = options.images or images_for(shape, device)
@@ -197,7 +199,7 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
             model(images[:1])
     except Exception as error:
         raise RuntimeError(
-            f"the network does not take images of {shape_in_words(shape)} ({first_line(error)}): "
+            f"the network does not take images of {format_shape(shape)} ({first_line(error)}): "
             "give their size with --image-size or --image-shape"
         ) from error
     return Task(
@@ -264,7 +266,7 @@ def _write(path: str, result: dict[str, Any]) -> None:
 def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from sign_ext.benchmarking.table import auto_in_words, caption, cells, cost_in_words
+    from sign_ext.benchmarking.table import caption, describe_auto, describe_cost, table_row
 
     race = result["race"]
     table = Table(
@@ -276,9 +278,9 @@ def _print(result: dict[str, Any]) -> None:
     for column in ("median", "speed", "images·steps/s", "memory an image", "error"):
         table.add_column(column, justify="right")
     for row in race["rows"]:
-        table.add_row(*cells(row))
+        table.add_row(*table_row(row))
     console.print_rich(table)
     for each in race["absent"]:
         print(f"not timed: {each['name']} ({each['reason']})")
-    print(auto_in_words(result["auto"]))
-    print(cost_in_words(result["cost"], result["cost_with_the_fastest"]))
+    print(describe_auto(result["auto"]))
+    print(describe_cost(result["cost"], result["cost_with_the_fastest"]))
