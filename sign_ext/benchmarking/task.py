@@ -90,7 +90,7 @@ def images_for(shape: Sequence[int], device: torch.device) -> int:
 def random_images(
     count: int, shape: Sequence[int], pixel_range: float, device: torch.device, seed: int = 0
 ) -> Tensor:
-    """Return noise (count, C, H, W), uniform in 0 to `pixel_range`; content does not affect time."""
+    """Return noise (count, C, H, W), uniform in 0 to `pixel_range`: any content takes as long."""
     generator = torch.Generator().manual_seed(seed)
     return pixel_range * torch.rand(count, *shape, generator=generator).to(device)
 
