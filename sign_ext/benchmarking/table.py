@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.compiler.ir.program import bytes_in_words
-from sign_ext.formatting import duration
+from sign_ext.formatting import bytes_in_words, duration
 
 COMPILED_BACKENDS = ("fused", "onchip")  # those that `auto` prefers
 WORTH_A_SENTENCE = 1.1  # how many times as fast another backend must be

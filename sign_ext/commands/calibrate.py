@@ -20,7 +20,6 @@ from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,
     checkpoint_data,
-    part_of,
     read_checkpoint,
     resolve_device,
 )
@@ -50,7 +49,7 @@ class Options(SignOptions, CheckpointOptions):
     target_share: float = option(
         0.02,
         type=PositiveFloat,
-        help="SubsetSpec rms change after K steps, as a share of the pixel range (0–255).",
+        help="Wanted rms change after K steps, as a share of the pixel range (0–255).",
     )
 
 
@@ -62,7 +61,7 @@ def run(options: Options) -> None:
     device = resolve_device(options.device)
     model, config = read_checkpoint(options.checkpoint, device)
     splits, _ = checkpoint_data(options, config)
-    part = part_of(splits, options.split)
+    part = splits.part(options.split)
     count = min(options.images, len(part))
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
     transform = SignTransform(model, **options.sign_settings())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sign_ext.data import ImageSet, ImageSource, Splits
+    from sign_ext.data import ImageSource, Splits
 
 
 DATA_HELP = (
@@ -235,16 +235,6 @@ def _check_classes(
             f"{name} has {len(there)} classes, the network in {options.checkpoint} {classes}: use "
             "the data set it was trained on, or train another network"
         )
-
-
-def part_of(splits: Splits, name: str) -> ImageSet:
-    """Return the split called train, validation or test."""
-    part: ImageSet = {
-        "train": splits.train,
-        "validation": splits.validation,
-        "test": splits.test,
-    }[name]
-    return part
 
 
 # A network by name: one of sign_ext's, or what a user's function returns, as MODULE:FUNCTION.

@@ -43,6 +43,14 @@ class Splits:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def part(self, name: str) -> ImageSet:
+        """The split called "train", "validation" or "test".
+
+        Args:
+            name: one of these.
+        """
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
 
 @dataclass(frozen=True)
 class SubsetSpec:

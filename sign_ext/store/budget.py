@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sign_ext.compiler.ir.program import bytes_in_words
+from sign_ext.formatting import bytes_in_words
 from sign_ext.store.manifest import DTYPES
 
 CHUNK_BYTES = 16 << 20  # of float32 images handed to the engine at once: calls cost little then
