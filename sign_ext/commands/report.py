@@ -1,8 +1,8 @@
 """Join results of `sign-ext reproduce`, and write their report.
 
 Several files of the same experiments with different seeds become one, as if
-one run had had all the seeds: means, spreads and comparisons are made anew.
-So the seeds can be divided among machines. One file alone gets its pages
+one run had had all the seeds: means, spreads and comparisons are recomputed.
+So seeds can be divided among machines. Of a single file, the pages are written
 again. OUT gets index.html (one self-contained page), results.md with its
 figures/, and results.json, which holds every number.
 """
@@ -34,7 +34,7 @@ class Options(CommonOptions):
         nargs="+",
         positional=True,
         help="results.json that `sign-ext reproduce` wrote, or the folder it is in; with several, "
-        "each of other seeds.",
+        "each must have other seeds.",
         metavar="RESULTS",
     )
     out: str = option(help="Folder for the report; an earlier report is replaced.", metavar="DIR")
