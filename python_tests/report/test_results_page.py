@@ -200,7 +200,7 @@ def test_one_seed_has_no_spread() -> None:
 def test_a_page_without_anything_is_still_one() -> None:
     text = Page(render_results(Results("paper", (0,), ()))).text
     assert "Not the paper’s scale" not in text
-    assert "In quieter type" not in text
+    assert "In smaller type" not in text
     assert "not from a checkout" in text
 
 
