@@ -60,7 +60,7 @@ def test_two_processes_write_what_one_writes(checkpoint, tmp_path, content_of):
     assert two.stdout.count("snapshots") == 1
     for rank in (0, 1):
         assert two.stderr.count(f"process {rank} of 2: ") == 1
-    assert "made 4 shards, of its own none was there" in two.stdout
+    assert "made 4 shards, of its own none existed" in two.stdout
 
     other = [*arguments, "--out", str(tmp_path / "two"), "--momentum", "0.5"]
     refused = torchrun("-m", "sign_ext", *other)
