@@ -156,14 +156,14 @@ def _notes(out):
 
 
 def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path):
-    from sign_ext.store.coordination import only_writer
+    from sign_ext.store.coordination import exclusive_lock
 
-    with only_writer(tmp_path):
+    with exclusive_lock(tmp_path):
         assert (tmp_path / ".store.lock").exists()
-        with pytest.raises(StoreInUseError), only_writer(tmp_path):
+        with pytest.raises(StoreInUseError), exclusive_lock(tmp_path):
             pass
     assert not (tmp_path / ".store.lock").exists()
-    with only_writer(tmp_path):
+    with exclusive_lock(tmp_path):
         pass
 
 
