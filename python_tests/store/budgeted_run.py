@@ -12,7 +12,7 @@ from torch import nn
 from sign_ext import SignTransform
 from sign_ext.data import ImageSource
 from sign_ext.store import transform_to_store
-from sign_ext.store.budget import reset_peak, peak
+from sign_ext.store.budget import peak, reset_peak
 
 COUNT, SHAPE = 6000, (3, 64, 64)
 BALLAST = 2**27  # float64 numbers, 1 GiB: more than the transforms ever need
