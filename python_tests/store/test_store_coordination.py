@@ -28,7 +28,7 @@ from sign_ext.store import (
     transform_to_store,
     verify,
 )
-from sign_ext.store.coordination import Ranks, exclusive_lock
+from sign_ext.store.coordination import REQUIRED_VARIABLES, Ranks, exclusive_lock
 from sign_ext.training import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -141,6 +141,12 @@ class Messages(dict):
     def set(self, key, value):
         self[key] = value
 
+    def delete_key(self, key):
+        self.pop(key, None)
+
+    def set_timeout(self, timeout):
+        pass
+
 
 def test_processes_share_the_shards_and_check_each_other(sign, source, tmp_path, content_of):
     messages = Messages()
@@ -166,6 +172,16 @@ def test_processes_share_the_shards_and_check_each_other(sign, source, tmp_path,
     messages["go"] = "no"
     with pytest.raises(StoreError, match="process 2 stops"):
         transform_to_store(sign, source, out, shard_size=5, ranks=Ranks(2, 3, messages))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_discards_messages_of_an_attempt_before(rank, monkeypatch):
+    messages = Messages({"go": "yes", "done 0": "yes", "done 1": "yes", "of torchrun": "1"})
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url: iter([(messages, rank, 2)]))
+    variables = dict.fromkeys(REQUIRED_VARIABLES, "2")
+    assert Ranks.from_environment(variables) == Ranks(rank, 2, messages)
+    assert ("go" in messages) == ("done 1" in messages) == (rank == 1)
+    assert "of torchrun" in messages
 
 
 def test_an_incomplete_set_of_launcher_variables_is_refused():

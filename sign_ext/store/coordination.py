@@ -125,6 +125,12 @@ class Ranks:
 
         messages, rank, world = next(rendezvous("env://"))
         messages.set_timeout(DONE_TIMEOUT)
+        if rank == 0:
+            # torchrun keeps its key-value store when it restarts the processes. A "go" of the
+            # attempt before would let the others write while this process still cleans up. They
+            # ask for it only after loading the network and computing a first step.
+            for key in ("go", *(f"done {each}" for each in range(world))):
+                messages.delete_key(key)
         return cls(rank, world, messages)
 
     @property
