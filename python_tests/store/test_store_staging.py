@@ -55,7 +55,7 @@ def test_uploads_and_downloads_keep_their_order():
     uploads = [staging.upload(chunk) for chunk in chunks]
     for place, upload in enumerate(uploads):
         images = staging.receive(upload)
-        for _ in range(50):  # keep the computing stream busy behind the copies
+        for _ in range(50):  # keep the computing stream busy after the copies
             images = images + 1
         staging.download({5: images - 50}, {5: rows[place]})
         del images
