@@ -39,9 +39,10 @@ test-all: venv  ## Every test that can run here, as CI does
 test-oldest:  ## The core's tests with the oldest torch supported, built in an environment of its own
 	@tools/test_oldest.sh $(PYTEST_ARGS)
 
-lint: venv  ## ruff (lint and format), mypy and clang-format, nothing changed
+lint: venv  ## ruff (lint and format), import-linter, mypy and clang-format, nothing changed
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
+	$(VENV)/lint-imports --no-cache --no-logo
 	$(VENV)/mypy
 	$(VENV)/mypy tools
 	@echo "clang-format: $(words $(CPP_SOURCES)) files"

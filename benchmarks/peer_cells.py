@@ -98,7 +98,7 @@ def commit(root: Path = ROOT) -> tuple[str, bool]:
 def origin_here(device: torch.device) -> dict[str, Any]:
     """The machine, the libraries and the sources of a measurement now."""
     head, changed = commit()
-    facts = {**environment.facts(device), "commit": head, "uncommitted_changes": changed}
+    facts = {**environment.machine_details(device), "commit": head, "uncommitted_changes": changed}
     return {**facts, "sources": sources()}
 
 

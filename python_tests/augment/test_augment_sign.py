@@ -82,12 +82,12 @@ def test_random_k_is_uniform_keeps_the_order_and_follows_its_generator():
         ({50: torch.zeros(5, 3, 9, 7)}, ValueError, "shape"),
         ({50: torch.zeros(5, 3, 7, 9, dtype=torch.uint8)}, TypeError, "float32.*uint8"),
         ({50: [1, 2]}, TypeError, "list"),
-        ({0: torch.zeros(5, 3, 7, 9)}, ValueError, "from 1 up"),
+        ({0: torch.zeros(5, 3, 7, 9)}, ValueError, "1 or more; got 0"),
         ({"50": torch.zeros(5, 3, 7, 9)}, ValueError, "'50'"),
         ({50: torch.full((5, 3, 7, 9), torch.nan)}, ValueError, "smaller step_size"),
     ],
 )
-def test_what_does_not_fit_is_named(snapshots, error, match):
+def test_wrong_snapshots_are_refused(snapshots, error, match):
     with pytest.raises(error, match=match):
         sign_training_set(originals(), snapshots)
 

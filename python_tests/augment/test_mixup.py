@@ -76,10 +76,12 @@ def test_the_generator_alone_decides_and_the_global_one_is_untouched(torch_rng):
 
 def test_probabilities_are_taken_as_they_are(torch_rng):
     images, _ = batch(3, torch_rng)
-    given = torch.softmax(torch.randn(3, 5, generator=torch_rng), dim=1)
-    mixed, targets = Mixup(5)(images, given, torch_rng)
+    probabilities = torch.softmax(torch.randn(3, 5, generator=torch_rng), dim=1)
+    mixed, targets = Mixup(5)(images, probabilities, torch_rng)
     share = drawn_lambda(images, mixed)
-    torch.testing.assert_close(targets, share * given + (1 - share) * given.roll(1, 0))
+    torch.testing.assert_close(
+        targets, share * probabilities + (1 - share) * probabilities.roll(1, 0)
+    )
 
 
 def test_is_an_augment():
@@ -89,7 +91,7 @@ def test_is_an_augment():
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"num_classes": 0}, "num_classes.*at least 1; got 0"),
         ({"num_classes": 2.0}, "num_classes.*2.0"),
@@ -98,8 +100,8 @@ def test_is_an_augment():
         ({"num_classes": 2, "alpha": "1"}, "alpha.*'1'"),
     ],
 )
-def test_values_out_of_range_are_named(values, says):
-    with pytest.raises(ValueError, match=says):
+def test_values_out_of_range_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
         Mixup(**values)
 
 

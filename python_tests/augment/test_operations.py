@@ -203,7 +203,7 @@ def test_names_without_flips():
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         (("rotat", 0.5), "'rotat'; accepted: shear_x.*Did you mean 'rotate'"),
         ((3, 0.5), "name is 3"),
@@ -214,8 +214,8 @@ def test_names_without_flips():
         (("rotate", "0.5"), "'0.5'"),
     ],
 )
-def test_what_is_no_operation_is_named(values, says):
-    with pytest.raises(ValueError, match=says):
+def test_anything_but_an_operation_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
         Operation(*values)
 
 

@@ -1,4 +1,4 @@
-"""Tiny CIFAR-10 files, with the loader told of their sizes and checksums."""
+"""Tiny CIFAR-10 files, with the loader expecting their sizes and checksums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sign_ext.data.datasets import cifar10
 
 @pytest.fixture
 def tiny(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> TinyCifar:
-    """CIFAR-10 in small, with the loader told of its sizes."""
+    """A tiny CIFAR-10, with the loader expecting its sizes."""
     monkeypatch.setattr(cifar10, "IMAGES_PER_BATCH", PER_BATCH)
     monkeypatch.setattr(cifar10, "TRAIN_IMAGES", 5 * PER_BATCH)
     monkeypatch.setattr(cifar10, "TEST_IMAGES", PER_BATCH)
@@ -32,7 +32,7 @@ def tiny(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> TinyCifar
 
 @pytest.fixture
 def trust(monkeypatch: pytest.MonkeyPatch):
-    """Put the checksums of given files in the place of the published ones."""
+    """Replace the published checksums by those of some files."""
 
     def put(*paths: Path) -> None:
         for path in paths:

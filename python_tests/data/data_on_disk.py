@@ -1,4 +1,4 @@
-"""Small data sets of every kind that a path may lead to, with images of odd sizes."""
+"""Small data sets in every format that a path may have, with images of odd sizes."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def write_tar(file: Path, members: list[tuple[str, bytes]], mtime: int = 7) -> P
 
 
 def samples(rng: np.random.Generator, labels: list[int], first: int = 0) -> list[tuple[str, bytes]]:
-    """Members of samples with these labels: images of three formats, labels in both ways."""
+    """Members of samples with these labels: images of three formats, labels of both kinds."""
     members = []
     for index, label in enumerate(labels, start=first):
         ending = ("png", "jpg", "PPM")[index % 3]
-        told = ("cls", f"{label}\n".encode())
+        extension, content = "cls", f"{label}\n".encode()
         if index % 2:
-            told = ("json", json.dumps({"caption": "é", "label": label}).encode())
-        members.append((f"part{index % 2}.v1/{index:05d}.{told[0]}", told[1]))
+            extension, content = "json", json.dumps({"caption": "é", "label": label}).encode()
+        members.append((f"part{index % 2}.v1/{index:05d}.{extension}", content))
         image = encoded(pixels(rng), ending.lower())
         members.append((f"part{index % 2}.v1/{index:05d}.{ending}", image))
     return members
@@ -91,7 +91,7 @@ def write_one_tar(root: Path, rng: np.random.Generator) -> Path:
 
 
 def write_split_tars(root: Path, rng: np.random.Generator) -> Path:
-    """Tars for training and test, so that a part of the first is held out."""
+    """Tars for training and test, so that some training images are held out."""
     for part, first in (("train", 0), ("test", 100)):
         labels = rng.permutation(np.repeat(np.arange(3), 8)).tolist()
         write_tar(root / "shards" / part / "a.tar", samples(rng, labels, first))
@@ -130,6 +130,6 @@ MAKERS = {
     "one tar": write_one_tar,
     "split tars": write_split_tars,
 }
-# The library is an extra of its own.
+# Only where the library is installed.
 if importlib.util.find_spec("datasets"):
     MAKERS |= {"hf": write_huggingface, "hf splits": write_huggingface_splits}

@@ -1,4 +1,4 @@
-"""Tiny ImageNet in small, as the original folder, its archive and Parquet."""
+"""A tiny Tiny ImageNet: the original folder, its archive and Parquet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SYNSETS = {
     "frog": ["n01641577", "n01644900"],
     "none of CIFAR-10's": ["n07747607"],
 }
-# Those without colour, by their place among their synset's.
+# The greyscale images, by their number within their synset.
 GREY = {("val", "n02002724", 1), ("val", "n02123394", 0), ("train", "n01641577", 2)}
 NUMBERS = {"automobile": 1, "bird": 2, "cat": 3, "dog": 5, "frog": 6}  # CIFAR-10's
 

@@ -1,4 +1,4 @@
-"""CIFAR-10: every form gives the very same bytes, and nothing doubtful is opened."""
+"""CIFAR-10: all formats give identical bytes, and no unverified pickle is opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from tiny_cifar10 import HEAD, NAMES, TinyCifar, pack, python2_batch, text, webp, write_parquet
 
 from sign_ext.data import Splits, load_data
-from sign_ext.data.datasets.cifar10 import parse_python
+from sign_ext.data.datasets.cifar10 import PYTHON_FILE_MD5, unpickle_batch
 
 
 def keyed(images: np.ndarray, labels: np.ndarray) -> dict[bytes, int]:
@@ -75,20 +75,20 @@ def test_parquet(tiny: TinyCifar, tmp_path: Path) -> None:
     assert splits.note == "CIFAR-10 (116 of 120 images lossless)"
 
 
-def test_all_forms_are_split_alike(tiny: TinyCifar, tmp_path: Path, trust) -> None:
+def test_all_formats_are_split_alike(tiny: TinyCifar, tmp_path: Path, trust) -> None:
     trust(tiny.write_python(tmp_path / "p" / "cifar-10-batches-py"))
     tiny.write_binary(tmp_path / "b" / "cifar-10-batches-bin")
     (tmp_path / "q").mkdir()
     tiny.write_parquet(tmp_path / "q")
     sizes = {"train_size": 33, "test_size": 11, "seed": 5}
-    one, *others = (load_data("cifar10", tmp_path / form, **sizes) for form in "pbq")
+    one, *others = (load_data("cifar10", tmp_path / name, **sizes) for name in "pbq")
     for other in others:
         for part in ("train", "validation", "test"):
             assert torch.equal(getattr(one, part).images, getattr(other, part).images)
             assert torch.equal(getattr(one, part).labels, getattr(other, part).labels)
 
 
-def test_only_wanted_images_are_decoded(tiny: TinyCifar, tmp_path: Path, monkeypatch) -> None:
+def test_only_requested_images_are_decoded(tiny: TinyCifar, tmp_path: Path, monkeypatch) -> None:
     from sign_ext.data import decode as decoding
 
     decoded = []
@@ -109,7 +109,7 @@ def test_image_size_resizes(tiny: TinyCifar, tmp_path: Path) -> None:
 
 @pytest.fixture
 def trap(tmp_path: Path) -> tuple[bytes, Path]:
-    """A pickle that makes a folder when it is opened with the ordinary unpickler."""
+    """A pickle that creates a folder when it is opened with the ordinary unpickler."""
     sprung = tmp_path / "sprung"
 
     call = b"cos\nmkdir\n" + text(os.fsencode(sprung)) + b"\x85R"
@@ -140,7 +140,7 @@ def test_pickle_in_a_changed_archive_is_not_opened(tiny, tmp_path: Path, trap) -
     assert not sprung.exists()
 
 
-def test_pickle_does_nothing_even_if_its_checksum_fits(tiny, tmp_path, trust, trap) -> None:
+def test_pickle_does_nothing_even_if_its_checksum_matches(tiny, tmp_path, trust, trap) -> None:
     data, sprung = trap
     folder = tiny.write_python(tmp_path / "cifar-10-batches-py")
     (folder / "test_batch").write_bytes(data)
@@ -155,7 +155,7 @@ def test_pickle_does_nothing_even_if_its_checksum_fits(tiny, tmp_path, trust, tr
 )
 def test_unpickler_refuses_other_names(name: str) -> None:
     with pytest.raises(ValueError, match="not allowed"):
-        parse_python(b"\x80\x02c" + name.encode() + b"\n.", "a file")
+        unpickle_batch(b"\x80\x02c" + name.encode() + b"\n.", "a file")
 
 
 @pytest.mark.parametrize(
@@ -164,18 +164,18 @@ def test_unpickler_refuses_other_names(name: str) -> None:
 )
 def test_unpickler_refuses_other_content(data: bytes) -> None:
     with pytest.raises(ValueError, match="a file is not a CIFAR-10 batch"):
-        parse_python(data, "a file")
+        unpickle_batch(data, "a file")
 
 
 def test_unpickler_refuses_other_arrays(tiny: TinyCifar) -> None:
     whole = python2_batch(tiny.test_images, tiny.test_labels)
-    parse_python(whole, "a file")
+    unpickle_batch(whole, "a file")
     with pytest.raises(ValueError, match="row-major array of bytes"):
-        parse_python(whole.replace(text(b"u1"), text(b"i1")), "a file")
+        unpickle_batch(whole.replace(text(b"u1"), text(b"i1")), "a file")
     with pytest.raises(ValueError, match="not a CIFAR-10 batch"):
-        parse_python(whole[:-9], "a file")
+        unpickle_batch(whole[:-9], "a file")
     with pytest.raises(ValueError, match="labels from 0 to 10"):
-        parse_python(python2_batch(tiny.test_images, np.arange(20) % 11), "a file")
+        unpickle_batch(python2_batch(tiny.test_images, np.arange(20) % 11), "a file")
 
 
 def test_truncated_files(tiny: TinyCifar, tmp_path: Path, trust) -> None:
@@ -224,7 +224,7 @@ def test_damaged_parquet(tiny: TinyCifar, tmp_path: Path, rng: np.random.Generat
         load_data("cifar10", tmp_path)
 
 
-def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for root in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError) as caught:
             load_data("cifar10", root)
@@ -250,7 +250,5 @@ def test_root_from_the_environment(tiny: TinyCifar, tmp_path: Path, monkeypatch)
 
 
 def test_published_checksums_cover_every_batch() -> None:
-    from sign_ext.data.datasets.cifar10 import PYTHON_FILE_MD5
-
     assert set(PYTHON_FILE_MD5) == {*NAMES, "test_batch"}
     assert len(set(PYTHON_FILE_MD5.values())) == 6

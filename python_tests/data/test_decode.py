@@ -1,4 +1,4 @@
-"""Decoding large JPEGs at a part of their size against decoding them whole."""
+"""Decoding large JPEGs at reduced size against decoding them whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sign_ext.data.decode import decode_rgb
 
 
 def photograph(rng: np.random.Generator, width: int, height: int, turned: int = 1) -> bytes:
-    """A JPEG of soft blotches with some noise, like skin; sharp edges at its four sides."""
+    """A JPEG of soft blotches with some noise, like skin, and sharp edges on all four sides."""
     blotches = rng.integers(60, 196, (6, 8, 3), dtype=np.uint8)
     soft = Image.fromarray(blotches).resize((width, height), Image.Resampling.BICUBIC)
     pixels = np.asarray(soft) + rng.normal(0, 8, (height, width, 1))
@@ -37,7 +37,7 @@ def triangle(old: int, new: int) -> np.ndarray:
 
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Collects the size at which each JPEG was decoded."""
+    """The sizes at which JPEGs are decoded, in order."""
     from PIL.JpegImagePlugin import JpegImageFile
 
     seen: list[tuple[int, int]] = []
@@ -60,7 +60,7 @@ def test_reduced_jpegs_are_close_to_whole_ones(
 ) -> None:
     data = photograph(rng, width, height)
     found = decode_rgb(data, size).astype(np.float64)
-    # Each side is rounded up, and the least is twice the size or more.
+    # Each side is rounded up, and the smallest is at least twice the size.
     assert set(sizes) == {(-(-width // scale), -(-height // scale))}
     assert min(sizes[0]) >= 2 * size
     with Image.open(io.BytesIO(data)) as image:
@@ -75,7 +75,7 @@ def test_reduced_jpegs_are_close_to_whole_ones(
     assert inside.mean() <= 0.4
     # At the sharp sides, which are steps of 100 levels and more, the two filters differ.
     assert error.max() <= 16
-    # Nothing is moved: half a pixel to any side would be far off.
+    # Nothing is shifted: half a pixel to the side would give a larger error.
     moved = np.abs(found[2:-2, 2:-2] - (expected[2:-2, 2:-2] + expected[2:-2, 3:-1]) / 2)
     assert moved.mean() > 2 * inside.mean()
 
@@ -90,7 +90,7 @@ def test_smaller_jpegs_are_decoded_whole(rng: np.random.Generator, sizes) -> Non
     assert set(sizes) == {(200, 127)}
 
 
-def test_reduced_jpegs_are_turned(rng: np.random.Generator, seed: int) -> None:
+def test_reduced_jpegs_are_rotated(rng: np.random.Generator, seed: int) -> None:
     plain = decode_rgb(photograph(np.random.default_rng(seed), 603, 411), 40)
     for orientation, turn in (
         (2, lambda image: image[:, ::-1]),

@@ -1,4 +1,4 @@
-"""Folders that Hugging Face's datasets saved, against what was saved."""
+"""Folders saved by Hugging Face's datasets: rows equal what was saved."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make(images: list[np.ndarray], labels: list[int], **changes: object) -> obje
     return datasets.Dataset.from_dict(data, features=datasets.Features(kept))
 
 
-def test_rows_are_what_was_saved(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_rows_equal_what_was_saved(tmp_path: Path, rng: np.random.Generator) -> None:
     images, labels = [square(rng) for _ in range(30)], [i % 3 for i in range(30)]
     # Shuffled, so that rows are found through the indices that the library keeps.
     order = rng.permutation(30)[:25]
@@ -56,7 +56,7 @@ def test_rows_are_what_was_saved(tmp_path: Path, rng: np.random.Generator) -> No
     assert source.keys(0, 1) == ["set/train/0"]
 
 
-def test_given_splits_and_classes(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_predefined_splits_and_classes(tmp_path: Path, rng: np.random.Generator) -> None:
     parts = {
         name: saved(rng, [i % 3 for i in range(count)])
         for name, count in (("train", 21), ("validation", 6), ("test", 9))
@@ -78,13 +78,13 @@ def test_given_splits_and_classes(tmp_path: Path, rng: np.random.Generator) -> N
     assert alone.test.labels.bincount().tolist() == [1, 1, 1]
 
     for names in (("train", "validation"), ("train", "test", "extra")):
-        told = dict.fromkeys(names, parts["train"])
-        datasets.DatasetDict(told).save_to_disk(str(tmp_path / "-".join(names)))
+        splits = dict.fromkeys(names, parts["train"])
+        datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "-".join(names)))
         with pytest.raises(ValueError, match=f"has the splits {', '.join(names)}; accepted: train"):
             load_data(tmp_path / "-".join(names))
 
 
-def test_a_saved_format_changes_nothing(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_a_saved_row_format_changes_nothing(tmp_path: Path, rng: np.random.Generator) -> None:
     table = saved(rng, [0, 1, 2] * 4)
     table.save_to_disk(str(tmp_path / "plain"))
     table.with_format("numpy", columns=["n"]).save_to_disk(str(tmp_path / "numpy"))
@@ -143,7 +143,7 @@ def test_unreadable_rows_are_named(tmp_path: Path, rng: np.random.Generator) -> 
     table = datasets.Dataset.from_dict({"image": cells, "label": [0] * 12}, features=features)
     root = tmp_path / "set"
     table.select(range(3)).save_to_disk(str(root))
-    # save_to_disk would look the address up; written as older releases did, without the image.
+    # save_to_disk would fetch the address; older releases wrote it without the image, as here.
     with ArrowWriter(features=features, path=str(next(root.glob("*.arrow")))) as writer:
         writer.write_table(table.data.table)
         writer.finalize()

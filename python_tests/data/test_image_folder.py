@@ -1,4 +1,4 @@
-"""Image folders: layouts, pixels, and errors that name the file."""
+"""Image folders: accepted structures, pixels, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def zoo(tmp_path: Path, rng: np.random.Generator) -> tuple[Path, dict[bytes, int
     return tmp_path / "zoo", pixels
 
 
-def test_one_folder_a_class(zoo: tuple[Path, dict[bytes, int]]) -> None:
+def test_a_folder_for_each_class(zoo: tuple[Path, dict[bytes, int]]) -> None:
     root, pixels = zoo
     splits = load_data(root)
     found: dict[bytes, int] = {}
@@ -114,7 +114,7 @@ def test_resizing_averages(tmp_path: Path, rng: np.random.Generator) -> None:
     assert np.abs(found - expected)[1:31, 1:31].max() <= 1.01
 
 
-def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = np.zeros((32, 32, 3), dtype=np.uint8)
     image[:16] = 255  # the upper half is white
     exif = Image.Exif()
@@ -149,7 +149,7 @@ def test_unreadable_images_are_named(zoo: tuple[Path, dict[bytes, int]]) -> None
         load_data(root)
 
 
-def test_other_layouts_are_explained(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_errors_say_which_folders_are_accepted(tmp_path: Path, rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match=r"has no class folders, no tars .*: the path of a"):
         load_data(tmp_path)

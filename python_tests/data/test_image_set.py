@@ -1,4 +1,4 @@
-"""ImageSet: what it refuses, and that its parts and sums are exact."""
+"""ImageSet: what it refuses, and that subsets and concatenations are exact."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_images_become_contiguous(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "error", "words"),
+    ("images", "labels", "error", "message"),
     [
         (torch.zeros(2, 3, 4, 4, dtype=torch.float64), torch.zeros(2).long(), TypeError, "images"),
         (torch.zeros(2, 3, 4, 4), torch.zeros(2), TypeError, "labels"),
@@ -73,8 +73,8 @@ def test_images_become_contiguous(rng: np.random.Generator) -> None:
         (torch.zeros(2, 3, 4, 4, device="meta"), torch.zeros(2).long(), ValueError, "meta"),
     ],
 )
-def test_bad_sets_are_refused(images, labels, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
+def test_bad_sets_are_refused(images, labels, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         ImageSet(images, labels, ("a", "b"), "x")
 
 

@@ -1,4 +1,4 @@
-"""ISIC-2017: both forms give the same images and labels, and damage is named."""
+"""ISIC-2017: both formats give the same images and labels, and errors name the damage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sign_ext.data.datasets import isic2017
 
 @pytest.fixture
 def isic(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> TinyIsic:
-    """ISIC-2017 in small, with the loader told of its counts."""
+    """A tiny ISIC-2017, with the loader expecting its counts."""
     counts = {part: (images, melanomas) for part, (images, melanomas, _) in COUNTS.items()}
     monkeypatch.setattr(isic2017, "COUNTS", counts)
     return TinyIsic.random(rng)
@@ -63,7 +63,7 @@ def test_the_default_is_the_networks_own_size(isic: TinyIsic, tmp_path: Path) ->
     isic.write_parquet(tmp_path)
     splits = load_data("isic2017", tmp_path)
     check(splits, isic, 299)
-    # The official form comes first where both are.
+    # The official format comes first where both are there.
     both = load_data("isic2017", isic.write_official(tmp_path))
     assert "original files, resized to 299×299" in both.note
     check(both, isic, 299)
@@ -76,12 +76,12 @@ def test_subsets_keep_the_proportions(isic: TinyIsic, tmp_path: Path, monkeypatc
         decoding, "decode_rgb", lambda *a, **k: decoded.append(1) or decode(*a, **k)
     )
     isic.write_parquet(tmp_path)
-    given = {"train_size": 8, "test_size": 7, "seed": 3, "image_size": 9}
-    one = load_data("isic2017", tmp_path, **given)
+    sizes = {"train_size": 8, "test_size": 7, "seed": 3, "image_size": 9}
+    one = load_data("isic2017", tmp_path, **sizes)
     assert len(decoded) == 8 + 5 + 7
     assert [one.train.labels.sum(), one.validation.labels.sum(), one.test.labels.sum()] == [2, 1, 2]
-    # Both forms give the same subsets.
-    two = load_data("isic2017", isic.write_official(tmp_path), **given)
+    # Both formats give the same subsets.
+    two = load_data("isic2017", isic.write_official(tmp_path), **sizes)
     assert len(decoded) == 2 * (8 + 5 + 7)
     for part in ("train", "validation", "test"):
         first, second = getattr(one, part), getattr(two, part)
@@ -89,7 +89,7 @@ def test_subsets_keep_the_proportions(isic: TinyIsic, tmp_path: Path, monkeypatc
         assert (first.float() - second.float()).abs().max() <= 2
 
 
-def test_nothing_or_not_everything_there(isic: TinyIsic, tmp_path: Path, monkeypatch) -> None:
+def test_missing_files(isic: TinyIsic, tmp_path: Path, monkeypatch) -> None:
     for root in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError) as caught:
             load_data("isic2017", root)
@@ -103,18 +103,20 @@ def test_nothing_or_not_everything_there(isic: TinyIsic, tmp_path: Path, monkeyp
         ):
             assert accepted in str(caught.value)
     monkeypatch.delenv("SIGN_EXT_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"root is not given .* For isic2017 accepted"):
+    with pytest.raises(
+        FileNotFoundError, match=r"root is not given .* not set; accepted for isic2017"
+    ):
         load_data("isic2017")
     root = isic.write_official(tmp_path / "isic")
     monkeypatch.setenv("SIGN_EXT_DATA", str(root))
     assert len(load_data("isic2017", image_size=5).train) == 20
     isic.table(root, "test").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"Test_v2_Part3_GroundTruth\.csv is missing beside"
+        FileNotFoundError, match=r"Test_v2_Part3_GroundTruth\.csv is missing, although"
     ):
         load_data("isic2017")
     (root / "ISIC-2017_Validation_Data").rename(root / "away")
-    with pytest.raises(FileNotFoundError, match="Validation_Data is missing beside"):
+    with pytest.raises(FileNotFoundError, match="Validation_Data is missing, although"):
         load_data("isic2017")
 
 
@@ -138,7 +140,7 @@ def put(line: int, old: str, new: str) -> Callable[[list[str]], None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (put(1, "melanoma", "Melanoma"), r"line 1: its columns are .*'Melanoma'.*; accepted"),
         (put(1, ",seborrheic_keratosis", ""), r"line 1: its columns are"),
@@ -147,18 +149,18 @@ def put(line: int, old: str, new: str) -> Callable[[list[str]], None]:
         (put(3, "0.0", "2.0"), r"line 3: \w+ of ISIC_\d+ is '2.0'; accepted: 0.0 or 1.0"),
         (put(3, "0.0", ""), r"line 3: \w+ of ISIC_\d+ is ''"),
         (put(5, "ISIC_", "../ISIC_"), r"line 5: image_id is '../ISIC_"),
-        (lambda lines: lines.insert(5, lines[2]), r"line 6: ISIC_\d+ was on line 3 already"),
+        (lambda lines: lines.insert(5, lines[2]), r"line 6: ISIC_\d+ is already on line 3"),
         (lambda lines: lines.insert(4, ""), r"line 5: it has 0 cells"),
         (lambda lines: lines.clear(), r"line 1: its columns are"),
     ],
 )
-def test_tables_that_are_not_as_published(isic: TinyIsic, tmp_path, change, words: str) -> None:
-    # Two rows that the changes can count on: neither melanoma nor keratosis.
+def test_tables_that_are_not_as_published(isic: TinyIsic, tmp_path, change, message: str) -> None:
+    # The changes below need two rows that are neither melanoma nor keratosis.
     for lesion in isic.parts["train"][1:3]:
         lesion.melanoma = lesion.keratosis = 0
     table = isic.table(isic.write_official(tmp_path), "train")
     table.write_text(edited(change)(table.read_text()))
-    with pytest.raises(ValueError, match=rf"ISIC-2017_Training_Part3_GroundTruth\.csv, {words}"):
+    with pytest.raises(ValueError, match=rf"ISIC-2017_Training_Part3_GroundTruth\.csv, {message}"):
         load_data("isic2017", tmp_path, image_size=5)
 
 
@@ -181,7 +183,7 @@ def test_tables_that_are_not_text(isic: TinyIsic, tmp_path: Path) -> None:
         load_data("isic2017", tmp_path)
 
 
-def test_images_and_rows_without_each_other(isic: TinyIsic, tmp_path: Path) -> None:
+def test_images_without_row_and_rows_without_image(isic: TinyIsic, tmp_path: Path) -> None:
     isic.write_official(tmp_path)
     table, image = isic.table(tmp_path, "train"), isic.image(tmp_path, "train", 6)
     text = table.read_text()
@@ -190,10 +192,10 @@ def test_images_and_rows_without_each_other(isic: TinyIsic, tmp_path: Path) -> N
         load_data("isic2017", tmp_path)
     table.write_text(text)
     image.rename(image.with_name(f"{image.stem}_again.jpg"))
-    words = (
+    message = (
         rf"Training_Part3_GroundTruth\.csv, line 8: ISIC-2017_Training_Data holds no {image.name}"
     )
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         load_data("isic2017", tmp_path)
 
 
@@ -201,12 +203,12 @@ def test_counts_other_than_the_published_ones(isic: TinyIsic, tmp_path: Path) ->
     benign = next(each for each in isic.parts["train"] if not each.melanoma + each.keratosis)
     benign.melanoma = 1
     isic.write_official(tmp_path)
-    words = "the train part has 20 images, 6 of them melanoma; accepted: 20 and 5"
-    with pytest.raises(ValueError, match=rf"Training_Part3_GroundTruth\.csv is not as .*{words}"):
+    message = "the train split has 20 images, 6 of them melanoma; accepted: 20 and 5"
+    with pytest.raises(ValueError, match=rf"Training_Part3_GroundTruth\.csv is not as .*{message}"):
         load_data("isic2017", tmp_path)
     (tmp_path / "p").mkdir()
     isic.write_parquet(tmp_path / "p")
-    with pytest.raises(ValueError, match=rf"256\.parquet cannot be used as ISIC-2017.*{words}"):
+    with pytest.raises(ValueError, match=rf"256\.parquet cannot be used as ISIC-2017.*{message}"):
         load_data("isic2017", tmp_path / "p")
     benign.melanoma = 0
     isic.parts["train"].remove(benign)
@@ -229,9 +231,9 @@ def test_damaged_images_are_named(isic: TinyIsic, tmp_path: Path) -> None:
         folder.rename(tmp_path / f"away {folder.name}")
     file = isic.write_parquet(tmp_path)
     cells = column(file, "image")
-    for data, words in ((cells[21][:-50], "row 21: .*truncated"), (b"none", "row 21: ")):
+    for data, message in ((cells[21][:-50], "row 21: .*truncated"), (b"none", "row 21: ")):
         change_column(file, "image", [*cells[:21], data, *cells[22:]])
-        with pytest.raises(ValueError, match=rf"isic2017_256\.parquet, {words}"):
+        with pytest.raises(ValueError, match=rf"isic2017_256\.parquet, {message}"):
             load_data("isic2017", tmp_path)
     isic.write_parquet(tmp_path, size=(256, 255))
     with pytest.raises(ValueError, match=r"parquet, row \d+: it is 256×255 pixels, not 256×256"):
@@ -239,7 +241,7 @@ def test_damaged_images_are_named(isic: TinyIsic, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "words"),
+    ("name", "change", "message"),
     [
         ("melanoma", lambda old: None, "it has no column 'melanoma'"),
         ("melanoma", lambda old: [*old[:9], 2, *old[10:]], "row 9: ISIC_.* has melanoma 2"),
@@ -254,11 +256,11 @@ def test_damaged_images_are_named(isic: TinyIsic, tmp_path: Path) -> None:
         ("image", lambda old: [*old[:9], None, *old[10:]], "row 9: its image is None"),
     ],
 )
-def test_damaged_parquet(isic: TinyIsic, tmp_path: Path, name: str, change, words: str) -> None:
+def test_damaged_parquet(isic: TinyIsic, tmp_path: Path, name: str, change, message: str) -> None:
     file = isic.write_parquet(tmp_path)
     if name == "image_id":
         # Descending within the first part, whatever the others are.
         assert column(file, "image_id")[0] < column(file, "image_id")[1]
     change_column(file, name, change(column(file, name)))
-    with pytest.raises(ValueError, match=rf"isic2017_256\.parquet.*{words}"):
+    with pytest.raises(ValueError, match=rf"isic2017_256\.parquet.*{message}"):
         load_data("isic2017", tmp_path)

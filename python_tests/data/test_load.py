@@ -1,4 +1,4 @@
-"""The one door: names, paths and numbers that are refused."""
+"""Data sets by name or path: how they are recognised, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_on_disk import MAKERS, write_folder, write_tars
 
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.shared import check_data_name
-from sign_ext.data import DATA_NAMES, load_data, open_data
+from sign_ext.data import DATA_NAMES, OOD_NAMES, load_data, load_ood, open_data
 from sign_ext.data.load import is_path
 
 
@@ -23,7 +23,7 @@ def test_unknown_names() -> None:
         load_data("cifar100")
     for name in DATA_NAMES:
         assert name in str(caught.value)
-    with pytest.raises(ValueError, match="neither a data set nor a folder"):
+    with pytest.raises(ValueError, match="neither a data set nor an existing folder"):
         load_data("/no/such/folder")
 
 
@@ -36,18 +36,19 @@ def test_a_folder_with_a_data_sets_name(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("kind", sorted(MAKERS))
-def test_paths_are_told_by_what_they_hold(
+def test_paths_are_recognised_by_their_content(
     kind: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     path = MAKERS[kind](tmp_path, rng)
     assert is_path(str(path))
     check_data_name(str(path))
-    by = "tar" if "tar" in kind else "Hugging Face" if "hf" in kind else ""
+    expected = "tar" if "tar" in kind else "Hugging Face" if "hf" in kind else ""
     note = open_data(path).note
-    assert [word in note for word in ("tar", "Hugging Face")] == [by == "tar", by == "Hugging Face"]
+    for file_format in ("tar", "Hugging Face"):
+        assert (file_format in note) == (file_format == expected)
 
 
-def test_folders_that_could_be_two_kinds(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_folders_with_two_formats(tmp_path: Path, rng: np.random.Generator) -> None:
     root = write_folder(tmp_path, rng)
     (root / "images.tgz").write_bytes(b"what the folders came from")
     assert len(load_data(root).class_names) == 3
@@ -57,7 +58,7 @@ def test_folders_that_could_be_two_kinds(tmp_path: Path, rng: np.random.Generato
 
 
 @pytest.mark.parametrize("name", ["cifar100", "/no/such/folder", "photos.zip", "photos"])
-def test_names_that_are_no_paths(name: str) -> None:
+def test_names_that_are_not_paths(name: str) -> None:
     assert not is_path(name)
     with pytest.raises(UsageError, match=r"accepted: digits, .*or a folder or tar that is there"):
         check_data_name(name)
@@ -67,6 +68,38 @@ def test_names_that_are_no_paths(name: str) -> None:
 def test_numbers_out_of_range(option: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))}=.*accepted"):
         load_data("digits", **option)
+
+
+def test_unknown_names_of_test_sets() -> None:
+    with pytest.raises(ValueError, match=r"'tiny_imagnet'.*Did you mean 'tiny_imagenet'") as caught:
+        load_ood("tiny_imagnet")
+    for name in OOD_NAMES:
+        assert name in str(caught.value)
+    for name in OOD_NAMES:
+        with pytest.raises(ValueError, match=r"synsets='most'; accepted: paper, all"):
+            load_ood(name, synsets="most")
+        with pytest.raises(ValueError, match="image_size=-1; accepted"):
+            load_ood(name, image_size=-1)
+
+
+@pytest.mark.parametrize("name", OOD_NAMES)
+def test_test_sets_are_not_training_sets(
+    name: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert name not in DATA_NAMES
+    with pytest.raises(ValueError, match=rf"'{name}' is a test set .* Load it with load_ood"):
+        load_data(name)
+    with pytest.raises(UsageError, match=r"test set for `sign-ext reproduce table3`.*isic2017"):
+        check_data_name(name)
+    # A folder of that name is still to be had.
+    check_data_name(f"./{name}")
+
+
+@pytest.mark.parametrize("name", DATA_NAMES)
+def test_commands_take_every_data_set(name: str) -> None:
+    check_data_name(name)
 
 
 def test_importing_needs_torch_and_numpy_only() -> None:

@@ -1,4 +1,4 @@
-"""Averages of areas against a mean over copies, where no pixel is cut."""
+"""Area averages against the mean of repeated pixels, where no pixel is divided."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def means(images: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width", "size"), [(64, 64, 32), (9, 7, 4), (5, 11, 5)])
 def test_average_areas(rng, monkeypatch, height: int, width: int, size: int) -> None:
     images = rng.integers(0, 256, (7, 3, height, width), dtype=np.uint8)
-    # So that there are several rounds, the last of them shorter.
+    # So that there are several chunks, the last of them shorter.
     monkeypatch.setattr(resize, "CHUNK", 3 * 3 * height * width)
     found = average_areas(torch.from_numpy(images), size)
     assert found.dtype == torch.uint8
     assert found.shape == (7, 3, size, size)
-    # Half a level of rounding.
+    # Half a grey level of rounding.
     assert np.abs(found.numpy() - means(images, size)).max() <= 0.5 + 1e-9
 
 
@@ -44,7 +44,7 @@ def test_average_areas_only_reduces(size: int) -> None:
         average_areas(torch.zeros(1, 3, 9, 12, dtype=torch.uint8), size)
 
 
-def test_rounds_do_not_change_resized_images(rng: np.random.Generator, monkeypatch) -> None:
+def test_chunks_do_not_change_resized_images(rng: np.random.Generator, monkeypatch) -> None:
     images = torch.from_numpy(rng.integers(0, 256, (7, 3, 11, 11), dtype=np.uint8))
     whole = resize_images(images, 17)
     monkeypatch.setattr(resize, "CHUNK", 2 * 3 * 17 * 17)

@@ -1,4 +1,4 @@
-"""Sources that are read piece by piece against the same data read whole."""
+"""Splits that are read on demand against the same data read whole, and their fingerprints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def same_as_loaded(name: str | Path, root: Path | None = None, **sizes: int | None) -> Splits:
-    """Hold every split of an opened data set against the loaded one."""
+    """Compare every split of an opened data set with the loaded one."""
     splits = load_data(name, root, **sizes)
     whole = [splits.train, splits.validation, splits.test]
     opened = [open_data(name, root, split=split, **sizes) for split in SPLITS]
@@ -50,7 +50,7 @@ def same_as_loaded(name: str | Path, root: Path | None = None, **sizes: int | No
 
 @pytest.fixture(params=sorted(MAKERS))
 def path(request: pytest.FixtureRequest, tmp_path: Path, rng: np.random.Generator) -> Path:
-    """Each kind of data on disk, with images of odd sizes."""
+    """Each format on disk, with images of odd sizes."""
     return MAKERS[request.param](tmp_path, rng)
 
 
@@ -74,10 +74,10 @@ def test_cifar10(tmp_path: Path, tiny: TinyCifar, trust, seed: int, sizes: dict[
     (tmp_path / "q").mkdir()
     tiny.write_parquet(tmp_path / "q")
     prints = []
-    for form in "bpq":
-        same_as_loaded("cifar10", tmp_path / form, seed=seed, **sizes)
-        prints.append(open_data("cifar10", tmp_path / form, seed=seed, **sizes).fingerprint)
-    # Both original forms hold the same pixels; the Parquet file's bytes are others.
+    for name in "bpq":
+        same_as_loaded("cifar10", tmp_path / name, seed=seed, **sizes)
+        prints.append(open_data("cifar10", tmp_path / name, seed=seed, **sizes).fingerprint)
+    # Both original formats hold the same pixels; the Parquet file holds other bytes.
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -113,7 +113,7 @@ def test_any_partition_reads_the_whole(data: st.DataObject, everything: list[Ima
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> list[ImageSource]:
-    """All three splits, joined, of the digits and of each kind of data on disk."""
+    """All three splits, joined, of the digits and of each format on disk."""
     random = np.random.default_rng(20)
     paths = [make(tmp_path_factory.mktemp(name), random) for name, make in MAKERS.items()]
     small = open_data("digits", split="all", train_size=23, test_size=11, image_size=15)
@@ -126,14 +126,14 @@ def test_four_threads_read_what_one_does(path: Path, tiny: TinyCifar, tmp_path: 
         spans = [(start, min(start + 3, len(source))) for start in range(0, len(source), 3)]
         serial = [source.read(*span) for span in spans]
         with ThreadPoolExecutor(4) as pool:
-            # Three rounds, in which the threads meet at the same row groups in another order.
+            # Three rounds, so that the threads request the same row groups in different orders.
             for step in (1, -1, 1):
                 found = pool.map(source.read, *zip(*spans[::step], strict=True))
                 for piece, expected in zip(found, serial[::step], strict=True):
                     assert torch.equal(piece, expected)
 
 
-def test_positions_that_there_are_not(path: Path) -> None:
+def test_positions_out_of_range(path: Path) -> None:
     source = open_data(path)
     total = len(source)
     assert source.read(total, total).shape == (0, 3, 32, 32)
@@ -144,23 +144,23 @@ def test_positions_that_there_are_not(path: Path) -> None:
                 method(*span)
 
 
-def test_splits_that_there_are_not() -> None:
+def test_unknown_splits() -> None:
     with pytest.raises(ValueError, match=r"split='val'; accepted: train, validation, test, all"):
         open_data("digits", split="val")
 
 
-def test_keys_of_a_subset_stay_those_of_the_split(seed: int) -> None:
+def test_keys_do_not_depend_on_the_subset(seed: int) -> None:
     whole, some = open_data("digits"), open_data("digits", train_size=31, seed=seed)
     keys = some.keys(0, 31)
     assert keys != [f"digits/train/{i}" for i in range(31)]
     for i, key in enumerate(keys):
-        place = int(key.removeprefix("digits/train/"))
-        assert torch.equal(some.read(i, i + 1), whole.read(place, place + 1))
+        number = int(key.removeprefix("digits/train/"))
+        assert torch.equal(some.read(i, i + 1), whole.read(number, number + 1))
 
 
-def test_what_is_resident(tmp_path: Path, tiny: TinyCifar) -> None:
+def test_resident_bytes(tmp_path: Path, tiny: TinyCifar) -> None:
     tiny.write_binary(tmp_path / "cifar-10-batches-bin")
-    # The training images hold the validation images too; the test set lies elsewhere.
+    # Training and validation images are in one array, the test images in another.
     sizes = {split: open_data("cifar10", tmp_path, split=split).resident_bytes for split in SPLITS}
     assert sizes == {"train": 100 * 3072, "validation": 100 * 3072, "test": 20 * 3072}
     assert open_data("cifar10", tmp_path, split="all").resident_bytes == 120 * 3072
@@ -199,7 +199,7 @@ def test_a_folders_fingerprint(zoo: Path, tmp_path: Path) -> None:
 
 def test_fingerprints_of_labels_alone(tmp_path: Path, tiny: TinyCifar) -> None:
     one = open_data("cifar10", tiny.write_binary(tmp_path / "cifar-10-batches-bin"), split="test")
-    # Two images of the test set change their labels with each other; keys and pixels stay.
+    # Two images of the test split swap their labels; keys and pixels stay the same.
     first, second = 0, int(np.flatnonzero(tiny.test_labels != tiny.test_labels[0])[0])
     tiny.test_labels[[first, second]] = tiny.test_labels[[second, first]]
     other = open_data("cifar10", tiny.write_binary(tmp_path / "cifar-10-batches-bin"), split="test")
@@ -224,44 +224,3 @@ def test_unreadable_images_are_found_one_by_one(zoo: Path) -> None:
                 source.read(i, i + 1)
         else:
             assert torch.equal(source.read(i, i + 1), expected)
-
-
-def test_row_groups_are_read_once_in_order(
-    tmp_path: Path, tiny: TinyCifar, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import pyarrow.parquet
-
-    tiny.write_parquet(tmp_path)
-    file = pyarrow.parquet.ParquetFile
-    parts = [file(tmp_path / f"cifar10_{part}.parquet").metadata for part in ("train", "test")]
-    sizes = [
-        [each.row_group(i).column(0).total_uncompressed_size for i in range(each.num_row_groups)]
-        for each in parts
-    ]
-    assert [len(each) for each in sizes] == [4, 1]
-    source = open_data("cifar10", tmp_path, split="all")
-    assert source.resident_bytes == sum(sorted(sizes[0])[-2:]) + sizes[1][0]
-    groups: list[int] = []
-    read = file.read_row_group
-    monkeypatch.setattr(
-        file, "read_row_group", lambda self, i, **k: groups.append(i) or read(self, i, **k)
-    )
-    train = open_data("cifar10", tmp_path, split="train")
-    assert groups == [0, 1, 2, 3]  # for the fingerprint
-    groups.clear()
-    for start in range(0, len(train), 2):
-        train.read(start, start + 2)
-    assert groups == [0, 1, 2, 3]
-
-
-def test_an_empty_cell_of_a_parquet_file(tmp_path: Path, tiny: TinyCifar) -> None:
-    from tiny_cifar10 import webp, write_parquet
-
-    tiny.write_parquet(tmp_path)
-    cells = [webp(image) for image in tiny.test_images]
-    cells[3] = None
-    write_parquet(tmp_path / "cifar10_test.parquet", cells, tiny.test_labels, [True] * 20)
-    source = open_data("cifar10", tmp_path, split="test")
-    assert np.array_equal(source.read(4, 20).numpy(), tiny.test_images[4:])
-    with pytest.raises(ValueError, match=r"cifar10_test.parquet, row 3: its image is None"):
-        source.read(3, 4)

@@ -1,4 +1,4 @@
-"""Tiny ImageNet: every form gives the same images under CIFAR-10's labels, and damage is named."""
+"""Tiny ImageNet: all formats give the same images with CIFAR-10's labels; damage is named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAPER = {
 
 @pytest.fixture
 def found(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
-    """Two validation and three training images a synset, and the loader told of that."""
+    """Two validation and three training images a synset, with the loader expecting that."""
     monkeypatch.setattr(tiny_imagenet, "IMAGES", {"train": 3, "val": 2})
     # One of the birds chosen is grey.
     counts = {"automobile": 2, "bird": 5, "cat": 2, "dog": 12, "frog": 4}
@@ -60,7 +60,7 @@ def check(images: ImageSet, found: list[Picture], *, synsets: str) -> None:
 
 
 @pytest.mark.parametrize("synsets", ["paper", "all"])
-def test_all_forms(found: list[Picture], tmp_path: Path, synsets: str) -> None:
+def test_all_formats(found: list[Picture], tmp_path: Path, synsets: str) -> None:
     base = write_folder(tmp_path / "folder", found)
     for name in ("archive", "parquet"):
         (tmp_path / name).mkdir()
@@ -106,7 +106,7 @@ def test_the_paper_needs_the_validation_images_only(found: list[Picture], tmp_pa
         load_ood("tiny_imagenet", tmp_path, synsets="all")
 
 
-def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for root in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError) as caught:
             load_ood("tiny_imagenet", root)
@@ -119,7 +119,7 @@ def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             assert accepted in str(caught.value)
     monkeypatch.delenv("SIGN_EXT_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"root is not given .* For tiny_imagenet accepted"):
+    with pytest.raises(FileNotFoundError, match=r"root is not given .* not set; accepted for tiny"):
         load_ood("tiny_imagenet")
 
 
@@ -136,15 +136,15 @@ def test_damaged_annotations(found: list[Picture], tmp_path: Path) -> None:
     text = table.read_text()
     lines = text.splitlines(keepends=True)
     first = lines[0].split("\t")[0]
-    for changed, words in (
+    for changed, message in (
         (replace(text, 4, "\t62", ""), r"line 4 is .*; accepted: file, synset"),
         (replace(text, 4, "\tn", "\tm"), r"line 4 is .*; accepted: file, synset"),
-        ("".join([*lines[:6], lines[0], *lines[6:]]), rf"line 7: {first} was on line 1 already"),
+        ("".join([*lines[:6], lines[0], *lines[6:]]), rf"line 7: {first} is already on line 1"),
         (text + "val_999.JPEG\tn01641577\t0\t1\t2\t3\n", rf"line {len(lines) + 1}: .*no val_999"),
         (text[:-8], rf"line {len(lines)} is "),
     ):
         table.write_text(changed)
-        with pytest.raises(ValueError, match=rf"val_annotations\.txt, {words}"):
+        with pytest.raises(ValueError, match=rf"val_annotations\.txt, {message}"):
             load_ood("tiny_imagenet", tmp_path)
     table.write_text("".join(lines[1:]))
     with pytest.raises(ValueError, match=rf"{first} has no line in .*val_annotations\.txt"):
@@ -166,19 +166,19 @@ def test_damaged_images_are_named(found: list[Picture], tmp_path: Path) -> None:
     file = base / "train" / "n02056570" / "images" / "n02056570_1.JPEG"
     whole = file.read_bytes()
     small = jpeg(np.zeros((64, 63, 3), dtype=np.uint8))
-    for data, words in (
+    for data, message in (
         (whole[:-500], "truncated"),
         (b"", "cannot identify"),
         (b"no image", "cannot identify"),
         (small, "it is 63×64 pixels, not 64×64"),
     ):
         file.write_bytes(data)
-        with pytest.raises(ValueError, match=rf"n02056570_1\.JPEG: .*{words}"):
+        with pytest.raises(ValueError, match=rf"n02056570_1\.JPEG: .*{message}"):
             load_ood("tiny_imagenet", tmp_path, synsets="all")
     file.write_bytes(whole)
     stray = file.with_name("n02058221_1.JPEG")
     file.rename(stray)
-    with pytest.raises(ValueError, match=rf"{stray.name} lies in the folder of n02056570"):
+    with pytest.raises(ValueError, match=rf"{stray.name} is in the folder of n02056570"):
         load_ood("tiny_imagenet", tmp_path, synsets="all")
     stray.unlink()
     with pytest.raises(ValueError, match="has 2 images of n02056570 in train; accepted: 3"):
@@ -208,7 +208,7 @@ def test_damaged_archives(found: list[Picture], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "words"),
+    ("name", "change", "message"),
     [
         ("wnid", lambda old: None, "it has no column 'wnid'"),
         ("split", lambda old: [*old[:4], "test", *old[5:]], "row 4: split is 'test'; accepted"),
@@ -223,10 +223,10 @@ def test_damaged_archives(found: list[Picture], tmp_path: Path) -> None:
         ("image", lambda old: [*old[:30], None, *old[31:]], "row 30: its image is None"),
     ],
 )
-def test_damaged_parquet(found: list[Picture], tmp_path: Path, name, change, words: str) -> None:
+def test_damaged_parquet(found: list[Picture], tmp_path: Path, name, change, message: str) -> None:
     file = write_parquet(tmp_path, found)
     change_column(file, name, change(column(file, name)))
-    with pytest.raises(ValueError, match=rf"tiny_imagenet_20_classes\.parquet.*{words}"):
+    with pytest.raises(ValueError, match=rf"tiny_imagenet_20_classes\.parquet.*{message}"):
         load_ood("tiny_imagenet", tmp_path, synsets="all")
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"20_classes\.parquet cannot be used as Tiny ImageNet"):

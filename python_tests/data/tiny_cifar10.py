@@ -1,4 +1,4 @@
-"""Tiny CIFAR-10 files in all three forms, written here from their specifications."""
+"""Tiny CIFAR-10 files in all three formats, written here from their specifications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ISIC-2017 in small, in the challenge's form and as Parquet, written from their descriptions."""
+"""A tiny ISIC-2017 in the challenge's format and as Parquet, written from their descriptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNTS = {"train": (20, 5, 3), "validation": (5, 1, 2), "test": (10, 3, 1)}
 
 @dataclass
 class Lesion:
-    """One photograph of a single colour, by which it can be told from the others."""
+    """One photograph of a single colour, which identifies it."""
 
     image_id: str
     melanoma: int
@@ -33,7 +33,7 @@ class Lesion:
 
 @dataclass
 class TinyIsic:
-    """The three parts, each in the order of its image ids."""
+    """The three splits, each in the order of its image ids."""
 
     parts: dict[str, list[Lesion]]
 
@@ -90,7 +90,7 @@ class TinyIsic:
 
 
 def change_column(file: Path, name: str, values: list[object] | None) -> None:
-    """Replace a column of a Parquet file; None takes it away."""
+    """Replace a column of a Parquet file; None removes it."""
     table = pyarrow.parquet.read_table(file)
     where = table.column_names.index(name)
     table = table.remove_column(where)

@@ -59,9 +59,9 @@ def test_equations_10_and_11_in_numpy(rng: np.random.Generator) -> None:
     p = (np.exp(x) / np.exp(x).sum(axis=2, keepdims=True)).mean(axis=0)
     hard = -np.log(p[np.arange(5), targets.numpy()]).mean()
     mixed = -(soft.numpy() * np.log(p)).sum(axis=1).mean()
-    for given, expected in ((targets, hard), (soft, mixed), (soft.float(), mixed)):
+    for labels, expected in ((targets, hard), (soft, mixed), (soft.float(), mixed)):
         torch.manual_seed(11)
-        assert float(aleatoric_loss(output, given, 13)) == pytest.approx(expected, rel=1e-6)
+        assert float(aleatoric_loss(output, labels, 13)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_drawn_logits_have_their_mean_and_spread(
@@ -151,7 +151,7 @@ def test_sign_moves_images_as_with_the_plain_model(torch_rng: torch.Generator) -
     assert torch.equal(found, iterative_sign(plain, images, 2, step_size=100.0))
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_wrong_arguments_are_refused() -> None:
     output = AleatoricOutput(torch.zeros(2, 3), torch.ones(2, 3))
     with pytest.raises(ValueError, match="samples=0"):
         sample_logits(output, 0)

@@ -1,4 +1,4 @@
-"""Models by name: interface, normalisation in front, errors that help."""
+"""Models by name: their interface, their normalisation, and error messages."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ def test_unknown_names_and_options() -> None:
         build_model("basiccnn")
     for name in MODEL_NAMES:
         assert name in str(caught.value)
-    with pytest.raises(ValueError, match="'resnet18' is no model; accepted: basic_cnn"):
+    with pytest.raises(ValueError, match="'resnet18' is not a model; accepted: basic_cnn"):
         model_options("resnet18")
-    with pytest.raises(ValueError, match=r"'droput' is no option of basic_cnn.*mean 'dropout'"):
+    with pytest.raises(ValueError, match=r"'droput' is not an option of basic_cnn.*mean 'dropout'"):
         build_model("basic_cnn", droput=0.1)
-    with pytest.raises(ValueError, match="'padding' is no option of mobilenet_v2"):
+    with pytest.raises(ValueError, match="'padding' is not an option of mobilenet_v2"):
         build_model("mobilenet_v2", padding="same")
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "words"),
+    ("name", "arguments", "message"),
     [
         ("basic_cnn", {"dropout": 1.0}, r"dropout=1\.0"),
         ("basic_cnn", {"dropout": -0.1}, "dropout=-0.1"),
@@ -92,8 +92,8 @@ def test_unknown_names_and_options() -> None:
         ("inception_resnet_v2", {}, r"at least 75×75 .*image_size=75"),
     ],
 )
-def test_values_out_of_range(name: str, arguments: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_values_out_of_range(name: str, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build_model(name, **arguments)
 
 

@@ -83,7 +83,7 @@ def test_tuned_choices_are_kept_and_obeyed(source, tmp_path, content_of, monkeyp
     def no_measuring(*arguments, **options):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("sign_ext.engine.fused.engine.measured_choices", no_measuring)
+    monkeypatch.setattr("sign_ext.engine.fused.engine.measure_choices", no_measuring)
     again = transform_to_store(make_sign(tune=True), source, tmp_path / "a", shard_size=8)
     assert again.made == 1
     assert content_of(tmp_path / "a") == before

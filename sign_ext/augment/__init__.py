@@ -1,12 +1,20 @@
-"""Ways to enlarge or vary a training set that the paper compares, behind one interface."""
+"""The augmentations that the paper compares, SIGN's among them, behind one interface.
 
-from sign_ext.augment.base import Augment, NoAugment
+May import sign_ext.data and the core (`sign` and below).
+"""
+
+from sign_ext.augment.base import Augment, Compose, NoAugment
 from sign_ext.augment.classical import Classical, classical_for
-from sign_ext.augment.compose import Compose
 from sign_ext.augment.mixup import Mixup
 from sign_ext.augment.operations import OPERATION_NAMES, Operation, operation_names
-from sign_ext.augment.policy import SUB_POLICIES, DeepAugment, Policy, SubPolicy
-from sign_ext.augment.policy_files import load_policies, save_policies
+from sign_ext.augment.policy import (
+    SUB_POLICIES,
+    DeepAugment,
+    Policy,
+    SubPolicy,
+    load_policies,
+    save_policies,
+)
 from sign_ext.augment.registry import AUGMENT_NAMES, build_augment
 from sign_ext.augment.sign import sign_training_set
 

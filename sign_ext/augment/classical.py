@@ -1,4 +1,4 @@
-"""Classical augmentation: flips, shifts and rotations, one resampling for the whole batch."""
+"""Classical augmentation: flips, shifts and rotations, in one resampling of the whole batch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class Classical:
-    """Random flips, shifts and rotations of each sample, as bilinear resampling on the device.
+    """Random flips, rotations and shifts of each sample, by bilinear resampling on the device.
 
-    The paper names the operations and not their magnitudes; the defaults here are the one place
-    that states them. A sample is flipped, then rotated about its centre, then shifted, and it is
-    interpolated once for all three. Positions outside the image take the value of the nearest
-    border pixel (Keras calls this fill "nearest").
+    The paper names the operations but not their magnitudes; the defaults here are ours. A sample is
+    flipped, then rotated about its centre, then shifted, and interpolated once for all three.
+    Positions outside the image take the value of the nearest border pixel (Keras's fill mode
+    "nearest").
 
     Args:
-        horizontal_flip: mirror left and right, with probability 1/2.
-        vertical_flip: mirror top and bottom, with probability 1/2.
-        max_shift: largest shift as a share of each side, in [0, 1]; uniform in ±max_shift for
+        horizontal_flip: swap left and right with probability 1/2.
+        vertical_flip: swap top and bottom with probability 1/2.
+        max_shift: largest shift as a fraction of each side, in [0, 1]; uniform in ±max_shift for
             each axis.
         max_rotation: largest rotation in degrees, in [0, 180]; uniform in ±max_rotation.
 
     Raises:
-        ValueError: a magnitude lies outside its range.
+        ValueError: a magnitude out of range.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -43,10 +43,10 @@ class Classical:
     max_rotation: float = 15.0
 
     def __post_init__(self) -> None:
-        """Check the magnitudes, so that a wrong one fails before training begins."""
+        """Check the magnitudes, so that a wrong one fails before training starts."""
         if not 0.0 <= self.max_shift <= 1.0:
             raise ValueError(
-                f"max_shift is a share of the image's side in [0, 1]; got {self.max_shift!r}. "
+                f"max_shift is a fraction of the image's side in [0, 1]; got {self.max_shift!r}. "
                 "For a shift of n pixels give n / side."
             )
         if not 0.0 <= self.max_rotation <= 180.0:
@@ -59,7 +59,7 @@ class Classical:
 
         Args:
             images: float32 (N, C, H, W), pixel units 0–255; never modified.
-            labels: (N,) or (N, classes), returned as they are.
+            labels: (N,) or (N, classes), returned unchanged.
             generator: on the CPU or on the images' device. The same generator state gives the same
                 parameters whichever device the images are on.
 
@@ -77,13 +77,13 @@ class Classical:
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the parameters of `count` samples on the generator's device.
 
-        Five uniform numbers a sample are drawn whatever the options are, so that switching one
-        option off leaves the draws of the others as they were.
+        Five uniform numbers a sample are drawn whatever the options, so that switching one option
+        off does not change the draws of the others.
 
         Returns:
             flips (N, 2), −1 where the sample is mirrored along x or y and 1 elsewhere;
-            angles (N,) in radians, positive turning the picture clockwise as displayed;
-            shifts (N, 2) along x (to the right) and y (down), as shares of the width and height.
+            angles (N,) in radians, positive for clockwise rotation as displayed;
+            shifts (N, 2) along x (to the right) and y (down), as fractions of width and height.
         """
         uniform = torch.rand(count, 5, generator=generator, device=generator.device)
         allowed = torch.tensor([self.horizontal_flip, self.vertical_flip], device=generator.device)
@@ -94,12 +94,12 @@ class Classical:
 
 
 def classical_for(data: str) -> Classical:
-    """Return the classical augmentation that suits a data set: digits are never mirrored.
+    """Return the classical augmentation for a data set: digits are not flipped.
 
-    A mirrored digit is another symbol or none, whatever its label says.
+    A mirrored digit is another symbol, or none, so its label would be wrong.
 
     Args:
-        data: a name or folder for `load_data`; the names of digits begin with "digits".
+        data: a name or path for `load_data`; the names of the digits begin with "digits".
 
     Example:
         >>> classical_for("cifar10").horizontal_flip, classical_for("digits").horizontal_flip
@@ -112,17 +112,17 @@ def classical_for(data: str) -> Classical:
 def affine_matrices(
     flips: Tensor, angles: Tensor, shifts: Tensor, *, height: int, width: int
 ) -> Tensor:
-    """Build the matrices that take an output position to the input position it is read from.
+    """Build the matrices that map an output position to the input position it is read from.
 
     With centred pixel coordinates, out = R·F·in + t (flip F, rotation R, shift t), hence
-    in = F·Rᵀ·(out − t). F.affine_grid wants this in coordinates that run from −1 to 1 across each
-    side, in = S⁻¹·F·Rᵀ·S·out − S⁻¹·F·Rᵀ·t with S = diag(width/2, height/2): without S a rotation
-    of an image that is not square would shear it.
+    in = F·Rᵀ·(out − t). F.affine_grid uses coordinates from −1 to 1 across each side, so
+    in = S⁻¹·F·Rᵀ·S·out − S⁻¹·F·Rᵀ·t with S = diag(width/2, height/2): without S the rotation of a
+    non-square image would also shear it.
 
     Args:
         flips: (N, 2), ±1 for x and y.
         angles: (N,), radians.
-        shifts: (N, 2), shares of width and height.
+        shifts: (N, 2), fractions of width and height.
         height: of the images, in pixels.
         width: of the images, in pixels.
 
@@ -131,7 +131,7 @@ def affine_matrices(
     """
     cos, sin = torch.cos(angles), torch.sin(angles)
     flip_x, flip_y = flips[:, 0], flips[:, 1]
-    # F·Rᵀ conjugated by S: only the off-diagonal entries see the aspect ratio.
+    # F·Rᵀ conjugated by S: the aspect ratio enters the off-diagonal entries only.
     xx, xy = flip_x * cos, flip_x * sin * (height / width)
     yx, yy = -flip_y * sin * (width / height), flip_y * cos
     x, y = 2.0 * shifts[:, 0], 2.0 * shifts[:, 1]  # S⁻¹·t: a full side is 2 units long
@@ -140,7 +140,7 @@ def affine_matrices(
 
 
 def resample(images: Tensor, theta: Tensor) -> Tensor:
-    """Resample a batch by one affine matrix a sample, bilinearly, with the border repeated.
+    """Resample a batch by one affine matrix a sample, bilinearly, repeating border pixels.
 
     Args:
         images: float (N, C, H, W).

@@ -1,4 +1,4 @@
-"""mixup: each image and its label blended with those of its neighbour in the batch."""
+"""mixup: each image and its label are blended with those of its neighbour in the batch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class Mixup:
-    """Blend every image and label with another of the batch (the paper's reference [33]).
+    """Blend each image and label with another of the batch (the paper's reference [33]).
 
     λ ~ Beta(α, α), one a batch; image i becomes λ·p_i + (1 − λ)·p_{i−1}, and so does its one-hot
-    label. Batches are shuffled anew each epoch, so the neighbour is a random partner. This is
+    label. Batches are shuffled each epoch, so the neighbour is a random partner. This is
     torchvision's `v2.MixUp`, with its randomness taken from the given generator.
 
     Args:
-        num_classes: of the one-hot labels.
+        num_classes: length of the one-hot labels.
         alpha: α of the Beta distribution, above 0; 1 makes λ uniform. The paper states none.
 
     Raises:
@@ -39,18 +39,18 @@ class Mixup:
     mixes_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check both values, so that a wrong one fails before training begins."""
-        whole = isinstance(self.num_classes, int) and not isinstance(self.num_classes, bool)
-        if not whole or self.num_classes < 1:
+        """Check both values, so that a wrong one fails before training starts."""
+        is_integer = isinstance(self.num_classes, int) and not isinstance(self.num_classes, bool)
+        if not is_integer or self.num_classes < 1:
             raise ValueError(
                 f"num_classes must be an integer of at least 1; got {self.num_classes!r}. "
-                "Give the number of the data set's class_names."
+                "Give the number of the data set's classes."
             )
-        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
-        if not number or not math.isfinite(self.alpha) or self.alpha <= 0:
+        is_number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if not is_number or not math.isfinite(self.alpha) or self.alpha <= 0:
             raise ValueError(
                 f"alpha must be a finite number above 0; got {self.alpha!r}. 1 makes λ uniform, "
-                "smaller values blend less; for no blending leave mixup out."
+                "smaller values blend less; to blend nothing, leave mixup out."
             )
 
     def __call__(
@@ -61,7 +61,7 @@ class Mixup:
         Args:
             images: float32 (N, C, H, W), pixel units 0–255; never modified.
             labels: int64 (N,), or float32 (N, num_classes).
-            generator: one number is drawn from it. torch's global generators stay as they are.
+            generator: one number is drawn from it. torch's global generators are not changed.
 
         Returns:
             A new float32 (N, C, H, W) tensor, and float32 (N, num_classes) targets.
@@ -70,7 +70,8 @@ class Mixup:
 
         seed = torch.randint(2**31, (), generator=generator, device=generator.device)
         with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would seed the CUDA generators too, which are not put back here.
+            # torch.manual_seed would also seed the CUDA generators, which fork_rng(devices=[]) does
+            # not restore.
             torch.default_generator.manual_seed(int(seed))
             mix = v2.MixUp(alpha=float(self.alpha), num_classes=self.num_classes)
             mixed, targets = mix(images, labels)

@@ -1,7 +1,7 @@
-"""The operations that DeepAugment's policies are made from, batched, on float32 pixels.
+"""The operations of DeepAugment's policies, on batches of float32 pixels.
 
-SIGN's images are not whole numbers and leave 0–255, so nothing here rounds or clips: torchvision's
-colour functions clamp floats to [0, 1], which is why those few are written out.
+SIGN's images are not integers and may leave 0–255, so nothing here rounds or clips. torchvision's
+colour functions clamp floats to [0, 1], which is why they are implemented here.
 """
 
 from __future__ import annotations
@@ -18,36 +18,37 @@ from sign_ext.augment.classical import affine_matrices, resample
 
 UNIFORMS = 3  # uniform numbers that an operation gets for each image
 
+# (images, amount, uniform, generator) → images, as in Spec.
 Function = Callable[[Tensor, float, Tensor, Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What stands behind an operation's name.
+class Spec:
+    """What an operation's name stands for.
 
     Attributes:
         function: called with images (N, 3, H, W), an amount, uniform numbers (N, UNIFORMS) on the
             images' device, and the generator for what needs more numbers.
-        most: the amount at magnitude 1; it is proportional to the magnitude.
-        meaning: what the amount says.
+        largest: the amount at magnitude 1; the amount is proportional to the magnitude.
+        meaning: what the amount is, with its unit.
     """
 
     function: Function
-    most: float
+    largest: float
     meaning: str
 
 
 def _signed(amount: float, uniform: Tensor) -> Tensor:
-    """Give the amount a random sign for each image: (N,)."""
+    """Return the amount with a random sign for each image: (N,)."""
     return torch.where(uniform[:, 0] < 0.5, -amount, amount)
 
 
 def _column(values: Tensor) -> Tensor:
-    """Shape (N,) for arithmetic with images."""
+    """Reshape (N,) to broadcast over images."""
     return values.view(-1, 1, 1, 1)
 
 
-def _map_linearly(images: Tensor, xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
+def _resample_linear(images: Tensor, xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
     """Read each output position, in pixels from the centre, at (xx·x + xy·y, yx·x + yy·y)."""
     aspect = images.shape[2] / images.shape[3]  # grid_sample's units are half sides, not pixels
     zero = torch.zeros_like(xx)
@@ -58,17 +59,17 @@ def _map_linearly(images: Tensor, xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor
 def _shear_x(images: Tensor, amount: float, uniform: Tensor, generator: Generator) -> Tensor:
     shear = _signed(amount, uniform)
     one, zero = torch.ones_like(shear), torch.zeros_like(shear)
-    return _map_linearly(images, one, shear, zero, one)
+    return _resample_linear(images, one, shear, zero, one)
 
 
 def _shear_y(images: Tensor, amount: float, uniform: Tensor, generator: Generator) -> Tensor:
     shear = _signed(amount, uniform)
     one, zero = torch.ones_like(shear), torch.zeros_like(shear)
-    return _map_linearly(images, one, zero, shear, one)
+    return _resample_linear(images, one, zero, shear, one)
 
 
 def _move(images: Tensor, angles: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Rotate by angles in radians, then shift by shares of the sides."""
+    """Rotate by angles in radians, then shift by fractions of the sides."""
     height, width = images.shape[2:]
     unflipped = torch.ones(len(images), 2, device=images.device)
     shifts = torch.stack([x, y], dim=1)
@@ -91,10 +92,10 @@ def _rotate(images: Tensor, amount: float, uniform: Tensor, generator: Generator
 
 
 def _zoom(images: Tensor, amount: float, uniform: Tensor, generator: Generator) -> Tensor:
-    """Cut a window of 1 − amount of each side out at a random place, and enlarge it."""
+    """Cut out a window of 1 − amount of each side at a random position, and enlarge it."""
     side = torch.full_like(uniform[:, 0], 1.0 - amount)
     zero = torch.zeros_like(side)
-    # A side is 2 units long in grid_sample's units, so the window's centre is free in ±amount.
+    # A side is 2 units long for grid_sample, so the window's centre can lie anywhere in ±amount.
     x, y = ((2.0 * uniform[:, 1:] - 1.0) * amount).unbind(dim=1)
     return resample(images, torch.stack([side, zero, x, zero, side, y], dim=1).view(-1, 2, 3))
 
@@ -145,14 +146,14 @@ def _posterize(images: Tensor, amount: float, uniform: Tensor, generator: Genera
 
 
 def _solarize(images: Tensor, amount: float, uniform: Tensor, generator: Generator) -> Tensor:
-    """Fold what lies above a threshold down; it is taken from the image's own range."""
+    """Mirror values above a threshold at it; the amount sets it within the image's own range."""
     low, high = images.amin(dim=(1, 2, 3)), images.amax(dim=(1, 2, 3))
     threshold = _column(high - amount * (high - low))
     return torch.where(images > threshold, 2.0 * threshold - images, images)
 
 
 def _cutout(images: Tensor, amount: float, uniform: Tensor, generator: Generator) -> Tensor:
-    """Fill a square at a random place with the mean of the image's channel."""
+    """Fill a square at a random position with the mean of each channel."""
     height, width = images.shape[2:]
     half = amount * min(height, width) / 2
     rows = torch.arange(height, device=images.device) + 0.5 - uniform[:, 1:2] * height
@@ -167,35 +168,36 @@ def _noise(images: Tensor, amount: float, uniform: Tensor, generator: Generator)
     return images + amount * drawn.to(images.device, images.dtype)
 
 
-# The magnitudes' table. Ranges are AutoAugment's where it has the operation; "±" is a random sign
-# for each image. Flips have a probability in place of an amount, as in the DeepAugment package.
-OPERATIONS: dict[str, Kind] = {
-    "shear_x": Kind(_shear_x, 0.3, "± columns moved for each row from the centre"),
-    "shear_y": Kind(_shear_y, 0.3, "± rows moved for each column from the centre"),
-    "translate_x": Kind(_translate_x, 0.45, "± share of the width"),
-    "translate_y": Kind(_translate_y, 0.45, "± share of the height"),
-    "rotate": Kind(_rotate, 30.0, "± degrees about the centre"),
-    "zoom": Kind(_zoom, 0.5, "share of each side that is cut away; the place is random"),
-    "horizontal_flip": Kind(_horizontal_flip, 1.0, "probability that left and right are swapped"),
-    "vertical_flip": Kind(_vertical_flip, 1.0, "probability that top and bottom are swapped"),
-    "brightness": Kind(_brightness, 40.0, "± grey levels added"),
-    "contrast": Kind(_contrast, 0.9, "± share added to the distance from the mean grey"),
-    "saturation": Kind(_saturation, 0.9, "± share added to the distance from the grey image"),
-    "sharpness": Kind(_sharpness, 0.9, "± share added to the distance from the blurred image"),
-    "posterize": Kind(_posterize, 64.0, "grey levels between the values that are left"),
-    "solarize": Kind(_solarize, 0.5, "share of the image's range, from the top, that is folded"),
-    "cutout": Kind(_cutout, 0.5, "side of the filled square, as a share of the shorter side"),
-    "noise": Kind(_noise, 30.0, "standard deviation of Gaussian noise, in grey levels"),
+# What each operation does at magnitude 1. The ranges are AutoAugment's where it has the operation;
+# "±" is a random sign for each image. The amount of a flip is its probability, as in the package
+# DeepAugment.
+OPERATIONS: dict[str, Spec] = {
+    "shear_x": Spec(_shear_x, 0.3, "± columns shifted for each row from the centre"),
+    "shear_y": Spec(_shear_y, 0.3, "± rows shifted for each column from the centre"),
+    "translate_x": Spec(_translate_x, 0.45, "± fraction of the width"),
+    "translate_y": Spec(_translate_y, 0.45, "± fraction of the height"),
+    "rotate": Spec(_rotate, 30.0, "± degrees about the centre"),
+    "zoom": Spec(_zoom, 0.5, "fraction of each side that is cut off, at a random position"),
+    "horizontal_flip": Spec(_horizontal_flip, 1.0, "probability that left and right are swapped"),
+    "vertical_flip": Spec(_vertical_flip, 1.0, "probability that top and bottom are swapped"),
+    "brightness": Spec(_brightness, 40.0, "± grey levels added"),
+    "contrast": Spec(_contrast, 0.9, "± fraction added to the distance from the mean grey"),
+    "saturation": Spec(_saturation, 0.9, "± fraction added to the distance from the grey image"),
+    "sharpness": Spec(_sharpness, 0.9, "± fraction added to the distance from the blurred image"),
+    "posterize": Spec(_posterize, 64.0, "step in grey levels between the remaining values"),
+    "solarize": Spec(_solarize, 0.5, "fraction of the image's range, from the top, mirrored down"),
+    "cutout": Spec(_cutout, 0.5, "side of the filled square, as a fraction of the shorter side"),
+    "noise": Spec(_noise, 30.0, "standard deviation of Gaussian noise, in grey levels"),
 }
 FLIPS = ("horizontal_flip", "vertical_flip")
 OPERATION_NAMES: tuple[str, ...] = tuple(OPERATIONS)
 
 
 def operation_names(*, flips: bool = True) -> tuple[str, ...]:
-    """Name the operations that a search may use.
+    """Return the names of the operations that a search may use.
 
     Args:
-        flips: False leaves both flips out, for images whose mirror image means something else.
+        flips: False leaves both flips out, for images whose label a flip would change.
 
     Example:
         >>> len(operation_names()), len(operation_names(flips=False))
@@ -209,8 +211,8 @@ class Operation:
     """One operation with its magnitude.
 
     Args:
-        name: one of OPERATION_NAMES; the table OPERATIONS says what each does at magnitude 1.
-        magnitude: in [0, 1]; at 0 every operation returns the images as they are.
+        name: one of OPERATION_NAMES; OPERATIONS says what each does at magnitude 1.
+        magnitude: in [0, 1]; at 0 every operation returns the images unchanged.
 
     Raises:
         ValueError: an unknown name, or a magnitude out of range.
@@ -232,8 +234,8 @@ class Operation:
                 f"name is {self.name!r}; accepted: {', '.join(OPERATION_NAMES)}."
                 + (f" Did you mean {close[0]!r}?" if close else "")
             )
-        number = isinstance(self.magnitude, int | float) and not isinstance(self.magnitude, bool)
-        if not number or not 0.0 <= self.magnitude <= 1.0:
+        is_number = isinstance(self.magnitude, int | float) and not isinstance(self.magnitude, bool)
+        if not is_number or not 0.0 <= self.magnitude <= 1.0:
             raise ValueError(f"magnitude is {self.magnitude!r}; accepted: a number in [0, 1].")
         object.__setattr__(self, "magnitude", float(self.magnitude))
 
@@ -242,13 +244,14 @@ class Operation:
 
         Args:
             images: float32 (N, 3, H, W), pixel units 0–255 or beyond; never modified.
-            uniform: float32 (N, UNIFORMS) in [0, 1), on the images' device: signs and places.
-            generator: for noise only.
+            uniform: float32 (N, UNIFORMS) in [0, 1), on the images' device: the source of signs,
+                positions and decisions.
+            generator: used by noise only.
 
         Returns:
             float32 (N, 3, H, W); at magnitude 0 `images` itself.
         """
         if self.magnitude == 0.0:
             return images
-        kind = OPERATIONS[self.name]
-        return kind.function(images, self.magnitude * kind.most, uniform, generator)
+        spec = OPERATIONS[self.name]
+        return spec.function(images, self.magnitude * spec.largest, uniform, generator)

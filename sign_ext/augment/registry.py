@@ -1,4 +1,4 @@
-"""Augmentations by name, for configurations and the command line."""
+"""Augmentations by name, for configuration files and the command line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 from sign_ext.augment.base import Augment, NoAugment
 from sign_ext.augment.classical import Classical
 from sign_ext.augment.mixup import Mixup
-from sign_ext.augment.policy import DeepAugment
-from sign_ext.augment.policy_files import load_policies
+from sign_ext.augment.policy import DeepAugment, load_policies
 
 _BUILDERS: dict[str, Callable[..., Augment]] = {
     "none": NoAugment,
@@ -37,21 +36,21 @@ def build_augment(name: str, **options: Any) -> Augment:
         The augmentation.
 
     Raises:
-        ValueError: an unknown name or option (the message gives the closest one and all there
-            are), an option that is missing, or a value out of range.
+        ValueError: an unknown name or option (the message lists all, and the most similar one), a
+            missing option, or a value out of range.
 
     Example:
         >>> build_augment("classical", max_rotation=5.0)
         Classical(horizontal_flip=True, vertical_flip=True, max_shift=0.1, max_rotation=5.0)
     """
     if name not in _BUILDERS:
-        raise ValueError(_unknown("augmentation", name, AUGMENT_NAMES))
+        raise ValueError(_unknown("an augmentation", name, AUGMENT_NAMES))
     builder = _BUILDERS[name]
     fields = dataclasses.fields(builder)  # type: ignore[arg-type]
     accepted = tuple(field.name for field in fields)
     for option in options:
         if option not in accepted:
-            raise ValueError(_unknown(f"option of augmentation {name!r}", option, accepted))
+            raise ValueError(_unknown(f"an option of {name}", option, accepted))
     for field in fields:
         if field.default is dataclasses.MISSING and field.name not in options:
             raise ValueError(
@@ -63,8 +62,8 @@ def build_augment(name: str, **options: Any) -> Augment:
     return builder(**options)
 
 
-def _unknown(what: str, given: str, accepted: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(str(given), accepted, n=1)
+def _unknown(kind: str, name: str, accepted: tuple[str, ...]) -> str:
+    """Return an error message about an unknown name, with the most similar one."""
+    close = difflib.get_close_matches(str(name), accepted, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    there_are = f"There are: {', '.join(accepted)}." if accepted else "It has none."
-    return f"Unknown {what}: {given!r}.{hint} {there_are}"
+    return f"{name!r} is not {kind}; accepted: {', '.join(accepted) or 'no options'}.{hint}"

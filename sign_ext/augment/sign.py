@@ -1,4 +1,4 @@
-"""SIGN as augmentation: the training set together with its own transformed versions."""
+"""SIGN as an augmentation: the training set together with its transformed versions."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ def sign_training_set(
     mode: Mode = "add",
     random_k: torch.Generator | None = None,
 ) -> ImageSet:
-    """Join a training set with its transformed versions p*_K, labels repeated.
+    """Concatenate a training set and its transformed versions p*_K, with labels repeated.
 
     The paper (Section 3) augments the training set "with two different versions", K = 50 and 100:
-    that is mode="add" with two snapshots, three times as many images. Transformed images leave
-    0–255 and are not whole numbers, so the result is float32 and never rounded to uint8.
+    that is mode="add" with two snapshots, three times as many images. Transformed images may leave
+    0–255 and are not integers, so the result is float32 and never rounded to uint8.
 
     Args:
         originals: uint8 or float32 images (N, C, H, W), 0–255.
         snapshots: K → float32 (N, C, H, W) in the originals' order, on any device, as
             `iterative_sign(..., snapshots=(50, 100))` returns them.
-        mode: "add" keeps the originals first; "replace" leaves them out.
-        random_k: a CPU generator to draw one K for each image from, uniformly from the snapshots,
-            so that each image has one transformed version; None takes all of them.
+        mode: "add" puts the originals first; "replace" leaves them out.
+        random_k: a CPU generator that draws one K for each image, uniformly from the snapshots, so
+            that each image has one transformed version; None takes all of them.
 
     Returns:
-        A float32 ImageSet: the originals (mode "add"), then each snapshot by rising K, or with
-        random_k one transformed version of each image, in the originals' order.
+        A float32 ImageSet: the originals (mode "add"), then the snapshots in increasing order of
+        K, or with random_k one transformed version of each image, in the originals' order.
 
     Raises:
         TypeError: a snapshot is not a float32 tensor.
-        ValueError: an unknown mode, no snapshot, a K below 1, a shape other than the originals',
+        ValueError: an unknown mode, no snapshots, a K below 1, a shape other than the originals',
             or a value that is not finite.
 
     Example:
@@ -62,7 +62,7 @@ def sign_training_set(
     steps = sorted(snapshots)
     count, kept = len(originals), 1 if mode == "add" else 0
     copies = kept + (len(steps) if random_k is None else 1)
-    # Filled part by part: a CIFAR-10-sized result is 1.8 GB, and no second copy of it is made.
+    # Filled in place: for CIFAR-10 the result is 1.8 GB, and torch.cat would need a second copy.
     joined = torch.empty((copies, *originals.images.shape), dtype=torch.float32)
     if kept:
         joined[0].copy_(originals.images)
@@ -72,8 +72,8 @@ def sign_training_set(
     else:
         drawn = torch.randint(len(steps), (count,), generator=random_k)
         for i, k in enumerate(steps):
-            where = (drawn == i).nonzero()[:, 0]
-            joined[kept, where] = snapshots[k][where.to(snapshots[k].device)].cpu()
+            chosen = (drawn == i).nonzero()[:, 0]
+            joined[kept, chosen] = snapshots[k][chosen.to(snapshots[k].device)].cpu()
     listed = ("," if random_k is None else "|").join(map(str, steps))
     name = f"{originals.name}{'+' if mode == 'add' else '→'}sign({listed})"
     labels = originals.labels.repeat(copies)
@@ -81,22 +81,22 @@ def sign_training_set(
 
 
 def _check_snapshot(k: int, images: Tensor, originals: ImageSet) -> None:
-    """Raise unless `images` is a float32, finite version of the originals."""
+    """Raise unless `images` are a finite float32 version of the originals."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"snapshots' keys are step counts K, integers from 1 up; got {k!r}.")
+        raise ValueError(f"snapshots' keys are step counts K, integers of 1 or more; got {k!r}.")
     if not isinstance(images, Tensor) or images.dtype != torch.float32:
-        given = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(
-            f"snapshots[{k}] must be a float32 tensor, as iterative_sign returns; got {given}."
+            f"snapshots[{k}] must be a float32 tensor, as iterative_sign returns; got {got}."
         )
     if images.shape != originals.images.shape:
         raise ValueError(
             f"snapshots[{k}] has shape {tuple(images.shape)}, the originals "
-            f"{tuple(originals.images.shape)}: give the transformed version of exactly these "
-            "images, in their order."
+            f"{tuple(originals.images.shape)}: give the transformed versions of exactly these "
+            "images, in the same order."
         )
     if not bool(torch.isfinite(images).all()):
         raise ValueError(
-            f"snapshots[{k}] holds NaN or Inf: the transform diverged. Use a smaller step_size "
+            f"snapshots[{k}] contains NaN or Inf: the transform diverged. Use a smaller step_size "
             "(SignTransform.calibrate proposes one)."
         )

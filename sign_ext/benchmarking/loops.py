@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sign_ext.precision import arithmetic
+from sign_ext.eval_state import arithmetic
 from sign_ext.source_layer import Phi, SourceLayer
 
 Run = Callable[[Tensor], Tensor]

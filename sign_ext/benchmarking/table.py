@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.compiler.ir.program import bytes_in_words
-from sign_ext.formatting import duration
+from sign_ext.formatting import bytes_in_words, duration
 
 COMPILED = ("fused", "onchip")  # the backends that `auto` prefers
 MUCH = 1.1  # times as fast, and a difference is worth a sentence

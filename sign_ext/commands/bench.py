@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, command_line, option
+from sign_ext.commands.options import CommonOptions, command_line, option, sign_option
 from sign_ext.commands.shared import (
     check_folder,
     check_name,
@@ -75,24 +75,16 @@ class Options(CommonOptions):
         type=PositiveFloat,
         help="What the network's images span: 255 for pixel units, 1 for 0 to 1.",
     )
-    layer: str | None = option(
-        None,
-        help="Module whose output is Φ. Default: the input of the final classifier layer.",
-        metavar="NAME",
-    )
+    layer: str | None = sign_option("layer", metavar="NAME")
     images: int | None = option(
         None,
         type=PositiveInt,
         help="Images a call, all worked on at once. Default: 128 on a CPU, on a GPU "
         "what fills it (4,224 of 32×32 on an H200); fewer where they are large.",
     )
-    steps: int = option(10, type=PositiveInt, help="K of a timed call.")
+    steps: int = sign_option("steps", default=10, type=PositiveInt, help="K of a timed call.")
     rounds: int = option(5, type=PositiveInt, help="Turns that each contender gets.")
-    precision: str = option(
-        "float32",
-        type=Literal["float32", "tf32", "bfloat16"],
-        help="Arithmetic of every contender.",
-    )
+    precision: str = sign_option("precision", help="Arithmetic of every contender.")
     backends: tuple[str, ...] | None = option(
         None, nargs="+", metavar="NAME", help="Those of sign_ext to time. Default: all."
     )
@@ -250,7 +242,7 @@ def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, 
         "auto": auto.to_dict(),
         "cost": cost and cost.to_dict(),
         "cost_with_the_fastest": fastest and fastest.to_dict(),
-        "machine": environment.facts(task.images.device),
+        "machine": environment.machine_details(task.images.device),
         "versions": versions(),
         "commit": commit() or None,
         "command": command_line("bench", options),

@@ -15,12 +15,11 @@ from typing import Literal
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.options import option
+from sign_ext.commands.options import option, sign_option
 from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,
     checkpoint_data,
-    part_of,
     read_checkpoint,
     resolve_device,
 )
@@ -43,14 +42,14 @@ class Options(SignOptions, CheckpointOptions):
     images: int = option(
         64, type=PositiveInt, help="How many images of it to use (the time is proportional)."
     )
-    steps: int = option(100, type=PositiveInt, help="K: how often δ is added.")
+    steps: int = sign_option("steps", default=100, type=PositiveInt)
     step_sizes: tuple[float, ...] | None = option(
         None, type=PositiveFloat, nargs="+", metavar="STEP", help="Step sizes. Default: a grid."
     )
     target_share: float = option(
         0.02,
         type=PositiveFloat,
-        help="SubsetSpec rms change after K steps, as a share of the pixel range (0–255).",
+        help="Wanted rms change after K steps, as a share of the pixel range (0–255).",
     )
 
 
@@ -62,7 +61,7 @@ def run(options: Options) -> None:
     device = resolve_device(options.device)
     model, config = read_checkpoint(options.checkpoint, device)
     splits, _ = checkpoint_data(options, config)
-    part = part_of(splits, options.split)
+    part = splits.part(options.split)
     count = min(options.images, len(part))
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
     transform = SignTransform(model, **options.sign_settings())

@@ -17,7 +17,7 @@ import dataclasses
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.options import CommonOptions, command_line, option
+from sign_ext.commands.options import CommonOptions, command_line, option, sign_option
 from sign_ext.commands.processes import require_one_process
 from sign_ext.commands.shared import (
     DATA_HELP,
@@ -56,11 +56,19 @@ class Options(CommonOptions):
     batch_size: int | None = option(
         None, type=PositiveInt, help="Images a gradient step. Default: digits 32, else 128."
     )
-    snapshots: tuple[int, ...] = option(
-        (50, 100), type=PositiveInt, nargs="+", metavar="K", help="Steps of SIGN, one a version."
+    snapshots: tuple[int, ...] = sign_option(
+        "snapshots",
+        default=(50, 100),
+        type=PositiveInt,
+        nargs="+",
+        metavar="K",
+        help="Steps of SIGN, one a version.",
     )
-    step_size: float | None = option(
-        None, type=PositiveFloat, help="Factor of δ. Default: calibrated on validation images."
+    step_size: float | None = sign_option(
+        "step_size",
+        default=None,
+        type=PositiveFloat,
+        help="Factor of δ. Default: calibrated on validation images.",
     )
     draws: int | None = option(
         None, type=PositiveInt, help="How often pixels and noise are drawn. Default: 10."

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 from jsonargparse.typing import NonNegativeInt
+
+from sign_ext.settings import OPTIONS
 
 
 def option(
@@ -43,6 +45,20 @@ def option(
     spec = {"help": help, "type": type, "nargs": nargs, "metavar": metavar}
     metadata = {"option": spec, "positional": positional}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def sign_option(name: str, **changes: Any) -> Any:
+    """Declare an option of SIGN, with its default, help text and accepted values of `settings`.
+
+    Args:
+        name: The option's name in `sign_ext.settings.Settings`.
+        **changes: What this command declares otherwise, arguments of `option`.
+    """
+    spec = OPTIONS[name]
+    declared: dict[str, Any] = {"default": spec.default, "help": spec.help}
+    if spec.accepted:
+        declared["type"] = Literal[spec.accepted]
+    return option(**{**declared, **changes})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

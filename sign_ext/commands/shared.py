@@ -7,18 +7,18 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.options import CommonOptions, option, sign_option
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sign_ext.data import ImageSet, ImageSource, Splits
+    from sign_ext.data import ImageSource, Splits
 
 
 DATA_HELP = (
@@ -48,37 +48,15 @@ class CheckpointOptions(CommonOptions):
 class SignOptions:
     """The options of Algorithm 1 that are not its step size; names as in `iterative_sign`."""
 
-    momentum: float = option(
-        0.0, type=float, help="μ of v ← μv + δ, p ← p + step·v; 0 is the paper's Algorithm 1."
+    momentum: float = sign_option("momentum", type=float)
+    linearize_at: str = sign_option("linearize_at")
+    layer: str | None = sign_option("layer", metavar="NAME")
+    clamp: tuple[float, ...] | None = sign_option(
+        "clamp", type=float, nargs=2, metavar=("LO", "HI")
     )
-    linearize_at: str = option(
-        "iterate",
-        type=Literal["iterate", "input"],
-        help="Where δ is taken: at each iterate, or once at the original image.",
-    )
-    layer: str | None = option(
-        None,
-        help="Module whose output is Φ. Default: the input of the final classifier layer.",
-        metavar="NAME",
-    )
-    clamp: tuple[float, ...] | None = option(
-        None,
-        type=float,
-        nargs=2,
-        metavar=("LO", "HI"),
-        help="Keep pixels in this range (grey levels; -inf or inf: no bound). Default: no clamp.",
-    )
-    batch_size: int | None = option(
-        None,
-        type=PositiveInt,
-        help="Images worked on at once; does not change the result. Default: 128 on a CPU, on a "
-        "GPU what fills it and fits by the memory plan.",
-    )
-    backend: str = option(
-        "auto",
-        help="auto, onchip, fused, graphed or autograd; `sign-ext info` says which can run here.",
-    )
-    precision: str = option("float32", help="Arithmetic of the network: float32, tf32 or bfloat16.")
+    batch_size: int | None = sign_option("batch_size", type=PositiveInt)
+    backend: str = sign_option("backend")
+    precision: str = sign_option("precision")
 
     def sign_settings(self) -> dict[str, Any]:
         """Return these options as keyword arguments of `SignTransform`."""
@@ -257,16 +235,6 @@ def _check_classes(
             f"{name} has {len(there)} classes, the network in {options.checkpoint} {classes}: use "
             "the data set it was trained on, or train another network"
         )
-
-
-def part_of(splits: Splits, name: str) -> ImageSet:
-    """Return the split called train, validation or test."""
-    part: ImageSet = {
-        "train": splits.train,
-        "validation": splits.validation,
-        "test": splits.test,
-    }[name]
-    return part
 
 
 # A network by name: one of sign_ext's, or what a user's function returns, as MODULE:FUNCTION.

@@ -25,7 +25,7 @@ from jsonargparse.typing import PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import option
+from sign_ext.commands.options import option, sign_option
 from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,
@@ -53,17 +53,11 @@ class Options(SignOptions, CheckpointOptions):
     """Options of `sign-ext transform`."""
 
     out: str = option(help="Folder of the store.", metavar="STORE")
-    steps: int = option(50, type=PositiveInt, help="K: how often δ is added.")
-    snapshots: tuple[int, ...] | None = option(
-        None,
-        type=PositiveInt,
-        nargs="+",
-        metavar="K",
-        help="Keep the images after each of these step counts. Default: only after --steps.",
+    steps: int = sign_option("steps", type=PositiveInt)
+    snapshots: tuple[int, ...] | None = sign_option(
+        "snapshots", type=PositiveInt, nargs="+", metavar="K"
     )
-    step_size: float = option(
-        1.0, type=float, help="Factor of δ; `sign-ext calibrate` proposes one."
-    )
+    step_size: float = sign_option("step_size", type=float)
     split: str = option(
         "train",
         type=Literal["train", "validation", "test", "all"],

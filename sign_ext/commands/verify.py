@@ -26,7 +26,7 @@ def run(options: Options) -> None:
     Raises:
         StoreError: something is wrong.
     """
-    from sign_ext.compiler.ir.program import bytes_in_words
+    from sign_ext.formatting import bytes_in_words
     from sign_ext.store import StoreError, verify
 
     with console.progress("verifying") as report:

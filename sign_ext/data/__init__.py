@@ -1,4 +1,8 @@
-"""Data sets behind one interface."""
+"""Data sets behind one interface: `load_data`, `open_data` and `load_ood`.
+
+datasets/ holds a module for each data set, formats/ one for each file format. May import the core
+(`sign` and below) only.
+"""
 
 from sign_ext.data.image_set import ImageSet, fingerprint
 from sign_ext.data.load import DATA_NAMES, OOD_NAMES, load_data, load_ood, open_data

@@ -1,4 +1,4 @@
-"""Decoding of compressed images to uint8 RGB pixels, several at a time."""
+"""Decoding of compressed images to uint8 RGB pixels, on several threads."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Deeper than 8 bits a channel: Pillow would clip these to 255 without a word.
-DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-GREY_MODES = ("1", "L", "LA")
-# Pillow's names of the formats that folders, tars and Hugging Face directories may hold. Not all
-# that it knows: it runs another program for some, such as EPS.
+# The image formats that folders, tars and Hugging Face folders may hold: Pillow's names, and the
+# file extensions. A closed list, because Pillow starts other programs to read some formats (EPS).
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# More than 8 bits a channel: converting to RGB would silently clip these to 255.
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_GREY_MODES = ("1", "L", "LA")
 
 
 def decode_rgb(
-    source: Path | bytes, size: int | None, formats: tuple[str, ...] | None = None
+    image_data: Path | bytes, size: int | None, formats: tuple[str, ...] | None = None
 ) -> np.ndarray:
-    """Decode one image to RGB, turned as its EXIF orientation says.
+    """Decode one image to RGB, rotated by its EXIF orientation.
 
-    A JPEG at least four times as large as wanted is decoded at a half, a quarter or an eighth of
-    its size, never below twice the wanted one: much faster, and hardly to be told from the whole.
+    A JPEG at least four times as large as requested is decoded at a half, a quarter or an eighth of
+    its size, but never below twice the requested one: much faster, and on photographs within a grey
+    level or two of a full decode.
 
     Args:
-        source: a file, or a file's bytes.
-        size: resize to size × size pixels (bilinear, antialiased, the aspect ratio is not kept);
-            None keeps the image as it is.
+        image_data: a file, or a file's bytes.
+        size: resize to size × size pixels (bilinear, antialiased, without keeping the aspect
+            ratio); None keeps the image's own size.
         formats: Pillow's names of the formats to accept; None for every format that it reads.
 
     Returns:
@@ -50,9 +52,9 @@ def decode_rgb(
     """
     from PIL import Image, ImageOps
 
-    data: Any = io.BytesIO(source) if isinstance(source, bytes) else source
-    with Image.open(data, formats=formats) as image:
-        if image.mode in DEEP_MODES:
+    file: Any = io.BytesIO(image_data) if isinstance(image_data, bytes) else image_data
+    with Image.open(file, formats=formats) as image:
+        if image.mode in _DEEP_MODES:
             raise ValueError(
                 f"its pixels have mode {image.mode!r}, more than 8 bits a channel; save it as an "
                 "8-bit image"
@@ -65,55 +67,55 @@ def decode_rgb(
 
 
 def _reduced(image: Image, size: int) -> Image:
-    """Return a JPEG that is much larger than wanted at its new size, any other image as given."""
+    """Decode a much larger JPEG at a reduced size and resize it; return other images unchanged."""
     from PIL.Image import Resampling
 
-    whole = image.size
-    # Twice the size leaves the last halving to the resampling filter, as a whole decode does;
-    # formats other than JPEG pay no heed to it.
+    full_size = image.size
+    # draft() makes the JPEG decoder scale by 1/2, 1/4 or 1/8; it ignores other formats. Asking for
+    # twice the size leaves the last halving to the resampling filter, as after a full decode.
     drafted = image.draft(None, (2 * size, 2 * size))
-    if drafted is None or image.size == whole:
+    if drafted is None or image.size == full_size:
         return image
-    # The box ends inside the last pixel where the size is not a multiple of 8: cut there, or
-    # everything would lie a little further left and up.
+    # Where the full size is not a multiple of the scale, the image ends inside the last pixel.
+    # Without this box everything would be shifted a little to the left and up.
     return image.resize((size, size), Resampling.BILINEAR, box=drafted[1])
 
 
 def decode_file(
-    path: Path, size: int | None, instead: str, formats: tuple[str, ...] | None = None
+    path: Path, size: int | None, advice: str, formats: tuple[str, ...] | None = None
 ) -> np.ndarray:
-    """Decode one image file; whatever goes wrong is one error that names the file.
+    """Decode one image file; any failure is a ValueError that names the file.
 
     Args:
         path: the file.
         size: as for `decode_rgb`.
-        instead: what the reader can do, ends the message.
+        advice: what to try next; ends the error message.
         formats: as for `decode_rgb`.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        ValueError: the file cannot be read as an image, or is not there.
+        ValueError: the file is missing, or cannot be read as an image.
     """
-    with readable(f"{path} cannot be read as an image", instead):
+    with decode_errors(f"{path} cannot be read as an image", advice):
         return decode_rgb(path, size, formats)
 
 
 @contextmanager
-def readable(problem: str, instead: str = "") -> Iterator[None]:
-    """Turn whatever an unreadable image raises inside into one kind of error.
+def decode_errors(problem: str, advice: str = "") -> Iterator[None]:
+    """Turn every exception that an unreadable image can raise into a ValueError.
 
     Args:
         problem: begins the message.
-        instead: what the reader can do, ends the message.
+        advice: what to try next; ends the message.
 
     Raises:
-        ValueError: something was raised that says that an image cannot be read.
+        ValueError: the block raised an exception that means that an image cannot be read.
     """
     from PIL import Image
 
-    # Pillow promises OSError, but its readers of damaged files fail in all of these ways.
+    # Pillow documents OSError, but its decoders fail in all of these ways on damaged files.
     damaged = (
         *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError),
         *(NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError),
@@ -121,7 +123,7 @@ def readable(problem: str, instead: str = "") -> Iterator[None]:
     try:
         yield
     except damaged as error:
-        raise ValueError(f"{problem}: {error}. {instead}".rstrip()) from error
+        raise ValueError(f"{problem}: {error}. {advice}".rstrip()) from error
 
 
 def decode_exact(
@@ -131,24 +133,24 @@ def decode_exact(
     image_format: str,
     threads: int | None = None,
 ) -> Tensor:
-    """Decode images that must have one size and format already.
+    """Decode images that must all have one size and format.
 
     Args:
-        cells: n files' bytes.
-        names: what an error calls each of them.
-        size: the height and width that they must have, in pixels.
-        image_format: Pillow's name of the format that they must have.
+        cells: the bytes of n image files.
+        names: what an error message calls each of them.
+        size: the required height and width in pixels.
+        image_format: Pillow's name of the required format.
         threads: see `decode_all`.
 
     Returns:
         uint8 (n, 3, size, size).
 
     Raises:
-        ValueError: bytes that are not such an image.
+        ValueError: an unreadable image, or one of another size or format.
     """
 
     def decode(position: int) -> np.ndarray:
-        with readable(names[position]):
+        with decode_errors(names[position]):
             pixels = decode_rgb(cells[position], None, formats=(image_format,))
             if pixels.shape != (size, size, 3):
                 height, width = pixels.shape[:2]
@@ -158,24 +160,24 @@ def decode_exact(
     return decode_all(len(cells), size, decode, threads)
 
 
-def is_grey(cell: bytes, name: str, image_format: str) -> bool:
-    """Tell from an image's header whether it is stored without colour.
+def is_greyscale(cell: bytes, name: str, image_format: str) -> bool:
+    """Return whether an image's header says that it is stored without colour.
 
     Args:
-        cell: a file's bytes.
-        name: what an error calls it.
-        image_format: Pillow's name of the format that it must have.
+        cell: the bytes of an image file.
+        name: what an error message calls it.
+        image_format: Pillow's name of the required format.
 
     Returns:
-        True for one channel; a colour image whose pixels happen to be grey gives False.
+        True for one channel; False for RGB, even if all its pixels are grey.
 
     Raises:
-        ValueError: bytes that are not such an image.
+        ValueError: not an image of that format.
     """
     from PIL import Image
 
-    with readable(name), Image.open(io.BytesIO(cell), formats=(image_format,)) as image:
-        return image.mode in GREY_MODES
+    with decode_errors(name), Image.open(io.BytesIO(cell), formats=(image_format,)) as image:
+        return image.mode in _GREY_MODES
 
 
 def decode_all(
@@ -187,20 +189,20 @@ def decode_all(
         count: number of images.
         size: their height and width in pixels.
         decode: position 0 … count − 1 → uint8 (size, size, 3).
-        threads: worker threads; by default one a core, at most eight.
+        threads: number of threads; by default one a core, at most eight.
 
     Returns:
-        uint8 (count, 3, size, size), in order; the first error of any image is raised.
+        uint8 (count, 3, size, size), in order. If images fail, the first error is raised.
     """
     pixels = np.empty((count, 3, size, size), dtype=np.uint8)
     workers = threads or min(8, os.cpu_count() or 1)
-    span = max(1, min(256, -(-count // workers)))
+    chunk = max(1, min(256, -(-count // workers)))
 
     def fill(start: int) -> None:
-        for position in range(start, min(start + span, count)):
+        for position in range(start, min(start + chunk, count)):
             pixels[position] = decode(position).transpose(2, 0, 1)
 
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(fill, range(0, count, span)):
+    with ThreadPoolExecutor(workers) as executor:
+        for _ in executor.map(fill, range(0, count, chunk)):
             pass
     return torch.from_numpy(pixels)

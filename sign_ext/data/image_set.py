@@ -1,4 +1,4 @@
-"""Labelled images in memory: the one shape in which data travels through the package."""
+"""Labelled images in memory: the form in which the whole package passes data around."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images in pixel units with their labels, checked once when made.
+    """Images in pixel units with their labels, validated on construction.
 
     Args:
         images: uint8 or float32 tensor (N, 3, H, W) on the CPU, pixel units 0–255 (float32 may
-            leave that range: SIGN's outputs do). Made contiguous when it is not.
+            leave that range, as SIGN's outputs do). Made contiguous if it is not.
         labels: int64 tensor (N,), each in 0 … len(class_names) − 1.
         class_names: one name a class, in label order.
         name: where the images come from, e.g. ``"cifar10/train"``.
@@ -37,7 +37,7 @@ class ImageSet:
     name: str
 
     def __post_init__(self) -> None:
-        """Refuse what later code would misread."""
+        """Check what later code relies on."""
         if self.images.dtype not in (torch.uint8, torch.float32):
             raise TypeError(
                 f"images has dtype {self.images.dtype}; accepted: torch.uint8 or torch.float32 "
@@ -51,7 +51,7 @@ class ImageSet:
         if self.images.ndim != 4 or self.images.shape[1] != 3:
             raise ValueError(
                 f"images has shape {tuple(self.images.shape)}; accepted: (N, 3, H, W). "
-                "Repeat the channel of grey images three times."
+                "Repeat the channel of greyscale images three times."
             )
         if self.labels.shape != (len(self.images),):
             raise ValueError(
@@ -68,7 +68,7 @@ class ImageSet:
             lowest, highest = int(self.labels.min()), int(self.labels.max())
             if lowest < 0 or highest >= classes:
                 raise ValueError(
-                    f"labels runs from {lowest} to {highest}; accepted: 0 to {classes - 1}, for "
+                    f"labels range from {lowest} to {highest}; accepted: 0 to {classes - 1}, for "
                     f"the {classes} class_names."
                 )
         object.__setattr__(self, "images", self.images.contiguous())
@@ -79,7 +79,7 @@ class ImageSet:
         return len(self.images)
 
     def subset(self, indices: Tensor | Sequence[int]) -> ImageSet:
-        """Return the images at some positions, in the order given.
+        """Return the images at some positions, in the given order.
 
         Args:
             indices: positions (int64 tensor or a sequence of ints), or a boolean mask
@@ -88,10 +88,10 @@ class ImageSet:
         Returns:
             A new set that shares no memory with this one.
         """
-        where = torch.as_tensor(indices)
-        if where.numel() == 0:
-            where = where.to(torch.int64)
-        return ImageSet(self.images[where], self.labels[where], self.class_names, self.name)
+        positions = torch.as_tensor(indices)
+        if positions.numel() == 0:  # an empty list becomes float32, which cannot index
+            positions = positions.to(torch.int64)
+        return ImageSet(self.images[positions], self.labels[positions], self.class_names, self.name)
 
     def float(self) -> Tensor:
         """Return the images as float32 (N, 3, H, W) in pixel units; no copy if they already are."""
@@ -99,11 +99,11 @@ class ImageSet:
 
     @staticmethod
     def concatenate(sets: Sequence[ImageSet], name: str | None = None) -> ImageSet:
-        """Join sets of the same classes and image shape, in order.
+        """Concatenate sets of the same classes and image shape, in order.
 
         Args:
             sets: one or more sets.
-            name: name of the result; by default the distinct names joined by " + ".
+            name: of the result; by default the distinct names joined by " + ".
 
         Returns:
             One set: uint8 if all are uint8, else float32.
@@ -118,15 +118,15 @@ class ImageSet:
             if other.class_names != first.class_names:
                 raise ValueError(
                     f"{other.name!r} has classes {other.class_names} and {first.name!r} "
-                    f"{first.class_names}; sets must share their classes, in the same order."
+                    f"{first.class_names}; accepted: sets with the same classes in the same order."
                 )
             if other.images.shape[1:] != first.images.shape[1:]:
                 raise ValueError(
-                    f"{other.name!r} has images of {tuple(other.images.shape[1:])} and "
+                    f"{other.name!r} has images of shape {tuple(other.images.shape[1:])} and "
                     f"{first.name!r} of {tuple(first.images.shape[1:])}; resize one of them."
                 )
-        same = all(each.images.dtype == torch.uint8 for each in sets)
-        images = torch.cat([each.images if same else each.float() for each in sets])
+        all_uint8 = all(each.images.dtype == torch.uint8 for each in sets)
+        images = torch.cat([each.images if all_uint8 else each.float() for each in sets])
         labels = torch.cat([each.labels for each in sets])
         joined = name or " + ".join(dict.fromkeys(each.name for each in sets))
         return ImageSet(images, labels, first.class_names, joined)
@@ -136,7 +136,7 @@ def fingerprint(image_set: ImageSet) -> str:
     """Return a SHA-256 that changes with any pixel, label, shape or dtype of a set.
 
     Args:
-        image_set: the set; its name and class names do not count.
+        image_set: the set; its name and class names are not hashed.
 
     Returns:
         64 hexadecimal digits.
@@ -151,6 +151,6 @@ def fingerprint(image_set: ImageSet) -> str:
     digest = hashlib.sha256()
     for tensor in (image_set.images, image_set.labels):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
-        # sha256 reads an array's memory as it lies: no second copy of the data is made.
+        # sha256 reads the array's memory in place, without a second copy of the data.
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

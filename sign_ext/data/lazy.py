@@ -1,4 +1,4 @@
-"""A data set that was found and listed, and of which no image was read yet."""
+"""A data set whose images are listed but not read yet, and how a listing is split."""
 
 from __future__ import annotations
 
@@ -14,9 +14,24 @@ from torch import Tensor
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.resize import resize_images
 from sign_ext.data.source import ImageSource
-from sign_ext.data.splits import SPLIT_SEED, Splits, SubsetSpec, stratified_choice, three_way_split
+from sign_ext.data.splits import (
+    HELD_OUT_SHARE,
+    SPLIT_SEED,
+    Splits,
+    SubsetSpec,
+    stratified_choice,
+    three_way_split,
+)
 
-# Images that lie somewhere, described without reading their pixels.
+SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")
+# Height and width of the images where a format does not fix them, as CIFAR-10's.
+DEFAULT_SIZE = 32
+# Larger labels are taken for mistakes: a name is made up for every class up to the largest label.
+LARGEST_LABEL = 999_999
+# Raise when the meaning of a fingerprint changes. Stores record it, so they refuse to resume then.
+FINGERPRINT_VERSION = 1
+# Identities are hashed in chunks: some are whole compressed images.
+_FINGERPRINT_CHUNK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +42,10 @@ class ImageIndex:
         labels: int64 (N,).
         read: positions (n,) → uint8 tensor (n, 3, size, size); several threads may call it.
         size: height and width of what ``read`` returns, in pixels.
-        identities: positions (n,) → n bytes strings that tell each image from another without
-            decoding it: its encoded bytes, or what is known of them, such as their number.
-        keys: positions (n,) → what the source calls each image; None where it has no names.
-        resident_bytes: what the pool holds, or comes to hold, in memory besides labels and names.
+        identities: positions (n,) → n byte strings that identify each image without decoding it:
+            its encoded bytes, or what is known of them, such as their number.
+        keys: positions (n,) → what the source calls each image; None where images have no names.
+        resident_bytes: what the index holds in memory, or will hold, besides labels and names.
     """
 
     labels: np.ndarray
@@ -41,81 +56,51 @@ class ImageIndex:
     resident_bytes: int = 0
 
 
-# For training, validation and test in this order, a pool and increasing positions in it.
-Parts = tuple[
-    tuple[ImageIndex, np.ndarray], tuple[ImageIndex, np.ndarray], tuple[ImageIndex, np.ndarray]
-]
-
-
-SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")
-# Raise when a fingerprint's meaning changes.
-FINGERPRINT_VERSION = 1
-AT_ONCE = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """The images of one split that are wanted.
-
-    Args:
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-        pool: where they lie.
-        where: int64 (N,), increasing positions in the pool.
-        places: int64 (N,), their positions in the whole split, before a subset was chosen.
-        prefix: data set and split, e.g. ``"cifar10/train"``.
-    """
-
-    split: str
-    pool: ImageIndex
-    where: np.ndarray
-    places: np.ndarray
-    prefix: str
-
-    def labels(self) -> np.ndarray:
-        """Return the images' labels, int64 (N,)."""
-        return self.pool.labels[self.where].astype(np.int64)
-
-    def keys(self, span: slice) -> list[str]:
-        """Return the names of some of the images, or their places where they have none."""
-        if self.pool.keys is None:
-            return [f"{self.prefix}/{place}" for place in self.places[span]]
-        return self.pool.keys(self.where[span])
+# A split: an index, and the increasing positions in it, int64 (N,), that belong to the split.
+IndexedSplit = tuple[ImageIndex, np.ndarray]
+# Training, validation and test, in this order.
+IndexedSplits = tuple[IndexedSplit, IndexedSplit, IndexedSplit]
 
 
 class LazyDataset:
-    """The wanted parts of a data set, listed but not read.
+    """The splits of a data set, reduced to the requested subsets: listed, but not read.
 
     Args:
-        name: the data set's name; splits are called ``name/train`` and so on.
+        name: the data set's name; its splits are called ``name/train`` and so on.
         note: see `Splits`.
         class_names: one name a class.
-        parts: for training, validation and test in this order, a pool and positions in it.
-        wanted: subset sizes and image size.
+        splits: training, validation and test.
+        subset: subset sizes and image size.
 
     Raises:
-        ValueError: a subset larger than its part.
+        ValueError: a subset larger than its split.
     """
 
     def __init__(
-        self, name: str, note: str, class_names: tuple[str, ...], parts: Parts, wanted: SubsetSpec
+        self,
+        name: str,
+        note: str,
+        class_names: tuple[str, ...],
+        splits: IndexedSplits,
+        subset: SubsetSpec,
     ) -> None:
-        """Choose the subsets, so that sizes are checked before the first image is decoded."""
+        """Choose the subsets, so that their sizes are checked before any image is decoded."""
         self.name = name
         self.note = note
         self.class_names = tuple(class_names)
-        self.image_size = wanted.image_size
-        self._chosen: dict[str, Chosen] = {}
-        sizes = (wanted.train_size, None, wanted.test_size)
-        for split, size, (pool, where) in zip(SPLIT_NAMES, sizes, parts, strict=True):
-            places = np.arange(len(where))
+        self.image_size = subset.image_size
+        self._subsets: dict[str, _Subset] = {}
+        sizes = (subset.train_size, None, subset.test_size)
+        for split, size, (index, positions) in zip(SPLIT_NAMES, sizes, splits, strict=True):
+            chosen = np.arange(len(positions))
             if size is not None:
-                places = stratified_choice(
-                    pool.labels[where], size, seed=wanted.seed, argument=f"{split}_size"
+                chosen = stratified_choice(
+                    index.labels[positions], size, seed=subset.seed, argument=f"{split}_size"
                 )
-            self._chosen[split] = Chosen(split, pool, where[places], places, f"{name}/{split}")
+            self._subsets[split] = _Subset(f"{name}/{split}", index, positions[chosen], chosen)
 
     def read(self) -> Splits:
-        """Read all three parts into memory.
+        """Read all three splits into memory.
 
         Returns:
             The splits.
@@ -125,24 +110,24 @@ class LazyDataset:
         """
         train, validation, test = (
             ImageSet(
-                resize_images(chosen.pool.read(chosen.where), self.image_size),
-                torch.from_numpy(chosen.labels()),
+                resize_images(subset.index.read(subset.positions), self.image_size),
+                torch.from_numpy(subset.labels()),
                 self.class_names,
-                chosen.prefix,
+                subset.name,
             )
-            for chosen in self._chosen.values()
+            for subset in self._subsets.values()
         )
         return Splits(train, validation, test, self.name, self.note)
 
     def source(self, split: str) -> ImageSource:
-        """Give one part as a source that is read on demand.
+        """Open one split as a source that is read on demand.
 
         Args:
             split: ``"train"``, ``"validation"``, ``"test"``, or ``"all"`` for the three in this
                 order.
 
         Returns:
-            The source; it does not keep the other parts in memory.
+            The source; it does not keep the other splits in memory.
 
         Raises:
             ValueError: another split.
@@ -150,163 +135,184 @@ class LazyDataset:
         if split not in (*SPLIT_NAMES, "all"):
             raise ValueError(f"split={split!r}; accepted: {', '.join(SPLIT_NAMES)}, all.")
         names = SPLIT_NAMES if split == "all" else (split,)
-        return _source(
+        return _concatenated_source(
             f"{self.name}/{split}",
             self.note,
             self.class_names,
-            tuple(self._chosen[each] for each in names),
+            tuple(self._subsets[name] for name in names),
             self.image_size,
         )
 
 
-def _source(
+@dataclass(frozen=True, eq=False)
+class _Subset:
+    """The chosen images of one split.
+
+    Args:
+        name: data set and split, e.g. ``"cifar10/train"``.
+        index: the images that the split is part of.
+        positions: int64 (N,), increasing positions in the index.
+        numbers: int64 (N,), the images' positions in the whole split: their names where the index
+            has none, so that an image is called the same in every subset.
+    """
+
+    name: str
+    index: ImageIndex
+    positions: np.ndarray
+    numbers: np.ndarray
+
+    def labels(self) -> np.ndarray:
+        """Return the images' labels, int64 (N,)."""
+        return self.index.labels[self.positions].astype(np.int64)
+
+    def keys(self, span: slice) -> list[str]:
+        """Return the keys of some of the images."""
+        if self.index.keys is None:
+            return [f"{self.name}/{number}" for number in self.numbers[span]]
+        return self.index.keys(self.positions[span])
+
+
+def _concatenated_source(
     name: str,
     note: str,
     class_names: tuple[str, ...],
-    chosen: tuple[Chosen, ...],
+    subsets: tuple[_Subset, ...],
     image_size: int | None,
 ) -> ImageSource:
-    """Join one or three parts end to end."""
-    ends = np.cumsum([len(each.where) for each in chosen]).tolist()
-    size = image_size or chosen[0].pool.size
+    """Join one or three subsets end to end."""
+    ends = np.cumsum([len(subset.positions) for subset in subsets]).tolist()
+    size = image_size or subsets[0].index.size
 
-    def pieces(start: int, stop: int) -> list[tuple[Chosen, slice]]:
-        """Which span of which part each stretch of the positions start … stop − 1 is."""
+    def spans(start: int, stop: int) -> list[tuple[_Subset, slice]]:
+        """Map positions start … stop − 1 of the source to spans of the subsets."""
         found = []
-        for each, end in zip(chosen, ends, strict=True):
-            first = end - len(each.where)
+        for subset, end in zip(subsets, ends, strict=True):
+            first = end - len(subset.positions)
             span = slice(max(start, first) - first, min(stop, end) - first)
             if span.start < span.stop:
-                found.append((each, span))
+                found.append((subset, span))
         return found
 
     def reader(start: int, stop: int) -> Tensor:
-        read = [
-            resize_images(each.pool.read(each.where[span]), image_size)
-            for each, span in pieces(start, stop)
+        pieces = [
+            resize_images(subset.index.read(subset.positions[span]), image_size)
+            for subset, span in spans(start, stop)
         ]
-        return read[0] if len(read) == 1 else torch.cat(read)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def namer(start: int, stop: int) -> list[str]:
-        return [key for each, span in pieces(start, stop) for key in each.keys(span)]
+        return [key for subset, span in spans(start, stop) for key in subset.keys(span)]
 
-    pools = {id(each.pool): each.pool for each in chosen}
+    # Splits of one index share its memory, which counts once.
+    indexes = {id(subset.index): subset.index for subset in subsets}
     return ImageSource(
         name,
-        np.concatenate([each.labels() for each in chosen]),
+        np.concatenate([subset.labels() for subset in subsets]),
         class_names,
         (3, size, size),
-        _fingerprint(class_names, chosen, size),
+        _fingerprint(class_names, subsets, size),
         note,
-        sum(pool.resident_bytes for pool in pools.values()),
+        sum(index.resident_bytes for index in indexes.values()),
         reader,
         namer,
     )
 
 
-def _fingerprint(class_names: tuple[str, ...], chosen: tuple[Chosen, ...], size: int) -> str:
-    """Hash what tells the images from others; where they lie and what that is called is left out.
+def _fingerprint(class_names: tuple[str, ...], subsets: tuple[_Subset, ...], size: int) -> str:
+    """Hash what identifies the images, but not where they are stored or what that is called.
 
-    Names that a source has not are made of its own name, so the positions take their place.
+    Keys made of the data set's name would change with it, so positions in the index replace them.
     """
-    counts = [len(each.where) for each in chosen]
+    counts = [len(subset.positions) for subset in subsets]
     head = {"version": FINGERPRINT_VERSION, "classes": class_names, "size": size, "images": counts}
     digest = hashlib.sha256(json.dumps(head).encode())
-    for each in chosen:
-        digest.update(each.labels().astype("<i8").tobytes())
-        for start in range(0, len(each.where), AT_ONCE):
-            span = slice(start, start + AT_ONCE)
-            if each.pool.keys is None:
-                keys = [str(position) for position in each.where[span]]
+    for subset in subsets:
+        digest.update(subset.labels().astype("<i8").tobytes())
+        for start in range(0, len(subset.positions), _FINGERPRINT_CHUNK):
+            span = slice(start, start + _FINGERPRINT_CHUNK)
+            if subset.index.keys is None:
+                keys = [str(position) for position in subset.positions[span]]
             else:
-                keys = each.keys(span)
-            identities = each.pool.identities(each.where[span])
+                keys = subset.keys(span)
+            identities = subset.index.identities(subset.positions[span])
             for key, identity in zip(keys, identities, strict=True):
                 name = key.encode("utf-8", "surrogateescape")
-                # Lengths first, so that no two lists of names and identities read the same.
+                # Lengths first, so that no two lists of names and identities hash alike.
                 digest.update(b"%d %d;" % (len(name), len(identity)))
                 digest.update(name)
                 digest.update(identity)
     return digest.hexdigest()
 
 
-# What of a data set without a published split is for training, validation and test.
-
-
-VALIDATION_SHARE = 0.15
-# A label beyond is a slip; as many class names would be made up for it.
-LARGEST_LABEL = 999_999
-
-
-def parts_of(pools: dict[str, ImageIndex], names: tuple[str, ...], where: str) -> Parts:
-    """Make training, validation and test part of what was found.
+def splits_from(
+    indexes: dict[str, ImageIndex], class_names: tuple[str, ...], location: str
+) -> IndexedSplits:
+    """Make the three splits of what a path holds.
 
     Args:
-        pools: one pool called ``""`` to be divided, or pools called ``"train"``, ``"test"`` and, if
-            there is one, ``"validation"`` or ``"val"``.
-        names: one name a class.
-        where: what an error calls the data set.
+        indexes: one index called ``""``, which is split here, or indexes called ``"train"``,
+            ``"test"`` and, optionally, ``"validation"`` or ``"val"``.
+        class_names: one name a class.
+        location: what an error message calls the data set.
 
     Returns:
-        Training, validation and test part.
+        Training, validation and test.
 
     Raises:
         ValueError: too few images of a class.
     """
-    if "" in pools:
-        check_labels(pools[""].labels, names, 3, where)
-        return divided(pools[""])
-    held = pools.get("validation", pools.get("val"))
-    if held is None:
-        check_labels(pools["train"].labels, names, 2, f"{where}, train")
-    return given(pools["train"], held, pools["test"])
+    if "" in indexes:
+        _check_class_counts(indexes[""].labels, class_names, 3, location)
+        return split_index(indexes[""])
+    validation = indexes.get("validation", indexes.get("val"))
+    if validation is None:
+        _check_class_counts(indexes["train"].labels, class_names, 2, f"{location}, train")
+    return predefined_splits(indexes["train"], validation, indexes["test"])
 
 
-def divided(pool: ImageIndex) -> Parts:
-    """Split one pool 70/15/15 within each class, always in the same way.
-
-    Args:
-        pool: at least three images of each class that there is.
-
-    Returns:
-        Training, validation and test part.
-    """
-    train, validation, test = three_way_split(pool.labels)
-    return (pool, train), (pool, validation), (pool, test)
-
-
-def given(train: ImageIndex, validation: ImageIndex | None, test: ImageIndex) -> Parts:
-    """Keep parts as they were given; hold out 15% of the training images if one is missing.
+def split_index(index: ImageIndex) -> IndexedSplits:
+    """Split an index 70/15/15 within each class, the same way every time.
 
     Args:
-        train: at least two images of each class that there is, if there is no validation pool.
-        validation: as given, or None.
-        test: as given.
+        index: at least three images of each class that occurs.
 
     Returns:
-        Training, validation and test part.
+        Training, validation and test.
     """
-    every, test_part = np.arange(len(train.labels)), (test, np.arange(len(test.labels)))
+    train, validation, test = three_way_split(index.labels)
+    return (index, train), (index, validation), (index, test)
+
+
+def predefined_splits(
+    train: ImageIndex, validation: ImageIndex | None, test: ImageIndex
+) -> IndexedSplits:
+    """Keep splits as they come; without validation images hold out 15% of the training images.
+
+    Args:
+        train: without validation images at least two images of each class that occurs.
+        validation: the validation images, or None.
+        test: the test images.
+
+    Returns:
+        Training, validation and test.
+    """
+    whole_train, whole_test = np.arange(len(train.labels)), np.arange(len(test.labels))
     if validation is not None:
-        return (train, every), (validation, np.arange(len(validation.labels))), test_part
-    count = max(len(np.unique(train.labels)), round(VALIDATION_SHARE * len(every)))
+        whole_validation = np.arange(len(validation.labels))
+        return (train, whole_train), (validation, whole_validation), (test, whole_test)
+    count = max(len(np.unique(train.labels)), round(HELD_OUT_SHARE * len(whole_train)))
     held_out = stratified_choice(train.labels, count, seed=SPLIT_SEED)
-    return (train, np.setdiff1d(every, held_out)), (train, held_out), test_part
+    return (train, np.setdiff1d(whole_train, held_out)), (train, held_out), (test, whole_test)
 
 
-def check_labels(labels: np.ndarray, names: tuple[str, ...], at_least: int, where: str) -> None:
-    """Raise ValueError if a class has some images, but too few to be split.
-
-    Args:
-        labels: int64 (N,).
-        names: one name a class.
-        at_least: how many images of a class there must be, if there are any.
-        where: what the message calls the labels' source.
-    """
+def _check_class_counts(
+    labels: np.ndarray, class_names: tuple[str, ...], at_least: int, location: str
+) -> None:
+    """Raise ValueError if a class that occurs has too few images to be split."""
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         if count < at_least:
             raise ValueError(
-                f"class {names[label]!r} has {count} images in {where}; accepted: at least "
-                f"{at_least}, to be split by class. Add images, or give train, validation and "
-                "test apart."
+                f"class {class_names[label]!r} has {count} images in {location}; accepted: at "
+                f"least {at_least}, since every class is split. Add images, or provide train, "
+                "validation and test splits yourself."
             )

@@ -1,21 +1,21 @@
-"""Resizing of images that are already tensors."""
+"""Resizing of uint8 images that are already tensors."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Float copies are made of about this many values at once, so that memory stays bounded.
+# Values per chunk: only one chunk at a time is converted to floats, which bounds the memory.
 CHUNK = 2**24
 
 
 def resize_images(images: Tensor, size: int | None) -> Tensor:
-    """Resize to size × size pixels, bilinear and antialiased, rounded to whole grey levels.
+    """Resize to size × size pixels, bilinear and antialiased, rounded to integers.
 
     Args:
         images: uint8 (N, 3, H, W).
-        size: new height and width in pixels; None, or the present size, returns the images
-            as given.
+        size: new height and width in pixels; None, or the current size, returns the images
+            themselves.
 
     Returns:
         uint8 (N, 3, size, size).
@@ -27,30 +27,31 @@ def resize_images(images: Tensor, size: int | None) -> Tensor:
     if size is None or tuple(images.shape[-2:]) == (size, size):
         return images
     resized = torch.empty((*images.shape[:2], size, size), dtype=torch.uint8)
-    step = _images_at_once(images, size)
+    step = _chunk_length(images, size)
     for start in range(0, len(images), step):
-        part = torch.nn.functional.interpolate(
+        chunk = torch.nn.functional.interpolate(
             images[start : start + step].float(),
             size=(size, size),
             mode="bilinear",
             align_corners=False,
             antialias=True,
         )
-        resized[start : start + step] = part.round().clamp(0, 255).to(torch.uint8)
+        resized[start : start + step] = chunk.round().clamp(0, 255).to(torch.uint8)
     return resized
 
 
 def average_areas(images: Tensor, size: int) -> Tensor:
-    """Reduce to size × size pixels: each is the mean of the area that it covers.
+    """Reduce to size × size pixels, each the mean of the area that it covers.
 
-    Pixels that a new one covers in part count by that part, so sizes need not divide each other.
+    A pixel that is covered in part is weighted by that part, so the sizes need not divide each
+    other.
 
     Args:
         images: uint8 (N, 3, H, W).
-        size: new height and width in pixels, neither above the present ones.
+        size: new height and width in pixels, neither above the current ones.
 
     Returns:
-        uint8 (N, 3, size, size), rounded to whole grey levels (halves to the even one).
+        uint8 (N, 3, size, size), rounded to integers (halves to even).
 
     Raises:
         ValueError: a size that would enlarge.
@@ -62,28 +63,28 @@ def average_areas(images: Tensor, size: int) -> Tensor:
     height, width = images.shape[-2:]
     if not 1 <= size <= min(height, width):
         raise ValueError(
-            f"size={size}; accepted: 1 to {min(height, width)}, as averages only reduce. "
+            f"size={size}; accepted: 1 to {min(height, width)}, since averaging only reduces. "
             "Enlarge with resize_images."
         )
-    down, right = _covered(height, size), _covered(width, size)
+    down, right = _area_weights(height, size), _area_weights(width, size)
     reduced = torch.empty((*images.shape[:2], size, size), dtype=torch.uint8)
-    step = _images_at_once(images, size)
+    step = _chunk_length(images, size)
     for start in range(0, len(images), step):
-        part = down @ images[start : start + step].double() @ right.T
-        reduced[start : start + step] = part.round().to(torch.uint8)
+        chunk = down @ images[start : start + step].double() @ right.T
+        reduced[start : start + step] = chunk.round().to(torch.uint8)
     return reduced
 
 
-def _covered(old: int, new: int) -> Tensor:
-    """Return float64 (new, old): the share of each new pixel that each old one fills."""
+def _area_weights(old: int, new: int) -> Tensor:
+    """Return float64 (new, old): the share of each new pixel that each old pixel fills."""
     step = old / new
     low = torch.arange(new, dtype=torch.float64).unsqueeze(1) * step
-    pixel = torch.arange(old, dtype=torch.float64)
-    overlap = torch.minimum(low + step, pixel + 1) - torch.maximum(low, pixel)
+    old_low = torch.arange(old, dtype=torch.float64)
+    overlap = torch.minimum(low + step, old_low + 1) - torch.maximum(low, old_low)
     return overlap.clamp(min=0) / step
 
 
-def _images_at_once(images: Tensor, size: int) -> int:
-    """Return how many images to work on together: what they are and what they become counts."""
+def _chunk_length(images: Tensor, size: int) -> int:
+    """Return how many images fit in a chunk, both before and after resizing."""
     _, channels, height, width = images.shape
     return max(1, CHUNK // (channels * max(height * width, size * size)))

@@ -1,4 +1,4 @@
-"""A split of a data set whose pixels are read on demand: data sets of any size."""
+"""A split of a data set whose pixels are read on demand, for data sets larger than memory."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sign_ext.data.image_set import ImageSet, fingerprint
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Images that are read piece by piece, with everything about them that is known before.
+    """Images that are read on demand, with what is known of them before any is decoded.
 
-    What is in memory is the labels, the names and ``resident_bytes``; nothing that was read is
-    kept. Made by `open_data`.
+    Only the labels, the names and ``resident_bytes`` are held in memory; images that were read are
+    not cached. `open_data` makes one.
 
     Args:
         name: data set and split, e.g. ``"cifar10/train"``.
         labels: int64 (N,).
         class_names: one name a class, in label order.
         image_shape: (3, H, W), in pixels.
-        fingerprint: 64 hexadecimal digits that change with a label, a key, the class names, the
-            image size, and with what identifies each image without decoding it (docs/data.md).
+        fingerprint: 64 hexadecimal digits that change with any label or key, the class names, the
+            image size, and what identifies each image without decoding it (docs/data.md).
         note: what the data really is, one line for reports.
-        resident_bytes: what the source itself holds in memory: 0 for folders, tars and Hugging
-            Face directories; the pixels of data sets that are decoded whole; of Parquet files at
-            most two row groups.
-        reader: (start, stop) → uint8 (stop − start, 3, H, W), called with start < stop only.
-        namer: (start, stop) → that many keys.
+        resident_bytes: memory that the source itself holds: 0 for folders, tars and Hugging Face
+            folders; all pixels of data sets that are decoded at once; at most two row groups of
+            Parquet files.
+        reader: (start, stop) → uint8 (stop − start, 3, H, W); only called with start < stop.
+        namer: (start, stop) → stop − start keys.
 
     Example:
         >>> from sign_ext.data import open_data
@@ -53,7 +53,7 @@ class ImageSource:
 
     @classmethod
     def in_memory(cls, images: ImageSet, note: str = "") -> ImageSource:
-        """Make a source of images that are in memory already.
+        """Make a source from images that are already in memory.
 
         Args:
             images: uint8.
@@ -87,15 +87,15 @@ class ImageSource:
         """Decode some images; several threads may do so at once.
 
         Args:
-            start: the first image's position.
-            stop: the position after the last one's; start ≤ stop ≤ N.
+            start: position of the first image.
+            stop: position after the last image; start ≤ stop ≤ N.
 
         Returns:
             uint8 (stop − start, 3, H, W), pixel units 0–255.
 
         Raises:
-            IndexError: positions that there are not.
-            ValueError: an image that cannot be read, or is no longer there; the message names it.
+            IndexError: positions out of range.
+            ValueError: an image that cannot be read, or whose file is gone; the message names it.
         """
         self._check(start, stop)
         if start == stop:
@@ -103,18 +103,18 @@ class ImageSource:
         return self.reader(start, stop)
 
     def keys(self, start: int, stop: int) -> list[str]:
-        """Return what the source calls some images.
+        """Return the names of some images.
 
         Args:
-            start: the first image's position.
-            stop: the position after the last one's; start ≤ stop ≤ N.
+            start: position of the first image.
+            stop: position after the last image; start ≤ stop ≤ N.
 
         Returns:
-            For a folder the paths below it, for tars the samples' keys (unique within a tar), else
-            data set, split and position in the whole split, whatever subset this is.
+            For a folder the paths relative to it, for tars the samples' keys (unique within a tar),
+            otherwise data set, split and position in the whole split, also in a subset.
 
         Raises:
-            IndexError: positions that there are not.
+            IndexError: positions out of range.
         """
         self._check(start, stop)
         return self.namer(start, stop)
@@ -132,9 +132,9 @@ class ImageSource:
         return ImageSet(self.read(0, len(self)), labels, self.class_names, self.name)
 
     def _check(self, start: int, stop: int) -> None:
-        """Refuse positions that there are not; a slice would shorten them without a word."""
+        """Raise IndexError for positions out of range, which slices would silently clip."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(
                 f"start={start}, stop={stop} of {self.name}; accepted: 0 ≤ start ≤ stop ≤ "
-                f"{len(self)}, the number of images."
+                f"{len(self)}, its number of images."
             )

@@ -1,4 +1,4 @@
-"""Training, validation and test set of one data set, and how much of each is wanted."""
+"""Training, validation and test splits: their sizes, and the stratified choices that make them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import numpy as np
 
 from sign_ext.data.image_set import ImageSet
 
+# The splits are part of an experiment's definition, so neither their seed nor the share of the
+# images that is held out is an option.
+SPLIT_SEED = 0
+HELD_OUT_SHARE = 0.15
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The three parts of a data set.
+    """The three splits of a data set.
 
     Args:
         train: what a model is fitted to.
-        validation: what epochs and settings are chosen by.
-        test: what is reported, touched once.
+        validation: what selects epochs and settings.
+        test: what results are reported on, used once.
         name: the data set's name.
         note: what the data really is, one line for reports.
     """
@@ -38,16 +43,27 @@ class Splits:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def part(self, name: str) -> ImageSet:
+        """The split called "train", "validation" or "test".
+
+        Args:
+            name: one of these.
+        """
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
 
 @dataclass(frozen=True)
 class SubsetSpec:
-    """How much of a data set to read, and at what size.
+    """How much of a data set to read, and at what image size.
 
     Args:
-        train_size: training images, a stratified seeded subset; None for all.
-        test_size: the same for the test set.
-        seed: chooses the subsets; the splits themselves never move.
+        train_size: number of training images, a stratified seeded subset; None for all.
+        test_size: the same for the test split.
+        seed: chooses the subsets; the splits themselves never change.
         image_size: height and width in pixels; None for the data set's own.
+
+    Raises:
+        ValueError: an image size or a seed out of range.
     """
 
     train_size: int | None = None
@@ -56,33 +72,26 @@ class SubsetSpec:
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse sizes that mean nothing before anything is read."""
+        """Check the values before any file is opened."""
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size={self.image_size}; accepted: 1 or more pixels.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}; accepted: 0 to 2**32 − 1.")
 
 
-# Choosing images class by class, so that every part has the same mix of classes.
-
-
-# Splits are part of the experiment's definition, so their seed is not an option.
-SPLIT_SEED = 0
-
-
 def shares(counts: np.ndarray, size: int) -> np.ndarray:
     """Divide ``size`` images over classes in proportion to their counts (largest remainder).
 
     Args:
-        counts: int64 (classes,), the images there are of each class.
-        size: how many to hand out, at most ``counts.sum()``.
+        counts: int64 (classes,), the number of images of each class.
+        size: how many images to divide, at most ``counts.sum()``.
 
     Returns:
         int64 (classes,) that sums to ``size``; equal counts give shares that differ by at most one.
     """
     total = int(counts.sum())
     whole, remainder = np.divmod(counts.astype(np.int64) * size, total)
-    # Stable, so that ties go to the earlier class on every machine.
+    # A stable sort, so that ties go to the lower label on every machine.
     largest_first = np.argsort(-remainder, kind="stable")
     whole[largest_first[: size - int(whole.sum())]] += 1
     return whole
@@ -95,9 +104,9 @@ def stratified_choice(
 
     Args:
         labels: int64 (N,).
-        size: images to choose, 1 … N.
+        size: number of images to choose, 1 … N.
         seed: 0 … 2³² − 1.
-        argument: the name by which an error calls ``size``.
+        argument: what an error message calls ``size``.
 
     Returns:
         int64 (size,), increasing positions in ``labels``.
@@ -111,26 +120,25 @@ def stratified_choice(
     """
     if not 1 <= size <= len(labels):
         raise ValueError(
-            f"{argument}={size} images were asked for; accepted: 1 to {len(labels)}, "
-            "the number there is."
+            f"{argument}={size}; accepted: 1 to {len(labels)}, the number of images to choose from."
         )
     classes, counts = np.unique(labels, return_counts=True)
-    # RandomState, because NumPy promises that its numbers never change between releases.
+    # RandomState, whose stream NumPy guarantees never to change between releases.
     random = np.random.RandomState(seed)
     chosen = [
-        random.permutation(np.flatnonzero(labels == each))[:share]
-        for each, share in zip(classes, shares(counts, size), strict=True)
+        random.permutation(np.flatnonzero(labels == label))[:share]
+        for label, share in zip(classes, shares(counts, size), strict=True)
     ]
     return np.sort(np.concatenate(chosen))
 
 
 def three_way_split(
-    labels: np.ndarray, *, validation: float = 0.15, test: float = 0.15
+    labels: np.ndarray, *, validation: float = HELD_OUT_SHARE, test: float = HELD_OUT_SHARE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split every class into training, validation and test parts, always in the same way.
+    """Split every class into training, validation and test, the same way every time.
 
     Args:
-        labels: int64 (N,), every class with at least three images.
+        labels: int64 (N,), with at least three images of each class.
         validation: share of each class for validation (at least one image).
         test: share of each class for the test (at least one image).
 
@@ -138,13 +146,13 @@ def three_way_split(
         Three increasing, disjoint int64 arrays of positions that together cover all N.
     """
     random = np.random.RandomState(SPLIT_SEED)
-    parts: tuple[list[np.ndarray], ...] = ([], [], [])
-    for each in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == each))
-        held_out = max(1, round(validation * len(members)))
-        tested = max(1, round(test * len(members)))
-        parts[1].append(members[:held_out])
-        parts[2].append(members[held_out : held_out + tested])
-        parts[0].append(members[held_out + tested :])
-    train_part, validation_part, test_part = (np.sort(np.concatenate(part)) for part in parts)
-    return train_part, validation_part, test_part
+    splits: tuple[list[np.ndarray], ...] = ([], [], [])
+    for label in np.unique(labels):
+        positions = random.permutation(np.flatnonzero(labels == label))
+        in_validation = max(1, round(validation * len(positions)))
+        in_test = max(1, round(test * len(positions)))
+        splits[1].append(positions[:in_validation])
+        splits[2].append(positions[in_validation : in_validation + in_test])
+        splits[0].append(positions[in_validation + in_test :])
+    train, held_out, tested = (np.sort(np.concatenate(split)) for split in splits)
+    return train, held_out, tested

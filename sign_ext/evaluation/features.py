@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from sign_ext.checks import check_model
 from sign_ext.data.splits import stratified_choice
-from sign_ext.eval_state import unwrap
+from sign_ext.eval_state import computing, unwrap
 from sign_ext.evaluation.accuracy import placement, predict
-from sign_ext.precision import computing
 from sign_ext.source_layer import Phi, check_source, find_source_layer, named_source_layer
 
 

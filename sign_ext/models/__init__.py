@@ -1,4 +1,7 @@
-"""Networks by name; each takes images in pixel units 0–255."""
+"""Networks by name; each takes images in pixel units 0–255.
+
+May import the core (`sign` and below) only; torchvision and timm are imported where they are used.
+"""
 
 from sign_ext.models.aleatoric import (
     AleatoricHead,
@@ -6,8 +9,7 @@ from sign_ext.models.aleatoric import (
     aleatoric_loss,
     sample_logits,
 )
-from sign_ext.models.normalize import Normalize
-from sign_ext.models.registry import MODEL_NAMES, build_model, model_options
+from sign_ext.models.registry import MODEL_NAMES, Normalize, build_model, model_options
 
 __all__ = [
     "MODEL_NAMES",

@@ -1,4 +1,4 @@
-"""The aleatoric model of Section 3.2: logits with a learned spread, and its stochastic loss."""
+"""The aleatoric model of Section 3.2: logits with learned standard deviations, and its loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class AleatoricOutput(NamedTuple):
-    """What the aleatoric model gives: a normal distribution of each logit.
+    """The output of an aleatoric model: a normal distribution of each logit.
 
     Attributes:
         logits: float (N, C), the means f (the paper's unaries).
@@ -25,9 +25,9 @@ class AleatoricOutput(NamedTuple):
 class AleatoricHead(nn.Module):
     """Splits a network's 2·C outputs into C logits and C standard deviations.
 
-    The network's final linear layer with 2·C outputs is two linear heads on the same features,
-    one for f and one for σ (Section 3.2); so SIGN's Φ is its input, as in the plain model. The
-    paper leaves open how σ is kept from being negative: here by a softplus.
+    The network's final linear layer with 2·C outputs amounts to two linear heads on the same
+    features, one for f and one for σ (Section 3.2), so SIGN's Φ ends at its input, as in the plain
+    model. The paper does not say how σ is kept non-negative: here by a softplus.
 
     Example:
         >>> AleatoricHead()(torch.tensor([[1.0, 2.0, 0.0, -200.0]]))
@@ -51,8 +51,8 @@ class AleatoricHead(nn.Module):
                 f"outputs has shape {tuple(outputs.shape)}; accepted: (N, 2·C). Build the network "
                 "with twice as many outputs as classes, or use build_model(..., aleatoric=True)."
             )
-        logits, spread = outputs.chunk(2, dim=1)
-        return AleatoricOutput(logits, F.softplus(spread))
+        logits, raw_sigma = outputs.chunk(2, dim=1)
+        return AleatoricOutput(logits, F.softplus(raw_sigma))
 
 
 def sample_logits(
@@ -63,11 +63,11 @@ def sample_logits(
     Args:
         output: of the aleatoric model, N images and C classes.
         samples: T, 1 or more.
-        generator: draws the noise, on its own device; None is the global one of the output's
-            device.
+        generator: draws the noise, on its own device; None for the global generator of the
+            output's device.
 
     Returns:
-        (T, N, C) of the output's dtype, with gradients to both of its parts.
+        (T, N, C) of the output's dtype, differentiable in both logits and σ.
 
     Raises:
         ValueError: fewer than one sample.
@@ -88,12 +88,12 @@ def sample_logits(
 
 
 def aleatoric_loss(output: AleatoricOutput, targets: Tensor, samples: int = 100) -> Tensor:
-    """Compute the negative of Eq. 10 as a mean over the images.
+    """Compute the negative of Eq. 10, averaged over the images.
 
-    For an image of class c it is −log 1/T Σ_t softmax_c(x̂_t), the x̂_t being drawn anew by
-    :func:`sample_logits` from torch's global random numbers. Probabilities y in the place of
-    classes (mixup) give −Σ_c y_c log 1/T Σ_t softmax_c(x̂_t). All is computed from logarithms, so
-    no probability underflows.
+    For an image of class c it is −log 1/T Σ_t softmax_c(x̂_t), where :func:`sample_logits` draws
+    the x̂_t from torch's global generator. Probabilities y instead of classes (mixup) give
+    −Σ_c y_c log 1/T Σ_t softmax_c(x̂_t). Everything is computed in logarithms, so no probability
+    underflows.
 
     Args:
         output: of the aleatoric model, N images and C classes.
@@ -101,8 +101,8 @@ def aleatoric_loss(output: AleatoricOutput, targets: Tensor, samples: int = 100)
         samples: T, 1 or more; the paper does not state it.
 
     Returns:
-        A scalar of the output's dtype. As T is finite it is on average a little above what the
-        exact mean would give.
+        A scalar of the output's dtype. With a finite T its mean is slightly above the loss of the
+        exact expectation (Jensen's inequality).
 
     Raises:
         ValueError: fewer than one sample, or targets of another shape.
@@ -115,8 +115,8 @@ def aleatoric_loss(output: AleatoricOutput, targets: Tensor, samples: int = 100)
     count, classes = output.logits.shape
     if targets.shape not in ((count,), (count, classes)):
         raise ValueError(
-            f"targets has shape {tuple(targets.shape)}; accepted: {(count,)} class numbers or "
-            f"{(count, classes)} probabilities."
+            f"targets has shape {tuple(targets.shape)}; accepted: {(count,)} for class indices or "
+            f"{(count, classes)} for probabilities."
         )
     drawn = F.log_softmax(sample_logits(output, samples), dim=2)
     log_mean = torch.logsumexp(drawn, dim=0) - math.log(samples)

@@ -26,13 +26,13 @@ def basic_cnn(
 
     Args:
         num_classes: number of logits.
-        image_shape: (C, H, W); sets the size of the fully connected layer.
+        image_shape: (C, H, W); determines the size of the hidden layer.
         dropout: drop probability of all three dropout layers, 0 ≤ p < 1 (the paper: 0.3).
-        padding: the paper names 3×3 kernels and no padding. ``"same"`` pads every convolution;
-            ``"keras"`` pads the first of each pair only, as the Keras CIFAR-10 example does.
+        padding: the paper does not state it. ``"same"`` pads every convolution; ``"keras"`` pads
+            the first of each pair only, as the Keras CIFAR-10 example does.
 
     Returns:
-        A plain Sequential, so that each layer can be found by its name and place.
+        A plain Sequential with named layers.
 
     Raises:
         ValueError: an option out of range, or an image too small for two poolings.
@@ -44,9 +44,9 @@ def basic_cnn(
     if padding not in PADDINGS:
         raise ValueError(f"padding={padding!r}; accepted: {' or '.join(map(repr, PADDINGS))}.")
     channels, height, width = image_shape
-    second = 1 if padding == "same" else 0
+    second_padding = 1 if padding == "same" else 0
     for _ in CHANNELS:
-        height, width = ((side - 2 + 2 * second) // 2 for side in (height, width))
+        height, width = ((side - 2 + 2 * second_padding) // 2 for side in (height, width))
     if height < 1 or width < 1:
         smallest = 4 if padding == "same" else 10
         raise ValueError(
@@ -54,14 +54,14 @@ def basic_cnn(
             f"accepted: at least {smallest}×{smallest} pixels. Use a larger image_size."
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for block, width_out in enumerate(CHANNELS, start=1):
-        layers[f"conv{block}a"] = nn.Conv2d(channels, width_out, 3, padding=1)
+    for block, out_channels in enumerate(CHANNELS, start=1):
+        layers[f"conv{block}a"] = nn.Conv2d(channels, out_channels, 3, padding=1)
         layers[f"relu{block}a"] = nn.ReLU()
-        layers[f"conv{block}b"] = nn.Conv2d(width_out, width_out, 3, padding=second)
+        layers[f"conv{block}b"] = nn.Conv2d(out_channels, out_channels, 3, padding=second_padding)
         layers[f"relu{block}b"] = nn.ReLU()
         layers[f"pool{block}"] = nn.MaxPool2d(2)
         layers[f"dropout{block}"] = nn.Dropout(dropout)
-        channels = width_out
+        channels = out_channels
     layers["flatten"] = nn.Flatten()
     layers["hidden"] = nn.Linear(channels * height * width, HIDDEN)
     layers["relu3"] = nn.ReLU()

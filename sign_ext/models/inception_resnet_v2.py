@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-# Its unpadded convolutions and poolings leave no pixel of anything smaller.
+# Its unpadded convolutions and poolings leave no pixel of a smaller image.
 SMALLEST = 75
 
 
 def inception_resnet_v2(
     num_classes: int, image_shape: tuple[int, int, int], *, dropout: float = 0.0
 ) -> nn.Module:
-    """Build Inception-ResNet-v2 with fresh weights.
+    """Build Inception-ResNet-v2 with new weights.
 
     Args:
         num_classes: number of logits.
@@ -23,7 +23,7 @@ def inception_resnet_v2(
 
     Raises:
         ModuleNotFoundError: timm is not installed.
-        ValueError: an image too small.
+        ValueError: too small an image.
 
     Source: Szegedy et al., "Inception-v4, Inception-ResNet and the Impact of Residual Connections
     on Learning", 2016.

@@ -1,4 +1,4 @@
-"""MobileNetV2 from torchvision, as published or with its early strides removed."""
+"""MobileNetV2 from torchvision, as published or with less downsampling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 STRIDES = (32, 8)
 
-# expansion, channels, blocks, stride of the first block: Table 2 of the MobileNetV2 paper.
+# Expansion, channels, blocks, stride of the first block: Table 2 of the MobileNetV2 paper.
 PUBLISHED = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -28,14 +28,14 @@ def mobilenet_v2(
     width: float = 1.0,
     dropout: float = 0.2,
 ) -> nn.Module:
-    """Build MobileNetV2 with fresh weights.
+    """Build MobileNetV2 with new weights.
 
     Args:
         num_classes: number of logits.
-        image_shape: (C, H, W); any size will do, the features are averaged over the image.
-        stride: image pixels a feature pixel, 32 as published (at 32×32 the last features are 1×1)
-            or 8: the first convolution and the first block with 24 channels then have stride 1
-            instead of 2 (at 32×32 the last features are 4×4).
+        image_shape: (C, H, W); of any size, since the features are averaged over the image.
+        stride: of the whole network, 32 as published (at 32×32 the last features are 1×1) or 8:
+            then the first convolution and the first block with 24 channels have stride 1 instead
+            of 2 (at 32×32 the last features are 4×4).
         width: multiplies the number of channels.
         dropout: drop probability before the classifier, 0 ≤ p < 1.
 
@@ -53,7 +53,7 @@ def mobilenet_v2(
     if stride not in STRIDES:
         raise ValueError(f"stride={stride!r}; accepted: 32 (as published) or 8.")
     if not 0 < width < float("inf"):
-        raise ValueError(f"width={width!r}; accepted: above 0, 1.0 as published.")
+        raise ValueError(f"width={width!r}; accepted: a finite number above 0, 1.0 as published.")
     stages = [list(stage) for stage in PUBLISHED]
     if stride == 8:
         stages[1][3] = 1

@@ -20,11 +20,11 @@ def nasnet_mobile(
     repeats: int = 4,
     filters: int = 44,
 ) -> nn.Module:
-    """Build NASNet-A Mobile with fresh weights.
+    """Build NASNet-A Mobile with new weights.
 
-    Three stages of ``repeats`` cells with ``filters``, twice and four times as many filters,
-    a reduction cell between two stages, and the ImageNet stem in front, whose two cells have a
-    quarter and a half of ``filters``. The last features are 1/32 of the image, so 1×1 at 32×32.
+    The ImageNet stem, whose two cells have a quarter and a half of ``filters``, and three stages of
+    ``repeats`` cells with once, twice and four times ``filters``, separated by reduction cells. The
+    last features are 1/32 of the image, so 1×1 at 32×32.
 
     Args:
         num_classes: number of logits.
@@ -35,17 +35,17 @@ def nasnet_mobile(
             24 times as many features.
 
     Returns:
-        A module of timm's cells. The published auxiliary classifier, a second loss while
-        training on ImageNet, is left out.
+        A module of timm's cells, without the published auxiliary classifier, which adds a second
+        loss when training on ImageNet.
 
     Raises:
         ModuleNotFoundError: timm is not installed.
-        ValueError: an option out of range, or an image too small.
+        ValueError: an option out of range, or too small an image.
 
     Source: Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition",
-    2018. The paper's figure leaves open which two cells the first one of a stage reads: here, as
-    in its authors' mobile configuration, the reduction cell and the cell before that (the large
-    network, which timm has, reads the one before it again).
+    2018. The paper's figure leaves open which two cells the first cell of a stage reads: here, as
+    in its authors' mobile configuration, the reduction cell and the cell before that (in their
+    large network, which timm has, the reduction cell and the cell two before it).
 
     Example:
         >>> sum(p.numel() for p in nasnet_mobile(1000, (3, 224, 224)).parameters())
@@ -68,12 +68,12 @@ def nasnet_mobile(
 
 
 class NasNetA(nn.Module):
-    """Stem, stages of cells that read the two outputs before them, classifier.
+    """A stem, stages of cells that each read the two outputs before them, and a classifier.
 
     Args:
         num_classes: number of logits.
         channels: of the images.
-        dropout: before the classifier.
+        dropout: drop probability before the classifier.
         repeats: cells a stage.
         filters: of the first stage.
     """
@@ -81,7 +81,7 @@ class NasNetA(nn.Module):
     def __init__(
         self, num_classes: int, channels: int, *, dropout: float, repeats: int, filters: int
     ) -> None:
-        """Lay the cells out, with the channels that each finds before it."""
+        """Build the cells, each for the channels of the two outputs that it reads."""
         from timm.layers import ConvNormAct
         from timm.models import nasnet
 
@@ -97,7 +97,7 @@ class NasNetA(nn.Module):
         )
         self.cell_stem_0 = nasnet.CellStem0(STEM, num_channels=filters // 4, pad_type="same")
         self.cell_stem_1 = nasnet.CellStem1(STEM, num_channels=filters // 2, pad_type="same")
-        # A stem or reduction cell joins 4 branches of its width, every other cell 6.
+        # A stem or reduction cell concatenates 4 branches of its width, any other cell 6.
         before, last = filters, 2 * filters
         self.cells = nn.ModuleList()
         for stage in range(STAGES):
@@ -110,7 +110,7 @@ class NasNetA(nn.Module):
             for repeat in range(repeats):
                 if repeat:
                     cell = nasnet.NormalCell(before, width, last, width, pad_type="same")
-                else:  # what it reads from before the reduction is twice as large
+                else:  # the output before the reduction cell has twice the height and width
                     cell = nasnet.FirstCell(before, width // 2, last, width, pad_type="same")
                 self.cells.append(cell)
                 before, last = last, 6 * width

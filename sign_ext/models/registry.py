@@ -1,23 +1,23 @@
-"""Models by name, each with its normalisation in front."""
+"""Models by name, and the normalisation that is the first module of each."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sign_ext.models.aleatoric import AleatoricHead
 from sign_ext.models.basic_cnn import basic_cnn
 from sign_ext.models.inception_resnet_v2 import inception_resnet_v2
 from sign_ext.models.mobilenet_v2 import mobilenet_v2
 from sign_ext.models.nasnet_mobile import nasnet_mobile
-from sign_ext.models.normalize import Normalize
 
-# A builder takes (num_classes, image_shape) and, by keyword, its options with their defaults.
+# A builder takes (num_classes, image_shape) and, as keyword arguments with defaults, its options.
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "basic_cnn": basic_cnn,
     "mobilenet_v2": mobilenet_v2,
@@ -25,6 +25,63 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "nasnet_mobile": nasnet_mobile,
 }
 MODEL_NAMES: tuple[str, ...] = tuple(BUILDERS)
+
+
+class Normalize(nn.Module):
+    """Compute (x − mean) / std for each channel, so that a model's input stays in pixel units.
+
+    With the default, x / 255, a network sees 0–1, while SIGN's δ, the noise and the clamp are all
+    in grey levels (0–255).
+
+    Args:
+        mean: one value a channel, in pixel units.
+        std: one value a channel, in pixel units, none of them zero.
+
+    Raises:
+        ValueError: different lengths, a zero, or a value that is not finite.
+
+    Example:
+        >>> Normalize()(torch.full((1, 3, 1, 1), 51.0)).flatten().tolist()
+        [0.20000000298023224, 0.20000000298023224, 0.20000000298023224]
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (255.0, 255.0, 255.0),
+    ) -> None:
+        """Store both as buffers, shaped to broadcast over (N, C, H, W)."""
+        super().__init__()
+        mean_values = torch.tensor(list(mean), dtype=torch.float32)
+        std_values = torch.tensor(list(std), dtype=torch.float32)
+        if mean_values.shape != std_values.shape or not len(mean_values):
+            raise ValueError(
+                f"mean has {len(mean_values)} values and std {len(std_values)}; accepted: one a "
+                "channel in each."
+            )
+        finite = bool(torch.isfinite(torch.cat([mean_values, std_values])).all())
+        if not finite or bool((std_values == 0).any()):
+            raise ValueError(f"mean={tuple(mean)}, std={tuple(std)}; accepted: finite, std not 0.")
+        self.register_buffer("mean", mean_values.view(-1, 1, 1))
+        self.register_buffer("std", std_values.view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise images.
+
+        Args:
+            images: float tensor (N, C, H, W) in pixel units 0–255.
+
+        Returns:
+            The same shape and dtype.
+        """
+        return (images - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        """Show the constants when the module is printed."""
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
 
 
 def build_model(
@@ -35,20 +92,20 @@ def build_model(
     aleatoric: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """Build a model with fresh weights from torch's global random numbers.
+    """Build a model with new weights drawn from torch's global generator.
 
     Args:
         name: one of `MODEL_NAMES`.
         num_classes: number of logits.
         image_shape: (3, H, W) of the images.
-        aleatoric: learn each logit's spread too (Section 3.2): the network gets twice as many
-            outputs, and an `AleatoricHead` behind it.
+        aleatoric: also learn the standard deviation of each logit (Section 3.2): the network gets
+            twice as many outputs, followed by an `AleatoricHead`.
         **options: see `model_options`.
 
     Returns:
         A Sequential of ``normalize`` and ``network`` that takes float32 images (N, 3, H, W) in
         pixel units 0–255 and returns logits (N, num_classes); with ``aleatoric`` a third module,
-        ``head``, and an `AleatoricOutput` of such logits and their standard deviations.
+        ``head``, and an `AleatoricOutput` of logits and their standard deviations.
 
     Raises:
         ValueError: an unknown name or option, or a value out of range.
@@ -61,7 +118,7 @@ def build_model(
     defaults = model_options(name)
     for option in options:
         if option not in defaults:
-            raise ValueError(_unknown(f"option of {name}", option, defaults))
+            raise ValueError(_unknown(f"an option of {name}", option, defaults))
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}; accepted: 1 or more.")
     shape = tuple(image_shape)
@@ -91,14 +148,14 @@ def model_options(name: str) -> dict[str, Any]:
         {'dropout': 0.3, 'padding': 'same'}
     """
     if name not in BUILDERS:
-        raise ValueError(_unknown("model", name, MODEL_NAMES))
+        raise ValueError(_unknown("a model", name, MODEL_NAMES))
     parameters = inspect.signature(BUILDERS[name]).parameters.values()
     return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
-def _unknown(kind: str, given: str, accepted: Collection[str]) -> str:
-    """Word an error about a name, with the closest one."""
-    close = difflib.get_close_matches(given, accepted, n=1)
-    return f"{given!r} is no {kind}; accepted: {', '.join(accepted)}." + (
+def _unknown(kind: str, name: str, accepted: Collection[str]) -> str:
+    """Return an error message about an unknown name, with the most similar one."""
+    close = difflib.get_close_matches(name, accepted, n=1)
+    return f"{name!r} is not {kind}; accepted: {', '.join(accepted)}." + (
         f" Did you mean {close[0]!r}?" if close else ""
     )

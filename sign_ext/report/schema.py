@@ -199,8 +199,8 @@ class Results:
         experiments: in the paper's order.
         data: one line a data set: what it really is, and how many images.
         settings: of the scale, name → value.
-        machine: see `report.environment.machine`.
-        versions: see `report.environment.versions`.
+        machine: see `environment.machine`.
+        versions: see `environment.versions`.
         commit: of the checkout, "" outside one; "+changes" is appended where files differ from it.
         command: that made it.
         seconds: of computing that all stages took when they ran.

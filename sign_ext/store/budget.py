@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sign_ext.compiler.ir.program import bytes_in_words
+from sign_ext.formatting import bytes_in_words
 from sign_ext.store.manifest import DTYPES
 
 # Float32 images passed to the engine at once: large enough to make a call's overhead negligible.

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sign_ext.compiler.ir.program import bytes_in_words
+from sign_ext.formatting import bytes_in_words
 from sign_ext.store.change import merge_changes
 from sign_ext.store.lifecycle import shard_entries
 from sign_ext.store.manifest import (

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
+from sign_ext.change import Change
 from sign_ext.errors import StoreError
 from sign_ext.files import write_whole
-from sign_ext.store.change import Change
 
 FORMAT = "sign_ext.store"
 FORMAT_VERSION = 1

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sign_ext.change import Change
 from sign_ext.errors import StoreError
 from sign_ext.files import put_in_place, sha256_of, write_whole
-from sign_ext.store.change import Change
 from sign_ext.store.manifest import (
     FORMAT,
     FORMAT_VERSION,

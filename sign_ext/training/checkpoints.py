@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sign_ext.files import write_json, write_tensors
+from sign_ext.files import replacing, write_json
 
 CHECKPOINT_NAME = "model.safetensors"
 _CONFIG_KEY = "sign_ext.config"
@@ -168,6 +168,23 @@ def _check_model_config(spec: Any, where: str) -> None:
             f"{where} must be a mapping with {', '.join(_MODEL_KEYS)}; missing: "
             f"{', '.join(missing)}."
         )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and text metadata as one safetensors file, atomically.
+
+    Args:
+        path: the file; an existing one is replaced.
+        tensors: name → tensor on any device, in any memory format. Names may share storage: each
+            is written in full.
+        metadata: name → text, kept in the file's header.
+    """
+    from safetensors.torch import save_file
+
+    # clone() separates tied weights: safetensors refuses tensors that share storage.
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata=dict(metadata))
 
 
 def _check_tensors(

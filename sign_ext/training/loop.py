@@ -21,7 +21,7 @@ from torch import nn
 
 from sign_ext.augment import Augment, NoAugment
 from sign_ext.data import ImageSet
-from sign_ext.precision import arithmetic
+from sign_ext.eval_state import arithmetic
 from sign_ext.progress import Progress, reporting
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 from sign_ext.training.checks import check_model, check_sets, trains_all_parameters

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sign_ext.precision import PRECISIONS
+from sign_ext.settings import PRECISIONS
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sign_ext.files import write_tensors
+from sign_ext.training.checkpoints import write_tensors
 from sign_ext.training.processes import ONE_PROCESS, Processes
 
 STATE_NAME = "last.safetensors"

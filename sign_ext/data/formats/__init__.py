@@ -1,1 +1,1 @@
-"""The formats that any data set may come in: image folder, WebDataset, Hugging Face, Parquet."""
+"""The file formats that any data set may come in, a module each; may import sign_ext.data."""

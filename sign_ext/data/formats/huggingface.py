@@ -1,4 +1,4 @@
-"""A folder that Hugging Face's datasets wrote with save_to_disk, as a data set."""
+"""Folders written by save_to_disk of Hugging Face's library datasets."""
 
 from __future__ import annotations
 
@@ -10,65 +10,65 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sign_ext.data.decode import FORMATS, decode_all, decode_rgb, readable
-from sign_ext.data.lazy import LARGEST_LABEL, ImageIndex, LazyDataset, parts_of
+from sign_ext.data.decode import FORMATS, decode_all, decode_errors, decode_rgb
+from sign_ext.data.lazy import DEFAULT_SIZE, LARGEST_LABEL, ImageIndex, LazyDataset, splits_from
 from sign_ext.data.splits import SubsetSpec
 
-ONE, SEVERAL = "state.json", "dataset_dict.json"
-MARKS = (ONE, SEVERAL)
-DEFAULT_SIZE = 32
-REPAIR = "Replace it, or filter the row out and save the data set again."
-SPLITS = "accepted: train and test with, optionally, validation (or val); or one split of any name"
+# The files by which such a folder is recognised: of a Dataset and of a DatasetDict.
+MARKERS = ("state.json", "dataset_dict.json")
+ACCEPTED = (
+    "accepted: train and test with, optionally, validation (or val); or one split of any name"
+)
+_ADVICE = "Replace it, or filter the row out and save the data set again."
 
 
-def is_saved(folder: Path) -> bool:
-    """Tell whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder.
+def is_huggingface(folder: Path) -> bool:
+    """Return whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder.
 
     Args:
         folder: the folder.
     """
-    return any((folder / mark).is_file() for mark in MARKS)
+    return any((folder / marker).is_file() for marker in MARKERS)
 
 
-def open_saved(folder: Path, wanted: SubsetSpec) -> LazyDataset:
-    """List the rows of a saved data set; it stays on disk, mapped into memory.
+def open_huggingface(folder: Path, subset: SubsetSpec) -> LazyDataset:
+    """List the rows of a saved data set; its Arrow files stay on disk and are memory-mapped.
 
-    The splits train, test and validation (or val) are used as they are, without a validation split
-    15% of the training images are held out; a single split is divided 70/15/15 within each class.
+    The splits train, test and validation (or val) are used as they are; without a validation split
+    15% of the training images are held out. A single split is split 70/15/15 within each class.
     Nothing is unpickled or downloaded, and no code that came with the data set is run.
 
     Args:
-        folder: what ``save_to_disk`` wrote. The images are the only column of the feature Image
-            (else the one called ``image``), the labels the column ``label`` (else the only
+        folder: what ``save_to_disk`` wrote. The images are the only column with the feature Image
+            (or else the one called ``image``), the labels the column ``label`` (or else the only
             ClassLabel): classes, or integers from 0.
-        wanted: subset sizes and image size (default 32; the aspect ratio is not kept).
+        subset: subset sizes and image size (default 32; the aspect ratio is not kept).
 
     Returns:
-        The splits, unread, called after the folder.
+        The data set, named after the folder.
 
     Raises:
         ModuleNotFoundError: the library datasets is not installed.
         ValueError: a damaged folder, other splits or columns, a row without label, too few images,
             or a subset too large.
     """
-    size = wanted.image_size or DEFAULT_SIZE
-    called = folder.resolve().name
-    tables = _load(folder)
-    pools, class_names = {}, {}
-    for split, table in tables.items():
-        where = f"{folder}, {split}" if split else str(folder)
-        with _usable(where):
-            pools[split], class_names[split] = _pool(table, where, size)
-    names = _common(class_names, pools, folder)
-    parts = parts_of(pools, names, str(folder))
-    total = sum(len(where) for _, where in parts)
-    note = f"images of {called} ({total:,} in {len(names)} classes, saved by Hugging Face's "
+    size = subset.image_size or DEFAULT_SIZE
+    name = folder.resolve().name
+    indexes, names_in_split = {}, {}
+    for split, table in _load(folder).items():
+        location = f"{folder}, {split}" if split else str(folder)
+        with _format_errors(location):
+            indexes[split], names_in_split[split] = _index(table, location, size)
+    class_names = _class_names(names_in_split, indexes, folder)
+    splits = splits_from(indexes, class_names, str(folder))
+    total = sum(len(positions) for _, positions in splits)
+    note = f"images of {name} ({total:,} in {len(class_names)} classes, saved by Hugging Face's "
     note += f"datasets, resized to {size}×{size})"
-    return LazyDataset(called, note, names, parts, wanted)
+    return LazyDataset(name, note, class_names, splits, subset)
 
 
 def _load(folder: Path) -> dict[str, Any]:
-    """Map the Arrow files: split → Dataset, or "" → the only one."""
+    """Map the Arrow files into memory: split → Dataset, or "" → the only one."""
     try:
         import datasets  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
@@ -78,30 +78,30 @@ def _load(folder: Path) -> dict[str, Any]:
             name="datasets",
         ) from error
 
-    # Absolute, so that no part of the name can be taken for a remote file system's.
-    with _usable(str(folder)):
-        found = datasets.load_from_disk(str(folder.resolve()), keep_in_memory=False)
-    if not isinstance(found, dict):
-        return {"": found}
-    if len(found) == 1:
-        return {"": next(iter(found.values()))}
-    held = [name for name in found if name in ("validation", "val")]
-    if {*found} - {*held} != {"train", "test"} or len(held) > 1:
-        raise ValueError(f"{folder} has the splits {', '.join(found)}; {SPLITS}.")
-    return dict(found)
+    # An absolute path, so that no part of it is taken for the address of a remote file system.
+    with _format_errors(str(folder)):
+        loaded = datasets.load_from_disk(str(folder.resolve()), keep_in_memory=False)
+    if not isinstance(loaded, dict):
+        return {"": loaded}
+    if len(loaded) == 1:
+        return {"": next(iter(loaded.values()))}
+    validation = [name for name in loaded if name in ("validation", "val")]
+    if {*loaded} - {*validation} != {"train", "test"} or len(validation) > 1:
+        raise ValueError(f"{folder} has the splits {', '.join(loaded)}; {ACCEPTED}.")
+    return dict(loaded)
 
 
 @contextmanager
-def _usable(where: str) -> Iterator[None]:
-    """Turn what goes wrong with a damaged folder into one error that names it."""
+def _format_errors(location: str) -> Iterator[None]:
+    """Turn every exception about a damaged folder into a ValueError that names it."""
     import pyarrow
 
-    # Files of JSON and Arrow that are not what they should be can fail in any of these ways.
+    # Malformed JSON and Arrow files can fail in any of these ways.
     damaged = (pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError, AttributeError)
     try:
         yield
     except damaged as error:
-        raise ValueError(f"{where} cannot be used as a saved data set: {error}.") from error
+        raise ValueError(f"{location} cannot be used as a saved data set: {error}.") from error
 
 
 def _columns(features: Any) -> tuple[str, str]:
@@ -128,23 +128,24 @@ def _columns(features: Any) -> tuple[str, str]:
     return image, classes[0]
 
 
-def _pool(table: Any, where: str, size: int) -> tuple[ImageIndex, tuple[str, ...] | None]:
-    """Make the pool of one split; also give its class names if it has any."""
+def _index(table: Any, location: str, size: int) -> tuple[ImageIndex, tuple[str, ...] | None]:
+    """List the rows of one split; also return its class names if it has any."""
     from datasets import ClassLabel, Image
 
     image, label = _columns(table.features)
     feature = table.features[label]
-    names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
-    labels = _labels(table, label, LARGEST_LABEL + 1 if names is None else len(names))
-    # Without decoding, rows are the encoded bytes as they lie in the file.
+    class_names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
+    classes = LARGEST_LABEL + 1 if class_names is None else len(class_names)
+    labels = _labels(table, label, classes)
+    # decode=False gives a row's encoded bytes instead of an image that the library decodes.
     rows = table.with_format(None).select_columns([image]).cast_column(image, Image(decode=False))
     arrow = rows.with_format("arrow")
 
     def read(positions: np.ndarray) -> Tensor:
-        def decode(index: int) -> np.ndarray:
-            row = int(positions[index])
-            with readable(f"{where}, row {row} cannot be read as an image", REPAIR):
-                return decode_rgb(_source(rows[row][image]), size, FORMATS)
+        def decode(number: int) -> np.ndarray:
+            row = int(positions[number])
+            with decode_errors(f"{location}, row {row} cannot be read as an image", _ADVICE):
+                return decode_rgb(_image_data(rows[row][image]), size, FORMATS)
 
         return decode_all(len(positions), size, decode)
 
@@ -152,12 +153,12 @@ def _pool(table: Any, where: str, size: int) -> tuple[ImageIndex, tuple[str, ...
         import pyarrow.compute
 
         cells = arrow[positions.tolist()][image]
-        sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(cells, "bytes"))
+        lengths = pyarrow.compute.binary_length(pyarrow.compute.struct_field(cells, "bytes"))
         paths = pyarrow.compute.struct_field(cells, "path")
-        pairs = zip(sizes.to_pylist(), paths.to_pylist(), strict=True)
+        pairs = zip(lengths.to_pylist(), paths.to_pylist(), strict=True)
         return [f"{length} {path}".encode("utf-8", "surrogateescape") for length, path in pairs]
 
-    return ImageIndex(labels, read, size, identities), names
+    return ImageIndex(labels, read, size, identities), class_names
 
 
 def _labels(table: Any, column: str, classes: int) -> np.ndarray:
@@ -179,8 +180,8 @@ def _labels(table: Any, column: str, classes: int) -> np.ndarray:
     return labels
 
 
-def _source(cell: dict[str, Any] | None) -> bytes | Path:
-    """Return an image's bytes, or the file on this machine that it lies in."""
+def _image_data(cell: dict[str, Any] | None) -> bytes | Path:
+    """Return an image's bytes, or the path of the local file that holds them."""
     if cell is None:
         raise ValueError("the cell is empty")
     if cell["bytes"] is not None:
@@ -190,17 +191,20 @@ def _source(cell: dict[str, Any] | None) -> bytes | Path:
     return Path(cell["path"])
 
 
-def _common(
-    class_names: dict[str, tuple[str, ...] | None], pools: dict[str, ImageIndex], folder: Path
+def _class_names(
+    names_in_split: dict[str, tuple[str, ...] | None],
+    indexes: dict[str, ImageIndex],
+    folder: Path,
 ) -> tuple[str, ...]:
     """Return the class names, which all splits must share; numbers if there are none."""
-    different = set(class_names.values())
-    if len(different) > 1:
+    distinct = set(names_in_split.values())
+    if len(distinct) > 1:
         raise ValueError(
-            f"{folder} has other classes in {' than in '.join(class_names)}; accepted: the same "
-            "in every split."
+            f"{folder} has different classes in {' and '.join(names_in_split)}; accepted: the "
+            "same classes in every split."
         )
-    names = different.pop()
-    if names is not None:
-        return names
-    return tuple(str(i) for i in range(1 + max(int(pool.labels.max()) for pool in pools.values())))
+    class_names = distinct.pop()
+    if class_names is not None:
+        return class_names
+    largest = max(int(index.labels.max()) for index in indexes.values())
+    return tuple(str(label) for label in range(largest + 1))

@@ -1,4 +1,4 @@
-"""Reading of Parquet files that hold one compressed image a row."""
+"""Parquet files that hold one compressed image a row."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ IMAGE = "image"
 
 
 @contextmanager
-def usable_as(data_set: str, file: Path) -> Iterator[None]:
-    """Turn what goes wrong inside into one error that names the file.
+def parquet_errors(data_set: str, file: Path) -> Iterator[None]:
+    """Turn every exception about a wrong or damaged file into a ValueError that names it.
 
     Args:
-        data_set: what the file was to be used as.
+        data_set: what the file is read as.
         file: the file.
 
     Raises:
-        ValueError: anything about the file was not as it should be.
+        ValueError: the block raised an exception that means that the file cannot be used.
     """
     import pyarrow
 
@@ -33,18 +33,18 @@ def usable_as(data_set: str, file: Path) -> Iterator[None]:
 
 
 def read_columns(file: Path, columns: tuple[str, ...], rows: int | None = None) -> Any:
-    """Read every needed column but the images.
+    """Read the requested columns, except the images.
 
     Args:
         file: the Parquet file.
-        columns: the columns there must be, ``"image"`` among them; others are ignored.
-        rows: the number of rows there must be; None for any number but zero.
+        columns: the required columns, ``"image"`` among them; others are ignored.
+        rows: the required number of rows; None for any number but zero.
 
     Returns:
-        A ``pyarrow.Table`` of those columns without empty cells.
+        A ``pyarrow.Table`` of those columns without nulls.
 
     Raises:
-        ValueError: a column or a cell is missing, or there are more or fewer rows.
+        ValueError: a missing column, a null, or another number of rows.
         pyarrow.ArrowException: not a readable Parquet file.
     """
     import pyarrow.parquet
@@ -57,19 +57,19 @@ def read_columns(file: Path, columns: tuple[str, ...], rows: int | None = None) 
         table = opened.read(columns=[name for name in columns if name != IMAGE])
     nulls = sum(column.null_count for column in table.columns)
     if nulls or not table.num_rows or (rows is not None and table.num_rows != rows):
-        wanted = "one row or more" if rows is None else f"{rows:,} rows"
+        accepted = "one row or more" if rows is None else f"{rows:,} rows"
         raise ValueError(
-            f"it has {table.num_rows:,} rows and {nulls} empty cells; accepted: {wanted}, "
-            "all filled"
+            f"it has {table.num_rows:,} rows and {nulls} empty cells; accepted: {accepted}, "
+            "no empty cells"
         )
     return table
 
 
-class Cells:
-    """The compressed images of a Parquet file, read row group by row group when asked for.
+class ImageColumn:
+    """The compressed images of a Parquet file, read on demand, a row group at a time.
 
-    The two row groups used last stay in memory, compressed images as they lie in the file: piece
-    after piece is then read from the file once, also by several threads at neighbouring pieces.
+    The two row groups used last stay in memory, with the images still compressed. So reading in
+    order reads the file once, even if several threads read neighbouring rows.
 
     Args:
         file: the Parquet file.
@@ -79,10 +79,10 @@ class Cells:
         pyarrow.ArrowException: not a readable Parquet file.
     """
 
-    KEPT = 2
+    CACHED_GROUPS = 2
 
     def __init__(self, file: Path) -> None:
-        """Read where the row groups begin, and how large they are."""
+        """Read the bounds and sizes of the row groups."""
         import pyarrow.parquet
 
         self.file = file
@@ -91,62 +91,62 @@ class Cells:
             column = opened.schema_arrow.names.index(IMAGE)
         self._ends = np.cumsum([group.num_rows for group in groups])
         sizes = sorted(group.column(column).total_uncompressed_size for group in groups)
-        self.resident_bytes = sum(sizes[-self.KEPT :])
-        self._kept: dict[int, Any] = {}
+        self.resident_bytes = sum(sizes[-self.CACHED_GROUPS :])
+        self._cache: dict[int, Any] = {}  # row group → column, the one used last at the end
         self._lock = threading.Lock()
 
-    def read(self, where: np.ndarray) -> list[bytes]:
+    def read(self, rows: np.ndarray) -> list[bytes]:
         """Read the compressed images of some rows.
 
         Args:
-            where: int64 (n,), increasing positions of rows.
+            rows: int64 (n,), increasing.
 
         Returns:
-            n images' bytes, as they lie in the file.
+            The images' bytes, as they are in the file.
 
         Raises:
-            ValueError: the file cannot be read, or a cell holds no bytes; the message names the
-                row.
+            ValueError: the file cannot be read, or a cell is empty; the message names the row.
         """
-        cells = self._cells(where)
-        for row, cell in zip(where, cells, strict=True):
+        cells = self._cells(rows)
+        for row, cell in zip(rows, cells, strict=True):
             if not isinstance(cell, bytes):
                 raise ValueError(f"{self.file}, row {row}: its image is {cell!r}, not bytes.")
         return cells
 
-    def identities(self, where: np.ndarray) -> list[bytes]:
-        """Return the same bytes to be told apart; a cell without any has the empty ones.
+    def identities(self, rows: np.ndarray) -> list[bytes]:
+        """Return the compressed images as identities; empty bytes for an empty cell.
 
         Args:
-            where: int64 (n,), increasing positions of rows.
+            rows: int64 (n,), increasing.
         """
-        return [cell if isinstance(cell, bytes) else b"" for cell in self._cells(where)]
+        return [cell if isinstance(cell, bytes) else b"" for cell in self._cells(rows)]
 
-    def _cells(self, where: np.ndarray) -> list[Any]:
-        """Return what the cells of some rows hold."""
+    def _cells(self, rows: np.ndarray) -> list[Any]:
+        """Return the content of some rows' cells."""
         import pyarrow
 
         cells: list[Any] = []
-        holding = np.searchsorted(self._ends, where, side="right")
-        for group in np.unique(holding).tolist():
+        group_of_row = np.searchsorted(self._ends, rows, side="right")
+        for group in np.unique(group_of_row).tolist():
             first = self._ends[group - 1] if group else 0
-            inside = where[holding == group] - first
+            rows_in_group = rows[group_of_row == group] - first
             try:
-                cells += self._group(group).take(pyarrow.array(inside)).to_pylist()
+                cells += self._group(group).take(pyarrow.array(rows_in_group)).to_pylist()
             except (pyarrow.ArrowException, OSError) as error:
                 raise ValueError(f"{self.file} cannot be read: {error}.") from error
         return cells
 
     def _group(self, group: int) -> Any:
-        """Return a row group's images, from the file unless it is one of those used last."""
+        """Return a row group's images, from the cache or else from the file."""
         import pyarrow.parquet
 
+        # Reading under the lock: threads that need the same row group wait for one read of it.
         with self._lock:
-            column = self._kept.pop(group, None)
+            column = self._cache.pop(group, None)
             if column is None:
                 with pyarrow.parquet.ParquetFile(self.file) as opened:
                     column = opened.read_row_group(group, columns=[IMAGE])[IMAGE]
-            self._kept[group] = column
-            while len(self._kept) > self.KEPT:
-                del self._kept[next(iter(self._kept))]
+            self._cache[group] = column
+            while len(self._cache) > self.CACHED_GROUPS:
+                del self._cache[next(iter(self._cache))]
             return column

@@ -1,4 +1,8 @@
-"""Tar files in WebDataset's manner as a data set: samples of an image and a label."""
+"""Tar files in WebDataset format: a sample is an image and a label with the same key.
+
+The library webdataset streams such files from front to back. SIGN reads images in any order and
+from several threads, so here the headers of a tar are read once, and each image by its offset.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +17,240 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from sign_ext.data.decode import FORMATS, decode_all, decode_rgb, readable
-from sign_ext.data.formats.image_folder import DEFAULT_SIZE, folders
-from sign_ext.data.lazy import LARGEST_LABEL, ImageIndex, LazyDataset, parts_of
+from sign_ext.data.decode import EXTENSIONS, FORMATS, decode_all, decode_errors, decode_rgb
+from sign_ext.data.formats.image_folder import subfolders
+from sign_ext.data.lazy import DEFAULT_SIZE, LARGEST_LABEL, ImageIndex, LazyDataset, splits_from
 from sign_ext.data.splits import SubsetSpec
 
-# Where a tar file in WebDataset's manner holds which sample: found without reading the images.
-#
-# The library webdataset streams such files from front to back. SIGN's inputs are read at any place
-# and by several threads, so here the headers are read once, and each image by its offset.
-
-
-# As image folders', by which a member is told to be an image.
-IMAGE_ENDINGS = ("bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp")
-CLASSES = "classes.txt"
-MAGIC = {
+CLASSES_FILE = "classes.txt"
+ACCEPTED = (
+    "accepted: photos.tar, photos-{000..013}.tar, ROOT/*.tar, or ROOT/train/*.tar with "
+    "ROOT/test/*.tar and, optionally, ROOT/validation (or ROOT/val)"
+)
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"PK\x03\x04": "zip",
 }
-BLOCK = 512
+_BLOCK = 512  # bytes; a tar is a sequence of such blocks
+_ADVICE = "Make the tar again without it, or with an image that can be read."
+
+
+def open_webdataset(path: str | Path, subset: SubsetSpec) -> LazyDataset:
+    """List the samples of a tar, of several, or of a folder of them.
+
+    ROOT/train/*.tar, ROOT/test/*.tar and ROOT/validation/*.tar (or ROOT/val) are used as they are;
+    without a validation folder 15% of the training images are held out. Everything else is split
+    70/15/15 within each class. Classes are called "0", "1" and so on, unless ``classes.txt`` names
+    them, one a line: next to the (training) tars, in ROOT, or in the first tar.
+
+    Args:
+        path: a tar, a pattern such as ``"photos-{000..013}.tar"``, or a folder.
+        subset: subset sizes and image size (default 32; the aspect ratio is not kept).
+
+    Returns:
+        The data set, named after the file or folder; samples are in the order of the tars.
+
+    Raises:
+        FileNotFoundError: a tar is missing.
+        ValueError: another folder structure, a damaged tar or sample, too few images, or a subset
+            too large.
+    """
+    size = subset.image_size or DEFAULT_SIZE
+    root = Path(path)
+    if root.is_dir():
+        name = root.resolve().name
+        tars_of_split = _tars_of_split(root)
+    else:
+        name = _RANGE.sub("", root.name).removesuffix(".tar").strip("-_.") or "tars"
+        tars_of_split = {"": expand_pattern(str(path))}
+    indexes = {}
+    classes_content = None  # of the first tar of the first split whose first tar has one
+    for split, tars in tars_of_split.items():
+        indexes[split], content = _index(tars, size)
+        classes_content = content if classes_content is None else classes_content
+    first = next(iter(tars_of_split.values()))[0]
+    folders = [first.parent, root] if root.is_dir() else [first.parent]
+    labels = np.concatenate([index.labels for index in indexes.values()])
+    class_names = _class_names(first, folders, classes_content, labels)
+    splits = splits_from(indexes, class_names, str(path))
+    count = sum(len(tars) for tars in tars_of_split.values())
+    note = f"images of {name} ({len(labels):,} in {len(class_names)} classes, from {count:,} "
+    note += f"{'tar' if count == 1 else 'tars'}, resized to {size}×{size})"
+    return LazyDataset(name, note, class_names, splits, subset)
+
+
+def is_tar_name(path: str) -> bool:
+    """Return whether a path has the extension of a tar, compressed ones included.
+
+    Args:
+        path: a path or a pattern.
+
+    Example:
+        >>> is_tar_name("photos-{000..013}.tar"), is_tar_name("photos")
+        (True, False)
+    """
+    return path.lower().endswith((".tar", *_COMPRESSED))
+
+
+def tars_in(folder: Path) -> list[Path]:
+    """List the visible tars of a folder by name; none if the folder does not exist.
+
+    Args:
+        folder: the folder; its sub-folders are not searched.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.name.lower().endswith(".tar")
+        and not entry.name.startswith(".")
+        and entry.is_file()
+    )
+
+
+def compressed_tars_in(folder: Path) -> list[Path]:
+    """List the visible compressed tars of a folder by name.
+
+    Args:
+        folder: an existing folder.
+    """
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.name.lower().endswith(_COMPRESSED) and not entry.name.startswith(".")
+    )
+
+
+def expand_pattern(pattern: str) -> list[Path]:
+    """List the files that a path or a pattern stands for, all of which must exist.
+
+    Args:
+        pattern: a tar, or a pattern with ranges of numbers: ``{000..013}`` is 000, 001 … 013.
+
+    Returns:
+        The files in the pattern's order.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a range that runs backwards or is too long, or braces around something else.
+    """
+    if Path(pattern).is_file():
+        return [Path(pattern)]
+    # Alternately text, first and last number of a range, text …
+    pieces = _RANGE.split(pattern)
+    texts, ranges = pieces[::3], list(zip(pieces[1::3], pieces[2::3], strict=True))
+    if any("{" in text or "}" in text for text in texts):
+        raise ValueError(f"name={pattern!r} has braces that are not a range; {ACCEPTED}.")
+    numbers = [_numbers(first, last, pattern) for first, last in ranges]
+    paths = []
+    for chosen in itertools.product(*numbers):
+        filled = itertools.chain.from_iterable(zip(texts, chosen, strict=False))
+        path = Path("".join(filled) + texts[-1])
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing (name={pattern!r}); {ACCEPTED}.")
+        paths.append(path)
+    return paths
+
+
+def _numbers(first: str, last: str, pattern: str) -> list[str]:
+    """Return the numbers of a range, with as many digits as the first has."""
+    if int(first) > int(last):
+        raise ValueError(f"name={pattern!r} has a range that runs backwards; {ACCEPTED}.")
+    if int(last) - int(first) >= 1_000_000:  # a typing error; listing them would take minutes
+        raise ValueError(f"name={pattern!r} has a range of more than a million files; {ACCEPTED}.")
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+
+
+def _tars_of_split(root: Path) -> dict[str, list[Path]]:
+    """List a folder's tars by split; under "" if they are still to be split."""
+    tars = tars_in(root)
+    tars_in_folder = {name: tars_in(root / name) for name in subfolders(root)}
+    if tars:
+        if tars_in_folder:
+            raise ValueError(
+                f"{root} holds {tars[0].name} and the folders {list(tars_in_folder)}, so it may be "
+                f"a folder of tars or one of images; keep one kind in it. For tars {ACCEPTED}."
+            )
+        return {"": tars}
+    known = ("train", "validation", "val", "test")
+    unknown = [name for name in tars_in_folder if name not in known]
+    empty = [name for name, found in tars_in_folder.items() if not found]
+    both = {"validation", "val"} <= set(tars_in_folder)
+    if unknown or empty or both or not {"train", "test"} <= set(tars_in_folder):
+        raise ValueError(
+            f"{root} holds the folders {list(tars_in_folder)}"
+            + (f", of which {empty[0]} has no tars" if empty else "")
+            + f"; {ACCEPTED}."
+        )
+    # Training first: its tars are the first place to look for the class names.
+    return {"train": tars_in_folder.pop("train"), **tars_in_folder}
+
+
+def _class_names(
+    first: Path, folders: list[Path], classes_content: bytes | None, labels: np.ndarray
+) -> tuple[str, ...]:
+    """Read the class names from a file or from the first tar; number the classes without them."""
+    count = int(labels.max()) + 1
+    candidates = [folder / CLASSES_FILE for folder in folders]
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None and classes_content is None:
+        return tuple(str(label) for label in range(count))
+    location = str(file) if file is not None else f"{first}: {CLASSES_FILE}"
+    content = file.read_bytes() if file is not None else classes_content or b""
+    try:
+        names = tuple(line.strip() for line in content.decode("utf-8-sig").strip().splitlines())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{location} is not UTF-8 text: {error}.") from error
+    if len(names) < count or "" in names:
+        raise ValueError(
+            f"{location} has {len(names)} lines{', some of them empty' if '' in names else ''}; "
+            f"accepted: one line for each label, 0 to {count - 1}."
+        )
+    return names
+
+
+def _index(tars: list[Path], size: int) -> tuple[ImageIndex, bytes | None]:
+    """List the samples of some tars; also return the classes.txt of the first."""
+    keys: list[str] = []
+    columns: list[np.ndarray] = []
+    classes = None
+    for number, tar in enumerate(tars):
+        contents = index_tar(tar)
+        classes = contents.classes if number == 0 else classes
+        keys += [sample.key for sample in contents.samples]
+        rows = [
+            (sample.label, number, sample.offset, sample.size, sample.modified)
+            for sample in contents.samples
+        ]
+        # An array for each tar: millions of Python integers would take ten times the memory.
+        columns.append(np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
+    if not keys:
+        raise ValueError(f"{tars[0]} holds no samples; accepted: files KEY.jpg and KEY.cls.")
+    labels, tar_numbers, offsets, sizes, times = np.concatenate(columns, axis=1)
+
+    def read(positions: np.ndarray) -> Tensor:
+        def decode(number: int) -> np.ndarray:
+            row = positions[number]
+            tar = tars[tar_numbers[row]]
+            with decode_errors(f"{tar}: {keys[row]!r} cannot be read as an image", _ADVICE):
+                data = _read_member(tar, int(offsets[row]), int(sizes[row]))
+                return decode_rgb(data, size, FORMATS)
+
+        return decode_all(len(positions), size, decode)
+
+    def identities(positions: np.ndarray) -> list[bytes]:
+        return [b"%d %d" % (sizes[row], times[row]) for row in positions]
+
+    def keys_at(positions: np.ndarray) -> list[str]:
+        return [keys[row] for row in positions]
+
+    return ImageIndex(labels, read, size, identities, keys_at), classes
 
 
 @dataclass
@@ -42,11 +258,12 @@ class Sample:
     """One image and its label.
 
     Args:
-        key: the members' path up to the first dot of their base name.
-        label: 0 or more; −1 until it was read.
+        key: the path of its members up to the first dot of their base name.
+        label: 0 or more; −1 until it is read.
         offset: where the image's bytes begin in the tar.
-        size: how many they are; −1 until the image was found.
-        modified: the image's time in the tar, in seconds: tells a rewritten image of equal size.
+        size: their number; −1 until the image is found.
+        modified: the image's modification time in seconds, by which another image of the same size
+            is noticed.
         json: offset and size of the member ``.json``, which has the label if there is no ``.cls``.
     """
 
@@ -59,8 +276,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Index:
-    """What a tar holds.
+class TarIndex:
+    """The contents of a tar.
 
     Args:
         samples: in the order in which they begin.
@@ -71,18 +288,18 @@ class Index:
     classes: bytes | None
 
 
-def index_tar(path: Path) -> Index:
+def index_tar(path: Path) -> TarIndex:
     """List the samples of a tar and read their labels.
 
-    Members with the same key are one sample: an image (by its ending), and the label as an integer
-    in ``.cls``, or else as ``"label"`` of ``.json``. Other members of a sample are left alone, and
-    so are hidden files.
+    Members with the same key are one sample: an image (by its extension), and the label as an
+    integer in ``.cls``, or else as ``"label"`` in ``.json``. Other members of a sample and hidden
+    files are ignored.
 
     Args:
         path: an uncompressed tar.
 
     Returns:
-        Its samples.
+        Its contents.
 
     Raises:
         ValueError: a tar that is compressed, cut short or damaged, or a sample with no image, two
@@ -96,7 +313,7 @@ def index_tar(path: Path) -> Index:
             _refuse_compressed(path, file.read(8))
             with tarfile.open(path, "r:") as tar:
                 while (member := tar.next()) is not None:
-                    # It keeps every member otherwise, which are millions in large data sets.
+                    # tarfile would keep every member: millions of objects for large data sets.
                     tar.members = []  # type: ignore[attr-defined]
                     last = repr(member.name)
                     folder, _, base = member.name.rpartition("/")
@@ -107,101 +324,74 @@ def index_tar(path: Path) -> Index:
                             f"{path}: {member.name} is a link or another special file; accepted: "
                             "files. Make the tar with tar --dereference --hard-dereference."
                         )
-                    if member.name.removeprefix("./") == CLASSES:
-                        classes = _content(file.fileno(), member.offset_data, member.size)
+                    if member.name.removeprefix("./") == CLASSES_FILE:
+                        classes = _pread(file.fileno(), member.offset_data, member.size)
                         continue
-                    stem, _, ending = base.partition(".")
+                    stem, _, extension = base.partition(".")
                     key = f"{folder}/{stem}".removeprefix("./") if folder else stem
                     sample = samples.setdefault(key, Sample(key))
-                    _take(sample, member, ending.lower(), path, file.fileno())
-                if _content(file.fileno(), tar.offset, BLOCK) != bytes(BLOCK):
-                    raise tarfile.ReadError("the mark at its end is missing")
+                    _add_member(sample, member, extension.lower(), path, file.fileno())
+                # tarfile takes a file that is cut at a member's end for a whole one.
+                if _pread(file.fileno(), tar.offset, _BLOCK) != bytes(_BLOCK):
+                    raise tarfile.ReadError("the end-of-archive block is missing")
             for sample in samples.values():
-                _finish(sample, path, file.fileno())
+                _complete(sample, path, file.fileno())
     except (tarfile.TarError, OSError, EOFError, OverflowError) as error:
         raise ValueError(
-            f"{path} is cut short or damaged after {last}: {error}. Get or make it again."
+            f"{path} is cut short or damaged after {last}: {error}. Download or make it again."
         ) from error
-    return Index(list(samples.values()), classes)
-
-
-def read_member(path: Path, offset: int, size: int) -> bytes:
-    """Read a member's bytes; opened anew each time, so any number of threads may do so.
-
-    Args:
-        path: the tar.
-        offset: where they begin.
-        size: how many they are.
-
-    Returns:
-        The bytes.
-
-    Raises:
-        OSError: the tar is not there any more, or was cut short.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return _content(descriptor, offset, size)
-    finally:
-        os.close(descriptor)
-
-
-def _content(descriptor: int, offset: int, size: int) -> bytes:
-    """Read some bytes by their place, which moves no position that others share."""
-    data = os.pread(descriptor, size, offset)
-    if len(data) != size:
-        raise OSError(f"the file ends within the {size:,} bytes at {offset:,}")
-    return data
+    return TarIndex(list(samples.values()), classes)
 
 
 def _refuse_compressed(path: Path, start: bytes) -> None:
-    """Raise ValueError for files that cannot be read at any place."""
-    for magic, name in MAGIC.items():
+    """Raise ValueError for a compressed file, which cannot be read at an offset."""
+    for magic, name in _MAGIC.items():
         if start.startswith(magic):
             raise ValueError(
                 f"{path} is compressed ({name}); accepted: uncompressed tars, whose images can be "
-                "read in any order. Unpack it first, or make it again without compression."
+                "read in any order. Decompress it, or make it again without compression."
             )
 
 
-def _take(
-    sample: Sample, member: tarfile.TarInfo, ending: str, path: Path, descriptor: int
+def _add_member(
+    sample: Sample, member: tarfile.TarInfo, extension: str, path: Path, descriptor: int
 ) -> None:
-    """Note what a member tells about its sample."""
-    if ending in IMAGE_ENDINGS:
+    """Record a member that is the image or the label of a sample."""
+    if f".{extension}" in EXTENSIONS:
         if sample.size >= 0:
             raise ValueError(
                 f"{path}: {sample.key!r} has two images, the second is {member.name}; accepted: "
-                f"one image a key, which ends at the first dot of a file's name."
+                "one image a key, which ends at the first dot of a file's name."
             )
         sample.offset, sample.size = member.offset_data, member.size
         sample.modified = int(member.mtime)
-    elif ending == "cls":
-        text = _content(descriptor, member.offset_data, member.size).strip()
+    elif extension == "cls":
+        text = _pread(descriptor, member.offset_data, member.size).strip()
         sample.label = int(text) if text.isdigit() and len(text) < 9 else -1
         if not 0 <= sample.label <= LARGEST_LABEL:
             raise ValueError(
                 f"{path}: {member.name} holds {text[:40]!r}; accepted: a label, 0 to "
                 f"{LARGEST_LABEL:,}, as text."
             )
-    elif ending == "json":
+    elif extension == "json":
+        # Read in _complete, and only if there is no .cls, which may come later in the tar.
         sample.json = (member.offset_data, member.size)
 
 
-def _finish(sample: Sample, path: Path, descriptor: int) -> None:
-    """Read a label that only .json has, and refuse a sample that lacks something."""
+def _complete(sample: Sample, path: Path, descriptor: int) -> None:
+    """Read the label from .json if there is no .cls; raise ValueError if something is missing."""
     if sample.size < 0:
         raise ValueError(
-            f"{path}: {sample.key!r} has no image; accepted: one file with the key's name and one "
-            f"of the endings {', '.join(IMAGE_ENDINGS)} after its first dot."
+            f"{path}: {sample.key!r} has no image; accepted: one file named {sample.key} with one "
+            f"of the extensions {', '.join(EXTENSIONS)}."
         )
     if sample.label < 0 and sample.json is not None:
         try:
-            found = json.loads(_content(descriptor, *sample.json))
+            content = json.loads(_pread(descriptor, *sample.json))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: {sample.key}.json is not JSON: {error}.") from error
-        label = found.get("label") if isinstance(found, dict) else None
-        if type(label) is int and 0 <= label <= LARGEST_LABEL:
+        label = content.get("label") if isinstance(content, dict) else None
+        if type(label) is int and 0 <= label <= LARGEST_LABEL:  # not isinstance: True is an int
             sample.label = label
         elif label is not None:
             raise ValueError(
@@ -216,218 +406,18 @@ def _finish(sample: Sample, path: Path, descriptor: int) -> None:
     sample.json = None
 
 
-# Finding tars by a path: one file, several by a pattern of numbers, or those of a folder.
-
-
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
-LAYOUT = (
-    "accepted: photos.tar, photos-{000..013}.tar, ROOT/*.tar, or ROOT/train/*.tar with "
-    "ROOT/test/*.tar and, optionally, ROOT/validation (or ROOT/val)"
-)
-
-
-def is_tar(name: str) -> bool:
-    """Tell whether a path's ending is a tar's, compressed ones included.
-
-    Example:
-        >>> is_tar("photos-{000..013}.tar"), is_tar("photos")
-        (True, False)
-    """
-    return name.lower().endswith((".tar", *COMPRESSED))
-
-
-def expand(name: str) -> list[Path]:
-    """List the files that a path or a pattern names, all of which must be there.
-
-    Args:
-        name: a tar, or a pattern with ranges of numbers: ``{000..013}`` means 000, 001 … 013.
-
-    Returns:
-        The files in the pattern's order.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a range that runs backwards, or braces that hold something else.
-    """
-    if Path(name).is_file():
-        return [Path(name)]
-    between = NUMBERS.split(name)
-    texts, ranges = between[::3], list(zip(between[1::3], between[2::3], strict=True))
-    if any("{" in text or "}" in text for text in texts):
-        raise ValueError(f"name={name!r} has braces that are no range; {LAYOUT}.")
-    numbers = []
-    for first, last in ranges:
-        if int(first) > int(last):
-            raise ValueError(f"name={name!r} has a range that runs backwards; {LAYOUT}.")
-        width = len(first)
-        numbers.append([f"{each:0{width}d}" for each in _few(first, last, name)])
-    paths = []
-    for chosen in itertools.product(*numbers):
-        pieces = itertools.chain.from_iterable(zip(texts, chosen, strict=False))
-        path = Path("".join(pieces) + texts[-1])
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing (name={name!r}); {LAYOUT}.")
-        paths.append(path)
-    return paths
-
-
-def _few(first: str, last: str, name: str) -> range:
-    """Return a range of numbers, unless a slip of the pen made it immense."""
-    if int(last) - int(first) >= 1_000_000:
-        raise ValueError(f"name={name!r} has a range of more than a million files; {LAYOUT}.")
-    return range(int(first), int(last) + 1)
-
-
-def tars_in(folder: Path) -> list[Path]:
-    """List the visible tars of a folder by name; none if there is no such folder.
-
-    Args:
-        folder: the folder; what is below its own folders does not count.
-    """
-    if not folder.is_dir():
-        return []
-    return sorted(
-        each
-        for each in folder.iterdir()
-        if each.name.lower().endswith(".tar") and not each.name.startswith(".") and each.is_file()
-    )
-
-
-def compressed_in(folder: Path) -> list[Path]:
-    """List the visible compressed tars of a folder by name.
-
-    Args:
-        folder: a folder that is there.
-    """
-    return sorted(
-        each
-        for each in folder.iterdir()
-        if each.name.lower().endswith(COMPRESSED) and not each.name.startswith(".")
-    )
-
-
-REPAIR = "Make the tar again without it, or with an image that can be read."
-
-
-def open_tars(name: str | Path, wanted: SubsetSpec) -> LazyDataset:
-    """List the samples of a tar, of several, or of a folder of them.
-
-    ROOT/train/*.tar, ROOT/test/*.tar and ROOT/validation/*.tar (or ROOT/val) are used as they are,
-    without a validation folder 15% of the training images are held out; all else is split 70/15/15
-    within each class. Classes are called "0", "1" and so on, unless ``classes.txt`` names them, a
-    line each, beside the (training) tars, in ROOT, or in the first tar.
-
-    Args:
-        name: a tar, a pattern such as ``"photos-{000..013}.tar"``, or a folder.
-        wanted: subset sizes and image size (default 32; the aspect ratio is not kept).
-
-    Returns:
-        The splits, unread, called after the file or folder; samples are in the order of the tars.
-
-    Raises:
-        FileNotFoundError: a tar is missing.
-        ValueError: another layout, a damaged tar or sample, too few images, or a subset too large.
-    """
-    size = wanted.image_size or DEFAULT_SIZE
-    root = Path(name)
-    if root.is_dir():
-        called = root.resolve().name
-        groups = _groups(root)
-    else:
-        called = NUMBERS.sub("", root.name).removesuffix(".tar").strip("-_.") or "tars"
-        groups = {"": expand(str(name))}
-    pools = {}
-    inside = None
-    for group, tars in groups.items():
-        pools[group], classes = _pool(tars, size)
-        inside = classes if inside is None else inside
-    first = next(iter(groups.values()))[0]
-    labels = np.concatenate([pool.labels for pool in pools.values()])
-    names = _class_names(first, [first.parent, *([root] if root.is_dir() else [])], inside, labels)
-    parts = parts_of(pools, names, str(name))
-    count = sum(len(tars) for tars in groups.values())
-    note = f"images of {called} ({len(labels):,} in {len(names)} classes, from {count:,} "
-    note += f"{'tar' if count == 1 else 'tars'}, resized to {size}×{size})"
-    return LazyDataset(called, note, names, parts, wanted)
-
-
-def _groups(root: Path) -> dict[str, list[Path]]:
-    """List a folder's tars: under "" if they are to be split, else by the split's folder."""
-    here = tars_in(root)
-    below = {name: tars_in(root / name) for name in folders(root)}
-    if here:
-        if below:
-            raise ValueError(
-                f"{root} holds {here[0].name} and the folders {list(below)}, so it may be a folder "
-                f"of tars or one of images; keep one kind in it. For tars {LAYOUT}."
-            )
-        return {"": here}
-    unknown = [name for name in below if name not in ("train", "validation", "val", "test")]
-    empty = [name for name, tars in below.items() if not tars]
-    if unknown or empty or "test" not in below or {"validation", "val"} <= set(below):
-        raise ValueError(
-            f"{root} holds the folders {list(below)}"
-            + (f", of which {empty[0]} has no tars" if empty else "")
-            + f"; {LAYOUT}."
-        )
-    return {"train": below.pop("train"), **below}
-
-
-def _class_names(
-    first: Path, beside: list[Path], inside: bytes | None, labels: np.ndarray
-) -> tuple[str, ...]:
-    """Read the class names, or number the classes if they have none."""
-    count = int(labels.max()) + 1
-    file = next((each / CLASSES for each in beside if (each / CLASSES).is_file()), None)
-    if file is None and inside is None:
-        return tuple(str(label) for label in range(count))
-    content = file.read_bytes() if file is not None else inside or b""
+def _read_member(path: Path, offset: int, size: int) -> bytes:
+    """Read a member's bytes. Opens the file on each call, so any number of threads may call it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        names = tuple(line.strip() for line in content.decode("utf-8-sig").strip().splitlines())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file or f'{first}: {CLASSES}'} is not UTF-8 text: {error}.") from error
-    if len(names) < count or "" in names:
-        raise ValueError(
-            f"{file or f'{first}: {CLASSES}'} has {len(names)} lines"
-            f"{', some of them empty' if '' in names else ''}; accepted: a name for each label, "
-            f"0 to {count - 1}, a line each."
-        )
-    return names
+        return _pread(descriptor, offset, size)
+    finally:
+        os.close(descriptor)
 
 
-def _pool(tars: list[Path], size: int) -> tuple[ImageIndex, bytes | None]:
-    """List the samples of some tars; also give the classes.txt of the first."""
-    keys: list[str] = []
-    columns: list[np.ndarray] = []
-    inside = None
-    for number, tar in enumerate(tars):
-        index = index_tar(tar)
-        inside = index.classes if number == 0 else inside
-        keys += [each.key for each in index.samples]
-        rows = [
-            (each.label, number, each.offset, each.size, each.modified) for each in index.samples
-        ]
-        # As arrays tar by tar: millions of Python numbers would take ten times the memory.
-        columns.append(np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
-    if not keys:
-        raise ValueError(f"{tars[0]} holds no samples; accepted: files KEY.jpg and KEY.cls.")
-    labels, numbers, offsets, sizes, times = np.concatenate(columns, axis=1)
-
-    def read(where: np.ndarray) -> Tensor:
-        def decode(position: int) -> np.ndarray:
-            row = where[position]
-            tar = tars[numbers[row]]
-            with readable(f"{tar}: {keys[row]!r} cannot be read as an image", REPAIR):
-                data = read_member(tar, int(offsets[row]), int(sizes[row]))
-                return decode_rgb(data, size, FORMATS)
-
-        return decode_all(len(where), size, decode)
-
-    def identities(where: np.ndarray) -> list[bytes]:
-        return [b"%d %d" % (sizes[row], times[row]) for row in where]
-
-    def names(where: np.ndarray) -> list[str]:
-        return [keys[row] for row in where]
-
-    return ImageIndex(labels, read, size, identities, names), inside
+def _pread(descriptor: int, offset: int, size: int) -> bytes:
+    """Read some bytes at an offset, leaving the file position alone; OSError if there are fewer."""
+    data = os.pread(descriptor, size, offset)
+    if len(data) != size:
+        raise OSError(f"the file ends within the {size:,} bytes at {offset:,}")
+    return data
