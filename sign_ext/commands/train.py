@@ -145,7 +145,7 @@ def _train(options: Options, processes: Processes) -> None:
     from sign_ext.models import MODEL_NAMES, build_model
     from sign_ext.training import Aleatoric, train
 
-    with processes.agreeing():
+    with processes.raising_together():
         check_name("--model", options.model, MODEL_NAMES)
         settings = options.train_settings()
         policies = read_policies(options)
