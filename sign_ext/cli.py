@@ -158,6 +158,10 @@ def _print_error(error: object, debug: bool) -> None:
     elif debug:
         traceback.print_exc()
     text = str(error)
+    if details := getattr(error, "details", ()):
+        for line in details:
+            print(" ".join(line.split()), file=sys.stderr)
+        text = getattr(error, "summary", text)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, KeyError) or not text:

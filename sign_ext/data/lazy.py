@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -21,6 +22,14 @@ from sign_ext.data.splits import (
     SubsetSpec,
     stratified_choice,
     three_way_split,
+)
+from sign_ext.data.unreadable import (
+    OnError,
+    Unreadable,
+    UnreadableImages,
+    check_on_error,
+    find_unreadable,
+    read_readable,
 )
 
 SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")
@@ -99,25 +108,46 @@ class LazyDataset:
                 )
             self._subsets[split] = _Subset(f"{name}/{split}", index, positions[chosen], chosen)
 
-    def read(self) -> Splits:
+    def read(self, on_error: OnError = "fail") -> Splits:
         """Read all three splits into memory.
+
+        Args:
+            on_error: what to do about images that cannot be read: "fail", or "skip" and list them.
 
         Returns:
             The splits.
 
         Raises:
-            ValueError: an image that cannot be read.
+            UnreadableImages: images that cannot be read; it lists those of all splits.
+            ValueError: another ``on_error``, or a split none of whose images can be read.
         """
-        train, validation, test = (
-            ImageSet(
-                resize_images(subset.index.read(subset.positions), self.image_size),
-                torch.from_numpy(subset.labels()),
-                self.class_names,
-                subset.name,
+        check_on_error(on_error)
+        found, skipped = [], []
+        for split, subset in self._subsets.items():
+            if on_error == "fail" and skipped:  # the others are only looked through
+                problems = find_unreadable(subset.index.read, subset.positions)
+            else:
+                pixels, kept, problems = read_readable(subset.index.read, subset.positions)
+                found.append((subset, pixels, kept))
+            skipped += [subset.named(each, split) for each in problems]
+        if skipped and on_error == "fail":
+            raise UnreadableImages(skipped)
+        train, validation, test = (self._image_set(*each) for each in found)
+        return Splits(train, validation, test, self.name, self.note, skipped=tuple(skipped))
+
+    def _image_set(self, subset: _Subset, pixels: Tensor | None, kept: np.ndarray) -> ImageSet:
+        """Make the set of those images of a split that could be read."""
+        if pixels is None:
+            raise ValueError(
+                f"{subset.name}: none of its {len(subset.positions):,} images can be read. Repair "
+                "some of them."
             )
-            for subset in self._subsets.values()
+        return ImageSet(
+            resize_images(pixels, self.image_size),
+            torch.from_numpy(subset.labels()[kept]),
+            self.class_names,
+            subset.name,
         )
-        return Splits(train, validation, test, self.name, self.note)
 
     def source(self, split: str) -> ImageSource:
         """Open one split as a source that is read on demand.
@@ -171,6 +201,11 @@ class _Subset:
             return [f"{self.name}/{number}" for number in self.numbers[span]]
         return self.index.keys(self.positions[span])
 
+    def named(self, image: Unreadable, split: str) -> Unreadable:
+        """Add to one of the images that cannot be read its key and its split."""
+        key = self.keys(slice(image.index, image.index + 1))[0]
+        return dataclasses.replace(image, key=key, split=split)
+
 
 def _concatenated_source(
     name: str,
@@ -194,10 +229,19 @@ def _concatenated_source(
         return found
 
     def reader(start: int, stop: int) -> Tensor:
-        pieces = [
-            resize_images(subset.index.read(subset.positions[span]), image_size)
-            for subset, span in spans(start, stop)
-        ]
+        pieces: list[Tensor] = []
+        unreadable: list[Unreadable] = []
+        before = 0
+        for subset, span in spans(start, stop):
+            try:
+                pieces.append(resize_images(subset.index.read(subset.positions[span]), image_size))
+            except UnreadableImages as error:
+                unreadable += [
+                    dataclasses.replace(each, index=before + each.index) for each in error.images
+                ]
+            before += span.stop - span.start
+        if unreadable:
+            raise UnreadableImages(unreadable)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def namer(start: int, stop: int) -> list[str]:

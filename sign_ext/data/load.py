@@ -15,6 +15,7 @@ from sign_ext.data.image_set import ImageSet
 from sign_ext.data.lazy import LazyDataset
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits, SubsetSpec
+from sign_ext.data.unreadable import OnError, check_on_error
 
 DATA_NAMES: tuple[str, ...] = ("digits", "cifar10", "isic2017", "digits_imbalanced")
 # Out-of-distribution test sets: images of a training set's classes from another source.
@@ -36,6 +37,7 @@ def load_data(
     train_size: int | None = None,
     test_size: int | None = None,
     image_size: int | None = None,
+    on_error: OnError = "fail",
 ) -> Splits:
     """Read a data set into memory, given its name or the path of its files.
 
@@ -56,6 +58,8 @@ def load_data(
         test_size: the same for the test split.
         image_size: height and width of the images; None for the data set's own (299 for
             ``"isic2017"``, else 32).
+        on_error: what to do about images that cannot be read: ``"fail"``, or ``"skip"``, which
+            leaves them out and lists them in ``skipped`` of the result.
 
     Returns:
         The training, validation and test splits, uint8 images (N, 3, H, W) in 0–255.
@@ -64,6 +68,7 @@ def load_data(
         FileNotFoundError: missing files; the message lists those that are accepted.
         ModuleNotFoundError: a library of ``pip install 'sign-ext[experiments]'`` (or
             ``[huggingface]``) is missing.
+        UnreadableImages: images that cannot be read, a ValueError that lists all of them.
         ValueError: an unknown name, a damaged file, or a size out of range.
 
     Example:
@@ -71,7 +76,8 @@ def load_data(
         >>> len(splits.train), splits.image_shape
         (100, (3, 32, 32))
     """
-    return _find(name, root, SubsetSpec(train_size, test_size, seed, image_size)).read()
+    check_on_error(on_error)
+    return _find(name, root, SubsetSpec(train_size, test_size, seed, image_size)).read(on_error)
 
 
 def open_data(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sign_ext.data.image_set import ImageSet
+from sign_ext.data.unreadable import Unreadable
 
 # The splits are part of an experiment's definition, so neither their seed nor the share of the
 # images that is held out is an option.
@@ -24,6 +25,8 @@ class Splits:
         test: what results are reported on, used once.
         name: the data set's name.
         note: what the data really is, one line for reports.
+        skipped: the images that could not be read and were left out, in the order of the splits;
+            ``index`` is the position in the whole split, with them.
     """
 
     train: ImageSet
@@ -31,6 +34,7 @@ class Splits:
     test: ImageSet
     name: str
     note: str
+    skipped: tuple[Unreadable, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
