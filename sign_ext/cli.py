@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sign_ext.commands import COMMANDS
-from sign_ext.commands.console import FAILED, INTERRUPTED, OK, USAGE, UsageError
+from sign_ext.commands.console import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    UsageError,
+    tolerate_any_text,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -55,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    tolerate_any_text(sys.stdout)
     debug = "--debug" in arguments or os.environ.get("SIGN_EXT_DEBUG", "0") not in ("", "0")
     name = next((word for word in arguments if word in COMMANDS), None)
     try:

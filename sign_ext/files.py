@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -25,6 +28,24 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; NaN and Inf are refused."""
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """Write a value as JSON text that is valid UTF-8, with characters as they are.
+
+    The bytes of file names that are not UTF-8 are surrogates in Python's strings. They become
+    escapes, which `json.loads` turns back into the same strings.
+
+    Args:
+        value: plain data.
+        **options: of `json.dumps`.
+
+    Example:
+        >>> json_text({"é": "caf\\udce9"})
+        '{"é": "caf\\\\udce9"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @contextmanager

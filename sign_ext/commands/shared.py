@@ -9,10 +9,11 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
+from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, option, sign_option
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from sign_ext.data import ImageSource, Splits
 
+
+SHOWN = 20  # lines about single images, or labels, that are printed
 
 DATA_HELP = (
     "digits, digits_imbalanced (stands for isic2017), cifar10 or isic2017 (both need --data-root), "
@@ -43,6 +46,24 @@ class CheckpointOptions(CommonOptions):
     )
     image_size: int | None = option(
         None, type=PositiveInt, help="Height and width in pixels. Default: the network's."
+    )
+    same_classes: bool = option(
+        False,
+        type=bool,
+        help="Take the classes for the network's, in order, although they are called otherwise.",
+    )
+
+
+def on_error_option(what: str = "leave it out and list it") -> Any:
+    """Declare --on-error.
+
+    Args:
+        what: what skip does, for the help.
+    """
+    return option(
+        "fail",
+        type=Literal["fail", "skip"],
+        help=f"On an unreadable image: end the run, or {what}.",
     )
 
 
@@ -182,15 +203,43 @@ def check_data_name(name: str) -> None:
 
 
 def read_data(options: Any, name: str, **sizes: Any) -> Splits:
-    """Load the splits of a data set with a command's --data-root and --seed.
+    """Load the splits of a data set with a command's --data-root, --seed and --on-error.
+
+    The images that were skipped are printed.
 
     Raises:
         UsageError: `name` is neither a data set nor a path.
+        ValueError: images that cannot be read, unless they are skipped; the message lists them.
     """
-    from sign_ext.data import load_data
+    from sign_ext.data import UnreadableImages, load_data
 
     check_data_name(name)
-    return load_data(name, options.data_root, seed=options.seed, **sizes)
+    sizes["on_error"] = options.on_error
+    try:
+        splits = load_data(name, options.data_root, seed=options.seed, **sizes)
+    except UnreadableImages as error:
+        advice = "Or leave such images out: --on-error skip"
+        raise UnreadableImages(error.images, advice) from error
+    say_skipped(splits)
+    return splits
+
+
+def say_skipped(splits: Splits) -> None:
+    """Print which images were skipped, the first ones if there are many."""
+    skipped = splits.skipped
+    for image in skipped[:SHOWN]:
+        console.say(f"skipped: {' '.join(image.why.split())}")
+    if skipped:
+        more = f"; --json lists the other {len(skipped) - SHOWN:,}"
+        console.say(
+            f"{len(skipped):,} images cannot be read and are left out"
+            + (more if len(skipped) > SHOWN else "")
+        )
+
+
+def skipped_as_json(splits: Splits) -> list[dict[str, Any]]:
+    """Return the skipped images for --json."""
+    return [dataclasses.asdict(image) for image in splits.skipped]
 
 
 def read_checkpoint(path: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
@@ -211,16 +260,15 @@ def checkpoint_data(
         **sizes: train_size or test_size for `load_data`.
 
     Returns:
-        The splits and the data set's name.
+        The splits, with the labels and class names of the network, and the data set's name.
 
     Raises:
         UsageError: no data set is named, here or in the checkpoint.
-        ValueError: image shape or number of classes differ from the network's.
+        ValueError: image shape or classes differ from the network's.
     """
     name, size = _wanted_data(options, config)
     splits = read_data(options, name, image_size=size, **sizes)
-    _check_classes(options, config, name, splits.class_names)
-    return splits, name
+    return _with_network_classes(options, config, name, splits), name
 
 
 def checkpoint_source(
@@ -236,7 +284,7 @@ def checkpoint_source(
 
     Raises:
         UsageError: no data set is named, here or in the checkpoint.
-        ValueError: the number of classes differs from the network's.
+        ValueError: the classes differ from the network's.
     """
     from sign_ext.data import open_data
 
@@ -261,12 +309,73 @@ def _wanted_data(options: CheckpointOptions, config: dict[str, Any]) -> tuple[st
 def _check_classes(
     options: CheckpointOptions, config: dict[str, Any], name: str, class_names: tuple[str, ...]
 ) -> None:
-    classes = config["model"]["num_classes"]
-    if len(class_names) != classes:
+    """Raise ValueError unless the classes of a data set are all among the network's."""
+    from sign_ext.data.classes import match_classes
+    from sign_ext.training.checkpoints import class_names_of
+
+    count, known = config["model"]["num_classes"], class_names_of(config)
+    network = f"the network in {options.checkpoint}"
+    if known is not None and not options.same_classes:
+        try:
+            match_classes(class_names, known, (name, network))
+        except ValueError as error:
+            same = len(class_names) == count
+            cure = ", or pass --same-classes if each label means the same in both" if same else ""
+            raise ValueError(
+                f"{error}. {name} has {len(class_names)} classes, {network} {count}: use the data "
+                f"set it was trained on, or train another network{cure}"
+            ) from error
+        return
+    if len(class_names) != count:
         raise ValueError(
-            f"{name} has {len(class_names)} classes, the network in {options.checkpoint} "
-            f"{classes}: use the data set it was trained on, or train another network"
+            f"{name} has {len(class_names)} classes, {network} {count}: use the data set it was "
+            "trained on, or train another network"
         )
+    if known is None:
+        console.say(
+            f"{options.checkpoint} does not name its classes: those of {name} are taken for them, "
+            "in order"
+        )
+
+
+def _with_network_classes(
+    options: CheckpointOptions, config: dict[str, Any], name: str, splits: Splits
+) -> Splits:
+    """Give images the labels and class names of a network; print how labels change."""
+    import torch
+
+    from sign_ext.data import ImageSet
+    from sign_ext.data.classes import match_classes
+    from sign_ext.training.checkpoints import class_names_of
+
+    found, known = splits.class_names, class_names_of(config)
+    _check_classes(options, config, name, found)
+    if known is None or known == found:
+        return splits
+    if options.same_classes:
+        labels = None
+    else:
+        labels = match_classes(found, known, (name, "the network"))
+    if labels is not None:
+        changed = [
+            f"{a} {old} → {labels[old]}" for old, a in enumerate(found) if labels[old] != old
+        ]
+        shown = changed[:SHOWN] + ["…"] * (len(changed) > SHOWN)
+        console.say(
+            f"{name} has other labels than the network for the same classes: they are changed to "
+            f"the network's ({', '.join(shown) or 'it lacks the last classes'})"
+        )
+
+    def converted(part: ImageSet) -> ImageSet:
+        own = part.labels if labels is None else torch.from_numpy(labels)[part.labels]
+        return ImageSet(part.images, own, known, part.name)
+
+    return dataclasses.replace(
+        splits,
+        train=converted(splits.train),
+        validation=converted(splits.validation),
+        test=converted(splits.test),
+    )
 
 
 def is_own(name: str) -> bool:

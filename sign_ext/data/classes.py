@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 from sign_ext.data.image_set import ImageSet
+from sign_ext.eval_state import unwrap
 
 # Differences that a message lists before it only counts them.
 SHOWN = 8
@@ -52,8 +54,8 @@ def class_differences(found: Sequence[str], wanted: Sequence[str], places: tuple
         places: what the two are called.
 
     Example:
-        >>> class_differences(("bee", "zebu"), ("ant", "bee"), ("photos", "the network"))
-        'photos and the network have different classes: label 0 is bee in photos, ant in the network; label 1 is zebu in photos, bee in the network'
+        >>> class_differences(("ant", "zebu"), ("ant", "bee"), ("a", "b"))
+        'a and b have different classes: label 1 is zebu in a, bee in b'
     """
     here, there = places
     lines = [
@@ -67,13 +69,16 @@ def class_differences(found: Sequence[str], wanted: Sequence[str], places: tuple
     return f"{here} and {there} have different classes: {'; '.join(shown)}"
 
 
-def with_classes(images: ImageSet, class_names: Sequence[str], network: str) -> ImageSet:
+def with_classes(
+    images: ImageSet, class_names: Sequence[str], network: str, cure: str = ""
+) -> ImageSet:
     """Give images the labels of a network's classes, by the classes' names.
 
     Args:
         images: whose classes are all among `class_names`, in any order.
         class_names: the network's, in label order.
         network: what a message calls the network.
+        cure: ends the message.
 
     Returns:
         The set itself if its classes are the network's; else one with the network's class names
@@ -82,11 +87,56 @@ def with_classes(images: ImageSet, class_names: Sequence[str], network: str) -> 
     Raises:
         ValueError: other classes; the message shows the difference.
     """
-    labels = match_classes(images.class_names, class_names, (images.name, network))
+    try:
+        labels = match_classes(images.class_names, class_names, (images.name, network))
+    except ValueError as error:
+        raise ValueError(f"{error}. {cure}".rstrip()) from error
     if labels is None:
         return images
     relabelled = torch.from_numpy(labels)[images.labels]
     return ImageSet(images.images, relabelled, tuple(class_names), images.name)
+
+
+def remember_classes(model: nn.Module, class_names: Sequence[str]) -> None:
+    """Note a network's class names as its attribute ``class_names``.
+
+    Args:
+        model: the network; a wrapper around it is looked through.
+        class_names: one name an output, in order.
+    """
+    unwrap(model).class_names = tuple(class_names)  # type: ignore[assignment]
+
+
+def remembered_classes(model: nn.Module) -> tuple[str, ...] | None:
+    """Return what `remember_classes` noted; None for a network that knows no class names.
+
+    Args:
+        model: the network; a wrapper around it is looked through.
+    """
+    names = getattr(unwrap(model), "class_names", None)
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
+
+
+def with_classes_of(model: nn.Module, images: ImageSet) -> ImageSet:
+    """Give images the labels of a network's classes, if the network knows their names.
+
+    Args:
+        model: the network.
+        images: its classes are among the network's.
+
+    Raises:
+        ValueError: other classes; the message shows the difference.
+    """
+    names = remembered_classes(model)
+    if names is None:
+        return images
+    cure = (
+        "Use images of the network's classes, or, if the labels mean the same, set "
+        "model.class_names to the names of the images' classes."
+    )
+    return with_classes(images, names, "the network", cure)
 
 
 def unique_names(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -127,7 +177,7 @@ def check_numbered(labels: np.ndarray, location: str, cure: str) -> int:
         The largest label + 1.
 
     Raises:
-        ValueError: labels that do not begin at 0, or more numbers than twice the classes that occur.
+        ValueError: labels that do not begin at 0, or that leave out most numbers.
     """
     occurring = np.unique(labels)
     lowest, count = int(occurring[0]), int(occurring[-1]) + 1

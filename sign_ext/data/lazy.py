@@ -122,7 +122,8 @@ class LazyDataset:
             ValueError: another ``on_error``, or a split none of whose images can be read.
         """
         check_on_error(on_error)
-        found, skipped = [], []
+        found: list[tuple[_Subset, Tensor | None, np.ndarray]] = []
+        skipped: list[Unreadable] = []
         for split, subset in self._subsets.items():
             if on_error == "fail" and skipped:  # the others are only looked through
                 problems = find_unreadable(subset.index.read, subset.positions)

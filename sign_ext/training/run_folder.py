@@ -173,6 +173,8 @@ def run_identity(
             key: {"name": s.name, "images": len(s), "sha256": fingerprint(s)}
             for key, s in sets.items()
         },
+        # By label, so that a difference names the class.
+        "class_names": {str(i): name for i, name in enumerate(train_set.class_names)},
         "model": {"parameters": sum(p.numel() for p in model.parameters()), "layers": layers},
         **(
             {"batch_statistics": f"of each of {processes.count} processes"}
