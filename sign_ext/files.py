@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,39 @@ def json_text(value: Any, **options: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, **options)
     return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@contextmanager
+def utf_8_path(path: Path) -> Iterator[Path]:
+    """Yield a path, or a temporary link to it if it is not UTF-8, for libraries that refuse those.
+
+    Args:
+        path: an existing file or folder.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="sign-ext-") as folder:
+            link = Path(folder) / "link"
+            link.symlink_to(path.absolute(), target_is_directory=path.is_dir())
+            yield link
+    else:
+        yield path
+
+
+def open_tensors(path: Path) -> Any:
+    """Open a safetensors file for reading, as `safetensors.safe_open` does.
+
+    Args:
+        path: the file, of any name; it stays mapped until the result is closed.
+
+    Raises:
+        safetensors.SafetensorError: it is not a whole safetensors file.
+    """
+    from safetensors import safe_open
+
+    with utf_8_path(path) as readable:
+        return safe_open(readable, framework="pt")
 
 
 @contextmanager

@@ -231,9 +231,9 @@ def say_skipped(splits: Splits) -> None:
         console.say(f"skipped: {' '.join(image.why.split())}")
     if skipped:
         more = f"; --json lists the other {len(skipped) - SHOWN:,}"
+        images = "1 image" if len(skipped) == 1 else f"{len(skipped):,} images"
         console.say(
-            f"{len(skipped):,} images cannot be read and are left out"
-            + (more if len(skipped) > SHOWN else "")
+            f"left out {images} that cannot be read" + (more if len(skipped) > SHOWN else "")
         )
 
 
@@ -352,10 +352,7 @@ def _with_network_classes(
     _check_classes(options, config, name, found)
     if known is None or known == found:
         return splits
-    if options.same_classes:
-        labels = None
-    else:
-        labels = match_classes(found, known, (name, "the network"))
+    labels = None if options.same_classes else match_classes(found, known, (name, "the network"))
     if labels is not None:
         changed = [
             f"{a} {old} → {labels[old]}" for old, a in enumerate(found) if labels[old] != old

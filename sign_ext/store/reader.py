@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from sign_ext.data import ImageSet, fingerprint
 from sign_ext.data.classes import class_differences
 from sign_ext.errors import StoreError
+from sign_ext.files import open_tensors
 from sign_ext.store.manifest import (
     Manifest,
     Provenance,
@@ -236,13 +237,11 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
 
     def _shard(self, index: int) -> Any:
         """Return a mapped shard; the least recently used one is closed beyond `OPEN_SHARDS`."""
-        from safetensors import safe_open
-
         file = self._open.pop(index, None)
         if file is None:
             path = self.folder / shard_file(index)
             try:
-                file = safe_open(path, framework="pt")
+                file = open_tensors(path)
             except Exception as error:  # safetensors raises several kinds for a damaged file
                 raise StoreError(
                     f"{path} cannot be read ({error}): `sign-ext verify {self.folder}` finds "

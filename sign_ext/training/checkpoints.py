@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.data.classes import remember_classes
-from sign_ext.files import replacing, write_json
+from sign_ext.files import open_tensors, replacing, write_json
 
 CHECKPOINT_NAME = "model.safetensors"
 _CONFIG_KEY = "sign_ext.config"
@@ -149,10 +149,10 @@ def _find(path: Path) -> Path:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and configuration; if there is JSON next to them, check that it agrees."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:

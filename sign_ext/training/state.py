@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sign_ext.files import open_tensors
 from sign_ext.training.checkpoints import write_tensors
 from sign_ext.training.processes import ONE_PROCESS, Processes
 
@@ -239,10 +240,10 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = file.metadata() or {}
             names = list(file.keys()) if tensors else []
             values = {name: file.get_tensor(name) for name in names}
