@@ -28,6 +28,7 @@ from sign_ext.engine.trajectory import (
     repeatable,
     without_autocast,
 )
+from sign_ext.errors import UnsupportedOperation
 
 STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and a change of mind
 
@@ -74,6 +75,10 @@ class FusedEngine:
         Raises:
             UnsupportedOperation: the compiler does not know an operation of the network.
         """
+        if images.dim() != 4:
+            raise UnsupportedOperation(
+                f"the compiler takes images (N, C, H, W), not {images.dim()}-d"
+            )
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
             # The first image tells shapes and types; its values only check the gradient.
