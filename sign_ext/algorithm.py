@@ -24,7 +24,7 @@ from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import DivergenceError
 from sign_ext.source_layer import Phi, check_weights
 
-DIAGNOSED = 8  # images, of those that are not finite
+DIAGNOSED = 8  # images at most, to find out why a first step is not finite
 
 
 def iterate(
@@ -129,7 +129,8 @@ def _bad_from_the_start(
     if isinstance(problem.phi, Phi):
         check_weights(problem.phi.model)
     finite = torch.isfinite(trajectory.iterate).flatten(1).all(1)
-    for i in (~finite).nonzero().flatten()[:DIAGNOSED].tolist():
+    suspects = (~finite).nonzero().flatten().tolist()  # none where a clamp has hidden them
+    for i in (suspects or range(len(finite)))[:DIAGNOSED]:
         row = slice(rows.start + i, rows.start + i + 1)
         with torch.enable_grad(), problem.autocast(images.device):
             x = images[row].detach().to(problem.model_dtype).requires_grad_()

@@ -212,9 +212,10 @@ def check_source(
         if mixed is None:
             raise SourceLayerError(f"{source} has no gradient to the images: name another layer")
         (ones,) = torch.autograd.grad(value, x, torch.ones_like(value))
-    if not bool(torch.isfinite(mixed).all()):
+    # Φ too: a ReLU's slope at NaN can be 0, and δ finite.
+    if not bool(torch.isfinite(value).all() & torch.isfinite(mixed).all()):
         check_weights(model)
-        return True  # not by its weights: what is not finite is said when a step meets it
+        return True  # not by its weights: a step that is not finite says why
     return bool(ones.double().norm() > 1e-5 * mixed.double().norm()) or not bool(mixed.any())
 
 
