@@ -240,7 +240,9 @@ def _unbound(model: nn.Module, inputs: ModelInputs, image: Tensor) -> str:
     except TypeError as error:
         got = ", ".join(given) or "nothing"
         return (
-            f"{type(model).__name__}.forward takes {signature}, and is given the images and by "
-            f"model_kwargs {got}: {error}. Pass what else it needs as model_kwargs={{name: value}}"
+            f"{type(model).__name__}.forward takes {signature} and is given the images first and, "
+            f"by model_kwargs, {got}: {error}. Pass what else it needs as "
+            "model_kwargs={name: value}; a network that takes the images elsewhere needs a module "
+            "around it"
         )
     return ""

@@ -318,7 +318,8 @@ class SignTransform:
             )
             return engines, Batches(engines, self.settings.batch_size)
 
-        return self._with_inputs.get_or_make(inputs.key, make)
+        with self._one_call:
+            return self._with_inputs.get_or_make(inputs.key, make)
 
     def _run(
         self,

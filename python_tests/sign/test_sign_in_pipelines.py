@@ -126,6 +126,7 @@ class Quiet(SignTransform):
     """What a user may derive."""
 
 
+@pytest.mark.slow  # a worker imports torch anew
 @pytest.mark.xdist_group("processes")
 def test_spawned_workers(model, torch_rng):
     images = torch.rand(4, 3, 9, 11, generator=torch_rng) * 255
