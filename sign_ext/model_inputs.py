@@ -168,6 +168,15 @@ class ModelInputs:
             if (length := _length(leaf)) not in (None, 1, self.images)
         ]
 
+    def divided(self) -> list[str]:
+        """Tensors that are split among the images and may have been meant for all, in words."""
+        return [
+            f"{self.names[place]} has a row for each of the {self.images} images, so each forward "
+            "pass is given those of its images; mark what belongs to all with sign_ext.Shared(...)"
+            for place in self.per_image
+            if self.images > 1
+        ]
+
     def elsewhere(self, device: torch.device) -> list[str]:
         """Tensors on another device than the images, in words.
 
@@ -220,7 +229,7 @@ def blaming_inputs(model: nn.Module, inputs: ModelInputs, image: Tensor) -> Iter
     except Exception as error:
         if isinstance(error, TypeError) and (why := _unbound(model, inputs, image)):
             raise TypeError(why) from error
-        if hints := inputs.suspects() + inputs.elsewhere(image.device):
+        if hints := inputs.suspects() + inputs.divided() + inputs.elsewhere(image.device):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"the network failed on one image ({reason}). Perhaps: {'; '.join(hints)}"

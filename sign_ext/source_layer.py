@@ -243,18 +243,31 @@ def check_inputs(model: nn.Module, source: SourceLayer, image: Tensor, inputs: M
             raise ValueError(
                 f"{source} has {rows} rows for one image: {'; '.join(suspects) or lists}"
             )
-        for place in inputs.per_image if inputs.images > 1 else ():
-            try:
-                together = Phi(model, source, inputs.with_whole(place, slice(0, 1)))(image)
-            except Exception:  # the network's own, since it needs one row an image
-                continue
-            if together.shape == alone.shape and not torch.equal(together, alone):
+        if inputs.images == 1:
+            return
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+        lively = image + (image.abs().max() + 1) * noise  # the user's may be black
+        for place in inputs.per_image:
+            if any(_takes_all_rows(model, source, x, inputs, place) for x in (image, lively)):
                 raise ValueError(
                     f"{inputs.names[place]} has as many rows as there are images "
                     f"({inputs.images}), and this network takes all of them for one image as well: "
-                    "pass sign_ext.Shared(...) around it if it belongs to all images, or other "
-                    "numbers of images at a time if it has a row for each of them"
+                    "pass sign_ext.Shared(...) around it if it belongs to all images, or one image "
+                    "at a time if it has a row for each"
                 )
+
+
+def _takes_all_rows(
+    model: nn.Module, source: SourceLayer, image: Tensor, inputs: ModelInputs, place: int
+) -> bool:
+    """Whether Φ of one image can be had with all rows of a tensor, and is another than with one."""
+    try:
+        alone = Phi(model, source, inputs[:1])(image)
+        together = Phi(model, source, inputs.with_whole(place, slice(0, 1)))(image)
+    except Exception:  # the network's own: it needs a row for each image
+        return False
+    alone, together = alone.nan_to_num(), together.nan_to_num()  # a NaN equals itself
+    return together.shape == alone.shape and not torch.equal(together, alone)
 
 
 def check_weights(model: nn.Module) -> None:

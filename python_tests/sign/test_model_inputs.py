@@ -116,6 +116,68 @@ def test_what_belongs_to_all_images_is_passed_whole(net, images, torch_rng):
     close(got, expected[:4], four)
 
 
+def test_a_tensor_for_all_images_is_found_out_although_the_first_is_black(net, images, torch_rng):
+    with torch.no_grad():
+        net.conv.bias.zero_()
+    images[0] = 0
+    table = torch.randn(4, 4, generator=torch_rng)
+    with pytest.raises(ValueError, match="Shared"):
+        iterative_sign(net, images[:4], K, model_kwargs={"table": table})
+
+
+def test_a_network_for_nonnegative_pixels_only(images, meta):
+    """What is asked of it beside the caller's images changes nothing."""
+
+    class Root(Conditioned):
+        def features(self, images, meta=None):
+            x = (images + 1).sqrt().mean((2, 3))
+            return x if meta is None else x * (1 + meta.sum(1, keepdim=True) / 4)
+
+        def forward(self, images, meta=None):
+            return self.head(self.features(images, meta))
+
+    net = Root()
+    net.head = nn.Linear(3, 2)
+    expected = one_by_one(net, images, lambda i: {"meta": meta[i : i + 1].double()})
+    got = iterative_sign(net, images, K, step_size=STEP, model_kwargs={"meta": meta})
+    close(got, expected, images)
+
+
+def test_a_tensor_for_all_images_that_cannot_be_split(images, torch_rng):
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Conv2d(3, 8, (9, 2), stride=(9, 2))
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.classifier = nn.Linear(8, 3)
+
+        def features(self, x, mask=None, skip=None, context=None):
+            x = self.embed(x / 255).flatten(2).transpose(1, 2)  # (N, 5, 8)
+            keys = x if context is None else torch.cat([x, context], 1)
+            x, _ = self.attention(x, keys, keys, key_padding_mask=skip, attn_mask=mask)
+            return x.square().sum(1)
+
+        def forward(self, x, mask=None, skip=None, context=None):
+            return self.classifier(self.features(x, mask, skip, context))
+
+    net = Attending()
+    mask = torch.randn(5, 5, generator=torch_rng)  # of tokens, as many as there are images
+    expected = one_by_one(net, images, lambda _: {"mask": mask.double()})
+    options = {"step_size": STEP, "batch_size": 3}
+    with pytest.raises(ValueError, match=r"failed on one image .*\['mask'\] has a row.*Shared"):
+        iterative_sign(net, images, K, **options, model_kwargs={"mask": mask})
+    got = iterative_sign(net, images, K, **options, model_kwargs={"mask": Shared(mask)})
+    close(got, expected, images)
+    skip = torch.rand(5, 5, generator=torch_rng) < 0.4
+    skip[:, 0] = False
+    expected = one_by_one(net, images, lambda i: {"skip": skip[i : i + 1]})
+    close(iterative_sign(net, images, K, **options, model_kwargs={"skip": skip}), expected, images)
+    context = torch.randn(5, 3, 8, generator=torch_rng)
+    expected = one_by_one(net, images, lambda i: {"context": context[i : i + 1].double()})
+    got = iterative_sign(net, images, K, **options, model_kwargs={"context": context})
+    close(got, expected, images)
+
+
 def test_one_image_and_no_image(net, images, meta):
     one, kwargs = images[:1], {"meta": meta[:1]}
     expected = one_by_one(net, one, lambda _: {"meta": meta[:1].double()})
