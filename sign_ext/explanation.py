@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from sign_ext.checks import device_of
 from sign_ext.compiler.ir.dense import Convolution
-from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.onchip.cost import work_of
 from sign_ext.engine.timing import ceilings
 from sign_ext.engine.trajectory import Problem, iterate_dtype
+from sign_ext.formatting import bytes_in_words
 from sign_ext.ops import sign_update_route
 
 

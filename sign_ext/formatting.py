@@ -60,6 +60,22 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def bytes_in_words(size: float) -> str:
+    """A number of bytes with a unit.
+
+    Args:
+        size: bytes.
+
+    Example:
+        >>> bytes_in_words(10_240)
+        '10.2 kB'
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
 def finite(value: Any) -> Any:
     """Prepare nested dicts and lists for JSON: tuples become lists, NaN and Inf None."""
     if isinstance(value, dict):

@@ -133,7 +133,7 @@ def test_what_shows_in_recording_is_remembered_by_the_call(torch_rng, monkeypatc
     model = tiny_cnn().eval()
     sign = SignTransform(model, 2, step_size=STEP, batch_size=1)
     sign.engines._engines["graphed"] = GraphedEngine(model, record)
-    tried = [backends.Choice(name, "in this test") for name in ("graphed", "autograd")]
+    tried = [backends.BackendChoice(name, "in this test") for name in ("graphed", "autograd")]
     monkeypatch.setattr(sign.engines, "candidates", lambda device: tried)
     assert sign.explain(images).backend == "graphed"  # nothing recorded yet
     sign.transform(images)
@@ -141,7 +141,7 @@ def test_what_shows_in_recording_is_remembered_by_the_call(torch_rng, monkeypatc
     told = sign.explain(images)
     assert told.backend == "autograd"
     assert "graphed was tried: this step waits" in told.reason
-    assert sign.engines.last_choice(images.device) == backends.Choice(
+    assert sign.engines.last_choice(images.device) == backends.BackendChoice(
         "autograd", told.reason, {"graphed": "this step waits for the device"}
     )
 

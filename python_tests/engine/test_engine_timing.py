@@ -1,11 +1,11 @@
-"""A call's time is its own, and on a GPU it is waited for."""
+"""The time of a call, for which a GPU is waited for, and the ceilings made of such times."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from sign_ext.engine.timing import clock
+from sign_ext.engine.timing import Ceilings, ceilings, clock
 
 CPU = torch.device("cpu")
 
@@ -14,6 +14,14 @@ def test_a_call_is_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> Non
     now = iter([10.0, 16.0])
     monkeypatch.setattr("sign_ext.engine.timing.time.perf_counter", lambda: next(now))
     assert clock(lambda: None, 3, CPU) == 2.0
+
+
+def test_ceilings_are_what_was_done_by_the_time_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.5, 0.25])
+    monkeypatch.setattr("sign_ext.engine.timing._fastest", lambda work, device: next(times))
+    # A product of 1024×1024 matrices in 0.5 s; 2^24 floats read and written in 0.25 s.
+    expected = Ceilings(2 * 1024**3 / 0.5, 2 * 4 * 2**24 / 0.25)
+    assert ceilings.__wrapped__(CPU, torch.float32) == expected
 
 
 @pytest.mark.gpu

@@ -25,7 +25,7 @@ from sign_ext.settings import Settings
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendChoice:
     """A backend, and why it is that one.
 
     Attributes:
@@ -50,7 +50,9 @@ def missing_native(device: torch.device) -> str | None:
     return f"there are no native operators for {device.type}"
 
 
-def candidates(backend: str, device: torch.device, precision: str = "float32") -> list[Choice]:
+def candidates(
+    backend: str, device: torch.device, precision: str = "float32"
+) -> list[BackendChoice]:
     """The backends to try for images on `device`, best first.
 
     Args:
@@ -74,23 +76,25 @@ def candidates(backend: str, device: torch.device, precision: str = "float32") -
             '"autograd"'
         )
     if backend != "auto":
-        return [Choice(backend, "asked for by name")]
+        return [BackendChoice(backend, "asked for by name")]
     found = []
     missing = missing_native(device)
     if missing is None and on_cuda and precision == "bfloat16":
-        found.append(Choice("onchip", "auto: most of the network fits in shared memory"))
+        found.append(BackendChoice("onchip", "auto: most of the network fits in shared memory"))
     if missing is None:
-        found.append(Choice("fused", "auto: the network is compiled to fused operators"))
+        found.append(BackendChoice("fused", "auto: the network is compiled to fused operators"))
     without = "" if missing is None else f" (fused: {missing})"
     if on_cuda:
         found.append(
-            Choice("graphed", f"auto: on {device} one recorded step is replayed K times{without}")
+            BackendChoice(
+                "graphed", f"auto: on {device} one recorded step is replayed K times{without}"
+            )
         )
-    found.append(Choice("autograd", f"auto: runs any network on any device{without}"))
+    found.append(BackendChoice("autograd", f"auto: runs any network on any device{without}"))
     return found
 
 
-def choose(backend: str, device: torch.device) -> Choice:
+def choose(backend: str, device: torch.device) -> BackendChoice:
     """The backend for images on `device` as far as it can be known without the network.
 
     Args:
@@ -140,7 +144,7 @@ class Engines:
         # `start` writes it, so that asking never changes what runs.
         self._failures: dict[Hashable, dict[str, str]] = {}
 
-    def candidates(self, device: torch.device) -> list[Choice]:
+    def candidates(self, device: torch.device) -> list[BackendChoice]:
         """The backends to try for images on `device`; BackendError if none can run there."""
         if self._eager_only:
             if self._backend not in ("auto", "autograd"):
@@ -152,7 +156,7 @@ class Engines:
             return [replace(autograd, reason=self._eager_only)]
         return candidates(self._backend, device, self._precision)
 
-    def resolve(self, problem: Problem, images: Tensor) -> Choice:
+    def resolve(self, problem: Problem, images: Tensor) -> BackendChoice:
         """Decide what runs images like these; the answer changes nothing.
 
         A backend is passed over where an earlier call failed to start it on such images, or where
@@ -190,7 +194,7 @@ class Engines:
         elif backend == "fused":
             self.fused.program(problem, images)
 
-    def last_choice(self, device: torch.device) -> Choice:
+    def last_choice(self, device: torch.device) -> BackendChoice:
         """The backend for images on `device` as far as earlier calls tell, without images.
 
         Args:
@@ -261,12 +265,12 @@ class Engines:
             self._buffers_read = torch.cuda.current_stream(device).record_event()
 
 
-def _chosen(candidate: Choice, failures: Mapping[str, str]) -> Choice:
+def _chosen(candidate: BackendChoice, failures: Mapping[str, str]) -> BackendChoice:
     """A candidate with the reason why it, and none before it, runs."""
     if not failures:
         return candidate
     tried = "; ".join(f"{name} was tried: {reason}" for name, reason in failures.items())
-    return Choice(candidate.backend, f"auto: {tried}", dict(failures))
+    return BackendChoice(candidate.backend, f"auto: {tried}", dict(failures))
 
 
 def _kind(images: Tensor) -> Hashable:
