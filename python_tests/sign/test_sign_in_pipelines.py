@@ -104,7 +104,7 @@ def test_the_plan_travels(model, images, make):
     other = make(measuring)
     assert other.plan == measuring.plan
     assert other.engines.fused.measure
-    assert other.engines.fused.plan is other.plan
+    assert other.engines.fused.tuning_plan is other.plan
     fixed = make(SignTransform(model, 2, tune=TuningPlan("elsewhere")))
     assert fixed.plan.machine == "elsewhere"
     assert not fixed.engines.fused.measure

@@ -32,10 +32,7 @@ from sign_ext.engine.trajectory import (
     without_autocast,
 )
 from sign_ext.errors import UnsupportedOperation
-<<<<<<< HEAD
-=======
 from sign_ext.source_layer import Phi
->>>>>>> main
 
 PROGRAMS_KEPT = 4  # image shapes at a time
 STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
