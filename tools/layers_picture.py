@@ -88,9 +88,7 @@ def draw(path: Path) -> None:
         xytext=(WIDTH + 9, -HEIGHT),
         arrowprops={"arrowstyle": "-|>", "color": "#555555"},
     )
-    axes.text(
-        WIDTH + 10, -len(rows) * (HEIGHT + GAP) / 2, "may import", rotation=270, va="center"
-    )
+    axes.text(WIDTH + 10, -len(rows) * (HEIGHT + GAP) / 2, "may import", rotation=270, va="center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
