@@ -111,7 +111,9 @@ def list_images(
     links: list[tuple[str, str, int]] = []
     for number, (folder, prefix) in enumerate(folders):
         (links if folder.is_symlink() else real).append((str(folder), prefix, number))
-    seen: set[tuple[int, int]] = set()
+    # A link to a folder above would lead here again.
+    above = {parent for folder, _ in folders for parent in folder.absolute().parents}
+    seen = {(status.st_dev, status.st_ino) for status in map(os.stat, above)}
     while real or links:
         directory, prefix, number = real.pop() if real else links.pop(0)
         status = os.stat(directory)

@@ -184,7 +184,7 @@ def find_layout(root: Path) -> Layout:
             break
         beside.append((base, [inner]))
         prefix = f"{prefix}{inner}/"
-    _check_classes(base, names)
+    _check_classes(base, names, tuple(folder for folder, _ in beside))
     return Layout({"": prefix}, tuple(names), [*beside, (base, names)])
 
 
@@ -282,27 +282,27 @@ def _difference(
     )
 
 
-def _check_classes(base: Path, names: list[str]) -> None:
+def _check_classes(base: Path, names: list[str], above: tuple[Path, ...] = ()) -> None:
     """Raise ValueError unless there are two or more class folders that may be classes."""
     tables = tables_in(base)
     if not names:
-        raise ValueError(f"{base} has no class folders.{_labels_hint(base)} {_ACCEPTED}.")
+        raise ValueError(f"{base} has no class folders.{_labels_hint(base, above)} {_ACCEPTED}.")
     if len(names) == 1:
         raise ValueError(
             f"{base} holds one class folder, {names[0]!r}, and a network needs two classes or more."
-            f"{_labels_hint(base)} {_ACCEPTED}."
+            f"{_labels_hint(base, above)} {_ACCEPTED}."
         )
     image_folders = [name for name in names if name.lower() in _IMAGE_FOLDERS]
     if tables and image_folders:
         raise ValueError(
             f"{base} holds the folders {_some(names)} and {tables[0].name}, so "
-            f"{image_folders[0]!r} may be no class.{_labels_hint(base)} {_ACCEPTED}."
+            f"{image_folders[0]!r} may be no class.{_labels_hint(base, above)} {_ACCEPTED}."
         )
 
 
-def _labels_hint(base: Path) -> str:
-    """Suggest the tables in a folder as labels; empty if there are none."""
-    tables = tables_in(base)
+def _labels_hint(base: Path, above: tuple[Path, ...] = ()) -> str:
+    """Suggest a table in a folder, or in folders above it, as labels; empty if there is none."""
+    tables = [table for folder in (base, *above) for table in tables_in(folder)]
     if not tables:
         return ""
     return f" If {tables[0].name} holds the labels, pass labels={tables[0]} (--labels)."

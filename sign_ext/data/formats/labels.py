@@ -345,10 +345,10 @@ def _pair(
             split_of[path] = split
     if missing:
         line, name = missing[0]
-        more = f" and {len(missing) - 1:,} other rows do" if len(missing) > 1 else " does"
+        others = f" (and {len(missing) - 1:,} rows more)" if len(missing) > 1 else ""
         raise ValueError(
-            f"{file}, row {line}: {name!r}{more} not name an image below {root}; accepted: a row "
-            "for each image that is there. Remove these rows, or add the images."
+            f"{file}, row {line}: {name!r}{others} is no image below {root}; accepted: a row for "
+            "each image that is there. Remove these rows, or add the images."
         )
     if not labels:
         raise ValueError(f"{file} labels no image below {root}.")

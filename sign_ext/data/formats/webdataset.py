@@ -207,9 +207,12 @@ def _tars_of_split(root: Path) -> dict[str, list[Path]]:
     tars = tars_in(root)
     tars_in_folder = {name: tars_in(root / name) for name in subfolders(root)}
     if tars:
-        if tars_in_folder:
+        others = [
+            name for name, found in tars_in_folder.items() if found or holds_images(root / name)
+        ]
+        if others:
             raise ValueError(
-                f"{root} holds {tars[0].name} and the folders {list(tars_in_folder)}, so it may be "
+                f"{root} holds {tars[0].name} and the folders {others}, so it may be "
                 f"a folder of tars or one of images; keep one kind in it. For tars {ACCEPTED}."
             )
         return {"": tars}
