@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from sign_ext import environment
-from sign_ext.benchmarking.timing import Turns
+from sign_ext.benchmarking.measure import Turns
 
 STARTED = pytest.StashKey[float]()
 
@@ -77,7 +77,7 @@ def pytest_benchmark_update_machine_info(
 ) -> None:
     """Put beside the numbers what they depend on, and leave out the machine's name."""
     machine_info.clear()
-    machine_info.update(environment.facts())
+    machine_info.update(environment.machine_details())
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from sign_ext.compiler.build import compile_phi
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
 from sign_ext.engine.fused.step import Step, activation_dtype
-from sign_ext.engine.fused.tune import alone
-from sign_ext.engine.fused.tuning_plan import Choices
+from sign_ext.engine.fused.tune import isolated_programs
+from sign_ext.engine.fused.tuning_plan import StepChoices
+from sign_ext.eval_state import computing
 from sign_ext.models import build_model
-from sign_ext.precision import computing
 from sign_ext.source_layer import Phi, find_source_layer
 
 NAMES = ("convolutions", "block")
@@ -45,10 +45,10 @@ def input_of(op: InvertedResidual, images: int) -> Tensor:
 def steps(op: InvertedResidual, x: Tensor, precision: str) -> dict[str, Callable[[], Tensor]]:
     """A step forward and back by NAMES; call them under `computing(..., precision)`, no_grad."""
     device, dtype = x.device, activation_dtype(torch.float32, precision)
-    programs = alone(op, torch.randn(op.shape, device=device))
+    programs = isolated_programs(op, torch.randn(op.shape, device=device))
 
     def step(program: object) -> Callable[[], Tensor]:
-        one = Step(program, dtype, device, len(x), Choices(len(x)), tf32=precision == "tf32")  # type: ignore[arg-type]
+        one = Step(program, dtype, device, len(x), StepChoices(len(x)), tf32=precision == "tf32")  # type: ignore[arg-type]
         return lambda: one.delta(x)
 
     return {name: step(program) for name, program in zip(NAMES, programs, strict=True)}

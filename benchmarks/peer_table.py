@@ -25,7 +25,7 @@ from contenders import first_line
 from peer_cells import Cell, Race, Table, origin_here, read
 from peer_show import fill_document, plot
 
-from sign_ext.precision import PRECISIONS
+from sign_ext.settings import PRECISIONS
 
 NETWORKS = ("basic_cnn", "mobilenet_v2", "nasnet_mobile", "inception_resnet_v2")
 IMAGES = {"inception_resnet_v2": (64, 4)}

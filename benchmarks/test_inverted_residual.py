@@ -16,7 +16,7 @@ from inverted_residual_ways import blocks, bytes_moved, input_of, steps
 from torch import nn
 
 from sign_ext.engine.graphed import record_cuda_graph
-from sign_ext.precision import computing
+from sign_ext.eval_state import computing
 
 # name -> which of the network's blocks, at which size of image.
 BLOCKS = {

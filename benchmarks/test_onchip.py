@@ -34,7 +34,7 @@ def test_basic_cnn(
     images = images.contiguous(memory_format=torch.channels_last)
     sign = SignTransform(model, STEPS, precision="bfloat16", backend="fused")
     program = sign.program(images)
-    problem = sign._problem(images, torch.float32)
+    problem = sign._problem(images, torch.float32)[0]
     fused = sign.engines.fused.start(problem, images)
     contenders: dict[str, Callable[[], None]] = {"fused": lambda: fused.advance(STEPS)}
     clocks = {}

@@ -103,7 +103,7 @@ def main() -> int:
     for kernel in bad:
         print(
             f"SPILL {kernel.name} on {kernel.arch}: {kernel.spilled} bytes spilled,"
-            f" {kernel.stack} bytes of stack. Mend it, or list it in EXCEPTIONS with the reason"
+            f" {kernel.stack} bytes of stack. Fix it, or list it in EXCEPTIONS with the reason"
         )
     return 1 if bad else 0
 

@@ -13,9 +13,9 @@ from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.program import Program
+from sign_ext.eval_state import computing
 from sign_ext.models import build_model
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise
-from sign_ext.precision import computing
 from sign_ext.source_layer import Phi, find_source_layer
 
 HARDTANH = Piecewise(-2.0, 3.0)
@@ -23,10 +23,10 @@ HARDTANH = Piecewise(-2.0, 3.0)
 
 @dataclass(frozen=True)
 class Case:
-    """A block of 8 → 24 → 8 channels behind a stem, in front of a 3×3 convolution.
+    """A block of 8 → 24 → 8 channels between a stem and a 3×3 convolution.
 
     residual: "none", "own" (the block's input) or "elsewhere" (another convolution of it).
-    read_again: whether its input is also added to its value by an operation of its own.
+    read_again: whether a separate operation also adds its input to its value.
     """
 
     kernel: int = 3
@@ -46,8 +46,8 @@ CASES = {
     "elsewhere, stride 2": Case(
         stride=2, residual="elsewhere", activations=(RELU, HARDTANH, RELU6), size=(9, 4)
     ),
-    "activation behind the sum": Case(residual="own", activations=(RELU6, RELU, RELU)),
-    "hardtanh behind the sum": Case(residual="own", activations=(HARDTANH, HARDTANH, HARDTANH)),
+    "activation after the sum": Case(residual="own", activations=(RELU6, RELU, RELU)),
+    "hardtanh after the sum": Case(residual="own", activations=(HARDTANH, HARDTANH, HARDTANH)),
     "one activation": Case(activations=(IDENTITY, RELU6, IDENTITY)),
     "the other one": Case(activations=(RELU, IDENTITY, RELU)),
     "linear": Case(residual="own", activations=(IDENTITY, IDENTITY, IDENTITY)),
@@ -58,7 +58,7 @@ CASES = {
 
 
 class Builder:
-    """A program's operations so far; `convolution` and `add` return a value's number."""
+    """Builds a program; `convolution` and `add` return their value's number."""
 
     def __init__(self, image_shape: tuple[int, int, int], seed: int = 0) -> None:
         self.shapes = [image_shape]
@@ -131,7 +131,7 @@ def block_program(case: Case) -> tuple[Program, int]:
     first, second, last = case.activations
     x = builder.convolution((0,), 8, 3, activation=RELU)
     e = builder.convolution((x,), 24, activation=first)
-    # Between the block's own operations, so that they do not lie side by side.
+    # Between the block's operations, so that these are not adjacent.
     elsewhere = ()
     if case.residual == "elsewhere":
         elsewhere = (builder.convolution((x,), 8, 3, stride=case.stride),)
@@ -152,7 +152,7 @@ def program_of(model: nn.Module, images: Tensor) -> Program:
 
 
 def mobilenet(generator: torch.Generator, count: int = 2) -> tuple[nn.Module, Tensor]:
-    """MobileNetV2 for 32×32 with weights as after training, and images of 0 to 255.
+    """MobileNetV2 for 32×32 with weights like trained ones, and images of 0 to 255.
 
     Skips the test where torchvision is missing.
     """
@@ -164,7 +164,7 @@ def mobilenet(generator: torch.Generator, count: int = 2) -> tuple[nn.Module, Te
     return model, 255 * torch.rand(count, 3, 32, 32, generator=generator)
 
 
-def without(program: Program, place: int, **changes: object) -> Program:
+def with_changes(program: Program, place: int, **changes: object) -> Program:
     """The program with one operation changed."""
     ops = list(program.ops)
     ops[place] = replace(ops[place], **changes)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("local", deadline=None)
 # In CI the same examples every run, so that a failure there is about the change under test.
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-# Under compute-sanitizer every launch costs seconds; a few odd shapes already tell.
+# Under compute-sanitizer every launch costs seconds; a few odd shapes are enough.
 settings.register_profile(
     "sanitizer",
     deadline=None,

@@ -1,4 +1,4 @@
-"""inverted_residual's kernel on the emulated device, behind the operators that CUDA has."""
+"""inverted_residual's kernel on the emulated device, as the CUDA operators' implementation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def _precision(x: Tensor, tf32: bool) -> str:
 
 
 class Device:
-    """Takes what the operators for CUDA take; counts its launches."""
+    """Has the arguments of the CUDA operators; counts its launches."""
 
     def __init__(
         self, seed: int = 0, shared: int = H100_SHARED, processors: int = H100_PROCESSORS
     ) -> None:
-        """Threads run in an order drawn from `seed`, another one each launch."""
+        """Threads run in an order drawn from `seed`, a new one for each launch."""
         self.launches = 0
         self._seed, self._shared, self._processors = seed, shared, processors
 

@@ -1,4 +1,4 @@
-"""onchip's kernel on the emulated device, in the place of the operator for CUDA."""
+"""onchip's kernel on the emulated device, in place of the CUDA operator."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The kernel's text compiled for the host."""
+    """The kernel's source compiled for the host."""
     loaded = compiled("onchip")
     loaded.onchip_products.restype = loaded.onchip_loaded.restype = ctypes.c_uint64
     return loaded
 
 
 class Emulated:
-    """Takes what `onchip_` takes; counts its launches."""
+    """Has the arguments of `onchip_`; counts its launches."""
 
     def __init__(self, seed: int = 0) -> None:
-        """Threads run in an order drawn from `seed`, another one each launch."""
+        """Threads run in an order drawn from `seed`, a new one for each launch."""
         self.launches = 0
         self._seed = seed
 

@@ -1,7 +1,7 @@
-"""Kernels' texts compiled for the host, on the emulated device, as functions for Python's tests.
+"""Kernels' sources compiled for the host, on the emulated device, as functions for Python tests.
 
 A kernel that a device would stop (a misaligned access, a barrier that part of a block misses) ends
-the process, and says which thread did it.
+the process with a message that names the thread.
 """
 
 from __future__ import annotations

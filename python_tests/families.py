@@ -1,4 +1,4 @@
-"""The network families that the compiler covers whole, each with an odd image size for it."""
+"""The network families that the compiler covers completely, each with an odd image size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def tv(name: str) -> nn.Module:
-    """One of torchvision's; the test is skipped where that is not installed."""
+    """A model of torchvision; skips the test where that is not installed."""
     torchvision = pytest.importorskip("torchvision")
     options = {"aux_logits": False} if name == "googlenet" else {}
     options |= {"init_weights": False} if "ception" in name or name == "googlenet" else {}
@@ -18,7 +18,7 @@ def tv(name: str) -> nn.Module:
 
 
 def timm_model(name: str) -> nn.Module:
-    """One of timm's; the test is skipped where that is not installed."""
+    """A model of timm; skips the test where that is not installed."""
     timm = pytest.importorskip("timm")
     return timm.create_model(name)
 
@@ -38,10 +38,10 @@ FAMILIES = {
     "nasnet": (lambda: timm_model("nasnetalarge"), (35, 33)),
 }
 
-# Those that `make test` runs; compiling and differentiating the others in float64 takes longer.
+# Those that `make test` runs. The others take longer to compile and differentiate in float64.
 QUICK_FAMILIES = ("basic_cnn", "mobilenet_v3", "resnet18", "squeezenet")
 
 
 def some_slow(names: Iterable[str], quick: Collection[str]) -> list:
-    """Names for `parametrize`, those that are not quick marked as slow."""
+    """Names for `parametrize`; those that are not quick are marked slow."""
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]

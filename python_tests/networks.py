@@ -1,4 +1,4 @@
-"""Small networks that the core's tests share, built from plain torch and nothing of sign_ext."""
+"""Small networks that tests share, in plain torch, independent of sign_ext."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tiny_cnn(classes: int = 4) -> nn.Sequential:
 
 
 def lively(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Give BatchNorms statistics and weights as training would, so that folding them matters."""
+    """Give BatchNorms statistics and weights like trained ones, so that folding them matters."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in (
@@ -70,5 +70,5 @@ def lively(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def step_for(delta: Tensor, grey_levels: float = 5.0) -> float:
-    """A step that moves an image by `grey_levels` rms, so that p's rounding hides less."""
+    """A step size that moves an image by `grey_levels` rms, well above p's rounding."""
     return grey_levels / float(delta.double().square().mean().sqrt())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sign_ext import SignTransform
 from sign_ext.compiler.ir.program import Program
-from sign_ext.engine.onchip.check import what_is_wrong
+from sign_ext.engine.onchip.check import find_mismatch
 from sign_ext.engine.onchip.engine import start_on_chip
 from sign_ext.engine.onchip.network import put_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory
@@ -75,7 +75,7 @@ def residual():
 
 
 def split():
-    """Two launches a step, with small values; an activation that is not piecewise linear behind."""
+    """Two launches a step, with small values; a smooth activation after the trunk."""
     return nn.Sequential(
         Normalize((128.0,) * 3, (64.0,) * 3), conv(3, 16), nn.ReLU(), conv(16, 24),
         nn.MaxPool2d(2), nn.ReLU(), conv(24, 16), nn.SiLU(), nn.Flatten(), nn.LazyLinear(4),
@@ -83,7 +83,7 @@ def split():
 
 
 def resnet20():
-    """ResNet-20 for CIFAR, untrained, its batch normalisation folded into biases."""
+    """ResNet-20 for CIFAR, untrained, with biases in place of batch normalisation."""
     widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
     strides = {4: 2, 7: 2}
     blocks = [Block(widths[i - 1], widths[i], strides.get(i, 1)) for i in range(1, 10)]
@@ -145,7 +145,7 @@ def prepare(
     name: str,
     seed: int,
     images: int = 2,
-    has: SharedMemory = H200,
+    memory: SharedMemory = H200,
     gain: float = 1.0,
     device: str = "cpu",
     **options: object,
@@ -156,7 +156,7 @@ def prepare(
         name: in NETWORKS or DEEP.
         seed: of weights, images and the emulation's order of threads.
         images: how many.
-        has: the device's memory.
+        memory: the device's memory.
         gain: factor of the first layer's weights.
         device: where.
         **options: of SignTransform.
@@ -172,13 +172,13 @@ def prepare(
     options = {"step_size": 20.0, "precision": "bfloat16", **options}
     sign = SignTransform(model, 3, **options)
     program = sign.program(batch)
-    problem = sign._problem(batch, torch.float32)
+    problem = sign._problem(batch, torch.float32)[0]
     momentum = bool(sign.settings.momentum)
-    network = put_on_chip(program, has, batch.device, momentum=momentum)
+    network = put_on_chip(program, memory, batch.device, momentum=momentum)
     trajectory = start_on_chip(problem, batch, network)
     if device == "cpu":
         trajectory._run = Emulated(seed % 1000)
-    if has is H200:
+    if memory is H200:
         assert trajectory.network.is_whole == whole
     return trajectory, batch, program
 
@@ -210,7 +210,7 @@ def check_walk(trajectory: OnChipTrajectory, images: Tensor, steps: int = 3) -> 
     assert trajectory.moved()
     deltas, ends = [], []
     for k, (before, after) in enumerate(pairwise(walk)):
-        assert what_is_wrong(trajectory, before) == ""
+        assert find_mismatch(trajectory, before) == ""
         if trajectory.velocity is None:
             assert torch.equal(trajectory.observe(before).iterate, after)
             continue

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Network(nn.Module):
-    """Layers in a row; each is a function of the values before it. Ends in a linear classifier."""
+    """A sequence of layers, each a function of earlier values, and a linear classifier."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Network(nn.Module):
         self.layers = nn.ModuleList()
 
     def add(self, function: Callable[..., Tensor], *reads: int) -> None:
-        """Append a layer that reads values by number."""
+        """Append a layer that reads values by their numbers."""
         if isinstance(function, nn.Module):
             self.layers.append(function)
         sample = [torch.zeros(2, *self.shapes[n]) for n in reads]
@@ -108,7 +108,7 @@ def _pooling(draw, network: Network, at: int) -> bool:
 
 
 def _branches(draw, network: Network, at: int) -> bool:
-    """The sum, the difference or the concatenation of a value with its 1×1 convolution; a gate."""
+    """A value joined with its 1×1 convolution: sum, difference, concatenation; or a gate."""
     channels = network.shapes[at][0]
     kind = draw(st.sampled_from(["sum", "difference", "scaled", "concat", "gate", "twice"]))
     if kind == "gate":
@@ -156,7 +156,7 @@ def _small(draw, network: Network, at: int) -> bool:
 
 @st.composite
 def networks(draw) -> tuple[Network, Tensor]:
-    """A network in evaluation mode with lively statistics, and a batch of images for it."""
+    """A network in evaluation mode with non-trivial statistics, and a batch of images for it."""
     seed = draw(st.integers(0, 2**31))
     torch.manual_seed(seed)
     shape = (draw(st.integers(1, 4)), draw(st.integers(1, 9)), draw(st.integers(1, 9)))

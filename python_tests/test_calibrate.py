@@ -107,9 +107,9 @@ def test_errors(images):
 
 
 def test_progress(images):
-    told = []
+    calls = []
     SignTransform(tiny_cnn()).calibrate(
-        images, steps=2, progress=lambda done, total: told.append((done, total))
+        images, steps=2, progress=lambda done, total: calls.append((done, total))
     )
-    assert told[-1] == (6, 6)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert calls[-1] == (6, 6)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)

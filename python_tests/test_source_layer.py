@@ -125,7 +125,7 @@ def test_a_softmax_before_the_source_is_fine():
 
 
 class Branches(nn.Module):
-    """One layer off the way, one cut from the images, one that runs twice, one with two outputs."""
+    """A layer that Φ does not need, one cut from the images, one run twice, one of two outputs."""
 
     def __init__(self):
         super().__init__()

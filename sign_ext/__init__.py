@@ -1,4 +1,9 @@
-"""SIGN, Signed Input Regularization: add the input gradient of a last layer's sum, K times."""
+"""SIGN, Signed Input Regularization: add the input gradient of a last layer's sum, K times.
+
+The core (`sign`, `engine`, `compiler`, `ops` and what they use) imports torch and numpy only.
+Imports run one way: commands → experiments → report → store, training, evaluation, augment,
+models, data → sign → engine → compiler → ops → csrc.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -7,7 +7,9 @@
     5  end
     6  p* = p*_K
 
-Lines 3 and 4 are `Trajectory.step`; `reference.py` has the same in ten lines, without batches.
+`iterate` below is these lines for one batch, numbered as in the paper. Lines 3 and 4 are
+`Trajectory.step`, which each backend runs in its own way; `reference.py` has the whole in ten lines
+of plain autograd.
 """
 
 from __future__ import annotations
@@ -19,6 +21,33 @@ from torch import Tensor
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import DivergenceError
+
+
+def iterate(
+    trajectory: Trajectory, stops: tuple[int, ...], report: Callable[[int], None] | None
+) -> dict[int, Tensor]:
+    """Lines 2 to 5 for one batch, whose trajectory is at p*_0.
+
+    Args:
+        trajectory: at p*_0; it is at p*_K afterwards.
+        stops: the steps k whose iterates to return, ascending; the last is K.
+        report: called with k after each step.
+
+    Returns:
+        k → p*_k. The last is the trajectory's own buffer, which its next start overwrites.
+    """
+    iterates: dict[int, Tensor] = {}
+    k = 0
+    for stop in stops:
+        while k < stop:  # line 2
+            # Steps that nobody watches go in one call: a backend may reorder images within it.
+            steps = 1 if report is not None else stop - k
+            trajectory.advance(steps)  # lines 3 and 4
+            k += steps
+            if report is not None:
+                report(k)
+        iterates[stop] = trajectory.iterate if stop == stops[-1] else trajectory.iterate.clone()
+    return iterates
 
 
 def walk(
@@ -37,42 +66,41 @@ def walk(
         images: p, (N, ...), N ≥ 1.
         batch_size: images at a time.
         write: called for each finished batch with its rows and its iterates by step; the tensors
-            are good until it returns.
+            are valid until it returns.
         report: called with the image-steps done so far.
 
     Returns:
-        Whether any step moved the images at all.
+        Whether any step moved any of the images.
 
     Raises:
         DivergenceError: an iterate is not finite; that batch was not written.
         BackendError: the backend asked for by name cannot run this network.
     """
     stops = problem.settings.stops
-    moved = True
+    moved = False
     for first in range(0, len(images), batch_size):
         rows = slice(first, min(first + batch_size, len(images)))
-        p = images[rows].detach()
-        trajectory = engines.start(problem, p)  # line 1
-        finished: dict[int, Tensor] = {}
-        k = 0
-        for stop in stops:  # lines 2 to 5
-            while k < stop:
-                steps = stop - k if report is None else 1
-                trajectory.advance(steps)
-                k += steps
-                if report is not None:
-                    report(first * stops[-1] + k * len(p))
-            is_last = stop == stops[-1]
-            finished[stop] = trajectory.iterate if is_last else trajectory.iterate.clone()
+        trajectory = engines.start(problem, images[rows].detach())  # line 1
+        iterates = iterate(trajectory, stops, _report_batch(report, rows, stops[-1]))
         _check_finite(trajectory, rows)
-        moved &= trajectory.moved()
-        write(rows, finished)  # line 6
-        engines.hand_over(images.device)
+        # One batch that moves is enough; the others need not be asked, which waits for the device.
+        moved = moved or trajectory.moved()
+        write(rows, iterates)  # line 6
+        engines.finish_reading(images.device)
     return moved
 
 
+def _report_batch(
+    report: Callable[[int], None] | None, rows: slice, steps: int
+) -> Callable[[int], None] | None:
+    """From step k of a batch to the image-steps of the whole call."""
+    if report is None:
+        return None
+    return lambda k: report(rows.start * steps + k * (rows.stop - rows.start))
+
+
 def _check_finite(trajectory: Trajectory, rows: slice) -> None:
-    """Read, once after the loop, what the steps noted on the device."""
+    """Read once, after the loop, what the steps noted on the device."""
     if step := trajectory.first_bad_step():
         settings = trajectory.problem.settings
         raise DivergenceError(

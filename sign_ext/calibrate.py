@@ -1,29 +1,29 @@
-"""How large a step is: what SIGN does to images for a grid of step sizes, and a proposal.
+"""Choose a step size: measure what SIGN does to images for a grid of them, and propose one.
 
 δ is a gradient, so its size depends on the network and on the units of the input; the paper gives
-no step size. `calibrate` measures the change in grey levels and what the network makes of it.
+no step size. `calibrate` measures the change of the images and what the network makes of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sign_ext.change import describe_change
 from sign_ext.checks import check_images
+from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.errors import DivergenceError
-from sign_ext.precision import computing
+from sign_ext.eval_state import computing
 from sign_ext.progress import Progress, reporting
 from sign_ext.pushforward import pullback_of_ones
+from sign_ext.settings import Settings
 
-if TYPE_CHECKING:
-    from sign_ext.sign import SignTransform
-
-GRID = (0.1, 0.3, 1.0, 3.0, 10.0)  # around the step that a constant δ would ask for
+GRID = (0.1, 0.3, 1.0, 3.0, 10.0)  # factors of the step that a constant δ would ask for
 CLOSE = 0.1  # relative distance from the target within which a proposal is taken
 
 
@@ -33,8 +33,8 @@ class CalibrationRow:
 
     Attributes:
         step_size: the factor of δ; 0 is the images as they are.
-        rms: root mean square of p*_K − p, grey levels.
-        largest: largest |p*_K − p|, grey levels.
+        rms: root mean square of p*_K − p, in the images' units.
+        largest: largest |p*_K − p|, in the images' units.
         share_negative: share of variables of p*_K below 0, which the paper calls discarded.
         accuracy: of the network on p*_K; None without labels.
         confidence: mean probability of the predicted class; None if the network's output is not
@@ -97,53 +97,138 @@ class Calibration:
         return "\n".join(lines)
 
 
-def _round(value: float) -> float:
-    """Two significant digits: a step size that people can type."""
-    return float(f"{value:.1e}")
+def calibrate(
+    transform: Callable[[float, int], Tensor],
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    model: nn.Module,
+    settings: Settings,
+    steps: int = 100,
+    step_sizes: Sequence[float] | None = None,
+    target_share: float = 0.02,
+    pixel_range: float = 255.0,
+    progress: Progress = False,
+) -> Calibration:
+    """Measure what step sizes do to images, and propose the one with a stated rms change.
+
+    Labels only fill a column: the proposal never looks at them, so it may use any images.
+
+    Args:
+        transform: from a step size and K to p*_K of `images`.
+        images: (N, C, H, W) floating, in the network's units, on its device; dozens are enough.
+        labels: (N,) integer classes, or None.
+        model: the network.
+        settings: the transform's; layer, momentum, precision and batch size are used.
+        steps: K at which to measure.
+        step_sizes: the grid, positive; None takes five around the step that a constant δ asks for.
+        target_share: the rms change to propose a step for, as a share of `pixel_range`.
+        pixel_range: what the images span.
+        progress: True draws a bar; a function is called with (step sizes done, total).
+
+    Returns:
+        The table and the proposal.
+
+    Raises:
+        ValueError: nothing to measure (no images, δ zero everywhere), labels of another length,
+            or a step size, target or range that is not positive.
+        DivergenceError: every step size of the grid diverges.
+        TypeError, SourceLayerError, BackendError: as `SignTransform.transform`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sign_ext import SignTransform
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 2))
+        >>> table = SignTransform(model).calibrate(torch.rand(8, 3, 2, 2) * 255, steps=10)
+        >>> rms = {row.step_size: row.rms for row in table.rows}
+        >>> abs(rms[table.proposed] / (0.02 * 255) - 1) < 0.1
+        True
+    """
+    _check_arguments(images, labels, target_share, pixel_range, step_sizes or ())
+    target = target_share * pixel_range
+    if step_sizes is None:
+        step_sizes = _grid(model, images, settings, target / steps)
+    rows: list[CalibrationRow] = []
+
+    def measure(step_size: float) -> CalibrationRow:
+        moved = images
+        if step_size:
+            try:
+                moved = transform(step_size, steps)
+            except DivergenceError:
+                rows.append(_diverged(step_size))
+                return rows[-1]
+        rows.append(_row(step_size, images, moved, labels, model, settings))
+        return rows[-1]
+
+    with reporting(progress, len(step_sizes) + 1, "calibrating") as report:
+        for done, step_size in enumerate([0.0, *step_sizes]):
+            measure(float(step_size))
+            if report is not None:
+                report(done)
+        proposed = _propose(rows, target, measure)
+        if report is not None:
+            report(len(step_sizes) + 1)
+    rows.sort(key=lambda row: row.step_size)
+    return Calibration(tuple(rows), proposed, steps, target_share, pixel_range, len(images))
 
 
-def _logits(sign: SignTransform, images: Tensor, size: int) -> Tensor | None:
-    """The whole network's output on images, or None if it is not (N, classes)."""
-    network = sign.model
-    parameters = [p for p in network.parameters() if p.is_floating_point()]
-    dtype = parameters[0].dtype if parameters else images.dtype
-    outputs = []
-    with computing(network, sign.settings.precision), torch.no_grad():
-        for batch in images.split(size):
-            outputs.append(network(batch.to(dtype)))
-            if not isinstance(outputs[-1], Tensor) or outputs[-1].dim() != 2:
-                return None
-    return torch.cat(outputs).double()
+def _check_arguments(
+    images: Tensor,
+    labels: Tensor | None,
+    target_share: float,
+    pixel_range: float,
+    step_sizes: Sequence[float],
+) -> None:
+    check_images(images)
+    if not len(images):
+        raise ValueError("images is empty: calibrate on at least one, better dozens")
+    if labels is not None and labels.shape != images.shape[:1]:
+        raise ValueError(f"labels must be ({len(images)},), got {tuple(labels.shape)}")
+    positive = [("target_share", target_share), ("pixel_range", pixel_range)]
+    positive += [("step_sizes", value) for value in step_sizes]
+    for name, value in positive:
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def _measure(
-    sign: SignTransform, images: Tensor, labels: Tensor | None, step_size: float, steps: int
-) -> CalibrationRow:
-    size = sign.settings.batch_size or 128
-    if step_size == 0:
-        moved: Any = images
-    else:
-        trial = sign.with_options(steps=steps, snapshots=None, step_size=step_size)
-        try:
-            moved = trial.transform(images)
-        except DivergenceError:
-            nan = math.nan
-            return CalibrationRow(step_size, nan, nan, nan, None, None, diverged=True)
-    change = moved.double() - images.double()
-    logits = _logits(sign, moved, size)
-    accuracy = confidence = None
-    if logits is not None:
-        confidence = float(logits.softmax(1).amax(1).mean())
-        if labels is not None:
-            accuracy = float((logits.argmax(1) == labels).double().mean())
-    return CalibrationRow(
-        step_size=step_size,
-        rms=float(change.square().mean().sqrt()),
-        largest=float(change.abs().amax()),
-        share_negative=float((moved < 0).double().mean()),
-        accuracy=accuracy,
-        confidence=confidence,
-    )
+def _grid(model: nn.Module, images: Tensor, settings: Settings, rms: float) -> list[float]:
+    """Step sizes around the one that moves images by `rms` in a step, were δ constant."""
+    deltas = [
+        pullback_of_ones(model, batch, layer=settings.layer).double()
+        for batch in images.split(settings.batch_size or DEFAULT_BATCH)
+    ]
+    scale = float(torch.cat(deltas).square().mean().sqrt())
+    if scale == 0:
+        raise ValueError("δ is zero for every image and variable: pass another layer")
+    # With momentum, step k adds 1 / (1 - μ) times as much in the long run.
+    return [_round(factor * rms / scale * (1 - settings.momentum)) for factor in GRID]
+
+
+def _propose(
+    rows: Sequence[CalibrationRow], target: float, measure: Callable[[float], CalibrationRow]
+) -> float:
+    """The step size whose rms is `target`: interpolated, measured, and corrected once.
+
+    Args:
+        rows: what was measured so far, the first for the images as they are.
+        target: rms change, in the images' units.
+        measure: measures a step size and adds its row to `rows`.
+    """
+    proposed = _round(_interpolate(rows[1:], target))
+    for _ in range(2):
+        row = next((r for r in rows if r.step_size == proposed), None) or measure(proposed)
+        if not row.diverged and abs(row.rms / target - 1) <= CLOSE:
+            break
+        corrected = _round(_interpolate(rows[1:], target))
+        if corrected == proposed:
+            break
+        proposed = corrected
+    if all(row.step_size != proposed for row in rows):
+        measure(proposed)
+    return proposed
 
 
 def _interpolate(rows: Sequence[CalibrationRow], target: float) -> float:
@@ -161,91 +246,43 @@ def _interpolate(rows: Sequence[CalibrationRow], target: float) -> float:
     return x0 * (target / y0) ** (1 / slope)
 
 
-def calibrate(
-    sign: SignTransform,
+def _round(value: float) -> float:
+    """Two significant digits: a step size that people can type."""
+    return float(f"{value:.1e}")
+
+
+def _row(
+    step_size: float,
     images: Tensor,
-    labels: Tensor | None = None,
-    *,
-    steps: int = 100,
-    step_sizes: Sequence[float] | None = None,
-    target_share: float = 0.02,
-    pixel_range: float = 255.0,
-    progress: Progress = False,
-) -> Calibration:
-    """Measure what step sizes do to images, and propose the one with a stated rms change.
+    moved: Tensor,
+    labels: Tensor | None,
+    model: nn.Module,
+    settings: Settings,
+) -> CalibrationRow:
+    logits = _logits(model, moved, settings)
+    accuracy = confidence = None
+    if logits is not None:
+        confidence = float(logits.softmax(1).amax(1).mean())
+        if labels is not None:
+            accuracy = float((logits.argmax(1) == labels).double().mean())
+    change = describe_change(moved, images)
+    rms, largest, negative = (change[name] for name in ("rms", "largest", "share_negative"))
+    return CalibrationRow(step_size, rms, largest, negative, accuracy, confidence)
 
-    Labels only fill a column: the proposal never looks at them, so it may use any images.
 
-    Args:
-        sign: whose options, but step size, steps and snapshots, are used.
-        images: (N, C, H, W) floating, in the network's units, on its device; dozens are enough.
-        labels: (N,) integer classes, or None.
-        steps: K at which to measure.
-        step_sizes: the grid, positive; None takes five around the step that a constant δ asks for.
-        target_share: the rms change to propose a step for, as a share of `pixel_range`.
-        pixel_range: what the images span.
-        progress: True draws a bar; a function is called with (step sizes done, total).
+def _diverged(step_size: float) -> CalibrationRow:
+    nan = math.nan
+    return CalibrationRow(step_size, nan, nan, nan, None, None, diverged=True)
 
-    Returns:
-        The table and the proposal.
 
-    Raises:
-        ValueError: nothing to measure (no images, δ zero everywhere), labels of another length,
-            or a step size, target or range that is not positive.
-        TypeError, SourceLayerError, BackendError: as `SignTransform.transform`.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from sign_ext import SignTransform
-        >>> _ = torch.manual_seed(0)
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 2))
-        >>> table = SignTransform(model).calibrate(torch.rand(8, 3, 2, 2) * 255, steps=10)
-        >>> rms = {row.step_size: row.rms for row in table.rows}
-        >>> abs(rms[table.proposed] / (0.02 * 255) - 1) < 0.1
-        True
-    """
-    check_images(images)
-    if not len(images):
-        raise ValueError("images is empty: calibrate on at least one, better dozens")
-    if labels is not None and labels.shape != images.shape[:1]:
-        raise ValueError(f"labels must be ({len(images)},), got {tuple(labels.shape)}")
-    given = {"target_share": [target_share], "pixel_range": [pixel_range]}
-    for name, values in {**given, "step_sizes": list(step_sizes or [])}.items():
-        for value in values:
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
-    target = target_share * pixel_range
-    if step_sizes is None:
-        size = sign.settings.batch_size or 128
-        layer = sign.settings.layer
-        deltas = [pullback_of_ones(sign.model, b, layer=layer).double() for b in images.split(size)]
-        scale = float(torch.cat(deltas).square().mean().sqrt())
-        if scale == 0:
-            raise ValueError("δ is zero for every image and variable: pass another layer")
-        base = target / (steps * scale) * (1 - sign.settings.momentum)
-        step_sizes = [_round(base * factor) for factor in GRID]
-    with reporting(progress, len(step_sizes) + 1, "calibrating") as report:
-        rows = []
-        for done, step_size in enumerate([0.0, *step_sizes]):
-            rows.append(_measure(sign, images, labels, float(step_size), steps))
-            if report is not None:
-                report(done)
-        proposed = _round(_interpolate(rows[1:], target))
-        for _ in range(2):  # check the proposal itself, and correct it once
-            row = next((r for r in rows if r.step_size == proposed), None)
-            if row is None:
-                row = _measure(sign, images, labels, proposed, steps)
-                rows.append(row)
-            if not row.diverged and abs(row.rms / target - 1) <= CLOSE:
-                break
-            corrected = _round(_interpolate(rows[1:], target))
-            if corrected == proposed:
-                break
-            proposed = corrected
-        if all(r.step_size != proposed for r in rows):
-            rows.append(_measure(sign, images, labels, proposed, steps))
-        if report is not None:
-            report(len(step_sizes) + 1)
-    rows.sort(key=lambda r: r.step_size)
-    return Calibration(tuple(rows), proposed, steps, target_share, pixel_range, len(images))
+def _logits(model: nn.Module, images: Tensor, settings: Settings) -> Tensor | None:
+    """The whole network's output on images, or None if it is not (N, classes)."""
+    parameters = [p for p in model.parameters() if p.is_floating_point()]
+    dtype = parameters[0].dtype if parameters else images.dtype
+    outputs = []
+    with computing(model, settings.precision), torch.no_grad():
+        for batch in images.split(settings.batch_size or DEFAULT_BATCH):
+            outputs.append(model(batch.to(dtype)))
+            if not isinstance(outputs[-1], Tensor) or outputs[-1].dim() != 2:
+                return None
+    return torch.cat(outputs).double()

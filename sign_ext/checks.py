@@ -1,4 +1,4 @@
-"""Early, clear errors for what a caller passes in: the network, the images, the outputs."""
+"""Check what a caller passes in, the network, the images and the outputs, before any work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sign_ext.ops.layout import may_overlap_itself, share_memory
 
 
 def check_model(model: object) -> None:
-    """Refuse what is no frozen-able network.
+    """Refuse a network that cannot be frozen.
 
     Raises:
         TypeError: not a module.
@@ -34,10 +34,7 @@ def check_model(model: object) -> None:
 
 
 def check_images(images: object) -> None:
-    """Refuse what are no images: cheap, and before the network is looked at.
-
-    Args:
-        images: should be a floating tensor (N, C, H, W) or (N, C, D, H, W).
+    """Refuse anything but a floating tensor (N, C, H, W) or (N, C, D, H, W), at no cost.
 
     Raises:
         TypeError: not a tensor, or not of floating dtype.
@@ -60,16 +57,22 @@ def check_images(images: object) -> None:
         )
 
 
-def place_of(model: nn.Module, images: Tensor) -> tuple[torch.dtype, torch.device]:
-    """The dtype the network computes in and its device, with the images checked against them.
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a network's first floating parameter or buffer; without any, the CPU."""
+    like = _first_floating(model)
+    return torch.device("cpu") if like is None else like.device
 
-    A network's are those of its first floating parameter or buffer; without any, the images'.
+
+def place_of(model: nn.Module, images: Tensor) -> tuple[torch.dtype, torch.device]:
+    """The network's dtype and device, with the images checked against the device and for NaN.
+
+    Both are those of its first floating parameter or buffer; without any, the images'.
 
     Raises:
         ValueError: the images are on another device, or hold NaN or Inf.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    like = next((t for t in tensors if t.is_floating_point()), images)
+    like = _first_floating(model)
+    like = images if like is None else like
     if images.device != like.device:
         raise ValueError(
             f"images are on {images.device}, the model is on {like.device}: move one, "
@@ -84,8 +87,13 @@ def place_of(model: nn.Module, images: Tensor) -> tuple[torch.dtype, torch.devic
     return like.dtype, like.device
 
 
+def _first_floating(model: nn.Module) -> Tensor | None:
+    tensors = [*model.parameters(), *model.buffers()]
+    return next((t for t in tensors if t.is_floating_point()), None)
+
+
 def check_precision(precision: str, dtype: torch.dtype) -> None:
-    """Refuse lower-precision arithmetic for networks that have a dtype of their own choosing.
+    """Refuse lower-precision arithmetic for networks that are not float32 themselves.
 
     Raises:
         ValueError: `precision` is not "float32" and the network is not float32.
@@ -127,7 +135,7 @@ def make_outputs(
     stops: tuple[int, ...],
     wants_dict: bool,
 ) -> dict[int, Tensor]:
-    """The tensors that results are written to, step → (N, ...): the caller's, checked, or new ones.
+    """The tensors to write results to, step → (N, ...): the caller's, checked, or new ones.
 
     Args:
         out: None, a tensor, or with snapshots a mapping from each snapshot to a tensor.

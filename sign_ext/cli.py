@@ -1,6 +1,6 @@
-"""The command `sign-ext`: reads the command line, runs one command, turns errors into exit codes.
+"""The command `sign-ext`: parses the command line, runs one command, maps errors to exit codes.
 
-Nothing heavy is imported before a command runs: parsing needs jsonargparse, help needs no torch.
+Each command imports what it runs only when it runs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UsageError as error:
-        _explain(error, debug)
+        _print_error(error, debug)
         print(f"Try: sign-ext {name + ' ' if name else ''}--help", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "sign_ext":
             raise
-        _explain(f"the package {error.name!r} is missing; {INSTALL_EXTRAS}", debug)
+        _print_error(f"the package {error.name!r} is missing; {INSTALL_EXTRAS}", debug)
         return FAILED
     except Exception as error:
-        _explain(error, debug)
+        _print_error(error, debug)
         return FAILED
 
 
@@ -96,7 +96,7 @@ def _run(arguments: list[str]) -> int:
         values = build_parser().parse_args(arguments)
     except ArgumentError as error:
         raise UsageError(_tidy(str(error))) from error
-    except SystemExit as stop:  # --help and --print-config have printed what was asked
+    except SystemExit as stop:  # --help and --print-config have printed their output
         return int(stop.code or OK)
     if values.get("subcommand") is None:
         raise UsageError(f"no command given, choose one of: {', '.join(COMMANDS)}")
@@ -139,7 +139,7 @@ def build_parser() -> ArgumentParser:
 
 
 def _tidy(message: str) -> str:
-    """Say jsonargparse's multi-line message on one line, with the option as it is typed."""
+    """Put jsonargparse's multi-line message on one line, with the option as it is typed."""
     line = " ".join(message.split())
     if line.startswith('Parser key "'):
         key, _, rest = line.removeprefix('Parser key "').partition('"')
@@ -148,11 +148,11 @@ def _tidy(message: str) -> str:
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Show a warning on one line; where in the sources it arose helps nobody here."""
+    """Show a warning on one line, without its place in the sources."""
     print(f"sign-ext: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _explain(error: object, debug: bool) -> None:
+def _print_error(error: object, debug: bool) -> None:
     if debug and isinstance(error, BaseException):
         traceback.print_exception(error)
     elif debug:

@@ -1,4 +1,4 @@
-"""What a result was made with: versions of the packages that matter, and the machine."""
+"""What a result was made with: the versions, the commit and the machine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "numpy", "torchvision", "torchmetrics", "safetensors")
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout, where this is one
 
 
 def versions() -> dict[str, str]:
@@ -31,14 +32,36 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def commit() -> str:
+    """Return the checkout's commit, with "+changes" where files differ from it; "" outside one."""
+    if not (ROOT / ".git").exists():
+        return ""
+    try:
+        changed = _git("status", "--porcelain", "-uno")
+        return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Describe what computed: the device, processor type, cores in use and operating system.
+    """Describe what computed a result: device, processor type, cores, threads, system.
 
     Args:
         device: "cpu" or a CUDA device's name such as "cuda:0".
     """
-    import torch
-
     described: dict[str, Any] = {
         "device": device,
         "processor": platform.machine(),
@@ -52,36 +75,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     return described
 
 
-@cache
-def commit() -> str:
-    """Return the checkout's commit, with "+changes" where files differ from it; "" outside one."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return ""
-    try:
-        found = _git(here, "rev-parse", "--short=12", "HEAD")
-        return found + ("+changes" if _git(here, "status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+def machine_details(device: torch.device | None = None) -> dict[str, Any]:
+    """Describe all that a measured time depends on: models, driver, libraries, TF32 switches.
 
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-# The machine behind a measured time: everything that the time depends on, but not its name.
-
-
-def facts(device: torch.device | None = None) -> dict[str, Any]:
-    """Describe processor, GPU, driver, libraries and PyTorch's TF32 switches.
+    The machine's own name is left out.
 
     Args:
         device: whose name to take as the GPU's; None takes the current one where there is one.
@@ -104,7 +101,7 @@ def facts(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    """The processor's name as the kernel tells it."""
+    """The processor's model as Linux reports it, else its architecture."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -15,36 +15,30 @@ class BackendError(SignError):
     """A backend asked for by name cannot run this network here."""
 
 
+class UnsupportedOperation(BackendError):
+    """The compiler does not know an operation of the network; the message names it."""
+
+
 class DivergenceError(SignError):
-    """The iterates left the finite numbers.
+    """An iterate is no longer finite.
 
     Attributes:
         step: the first step k (counted from 1) whose δ_k or p*_k is not finite.
     """
 
     def __init__(self, message: str, step: int) -> None:
-        """Keep the step beside the message."""
+        """Keep the step next to the message."""
         super().__init__(message)
         self.step = step
 
 
-class NegligibleDeltaWarning(UserWarning):
-    """δ is so small that the images do not change: usually a source layer with a constant sum."""
-
-
-# The one error of the compiler.
-
-
-class UnsupportedOperation(BackendError):
-    """The compiler does not know an operation of the network; the message names it."""
-
-
-# What can be wrong with a store.
-
-
 class StoreError(SignError):
-    """A store that is unfinished, damaged, or cannot be written."""
+    """A store is unfinished, damaged, or cannot be written."""
 
 
 class StoreInUseError(StoreError):
     """Another run is writing this store."""
+
+
+class NegligibleDeltaWarning(UserWarning):
+    """δ is so small that the images do not change: usually a source layer with a constant sum."""

@@ -1,28 +1,24 @@
-"""What `SignTransform.explain()` answers: what will run, where, and why."""
+"""`SignTransform.explain()`: what will run, where, and why."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sign_ext.checks import place_of
+from sign_ext.checks import device_of
 from sign_ext.compiler.ir.dense import Convolution
-from sign_ext.compiler.ir.program import bytes_in_words
+from sign_ext.engine.backends import Engines
+from sign_ext.engine.fused.step import Step
 from sign_ext.engine.onchip.cost import work_of
 from sign_ext.engine.timing import ceilings
-from sign_ext.engine.trajectory import iterate_dtype, memory_format
-from sign_ext.errors import BackendError
-from sign_ext.eval_state import unwrap
+from sign_ext.engine.trajectory import Problem, iterate_dtype
+from sign_ext.formatting import bytes_in_words
 from sign_ext.ops import sign_update_route
-from sign_ext.source_layer import guess_source_layer
-
-if TYPE_CHECKING:
-    from sign_ext.engine.fused.step import Step
-    from sign_ext.sign import SignTransform
 
 
 @dataclass(frozen=True)
@@ -37,12 +33,12 @@ class Explanation:
         device: where it runs.
         arithmetic: dtypes of iterate and network, and the float32 switches.
         layout: memory layout of the iterate.
-        update: which kernel does line 4 of Algorithm 1.
+        update: which kernel runs line 4 of Algorithm 1.
         products: vector-Jacobian products for each image.
         operations: which operators run the network; () where it is not compiled.
         memory: the compiled step's memory plan, or None.
         bytes_per_image: that plan's peak, or None.
-        floor: what an image and step cost at least on this machine, or None.
+        floor: the least that an image and step can cost on this machine, or None.
         notes: anything else worth knowing.
     """
 
@@ -84,76 +80,76 @@ class Explanation:
         return "\n".join(f"{name:<11}{value}" for name, value in rows)
 
 
-def explain(sign: SignTransform, images: Tensor | None) -> Explanation:
-    """The answers for one transform; see `SignTransform.explain`."""
-    network = unwrap(sign.model)
-    source = sign.source_layer(images)
-    if source is not None:
-        layer = str(source)
-    elif guess := guess_source_layer(network):
-        layer = f"{guess}, a guess until images are seen"
+def explain(
+    problem: Problem,
+    engines: Engines,
+    images: Tensor | None,
+    *,
+    network: nn.Module,
+    source_layer: str,
+    notes: Sequence[str] = (),
+) -> Explanation:
+    """What runs, where, and why; asking changes nothing that runs later.
+
+    Args:
+        problem: the call's; without images its Φ is not used.
+        engines: what would run it.
+        images: images like those to come, (N, ...), or None for what is known without.
+        network: Φ and its classifier, without wrappers.
+        source_layer: where Φ is read, for people.
+        notes: what else is worth knowing.
+
+    Raises:
+        BackendError: the backend asked for by name cannot run this network.
+    """
+    settings, dtype = problem.settings, problem.model_dtype
+    device = device_of(network) if images is None else images.device
+    shape = (3, 32, 32) if images is None else images.shape[1:]
+    iterate = torch.empty((1, *shape), dtype=iterate_dtype(dtype), device=device)
+    iterate = iterate.contiguous(memory_format=problem.memory_format)
+    details: dict[str, Any] = {}
+    if images is None:
+        choice = engines.last_choice(device)
     else:
-        layer = "not known before images are seen"
-    weights = [t for t in [*network.parameters(), *network.buffers()] if t.is_floating_point()]
-    at = weights[0].device if weights else torch.device("cpu")
-    like = torch.zeros(1, 3, 32, 32, device=at) if images is None else images
-    dtype, device = place_of(network, like)
-    iterate = iterate_dtype(dtype)
-    layout = memory_format(network, like)
-    p = torch.empty((1, *like.shape[1:]), dtype=iterate, device=device)
-    p = p.contiguous(memory_format=layout)
-    delta = torch.empty_like(p, dtype=dtype)
-    settings = sign.settings
-    compiled = _compiled(sign, images) if images is not None else {}
-    choice = sign.engines.choice(device, images)
-    arithmetic = f"network {dtype}, iterate {iterate}, precision {settings.precision}"
-    notes = []
+        choice = engines.resolve(problem, images)
+        details = _details(choice.backend, problem, engines, images)
     if len(settings.stops) > 1:
-        notes.append(f"snapshots {', '.join(map(str, settings.stops))} come from one trajectory")
-    if images is not None and device.type == "cuda":
-        notes.append(f"at most {sign.images_at_once(images):,} images at a time")
+        steps = ", ".join(map(str, settings.stops))
+        notes = [f"snapshots {steps} come from one trajectory", *notes]
+    arithmetic = f"network {dtype}, iterate {iterate.dtype}, precision {settings.precision}"
     return Explanation(
         model=type(network).__name__,
-        source_layer=layer,
+        source_layer=source_layer,
         backend=choice.backend,
         reason=choice.reason,
         device=str(device),
         arithmetic=arithmetic.replace("torch.", ""),
-        layout=str(layout).removeprefix("torch."),
-        update=sign_update_route(p, delta),
+        layout=str(problem.memory_format).removeprefix("torch."),
+        update=sign_update_route(iterate, torch.empty_like(iterate, dtype=dtype)),
         products=1 if settings.linearize_at == "input" else settings.stops[-1],
-        **compiled,
+        **details,
         notes=tuple(notes),
     )
 
 
-def _compiled(sign: SignTransform, images: Tensor) -> dict[str, Any]:
-    """What there is to say of the compiled step, nothing where another backend runs."""
-    choice = sign.engines.choice(images.device, images)
-    if choice.backend == "onchip":
-        try:
-            network = sign.on_chip(images)
-            return {"operations": network.lines(), "floor": str(work_of(network))}
-        except BackendError as error:
-            sign.engines.refuse("onchip", images, str(error))
-            choice = sign.engines.choice(images.device, images)
-    if choice.backend != "fused":
-        return {}
-    try:
-        step = sign.step(images)
-    except BackendError as error:
-        sign.engines.refuse("fused", images, str(error))
-        return {}
-    return {
-        "operations": operators_in_words(step),
-        "memory": f"{step.memory}; {step.micro_batch} images at a time",
-        "bytes_per_image": step.memory.peak,
-        "floor": floor_in_words(step, images.device),
-    }
+def _details(backend: str, problem: Problem, engines: Engines, images: Tensor) -> dict[str, Any]:
+    """The compiled step, as fields of `Explanation`; {} where the backend compiles none."""
+    if backend == "onchip":
+        network = engines.onchip.network(problem, images)
+        return {"operations": network.lines(), "floor": str(work_of(network))}
+    if backend == "fused":
+        step = engines.fused.step(problem, images)
+        return {
+            "operations": _describe_operators(step),
+            "memory": f"{step.memory}; {step.micro_batch} images at a time",
+            "bytes_per_image": step.memory.peak,
+            "floor": _describe_floor(step, images.device),
+        }
+    return {}
 
 
-def operators_in_words(step: Step) -> tuple[str, ...]:
-    """Which operators run a compiled step, the fused ones and the library's."""
+def _describe_operators(step: Step) -> tuple[str, ...]:
+    """The operators of a compiled step: our fused ones, the library's and PyTorch's own."""
     ops = step.program.ops
     activations = sum(r.kind == "bit mask" for op in ops for r in op.residues())
     kinds = Counter(
@@ -173,15 +169,15 @@ def operators_in_words(step: Step) -> tuple[str, ...]:
     names = (("fused", fused), (f"by {step.library}", library), ("by PyTorch", torch_only))
     for name, counted in names:
         if counted:
-            what = ", ".join(f"{n} {kind}" for kind, n in counted.items())
-            lines.append(f"{name}: {what}")
+            counts = ", ".join(f"{n} {kind}" for kind, n in counted.items())
+            lines.append(f"{name}: {counts}")
     if step.schedule.stem and ops:
         lines.append("the first convolution's input-backward adds to the image: no δ in memory")
     return tuple(lines)
 
 
-def floor_in_words(step: Step, device: torch.device) -> str:
-    """What one image and step cost at least, from this machine's measured ceilings."""
+def _describe_floor(step: Step, device: torch.device) -> str:
+    """The least that one image and step can cost, from this machine's measured ceilings."""
     most = ceilings(device, step.dtype)
     flops, traffic = step.program.flops(), step.memory.traffic
     arithmetic = flops / most.flops * 1e6

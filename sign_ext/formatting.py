@@ -1,4 +1,4 @@
-"""How results are counted and written: percentages, spreads, standard errors, durations."""
+"""How numbers are summarised and written: percentages, spreads, standard errors, durations."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Write a share in 0–1 as a percentage, without the sign: 0.9812 is `98.1`; no number is –."""
+    """Write a share in 0–1 as a percentage without its sign: 0.9812 is `98.1`, None and NaN `–`."""
     if share is None or math.isnan(share):
         return "–"
     return f"{100 * share:.{digits}f}"
 
 
 def signed(value: float, digits: int) -> str:
-    """A difference with its sign, a minus as it is printed.
+    """Write a difference with its sign, with a typographic minus.
 
     Args:
         value: the difference.
-        digits: behind the point.
+        digits: after the decimal point.
 
     Example:
         >>> signed(-0.21, 1), signed(8.4, 1)
@@ -60,8 +60,24 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def bytes_in_words(size: float) -> str:
+    """A number of bytes with a unit.
+
+    Args:
+        size: bytes.
+
+    Example:
+        >>> bytes_in_words(10_240)
+        '10.2 kB'
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
 def finite(value: Any) -> Any:
-    """Make nested dicts and lists fit for JSON: tuples to lists, NaN and Inf to None."""
+    """Prepare nested dicts and lists for JSON: tuples become lists, NaN and Inf None."""
     if isinstance(value, dict):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

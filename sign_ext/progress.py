@@ -1,4 +1,4 @@
-"""Telling how far a long call is: a rich bar, or the caller's own function."""
+"""Progress of long work: a bar or the caller's function for a call, a reporter for a run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Progress = bool | Callable[[int, int], None]
 
 
 @contextmanager
-def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[int], None] | None]:
-    """Yield a function to call with the amount done so far, or None where nobody listens.
+def reporting(progress: Progress, total: int, title: str) -> Iterator[Callable[[int], None] | None]:
+    """Yield a function to call with the amount done so far, or None where `progress` is False.
 
     Args:
         progress: False; True for a bar on standard error; or a function of (done, total).
         total: the amount of work.
-        what: the bar's text.
+        title: the bar's text.
 
     Raises:
         ImportError: `progress` is True and rich is not installed.
@@ -35,7 +35,7 @@ def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[i
                 "pass a function of (done, total)"
             ) from error
         with Bar(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(title, total=total)
             yield lambda done: bar.update(task, completed=done)
     elif callable(progress):
         yield lambda done: progress(done, total)
@@ -43,24 +43,21 @@ def reporting(progress: Progress, total: int, what: str) -> Iterator[Callable[[i
         raise TypeError(f"progress must be True, False or a function, got {progress!r}")
 
 
-# How an experiment tells how far it is, and how long its stages took.
-
-
 class Reporter(Protocol):
-    """Where the demo tells how far it is: `say` a line, or a `progress` bar over (done, total)."""
+    """Shows the progress of a run of many stages: lines, and bars over (done, total)."""
 
     def say(self, message: str, /) -> None:
-        """Tell one line."""
+        """Print one line."""
 
     def progress(self, description: str, /) -> AbstractContextManager[Callable[[int, int], None]]:
         """Open a bar; what it yields is called with (done, total)."""
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """A reporter that shows nothing."""
 
     def say(self, message: str, /) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def progress(self, description: str, /) -> AbstractContextManager[Callable[[int, int], None]]:
         """Show nothing."""
@@ -68,7 +65,7 @@ class Silent:
 
 
 class Clock:
-    """Seconds a stage, added up over repetitions; `with clock("training"): …`."""
+    """Seconds of each stage, summed over repetitions: `with clock("training"): …`."""
 
     def __init__(self) -> None:
         """Start with no stage."""

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.checks import check_images, check_model, place_of
-from sign_ext.eval_state import unwrap
-from sign_ext.precision import computing
+from sign_ext.eval_state import computing, unwrap
 from sign_ext.source_layer import Phi, check_source, find_source_layer, named_source_layer
 
 
 @contextmanager
 def _phi_at(model: nn.Module, images: Tensor, layer: str | None) -> Iterator[tuple[Phi, Tensor]]:
-    """Φ and a copy of the images in Φ's dtype, in the state Φ is computed in."""
+    """Φ and a copy of the images in Φ's dtype; inside, the network is frozen."""
     check_model(model)
     check_images(images)
     network = unwrap(model)
@@ -57,8 +56,8 @@ def pushforward(
         torch.Size([3, 5])
     """
     if not isinstance(tangents, Tensor) or tangents.shape != images.shape:
-        given = tuple(getattr(tangents, "shape", ())) or type(tangents).__name__
-        raise ValueError(f"tangents must be shaped as images {tuple(images.shape)}, got {given}")
+        got = tuple(getattr(tangents, "shape", ())) or type(tangents).__name__
+        raise ValueError(f"tangents must be shaped as images {tuple(images.shape)}, got {got}")
     with _phi_at(model, images, layer) as (phi, x):
         direction = torch.empty_like(x).copy_(tangents.detach())
         pushed: Tensor = torch.func.jvp(phi, (x,), (direction,))[1]

@@ -1,6 +1,6 @@
-"""Algorithm 1 as its definition, in plain autograd and any dtype: the oracle for everything faster.
+"""Algorithm 1 by its definition, in plain autograd and any dtype: the reference of every backend.
 
-It is slow and knows nothing of layers, batches or devices. Tests compare every backend with it.
+It is slow, and leaves layers, batches and devices to the caller.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def iterative_sign_reference(
         step_size: what a step multiplies the velocity by (1 in the paper).
         momentum: μ of v ← μv + δ (0 is Algorithm 1 as printed).
         linearize_at: "iterate" (δ at p*_k) or "input" (δ at p, always).
-        clamp: (lowest, highest) that p*_k is held to after each step; None is no bound.
+        clamp: (lowest, highest) that p*_k is clamped to after each step; None is no bound.
 
     Returns:
         p*_K, shaped and typed as p.

@@ -1,17 +1,114 @@
-"""The options of SIGN, checked once, before anything is computed."""
+"""SIGN's options: names, types, defaults, accepted values, help texts and checks, without torch.
+
+`iterative_sign`, `SignTransform`, the command line and a store's manifest take them from here. The
+function and the class write their signatures out, so that `help()` and editors show them; a test
+compares the two with `Settings`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-from sign_ext.precision import PRECISIONS
-
 LinearizeAt = Literal["iterate", "input"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+LINEARIZE_AT: tuple[str, ...] = get_args(LinearizeAt)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 BACKENDS = ("auto", "autograd", "graphed", "fused", "onchip")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of SIGN, as the command line needs it.
+
+    Attributes:
+        name: its keyword.
+        default: its value where none is given.
+        help: one sentence or two for `--help`.
+        accepted: the values it can take; () where they are not a list of names.
+    """
+
+    name: str
+    default: Any
+    help: str
+    accepted: tuple[str, ...] = ()
+
+
+def _option(default: Any, help: str, accepted: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "accepted": accepted})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every option that decides the result of SIGN, checked; `SignTransform` says what each means.
+
+    Raises:
+        TypeError: an option is of the wrong type.
+        ValueError: an option is out of its range.
+    """
+
+    steps: int = _option(50, "K: how often δ is added.")
+    layer: str | None = _option(
+        None, "Module whose output is Φ. Default: the input of the final classifier layer."
+    )
+    step_size: float = _option(1.0, "Factor of δ; `sign-ext calibrate` proposes one.")
+    momentum: float = _option(0.0, "μ of v ← μv + δ, p ← p + step·v; 0 is the paper's Algorithm 1.")
+    linearize_at: LinearizeAt = _option(  # noqa: RUF009 (a field, as all of these are)
+        "iterate",
+        "Where δ is taken: at each iterate, or once at the original image.",
+        LINEARIZE_AT,
+    )
+    clamp: tuple[float | None, float | None] | None = _option(
+        None,
+        "Keep pixels in this range (grey levels; -inf or inf: no bound). Default: no clamp.",
+    )
+    snapshots: Sequence[int] | None = _option(
+        None, "Keep the images after each of these step counts. Default: only after --steps."
+    )
+    batch_size: int | None = _option(
+        None,
+        "Images worked on at once; does not change the result. Default: 128 on a CPU, on a GPU "
+        "what fills it and fits by the memory plan.",
+    )
+    backend: str = _option(
+        "auto",
+        "What runs the steps; `sign-ext info` says which backends can run here.",
+        BACKENDS,
+    )
+    precision: str = _option("float32", "Arithmetic of a float32 network.", PRECISIONS)
+
+    def __post_init__(self) -> None:
+        """Check each option and keep it in its plain form."""
+        keep = object.__setattr__
+        keep(self, "steps", _integer("steps", self.steps))
+        if self.layer is not None and not isinstance(self.layer, str):
+            raise TypeError(
+                f"layer must be a module's name as in model.named_modules(), got {self.layer!r}"
+            )
+        keep(self, "step_size", _number("step_size", self.step_size))
+        keep(self, "momentum", _number("momentum", self.momentum))
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum:g}")
+        keep(self, "clamp", _clamp(self.clamp))
+        keep(self, "snapshots", _snapshots(self.snapshots, self.steps))
+        if self.batch_size is not None:
+            keep(self, "batch_size", _integer("batch_size", self.batch_size))
+        for option in OPTIONS.values():
+            if option.accepted:
+                _check_accepted(option, getattr(self, option.name))
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The steps whose iterates are returned, in order; nothing is computed beyond the last."""
+        return tuple(sorted(self.snapshots)) if self.snapshots is not None else (self.steps,)
+
+
+OPTIONS: Mapping[str, Option] = {
+    each.name: Option(each.name, each.default, **each.metadata) for each in fields(Settings)
+}
 
 
 def _integer(name: str, value: Any, least: int = 1) -> int:
@@ -30,10 +127,11 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _one_of(name: str, value: Any, accepted: Sequence[str]) -> str:
-    if value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(accepted)}; got {value!r}")
-    return str(value)
+def _check_accepted(option: Option, value: Any) -> None:
+    if value not in option.accepted:
+        raise ValueError(
+            f"{option.name} must be one of {', '.join(option.accepted)}; got {value!r}"
+        )
 
 
 def _clamp(clamp: Any) -> tuple[float | None, float | None] | None:
@@ -65,49 +163,3 @@ def _snapshots(snapshots: Any, steps: int) -> tuple[int, ...] | None:
     if len(set(kept)) != len(kept):
         raise ValueError(f"snapshots names a step twice: {kept}")
     return kept
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that `iterative_sign` can be asked for; see there for the meanings.
-
-    Raises:
-        TypeError: an option is of the wrong type.
-        ValueError: an option is out of its range.
-    """
-
-    steps: int = 50
-    layer: str | None = None
-    step_size: float = 1.0
-    momentum: float = 0.0
-    linearize_at: LinearizeAt = "iterate"
-    clamp: tuple[float | None, float | None] | None = None
-    snapshots: Sequence[int] | None = None
-    batch_size: int | None = None
-    backend: str = "auto"
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        """Check each option and keep it in its plain form."""
-        keep = object.__setattr__
-        keep(self, "steps", _integer("steps", self.steps))
-        if self.layer is not None and not isinstance(self.layer, str):
-            raise TypeError(
-                f"layer must be a module's name as in model.named_modules(), got {self.layer!r}"
-            )
-        keep(self, "step_size", _number("step_size", self.step_size))
-        keep(self, "momentum", _number("momentum", self.momentum))
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum:g}")
-        _one_of("linearize_at", self.linearize_at, get_args(LinearizeAt))
-        keep(self, "clamp", _clamp(self.clamp))
-        keep(self, "snapshots", _snapshots(self.snapshots, self.steps))
-        if self.batch_size is not None:
-            keep(self, "batch_size", _integer("batch_size", self.batch_size))
-        _one_of("backend", self.backend, BACKENDS)
-        _one_of("precision", self.precision, PRECISIONS)
-
-    @property
-    def stops(self) -> tuple[int, ...]:
-        """The steps whose iterates are returned, in order; nothing is computed beyond the last."""
-        return tuple(sorted(self.snapshots)) if self.snapshots is not None else (self.steps,)

@@ -1,27 +1,39 @@
-"""SIGN as a reusable object, `SignTransform`; as a function it is in `functional.py`.
+"""SIGN as users call it: the function `iterative_sign` and the reusable object `SignTransform`.
 
-The steps themselves, Algorithm 1 of the paper, are in `algorithm.py`, to be read beside it.
+The steps themselves, Algorithm 1 of the paper, are in `algorithm.py`.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sign_ext.algorithm import walk
-from sign_ext.checks import check_images, check_model, check_precision, make_outputs, place_of
+from sign_ext.calibrate import Calibration, calibrate
+from sign_ext.checks import (
+    check_images,
+    check_model,
+    check_precision,
+    device_of,
+    make_outputs,
+    place_of,
+)
+from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import Batches
+from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import TuningPlan
+from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
 from sign_ext.errors import NegligibleDeltaWarning
-from sign_ext.eval_state import unwrap
-from sign_ext.precision import computing
+from sign_ext.eval_state import computing, unwrap
+from sign_ext.explanation import Explanation, explain
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings
 from sign_ext.source_layer import (
@@ -29,312 +41,9 @@ from sign_ext.source_layer import (
     SourceLayer,
     check_source,
     find_source_layer,
+    guess_source_layer,
     named_source_layer,
 )
-
-if TYPE_CHECKING:
-    from sign_ext.calibrate import Calibration
-    from sign_ext.compiler.ir.program import Program
-    from sign_ext.engine.fused.step import Step
-    from sign_ext.engine.onchip.network import OnChipNetwork
-    from sign_ext.explanation import Explanation
-
-
-class SignTransform:
-    """SIGN for one network, reusable: recorded graphs and choices are kept between calls.
-
-    Calls from several threads wait for each other; for calls at the same time make one each.
-
-    Args:
-        model: Φ and its classifier, a trained `torch.nn.Module`; left exactly as it is.
-        steps: K, the number of iterations.
-        layer: make Φ the output of this module; None finds the final classifier and takes its
-            input, "the output of the last layer (before the logits)".
-        step_size: what each step adds is step_size times δ (the paper: 1). δ's size depends on
-            the network and on the input's units: `calibrate` measures it.
-        momentum: μ in v ← μv + δ, p* ← p* + step_size · v; 0 is Algorithm 1 as printed.
-        linearize_at: "iterate" takes δ at p*_k; "input" takes it once, at p, for all steps.
-        clamp: (lowest, highest) value that p* is held to after each step; None (the paper) for
-            no bounds, and either may be None.
-        snapshots: steps whose iterates to return, (50, 100) in the paper, from one trajectory.
-        batch_size: images at a time; None takes 128 on a CPU, and what fills a CUDA device
-            (`images_at_once`). Samples do not interact, so it changes memory and speed only.
-        backend: "auto", "onchip" (an image's values stay in shared memory: bfloat16,
-            convolutions), "fused" (compiled to fused operators), "graphed" (CUDA graphs) or
-            "autograd" (any module and device).
-        precision: arithmetic of float32 networks: "float32" (IEEE, TF32 switched off), "tf32" or
-            "bfloat16" (autocast; iterate in float32). Networks of other dtypes use their own.
-        tune: of the fused backend: False chooses algorithms by a fixed rule, so that the same call
-            gives the same bits everywhere; True measures once for each batch shape and keeps the
-            outcome in `plan`, which can be saved and passed here to another transform.
-
-    Attributes:
-        plan: the algorithm choices measured so far or passed in, a `TuningPlan`.
-
-    Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an argument out of range, an unknown layer, or a network whose samples interact.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from sign_ext import SignTransform
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
-        >>> sign = SignTransform(model, steps=2, snapshots=(1, 2))
-        >>> sorted(sign.transform(torch.rand(3, 3, 2, 2) * 255))
-        [1, 2]
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        steps: int = 50,
-        *,
-        layer: str | None = None,
-        step_size: float = 1.0,
-        momentum: float = 0.0,
-        linearize_at: LinearizeAt = "iterate",
-        clamp: tuple[float | None, float | None] | None = None,
-        snapshots: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        backend: str = "auto",
-        precision: str = "float32",
-        tune: bool | TuningPlan = False,
-    ) -> None:
-        """Check the options; nothing is computed yet."""
-        check_model(model)
-        self.model = model
-        self.settings = Settings(
-            steps=steps,
-            layer=layer,
-            step_size=step_size,
-            momentum=momentum,
-            linearize_at=linearize_at,
-            clamp=clamp,
-            snapshots=snapshots,
-            batch_size=batch_size,
-            backend=backend,
-            precision=precision,
-        )
-        self._network = unwrap(model)
-        self._named = named_source_layer(self._network, layer) if layer is not None else None
-        if not isinstance(tune, bool | TuningPlan):
-            raise TypeError(f"tune must be True, False or a TuningPlan, got {tune!r}")
-        self.plan = tune if isinstance(tune, TuningPlan) else TuningPlan()
-        self.engines = Engines(self.settings, self._network, self.plan, measure=tune is True)
-        self._one_call = threading.RLock()  # recorded graphs work in buffers that calls share
-        self._warned = False
-        self._seen: SourceLayer | None = None  # Φ's layer in the last call
-        self._batches = Batches(self.engines, self.settings.batch_size)
-
-    def transform(
-        self,
-        images: Tensor,
-        *,
-        out: Tensor | Mapping[int, Tensor] | None = None,
-        progress: Progress = False,
-    ) -> Tensor | dict[int, Tensor]:
-        """p*_K of every image, or every snapshot asked for.
-
-        Args:
-            images: (N, C, H, W) or (N, C, D, H, W), floating, in the units the network takes
-                (0–255 for this project's), on the network's device. Not modified unless `out`.
-            out: where to write: a tensor like the result, the images themselves for in place,
-                or with snapshots a dict from step to tensor.
-            progress: True draws a bar; a function is called with (image-steps done, total).
-
-        Returns:
-            p*_K shaped as images, float32 (float64 for a float64 network); with snapshots a dict
-            from step to such a tensor.
-
-        Raises:
-            TypeError: images or out of the wrong type or dtype.
-            ValueError: images or out of the wrong shape, device or values.
-            SourceLayerError: Φ cannot be found, or has no gradient to the images.
-            BackendError: the backend asked for by name cannot run this network here.
-            DivergenceError: an iterate is not finite; `out` keeps its values from this batch on.
-        """
-        check_images(images)
-        dtype, device = place_of(self._network, images)
-        settings = self.settings
-        check_precision(settings.precision, dtype)
-        self.engines.choice(device)
-        is_dict = settings.snapshots is not None
-        results = make_outputs(out, images, iterate_dtype(dtype), settings.stops, is_dict)
-        if len(images):
-            total = len(images) * settings.stops[-1]
-            title = f"SIGN, K = {settings.stops[-1]}"
-            with self._one_call, reporting(progress, total, title) as report:
-                self._run(images, results, dtype, report)
-        if settings.snapshots is None:
-            return results[settings.steps]
-        return {k: results[k] for k in settings.snapshots}
-
-    def _run(
-        self,
-        images: Tensor,
-        results: dict[int, Tensor],
-        dtype: torch.dtype,
-        report: Callable[[int], None] | None,
-    ) -> None:
-        inference = torch.is_inference_mode_enabled()
-
-        def write(rows: slice, iterates: Mapping[int, Tensor]) -> None:
-            # In the caller's mode, which alone may write what the caller made in it.
-            with torch.no_grad(), torch.inference_mode(inference):
-                for k, iterate in iterates.items():
-                    results[k][rows].copy_(iterate)
-
-        with computing(self._network, self.settings.precision):
-            problem = self._problem(images, dtype)
-            size = self._batches.size(problem, images)
-            if not walk(problem, self.engines, images, size, write, report):
-                self._warn(
-                    "δ was negligible in every step: images come back unchanged to the last bit. "
-                    "Raise step_size (calibrate() proposes one) or pass another layer"
-                )
-
-    def _problem(self, images: Tensor, dtype: torch.dtype) -> Problem:
-        phi = self._phi(images[:1], dtype)
-        return Problem(phi, self.settings, dtype, memory_format(self._network, images))
-
-    def _phi(self, image: Tensor, dtype: torch.dtype) -> Phi:
-        """Φ, found and checked on one image of this call: the network may have changed since."""
-        with torch.autocast(image.device.type, enabled=False):
-            probe = torch.empty_like(image, dtype=dtype).copy_(image)
-            source = self._named or find_source_layer(self._network, probe)
-            varies = check_source(self._network, source, probe)
-        self._seen = source
-        if not varies:
-            self._warn(
-                f"the sum over {source} is (nearly) constant, as after a LayerNorm, so δ is "
-                "negligible and SIGN changes nothing: pass layer=NAME of an earlier layer"
-            )
-        return Phi(self._network, source)
-
-    def source_layer(self, images: Tensor | None = None) -> SourceLayer | None:
-        """Where Φ is read: found on images (N, ...), else as in the last call, else None."""
-        if images is not None:
-            check_images(images)
-            dtype, _ = place_of(self._network, images)
-            with computing(self._network, self.settings.precision):
-                self._phi(images[:1], dtype)
-        return self._named or self._seen
-
-    def program(self, images: Tensor) -> Program:
-        """The network up to its source layer as the compiler sees it: `print` it.
-
-        Args:
-            images: one or more images (N, C, H, W), as for `transform`.
-
-        Returns:
-            The operations with what each keeps in bytes; `program.pullback_of_ones(images)` is δ.
-
-        Raises:
-            BackendError: the compiler does not know an operation of the network; it is named.
-            SourceLayerError: Φ cannot be found.
-        """
-        return self.step(images).program
-
-    def step(self, images: Tensor) -> Step:
-        """What the `fused` backend would run for batches shaped as `images`.
-
-        Args:
-            images: (N, C, H, W), as for `transform`.
-
-        Raises:
-            BackendError, SourceLayerError: as `program`.
-        """
-        check_images(images)
-        dtype, _ = place_of(self._network, images)
-        check_precision(self.settings.precision, dtype)
-        with self._one_call, computing(self._network, self.settings.precision):
-            return self.engines.fused.step(self._problem(images, dtype), images)
-
-    def images_at_once(self, images: Tensor) -> int:
-        """How many images like these, (N, ...), are worked on at a time: `engine/batch.py`'s rule.
-
-        Example:
-            >>> from torch import nn
-            >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
-            >>> SignTransform(model).images_at_once(torch.rand(1, 3, 2, 2))
-            128
-        """
-        check_images(images)
-        dtype, _ = place_of(self._network, images)
-        with self._one_call, computing(self._network, self.settings.precision):
-            return self._batches.rule(self._problem(images, dtype), images)
-
-    def on_chip(self, images: Tensor) -> OnChipNetwork:
-        """What the `onchip` backend would keep on chip for images like these: `lines()` says it.
-
-        Args:
-            images: (N, C, H, W), as for `transform`.
-
-        Raises:
-            BackendError: too little of the network, this call or this device: the message says why.
-            SourceLayerError: Φ cannot be found.
-        """
-        check_images(images)
-        dtype, _ = place_of(self._network, images)
-        check_precision(self.settings.precision, dtype)
-        with self._one_call, computing(self._network, self.settings.precision):
-            problem = self._problem(images, dtype)
-            if self.settings.backend == "auto":
-                self.engines.onchip.require_most(problem, images)
-            return self.engines.onchip.network(problem, images)
-
-    def _warn(self, message: str) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(message, NegligibleDeltaWarning, stacklevel=5)
-
-    def explain(self, images: Tensor | None = None) -> Explanation:
-        """What will run and why, in words.
-
-        Args:
-            images: one or more images (N, C, H, W) to find the source layer on. Without them the
-                last call's layer is told, or a guess that is marked as one.
-
-        Returns:
-            A printable Explanation.
-        """
-        from sign_ext.explanation import explain
-
-        return explain(self, images)
-
-    def with_options(self, **changes: Any) -> SignTransform:
-        """The same transform with some options changed."""
-        kept = {**vars(self.settings), "tune": self.engines.fused.measure or self.plan}
-        return SignTransform(self.model, **{**kept, **changes})
-
-    def calibrate(
-        self,
-        images: Tensor,
-        labels: Tensor | None = None,
-        *,
-        steps: int = 100,
-        step_sizes: Sequence[float] | None = None,
-        target_share: float = 0.02,
-        pixel_range: float = 255.0,
-        progress: Progress = False,
-    ) -> Calibration:
-        """Measure what step sizes do to images, and propose one; see `sign_ext.calibrate`."""
-        from sign_ext.calibrate import calibrate
-
-        return calibrate(
-            self,
-            images,
-            labels,
-            steps=steps,
-            step_sizes=step_sizes,
-            target_share=target_share,
-            pixel_range=pixel_range,
-            progress=progress,
-        )
-
-
-# SIGN as a function, `iterative_sign`.
 
 
 def iterative_sign(
@@ -407,3 +116,339 @@ def iterative_sign(
         tune=tune,
     )
     return sign.transform(images, out=out, progress=progress)
+
+
+class SignTransform:
+    """SIGN for one network, reusable: compiled steps, graphs and choices are kept between calls.
+
+    Calls from several threads wait for each other; to run calls at the same time, make one
+    transform for each.
+
+    Args:
+        model: Φ and its classifier, a trained `torch.nn.Module`; left exactly as it is.
+        steps: K, the number of iterations.
+        layer: make Φ the output of this module; None finds the final classifier and takes its
+            input, "the output of the last layer (before the logits)".
+        step_size: what each step adds is step_size times δ (the paper: 1). δ's size depends on
+            the network and on the input's units: `calibrate` measures it.
+        momentum: μ in v ← μv + δ, p* ← p* + step_size · v; 0 is Algorithm 1 as printed.
+        linearize_at: "iterate" takes δ at p*_k; "input" takes it once, at p, for all steps.
+        clamp: (lowest, highest) value, either of them None for no bound, that p* is clamped to
+            after each step; None (the paper) does not clamp.
+        snapshots: steps whose iterates to return, (50, 100) in the paper, from one trajectory.
+        batch_size: images at a time; None takes 128 on a CPU, and what fills a CUDA device
+            (`images_at_once`). Samples do not interact, so it changes memory and speed only.
+        backend: "auto", "onchip" (an image's values stay in shared memory: bfloat16,
+            convolutions), "fused" (compiled to fused operators), "graphed" (CUDA graphs) or
+            "autograd" (any module and device).
+        precision: arithmetic of float32 networks: "float32" (IEEE, TF32 switched off), "tf32" or
+            "bfloat16" (autocast; iterate in float32). Networks of other dtypes use their own.
+        tune: how the fused backend chooses algorithms: False, by a fixed rule, so that the same
+            call gives the same bits everywhere; True, by measuring once for each batch shape, kept
+            in `plan`, which can be saved; a `TuningPlan`, as measured before.
+
+    Attributes:
+        plan: the algorithm choices measured so far or passed in, a `TuningPlan`.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of range, an unknown layer, or a network whose samples interact.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sign_ext import SignTransform
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> sign = SignTransform(model, steps=2, snapshots=(1, 2))
+        >>> sorted(sign.transform(torch.rand(3, 3, 2, 2) * 255))
+        [1, 2]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        steps: int = 50,
+        *,
+        layer: str | None = None,
+        step_size: float = 1.0,
+        momentum: float = 0.0,
+        linearize_at: LinearizeAt = "iterate",
+        clamp: tuple[float | None, float | None] | None = None,
+        snapshots: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        backend: str = "auto",
+        precision: str = "float32",
+        tune: bool | TuningPlan = False,
+    ) -> None:
+        """Check the options; nothing is computed yet."""
+        check_model(model)
+        self.model = model
+        self.settings = Settings(
+            steps=steps,
+            layer=layer,
+            step_size=step_size,
+            momentum=momentum,
+            linearize_at=linearize_at,
+            clamp=clamp,
+            snapshots=snapshots,
+            batch_size=batch_size,
+            backend=backend,
+            precision=precision,
+        )
+        self._network = unwrap(model)
+        self._named = named_source_layer(self._network, layer) if layer is not None else None
+        if not isinstance(tune, bool | TuningPlan):
+            raise TypeError(f"tune must be True, False or a TuningPlan, got {tune!r}")
+        self.plan = tune if isinstance(tune, TuningPlan) else TuningPlan()
+        self.engines = Engines(self.settings, self._network, self.plan, measure=tune is True)
+        self._one_call = threading.RLock()  # recorded graphs work on buffers that calls share
+        self._warned = False
+        self._seen: SourceLayer | None = None  # Φ's layer in the last call
+        self._batches = Batches(self.engines, self.settings.batch_size)
+
+    def transform(
+        self,
+        images: Tensor,
+        *,
+        out: Tensor | Mapping[int, Tensor] | None = None,
+        progress: Progress = False,
+    ) -> Tensor | dict[int, Tensor]:
+        """p*_K of every image, or every snapshot asked for.
+
+        Args:
+            images: (N, C, H, W) or (N, C, D, H, W), floating, in the units the network takes
+                (0–255 for this project's), on the network's device. Not modified unless `out`.
+            out: where to write: a tensor like the result, the images themselves for in place,
+                or with snapshots a dict from step to tensor.
+            progress: True draws a bar; a function is called with (image-steps done, total).
+
+        Returns:
+            p*_K shaped as images, float32 (float64 for a float64 network); with snapshots a dict
+            from step to such a tensor.
+
+        Raises:
+            TypeError: images or out of the wrong type or dtype.
+            ValueError: images or out of the wrong shape, device or values.
+            SourceLayerError: Φ cannot be found, or has no gradient to the images.
+            BackendError: the backend asked for by name cannot run this network here.
+            DivergenceError: an iterate is not finite; `out` keeps its values from this batch on.
+        """
+        check_images(images)
+        dtype, device = place_of(self._network, images)
+        settings = self.settings
+        check_precision(settings.precision, dtype)
+        self.engines.candidates(device)  # a backend by name that cannot run there raises here
+        is_dict = settings.snapshots is not None
+        results = make_outputs(out, images, iterate_dtype(dtype), settings.stops, is_dict)
+        if len(images):
+            total = len(images) * settings.stops[-1]
+            title = f"SIGN, K = {settings.stops[-1]}"
+            with self._one_call, reporting(progress, total, title) as report:
+                self._run(images, results, dtype, report)
+        if settings.snapshots is None:
+            return results[settings.steps]
+        return {k: results[k] for k in settings.snapshots}
+
+    def _run(
+        self,
+        images: Tensor,
+        results: dict[int, Tensor],
+        dtype: torch.dtype,
+        report: Callable[[int], None] | None,
+    ) -> None:
+        inference = torch.is_inference_mode_enabled()
+
+        def write(rows: slice, iterates: Mapping[int, Tensor]) -> None:
+            # In the caller's mode, which alone may write what the caller made in it.
+            with torch.no_grad(), torch.inference_mode(inference):
+                for k, iterate in iterates.items():
+                    results[k][rows].copy_(iterate)
+
+        with computing(self._network, self.settings.precision):
+            problem, source, varies = self._problem(images, dtype)
+            if not varies:
+                self._warn(f"{_constant(source)}: pass layer=NAME of an earlier layer")
+            size = self._batches.size(problem, images)
+            if not walk(problem, self.engines, images, size, write, report):
+                self._warn(
+                    f"δ was negligible in every step: all {self.settings.stops[-1]} of them move "
+                    f"these {len(images):,} images by less than their largest value is rounded. "
+                    "Raise step_size (calibrate() proposes one) or pass another layer"
+                )
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(message, NegligibleDeltaWarning, stacklevel=5)
+
+    def _problem(self, images: Tensor, dtype: torch.dtype) -> tuple[Problem, SourceLayer, bool]:
+        """The problem for images like these, where Φ is read, and whether the sum over Φ varies.
+
+        Φ is found and checked on one image of each call: the network may have changed since.
+        """
+        probe = images[:1]
+        with torch.autocast(images.device.type, enabled=False):
+            probe = torch.empty_like(probe, dtype=dtype).copy_(probe)
+            source = self._named or find_source_layer(self._network, probe)
+            varies = check_source(self._network, source, probe)
+        self._seen = source
+        phi = Phi(self._network, source)
+        layout = memory_format(self._network, images)
+        return Problem(phi, self.settings, dtype, layout), source, varies
+
+    @contextmanager
+    def _prepared(self, images: Tensor) -> Iterator[tuple[Problem, SourceLayer, bool]]:
+        """What `_problem` returns, for questions that run no step; the network is frozen inside."""
+        check_images(images)
+        dtype, _ = place_of(self._network, images)
+        check_precision(self.settings.precision, dtype)
+        with self._one_call, computing(self._network, self.settings.precision):
+            yield self._problem(images, dtype)
+
+    def source_layer(self, images: Tensor | None = None) -> SourceLayer | None:
+        """Where Φ is read: found on images (N, ...), else as in the last call, else None."""
+        if images is not None:
+            with self._prepared(images):
+                pass
+        return self._named or self._seen
+
+    def program(self, images: Tensor) -> Program:
+        """The network up to its source layer as the compiler sees it: `print` it.
+
+        Args:
+            images: one or more images (N, C, H, W), as for `transform`.
+
+        Returns:
+            The operations with what each keeps in bytes; `program.pullback_of_ones(images)` is δ.
+
+        Raises:
+            BackendError: the compiler does not know an operation of the network; it is named.
+            SourceLayerError: Φ cannot be found.
+        """
+        return self.step(images).program
+
+    def step(self, images: Tensor) -> Step:
+        """What the `fused` backend would run for batches shaped as `images`.
+
+        Args:
+            images: (N, C, H, W), as for `transform`.
+
+        Raises:
+            BackendError, SourceLayerError: as `program`.
+        """
+        with self._prepared(images) as (problem, *_):
+            return self.engines.fused.step(problem, images)
+
+    def images_at_once(self, images: Tensor) -> int:
+        """How many images like these, (N, ...), a batch holds, by the rule of `engine/batch.py`.
+
+        Example:
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+            >>> SignTransform(model).images_at_once(torch.rand(1, 3, 2, 2))
+            128
+        """
+        with self._prepared(images) as (problem, *_):
+            return self._batches.rule(problem, images)
+
+    def on_chip(self, images: Tensor) -> OnChipNetwork:
+        """What the `onchip` backend would keep on chip for images like these; see its `lines()`.
+
+        Args:
+            images: (N, C, H, W), as for `transform`.
+
+        Raises:
+            BackendError: too little of the network, this call or this device: the message says why.
+            SourceLayerError: Φ cannot be found.
+        """
+        with self._prepared(images) as (problem, *_):
+            if self.settings.backend == "auto":
+                self.engines.onchip.require_most(problem, images)
+            return self.engines.onchip.network(problem, images)
+
+    def explain(self, images: Tensor | None = None) -> Explanation:
+        """What will run and why; asking changes nothing that runs later.
+
+        With tune=True, choices for a new batch shape are measured here as `transform` would.
+
+        Args:
+            images: one or more images (N, C, H, W) to find the source layer and the backend on.
+                Without them it reports the last call's, or a guess that is marked as one.
+
+        Returns:
+            A printable Explanation.
+
+        Raises:
+            BackendError: the backend asked for by name cannot run this network here.
+            TypeError, ValueError, SourceLayerError: as `transform`.
+        """
+        if images is None:
+            return self._explain_unseen()
+        with self._prepared(images) as (problem, source, varies):
+            notes = [] if varies else [_constant(source)]
+            if images.is_cuda:
+                at_once = self._batches.rule(problem, images)
+                notes.append(f"at most {at_once:,} images at a time")
+            return explain(
+                problem,
+                self.engines,
+                images,
+                network=self._network,
+                source_layer=str(source),
+                notes=notes,
+            )
+
+    def _explain_unseen(self) -> Explanation:
+        """What is known without images: no step has been compiled for them."""
+        source = self._named or self._seen
+        layer = str(source) if source is not None else "not known before images are seen"
+        if source is None and (guess := guess_source_layer(self._network)):
+            layer = f"{guess}, a guess until images are seen"
+        image = torch.zeros(1, 3, 32, 32, device=device_of(self._network))
+        dtype, _ = place_of(self._network, image)
+        layout = memory_format(self._network, image)
+        problem = Problem(self._network, self.settings, dtype, layout)
+        with self._one_call:
+            return explain(problem, self.engines, None, network=self._network, source_layer=layer)
+
+    def with_options(self, **changes: Any) -> SignTransform:
+        """The same transform with some options changed."""
+        kept = {**vars(self.settings), "tune": self.engines.fused.measure or self.plan}
+        return SignTransform(self.model, **{**kept, **changes})
+
+    def calibrate(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        steps: int = 100,
+        step_sizes: Sequence[float] | None = None,
+        target_share: float = 0.02,
+        pixel_range: float = 255.0,
+        progress: Progress = False,
+    ) -> Calibration:
+        """Measure what step sizes do to images, and propose one; see `sign_ext.calibrate`."""
+
+        def moved(step_size: float, steps: int) -> Tensor:
+            trial = self.with_options(steps=steps, snapshots=None, step_size=step_size)
+            return trial.transform(images)  # type: ignore[return-value]  # no snapshots: a tensor
+
+        return calibrate(
+            moved,
+            images,
+            labels,
+            model=self.model,
+            settings=self.settings,
+            steps=steps,
+            step_sizes=step_sizes,
+            target_share=target_share,
+            pixel_range=pixel_range,
+            progress=progress,
+        )
+
+
+def _constant(source: SourceLayer) -> str:
+    return (
+        f"the sum over {source} is (nearly) constant, as after a LayerNorm, so δ is negligible and "
+        "SIGN changes nothing"
+    )

@@ -42,15 +42,15 @@ def alive_bytes(schedule: Schedule) -> list[dict[str, float]]:
 
 def label(program: Program, instruction: Instruction, is_last: bool) -> str:
     """What an instruction does, in a few words."""
-    if instruction.what == "seed":
+    if instruction.kind == "seed":
         return "cotangent of ones"
     op = program.ops[instruction.op]
-    if instruction.what == "mask":
+    if instruction.kind == "mask":
         return f"bits of %{instruction.op + 1}"
     if is_last:
         return "convolution backward\n+ update of the image"
     name = str(op).replace("convolution", "conv").replace(" + ", "\n+ ")
-    return name if instruction.what == "forward" else f"{op.kind.replace('_', ' ')}\nbackward"
+    return name if instruction.kind == "forward" else f"{op.kind.replace('_', ' ')}\nbackward"
 
 
 def draw(path: Path) -> None:
@@ -77,7 +77,7 @@ def draw(path: Path) -> None:
     last = len(instructions) - 1
     names = [label(step.program, one, t == last) for t, one in enumerate(instructions)]
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    forward = sum(one.what in ("forward", "cast") for one in instructions)
+    forward = sum(one.kind in ("forward", "cast") for one in instructions)
     axes.axvline(forward - 0.5, color="black", linewidth=0.8, linestyle=":")
     axes.text(forward - 0.6, max(bottom) * 1.12, "forward", ha="right", fontsize=9)
     axes.text(forward - 0.4, max(bottom) * 1.12, "backward", ha="left", fontsize=9)

@@ -15,8 +15,8 @@ from torch import nn
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual
 from sign_ext.engine.agreement import relative_distance
 from sign_ext.engine.graphed import record_cuda_graph
+from sign_ext.eval_state import computing
 from sign_ext.ops.native import NATIVE
-from sign_ext.precision import computing
 
 IMAGES, CHECKED = 1056, 67
 PRECISIONS = ("bfloat16", "tf32")

@@ -15,7 +15,7 @@ from facts import Facts
 from onchip_ways import NETWORKS, STEP_SIZE, Course
 from torch import Tensor
 
-from sign_ext.engine.onchip.check import what_is_wrong
+from sign_ext.engine.onchip.check import find_mismatch
 from sign_ext.engine.onchip.trajectory import OnChipTrajectory
 from sign_ext.pushforward import pullback_of_ones
 
@@ -36,7 +36,7 @@ def tell_errors(course: Course, facts: Facts, what: dict[str, object]) -> None:
     )
     errors = distribution(each_distance(got, trajectory.reference(images)))
     facts.tell("error to its definition", **what, **errors, unit="relative L2")
-    why = what_is_wrong(trajectory, images)
+    why = find_mismatch(trajectory, images)
     facts.tell("check through its own mask bits", **what, wrong=why or None, right=not why)
     again = delta_of(trajectory, images)
     same = float((got == again).flatten(1).all(dim=1).double().mean())

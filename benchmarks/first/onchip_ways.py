@@ -88,7 +88,7 @@ class Course:
             self.model, 1, step_size=step_size, precision="bfloat16", backend="fused"
         )
         self.program: Program = self.sign.program(self.images)
-        self.problem: Problem = self.sign._problem(self.images, torch.float32)
+        self.problem: Problem = self.sign._problem(self.images, torch.float32)[0]
 
     def on_chip(self, threads: int | None = None) -> OnChipTrajectory:
         """A trajectory at the images, not recorded; threads of a block, or as the rule says."""

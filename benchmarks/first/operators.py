@@ -14,29 +14,15 @@ from test_stem_update import STEMS
 from torch import Tensor
 
 from sign_ext.engine.agreement import relative_distance
-from sign_ext.ops.activate import activate, activate_reference
+from sign_ext.ops.activate import activate
 from sign_ext.ops.activation import RELU, RELU6, mask_shape
-from sign_ext.ops.average_pool_backward import (
-    average_pool_backward,
-    average_pool_backward_reference,
-)
-from sign_ext.ops.depthwise import (
-    depthwise,
-    depthwise_backward,
-    depthwise_backward_reference,
-    depthwise_reference,
-)
-from sign_ext.ops.masked_cotangent import masked_cotangent, masked_cotangent_reference
-from sign_ext.ops.max_pool import (
-    index_shape,
-    max_pool,
-    max_pool_backward,
-    max_pool_backward_reference,
-    max_pool_reference,
-)
+from sign_ext.ops.average_pool_backward import average_pool_backward
+from sign_ext.ops.depthwise import depthwise, depthwise_backward
+from sign_ext.ops.masked_cotangent import masked_cotangent
+from sign_ext.ops.max_pool import index_shape, max_pool, max_pool_backward
 from sign_ext.ops.native import route
 from sign_ext.ops.sign_update import sign_update_, sign_update_reference_
-from sign_ext.ops.stem_update import stem_update_, stem_update_reference_
+from sign_ext.ops.stem_update import stem_update_
 
 IMAGES = 1056
 CHECKED = 16  # images that are compared: the definition in float64 is slow
@@ -151,9 +137,9 @@ def cases(device: torch.device) -> Iterator[Case]:
         yield Case("sign_update_", sign_update_, sign_update_reference_, (p, delta.to(dtype)), (0,),
                    dtype, STEP)  # fmt: skip
         x = normal(images, 64, 32, 32, dtype=dtype)
-        yield Case("activate: bias, relu", activate, activate_reference, (x, empty(x)), (1, "mask"),
+        yield Case("activate: bias, relu", activate, activate.reference, (x, empty(x)), (1, "mask"),
                    dtype, {"activation": RELU, "bias": vector(64), "mask": bits(x)})  # fmt: skip
-        yield Case("masked_cotangent: relu", masked_cotangent, masked_cotangent_reference,
+        yield Case("masked_cotangent: relu", masked_cotangent, masked_cotangent.reference,
                    (x, empty(x)), (1,), dtype, {"mask": bits(x)})  # fmt: skip
         for name, pool in MAXIMA.items():
             yield from _pooled(name, pool, dtype, images, normal, empty, bits, vector)
@@ -162,19 +148,19 @@ def cases(device: torch.device) -> Iterator[Case]:
             out = normal(images, channels, *[(size - 1) // stride + 1] * 2, dtype=dtype)
             weight = torch.randn(side, side, channels, device=device)
             geometry = {"stride": (stride, stride), "padding": (half, half)}
-            yield Case(f"depthwise: {name}", depthwise, depthwise_reference,
+            yield Case(f"depthwise: {name}", depthwise, depthwise.reference,
                        (x, weight, empty(out)), (2, "mask"), dtype,
                        {"bias": vector(channels), "activation": RELU6, "mask": bits(out),
                         **geometry})  # fmt: skip
             yield Case(f"depthwise_backward: {name}", depthwise_backward,
-                       depthwise_backward_reference, (out, weight, empty(x)), (2,), dtype,
+                       depthwise_backward.reference, (out, weight, empty(x)), (2,), dtype,
                        {"mask": bits(out), **geometry})  # fmt: skip
         for name, stem in STEMS.items():
             if stem.size > 32:
                 continue
             g = normal(images, stem.channels, stem.size, stem.size, dtype=dtype)
             weight = torch.randn(stem.kernel, stem.kernel, 3, stem.channels, device=device)
-            yield Case(f"stem_update_: {name}", stem_update_, stem_update_reference_,
+            yield Case(f"stem_update_: {name}", stem_update_, stem_update_.reference,
                        (p.clone(), g, weight), (0,), dtype,
                        {"mask": bits(g), "padding": (stem.kernel // 2,) * 2, **STEP},
                        flop=2.0 * g.numel() * stem.kernel**2 * 3)  # fmt: skip
@@ -183,7 +169,7 @@ def cases(device: torch.device) -> Iterator[Case]:
             x = normal(few, mean.channels, mean.size, mean.size, dtype=dtype)
             g = normal(few, mean.channels, mean.out, mean.out, dtype=dtype)
             yield Case(f"average_pool_backward: {name}", average_pool_backward,
-                       average_pool_backward_reference, (g, empty(x)), (1,), dtype,
+                       average_pool_backward.reference, (g, empty(x)), (1,), dtype,
                        {**mean.options, "x_mask": bits(x)})  # fmt: skip
 
 
@@ -199,10 +185,10 @@ def _pooled(
     index = torch.empty(shape, dtype=torch.uint8, device=x.device)
     mask = bits(y)
     options = {**pool.options, "bias": vector(pool.channels), "activation": RELU, "mask": mask}
-    yield Case(f"max_pool: {name}", max_pool, max_pool_reference, (x, empty(y), index),
+    yield Case(f"max_pool: {name}", max_pool, max_pool.reference, (x, empty(y), index),
                (1, 2, "mask"), dtype, options)  # fmt: skip
     max_pool(x, empty(y), index, **options)
-    yield Case(f"max_pool_backward: {name}", max_pool_backward, max_pool_backward_reference,
+    yield Case(f"max_pool_backward: {name}", max_pool_backward, max_pool_backward.reference,
                (y, index, empty(x)), (2,), dtype, {**pool.options, "mask": mask})  # fmt: skip
 
 

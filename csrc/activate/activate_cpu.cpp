@@ -1,4 +1,4 @@
-// The CPU kernels, once for each vector unit that a processor may have.
+// The CPU kernels, compiled once per vector target.
 
 #include <bit>
 #include <cstdint>

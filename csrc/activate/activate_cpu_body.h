@@ -1,12 +1,12 @@
-// One pass over stretches of rows, a vector of lanes at a time. `out` may be x or the residual: the
-// lanes of each vector are read before they are written, and no other vector needs them.
+// One pass over stretches of rows, one vector at a time. `out` may be x or the residual: the lanes
+// of each vector are read before they are written, and no other vector reads them.
 
 #include "common/stream_body.h"
 #include "common/stretches_body.h"
 
 namespace {
 
-// activate() and passes() of common/activation.h for lanes, with one class for each of their forms.
+// activate() and passes() of common/activation.h on lanes, one class per form.
 struct ClampLanes {
   static constexpr bool kChoosesOnly = true;
   explicit ClampLanes(const Activation& a) : low(all(a.low)), high(all(a.high)) {}
@@ -23,7 +23,7 @@ struct LeakyLanes {
   Floats slope;
 };
 
-// The arrays of a stretch, from its first element.
+// The arrays of a stretch, starting at its first element.
 template <typename X, typename Out>
 struct ActivateStretch {
   const X* x;
@@ -34,7 +34,7 @@ struct ActivateStretch {
   std::uint8_t* mask;
 };
 
-// `extent` lanes (all of them, or the stretch's last) from element i on.
+// `extent` lanes (all of them, or the stretch's last few) starting at element i.
 template <bool kAffine, typename X, typename Out, typename Act, typename Extent>
 inline void activate_lanes(const ActivateStretch<X, Out>& s, std::int64_t i, const Act& act,
                            Extent extent) {
@@ -42,7 +42,7 @@ inline void activate_lanes(const ActivateStretch<X, Out>& s, std::int64_t i, con
   if constexpr (kAffine) v = multiply_add(v, load(s.scale + i, extent), load(s.bias + i, extent));
   if (s.residual != nullptr) v = add(v, load(s.residual + i, extent));
   v = act.apply(v);
-  // A clamp gives what it was given, or a bound: rounding would change neither.
+  // A clamp returns its input or a bound; rounding changes neither.
   constexpr bool kMayBeExact = !kAffine && Act::kChoosesOnly && sizeof(X) == sizeof(Out);
   if (!kMayBeExact || s.residual != nullptr) v = rounded_to<Out>(v);
   store(s.out + i, v, extent);

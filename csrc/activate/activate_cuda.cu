@@ -1,4 +1,4 @@
-// The launchers of the CUDA kernels: plain CUDA headers, so that nvcc takes seconds.
+// Launches the CUDA kernels. It includes only plain CUDA headers, so nvcc compiles it in seconds.
 
 #include "activate/activate_kernel.cuh"
 

@@ -1,11 +1,11 @@
-// The CUDA kernels of activate and pack_mask (contract, bytes and floor: activate.h) and the choice
-// of their launches. No torch and no runtime call here: nvcc compiles this text for the device, the
-// host compiler compiles the same text for csrc/tests.
+// The CUDA kernels of activate and pack_mask (contract, bytes and floor: activate.h) and the
+// selection of their launches. There are no torch headers and no runtime calls here: nvcc compiles
+// this source for the device, and the host compiler compiles the same source for csrc/tests.
 //
-// A thread has 8 neighbouring channels of a row: one access of 16 bytes for bfloat16, two for
-// float32, and one byte of the mask, where C % 8 == 0 and all arrays lie on 16 bytes; else one
-// access an element. Each element is read and written once, the constants come from a cache. A
-// thread reads all of its elements before it writes them, so `out` may be x or the residual.
+// A thread owns 8 adjacent channels of a row: one 16-byte access for bfloat16, two for float32, and
+// one byte of the mask, if C % 8 == 0 and all arrays are 16-byte aligned; otherwise one access per
+// element. Each element is read and written once; the constants come from a cache. A thread reads
+// all of its elements before it writes any, so `out` may be x or the residual.
 
 #pragma once
 
@@ -16,7 +16,7 @@
 
 namespace sign_ext {
 
-// The byte of a bit mask for these values; only the first `count` count.
+// The byte of a bit mask for the first `count` of these values.
 __device__ __forceinline__ std::uint8_t byte_of_bits(const float (&y)[8], int count,
                                                      const Activation& a) {
   unsigned int bits = 0;
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kGroupThreads)
     float other[8];
     float factor[8];
     float shift[8];
-    // All loads first, so that they are in flight together.
+    // All loads are issued first, so that they are in flight together.
     load_group<kWhole>(x + element, count, v);
     if (residual != nullptr) load_group<kWhole>(residual + element, count, other);
     if (scale != nullptr) load_group<kWhole>(scale + groups.channel(), count, factor);
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 }
 
 // Each calls launch(kernel, its typed pointers...) with the instantiation that fits the arguments.
-// The launchers in the .cu file and the tests on the host both choose through these.
+// The launchers in the .cu file and the host tests both select through these.
 template <typename X, typename Out, typename Launch>
 void activate_choose_width(const ActivateArgs& args, Launch&& launch) {
   const auto* x = static_cast<const X*>(args.x);

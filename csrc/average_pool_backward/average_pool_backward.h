@@ -1,19 +1,20 @@
-// average_pool_backward: the cotangent of an average pooling's input, from that of its value.
+// average_pool_backward: the cotangent of an average pooling's input, from that of its output.
 //
 //   value[p] = sum of g[w] / divisor(w) over the windows w that cover position p
 //   out      = pull_back(value + other, x_mask, x_slope)
 //
-// The divisor is that of torch.nn.functional.avg_pool2d: `divisor` where it is not 0; else, with
-// count_include_pad, the window's positions in the image and its padding (a window that ceil_mode
-// lets reach further is clipped there); else its positions in the image. In gather form: each
-// element of out looks at the windows that cover it, so it is written once and always summed in the
-// same order. `other` is another consumer's cotangent of the same input and may be out itself,
-// which is then added to.
+// The divisor is that of torch.nn.functional.avg_pool2d: `divisor` if it is not 0; otherwise, with
+// count_include_pad, the number of the window's positions in the image and its padding (a window
+// that ceil_mode extends past the padding is clipped to it); otherwise the number of its positions
+// in the image. The operator gathers: each element of out looks at the windows that cover it, so it
+// is written once and always summed in the same order. `other` is another consumer's cotangent of
+// the same input. It may be out itself, which is then added to.
 //
 // Bytes moved, with s = sizeof(element): g once (windows that overlap read it again from the
-// cache), out once, other and x_mask once where they are there: N * C * (OH * OW * s + H * W * (s
-// [+ s] [+ 1/8])). Each covering window costs a multiply-add: memory sets the floor. A global
-// pooling (kernel = image) writes one scaled row of g to all positions, so nearly all is writing.
+// cache), out once, and other and x_mask once if given: N * C * (OH * OW * s + H * W * (s [+ s] [+
+// 1/8])). Each covering window costs a multiply-add, so memory sets the floor. Global pooling
+// (kernel = image) writes one scaled row of g to all positions, so nearly all of its traffic is
+// writes.
 
 #pragma once
 
@@ -29,7 +30,7 @@ struct AveragePoolBackwardArgs {
   ElementType type;            // of g, out and other
   const void* g;               // [n * h.out * w.out, channels]
   void* out;                   // [n * h.size * w.size, channels]
-  const void* other;           // like out, may be out; or null
+  const void* other;           // like out, may be out, or null
   const std::uint8_t* x_mask;  // [n * h.size * w.size, ceil(channels / 8)], or null
   float x_slope;
   bool count_include_pad;
@@ -39,7 +40,7 @@ struct AveragePoolBackwardArgs {
   PoolWindow window;  // dilations are 1
 };
 
-// The share of a window's divisor that one axis has: the product over both axes is the divisor.
+// One axis's factor of a window's divisor: the product over both axes is the divisor.
 SIGN_EXT_HOST_DEVICE int average_pool_count(const PoolAxis& axis, int out, bool include_pad) {
   const int start = out * axis.stride - axis.padding;
   const int end = start + axis.kernel;
@@ -48,11 +49,13 @@ SIGN_EXT_HOST_DEVICE int average_pool_count(const PoolAxis& axis, int out, bool 
   return (end < far ? end : far) - near;
 }
 
-// Rows [begin, end) of the input, of n * h.size. Splitting a call anywhere changes no bit.
+// Rows [begin, end) of the n * h.size rows of the input. Splitting a call anywhere gives
+// bit-identical results.
 void average_pool_backward_cpu(const AveragePoolBackwardArgs& args, std::int64_t begin,
                                std::int64_t end);
 
-// Launches on `stream` (a cudaStream_t) of the current device. Null, or the text of the CUDA error.
+// Launches on `stream` (a cudaStream_t) of the current device. Returns null on success, else the
+// CUDA error message.
 const char* average_pool_backward_cuda(const AveragePoolBackwardArgs& args, void* stream);
 
 }  // namespace sign_ext

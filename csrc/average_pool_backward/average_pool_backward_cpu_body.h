@@ -1,6 +1,6 @@
-// The CPU kernel, once for each vector target. Three ways to go through a row of the input: windows
-// that tile the image, windows of 3 columns one apart (which share their columns' sums), any
-// others.
+// The CPU kernel, once per vector target. There are three ways to process a row of the input:
+// windows that tile the image, 3-column windows of stride 1 (which share their column sums), and
+// all others.
 
 #include "common/lanes_body.h"
 #include "common/lanes_epilogue_body.h"
@@ -9,7 +9,7 @@
 struct AxisScale {
   PoolAxis axis;
   bool include_pad;
-  float whole;  // of the windows that lie whole in the image, or of all where the divisor is given
+  float whole;  // for windows entirely in the image, or for all if a divisor is given
   PoolSpan whole_windows;
 };
 
@@ -24,7 +24,7 @@ SIGN_EXT_INLINE float scale_at(const AxisScale& scale, int out) {
 }
 
 // The windows over one row of the input: rows [span.first, span.end) of windows, the first of which
-// begins at g.
+// starts at g.
 template <typename Storage>
 struct WindowRows {
   const Storage* g;
@@ -54,7 +54,7 @@ template <typename Storage, typename Span>
   }
 }
 
-// Windows that tile the image: a position has one window, or none.
+// Windows that tile the image: a position has at most one window.
 template <typename Storage, typename Span>
 [[gnu::noinline]] void tile_row(WindowRows<Storage> rows, Epilogue<Storage> to,
                                 std::ptrdiff_t first, std::ptrdiff_t end, Span lanes) {
@@ -79,7 +79,7 @@ template <typename Storage, typename Span>
   }
 }
 
-// One column of kRows windows, scaled and added up.
+// One column of kRows windows, scaled and summed.
 template <int kRows, typename Storage, typename Span>
 SIGN_EXT_INLINE Floats column_of(const WindowRows<Storage>& rows, const float (&scales)[3], int ow,
                                  std::ptrdiff_t channel, Span lanes) {
@@ -93,9 +93,9 @@ SIGN_EXT_INLINE Floats column_of(const WindowRows<Storage>& rows, const float (&
   return times(sum, all(scale_at(rows.w, ow)));
 }
 
-// Windows of 3 columns, one apart: a position adds up three neighbouring columns, each of which is
-// summed over its rows once and kept in registers while the position moves along the row, for
-// kSteps * kLanes channels: enough of a position's channels to be read in one stretch.
+// 3-column windows of stride 1: a position sums three adjacent columns. Each column is summed over
+// its rows once and kept in registers while the position moves along the row, for kSteps * kLanes
+// channels at a time, so that each read covers a contiguous stretch of a position's channels.
 template <int kRows, int kSteps, typename Storage, typename Span>
 SIGN_EXT_INLINE void slide_channels(const WindowRows<Storage>& rows, const float (&scales)[3],
                                     Epilogue<Storage> to, std::ptrdiff_t channel, Span lanes) {

@@ -1,11 +1,12 @@
 // The CUDA kernel of average_pool_backward (contract, bytes and floor: average_pool_backward.h) and
-// the choice of its instantiation. No torch and no runtime call here: nvcc compiles this text for
-// the device, the host compiler compiles the same text for csrc/tests.
+// the selection of its instantiation. There are no torch headers and no runtime calls here: nvcc
+// compiles this source for the device, and the host compiler compiles the same source for
+// csrc/tests.
 //
 // A thread owns 8 channels of one position of the input (common/pool_kernel.cuh) and gathers g from
-// the windows that cover it, 16 bytes an access, the last one first. It writes out once, so there
-// are no atomics and the sum's order is fixed. A window is read again by each position that it
-// covers, from the caches; of a global pooling that is all that is read.
+// the windows that cover it, 16 bytes per access, the last window first. It writes out once, so
+// there are no atomics and the order of the sum is fixed. Each position that a window covers reads
+// it again, from the caches; global pooling reads nothing else.
 
 #pragma once
 
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 }
 
 // Calls launch(kernel) with the instantiation that fits the arguments. The launcher in the .cu file
-// and the tests on the host both choose through this.
+// and the host tests both select through this.
 template <typename T, typename Launch>
 void average_pool_backward_choose_width(const AveragePoolBackwardArgs& args, Launch&& launch) {
   const bool wide = args.channels % 8 == 0 && pool_aligned(args.g, 16) &&

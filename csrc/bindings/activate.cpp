@@ -6,9 +6,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "bindings/activation_of.h"
-#include "bindings/companions.h"
-#include "bindings/rows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 
 namespace sign_ext::bindings {
@@ -27,12 +26,12 @@ ActivateArgs activate_args(const Tensor& x, const Tensor& out, const std::option
   args.out_type = element_type_of(kOp, "out", out);
   args.activation = activation_of(kOp, low, high, slope, args.out_type);
   STD_TORCH_CHECK(args.out_type == args.x_type || args.out_type == ElementType::kBFloat16, kOp,
-                  ": out must have x's type, or be bfloat16");
+                  ": out must have x's dtype, or be bfloat16");
   check_companion(kOp, "out", out, "x", x);
   check_same_or_apart(kOp, "x", x, "out", out);
   if (residual.has_value()) {
     STD_TORCH_CHECK(residual->scalar_type() == out.scalar_type(), kOp,
-                    ": residual must have out's type");
+                    ": residual must have out's dtype");
     check_companion(kOp, "residual", *residual, "x", x);
     check_same_or_apart(kOp, "residual", *residual, "out", out);
     args.residual = residual->const_data_ptr();

@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <optional>
 
-#include "bindings/windows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
+#include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {

@@ -7,26 +7,27 @@
 #include <cstdint>
 #include <optional>
 
-#include "bindings/activation_of.h"
-#include "bindings/windows.h"
-#include "depthwise_backward/depthwise_backward.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
+#include "bindings/stable.h"
+#include "depthwise/depthwise_backward.h"
 
 namespace sign_ext::bindings {
 namespace {
 
-// One axis. Where there is no more padding than a window reaches, all windows touch the image;
-// where there is more, as much lies behind the image at most.
+// One axis. If the padding is smaller than a window's extent, every window must overlap the image.
+// If it is larger, windows may begin past the image by at most the excess.
 void check_axis(const char* op, const char* which, std::int64_t size, std::int64_t out,
                 std::int64_t kernel, std::int64_t stride, std::int64_t pad, std::int64_t dilation) {
   STD_TORCH_CHECK(stride > 0 && dilation > 0 && pad >= 0, op,
                   ": stride and dilation must be positive, padding not negative");
   const std::int64_t more = pad - dilation * (kernel - 1);
   STD_TORCH_CHECK(out == 0 || (out - 1) * stride - pad < size + (more > 0 ? more : 0), op,
-                  ": window ", out - 1, " of the ", which, " begins behind the image of ", size,
+                  ": window ", out - 1, " of the ", which, " begins past the image of ", size,
                   " positions");
 }
 
-// y is the tensor of x's windows.
+// y has one value per window of x.
 DepthwiseSizes sizes_of(const char* op, const Tensor& x, const Tensor& y, const Tensor& weight,
                         std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
                         std::int64_t pad_left, std::int64_t dilation_h, std::int64_t dilation_w) {
@@ -71,7 +72,7 @@ DepthwiseBackwardArgs checked_backward(const Tensor& g, const Tensor& weight, co
   constexpr const char* kOp = "depthwise_backward";
   check_windows_of(kOp, "out", out, "g", g);
   STD_TORCH_CHECK(!std::isnan(slope) && !std::isnan(x_slope), kOp,
-                  ": slope and x_slope must be numbers");
+                  ": slope and x_slope must be numbers, not NaN");
   const EpilogueArgs epilogue = epilogue_of(kOp, other, x_mask, out);
   DepthwiseBackwardArgs args{};
   args.sizes =

@@ -1,5 +1,5 @@
 // Schemas and registrations of sign_ext::inverted_residual and inverted_residual_backward through
-// LibTorch's stable ABI. CUDA only: on CPUs the blocks are run convolution by convolution.
+// LibTorch's stable ABI. CUDA only: on CPUs the blocks run one convolution at a time.
 
 #include "inverted_residual/inverted_residual.h"
 
@@ -7,9 +7,8 @@
 #include <limits>
 #include <optional>
 
-#include "bindings/activation_of.h"
-#include "bindings/companions.h"
-#include "bindings/rows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 
 #ifdef SIGN_EXT_WITH_CUDA
@@ -17,7 +16,6 @@ namespace sign_ext::bindings {
 namespace {
 
 using block::kChunk;
-using torch::headeronly::ScalarType;
 
 std::int64_t up_to(std::int64_t n, std::int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -28,7 +26,7 @@ const void* packed_of(const char* op, const char* name, const Tensor& tensor, Sc
   STD_TORCH_CHECK(tensor.scalar_type() == type && tensor.numel() == elements &&
                       tensor.is_contiguous() && same_device(tensor, like),
                   op, ": ", name, " must be ", elements,
-                  " contiguous elements as pack_block makes them, on the same device");
+                  " contiguous elements, as pack_block returns them, on the same device");
   check_alignment(op, name, tensor);
   return tensor.const_data_ptr();
 }
@@ -44,7 +42,7 @@ int channels_of(const char* op, const char* name, const Tensor& tensor) {
 
 int position(const char* op, const char* name, std::int64_t value, std::int64_t least) {
   STD_TORCH_CHECK(value >= least && value <= std::numeric_limits<std::int16_t>::max(), op, ": ",
-                  name, " must be ", least, " or more, and is ", value);
+                  name, " must be at least ", least, ", not ", value);
   return static_cast<int>(value);
 }
 
@@ -57,7 +55,7 @@ struct Windows {
   std::int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
 };
 
-// What both directions have: `from` and `to` are the tensors that go in and come out.
+// What both directions share: `from` and `to` are the tensors that are read and written.
 block::Args checked(const char* op, const Tensor& from, const char* from_name, const Tensor& to,
                     const Tensor& first, const Tensor& taps, const Tensor& second,
                     std::int64_t expanded, const Windows& w, bool tf32) {
@@ -72,7 +70,7 @@ block::Args checked(const char* op, const Tensor& from, const char* from_name, c
   s.to_c = channels_of(op, "out", to);
   check_apart(op, from_name, from, "out", to);
   STD_TORCH_CHECK(expanded > 0 && expanded % 8 == 0, op,
-                  ": the expanded channels must be a multiple of 8, and are ", expanded);
+                  ": the number of expanded channels must be a multiple of 8, not ", expanded);
   s.expanded = position(op, "expanded", expanded, 8);
   s.from_h = position(op, "height", from.size(2), 1);
   s.from_w = position(op, "width", from.size(3), 1);
@@ -85,10 +83,10 @@ block::Args checked(const char* op, const Tensor& from, const char* from_name, c
   s.pad_top = position(op, "pad_top", w.pad_top, 0);
   s.pad_left = position(op, "pad_left", w.pad_left, 0);
   STD_TORCH_CHECK(s.kernel_h <= 256 && s.kernel_w <= 256, op,
-                  ": a kernel has 256x256 taps at most");
+                  ": a kernel may have at most 256x256 taps");
   STD_TORCH_CHECK(s.pad_top < s.kernel_h && s.pad_left < s.kernel_w, op,
-                  ": padding must be less than the kernel");
-  STD_TORCH_CHECK(!tf32 || type == ElementType::kFloat32, op, ": tf32 is for float32");
+                  ": padding must be smaller than the kernel");
+  STD_TORCH_CHECK(!tf32 || type == ElementType::kFloat32, op, ": tf32 applies to float32 only");
   args.precision = type == ElementType::kBFloat16 ? block::Precision::kBFloat16
                    : tf32                         ? block::Precision::kTensorFloat32
                                                   : block::Precision::kFloat32;
@@ -103,7 +101,7 @@ block::Args checked(const char* op, const Tensor& from, const char* from_name, c
   return args;
 }
 
-// The bits of the expanded channels at a tensor's positions.
+// The bit mask of the expanded channels at a tensor's positions.
 std::uint8_t* bits_of(const char* op, const char* name, const std::optional<Tensor>& mask,
                       const Tensor& at, std::int64_t expanded) {
   const Rows rows{at.size(0) * at.size(2) * at.size(3), expanded};

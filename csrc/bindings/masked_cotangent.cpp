@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "bindings/companions.h"
-#include "bindings/rows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 
 namespace sign_ext::bindings {
@@ -24,13 +24,13 @@ MaskedCotangentArgs checked_args(const Tensor& g, const Tensor& out,
   args.rows = rows.rows;
   args.channels = rows.channels;
   args.type = element_type_of(kOp, "g", g);
-  STD_TORCH_CHECK(!std::isnan(slope), kOp, ": slope must be a number");
+  STD_TORCH_CHECK(!std::isnan(slope), kOp, ": slope must be a number, not NaN");
   args.slope = static_cast<float>(slope);
-  STD_TORCH_CHECK(out.scalar_type() == g.scalar_type(), kOp, ": out must have g's type");
+  STD_TORCH_CHECK(out.scalar_type() == g.scalar_type(), kOp, ": out must have g's dtype");
   check_companion(kOp, "out", out, "g", g);
   check_same_or_apart(kOp, "g", g, "out", out);
   if (other.has_value()) {
-    STD_TORCH_CHECK(other->scalar_type() == g.scalar_type(), kOp, ": other must have g's type");
+    STD_TORCH_CHECK(other->scalar_type() == g.scalar_type(), kOp, ": other must have g's dtype");
     check_companion(kOp, "other", *other, "g", g);
     check_same_or_apart(kOp, "other", *other, "out", out);
     args.other = other->const_data_ptr();

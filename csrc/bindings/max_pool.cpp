@@ -5,15 +5,16 @@
 #include <cstdint>
 #include <optional>
 
-#include "bindings/activation_of.h"
-#include "bindings/windows.h"
-#include "max_pool_backward/max_pool_backward.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
+#include "bindings/stable.h"
+#include "max_pool/max_pool_backward.h"
 
 namespace sign_ext::bindings {
 namespace {
 
-// A window that begins in the padding reaches into the image.
-PoolAxis seeing_axis(const char* op, const PoolAxis& axis) {
+// Checks that every window that begins in the padding covers a position of the image.
+PoolAxis valid_axis(const char* op, const PoolAxis& axis) {
   for (int out = 0; out < axis.out && out * axis.stride < axis.padding; ++out) {
     const PoolSpan inside = pool_positions_inside(axis, out);
     STD_TORCH_CHECK(inside.first < inside.end, op, ": window ", out,
@@ -27,15 +28,15 @@ PoolWindow window_of(const char* op, const Tensor& x, const Tensor& y, std::int6
                      std::int64_t pad_h, std::int64_t pad_w, std::int64_t dilation_h,
                      std::int64_t dilation_w) {
   return {
-      seeing_axis(op, pool_axis(op, x.size(2), y.size(2), kernel_h, stride_h, pad_h, dilation_h)),
-      seeing_axis(op, pool_axis(op, x.size(3), y.size(3), kernel_w, stride_w, pad_w, dilation_w))};
+      valid_axis(op, pool_axis(op, x.size(2), y.size(2), kernel_h, stride_h, pad_h, dilation_h)),
+      valid_axis(op, pool_axis(op, x.size(3), y.size(3), kernel_w, stride_w, pad_w, dilation_w))};
 }
 
 void check_index(const char* op, const Tensor& index, const Rows& of, const PoolWindow& window,
                  const Tensor& like) {
   const int bits = max_pool_index_bits(window);
-  STD_TORCH_CHECK(bits != 0, op, ": a window of more than 256 positions");
-  STD_TORCH_CHECK(index.scalar_type() == torch::headeronly::ScalarType::Byte && index.dim() == 3 &&
+  STD_TORCH_CHECK(bits != 0, op, ": a window must not have more than 256 positions");
+  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Byte && index.dim() == 3 &&
                       index.size(0) == of.rows && index.size(1) == mask_row_bytes(of.channels) &&
                       index.size(2) == bits && index.is_contiguous() && same_device(index, like),
                   op, ": index must be contiguous uint8 of shape (", of.rows, ", ",

@@ -1,5 +1,5 @@
-// sign_ext._C: importing it registers the operators (each in its own file here); its attributes say
-// how it was built, for sign_ext.build_config().
+// sign_ext._C. Importing it registers the operators, each in its own file in this folder. Its
+// attributes say how it was built, for sign_ext.build_config().
 
 #include <pybind11/pybind11.h>
 #include <torch/headeronly/version.h>

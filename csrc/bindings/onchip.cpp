@@ -9,8 +9,8 @@
 #include <limits>
 #include <optional>
 
-#include "bindings/companions.h"
-#include "bindings/rows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 #include "onchip/onchip_layout.h"
 
@@ -18,16 +18,14 @@
 namespace sign_ext::bindings {
 namespace {
 
-using torch::headeronly::ScalarType;
-
 constexpr const char* kOp = "onchip_";
 
 void check_vector(const char* name, const Tensor& tensor, ScalarType type, std::int64_t least,
                   const Tensor& p) {
   STD_TORCH_CHECK(tensor.scalar_type() == type && tensor.is_contiguous() &&
                       tensor.numel() >= least && same_device(tensor, p),
-                  kOp, ": ", name, " must be contiguous, of the type that the plan needs, with ",
-                  least, " elements or more, on p's device");
+                  kOp, ": ", name, " must be contiguous, of the plan's dtype, with at least ",
+                  least, " elements, on p's device");
 }
 
 onchip::Plan plan_of(const Tensor& words) {
@@ -39,14 +37,14 @@ onchip::Plan plan_of(const Tensor& words) {
   STD_TORCH_CHECK(plan.words == sizeof(plan) / 4 && plan.layers > 0 &&
                       plan.layers <= onchip::kMostLayers &&
                       (plan.forward != 0 || plan.backward != 0),
-                  kOp, ": plan is none of this version's");
+                  kOp, ": plan was not made for this version of the operator");
   const std::int64_t threads = plan.threads;
   STD_TORCH_CHECK((threads == 128 || threads == 256 || threads == 512), kOp,
-                  ": a block has 128, 256 or 512 threads");
+                  ": plan must have 128, 256 or 512 threads per block");
   return plan;
 }
 
-// Where the constants and weights of a plan end.
+// The ends of a plan's constants and weights.
 struct Ends {
   std::int64_t weights = 0;
   std::int64_t constants = 0;
@@ -71,7 +69,7 @@ Ends ends_of(const onchip::Plan& plan, std::int64_t last_pixels) {
   return ends;
 }
 
-// The last value, or its cotangent.
+// Checks the last value, or its cotangent.
 void check_features(const char* name, const std::optional<Tensor>& tensor, const Tensor& p,
                     std::int64_t pixels, std::int64_t channels) {
   STD_TORCH_CHECK(tensor.has_value(), kOp, ": this plan needs ", name);
@@ -100,9 +98,9 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
   const bool whole = with.forward != 0 && with.backward != 0;
   STD_TORCH_CHECK(
       steps >= 0 && steps <= std::numeric_limits<std::int32_t>::max() && (whole || steps <= 1), kOp,
-      ": steps must not be negative, nor above 1 for half a step");
+      ": steps must not be negative, and at most 1 for a plan of half a step");
   STD_TORCH_CHECK(p.size(0) <= std::numeric_limits<std::int32_t>::max(), kOp,
-                  ": p has more images than one call takes");
+                  ": p has more images than one call supports");
   const onchip::Layer& last = with.layer[with.layers - 1];
   const std::int64_t pixels = last.pooled != 0 ? std::int64_t{last.out_h / 2} * (last.out_w / 2)
                                                : std::int64_t{last.out_h} * last.out_w;

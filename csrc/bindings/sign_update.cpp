@@ -8,16 +8,14 @@
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/companions.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 #include "common/watch_cpu.h"
 
 namespace sign_ext::bindings {
 namespace {
 
-using torch::headeronly::ScalarType;
-
-// Elements a thread should have at least; below it, waking one costs more than it saves.
+// The least number of elements worth a thread: with fewer, waking it costs more than it saves.
 constexpr std::int64_t kGrain = 32768;
 
 DeltaType delta_type_of(const Tensor& delta) {
@@ -35,9 +33,7 @@ DeltaType delta_type_of(const Tensor& delta) {
 
 void check_like_p(const char* name, const Tensor& tensor, const Tensor& p) {
   STD_TORCH_CHECK(same_shape(tensor, p), "sign_update_: ", name, " must have p's shape");
-  STD_TORCH_CHECK(tensor.is_cuda() == p.is_cuda() && tensor.is_cpu() == p.is_cpu() &&
-                      tensor.get_device_index() == p.get_device_index(),
-                  "sign_update_: ", name, " must be on p's device");
+  STD_TORCH_CHECK(same_device(tensor, p), "sign_update_: ", name, " must be on p's device");
   STD_TORCH_CHECK(same_strides(tensor, p), "sign_update_: ", name,
                   " must have p's strides (both contiguous, or both channels_last)");
 }
@@ -91,7 +87,7 @@ void sign_update_on_cpu(const Tensor& p, const Tensor& delta, const std::optiona
   const SignUpdateArgs args =
       checked_args(p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts);
   if (args.n == 0) return;
-  // torch's own thread pool: torch.set_num_threads holds, and no second pool competes with it.
+  // torch's own thread pool: torch.set_num_threads applies, and no second pool competes with it.
   torch::stable::parallel_for(0, args.n, kGrain, [&args](std::int64_t begin, std::int64_t end) {
     sign_update_cpu(args, begin, end);
   });
@@ -106,13 +102,8 @@ void sign_update_on_cuda(const Tensor& p, const Tensor& delta,
   const SignUpdateArgs args =
       checked_args(p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts);
   if (args.n == 0) return;
-  const auto device = p.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
-  void* stream = nullptr;
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS,
-                  "sign_update_: no current CUDA stream on device ", device);
-  const char* error = sign_update_cuda(args, stream);
-  STD_TORCH_CHECK(error == nullptr, "sign_update_: CUDA launch failed: ", error);
+  on_current_stream("sign_update_", p,
+                    [&args](void* stream) { return sign_update_cuda(args, stream); });
 }
 #endif
 

@@ -1,7 +1,7 @@
-// LibTorch's stable ABI: all that registrations use of torch. One build loads in the release named
-// here and in all later ones. It is named here rather than for the whole extension because the
-// pybind11 that comes with torch 2.11 refuses to see it; so registrations include this header and
-// no torch header of their own.
+// LibTorch's stable ABI, the only part of torch that registrations use: one build loads in the
+// release named here and in all later ones. The version is set here rather than for the whole
+// extension because the pybind11 that ships with torch 2.11 does not compile with it. So
+// registrations include this header and no other torch header.
 
 #pragma once
 

@@ -7,20 +7,18 @@
 #include <limits>
 #include <optional>
 
-#include "bindings/companions.h"
-#include "bindings/rows.h"
+#include "bindings/checks.h"
+#include "bindings/launch.h"
 #include "bindings/stable.h"
 #include "common/watch_cpu.h"
 
 namespace sign_ext::bindings {
 namespace {
 
-using torch::headeronly::ScalarType;
-
 constexpr const char* kOp = "stem_update_";
 
-// Whether a convolution along this axis can give so many outputs: a window at every place where it
-// lies in the image and the padding in front, and none that begins behind the image.
+// Whether a convolution along this axis can have `out` outputs: one for every window that fits in
+// the leading padding and the image, and none for a window that begins past the end of the image.
 bool fits(std::int64_t out, std::int64_t size, std::int64_t kernel, std::int64_t stride,
           std::int64_t pad, std::int64_t dilation) {
   const std::int64_t room = size + pad - (kernel - 1) * dilation - 1;
@@ -62,7 +60,7 @@ StemUpdateArgs checked_args(const Tensor& p, const Tensor& g, const Tensor& weig
   args.pad_left = pad_left;
   args.dilation_h = dilation_h;
   args.dilation_w = dilation_w;
-  check_updated("p", p, p, g, weight);  // and that its channels are innermost
+  check_updated("p", p, p, g, weight);  // also checks that its channels are innermost
   const Rows g_rows = rows_of(kOp, "g", g);
   args.type = element_type_of(kOp, "g", g);
   STD_TORCH_CHECK(g.size(0) == args.n && same_device(g, p), kOp,
@@ -72,7 +70,7 @@ StemUpdateArgs checked_args(const Tensor& p, const Tensor& g, const Tensor& weig
       kOp, ": weight must be contiguous float32 on p's device");
   STD_TORCH_CHECK(weight.size(2) == args.in_channels && weight.size(3) == args.channels, kOp,
                   ": weight must be (KH, KW, ", args.in_channels, ", ", args.channels,
-                  "), its last sizes the channels of p and of g");
+                  "), where the last two sizes are the channels of p and of g");
   STD_TORCH_CHECK(stride_h > 0 && stride_w > 0 && dilation_h > 0 && dilation_w > 0 &&
                       args.kernel_h > 0 && args.kernel_w > 0,
                   kOp, ": stride, dilation and the kernel's size must be positive");
@@ -82,13 +80,13 @@ StemUpdateArgs checked_args(const Tensor& p, const Tensor& g, const Tensor& weig
        {args.height, args.width, args.in_channels, args.out_height, args.out_width, args.channels,
         pad_top, pad_left, stride_h, stride_w, args.kernel_h * dilation_h,
         args.kernel_w * dilation_w, weight.numel()}) {
-    STD_TORCH_CHECK(size < kMost, kOp, ": a size, or the number of weights, is beyond ", kMost);
+    STD_TORCH_CHECK(size < kMost, kOp, ": a size, or the number of weights, is not below ", kMost);
   }
   STD_TORCH_CHECK(
       fits(args.out_height, args.height, args.kernel_h, stride_h, pad_top, dilation_h) &&
           fits(args.out_width, args.width, args.kernel_w, stride_w, pad_left, dilation_w),
       kOp, ": g has height and width (", args.out_height, ", ", args.out_width,
-      "), which no convolution of p with this kernel, stride, padding and dilation gives");
+      "), which no convolution of p with this kernel, stride, padding and dilation produces");
 
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const double low = clamp_min.value_or(-kInfinity);
@@ -125,7 +123,7 @@ void stem_update_on_cpu(const Tensor& p, const Tensor& g, const Tensor& weight,
       checked_args(p, g, weight, velocity, mask, slope, watch, counts, stride_h, stride_w, pad_top,
                    pad_left, dilation_h, dilation_w, step_size, momentum, clamp_min, clamp_max);
   if (p.numel() == 0) return;
-  // A row costs what reading g for it costs, once for each row of taps.
+  // The cost of a row is that of reading g for it, once per row of taps.
   for_rows(args.n * args.height, args.out_width * args.channels * args.kernel_h,
            [&args](std::int64_t begin, std::int64_t end) { stem_update_cpu(args, begin, end); });
   if (args.counts != nullptr) count_step(args.watch, args.counts);

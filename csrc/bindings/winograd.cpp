@@ -6,13 +6,10 @@
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/rows.h"
 #include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {
-
-using torch::headeronly::ScalarType;
 
 void check_image(const char* name, const Tensor& tensor) {
   STD_TORCH_CHECK(tensor.dim() == 4 && tensor.scalar_type() == ScalarType::Float,

@@ -1,15 +1,15 @@
-// The piecewise linear activations that keep one bit an element, and how those bits are packed.
+// Piecewise linear activations that keep one bit per element, and how those bits are packed.
 //
-//   slope == 0   y = clamp(v, low, high)        ReLU (0, inf), ReLU6 (0, 6), hardtanh, none at all
+//   slope == 0   y = clamp(v, low, high)        ReLU (0, inf), ReLU6 (0, 6), hardtanh, identity
 //   slope != 0   y = v > 0 ? v : slope * v      leaky ReLU
 //
-// The bit of an element says whether its derivative is 1. It follows PyTorch at ties and at NaN:
-// clamp blocks v <= low and v >= high and passes NaN, leaky ReLU passes v > 0 alone. It can be read
-// off y as well as off v, which is what lets a library apply the activation.
+// An element's bit says whether its derivative is 1. Ties and NaN follow PyTorch: a clamp blocks
+// v <= low and v >= high and passes NaN; leaky ReLU passes only v > 0. The bit can be computed from
+// y as well as from v, so a library may have applied the activation already.
 //
-// A bit mask has one row for each row of C channels (a pixel, or a sample of a matrix), and a row
-// has ceil(C / 8) bytes, so that every row begins with a byte: channel c is bit c % 8 of byte c
-// / 8. Bits behind the last channel are 0.
+// A bit mask has one row per row of C channels (a pixel, or a sample of a matrix), and a row has
+// ceil(C / 8) bytes, so each row starts on a byte boundary: channel c is bit c % 8 of byte c / 8.
+// Bits past the last channel are 0.
 
 #pragma once
 
@@ -26,7 +26,7 @@ namespace sign_ext {
 struct Activation {
   float low;    // -inf: not bounded below
   float high;   // +inf: not bounded above
-  float slope;  // 0: clamp; else leaky ReLU, and the bounds mean nothing
+  float slope;  // 0: clamp; else leaky ReLU, and the bounds are ignored
 };
 
 // A NaN fails both comparisons of the clamp and passes through.
@@ -36,13 +36,13 @@ SIGN_EXT_HOST_DEVICE float activate(float v, const Activation& a) {
   return v > a.high ? a.high : v;
 }
 
-// The bit, from the activation's value or from what went into it.
+// The bit, computed from the activation's output or from its input.
 SIGN_EXT_HOST_DEVICE bool passes(float y, const Activation& a) {
   if (a.slope != 0.0f) return y > 0.0f;
   return !(y <= a.low) && !(y >= a.high);
 }
 
-// A cotangent on its way back through the activation. A blocked one is 0 whatever it was.
+// Pulls a cotangent back through the activation. A blocked one becomes 0, NaN included.
 SIGN_EXT_HOST_DEVICE float pull_back(float cotangent, bool bit, float slope) {
   if (bit) return cotangent;
   return slope == 0.0f ? 0.0f : slope * cotangent;

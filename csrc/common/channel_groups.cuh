@@ -1,6 +1,6 @@
-// How threads share rows of channels: a thread takes 8 neighbouring channels of one row at a time,
-// so that it owns a byte of the bit mask; the grid strides over all such groups. Neighbouring
-// threads have neighbouring groups, hence neighbouring memory.
+// How threads divide rows of channels: a thread takes 8 adjacent channels of one row at a time, so
+// it owns one byte of the bit mask, and the grid strides over all such groups. Adjacent threads
+// take adjacent groups, hence adjacent memory.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 namespace sign_ext {
 
 constexpr int kGroupThreads = 256;
-constexpr std::int64_t kMostGroupBlocks = 1 << 22;  // keeps a thread's number below 2^31
+constexpr std::int64_t kMostGroupBlocks = 1 << 22;  // keeps thread numbers below 2^31
 
 inline std::int64_t group_blocks(std::int64_t rows, std::int64_t channels) {
   const std::int64_t groups = rows * mask_row_bytes(channels);
@@ -21,12 +21,12 @@ inline std::int64_t group_blocks(std::int64_t rows, std::int64_t channels) {
   return blocks < kMostGroupBlocks ? blocks : kMostGroupBlocks;
 }
 
-// Whether wide accesses reach every group that begins in this array.
+// Whether wide accesses into this array are aligned, so that load_8 and store_8 may be used.
 inline bool on_16_bytes(const void* pointer) {
   return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
 }
 
-// The groups of one thread, one after the other. The divisions, of 32 bits, come once a thread.
+// Iterates over the groups of one thread. The divisions are 32-bit and done once per thread.
 class ChannelGroups {
  public:
   __device__ __forceinline__ ChannelGroups(std::int64_t rows, std::int64_t channels)
@@ -50,8 +50,8 @@ class ChannelGroups {
     ++row_;
   }
 
-  // Where the group's byte of the bit mask is, its first channel, the element of that channel, and
-  // how many of its 8 channels there are.
+  // The index of the group's byte in the bit mask, its first channel, the index of that channel's
+  // element, and how many of its 8 channels exist.
   __device__ __forceinline__ std::int64_t byte() const { return group_; }
   __device__ __forceinline__ std::int64_t channel() const { return std::int64_t{in_row_} * 8; }
   __device__ __forceinline__ std::int64_t element() const { return row_ * channels_ + channel(); }
@@ -70,7 +70,7 @@ class ChannelGroups {
   unsigned int in_row_;
 };
 
-// A group's values: wide accesses where kWhole (8 channels, on 16 bytes), else one each.
+// A group's values: wide accesses if kWhole (8 channels, 16-byte aligned), else one access each.
 template <bool kWhole, typename T>
 __device__ __forceinline__ void load_group(const T* address, int count, float (&values)[8]) {
   if constexpr (kWhole) {

@@ -1,5 +1,5 @@
-// A clamp that lets NaN through, as PyTorch's does, in two instructions, and two values rounded to
-// bfloat16 in one.
+// A clamp that passes NaN, as PyTorch's does, in two instructions; and the rounding of two values
+// to bfloat16 in one.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Which of the vector units that kernels are compiled for this processor has.
+// Which of the vector instruction sets that kernels are compiled for this processor supports.
 
 #pragma once
 
@@ -9,7 +9,7 @@ namespace sign_ext {
 
 enum class CpuTarget { kBaseline, kAvx2, kAvx512 };
 
-// The best one, asked once. SIGN_EXT_CPU_TARGET=baseline|avx2|avx512 lowers it, for tests.
+// The best one, detected once. SIGN_EXT_CPU_TARGET=baseline|avx2|avx512 lowers it, for tests.
 inline CpuTarget cpu_target() {
   static const CpuTarget chosen = [] {
     CpuTarget best = CpuTarget::kBaseline;

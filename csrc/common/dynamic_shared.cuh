@@ -1,5 +1,5 @@
-// The shared memory whose size a launch names, by one name for every element type (CUDA refuses two
-// `extern __shared__` arrays of one name and different types).
+// Dynamic shared memory, under one name for every element type. (CUDA rejects two `extern
+// __shared__` arrays of the same name and different types.)
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace sign_ext {
 
-// Begins on a 16-byte boundary.
+// 16-byte aligned.
 template <typename T>
 __device__ __forceinline__ T* dynamic_shared() {
 #if defined(__CUDACC__)

@@ -1,7 +1,7 @@
-// Compiles one file several times, for the vector units that a processor may have; the best one
-// that this processor has runs. Define SIGN_EXT_BODY as the file's path before including this one:
+// Compiles one file several times, once per vector instruction set, and runs the best version that
+// the processor supports. Define SIGN_EXT_BODY as the file's path before including this file:
 //
-//   #include <cmath>                                 // all headers that the body needs, before it
+//   #include <cmath>                                 // first, the headers that the body needs
 //   #define SIGN_EXT_BODY "activate/activate_cpu_body.h"
 //   #include "common/for_each_target.h"
 //
@@ -9,12 +9,12 @@
 //     SIGN_EXT_CALL_TARGET(activate_rows(args, begin, end));
 //   }
 //
-// The body is included inside an unnamed namespace of sign_ext::target_NAME, so that helpers of the
-// same name in two operators' bodies stay apart, and itself includes nothing. It is
-// plain C++ in loops that a compiler vectorises, or GCC's vector types and <immintrin.h> where
-// SIGN_EXT_VECTOR_BITS, which is 512, 256 or 0 (nothing known), allows it. (__AVX512F__ and its
-// like are not defined there: g++ reads the whole file before it heeds the pragmas.) Where the
-// compiler is not GCC or the processor not x86-64, there is one target, with 0.
+// The body is included inside an unnamed namespace of sign_ext::target_NAME, so helpers of the same
+// name in two operators do not clash. The body includes nothing but other bodies. It is plain C++
+// loops for the compiler to vectorise, or uses GCC vector types and <immintrin.h> where
+// SIGN_EXT_VECTOR_BITS allows it: 512, 256, or 0 (nothing known). (__AVX512F__ and the like are not
+// defined there, because g++ preprocesses the whole file before it applies the pragmas.) If the
+// compiler is not GCC or the processor is not x86-64, there is a single target, with 0.
 
 #if !defined(SIGN_EXT_BODY)
 #error "define SIGN_EXT_BODY before including common/for_each_target.h"

@@ -1,4 +1,4 @@
-// The two 16-bit float formats as bits, for host code without CUDA or torch headers.
+// Conversions from the two 16-bit float formats, for host code without CUDA or torch headers.
 
 #pragma once
 
@@ -18,11 +18,11 @@ inline float bfloat16_bits_to_float(std::uint16_t bits) {
   return float_from_bits(static_cast<std::uint32_t>(bits) << 16);
 }
 
-// IEEE binary16, exact for every one of the 65,536 patterns (a NaN keeps its payload). No branch
-// that a compiler could not turn into a select, so loops over it vectorise.
+// IEEE binary16, exact for all 65,536 bit patterns (a NaN keeps its payload). Every branch compiles
+// to a select, so loops over this function vectorise.
 inline float float16_bits_to_float(std::uint16_t bits) {
   const std::uint32_t sign = (bits & 0x8000u) << 16;
-  const std::uint32_t rest = (bits & 0x7fffu) << 13;  // exponent and mantissa in float32's places
+  const std::uint32_t rest = (bits & 0x7fffu) << 13;  // exponent and mantissa, in float32's place
   // Normal: rebias the exponent by 127 - 15. Infinity and NaN: rebias once more, to all ones.
   const std::uint32_t special = (bits & 0x7c00u) == 0x7c00u ? 112u << 23 : 0u;
   const float normal = float_from_bits(rest + (112u << 23) + special);

@@ -25,7 +25,8 @@ SIGN_EXT_INLINE Floats load(const std::uint16_t* from, Part part) {
   return widened(_mm256_maskz_loadu_epi16(lanes_of(part), from));
 }
 
-// What is read back from a store, to nearest and ties to even; store() takes nothing else.
+// The value as it reads back after a store: rounded to nearest, ties to even. store() requires
+// values rounded this way.
 SIGN_EXT_INLINE Floats as_stored(const float*, Floats value) { return value; }
 SIGN_EXT_INLINE Floats as_stored(const std::uint16_t*, Floats value) {
   const Ints bits = _mm512_castps_si512(value);
@@ -52,12 +53,13 @@ SIGN_EXT_INLINE void store(std::uint16_t* to, Floats value, Part part) {
 SIGN_EXT_INLINE Floats plus(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 SIGN_EXT_INLINE Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 SIGN_EXT_INLINE Floats times_plus(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-// a > b ? a : b, and a < b ? a : b. So a bound as a lets NaN pass, as sign_ext::activate does.
+// a > b ? a : b, and a < b ? a : b. With the bound as the first argument NaN passes, as in
+// sign_ext::activate.
 SIGN_EXT_INLINE Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 SIGN_EXT_INLINE Floats minimum(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 
 SIGN_EXT_INLINE Bits greater(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
-// low < value < high or NaN: the bit that sign_ext::passes gives for a clamp.
+// low < value < high or NaN: the bit that sign_ext::passes returns for a clamp.
 SIGN_EXT_INLINE Bits between(Floats value, Floats low, Floats high) {
   const Bits above = _mm512_cmp_ps_mask(value, low, _CMP_NLE_UQ);
   return _mm512_mask_cmp_ps_mask(above, value, high, _CMP_NGE_UQ);
@@ -68,7 +70,7 @@ SIGN_EXT_INLINE Bits and_numbers(Bits bits, Floats a, Floats b) {
   return _mm512_mask_cmp_ps_mask(bits, a, b, _CMP_ORD_Q);
 }
 SIGN_EXT_INLINE Bits equal(Ints a, Ints b) { return _mm512_cmpeq_epi32_mask(a, b); }
-// Without leaving the mask registers, as | and & would.
+// These stay in the mask registers; | and & would not.
 SIGN_EXT_INLINE Bits either(Bits a, Bits b) { return _kor_mask16(a, b); }
 SIGN_EXT_INLINE Bits both(Bits a, Bits b) { return _kand_mask16(a, b); }
 SIGN_EXT_INLINE bool every(Bits bits) { return bits == 0xffff; }

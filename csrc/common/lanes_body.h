@@ -1,15 +1,15 @@
-// Neighbouring channels as one value, for the bodies of common/for_each_target.h: 16 float32 lanes
-// with AVX-512, 8 with AVX2, else 8 in the compiler's own vectors. Bodies include
-// this file first, once for each target, so it has no include guard. All of it is the including
-// file's own: other kernels may have other vectors of the same name.
+// Adjacent channels as one vector, for the bodies of common/for_each_target.h: 16 float32 lanes
+// with AVX-512, 8 with AVX2, otherwise 8 in the compiler's own vector types. Bodies include this
+// file first, once per target, so it has no include guard. Its names belong to the including file:
+// other kernels may define other vectors of the same name.
 //
 //   Floats, Ints       kLanes values
-//   Bits               one truth value a lane
-//   Whole, Part        how many of the lanes stand for channels: all, or the first few. Lanes
-//                      behind a Part load as 0 and are not stored; nothing behind it is touched.
+//   Bits               one boolean per lane
+//   Whole, Part        how many lanes hold channels: all, or the first few. Lanes past a Part load
+//                      as 0 and are not stored; no memory past it is accessed.
 //   Storage            float, or std::uint16_t for the bits of a bfloat16
 
-// Values of many lanes travel in registers only where a function is inlined.
+// Vectors are passed in registers only if the function is inlined.
 #if !defined(SIGN_EXT_INLINE)
 #if defined(__GNUC__)
 #define SIGN_EXT_INLINE [[gnu::always_inline]] inline
@@ -35,7 +35,7 @@ struct Part {
 #include "common/lanes_generic_body.h"
 #endif
 
-// The lanes' bits of a bit mask that begins at this byte; bits behind a Part are 0 when stored.
+// The lanes' bits in a bit mask, starting at this byte. Bits past a Part are stored as 0.
 SIGN_EXT_INLINE Bits load_bits(const std::uint8_t* from, Whole) {
   unsigned word = from[0];
   if constexpr (kLanes == 16) word |= static_cast<unsigned>(from[1]) << 8;

@@ -1,10 +1,10 @@
-// What every backward operator does to the cotangent of its input before it is stored, for bodies
+// What every backward operator does to the cotangent of its input before storing it, for bodies
 // that use common/lanes_body.h:  out = pull_back(value + other, x_mask, x_slope).
 
 template <typename Storage>
 struct Epilogue {
-  Storage* out;                // of the element that the lanes begin at, like the next two
-  const Storage* other;        // may be out; or null
+  Storage* out;                // at the lanes' first element, like the next two
+  const Storage* other;        // null, or may be out
   const std::uint8_t* x_mask;  // or null
   float x_slope;
 };

@@ -1,5 +1,5 @@
-// common/lanes_body.h in the compiler's own vectors, for processors of which nothing is known: it
-// makes of 8 lanes what the processor has.
+// common/lanes_body.h in the compiler's own vector types, for any processor: the compiler maps 8
+// lanes to whatever the processor has.
 
 constexpr int kLanes = 8;
 using Floats = float __attribute__((vector_size(32), aligned(16)));

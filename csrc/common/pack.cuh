@@ -1,4 +1,4 @@
-// N neighbouring values that are loaded or stored in one access.
+// N adjacent values, loaded or stored in one access.
 
 #pragma once
 
@@ -6,13 +6,13 @@
 
 namespace sign_ext {
 
-// sizeof(T) * N is 4, 8 or 16 bytes; the alignment is what lets nvcc emit one wide access for it.
+// sizeof(T) * N is 4, 8 or 16 bytes. The alignment lets nvcc emit a single wide access.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T values[N];
 };
 
-// A misaligned wide access is an error on the device; the emulation stops there and says so.
+// A misaligned wide access is an error on the device. The emulation stops and reports it.
 template <typename T, int N>
 __device__ __forceinline__ Pack<T, N> load_pack(const T* address) {
 #if !defined(__CUDACC__)
@@ -29,12 +29,12 @@ __device__ __forceinline__ void store_pack(T* address, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(address) = pack;
 }
 
-// Float32 from the types that kernels read.
+// To float32 from the types that kernels read.
 __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
 __device__ __forceinline__ float widen(__half value) { return __half2float(value); }
 
-// The type that is stored, from float32: to nearest, ties to even.
+// From float32 to the stored type, to nearest, ties to even.
 template <typename T>
 __device__ __forceinline__ T narrow(float value);
 template <>
@@ -46,8 +46,8 @@ __device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
-// 8 neighbouring channels, which share one byte of a bit mask, as float32. The address is a
-// multiple of 16 bytes: one access for bfloat16, two for float32.
+// 8 adjacent channels, which share one byte of a bit mask, as float32. The address is 16-byte
+// aligned: one access for bfloat16, two for float32.
 template <typename T>
 __device__ __forceinline__ void load_8(const T* address, float (&values)[8]) {
   constexpr int kWide = static_cast<int>(16 / sizeof(T));
@@ -72,8 +72,8 @@ __device__ __forceinline__ void store_8(T* address, const float (&values)[8]) {
   }
 }
 
-// The same for the first `count` of 8 channels at any address, one access each; the others load as
-// 0 and are not stored.
+// The same for the first `count` of 8 channels at any address, one access per channel. The others
+// load as 0 and are not stored.
 template <typename T>
 __device__ __forceinline__ void load_up_to_8(const T* address, int count, float (&values)[8]) {
 #pragma unroll

@@ -1,9 +1,9 @@
-// What the CUDA kernels of pooling share: a thread owns a group of 8 neighbouring channels of one
-// position of an image, and so one byte of a bit mask and one integer of a packed index.
+// What the CUDA pooling kernels share: a thread owns a group of 8 adjacent channels of one position
+// of an image, and so one byte of a bit mask and one integer of a packed index.
 //
-// Neighbouring threads are neighbouring groups, then columns, rows and images: a warp's accesses
-// are one stretch of memory. A launch covers fewer than 2^31 threads, whole images of them, so that
-// a thread finds its place in 32-bit arithmetic; offsets into tensors are 64-bit.
+// Adjacent threads own adjacent groups, then columns, rows and images, so a warp accesses one
+// contiguous range of memory. A launch covers fewer than 2^31 threads and whole images, so a thread
+// finds its place in 32-bit arithmetic. Offsets into tensors are 64-bit.
 
 #pragma once
 
@@ -18,7 +18,7 @@ namespace sign_ext {
 
 constexpr int kPoolThreads = 256;
 
-// Division by a number that the launcher knows, of n < 2^31: (n * magic / 2^32 + n) / 2^shift.
+// Division of n < 2^31 by a number that the launcher knows: (n * magic / 2^32 + n) / 2^shift.
 struct PoolDivisor {
   std::uint32_t divisor, magic, shift;
 };
@@ -37,7 +37,7 @@ __device__ __forceinline__ std::uint32_t pool_divide(std::uint32_t n, const Pool
   return (high + n) >> by.shift;
 }
 
-// The positions that one launch covers: `images` images from `first_image` on.
+// The positions that one launch covers: whole images, starting with `first_image`.
 struct PoolGrid {
   PoolDivisor groups, width, height;  // groups of 8 channels, columns, rows
   PoolDivisor stride_h, stride_w;
@@ -50,7 +50,7 @@ struct PoolPlace {
   std::int64_t image;
   int row, column;
   int group, count;       // channels 8 * group .. 8 * group + count - 1
-  std::int64_t position;  // of all images' positions
+  std::int64_t position;  // among the positions of all images
 };
 
 __device__ __forceinline__ PoolPlace pool_place(const PoolGrid& grid, std::uint32_t thread) {
@@ -69,7 +69,7 @@ __device__ __forceinline__ PoolPlace pool_place(const PoolGrid& grid, std::uint3
   return place;
 }
 
-// kWide: 8 channels at addresses that are multiples of 16 bytes.
+// kWide: 8 channels at 16-byte aligned addresses.
 template <bool kWide, typename T>
 __device__ __forceinline__ void pool_load(const T* address, int count, float (&values)[8]) {
   if constexpr (kWide) {
@@ -109,8 +109,8 @@ __device__ __forceinline__ void pool_store_cotangent(void* out, const void* othe
   pool_store<kWide>(static_cast<T*>(out) + at, place.count, value);
 }
 
-// Calls launch(grid, blocks) for as many launches as n images of height x width positions take.
-// One image has fewer than 2^31 groups of channels.
+// Calls launch(grid, blocks) for each launch that n images of height x width positions take. One
+// image has fewer than 2^31 groups of channels.
 template <typename Launch>
 void pool_for_each_launch(std::int64_t n, std::int64_t channels, int height, int width,
                           const PoolWindow& window, Launch&& launch) {

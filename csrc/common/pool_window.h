@@ -1,8 +1,8 @@
-// Which positions of an image the windows of a pooling see, along one axis and along both.
+// Which positions of an image the windows of a pooling cover, along one axis and along both.
 //
-// Window `out` sees the positions out * stride - padding + k * dilation for k in [0, kernel); those
-// outside [0, size) are padding. The caller chooses the number of windows, so that rounding it up
-// or down (ceil_mode) is the caller's arithmetic.
+// Window `out` covers the positions out * stride - padding + k * dilation for k in [0, kernel);
+// those outside [0, size) are padding. The caller chooses the number of windows, so rounding it up
+// or down (ceil_mode) is the caller's decision.
 
 #pragma once
 
@@ -27,7 +27,7 @@ struct PoolSpan {
   int first, end;
 };
 
-// The k of window `out` that lie in the image.
+// The range of k for which window `out` lies in the image.
 SIGN_EXT_HOST_DEVICE PoolSpan pool_positions_inside(const PoolAxis& axis, int out) {
   const int start = out * axis.stride - axis.padding;
   const int step = axis.dilation;
@@ -38,7 +38,7 @@ SIGN_EXT_HOST_DEVICE PoolSpan pool_positions_inside(const PoolAxis& axis, int ou
   return span;
 }
 
-// The windows that lie whole in the image.
+// The windows that lie entirely in the image.
 SIGN_EXT_HOST_DEVICE PoolSpan pool_whole_windows(const PoolAxis& axis) {
   const int room = axis.size - 1 - (axis.kernel - 1) * axis.dilation + axis.padding;
   PoolSpan span;
@@ -50,20 +50,20 @@ SIGN_EXT_HOST_DEVICE PoolSpan pool_whole_windows(const PoolAxis& axis) {
   return span;
 }
 
-// The windows that reach over a position of the image. With a dilation, those among them see it
-// whose distance to it is a multiple of the dilation.
+// The windows whose extent includes a position of the image. With a dilation, a window covers the
+// position only if its distance to it is a multiple of the dilation.
 SIGN_EXT_HOST_DEVICE PoolSpan pool_windows_over(const PoolAxis& axis, int position) {
   const int at = position + axis.padding;
-  const int behind = at - (axis.kernel - 1) * axis.dilation;
+  const int earliest = at - (axis.kernel - 1) * axis.dilation;
   const int end = at / axis.stride + 1;
   PoolSpan span;
-  span.first = behind > 0 ? (behind + axis.stride - 1) / axis.stride : 0;
+  span.first = earliest > 0 ? (earliest + axis.stride - 1) / axis.stride : 0;
   span.end = end < axis.out ? end : axis.out;
   return span;
 }
 
-// Whether no two windows touch, window i begins at i * kernel and there is no padding: then a
-// position is in one window at most, and is found by a division.
+// Whether window i begins at i * kernel, without padding. Windows then do not overlap: a position
+// is in at most one, which a division finds.
 SIGN_EXT_HOST_DEVICE bool pool_is_tiling(const PoolAxis& axis) {
   return axis.kernel == axis.stride && axis.padding == 0 && axis.dilation == 1;
 }

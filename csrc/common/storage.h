@@ -11,7 +11,7 @@ namespace sign_ext {
 
 enum class ElementType { kFloat32, kBFloat16 };
 
-// To nearest, ties to even, as PyTorch rounds; a NaN stays one.
+// To nearest, ties to even, as PyTorch rounds. NaN stays NaN.
 inline std::uint16_t float_to_bfloat16_bits(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));

@@ -1,12 +1,12 @@
-// Vectors of neighbouring channels, for CPU kernels that stream over elements and their bit masks.
-// Bodies of common/for_each_target.h include this file first, once for each target, so it has no
-// include guard; <bit>, <cstdint>, <cstring>, half_bits.h and storage.h come before it. All of it
-// is the including file's own: other kernels may have other vectors of the same name.
+// Vectors of adjacent channels, for CPU kernels that stream over elements and their bit masks.
+// Bodies of common/for_each_target.h include this file first, once per target, so it has no include
+// guard; <bit>, <cstdint>, <cstring>, half_bits.h and storage.h come before it. Its names belong to
+// the including file: other kernels may define other vectors of the same name.
 //
 //   Floats        kLanes values: 16 with AVX-512, 8 with AVX2, 8 that the compiler may vectorise
-//   Bits          one truth value a lane, lane i in bit i, as a bit mask has it in memory
-//   Whole, Part   how many lanes stand for channels: all, or the first few (at least one). Those
-//                 behind a Part load as 0 and are not stored; no memory behind it is touched.
+//   Bits          one boolean per lane, lane i in bit i, as a bit mask has it in memory
+//   Whole, Part   how many lanes hold channels: all, or the first few (at least one). Lanes past a
+//                 Part load as 0 and are not stored; no memory past it is accessed.
 //
 // Memory holds float32, or bfloat16 as std::uint16_t.
 
@@ -27,8 +27,8 @@ inline std::uint64_t lowest_bits(std::uint64_t word, std::int64_t count) {
 constexpr int kLanes = 16;
 using Floats = __m512;
 using Bits = std::uint16_t;
-// GCC 12 warns of something uninitialised inside some intrinsics: hence shifts that are operators
-// and masks that are all ones, which compile to the same instructions.
+// GCC 12 warns about uninitialised values inside some intrinsics. Hence shifts written as operators
+// and all-ones masks, which compile to the same instructions.
 using Words = std::uint32_t __attribute__((vector_size(64)));
 
 inline Bits lanes_of(Part part) { return static_cast<Bits>((1u << part.count) - 1u); }
@@ -38,7 +38,7 @@ inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 
-// maxps and minps give their second operand where the comparison fails, so a NaN passes.
+// maxps and minps return their second operand if the comparison fails, so NaN passes.
 inline Floats clamp(Floats v, Floats low, Floats high) {
   return _mm512_maskz_min_ps(0xffff, high, _mm512_maskz_max_ps(0xffff, low, v));
 }
@@ -145,7 +145,7 @@ struct Floats {
   float lane[kLanes];
 };
 
-// Every lane of `result`, by an expression of its number i.
+// Sets each lane of `result` to an expression of the lane number i.
 #define SIGN_EXT_EACH_LANE(expression)                            \
   Floats result;                                                  \
   for (int i = 0; i < kLanes; ++i) result.lane[i] = (expression); \
@@ -211,7 +211,8 @@ inline void store(Storage* to, Floats v, Part part) {
 
 #endif
 
-// What can be read back once it is stored as this type. store() takes nothing else.
+// The value as it reads back after being stored as this type. store() requires values rounded this
+// way.
 template <typename Storage>
 inline Floats rounded_to(Floats v) {
   if constexpr (sizeof(Storage) == sizeof(float)) {

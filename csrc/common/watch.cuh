@@ -1,4 +1,4 @@
-// The CUDA kernels' part of common/watch.h.
+// The CUDA side of common/watch.h.
 
 #pragma once
 
@@ -9,7 +9,7 @@ namespace sign_ext {
 
 __device__ __forceinline__ int larger_bits(int a, int b) { return a > b ? a : b; }
 
-// The bits of the largest magnitudes that a thread saw.
+// The bits of the largest magnitudes that a thread has seen.
 struct Most {
   int delta = 0;
   int moved = 0;
@@ -20,11 +20,11 @@ struct Most {
   }
 };
 
-// For one thread of each block, when its block is done: whether it is the last block, which alone
-// sees what all have written. Every launch leaves counts[2] as it found it, so that a captured
-// graph may be replayed.
+// Called by one thread of each block when the block is done. Returns whether it is the last block,
+// the only one that sees what all blocks wrote. Every launch leaves counts[2] as it found it, so a
+// captured graph may be replayed.
 __device__ __forceinline__ bool is_last_block(int* counts) {
-  __threadfence();  // what this block wrote is there before it is counted
+  __threadfence();  // this block's writes are visible before it is counted
   if (atomicAdd(&counts[2], 1) != static_cast<int>(gridDim.x) - 1) return false;
   __threadfence();
   counts[2] = 0;
@@ -38,8 +38,8 @@ __device__ __forceinline__ void count_step(float* watch, int* counts) {
   if (most >= kInfinityBits && counts[0] < counts[1]) counts[1] = counts[0];
 }
 
-// Every thread of every block takes part. The block's largest magnitudes, in one atomic operation
-// each; then the step is counted where there are counts.
+// Called by every thread of every block. Reports the block's largest magnitudes with one atomic
+// operation each, then counts the step if there are counts.
 template <int kThreads>
 __device__ __forceinline__ void report(float* watch, int* counts, Most most) {
   __shared__ Most warps[kThreads / 32];

@@ -1,4 +1,4 @@
-// The CPU kernels' part of common/watch.h.
+// The CPU side of common/watch.h.
 
 #pragma once
 
@@ -14,7 +14,7 @@ inline std::int32_t magnitude_bits_of(float value) {
   return std::bit_cast<std::int32_t>(value) & kMagnitudeBits;
 }
 
-// value <- max(value, bits), while other threads do the same.
+// value <- max(value, bits), safe against other threads doing the same.
 inline void raise_to(float* value, std::int32_t bits) {
   const std::atomic_ref<float> shared(*value);
   float held = shared.load(std::memory_order_relaxed);
@@ -25,7 +25,7 @@ inline void raise_to(float* value, std::int32_t bits) {
   }
 }
 
-// Counts a step, when all of its elements are done.
+// Counts a step. Called once all of its elements are done.
 inline void count_step(const float* watch, std::int32_t* counts) {
   ++counts[0];
   const bool finite =

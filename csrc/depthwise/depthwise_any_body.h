@@ -1,16 +1,16 @@
-// Depthwise convolutions of any geometry, forward and backward: a tile of neighbouring pixels is
-// held in registers while one tap after the other is applied to all of them. Included by the bodies
-// of the depthwise kernels behind common/lanes_body.h. An Operation is that of
+// Depthwise convolutions of any geometry, forward and backward: a tile of adjacent pixels is held
+// in registers while the taps are applied to all of them one by one. The bodies of the depthwise
+// kernels include this file after common/lanes_body.h. Operation is defined in
 // depthwise_tile_body.h.
 
-// An axis of the output, and which position of the source a position sees by a tap.
+// One axis: the positions that are written, and the source position that each reads through a tap.
 template <bool kBackward>
 struct AnyAxis {
   std::int64_t length;  // of what is written
   std::int64_t source;  // of what is read
   std::int64_t kernel, stride, pad, dilation;
 
-  // Or -1 where there is none.
+  // The source position, or -1 if there is none.
   std::int64_t source_of(std::int64_t position, std::int64_t tap) const {
     std::int64_t place = position + pad - tap * dilation;
     if constexpr (kBackward) {
@@ -24,11 +24,11 @@ struct AnyAxis {
     }
     return place >= 0 && place < source ? place : -1;
   }
-  // Between the source positions of neighbouring positions that have one.
+  // The distance between the source positions of successive positions that have one.
   std::int64_t apart() const { return kBackward ? 1 : stride; }
 };
 
-// Of a tile's pixels those that see a column by some tap, and the first one's column.
+// The pixels of a tile that read a column through some tap, as bits, and the first one's column.
 struct TapColumns {
   unsigned int pixels;
   std::int64_t first;
@@ -49,7 +49,7 @@ TapColumns columns_by_tap(const AnyAxis<kBackward>& across, std::int64_t x, int 
 
 constexpr int kAnyPixels = SIGN_EXT_VECTOR_BITS > 0 ? 8 : 4;
 
-// A tile and the columns by its first taps; those by later ones are found again for each use.
+// A tile, and the columns of its first taps; those of later taps are recomputed for each use.
 template <bool kBackward>
 struct AnyTile {
   static constexpr int kKept = 32;
@@ -65,7 +65,7 @@ struct AnyTile {
   }
 };
 
-// Channels c and following of a tile.
+// One vector of a tile's channels, starting at c.
 template <bool kBackward, typename Operation, typename Span>
 SIGN_EXT_INLINE void convolve_any_channels(const Operation& operation,
                                            const AnyTile<kBackward>& tile, std::int64_t c,
@@ -105,7 +105,7 @@ SIGN_EXT_INLINE void convolve_any_channels(const Operation& operation,
   operation.template finish<1>(done, pixel, 0, tile.pixels, c, span);
 }
 
-// Rows [begin, end) of what is written.
+// Rows [begin, end) of the output.
 template <bool kBackward, typename Operation>
 void convolve_any(const Operation& operation, const AnyAxis<kBackward>& down,
                   const AnyAxis<kBackward>& across, std::int64_t begin, std::int64_t end) {

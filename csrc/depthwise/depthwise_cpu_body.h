@@ -31,7 +31,8 @@ struct Forward {
     return bias == nullptr ? all(0.0f) : load(bias + c, span);
   }
 
-  // Activation, rounding, store and mask bits of pixels [from, to) behind `pixel`.
+  // Activates, rounds and stores pixels [from, to), counted from `pixel`, and writes their mask
+  // bits.
   template <int kVectors, typename Span>
   [[gnu::noinline]] void finish(const Floats* v, std::int64_t pixel, int from, int to,
                                 std::int64_t c, Span span) const {
@@ -64,7 +65,7 @@ struct Forward {
 
 #if SIGN_EXT_VECTOR_BITS > 0
 
-// A row from pixel t on, in tiles of kPixels, as long as more than `rest` pixels are left of it.
+// Processes a row from pixel t in tiles of kPixels, as long as more than `rest` pixels remain.
 template <int kSide, int kStride, int kPixels, typename Storage>
 std::int64_t convolve_pixels(const Forward<Storage>& forward, const DepthwiseSizes& s,
                              const RowPairs& rows, std::int64_t row, std::int64_t next_row,
@@ -102,7 +103,7 @@ void convolve_rows(const DepthwiseArgs& args, std::int64_t begin, std::int64_t e
       rows.push(n * s.height + top + a, s.width, s.channels, a * kSide);
     }
     const std::int64_t next_row = n * s.height + top + kSide;
-    // Small images are those of small kernels.
+    // Small images mostly come with small kernels.
     constexpr bool kSmallTiles = kSide == 3 && sizeof(Storage) == 4;
     std::int64_t t =
         convolve_pixels<kSide, kStride, 8>(forward, s, rows, row, next_row, 0, kSmallTiles ? 4 : 0);

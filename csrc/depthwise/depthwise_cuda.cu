@@ -1,4 +1,4 @@
-// The launcher of the CUDA kernels: plain CUDA headers, so that nvcc takes seconds.
+// Launches the CUDA kernels. It includes only plain CUDA headers, so nvcc compiles it in seconds.
 
 #include "depthwise/depthwise_kernel.cuh"
 

@@ -1,13 +1,13 @@
-// The CUDA kernels of depthwise (contract, bytes and floor: depthwise.h) and the choice of their
-// launch. No torch and no runtime call here: nvcc compiles this text for the device, the host
-// compiler compiles the same text for csrc/tests.
+// The CUDA kernels of depthwise (contract, bytes and floor: depthwise.h) and the selection of their
+// launch. There are no torch headers and no runtime calls here: nvcc compiles this source for the
+// device, and the host compiler compiles the same source for csrc/tests.
 //
-// A thread owns 8 neighbouring channels, so one byte of the mask, of up to 4 neighbouring pixels of
-// a row of out. Neighbouring threads own neighbouring channels: a warp reads and writes whole lines
-// of 16 bytes a thread (twice that for float32) wherever channels come in eights on 16-byte
-// boundaries, single elements elsewhere. A column of x is loaded once for all of the thread's
-// pixels, and rows and columns that threads share come from L1 and L2, so that memory sees x about
-// once and out once. Weights are read through L1 and held in registers for one kernel row.
+// A thread owns 8 adjacent channels, and so one byte of the mask, of up to 4 adjacent pixels of a
+// row of out. Adjacent threads own adjacent channels: a warp reads and writes full lines, 16 bytes
+// per thread (twice that for float32), if channels are a multiple of 8 and 16-byte aligned, and
+// single elements otherwise. A column of x is loaded once for all of the thread's pixels. Rows and
+// columns that threads share come from L1 and L2, so x is read from memory about once and out is
+// written once. Weights are read through L1 and kept in registers for one kernel row.
 
 #pragma once
 
@@ -23,22 +23,22 @@ namespace sign_ext {
 
 constexpr int kDepthwiseThreads = 128;
 
-// Pixels of a thread: with 4 at stride 2 registers would be too few.
+// Pixels per thread: at stride 2 there are not enough registers for 4.
 template <int kStride>
 inline constexpr int kDepthwisePixels = kStride == 1 ? 4 : 2;
 
-// Blocks that a multiprocessor should hold: as many as there are registers for.
+// Blocks per multiprocessor to compile for: as many as there are registers for.
 template <int kSide, bool kWide>
 inline constexpr int kDepthwiseBlocks = kSide == 3   ? (kWide ? 4 : 3)
                                         : kSide == 5 ? 3
                                                      : 2;
 
-// What a thread works on. Grid and block: x counts the groups of 8 channels of the tiles of a row,
-// y the rows.
+// What a thread works on. In grid and block, x counts the groups of 8 channels of the tiles of a
+// row, and y the rows.
 struct DepthwisePlace {
   std::int64_t tile;
   std::int64_t channel;
-  int count;  // of the 8 channels, those that are there; 0: no work
+  int count;  // how many of the 8 channels exist; 0: no work
   std::int64_t row;
   std::int64_t rows_apart;
 };
@@ -57,7 +57,7 @@ __device__ __forceinline__ DepthwisePlace depthwise_place(std::int64_t channels,
   return place;
 }
 
-// The launch for `tiles` tiles a row; see depthwise_place.
+// The launch for `tiles` tiles per row; see depthwise_place.
 struct DepthwiseLaunch {
   dim3 grid;
   dim3 block;
@@ -69,7 +69,7 @@ inline DepthwiseLaunch depthwise_launch(std::int64_t channels, std::int64_t tile
   std::int64_t x = 1;
   while (x < across && x < kDepthwiseThreads) x *= 2;
   const std::int64_t y = kDepthwiseThreads / x;
-  const std::int64_t most = 65535;  // blocks in y; threads take several rows where that is too few
+  const std::int64_t most = 65535;  // blocks in y; if there are more rows, threads take several
   DepthwiseLaunch launch;
   launch.grid = dim3(static_cast<unsigned int>((across + x - 1) / x),
                      static_cast<unsigned int>(std::min((rows + y - 1) / y, most)));
@@ -77,7 +77,7 @@ inline DepthwiseLaunch depthwise_launch(std::int64_t channels, std::int64_t tile
   return launch;
 }
 
-// Activation, mask byte and store of one pixel's channels.
+// Activates one pixel's channels, stores them and writes their mask byte.
 template <bool kWide, typename T>
 __device__ __forceinline__ void depthwise_finish(const DepthwiseArgs& args, T* out,
                                                  std::int64_t pixel, std::int64_t channel,
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 8)
 }
 
 // Calls launch(kernel, x, out, tiles) with the instantiation that fits the arguments. The launcher
-// in the .cu file and the tests on the host both choose through this.
+// in the .cu file and the host tests both select through this.
 template <typename T, bool kWide, typename Launch>
 void depthwise_choose_kernel(const DepthwiseArgs& args, Launch&& launch) {
   const auto* x = static_cast<const T*>(args.x);

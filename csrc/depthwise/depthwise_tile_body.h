@@ -1,10 +1,10 @@
-// A tile of the depthwise kernels: some neighbouring pixels of a row times some neighbouring
-// channels, held in registers while one kernel row after the other is applied. Included by the
-// bodies of the depthwise kernels behind common/lanes_body.h.
+// A tile of the depthwise kernels: a few adjacent pixels of a row by a few adjacent channels, held
+// in registers while the kernel's rows are applied one by one. The bodies of the depthwise kernels
+// include this file after common/lanes_body.h.
 //
-// A tile is a sum over some source rows, each under its row of the kernel. In a source row it reads
-// some neighbouring columns, each once: a column under tap b belongs to at most one pixel of the
-// tile, which depends on the geometry (`output` below) and is known when compiling.
+// A tile is a sum over a few source rows, each under its row of the kernel. It reads a few adjacent
+// columns of each source row, each once. A column under tap b contributes to at most one pixel of
+// the tile, which depends on the geometry (`output` below) and is known at compile time.
 
 // y[t] = sum over b of x[kStride * t + b] * w[b]: column j is kStride * t0 - pad + j of the source.
 template <int kSide_, int kStride_, int kPixels_>
@@ -35,7 +35,8 @@ struct BackwardColumns {
   static constexpr int read_for(int written) { return written / (kStride * kStride); }
 };
 
-// The source of a convolution: pixels as they are, or what an activation's mask lets through.
+// The source of a convolution: plain pixels, or cotangents pulled back through an activation's
+// mask.
 template <typename Storage>
 struct Pixels {
   const Storage* pixels;
@@ -56,7 +57,7 @@ struct Cotangents {
   const std::uint8_t* mask;  // or null
   float slope;
 
-  // Where the slope is 0.
+  // For slope 0.
   template <typename Span>
   SIGN_EXT_INLINE Floats at(std::int64_t element, std::int64_t byte, Span span) const {
     const Floats value = load(pixels + element, span);
@@ -70,15 +71,15 @@ struct Cotangents {
   }
 };
 
-// The rows of the source that a row of out reads, and the row of the kernel that applies to each.
+// The source rows that a row of out reads, and the kernel row that applies to each.
 struct RowPairs {
   static constexpr int kMost = 7;
   int count = 0;
-  std::int64_t element[kMost];  // where the row begins in the source
+  std::int64_t element[kMost];  // where the row starts in the source
   std::int64_t byte[kMost];     // and in the source's mask
-  std::int64_t taps[kMost];     // where the kernel's row begins in the weights
+  std::int64_t taps[kMost];     // where the kernel's row starts in the weights
 
-  // source_row is that of all images, one below the other.
+  // source_row counts the rows of all images.
   void push(std::int64_t source_row, std::int64_t width, std::int64_t channels,
             std::int64_t first_tap) {
     element[count] = source_row * width * channels;
@@ -90,12 +91,12 @@ struct RowPairs {
 
 struct Tile {
   const RowPairs& rows;
-  std::int64_t first_column;  // of the source, of column 0; it may lie outside
-  unsigned int columns;       // bit j: column j lies inside the source, and pixels need it
-  std::int64_t pixel;         // of out, the tile's first; it may lie in front of the row
+  std::int64_t first_column;  // the source column of column 0; may lie outside the source
+  unsigned int columns;       // bit j: column j lies inside the source and is needed
+  std::int64_t pixel;         // the tile's first, of out; may lie before the row
   int from, to;               // pixels [from, to) of the tile lie inside the row
-  std::int64_t next_source;   // its share of what the next rows read and write, in elements from
-  std::int64_t next_out;      // the beginning of the source and of out
+  std::int64_t next_source;   // the tile's share of what the next rows read and write, as
+  std::int64_t next_out;      // element offsets into the source and out
 };
 
 template <typename Columns>
@@ -106,7 +107,7 @@ unsigned int columns_inside(std::int64_t first_column, std::int64_t width, int p
   return begin < end ? (1u << end) - (1u << begin) : 0;
 }
 
-// Keeps a loaded vector in a register: GCC would rather load it again for each of its uses.
+// Keeps a loaded vector in a register. Otherwise GCC reloads it for each use.
 SIGN_EXT_INLINE void keep(Floats& value) {
 #if SIGN_EXT_VECTOR_BITS > 0
   asm("" : "+v"(value));
@@ -115,10 +116,10 @@ SIGN_EXT_INLINE void keep(Floats& value) {
 #endif
 }
 
-// Adds a tile's products to `sums`, kVectors vectors of channels from channel c on. Every pixel
-// adds in the same order wherever in a tile it lies. (Tiles that lie inside altogether are not told
-// apart: a loop without the test of each column is no faster.) All loops but that over rows are
-// unrolled, so that `sums` and `weights` are registers.
+// Adds a tile's products to `sums`, kVectors vectors of channels starting at c. Every pixel adds in
+// the same order wherever it lies in a tile. (Tiles entirely inside the image have no special case:
+// a loop without the test per column is no faster.) All loops except the one over rows are
+// unrolled, so `sums` and `weights` live in registers.
 template <typename Columns, int kVectors, typename Source, typename Span>
 SIGN_EXT_INLINE void add_products(Floats (&sums)[Columns::kPixels][kVectors], Source source,
                                   const float* weight, std::int64_t channels, const Tile& tile,
@@ -156,8 +157,9 @@ SIGN_EXT_INLINE void add_products(Floats (&sums)[Columns::kPixels][kVectors], So
   }
 }
 
-// Channels c and following of a tile. An Operation has a source and weights, says what a sum begins
-// with and does the rest with the tile's sums, kVectors for each pixel.
+// kVectors vectors of a tile's channels, starting at c. An Operation has a source and weights,
+// gives the initial value of a sum (`begin`) and processes the tile's sums, kVectors per pixel
+// (`finish`).
 template <typename Columns, int kVectors, typename Operation, typename Span>
 SIGN_EXT_INLINE void convolve_channels(const Operation& operation, const Tile& tile, std::int64_t c,
                                        Span span) {
@@ -170,16 +172,17 @@ SIGN_EXT_INLINE void convolve_channels(const Operation& operation, const Tile& t
   }
   add_products<Columns, kVectors>(sums, operation.source, operation.weight, operation.channels,
                                   tile, c, span);
-  // What follows is a loop over memory; an index into `sums` would keep them out of registers.
+  // finish() loops over memory. Indexing `sums` there would keep it out of registers, hence the
+  // copy.
   Floats done[Columns::kPixels * kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < Columns::kPixels * kVectors; ++i) done[i] = sums[i / kVectors][i % kVectors];
   operation.template finish<kVectors>(done, tile.pixel, tile.from, tile.to, c, span);
 }
 
-// Asks for kBytes of memory before they are needed, to be read or (kWrite) written. They may lie
-// behind the end of the array. The processor's own prefetching does not see through tiles: this
-// halves the time where no cache holds the images.
+// Prefetches kBytes of memory, to be read or (kWrite) written. They may lie past the end of the
+// array. The hardware prefetcher does not follow the tiles' access pattern: this halves the time if
+// the images do not fit in a cache.
 template <int kBytes, bool kWrite, typename Storage>
 SIGN_EXT_INLINE void fetch_ahead(const Storage* base, std::int64_t element) {
 #if defined(__GNUC__)
@@ -194,8 +197,8 @@ SIGN_EXT_INLINE void fetch_ahead(const Storage* base, std::int64_t element) {
 #endif
 }
 
-// All channels of a tile: kVectors vectors at a time, so that 8 sums are under way whatever the
-// tile's width, and the rest one by one in tiles of 8 pixels.
+// All channels of a tile: kVectors vectors at a time, so that 8 sums are in flight whatever the
+// tile's width, and the remaining vectors one by one in tiles of 8 pixels.
 template <template <int, int, int> typename Columns, int kSide, int kStride, int kPixels,
           typename Operation>
 void convolve_tile(const Operation& operation, const Tile& tile) {

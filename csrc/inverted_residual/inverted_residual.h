@@ -1,5 +1,5 @@
 // inverted_residual: the block of MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), a pointwise
-// convolution to E channels, a depthwise one and a pointwise one back, in one pass, and its
+// convolution to E channels, a depthwise convolution and a pointwise one back, in one pass, and its
 // input-backward in another. The expanded values never leave the chip.
 //
 //   forward    e = activate(expand x + bias)
@@ -9,17 +9,18 @@
 //              e' = bits of e (depthwise^T * d')
 //              out = expand^T e' + other
 //
-// Both are one text: a product to E channels, windows, a product back, 32 of the E channels at a
-// time. "from" is the side whose rows go in (x forward, g backward), "to" the side that comes out.
-// e and d are rounded to the stored type, sums are float32; bits are read off e and d as stored.
+// The same code does both: a product to E channels, windows, a product back, 32 of the E channels
+// at a time. "from" is the side that is read (x forward, g backward), "to" the side that is
+// written. e and d are rounded to the stored type; sums are float32. Bits are computed from e and d
+// as stored.
 //
 // Bytes moved, with s = sizeof(element): from and to once, residual or other once, the bits of e
-// and d once, 1/8 byte an element of each; the weights come from L2, once a tile. With the 16
-// blocks of MobileNetV2 a step on a 32x32 image in float32 moves 0.58 MB instead of 2.29 MB (as the
-// memory plan counts them). Arithmetic: 2 E (rows of from * channels in + taps * rows of to + rows
-// of to * channels out) FLOP; what the windows take on plain arithmetic, 9 multiply-adds an element
-// of d, and the rounding, clamping and packing of bits of e and d, is the larger part of the
-// instructions.
+// and d once, 1/8 byte per element of each; the weights come from L2, once per tile. For the 16
+// blocks of MobileNetV2, a step on a 32x32 image in float32 moves 0.58 MB instead of 2.29 MB (as
+// counted by the memory plan). Arithmetic: 2 E (rows of from * channels in + taps * rows of to +
+// rows of to * channels out) FLOP. Most of the instructions are in the windows, which use plain
+// arithmetic (9 multiply-adds per element of d), and in rounding, clamping and packing the bits of
+// e and d.
 
 #pragma once
 
@@ -27,8 +28,8 @@
 
 namespace sign_ext::block {
 
-// What multiplies the elements of the pointwise products. kTensorFloat32 is float32 whose products
-// have 10 bits of mantissa.
+// How the pointwise products are computed. kTensorFloat32 is float32 with factors of 10 mantissa
+// bits.
 enum class Precision { kFloat32, kTensorFloat32, kBFloat16 };
 
 constexpr int kChunk = 32;  // expanded channels at a time
@@ -41,7 +42,7 @@ struct Sizes {
   int kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;  // of the forward convolution
 };
 
-// An activation: a clamp, that of ReLU (0, inf), ReLU6 (0, 6), or none at all (-inf, inf).
+// An activation: a clamp, as in ReLU (0, inf), ReLU6 (0, 6) or the identity (-inf, inf).
 struct Bounds {
   float low, high;
 };
@@ -50,23 +51,23 @@ struct Args {
   Sizes sizes;
   Precision precision;
   bool backward;
-  const void* from;       // [images, from_h, from_w, from_c]
-  void* to;               // [images, to_h, to_w, to_c], apart from all others
-  const void* first;      // [chunks, from_c up to a multiple of 16, 32], zeros behind the last ones
-  const float* taps;      // [chunks, kernel_h * kernel_w, 32]
-  const void* second;     // [chunks, 32, to_c up to a multiple of 16]
-  const float* bias;      // forward: [chunks * 32] of e, [chunks * 32] of d, [to_c]
-  const void* added;      // residual or other: as to, or null
-  std::uint8_t* bits[2];  // of the activations behind the first product and behind the windows, one
-                          // row a position of from and of to; written forward, read backward; null:
-                          // there is none
+  const void* from;         // [images, from_h, from_w, from_c]
+  void* to;                 // [images, to_h, to_w, to_c], overlaps nothing else
+  const void* first;        // [chunks, from_c up to a multiple of 16, 32], zero-padded
+  const float* taps;        // [chunks, kernel_h * kernel_w, 32]
+  const void* second;       // [chunks, 32, to_c up to a multiple of 16]
+  const float* bias;        // forward: [chunks * 32] of e, [chunks * 32] of d, [to_c]
+  const void* added;        // residual or other: like to, or null
+  std::uint8_t* bits[2];    // of the activations after the first product and after the windows, one
+                            // row per position of from and of to; written forward, read backward;
+                            // or null
   std::uint8_t* last_bits;  // forward: of the last activation, or null
   Bounds activation[2];     // forward
   Bounds last;              // forward
 };
 
 // Launches the CUDA kernel on `stream` (a cudaStream_t) of the current device and returns at once.
-// Returns null, or the text of the error.
+// Returns null on success, else the error message.
 const char* run_cuda(const Args& args, void* stream);
 
 }  // namespace sign_ext::block

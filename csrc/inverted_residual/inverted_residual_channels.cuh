@@ -1,5 +1,5 @@
-// Neighbouring channels of a position, which a lane has at a time: loaded, activated, rounded,
-// stored, and their bits. A lane has two behind a product, and four in the windows.
+// The adjacent channels of a position that a lane handles at a time: loading, activating, rounding,
+// storing, and their bits. A lane handles two after a product, and four in the windows.
 
 #pragma once
 
@@ -31,7 +31,7 @@ __device__ __forceinline__ Channels<N> load_channels(const T* address) {
   return channels;
 }
 
-// As they are stored.
+// Rounded to the stored type.
 template <typename T, int N>
 __device__ __forceinline__ Pack<T, N> rounded(const Channels<N>& channels) {
   Pack<T, N> pack;
@@ -47,9 +47,9 @@ __device__ __forceinline__ void store_channels(T* address, const Channels<N>& ch
   store_pack(address, rounded<T>(channels));
 }
 
-// Activates and stores, where they are there; returns which of them pass, as bits 0 to N - 1. What
-// is stored lies between the bounds or is NaN, so that no more than equality with them is left to
-// ask.
+// Activates the channels and, if they are `there`, stores them. Returns which of them pass, as bits
+// 0 to N - 1. A stored value lies between the bounds or is NaN, so comparing for equality with the
+// bounds is enough.
 template <typename T, int N>
 __device__ __forceinline__ unsigned int activate_and_store(const Bounds& bounds,
                                                            Channels<N> channels, T* address,
@@ -69,7 +69,7 @@ __device__ __forceinline__ unsigned int activate_and_store(const Bounds& bounds,
   return bits;
 }
 
-// A blocked cotangent is 0 whatever it was.
+// A blocked cotangent becomes 0, NaN included.
 template <int N>
 __device__ __forceinline__ void pull_back(unsigned int bits, Channels<N>& channels) {
 #pragma unroll
@@ -78,7 +78,7 @@ __device__ __forceinline__ void pull_back(unsigned int bits, Channels<N>& channe
   }
 }
 
-// The bits that 2 or 4 neighbouring lanes have, in each of them.
+// Joins the bits of 2 or 4 adjacent lanes; each lane gets all of them.
 template <int kLanes>
 __device__ __forceinline__ unsigned int joined(unsigned int bits) {
   bits |= __shfl_xor_sync(0xffffffffu, bits, 1);

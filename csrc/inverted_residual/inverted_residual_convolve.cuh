@@ -1,5 +1,5 @@
-// The windows of inverted_residual over 32 of the expanded channels, activated (or pulled back) on
-// their way to shared memory, their bits written (or read).
+// The windows of inverted_residual over 32 of the expanded channels. Results are activated (or
+// pulled back) on the way to shared memory, and their bits written (or read).
 
 #pragma once
 
@@ -8,14 +8,14 @@
 
 namespace sign_ext::block {
 
-// What a lane has of a chunk: four channels of it.
+// A lane's part of a chunk: four of its channels.
 template <typename Tile>
 struct Lane {
   int channel;
   const float* taps;
   const float* bias;  // forward
-  int byte;           // of a row's bits, shared with a neighbour
-  bool has_bits;      // whether there is such a byte
+  int byte;           // of a row's bits, shared with an adjacent lane
+  bool has_bits;      // whether that byte exists
 
   __device__ __forceinline__ Lane(const Tile& tile, int chunk)
       : channel(lane_of() % 8 * 4),
@@ -35,7 +35,7 @@ __device__ __forceinline__ Plane<typename Tile::T> plane_of(const Tile& tile,
           tile.p.wide_row, tile.s.from_h, tile.s.from_w};
 }
 
-// One position's four channels behind the windows, and their part of the bits.
+// Finishes and stores a position's four channels after the windows, with their share of the bits.
 template <typename Tile>
 __device__ __forceinline__ void store_middle(const Tile& tile, const Lane<Tile>& lane, int row,
                                              bool there, Four value) {
@@ -66,7 +66,8 @@ __device__ __forceinline__ void convolve_lines(const Tile& tile, int chunk) {
   const int parts = tile.images() * tile.s.to_h << tile.p.line_parts;
   const int length = tile.p.part_length;
   for (int four = 4 * warp_of(); four < parts; four += 4 * kWarps) {
-    // The last warp repeats its first part where there are no four, and stores nothing.
+    // If fewer than four parts are left, the lanes without one repeat the first part and store
+    // nothing.
     const bool there = four + lane_of() / 8 < parts;
     const int part = there ? four + lane_of() / 8 : four;
     const int line = part >> tile.p.line_parts;

@@ -1,4 +1,4 @@
-// The launcher of the CUDA kernel: plain CUDA headers, so that nvcc takes seconds.
+// Launches the CUDA kernel. It includes only plain CUDA headers, so nvcc compiles it in seconds.
 
 #include "inverted_residual/inverted_residual_kernel.cuh"
 
@@ -18,12 +18,15 @@ const char* run_cuda(const Args& args, void* stream) {
   ask(major, cudaDevAttrComputeCapabilityMajor);
   ask(shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  if (major < 8) return "the device has no matrix unit for these types (compute capability 8.0)";
+  if (major < 8) {
+    return "the device has no bfloat16 or TF32 tensor cores, which need compute capability 8.0";
+  }
   const Plan plan = plan_of(args.sizes, args.precision, shared_limit, processors);
   if (plan.images == 0) return "the block does not fit the device's shared memory";
   choose(args, plan, [&](auto kernel) {
-    // The most there is, whatever this plan takes: the attribute is the kernel's, not the launch's,
-    // and other threads' launches and graphs of larger plans must not find it lowered.
+    // Set to the device's limit, whatever this plan needs: the attribute belongs to the kernel, not
+    // to the launch, and must not be lowered under larger plans launched by other threads or by
+    // graphs.
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit);
     if (error != cudaSuccess) return;
     kernel<<<tiles_of(args.sizes, plan), kThreads, static_cast<std::size_t>(plan.shared_bytes),

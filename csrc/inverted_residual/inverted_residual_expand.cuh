@@ -1,5 +1,5 @@
-// The first product of inverted_residual: 32 of the expanded channels of all rows of from,
-// activated (or pulled back) on their way to shared memory, their bits written (or read).
+// The first product of inverted_residual: 32 of the expanded channels of all rows of from. Results
+// are activated (or pulled back) on the way to shared memory, and their bits written (or read).
 
 #pragma once
 
@@ -8,7 +8,8 @@
 
 namespace sign_ext::block {
 
-// Lane t of each four has byte t of the 8 NT channels' bits, where there is one.
+// The index of lane t's byte of the bits, byte t of the 8 NT channels, for each four lanes. -1:
+// there is none.
 template <int NT, typename Tile>
 __device__ __forceinline__ std::int64_t bits_at(const Tile& tile, int chunk, int row, int column) {
   const int t = lane_of() % 4;
@@ -23,7 +24,7 @@ __device__ __forceinline__ void expand_part(const Tile& tile, int chunk, int row
   const int t = lane_of() % 4;
   std::uint8_t* const bits = tile.args.bits[0];
   unsigned int words[2] = {~0u, ~0u};
-  if (Tile::kBackward && bits != nullptr) {  // before the product, so that it hides the wait
+  if (Tile::kBackward && bits != nullptr) {  // loaded before the product, which hides the latency
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const std::int64_t at = bits_at<NT>(tile, chunk, row + 8 * half + g, column);

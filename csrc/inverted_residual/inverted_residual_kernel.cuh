@@ -1,14 +1,15 @@
 // The kernel of inverted_residual and its input-backward (contract, bytes and floor:
-// inverted_residual.h) and the choice of its instantiation. No torch and no runtime call here: nvcc
-// compiles this text for the device, the host compiler compiles the same text for csrc/tests.
+// inverted_residual.h) and the selection of its instantiation. There are no torch headers and no
+// runtime calls here: nvcc compiles this source for the device, and the host compiler compiles the
+// same source for csrc/tests.
 //
-// A block of 8 warps has a tile of whole images. For each 32 of the expanded channels
+// A block of 8 warps processes a tile of whole images. For each 32 of the expanded channels:
 //
-//   expand     16 rows by 32 channels a warp, from `input` to `expanded`               barrier
-//   convolve   four lines or positions a warp, from `expanded` to `middle`             barrier
-//   project    32 rows by up to 64 channels a warp, from `middle` to registers
+//   expand     16 rows by 32 channels per warp, from `input` to `expanded`             barrier
+//   convolve   four lines or positions per warp, from `expanded` to `middle`           barrier
+//   project    32 rows by up to 64 channels per warp, from `middle` to registers
 //
-// while the next chunk's weights are copied beside `convolve`.
+// The next chunk's weights are copied during `convolve`.
 
 #pragma once
 
@@ -41,8 +42,8 @@ __global__ void __launch_bounds__(kThreads, kWidest == kNarrow ? 2 : 1)
   projection.finish();
 }
 
-// Calls launch(kernel) with the instantiation that fits. The launcher in the .cu file and the tests
-// on the host both choose through this.
+// Calls launch(kernel) with the instantiation that fits. The launcher in the .cu file and the host
+// tests both select through this.
 template <Precision kPrecision, bool kBackward, typename Launch>
 void choose_width(const Plan& plan, Launch&& launch) {
   if (plan.widest == kNarrow) {

@@ -1,5 +1,5 @@
-// How an inverted residual is cut into tiles of whole images, and where things are in the shared
-// memory of a block of threads. Plain arithmetic, tested by itself
+// How an inverted residual is divided into tiles of whole images, and where data lie in the shared
+// memory of a thread block. Plain arithmetic, tested on its own
 // (csrc/tests/inverted_residual_plan_test.cpp).
 //
 //   input      rows of from, all their channels
@@ -7,8 +7,8 @@
 //   middle     rows of to, 32 channels: d
 //   weights    first, second, taps and bias of two chunks: one is used while the other is copied
 //
-// Rows are some bytes longer than their elements, so that the 8 rows that the matrix unit reads at
-// once (and the 4 that a lane reads of float32 weights) lie in different banks.
+// Rows are padded by a few bytes, so that the 8 rows that ldmatrix reads at once (and the 4 that a
+// lane reads of float32 weights) lie in different banks.
 
 #pragma once
 
@@ -23,8 +23,8 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kMostRows = 256;  // of a tile, either side
 constexpr int kWarpRows = 32;   // of a warp's part of the second product
-// Columns of that part at most. Half of them leave registers for two blocks on a multiprocessor;
-// all are for outputs that are wide.
+// The most columns of that part. kNarrow leaves enough registers for two blocks per multiprocessor;
+// kWide is for wide outputs.
 constexpr int kNarrow = 32;
 constexpr int kWide = 64;
 
@@ -32,7 +32,7 @@ SIGN_EXT_BLOCK_INDEX int up_to(int n, int multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-// Division of a row's number in a tile by a line's or an image's size, as a multiplication.
+// Division of a row's number within a tile by a line's or an image's size, as a multiplication.
 SIGN_EXT_BLOCK_INDEX int one_over(int n) { return (1 << 16) / n + 1; }
 SIGN_EXT_BLOCK_INDEX int quotient(int row, int over) { return row * over >> 16; }
 
@@ -43,12 +43,12 @@ struct Plan {
   int from_depth;               // channels in, padded: the depth of the first product
   int to_width;                 // channels out, padded
   int from_rows, to_rows;       // positions of a tile, padded
-  int warps_across, columns;    // the second product: warps side by side, and the columns of each
-  int over_to_w, over_to_h;     // one over them
-  int line_parts, part_length;  // windows that slide: log2 of a line's parts, positions of each
+  int warps_across, columns;    // the second product: warps across, and the columns of each
+  int over_to_w, over_to_h;     // their reciprocals
+  int line_parts, part_length;  // sliding windows: log2 of the parts of a line, positions of each
   int input_row, wide_row, first_row, second_row;    // bytes of a row
-  int input_at, expanded_at, middle_at, weights_at;  // bytes from the beginning
-  int second_in, taps_in, bias_in, weights_bytes;    // within one of the two chunks' weights
+  int input_at, expanded_at, middle_at, weights_at;  // bytes from the start of shared memory
+  int second_in, taps_in, bias_in, weights_bytes;    // within the weights of one of the two chunks
   int shared_bytes;
 };
 
@@ -56,7 +56,7 @@ SIGN_EXT_BLOCK_INDEX int element_bytes(Precision precision) {
   return precision == Precision::kBFloat16 ? 2 : 4;
 }
 
-// The plan for tiles of some images; 0 images where that does not go.
+// The plan for tiles of `images` images. Its `images` is 0 if there is no such plan.
 SIGN_EXT_BLOCK_INDEX Plan plan_for(const Sizes& s, Precision precision, int images, int widest) {
   Plan p{};
   p.widest = widest;
@@ -96,8 +96,8 @@ SIGN_EXT_BLOCK_INDEX Plan plan_for(const Sizes& s, Precision precision, int imag
   return p;
 }
 
-// As many images a tile as fit while every multiprocessor has one, but as many as fill the 32 rows
-// that a tile has at least.
+// As many images per tile as fit while every multiprocessor still gets a tile, and at least as many
+// as fill a tile's 32-row minimum.
 SIGN_EXT_BLOCK_INDEX Plan plan_of_width(const Sizes& s, Precision precision, int shared_limit,
                                         int processors, int widest) {
   Plan best{};
@@ -114,8 +114,8 @@ SIGN_EXT_BLOCK_INDEX Plan plan_of_width(const Sizes& s, Precision precision, int
   return best;
 }
 
-// Two blocks of threads share a multiprocessor where tiles leave room for that (each block takes 1
-// KiB besides): one computes while the other waits.
+// Two thread blocks share a multiprocessor if tiles leave room for it (each block takes 1 KiB
+// more): one computes while the other waits.
 SIGN_EXT_BLOCK_INDEX Plan plan_of(const Sizes& s, Precision precision, int shared_limit,
                                   int processors) {
   const int half = (shared_limit + 1024) / 2 - 1024;
@@ -125,8 +125,8 @@ SIGN_EXT_BLOCK_INDEX Plan plan_of(const Sizes& s, Precision precision, int share
   return plan;
 }
 
-// Whether windows slide along a line, forward and back: 3x3 kernels of stride 1, on images in which
-// most windows have all their taps.
+// Whether windows slide along a line, forward and backward: for 3x3 kernels of stride 1, on images
+// where most windows have all their taps.
 SIGN_EXT_BLOCK_INDEX bool slides(const Sizes& s) {
   return s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 && s.from_h > 2 &&
          s.from_w > 2;

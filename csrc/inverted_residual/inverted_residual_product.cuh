@@ -1,11 +1,11 @@
-// The matrix products of a warp, D[16 MT, 8 NT] += A B, for each precision by one name. A and B are
-// rows in shared memory, named by their first byte and the bytes from row to row; D is spread over
-// the lanes as common/matrix_unit.cuh says, whatever computes it.
+// The matrix products of a warp, D[16 MT, 8 NT] += A B, under one name for every precision. A and B
+// are rows in shared memory, given by their first byte and their stride in bytes. D is spread over
+// the lanes as common/tensor_cores.cuh describes, in every precision.
 
 #pragma once
 
-#include "common/matrix_unit.cuh"
 #include "common/pack.cuh"
+#include "common/tensor_cores.cuh"
 #include "inverted_residual/inverted_residual_plan.h"
 
 namespace sign_ext::block {
@@ -21,7 +21,7 @@ struct Rows {
 template <Precision kPrecision>
 struct Unit;
 
-// The matrix unit, 16 of the depth at a time.
+// Tensor cores, 16 of the depth at a time.
 template <>
 struct Unit<Precision::kBFloat16> {
   using Element = __nv_bfloat16;
@@ -53,7 +53,7 @@ struct Unit<Precision::kBFloat16> {
   }
 };
 
-// The matrix unit, 8 of the depth at a time. B comes rounded.
+// Tensor cores, 8 of the depth at a time. B is already rounded.
 template <>
 struct Unit<Precision::kTensorFloat32> {
   using Element = float;
@@ -93,7 +93,7 @@ struct Unit<Precision::kTensorFloat32> {
   }
 };
 
-// Plain float32 arithmetic: a lane computes its elements of D itself, 4 of the depth at a time.
+// Plain float32 arithmetic: each lane computes its own elements of D, 4 of the depth at a time.
 template <>
 struct Unit<Precision::kFloat32> {
   using Element = float;

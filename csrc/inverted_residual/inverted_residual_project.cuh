@@ -1,5 +1,5 @@
-// The second product of inverted_residual, summed in registers over the expanded channels, and what
-// is done to it at the end.
+// The second product of inverted_residual, summed in registers over the expanded channels, and its
+// epilogue.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace sign_ext::block {
 
-// A warp's part: 32 rows by kWidest columns at most.
+// A warp's part: 32 rows by at most kWidest columns.
 template <typename Tile, int kWidest>
 class Projection {
  public:
@@ -26,7 +26,8 @@ class Projection {
         kChunk, fragments(), sums_);
   }
 
-  // Bias, residual or other cotangent, activation and bits; writes to global memory.
+  // Adds bias and residual, or the other cotangent, activates, and writes values and bits to global
+  // memory.
   __device__ __forceinline__ void finish() const {
     const int g = lane_of() / 4;
     const int t = lane_of() % 4;
@@ -77,7 +78,7 @@ class Projection {
   __device__ __forceinline__ int first_column() const {
     return warp_of() % tile_.p.warps_across * tile_.p.columns;
   }
-  // Fragments of 8 columns that this warp has.
+  // The number of 8-column fragments that this warp has.
   __device__ __forceinline__ int fragments() const {
     const int left = tile_.p.to_width - first_column();
     return (left < tile_.p.columns ? left : tile_.p.columns) / 8;

@@ -1,5 +1,5 @@
-// The tile of whole images that a block of threads has in inverted_residual and its input-backward:
-// its place in global and shared memory, and what is copied from one to the other.
+// The tile of whole images that a thread block processes in inverted_residual and its
+// input-backward: its place in global and shared memory, and the copies from one to the other.
 
 #pragma once
 
@@ -24,7 +24,7 @@ struct Tile {
   __device__ __forceinline__ Tile(const Args& given, const Plan& plan, unsigned char* memory)
       : args(given), s(given.sizes), p(plan), shared(memory) {}
 
-  // Computed where they are needed: registers are what the kernel has least of.
+  // Computed on demand, because registers are the kernel's scarcest resource.
   __device__ __forceinline__ std::int64_t first_image() const {
     return std::int64_t{blockIdx.x} * p.images;
   }
@@ -43,10 +43,10 @@ struct Tile {
   __device__ __forceinline__ int weights_at(int chunk) const {
     return p.weights_at + chunk % 2 * p.weights_bytes;
   }
-  // Bytes of a row of the bits of e and d.
+  // Bytes per row of the bits of e and d.
   __device__ __forceinline__ int row_bits() const { return s.expanded / 8; }
 
-  // `rows` rows of `units` of 16 bytes; zeros where global memory has none.
+  // Copies `rows` rows of `units` 16-byte units. Writes zeros where global memory has no data.
   __device__ __forceinline__ void copy(const void* global, Rows to, int rows, int units,
                                        int rows_there, int units_there) const {
     const auto* bytes = static_cast<const unsigned char*>(global);

@@ -1,8 +1,8 @@
-// The windows between the two products, forward and back. A lane has four neighbouring channels of
-// a position, and 8 lanes the 32 of a chunk.
+// The windows between the two products, forward and backward. A lane handles four adjacent channels
+// of a position; 8 lanes handle the 32 of a chunk.
 //
-// Where windows slide, a lane goes along a line and reads each position once: it adds to three
-// positions of the output. Otherwise a lane gathers what one position's window sees.
+// If windows slide, a lane walks along a line and reads each position once, adding it to three
+// positions of the output. Otherwise a lane gathers what one position's window covers.
 
 #pragma once
 
@@ -10,12 +10,12 @@
 
 namespace sign_ext::block {
 
-// What a lane reads: its channels, from an image's first position on.
+// What a lane reads: its channels, starting at an image's first position.
 template <typename T>
 struct Plane {
   const unsigned char* shared;
   int begin;  // bytes
-  int row;    // of a position
+  int row;    // bytes per position
   int height, width;
 
   __device__ __forceinline__ Four at(int position) const {
@@ -28,15 +28,14 @@ __device__ __forceinline__ void multiply_add(const Four& value, const Four& weig
   for (int c = 0; c < 4; ++c) sum.value[c] += value.value[c] * weight.value[c];
 }
 
-// Positions [begin, begin + length) of line y, 3x3 and stride 1; `emit(sum)` is called for each,
-// one after the other, by all lanes of a warp together. `taps` are the lane's channels of the first
-// tap.
+// Positions [begin, begin + length) of line y, 3x3 and stride 1. All lanes of a warp together call
+// `emit(sum)` for each position in order. `taps` points at the lane's channels of the first tap.
 template <bool kBackward, typename T, typename Emit>
 __device__ __forceinline__ void slide_along(const Sizes& s, const Plane<T>& from, const float* taps,
                                             int y, int begin, int length, Emit&& emit) {
   const int top = y - (kBackward ? 2 - s.pad_top : s.pad_top);
   const int left = begin - (kBackward ? 2 - s.pad_left : s.pad_left);
-  // A row outside the image has no weight; the next one inside, of the same window, is read for it.
+  // A row outside the image has zero weights, and the nearest row inside is read in its place.
   Four weights[3][3];
   int lines[3];
 #pragma unroll
@@ -71,9 +70,9 @@ __device__ __forceinline__ void slide_along(const Sizes& s, const Plane<T>& from
   }
 }
 
-// Along one axis, the taps that a position has within the image: the first one, the position that
-// it reads, and how many there are. Forward they are neighbours, and so are their positions;
-// backward they are a stride apart, and their positions go back one by one.
+// Along one axis, the taps of a position that lie in the image: the first tap, the position it
+// reads, and their number. Forward, taps and positions both advance by one. Backward, taps advance
+// by the stride and positions go back by one.
 struct Axis {
   int tap, position, count;
 };
@@ -88,10 +87,10 @@ __device__ __forceinline__ Axis axis_of(int at, int kernel, int stride, int pad,
   if constexpr (kBackward) {
     axis.position = divided(at + pad, stride);
     axis.tap = at + pad - axis.position * stride;
-    const int behind = axis.position - (size - 1);  // taps whose windows lie behind the image
-    if (behind > 0) {
-      axis.tap += behind * stride;
-      axis.position -= behind;
+    const int past = axis.position - (size - 1);  // taps whose windows lie past the image
+    if (past > 0) {
+      axis.tap += past * stride;
+      axis.position -= past;
     }
     const int left = kernel > axis.tap ? divided(kernel - 1 - axis.tap, stride) + 1 : 0;
     axis.count = left < axis.position + 1 ? left : axis.position + 1;
@@ -105,7 +104,7 @@ __device__ __forceinline__ Axis axis_of(int at, int kernel, int stride, int pad,
   return axis;
 }
 
-// One position, any kernel and stride.
+// One position, for any kernel and stride.
 template <bool kBackward, typename T>
 __device__ __forceinline__ Four gather(const Sizes& s, const Plane<T>& from, const float* taps,
                                        int y, int x) {

@@ -1,4 +1,4 @@
-// The CPU kernel, once for each vector unit that a processor may have.
+// The CPU kernel, compiled once per vector target.
 
 #include <bit>
 #include <cstdint>

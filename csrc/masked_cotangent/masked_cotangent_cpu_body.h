@@ -1,12 +1,12 @@
-// One pass over stretches of rows, a vector of lanes at a time. `out` may be g or other: the lanes
-// of each vector are read before they are written, and no other vector needs them.
+// One pass over stretches of rows, one vector at a time. `out` may be g or other: the lanes of each
+// vector are read before they are written, and no other vector reads them.
 
 #include "common/stream_body.h"
 #include "common/stretches_body.h"
 
 namespace {
 
-// pull_back() of common/activation.h for lanes, with one class for each of its forms.
+// pull_back() of common/activation.h on lanes, one class per form.
 struct BlockingLanes {
   static constexpr bool kChoosesOnly = true;
   explicit BlockingLanes(float) {}
@@ -20,7 +20,7 @@ struct SlopeLanes {
   Floats slope;
 };
 
-// The arrays of a stretch, from its first element.
+// The arrays of a stretch, starting at its first element.
 template <typename T>
 struct CotangentStretch {
   const T* g;
@@ -30,7 +30,7 @@ struct CotangentStretch {
   const float* scale;
 };
 
-// `extent` lanes (all of them, or the stretch's last) from element i on.
+// `extent` lanes (all of them, or the stretch's last few) starting at element i.
 template <bool kScale, typename T, typename Act, typename Extent>
 inline void masked_cotangent_lanes(const CotangentStretch<T>& s, std::int64_t i, const Act& act,
                                    Extent extent) {

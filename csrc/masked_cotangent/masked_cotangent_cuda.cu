@@ -1,4 +1,4 @@
-// The launcher of the CUDA kernel: plain CUDA headers, so that nvcc takes seconds.
+// Launches the CUDA kernel. It includes only plain CUDA headers, so nvcc compiles it in seconds.
 
 #include "masked_cotangent/masked_cotangent_kernel.cuh"
 

@@ -1,11 +1,11 @@
 // The CUDA kernel of masked_cotangent (contract, bytes and floor: masked_cotangent.h) and the
-// choice of its launch. No torch and no runtime call here: nvcc compiles this text for the device,
-// the host compiler compiles the same text for csrc/tests.
+// selection of its launch. There are no torch headers and no runtime calls here: nvcc compiles this
+// source for the device, and the host compiler compiles the same source for csrc/tests.
 //
-// A thread has 8 neighbouring channels of a row: one access of 16 bytes for bfloat16, two for
-// float32, and one byte of the mask, where C % 8 == 0 and all arrays lie on 16 bytes; else one
-// access an element. Each element is read and written once, the scale comes from a cache. A thread
-// reads all of its elements before it writes them, so `out` may be g or other.
+// A thread owns 8 adjacent channels of a row: one 16-byte access for bfloat16, two for float32, and
+// one byte of the mask, if C % 8 == 0 and all arrays are 16-byte aligned; otherwise one access per
+// element. Each element is read and written once; the scale comes from a cache. A thread reads all
+// of its elements before it writes any, so `out` may be g or other.
 
 #pragma once
 
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kGroupThreads)
     float v[8];
     float more[8];
     float factor[8];
-    // All loads first, so that they are in flight together.
+    // All loads are issued first, so that they are in flight together.
     load_group<kWhole>(g + element, count, v);
     if (other != nullptr) load_group<kWhole>(other + element, count, more);
     const unsigned int bits = mask != nullptr ? mask[groups.byte()] : 0xffu;
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kGroupThreads)
 }
 
 // Calls launch(kernel, its typed pointers...) with the instantiation that fits the arguments. The
-// launcher in the .cu file and the tests on the host both choose through this.
+// launcher in the .cu file and the host tests both select through this.
 template <typename T, typename Launch>
 void masked_cotangent_choose_width(const MaskedCotangentArgs& args, Launch&& launch) {
   const auto* g = static_cast<const T*>(args.g);

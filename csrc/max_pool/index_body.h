@@ -1,9 +1,9 @@
 // The packed window positions of the lanes (max_pool/max_pool.h), for the bodies of
-// common/for_each_target.h; common/lanes_body.h comes before it, and like it this file has no
+// common/for_each_target.h. It is included after common/lanes_body.h and, like that file, has no
 // include guard. kBits is 2, 4 or 8; `bytes` points at the first lane's group of 8 channels.
 //
-//   Positions          one window position a lane, as it is computed
-//   Fields             the packed positions, each lane holding its own field in place, the rest 0
+//   Positions          one window position per lane, as computed
+//   Fields             the packed positions; each lane holds its own field in place, the rest 0
 
 #if SIGN_EXT_VECTOR_BITS == 512
 
@@ -18,7 +18,7 @@ SIGN_EXT_INLINE Positions or_zero(Bits bits, Positions positions) {
   return _mm_maskz_mov_epi8(bits, positions);
 }
 
-// Packed into the first bytes.
+// Packs the positions into the first bytes.
 template <int kBits>
 SIGN_EXT_INLINE __m128i packed(Positions positions) {
   if constexpr (kBits == 8) return positions;
@@ -39,7 +39,7 @@ SIGN_EXT_INLINE void store_index(std::uint8_t* bytes, Positions positions, Whole
   if constexpr (kBits == 2) _mm_storeu_si32(bytes, fields);
 }
 
-// Lanes behind the part are stored as 0, in whole groups of 8 channels.
+// Lanes past the part are stored as 0, in whole groups of 8 channels.
 template <int kBits>
 SIGN_EXT_INLINE void store_index(std::uint8_t* bytes, Positions positions, Part part) {
   positions = or_zero(lanes_of(part), positions);
@@ -55,7 +55,7 @@ SIGN_EXT_INLINE Fields in_place(__m128i fields) {
                        _mm_set1_epi32(static_cast<int>(kBits == 4 ? 0xf00ff00f : 0xc0300c03)));
 }
 
-// From the packed bytes, which are the first of `packed`.
+// Unpacks the fields from the first bytes of `packed`.
 template <int kBits>
 SIGN_EXT_INLINE Fields fields_in(__m128i packed) {
   if constexpr (kBits == 4) packed = _mm_unpacklo_epi8(packed, packed);
@@ -85,7 +85,7 @@ SIGN_EXT_INLINE Fields load_index(const std::uint8_t* bytes, Part part) {
   return fields_in<kBits>(_mm_cvtsi64_si128(group));
 }
 
-// What load_index gives where every lane's position is k.
+// What load_index returns if every lane's position is k.
 template <int kBits>
 SIGN_EXT_INLINE Fields fields_of(int k) {
   return in_place<kBits>(position(k * (kBits == 8 ? 1 : kBits == 4 ? 0x11 : 0x55)));
@@ -166,7 +166,7 @@ SIGN_EXT_INLINE void store_index(std::uint8_t* bytes, Positions positions, Whole
 
 template <int kBits>
 SIGN_EXT_INLINE Fields load_index(const std::uint8_t* bytes, Whole) {
-  // Half of the lanes from 32 bits, so that a field is found by a shift of its own.
+  // Each half of the lanes extracts its fields from one 32-bit word, with a shift per lane.
   std::uint64_t fields = 0;
   for (int i = 0; i < kBits; ++i) fields |= static_cast<std::uint64_t>(bytes[i]) << (8 * i);
   const auto low = static_cast<std::uint32_t>(fields);
@@ -185,7 +185,7 @@ SIGN_EXT_INLINE Fields fields_of(int k) {
 
 #if SIGN_EXT_VECTOR_BITS != 512
 
-// 8 lanes are one group of channels, whole even where some of them are none.
+// 8 lanes are one group of channels, stored and loaded whole even if some channels do not exist.
 template <int kBits>
 SIGN_EXT_INLINE void store_index(std::uint8_t* bytes, Positions positions, Part part) {
   store_index<kBits>(bytes, or_zero(lanes_of(part), positions), Whole{});

@@ -1,6 +1,7 @@
-// The CPU kernel, once for each vector target: a window's maximum for kLanes channels at a time, in
-// registers. Windows of 2x2 and 3x3 that lie whole in the image are unrolled; they look for a NaN
-// once, and only where there is one, go through their values again as the definition does.
+// The CPU kernel, once per vector target: a window's maximum for kLanes channels at a time, in
+// registers. 2x2 and 3x3 windows that lie entirely in the image are unrolled. They test for NaN
+// once at the end and, only if there is one, process their values again in the order of the
+// definition.
 
 #include "common/lanes_body.h"
 #include "max_pool/index_body.h"
@@ -10,8 +11,8 @@ struct Winner {
   Positions at;
 };
 
-// A window's positions inside the image, beginning at x: rows [h.first, h.end) of the window, which
-// are `down` elements apart, and columns [w.first, w.end), `right` elements apart.
+// A window's positions inside the image, starting at x: rows [h.first, h.end) of the window, `down`
+// elements apart, and columns [w.first, w.end), `right` elements apart.
 template <typename Storage>
 struct WindowAt {
   const Storage* x;
@@ -44,7 +45,7 @@ template <typename Storage, typename Span>
   return winner_of(window, channel, span);
 }
 
-// The same for a window of kH x kW that lies whole in the image.
+// The same for a kH x kW window that lies entirely in the image.
 template <int kH, int kW, typename Storage, typename Span>
 SIGN_EXT_INLINE Winner winner_of_whole(WindowAt<Storage> window, std::ptrdiff_t channel,
                                        Span span) {
@@ -65,7 +66,8 @@ SIGN_EXT_INLINE Winner winner_of_whole(WindowAt<Storage> window, std::ptrdiff_t 
   return winner;
 }
 
-// Where the results of one window go, at its first channel, and the arguments that they depend on.
+// Where the results of one window are written, at its first channel, and the arguments they depend
+// on.
 template <typename Storage>
 struct Results {
   Storage* y;
@@ -97,9 +99,9 @@ SIGN_EXT_INLINE void store_results(Results<Storage> to, std::ptrdiff_t channel, 
   }
 }
 
-// Windows [span.first, span.end) of a row of windows, for the channels [first, end) in steps of
-// kLanes. `image_row` and `to` are those of the row's first position inside the image and of its
-// first window. kH = 0: windows of any size, perhaps with positions outside the image.
+// Windows [span.first, span.end) of a row of windows, for channels [first, end) in steps of kLanes.
+// `image_row` is the image's first row under these windows, and `to` the results of the first
+// window of the row. kH = 0: windows of any size, possibly with positions outside the image.
 template <int kH, int kW, int kBits, typename Storage, typename Span>
 [[gnu::noinline]] void pool_span(const MaxPoolArgs& args, PoolSpan rows, PoolSpan span,
                                  const Storage* image_row, Results<Storage> to,

@@ -1,11 +1,12 @@
-// The CUDA kernel of max_pool (contract, bytes and floor: max_pool.h) and the choice of its
-// instantiation. No torch and no runtime call here: nvcc compiles this text for the device, the
-// host compiler compiles the same text for csrc/tests.
+// The CUDA kernel of max_pool (contract, bytes and floor: max_pool.h) and the selection of its
+// instantiation. There are no torch headers and no runtime calls here: nvcc compiles this source
+// for the device, and the host compiler compiles the same source for csrc/tests.
 //
 // A thread owns 8 channels of one window (common/pool_kernel.cuh): it reads them at each of the
-// window's positions, 16 bytes an access, and writes 8 values, their packed positions and a byte of
-// the mask. Windows that overlap are read again from the caches. Positions outside the image read
-// the nearest one inside, so that a window's loads are in flight together, and never win.
+// window's positions, 16 bytes per access, and writes 8 values, their packed positions and a byte
+// of the mask. Windows that overlap are read again from the caches. A position outside the image
+// reads the nearest one inside, so that all of a window's loads are in flight together, and never
+// wins.
 
 #pragma once
 
@@ -48,8 +49,8 @@ __device__ __forceinline__ void max_pool_store_index(std::uint8_t* bytes, Word w
   }
 }
 
-// kKernel: 2 or 3, the size of square windows that are unrolled, or 0 for any. Word has kBits
-// bytes.
+// kKernel: 2 or 3, the size of square windows, which are unrolled, or 0 for any window. Word has
+// kBits bytes.
 template <typename T, bool kWide, int kKernel, typename Word>
 __global__ void __launch_bounds__(kPoolThreads) max_pool_kernel(MaxPoolArgs args, PoolGrid grid) {
   constexpr int kBits = static_cast<int>(sizeof(Word));
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(kPoolThreads) max_pool_kernel(MaxPoolArgs args
 }
 
 // Calls launch(kernel) with the instantiation that fits the arguments. The launcher in the .cu file
-// and the tests on the host both choose through this.
+// and the host tests both select through this.
 template <typename T, typename Launch>
 void max_pool_choose_size(const MaxPoolArgs& args, Launch&& launch) {
   const int bits = max_pool_index_bits(args.window);

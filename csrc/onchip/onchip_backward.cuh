@@ -1,5 +1,5 @@
-// A layer backward: the product with the weights transposed, then back through the activation and
-// the pooling of the layer before, or, at the first layer, the update of the image.
+// The backward pass of a layer: the product with the transposed weights, then back through the
+// activation and pooling of the preceding layer or, for the first layer, the update of the image.
 
 #pragma once
 
@@ -17,8 +17,8 @@ __device__ __forceinline__ void store_pair(const Layer& layer, unsigned char* sh
              both);
 }
 
-// A cotangent of two channels of a layer's output, at a pixel of it, becomes that of what the
-// layer's convolution gave: a blocked one is 0, and of a window only the first maximum gets it.
+// Pulls the cotangent of two channels of a layer's output, at one pixel, back to the layer's
+// convolution: blocked ones become 0, and only the first maximum of a window receives one.
 __device__ __forceinline__ void hand_back(const Layer& layer, unsigned char* shared,
                                           const std::uint8_t* residues, int pixel, int channel,
                                           float first, float second) {
@@ -51,7 +51,7 @@ __device__ __forceinline__ void hand_back(const Layer& layer, unsigned char* sha
   }
 }
 
-// Adds what is in another array of cotangents of a layer's output.
+// Adds the cotangent from another array of cotangents of a layer's output.
 __device__ __forceinline__ void add_other(const Layer& layer, const unsigned char* shared, int at,
                                           int pixel, int channel, float (&cotangent)[2]) {
   if (at < 0) return;
@@ -61,7 +61,7 @@ __device__ __forceinline__ void add_other(const Layer& layer, const unsigned cha
   cotangent[1] += widen(both.values[1]);
 }
 
-// Positions that no window of an odd height or width covers have no cotangent.
+// With an odd height or width, the positions that no window covers get cotangent 0.
 __device__ __forceinline__ void clear_uncovered(const Layer& layer, unsigned char* shared) {
   if (layer.pooled == 0 || (layer.out_h % 2 == 0 && layer.out_w % 2 == 0)) return;
   const int pairs = layer.out_c / 2;
@@ -75,7 +75,7 @@ __device__ __forceinline__ void clear_uncovered(const Layer& layer, unsigned cha
   }
 }
 
-// What a thread saw of the steps.
+// What a thread has seen of the steps.
 struct Watch {
   unsigned int delta = 0;  // the largest |delta| and |q|, as bits
   unsigned int q = 0;
@@ -126,7 +126,7 @@ __device__ __forceinline__ void update(const Args& args, unsigned char* shared, 
              both);
 }
 
-// One tile of a layer: the input's positions from m0 on, its channels from n0 on.
+// One tile of a layer: the input's positions starting at m0, its channels starting at n0.
 struct BackwardTile {
   const Args& args;
   int number;  // of the layer
@@ -135,7 +135,7 @@ struct BackwardTile {
   int step;
   Watch& watch;
 
-  // The input's whole cotangent goes on, or what there is of it is kept for a layer to come.
+  // Passes on the input's complete cotangent, or stores its partial sum for a later layer.
   __device__ __forceinline__ void finish(const Layer& layer, int pixel, int channel,
                                          float (&cotangent)[2]) const {
     const Layer& source = args.plan.layer[layer.reads];
@@ -167,7 +167,7 @@ struct BackwardTile {
     }
     float sums[MT][NT][4];
     product<true, MT, NT>(layer, arrays, from, n0, sums);
-    // 16 rows after 16 rows by the same instructions, as forward.
+    // 16 rows at a time through the same instructions, as in the forward pass.
 #pragma unroll 1
     for (int row = m0; row < m0 + 16 * MT; row += 16) {
 #pragma unroll

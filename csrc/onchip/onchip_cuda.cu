@@ -1,4 +1,4 @@
-// The launcher of the CUDA kernel: plain CUDA headers, so that nvcc takes seconds.
+// Launches the CUDA kernel. It includes only plain CUDA headers, so nvcc compiles it in seconds.
 
 #include <algorithm>
 
@@ -23,12 +23,16 @@ const char* run_cuda(const Args& args, void* stream) {
     error = cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   }
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  if (major < 8) return "the device has no matrix unit for bfloat16 (compute capability 8.0)";
+  if (major < 8) {
+    return "the device has no bfloat16 tensor cores, which need compute capability 8.0";
+  }
   const auto bytes = static_cast<std::size_t>(args.plan.shared_bytes);
-  if (args.plan.shared_bytes > shared_limit)
-    return "the plan takes more shared memory than there is";
-  // The most there is, whatever this plan takes: the attribute is the kernel's, not the launch's,
-  // and other threads' launches and graphs of larger plans must not find it lowered.
+  if (args.plan.shared_bytes > shared_limit) {
+    return "the plan needs more shared memory than the device has";
+  }
+  // Set to the device's limit, whatever this plan needs: the attribute belongs to the kernel, not
+  // to the launch, and must not be lowered under larger plans launched by other threads or by
+  // graphs.
   error = cudaFuncSetAttribute(onchip_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                shared_limit);
   int resident = 0;

@@ -1,5 +1,5 @@
-// A layer forward: the product, bias, the maximum of windows, the activation, the value and the
-// bits that are kept.
+// The forward pass of a layer: product, bias, window maximum, activation, and storing the value and
+// its bits.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace sign_ext::onchip {
 
-// PyTorch's order: the first maximum wins, NaN wins over all.
+// As in PyTorch, the first maximum wins, and NaN wins over everything.
 __device__ __forceinline__ void challenge(float value, int position, float& best, int& winner) {
   if (value > best || value != value) {
     best = value;
@@ -17,14 +17,14 @@ __device__ __forceinline__ void challenge(float value, int position, float& best
   }
 }
 
-// Two neighbouring channels of one position.
+// Two adjacent channels of one position.
 struct Pair {
   float value[2];
   int winner[2];
 };
 
-// Activates a lane's pair and stores its value and, with the other lanes of the position, its bits.
-// All lanes of the warp come here; `there` says whether the position is one.
+// Activates a lane's pair and stores its value and, together with the other lanes of the position,
+// its bits. All lanes of the warp call this; `there` says whether the position exists.
 __device__ __forceinline__ void finish_forward(const Plan& plan, const Layer& layer,
                                                unsigned char* shared, std::uint8_t* residues,
                                                bool there, int pixel, int channel, Pair pair) {
@@ -65,7 +65,7 @@ __device__ __forceinline__ void finish_forward(const Plan& plan, const Layer& la
   }
 }
 
-// One tile of a layer: rows from m0 on, channels from n0 on.
+// One tile of a layer: rows starting at m0, channels starting at n0.
 struct ForwardTile {
   const Plan& plan;
   const Layer& layer;
@@ -96,8 +96,8 @@ struct ForwardTile {
     }
     float sums[MT][NT][4];
     product<false, MT, NT>(layer, arrays, from, n0, sums);
-    // 32 rows after 32 rows by the same instructions, of which there are many: the next ones' sums
-    // take the places of the last ones'.
+    // 32 rows at a time through the same instructions, to limit code size: move_up brings the sums
+    // of the next rows to the first fragments.
 #pragma unroll 1
     for (int row = m0; row < m0 + 16 * MT; row += 32) {
 #pragma unroll

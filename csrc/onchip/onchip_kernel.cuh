@@ -1,10 +1,12 @@
-// The CUDA kernel of onchip (contract and floor: onchip.h): a block has one image at a time, and
-// all of the image's step happens in its shared memory. No torch and no runtime call here: nvcc
-// compiles this text for the device, the host compiler compiles the same text for the tests.
+// The CUDA kernel of onchip (contract and floor: onchip.h). A block processes one image at a time,
+// and all of that image's step happens in the block's shared memory. There are no torch headers and
+// no runtime calls here: nvcc compiles this source for the device, and the host compiler compiles
+// the same source for the tests.
 //
-// A step is a row of phases, one a layer and direction, with a barrier between them. The weights of
-// a phase are there, or are copied beside the phase before it, or are waited for: the plan says
-// which, as it says where everything lies; arrays whose phases do not meet share memory.
+// A step is a sequence of phases, one per layer and direction, with a barrier between them. The
+// weights of a phase are already in shared memory, or are copied during the previous phase, or are
+// copied and waited for: the plan says which. The plan also says where everything lies; arrays that
+// are never live in the same phase share memory.
 
 #pragma once
 
@@ -15,13 +17,13 @@
 
 namespace sign_ext::onchip {
 
-// One thread's view of the block's image.
+// One thread's view of the image that its block processes.
 class Image {
  public:
   __device__ __forceinline__ Image(const Args& args, unsigned char* shared)
       : args_(args), plan_(args.plan), shared_(shared) {}
 
-  // What stays for all images: zeros, and weights that are kept.
+  // Writes what stays for all images: zeros, and the weights that are kept.
   __device__ __forceinline__ void prepare() {
     if (threadIdx.x < 4) reinterpret_cast<float*>(shared_ + plan_.zeros_at)[threadIdx.x] = 0.0f;
     for (int i = 0; i < plan_.layers; ++i) {
@@ -31,7 +33,7 @@ class Image {
   }
 
   __device__ __forceinline__ void run(unsigned int image) {
-    __syncthreads();  // nobody reads the image before
+    __syncthreads();  // no thread still reads the previous image
     load(image);
     const int phases = phase_count();
     if (load_of(0) == kWeightsPrefetched) copy_weights_of(0);
@@ -39,11 +41,11 @@ class Image {
       const bool last = step == args_.steps;
       for (int phase = 0; phase < phases; ++phase) {
         if (is_backward(phase) && layer_of(phase) == plan_.layers - 1) {
-          __syncthreads();  // the residues are there
+          __syncthreads();  // the residues are complete
           seed(image);
         }
         if (load_of(phase) == kWeightsNow) {
-          __syncthreads();  // the phase before is done with the memory
+          __syncthreads();  // the previous phase is done with the memory
           copy_weights_of(phase);
         }
         wait_for_copies();
@@ -61,7 +63,7 @@ class Image {
     store(image);
   }
 
-  // The watch of all images of a warp, to global memory; the last block counts the steps.
+  // Reports the watch of all images of a warp to global memory. The last block counts the steps.
   __device__ __forceinline__ void report() {
     if (plan_.backward == 0) return;
 #pragma unroll
@@ -74,7 +76,7 @@ class Image {
     if (threadIdx.x % 32 == 0) {
       atomicMax(&args_.watch[0], watch_.delta);
       atomicMax(&args_.watch[1], watch_.q);
-      // counts[0] stays until all blocks are done.
+      // counts[0] does not change until all blocks are done.
       if (watch_.first_bad <= args_.steps) {
         atomicMin(&args_.counts[1], args_.counts[0] + watch_.first_bad);
       }
@@ -101,7 +103,7 @@ class Image {
   }
   __device__ __forceinline__ void copy_weights_of(int phase) {
     const int number = layer_of(phase);
-    if (number < 0) return;  // it never is, but GCC's bounds check does not see that
+    if (number < 0) return;  // never happens, but GCC's bounds check cannot tell
     const Layer& layer = plan_.layer[number];
     copy_weights(number, is_backward(phase) ? layer.backward_weights_at : layer.forward_weights_at);
   }
@@ -121,7 +123,7 @@ class Image {
     return std::int64_t{plan_.height} * plan_.width * plan_.channels;
   }
 
-  // 4-byte words from or to the image's part of a global array.
+  // Copies 4-byte words from or to the image's part of a global array.
   template <typename Word>
   __device__ __forceinline__ void copy_in(int at, const Word* global, int count) {
     for (int i = static_cast<int>(threadIdx.x); i < count; i += threads()) {
@@ -165,7 +167,7 @@ class Image {
     }
   }
 
-  // The positions of the last value.
+  // The number of positions of the last value.
   __device__ __forceinline__ int last_pixels() const {
     const Layer& last = plan_.layer[plan_.layers - 1];
     return last.pooled != 0 ? (last.out_h / 2) * (last.out_w / 2) : last.out_h * last.out_w;
@@ -205,7 +207,7 @@ class Image {
     return widen(cotangent[row * plan_.last_channels + channel]);
   }
 
-  // The cotangent of the last value, back through the last activation and pooling.
+  // Pulls the last value's cotangent back through the last activation and pooling.
   __device__ __forceinline__ void seed(std::int64_t image) {
     const Layer& last = plan_.layer[plan_.layers - 1];
     const int pairs = last.out_c / 2;
@@ -245,7 +247,7 @@ class Image {
   Watch watch_;
 };
 
-// Bounded to 128 registers, so that 512 threads share a processor in one block or more.
+// Limited to 128 registers, so that a multiprocessor holds 512 threads, in one block or more.
 __global__ void __launch_bounds__(kMostThreads, 1)
     onchip_kernel(const SIGN_EXT_GRID_CONSTANT Args args) {
   Image image(args, dynamic_shared<unsigned char>());

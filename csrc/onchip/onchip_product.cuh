@@ -1,15 +1,16 @@
 // The product of a warp: a tile of 16 MT positions by 8 NT channels of a convolution, forward or
-// back to its input, as a matrix product whose matrix of windows is never built: a lane names the
-// rows of shared memory that its window reads, and rows outside the image are one row of zeros.
+// back to its input, as an implicit matrix product. The im2col matrix is never built: a lane gives
+// the addresses of the shared-memory rows that its window reads, and rows outside the image all
+// read one row of zeros.
 //
-// The inner dimension is (taps, channels), two chunks of 8 channels a step. One copy of the
+// The inner dimension is (taps, channels), two chunks of 8 channels per step. One copy of the
 // weights, [taps, C_in, C_out], serves both directions: its rows are rows of B forward and columns
-// of B backward. Channels of values are multiples of 16, so that a step stays in one tap; only
-// those of the image may be 8, and then a step has two taps, one in each half of the warp.
+// of B backward. Values have a multiple of 16 channels, so a step stays within one tap. Only the
+// image may have 8, and then a step covers two taps, one in each half of the warp.
 
 #pragma once
 
-#include "common/matrix_unit.cuh"
+#include "common/tensor_cores.cuh"
 #include "onchip/onchip.h"
 #include "onchip/onchip_layout.h"
 
@@ -17,7 +18,7 @@ namespace sign_ext::onchip {
 
 constexpr int kStepChannels = 2 * kChunk;
 
-// A layer's arrays, in bytes from the beginning of shared memory.
+// A layer's arrays, as byte offsets from the start of shared memory.
 struct Arrays {
   const unsigned char* shared;
   int rows;  // forward: the input's value; backward: the output's cotangent
@@ -25,11 +26,11 @@ struct Arrays {
   int zeros;
 };
 
-// The rows of A that a lane names, one for each 16 of a tile.
+// The rows of A whose addresses a lane gives, one for each 16 rows of a tile.
 template <int MT>
 struct Rows {
-  int begin[MT];          // the byte of the row that tap 0 reads, were it in the image
-  unsigned int taps[MT];  // which taps are, 16 bits vertically and 16 horizontally; 0: no row
+  int begin[MT];          // the byte of the row that tap 0 reads, as if it were in the image
+  unsigned int taps[MT];  // the taps that are in the image, 16 bits per axis; 0: no row
 };
 
 template <int MT>
@@ -56,7 +57,7 @@ __device__ __forceinline__ void set_backward_row(const Layer& layer, int i, bool
   if (!there) rows.taps[i] = 0;
 }
 
-// Where a lane is in the inner dimension of A: a chunk of channels of a tap.
+// A lane's position in the inner dimension of A: a chunk of channels of a tap.
 template <bool kBackward>
 class Walk {
  public:
@@ -81,7 +82,8 @@ class Walk {
     wrap();
     find();
   }
-  // Bytes from where a row begins, and the bits that a row needs to have this tap.
+  // The offset in bytes from a row's `begin`, and the bits that a row's `taps` must have for this
+  // tap.
   __device__ __forceinline__ int byte() const { return byte_; }
   __device__ __forceinline__ unsigned int bits() const { return bits_; }
 
@@ -109,7 +111,7 @@ class Walk {
   unsigned int bits_ = 0;
 };
 
-// The inner dimension, step after step.
+// Iterates over the inner dimension.
 template <bool kBackward, int MT, int NT>
 class Steps {
  public:
@@ -133,9 +135,10 @@ class Steps {
     }
   }
 
-  // One step: the fragments of B, then 16 rows after 16 rows, so that few registers hold A's.
+  // One step: loads the fragments of B, then takes 16 rows at a time, so that A needs few
+  // registers.
   __device__ __forceinline__ void add_to(float (&sums)[MT][NT][4]) {
-    unsigned int b[2 * NT];  // registers 2j and 2j + 1 are those of the j-th 8 channels
+    unsigned int b[2 * NT];  // registers 2j and 2j + 1 hold the j-th 8 channels
 #pragma unroll
     for (int j = 0; j < NT; j += 2) load_b(b, j);
 #pragma unroll
@@ -183,7 +186,7 @@ class Steps {
   int down_ = 0, chunks_ = 0, left_in_tap_ = 0, tap_bytes_ = 0;
 };
 
-// sums[i][j]: fragment D of the i-th 16 rows and the j-th 8 channels from `first` on.
+// sums[i][j]: fragment D of the i-th 16 rows and the j-th 8 channels, starting at `first`.
 template <bool kBackward, int MT, int NT>
 __device__ __forceinline__ void product(const Layer& layer, const Arrays& arrays,
                                         const Rows<MT>& rows, int first, float (&sums)[MT][NT][4]) {
@@ -194,7 +197,7 @@ __device__ __forceinline__ void product(const Layer& layer, const Arrays& arrays
   for (; left > 0; --left) steps.add_to(sums);
 }
 
-// The sums of the rows behind the first 16 kBy in their places.
+// Moves the sums up by kBy fragments, over the first 16 kBy rows.
 template <int kBy, int MT, int NT>
 __device__ __forceinline__ void move_up(float (&sums)[MT][NT][4]) {
 #pragma unroll
@@ -210,8 +213,8 @@ __device__ __forceinline__ void move_up(float (&sums)[MT][NT][4]) {
 __device__ __forceinline__ int threads() { return static_cast<int>(blockDim.x); }
 __device__ __forceinline__ int warps() { return threads() / 32; }
 
-// Calls tile.operator()<MT, NT>(first row, first channel) for each tile of this warp: 8 NT channels
-// divide the layer's, and 64 rows are taken where that leaves no warp idle.
+// Calls tile.operator()<MT, NT>(first row, first channel) for each tile of this warp. 8 NT divides
+// the number of channels, and a tile has 64 rows if that leaves no warp idle, otherwise 32.
 template <int kMT, int kNT, typename Tile>
 __device__ __forceinline__ void tiles_of(int rows, int channels, Tile&& tile) {
   const int across = channels / (kNT * kChunk);
@@ -230,7 +233,7 @@ __device__ __forceinline__ void tiles_of_rows(int rows, int channels, Tile&& til
   }
 }
 
-// kLeast: 1 where the channels may be the image's, else 2.
+// kLeast: the least NT, 1 if the channels may be the image's, otherwise 2.
 template <int kLeast, typename Tile>
 __device__ __forceinline__ void for_tiles(int rows, int channels, Tile&& tile) {
   if (channels % (4 * kChunk) == 0) {

@@ -1,4 +1,4 @@
-// The CPU kernel: straight loops over plain arrays that the compiler vectorises.
+// The CPU kernel: simple loops over plain arrays, which the compiler vectorises.
 
 #include <algorithm>
 #include <cstdint>
@@ -25,7 +25,7 @@ struct Float16 {
   static float widen(Storage bits) { return float16_bits_to_float(bits); }
 };
 
-// Written so that a NaN fails both comparisons and passes through.
+// NaN fails both comparisons and passes through.
 inline float clamped(float value, float low, float high) {
   value = value < low ? low : value;
   return value > high ? high : value;

@@ -1,11 +1,11 @@
-// The CUDA kernel of sign_update_ (contract, bytes and floor: sign_update.h) and the choice of its
-// launch. No torch and no runtime call here: nvcc compiles this text for the device, the host
-// compiler compiles the same text for csrc/tests.
+// The CUDA kernel of sign_update_ (contract, bytes and floor: sign_update.h) and the selection of
+// its launch. There are no torch headers and no runtime calls here: nvcc compiles this source for
+// the device, and the host compiler compiles the same source for csrc/tests.
 //
-// Reads p, delta (and v) once, writes p (and v) once, 16 bytes a thread and access wherever p, v
-// and delta reach a 16-byte boundary at the same element; else one element at a time. One
-// grid-stride loop: the grid is as many blocks as the chip holds at once, or fewer when the work
-// runs out, so that a thread's address arithmetic is paid once and no block waits for a place.
+// Reads p, delta (and v) once and writes p (and v) once, 16 bytes per thread and access if p, v and
+// delta reach a 16-byte boundary at the same element, otherwise one element at a time. The loop is
+// a grid-stride loop: the grid has as many blocks as fit on the chip at once, or fewer if there is
+// less work, so a thread does its address arithmetic once and no block waits to be scheduled.
 
 #pragma once
 
@@ -26,14 +26,14 @@ __device__ __forceinline__ float sign_update_clamp(float value, float low, float
   return value > high ? high : value;
 }
 
-// Elements [first, first + N) of every array; N > 1 needs all of them aligned for packs.
+// Elements [first, first + N) of every array. N > 1 requires all of them to be aligned for packs.
 template <typename Delta, bool kVelocity, int N>
 __device__ __forceinline__ void sign_update_elements(float* p, const Delta* delta, float* velocity,
                                                      std::int64_t first, float step_size,
                                                      float momentum, float low, float high,
                                                      Most& most) {
-  // p and v are float32, so N of them are N / 4 accesses of 16 bytes. All loads come first, so that
-  // they are in flight together.
+  // p and v are float32, so N of them take N / 4 accesses of 16 bytes. All loads are issued first,
+  // so that they are in flight together.
   constexpr int kWide = N < 4 ? N : 4;
   constexpr int kParts = N / kWide;
   const Pack<Delta, N> deltas = load_pack<Delta, N>(delta + first);
@@ -69,8 +69,8 @@ __device__ __forceinline__ void sign_update_elements(float* p, const Delta* delt
   }
 }
 
-// Packs of N elements start at `head`; the elements before it and those left over behind the last
-// whole pack (together fewer than 2 N) are done singly by the grid's first threads.
+// Packs of N elements start at `head`. The elements before it and those left after the last whole
+// pack (fewer than 2 N in all) are done one by one by the grid's first threads.
 template <typename Delta, bool kVelocity, int N>
 __global__ void __launch_bounds__(kSignUpdateThreads)
     sign_update_kernel(float* __restrict__ p, const Delta* __restrict__ delta,
@@ -94,8 +94,8 @@ __global__ void __launch_bounds__(kSignUpdateThreads)
   if (watch != nullptr) report<kSignUpdateThreads>(watch, counts, most);
 }
 
-// Elements before the first one at which p, v and delta all stand on a 16-byte boundary, or -1
-// where there is no such element. `pack` is the number of delta values in 16 bytes.
+// The number of elements before the first one at which p, v and delta are all 16-byte aligned, or
+// -1 if there is no such element. `pack` is the number of delta values in 16 bytes.
 inline int sign_update_head(const SignUpdateArgs& args, int pack) {
   const auto on_boundary = [](const void* pointer, int bytes) {
     return (reinterpret_cast<std::uintptr_t>(pointer) + static_cast<std::uintptr_t>(bytes)) % 16 ==
@@ -110,8 +110,8 @@ inline int sign_update_head(const SignUpdateArgs& args, int pack) {
   return -1;
 }
 
-// Calls launch(kernel, head, packs) with the instantiation that fits the arguments. The launcher in
-// the .cu file and the tests on the host both choose through this.
+// Calls launch(kernel, delta, head, packs) with the instantiation that fits the arguments. The
+// launcher in the .cu file and the host tests both select through this.
 template <typename Delta, bool kVelocity, typename Launch>
 void sign_update_choose_pack(const SignUpdateArgs& args, Launch&& launch) {
   constexpr int kPack = static_cast<int>(16 / sizeof(Delta));

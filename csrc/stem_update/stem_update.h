@@ -1,23 +1,23 @@
-// stem_update_: the input backward of a network's first dense convolution, added straight to the
-// image, so that the cotangent of the image never exists in memory.
+// stem_update_: the input backward of a network's first dense convolution, added directly to the
+// image, so the cotangent of the image is never stored in memory.
 //
 //   delta[n, y, x, c] = sum over (a, b, o) of pull_back(g[n, i, j, o]) * weight[a, b, c, o]
 //       with i * stride_h + a * dilation_h - pad_top = y
 //       and  j * stride_w + b * dilation_w - pad_left = x
-//   v <- momentum * v + delta      where there is a velocity, else v is delta
+//   v <- momentum * v + delta      with a velocity; otherwise v is delta
 //   q  = p + step_size * v
 //   p <- clamp(q)                  NaN passes
-//   watch[0] <- max(watch[0], |delta|),  watch[1] <- max(watch[1], |q|)      where there is a watch
-//   and the step is counted, where there are counts (common/watch.h)
+//   watch[0] <- max(watch[0], |delta|),  watch[1] <- max(watch[1], |q|)      with a watch
+//   and the step is counted, with counts (common/watch.h)
 //
-// A pixel's sum is always added up in the same order: the same call gives the same bits.
+// A pixel's sum is always added in the same order: the same call gives the same bits.
 //
-// Bytes moved: g once, s = sizeof(element) (4 or 2) an element and 1/8 byte of mask; p (and v) once
-// each way, 8 (16) bytes an element; watch and counts 20 bytes a call and the same atomically for
-// each block. Arithmetic: 2 * kernel_h * kernel_w * in_channels FLOP an
-// element of g, 54 at 3x3 and 3 channels, so about 14 FLOP a byte: multiply-adds set the floor on a
-// CPU (n * out_height * out_width * channels * kernel_h * kernel_w * in_channels / (lanes * units *
-// clock)), and on a GPU they take about as long as the bytes.
+// Bytes moved: g once, s = sizeof(element) (4 or 2) per element plus 1/8 byte of mask; p (and v)
+// read and written once, 8 (16) bytes per element; watch and counts 20 bytes per call, and as many
+// again atomically for each block. Arithmetic: 2 * kernel_h * kernel_w * in_channels FLOP per
+// element of g, 54 for 3x3 and 3 channels, so about 14 FLOP per byte. Multiply-adds set the floor
+// on a CPU (n * out_height * out_width * channels * kernel_h * kernel_w * in_channels / (lanes *
+// units * clock)); on a GPU they take about as long as moving the bytes.
 
 #pragma once
 
@@ -59,16 +59,16 @@ struct StemUpdateArgs {
   float step_size;
   float momentum;
   float clamp_min;  // -inf: no lower bound
-  float clamp_max;  // +inf: no upper bound; wins where the bounds are crossed
+  float clamp_max;  // +inf: no upper bound; wins if the bounds cross
 };
 
-// The CPU kernel over rows [begin, end) of the image, of n * height. Splitting a call at any row
-// changes no bit of the result; calls for different rows may run at the same time. The caller
-// counts the step (count_step) when all rows are done.
+// The CPU kernel over rows [begin, end) of the n * height rows of the images. Splitting a call at
+// any row gives bit-identical results; calls for different rows may run concurrently. The caller
+// counts the step (count_step) once all rows are done.
 void stem_update_cpu(const StemUpdateArgs& args, std::int64_t begin, std::int64_t end);
 
 // Launches the CUDA kernel on `stream` (a cudaStream_t) of the current device and returns at once.
-// Returns null, or the text of the CUDA error.
+// Returns null on success, else the CUDA error message.
 const char* stem_update_cuda(const StemUpdateArgs& args, void* stream);
 
 }  // namespace sign_ext

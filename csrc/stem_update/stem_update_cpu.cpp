@@ -1,4 +1,4 @@
-// The CPU kernel: stem_update_cpu_body.h for every vector target, and the memory that it works in.
+// The CPU kernel: stem_update_cpu_body.h for every vector target, and its scratch memory.
 
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +23,7 @@ struct FreeAligned {
   void operator()(char* memory) const { ::operator delete(memory, std::align_val_t{64}); }
 };
 
-// At least this many bytes, the calling thread's own; they are kept for its next call.
+// Returns at least this many bytes, private to the calling thread and kept for its next call.
 char* scratch(std::size_t bytes) {
   static thread_local std::unique_ptr<char, FreeAligned> memory;
   static thread_local std::size_t size = 0;

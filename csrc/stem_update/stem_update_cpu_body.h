@@ -1,6 +1,6 @@
 // The CPU kernel for one vector target; see stem_update.h and stem_update_plan.h. Lanes are
-// channels of g; the sums over them, of a few neighbouring pixels and all channels of the image,
-// stay in registers over all taps, so that a vector of weights is loaded once for all of them.
+// channels of g. The sums over them, for a few adjacent pixels and all channels of the image, stay
+// in registers across all taps, so each vector of weights is loaded once for all of those pixels.
 
 #include "common/lanes_body.h"
 #include "stem_update/stem_update_lanes_body.h"
@@ -11,10 +11,10 @@ struct StemState {
   const StemUpdateArgs& args;
   const StemPlan& plan;
   const StemWorkspace& workspace;
-  const float* weight;  // channels rounded up
+  const float* weight;  // with its channels rounded up
 };
 
-// A row of g as the ring keeps it.
+// Converts a row of g to the ring's format.
 template <typename Storage>
 void unpack_row(const StemState& state, std::int64_t g_row, float* to) {
   const StemUpdateArgs& args = state.args;
@@ -31,7 +31,7 @@ void unpack_row(const StemState& state, std::int64_t g_row, float* to) {
   to += state.plan.left * state.plan.channels;
   for (std::int64_t column = 0; column < columns; ++column) {
     const auto move = [&](std::int64_t channel, auto span) {
-      prefetch(from + channel + args.out_width * args.channels);  // the next row's, wanted next
+      prefetch(from + channel + args.out_width * args.channels);  // the next row, needed next
       Floats value = load(from + channel, span);
       if (mask != nullptr) {
         const Bits bits = load_bits(mask + channel / 8, span);
@@ -48,7 +48,7 @@ void unpack_row(const StemState& state, std::int64_t g_row, float* to) {
   }
 }
 
-// A row of g, of n * out_height, in the ring.
+// Row i of the image's g in the ring, converted first if it is not there yet.
 SIGN_EXT_INLINE const float* ring_row(const StemState& state, std::int64_t image, std::int64_t i) {
   const std::int64_t g_row = image * state.args.out_height + i;
   const std::int64_t slot = i % state.plan.ring_rows;
@@ -64,8 +64,8 @@ SIGN_EXT_INLINE const float* ring_row(const StemState& state, std::int64_t image
   return row;
 }
 
-// The taps of row y that see columns `column`, column + stride_w and so on; their places in the
-// ring are those for the first of these columns.
+// Finds the taps of row y that apply to columns `column`, column + stride_w and so on. Their
+// positions in the ring are those for the first of these columns.
 std::int64_t find_taps(const StemState& state, std::int64_t image, std::int64_t y,
                        std::int64_t column) {
   const StemUpdateArgs& args = state.args;
@@ -85,8 +85,8 @@ std::int64_t find_taps(const StemState& state, std::int64_t image, std::int64_t 
   return count;
 }
 
-// sums[pixel * kChannels + c]: of neighbouring pixels, whose first is `pixel` places behind the
-// taps'. kWide is the number of g's channels where it is known, or 0.
+// sums[i * kChannels + c] for adjacent pixels, the first of them `pixel` pixels after the one that
+// the taps point at. kWide is the number of g's channels if known at compile time, or 0.
 template <int kPixels, int kChannels, int kWide>
 SIGN_EXT_INLINE void sum_taps(const StemTap* taps, std::int64_t count, std::int64_t padded,
                               std::int64_t pixel, std::int64_t first, float* sums) {
@@ -115,7 +115,8 @@ SIGN_EXT_INLINE void sum_taps(const StemTap* taps, std::int64_t count, std::int6
   store_sums<kPixels * kChannels>(sums, sum);
 }
 
-// delta of channels [first, first + kChannels) of columns `column`, column + stride_w and so on.
+// Computes delta for channels [first, first + kChannels) of columns `column`, column + stride_w and
+// so on.
 template <int kChannels, int kWide>
 void sum_columns(const StemState& state, std::int64_t taps, std::int64_t column,
                  std::int64_t first) {
@@ -141,7 +142,7 @@ void sum_columns(const StemState& state, std::int64_t taps, std::int64_t column,
 template <int kChannels>
 void sum_columns_of(const StemState& state, std::int64_t taps, std::int64_t column,
                     std::int64_t first) {
-  if constexpr (kChannels == 3) {  // colours, and the usual channels
+  if constexpr (kChannels == 3) {  // RGB, and the common channel counts
     if (state.plan.channels == 32) return sum_columns<3, 32>(state, taps, column, first);
     if (state.plan.channels == 64) return sum_columns<3, 64>(state, taps, column, first);
   }
@@ -170,7 +171,7 @@ void sum_row(const StemState& state, std::int64_t image, std::int64_t y) {
   }
 }
 
-// Moves a row of the image by its delta.
+// Updates a row of the image with its delta.
 template <bool kVelocity, bool kWatch>
 void update_row(const StemState& state, std::int64_t row, int* watch) {
   const StemUpdateArgs& args = state.args;
@@ -206,18 +207,18 @@ void update_row(const StemState& state, std::int64_t row, int* watch) {
 }
 
 void clear_borders(const StemPlan& plan, std::int64_t out_width, const StemWorkspace& workspace) {
-  const std::int64_t behind = plan.left + out_width;
+  const std::int64_t past = plan.left + out_width;
   for (std::int64_t slot = 0; slot < plan.ring_rows; ++slot) {
     workspace.rows[slot] = -1;
     float* const row = workspace.ring + slot * plan.columns * plan.channels;
     for (std::int64_t i = 0; i < plan.left * plan.channels; ++i) row[i] = 0.0f;
-    for (std::int64_t i = behind * plan.channels; i < plan.columns * plan.channels; ++i) {
+    for (std::int64_t i = past * plan.channels; i < plan.columns * plan.channels; ++i) {
       row[i] = 0.0f;
     }
   }
 }
 
-// The weights with zeros behind their channels.
+// Copies the weights, zero-padded to the rounded-up channels.
 void pad_weight(const StemUpdateArgs& args, std::int64_t channels, float* padded) {
   const std::int64_t vectors = args.kernel_h * args.kernel_w * args.in_channels;
   for (std::int64_t v = 0; v < vectors; ++v) {
@@ -227,7 +228,7 @@ void pad_weight(const StemUpdateArgs& args, std::int64_t channels, float* padded
   }
 }
 
-// Rows [begin, end) of the image; scratch(bytes) gives memory on a 64-byte boundary, `watch` takes
+// Rows [begin, end) of the images. scratch(bytes) returns 64-byte aligned memory; `watch` receives
 // the bits of the two maxima.
 void stem_update_rows(const StemUpdateArgs& args, char* (*scratch)(std::size_t), std::int64_t begin,
                       std::int64_t end, int* watch) {

@@ -1,4 +1,4 @@
-// The launcher of the CUDA kernel: plain CUDA headers, so that nvcc takes seconds.
+// Launches the CUDA kernel. It includes only plain CUDA headers, so nvcc compiles it in seconds.
 
 #include <algorithm>
 
@@ -7,7 +7,7 @@
 namespace sign_ext {
 namespace {
 
-// Blocks of this kernel that the current device holds at once.
+// The number of blocks of this kernel that can be resident on the current device.
 template <typename Kernel>
 cudaError_t resident_blocks(Kernel kernel, std::size_t shared_bytes, std::int64_t* blocks) {
   int device = 0;

@@ -1,14 +1,14 @@
-// The CUDA kernel of stem_update_ (contract, bytes and floor: stem_update.h) and the choice of its
-// launch. No torch and no runtime call here: nvcc compiles this text for the device, the host
-// compiler compiles the same text for csrc/tests.
+// The CUDA kernel of stem_update_ (contract, bytes and floor: stem_update.h) and the selection of
+// its launch. There are no torch headers and no runtime calls here: nvcc compiles this source for
+// the device, and the host compiler compiles the same source for csrc/tests.
 //
-// A task is a run of 4 pixels of a row that see the same taps (stride_w columns apart) and all
-// channels of the image. Its sums over g's channels are shared among 1, 2, 4 or 8 neighbouring
-// lanes, which take turns with the groups of 8 channels, and put together by shuffles. So a warp
-// reads g in accesses of 16 bytes that lie side by side, and the 8 weights of a channel of the
-// image that a lane reads from shared memory serve 4 pixels. From one tap to the next g comes out
-// of the L1 cache: each of its bytes crosses from memory about once. The grid strides over the
-// tasks, so that a block fills its shared memory once.
+// A task is a run of 4 pixels of a row that use the same taps (stride_w columns apart), with all
+// channels of the image. Its sums over g's channels are split among 1, 2, 4 or 8 adjacent lanes,
+// which take the groups of 8 channels in turn, and are combined with shuffles. So a warp reads g in
+// adjacent 16-byte accesses, and the 8 weights of an image channel that a lane reads from shared
+// memory serve 4 pixels. From one tap to the next g comes from the L1 cache: each of its bytes is
+// read from memory about once. The grid strides over the tasks, so a block fills its shared memory
+// once.
 
 #pragma once
 
@@ -25,8 +25,8 @@
 
 namespace sign_ext {
 
-// The weights of one tap and one channel of the image, for a group of 8 of g's channels; in shared
-// memory there are zeros behind the last of them.
+// The weights of one tap and one channel of the image, for a group of 8 of g's channels. In shared
+// memory they are zero-padded past the last channel.
 template <bool kShared>
 __device__ __forceinline__ void load_stem_weight(const float* weight, int vector,
                                                  const StemTasks& tasks, int group,
@@ -39,8 +39,8 @@ __device__ __forceinline__ void load_stem_weight(const float* weight, int vector
   }
 }
 
-// One tap's part of the sums, from the groups of 8 channels that are this lane's. `place` is the
-// first pixel's in g, which has `column` places to its left in the row.
+// Adds one tap's contribution to the sums, from this lane's groups of 8 channels. `place` is the
+// first pixel's index in g, and `column` its column.
 template <typename T, bool kWhole, int kChannels, bool kGuarded, bool kShared>
 __device__ __forceinline__ void add_stem_tap(const StemUpdateArgs& args, const StemTasks& tasks,
                                              const float* weight, int vector, int many,
@@ -51,7 +51,7 @@ __device__ __forceinline__ void add_stem_tap(const StemUpdateArgs& args, const S
     float weights[kChannels][8];
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) {
-      // A channel that the image does not have takes another's weights and is not stored.
+      // A channel past the image's last uses another channel's weights and is not stored.
       const int known = kGuarded && c >= many ? 0 : c;
       load_stem_weight<kShared>(weight, vector + known, tasks, group, weights[c]);
     }
@@ -79,7 +79,7 @@ __device__ __forceinline__ void add_stem_tap(const StemUpdateArgs& args, const S
   }
 }
 
-// All taps' part of a task's sums.
+// Adds all taps' contributions to a task's sums.
 template <typename T, bool kWhole, int kChannels, bool kGuarded, bool kShared>
 __device__ __forceinline__ void add_stem_taps(const StemUpdateArgs& args, const StemTasks& tasks,
                                               const float* weight, const StemRun& run, int first,
@@ -103,7 +103,7 @@ __device__ __forceinline__ void add_stem_taps(const StemUpdateArgs& args, const 
   }
 }
 
-// Moves one element of the image.
+// Updates one element of the image.
 __device__ __forceinline__ void move_stem_element(const StemUpdateArgs& args, std::int64_t element,
                                                   float delta, Most& most) {
   float v = delta;
@@ -116,8 +116,8 @@ __device__ __forceinline__ void move_stem_element(const StemUpdateArgs& args, st
   most.see(delta, moved);
 }
 
-// kChannels of the image's channels at a time: all of them, or, where kGuarded, as many of them as
-// there still are. kWhole: whole groups of 8 of g's channels, on 16 bytes.
+// kChannels of the image's channels at a time: all of them or, if kGuarded, at most as many as
+// remain. kWhole: g has whole groups of 8 channels, 16-byte aligned.
 template <typename T, bool kWhole, int kChannels, bool kGuarded, bool kShared>
 __global__ void __launch_bounds__(kStemThreads, 2)
     stem_update_kernel(StemUpdateArgs args, StemTasks tasks) {
@@ -139,7 +139,8 @@ __global__ void __launch_bounds__(kStemThreads, 2)
   const int a_block = kStemThreads / tasks.lanes;
   const std::int64_t stride = std::int64_t{gridDim.x} * a_block;
   Most most;
-  // The threads of a block go round together: those behind the last task only take part.
+  // The threads of a block iterate together, as the shuffles need whole warps: those past the last
+  // task compute but store nothing.
   for (std::int64_t begin = std::int64_t{blockIdx.x} * a_block; begin < tasks.count;
        begin += stride) {
     const std::int64_t task = begin + thread / tasks.lanes;
@@ -160,7 +161,7 @@ __global__ void __launch_bounds__(kStemThreads, 2)
         }
       }
 #pragma unroll
-      for (int i = 0; i < kStemRun; ++i) {  // every lane of the task moves another pixel
+      for (int i = 0; i < kStemRun; ++i) {  // each lane of the task updates different pixels
         const int x = run.x + i * tasks.stride_w;
         if (!real || (i & (tasks.lanes - 1)) != lane || x >= tasks.width) continue;
         const std::int64_t element = (run.row * tasks.width + x) * tasks.in_channels + first;
@@ -175,7 +176,7 @@ __global__ void __launch_bounds__(kStemThreads, 2)
 }
 
 // Calls launch(kernel, tasks, bytes of dynamic shared memory) with the instantiation that fits the
-// arguments. The launcher in the .cu file and the tests on the host both choose through this.
+// arguments. The launcher in the .cu file and the host tests both select through this.
 template <typename T, bool kWhole, typename Launch>
 void stem_update_choose_channels(const StemUpdateArgs& args, Launch&& launch) {
   const StemTasks tasks = stem_tasks(args);

@@ -1,10 +1,10 @@
-// What stem_update_ needs of vectors beyond common/lanes_body.h: sums across lanes and the largest
-// magnitude.
+// Vector operations that stem_update_ needs beyond common/lanes_body.h: sums across lanes and the
+// largest magnitude.
 
 namespace {
 
-// For kChannels channels of the image, how many pixels are summed up together: as many sums as
-// registers hold, and a multiple of what store_sums turns into one vector.
+// How many pixels are summed together for kChannels channels of the image: as many sums as fit in
+// registers, and a multiple of what store_sums combines into one vector.
 template <int kChannels>
 constexpr int stem_pixels() {
 #if SIGN_EXT_VECTOR_BITS == 512
@@ -22,7 +22,7 @@ SIGN_EXT_INLINE void prefetch([[maybe_unused]] const void* address) {
 #endif
 }
 
-// Loaded once: the compiler would load it again for every product that it is in.
+// Keeps a value in a register. Otherwise the compiler reloads it for every product that uses it.
 SIGN_EXT_INLINE Floats in_register(Floats value) {
 #if SIGN_EXT_VECTOR_BITS == 512
   __asm__("" : "+v"(value));
@@ -32,7 +32,7 @@ SIGN_EXT_INLINE Floats in_register(Floats value) {
 
 #if SIGN_EXT_VECTOR_BITS == 512
 
-// [a b c d] in every quarter: sums over the quarter's own four lanes.
+// Returns [a b c d] in every quarter, each summed over that quarter's four lanes.
 SIGN_EXT_INLINE Floats quarter_sums(const Floats* v) {
   const Floats ab = plus(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
   const Floats cd = plus(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));

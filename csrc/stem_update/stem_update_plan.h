@@ -1,9 +1,9 @@
-// What the CPU kernel of stem_update_ keeps beside its arguments while it goes down the rows of an
-// image, and how much room that takes.
+// The working memory of stem_update_'s CPU kernel while it goes down the rows of an image, and its
+// size.
 //
-// Ring: the rows of g that the current row of the image sees, masked, as float32, with zeros around
-// them, so that the sums need neither masks nor borders. A row of g is written there once, and read
-// for every tap. Channels are rounded up to whole vectors, with zeros.
+// Ring: the rows of g that the current row of the image depends on, masked, as float32, with zeros
+// around them, so that the sums need neither masks nor border checks. Each row of g is written
+// there once and read for every tap. Channels are rounded up to whole vectors, padded with zeros.
 
 #pragma once
 
@@ -14,10 +14,10 @@
 
 namespace sign_ext {
 
-constexpr std::int64_t kStemMostPixels = 16;  // that are summed up together
+constexpr std::int64_t kStemMostPixels = 16;  // that are summed together
 constexpr std::int64_t kStemMostSums = 32;
 
-// One tap's place in a row of the ring, and its weights.
+// One tap: its position in a row of the ring, and its weights.
 struct StemTap {
   const float* g;
   const float* weight;
@@ -25,13 +25,13 @@ struct StemTap {
 
 struct StemPlan {
   std::int64_t channels;  // rounded up
-  std::int64_t left;      // columns of zeros in front of g's first
+  std::int64_t left;      // columns of zeros before g's first
   std::int64_t columns;   // of a row of the ring
   std::int64_t ring_rows;
   bool pad_weight;  // whether the weights need a copy with their channels rounded up
 };
 
-// For vectors of so many lanes.
+// The plan for vectors of this many lanes.
 inline StemPlan stem_plan(const StemUpdateArgs& args, std::int64_t lanes) {
   StemPlan plan{};
   plan.channels = (args.channels + lanes - 1) / lanes * lanes;
@@ -46,12 +46,12 @@ inline StemPlan stem_plan(const StemUpdateArgs& args, std::int64_t lanes) {
 struct StemWorkspace {
   float* ring;         // [ring_rows, columns, channels]
   float* weight;       // [kernel_h * kernel_w * in_channels, channels] where pad_weight
-  float* delta;        // [width * in_channels], and room for a block of sums behind it
+  float* delta;        // [width * in_channels], plus room for one block of sums
   StemTap* taps;       // [kernel_h * kernel_w]
-  std::int64_t* rows;  // [ring_rows]: which row of g, of n * out_height, is there; -1: none
+  std::int64_t* rows;  // [ring_rows]: the row of g, of n * out_height, in each slot; -1: none
 };
 
-// Lays the parts out from `base` on, each on a 64-byte boundary; returns the bytes that they take.
+// Lays out the parts starting at `base`, each 64-byte aligned. Returns the bytes they take.
 inline std::size_t stem_workspace(const StemUpdateArgs& args, const StemPlan& plan,
                                   std::uintptr_t base, StemWorkspace* workspace) {
   std::size_t used = 0;

@@ -1,4 +1,4 @@
-// How the CUDA kernel of stem_update_ cuts an image into tasks, see stem_update_kernel.cuh.
+// How the CUDA kernel of stem_update_ divides an image into tasks; see stem_update_kernel.cuh.
 
 #pragma once
 
@@ -13,12 +13,12 @@ namespace sign_ext {
 constexpr int kStemThreads = 256;
 constexpr int kStemRun = 4;                       // pixels of a task
 constexpr int kStemMostLanes = 8;                 // of a task
-constexpr std::int64_t kStemSharedBytes = 48000;  // a launch may have as much without asking
+constexpr std::int64_t kStemSharedBytes = 48000;  // less than the 48 KiB that need no opt-in
 
-// Sizes as the kernel uses them, in 32 bits, and its tasks.
+// The tasks, and the sizes as the kernel uses them, in 32 bits.
 struct StemTasks {
   std::int64_t count;
-  int runs;    // of a row's columns of one remainder modulo stride_w
+  int runs;    // per row, among columns that are equal modulo stride_w
   int lanes;   // of a task, a power of 2
   int groups;  // of 8 of g's channels
   int height, width, in_channels;
@@ -58,9 +58,9 @@ inline std::int64_t stem_blocks(const StemTasks& tasks) {
   return (tasks.count + a_block - 1) / a_block;
 }
 
-// Where a task's pixels are.
+// Where a task's pixels lie.
 struct StemRun {
-  std::int64_t g_row;  // of n * out_height: the image's first
+  std::int64_t g_row;  // the image's first, of n * out_height
   std::int64_t row;    // of n * height
   int y;
   int x;  // of the first pixel; the others follow stride_w columns apart

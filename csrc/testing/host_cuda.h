@@ -1,13 +1,13 @@
-// A small emulation of CUDA's execution model for host compilers, so that the text of a kernel that
-// nvcc compiles for the device is also compiled for the host and run under AddressSanitizer and
-// UndefinedBehaviorSanitizer, with no GPU.
+// A small emulation of CUDA's execution model for host compilers. The kernel source that nvcc
+// compiles for the device is also compiled for the host and run under AddressSanitizer and
+// UndefinedBehaviorSanitizer, without a GPU.
 //
-// Here are: the function qualifiers, grid, block and thread indices, a launch, the two 16-bit float
-// types and checked alignment of wide accesses (this file); shared memory (host_cuda_shared.h);
-// barriers, warp collectives and atomics (host_cuda_intrinsics.h). The threads of a launch run one
-// at a time, in an order drawn from a seed, and change places only where they wait for each other
-// (host_cuda_threads.h). So a kernel must not wait for another thread in any other way, by reading
-// memory in a loop, say: it would wait for ever.
+// It covers: the function qualifiers, grid, block and thread indices, launches, the two 16-bit
+// float types and checked alignment of wide accesses (this file); shared memory
+// (host_cuda_shared.h); barriers, warp collectives and atomics (host_cuda_intrinsics.h). The
+// threads of a launch run one at a time, in an order drawn from a seed, and switch only where they
+// wait for each other (host_cuda_threads.h). So a kernel must not wait for another thread in any
+// other way, such as polling memory in a loop: it would wait forever.
 
 #pragma once
 
@@ -23,14 +23,15 @@
 #include "testing/host_cuda_launch.h"
 #include "testing/host_cuda_shared.h"
 
-// Static, so that a kernel's shared arrays are this file's own: AddressSanitizer guards no others.
+// Static, so that a kernel's shared arrays have internal linkage: AddressSanitizer guards no
+// others.
 #define __global__ [[maybe_unused]] static
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
-// CUDA's names for the 16-bit floats; kernels widen them, and round to bfloat16.
+// CUDA's names for the 16-bit floats. Kernels widen both, and round to bfloat16.
 struct __nv_bfloat16 {
   std::uint16_t bits;
 };
@@ -51,7 +52,8 @@ inline float __half2float(__half value) { return sign_ext::float16_bits_to_float
 
 namespace host_cuda {
 
-// kernel<<<grid, block, options.dynamic_shared_bytes>>>(args...), in an order of options.seed's.
+// kernel<<<grid, block, options.dynamic_shared_bytes>>>(args...), in an order drawn from
+// options.seed.
 template <typename... Parameters>
 void launch_with(const Options& options, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                  std::type_identity_t<Parameters>... args) {
@@ -63,7 +65,7 @@ void launch_with(const Options& options, void (*kernel)(Parameters...), dim3 gri
 
 inline thread_local std::uint64_t launches = 0;
 
-// kernel<<<grid, block>>>(args...). Every launch of a program has its own order, the same in every
+// kernel<<<grid, block>>>(args...). Each launch of a program has its own order, the same in every
 // run.
 template <typename... Parameters>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block,
@@ -71,7 +73,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block,
   launch_with(Options{.seed = launches++}, kernel, grid, block, args...);
 }
 
-// The same, in one order of many: what holds under a hundred seeds misses no barrier, most likely.
+// The same, in the order of a given seed. A kernel that is right under a hundred seeds most likely
+// lacks no barrier.
 template <typename... Parameters>
 void launch_seeded(std::uint64_t seed, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                    std::type_identity_t<Parameters>... args) {

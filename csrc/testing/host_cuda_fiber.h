@@ -1,8 +1,9 @@
-// Stacks to switch between: how the threads of a block wait for each other in the emulation.
+// Switching between stacks: how the threads of a block wait for each other in the emulation.
 //
-// A switch saves six registers on x86-64, without a system call; elsewhere (or with
-// HOST_CUDA_UCONTEXT defined) it is swapcontext. AddressSanitizer is told of every switch, so its
-// reports and stack traces stay right. A stack ends in a page that stops an overflow.
+// On x86-64 a switch saves six registers and makes no system call; elsewhere (or with
+// HOST_CUDA_UCONTEXT defined) it uses swapcontext. AddressSanitizer is notified of every switch, so
+// its reports and stack traces stay correct. Each stack ends in a guard page that catches
+// overflows.
 
 #pragma once
 
@@ -37,8 +38,8 @@ void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, std:
 namespace host_cuda {
 
 #if defined(HOST_CUDA_X86_64_SWITCH)
-// Keeps what a callee must keep on this stack, leaves the stack's pointer in *save, and returns to
-// where the stack `load` was left.
+// Pushes the callee-saved registers onto this stack, stores the stack pointer in *save, switches to
+// the stack `load`, and returns to where that stack was left.
 [[gnu::naked, gnu::noinline]] inline void switch_stacks(void** /*save*/, void* /*load*/) {
   __asm__(
       "pushq %rbp\n\tpushq %rbx\n\tpushq %r12\n\tpushq %r13\n\tpushq %r14\n\tpushq %r15\n\t"
@@ -49,7 +50,7 @@ namespace host_cuda {
 
 class Fiber {
  public:
-  // The stack that the program is on.
+  // The stack that the program runs on.
   Fiber() = default;
 
   // A stack of its own. The first switch to it calls entry(argument, *this), which never returns.
@@ -57,13 +58,13 @@ class Fiber {
     mapping_ = ::mmap(nullptr, kMapping, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapping_ == MAP_FAILED || ::mprotect(mapping_, kGuard, PROT_NONE) != 0) {
-      std::perror("no memory for the stack of an emulated thread");
+      std::perror("cannot allocate the stack of an emulated thread");
       std::_Exit(EXIT_FAILURE);
     }
     bottom_ = static_cast<char*>(mapping_) + kGuard;
     size_ = kMapping - kGuard;
 #if defined(HOST_CUDA_X86_64_SWITCH)
-    // Six registers, where to return to, and a return address of 0, at which stack traces end.
+    // Six registers, the address to return to, and a return address of 0, which ends stack traces.
     auto** const top = reinterpret_cast<void**>(static_cast<char*>(mapping_) + kMapping);
     top[-1] = nullptr;
     top[-2] = reinterpret_cast<void*>(&Fiber::begin);
@@ -82,7 +83,7 @@ class Fiber {
     if (mapping_ != nullptr) ::munmap(mapping_, kMapping);
   }
 
-  // Leaves this fiber, which must be the running one, until another switches back to it.
+  // Suspends this fiber, which must be the running one, until another switches back to it.
   void switch_to(Fiber& to) {
     left() = this;
     entered() = &to;
@@ -101,7 +102,7 @@ class Fiber {
   static constexpr std::size_t kGuard = 16384;
   static constexpr std::size_t kMapping = 262144;
 
-  // Which fiber the last switch left, and which it entered.
+  // The fiber that the last switch left, and the one that it entered.
   static Fiber*& left() {
     static thread_local Fiber* fiber = nullptr;
     return fiber;
@@ -113,7 +114,8 @@ class Fiber {
 
   void arrived() {
 #if defined(HOST_CUDA_ASAN)
-    // This also says where the stack that was left lies: the only way to know it of the program's.
+    // This also returns the bounds of the stack that was left: the only way to learn those of the
+    // program's stack.
     __sanitizer_finish_switch_fiber(fake_stack_, &left()->bottom_, &left()->size_);
 #endif
   }

@@ -1,4 +1,4 @@
-// Where a thread of an emulated launch is, and the words that messages use for it.
+// The position of a thread in an emulated launch, and its text for messages.
 
 #pragma once
 
@@ -43,7 +43,7 @@ inline std::string text_of_mask(unsigned int mask) {
   return text;
 }
 
-// Splitmix64: small, fast, and good for any seed.
+// SplitMix64: small, fast, and works with any seed.
 class Random {
  public:
   explicit Random(std::uint64_t seed = 0) : state_(seed) {}

@@ -1,9 +1,9 @@
-// What the threads of a kernel call to work together, and a few scalar functions of CUDA's.
+// The functions that threads of a kernel call to cooperate, and a few of CUDA's scalar functions.
 //
-// Collectives take the mask of lanes that CUDA's take and one thing more, the place in the source
-// that a message names; kernels leave it out. A lane that takes the value of one outside the mask
-// gets garbage. __activemask is not here: which lanes run together is the device's choice, and no
-// result may depend on it.
+// Collectives take the same mask of lanes as CUDA's, plus the source location that messages name,
+// which kernels leave out. A lane that reads the value of a lane outside the mask gets garbage.
+// __activemask is not provided: which lanes run together is up to the device, and no result may
+// depend on it.
 
 #pragma once
 
@@ -35,7 +35,7 @@ To same_bits(From value) {
   return result;
 }
 
-// A shuffle: `source` of -1 stands for the lane's own value.
+// A shuffle. A `source` of -1 means the lane's own value.
 template <typename T>
 T shuffle(const char* name, const Place& place, unsigned int mask, T value, int source) {
   static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8));
@@ -51,11 +51,11 @@ T shuffle(const char* name, const Place& place, unsigned int mask, T value, int 
 inline void require_width(const char* name, int width) {
   if (width < 1 || width > warpSize || (width & (width - 1)) != 0) {
     Launch::current().stop(std::string(name) + " of width " + std::to_string(width) +
-                           ", which is no power of 2 up to 32, called");
+                           ", which is not a power of 2 up to 32, called");
   }
 }
 
-// The first and the last lane of the segment of `width` lanes that the caller is in.
+// The first and last lane of the caller's segment of `width` lanes.
 struct Segment {
   int lane, first, last;
   explicit Segment(int width)
@@ -142,7 +142,7 @@ inline int __all_sync(unsigned int mask, int predicate,
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
-// Atomics: threads run one at a time, so only the alignment can be wrong.
+// Atomics: threads run one at a time, so only the alignment needs checking.
 namespace host_cuda {
 
 template <typename T, typename Change>
@@ -219,7 +219,7 @@ inline float __uint_as_float(unsigned int bits) { return host_cuda::same_bits<fl
 
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 
-// CUDA's min and max; of two floats, one of which is NaN, they give the other.
+// CUDA's min and max. If one of two floats is NaN, they return the other.
 template <typename T>
   requires std::is_arithmetic_v<T>
 T min(T a, T b) {

@@ -12,7 +12,7 @@ namespace host_cuda {
 
 namespace {
 
-constexpr std::size_t kMostSharedBytes = 232448;  // 227 KiB, the most of any chip so far
+constexpr std::size_t kMostSharedBytes = 232448;  // 227 KiB, the most of any GPU so far
 
 std::size_t lowest(unsigned int mask) { return static_cast<std::size_t>(__builtin_ctz(mask)); }
 
@@ -37,7 +37,7 @@ void Launch::run(const Options& options, dim3 grid, dim3 block, void (*kernel)(v
       for (unsigned int x = 0; x < block.x; ++x) threads_[i++].index = {x, y, z};
     }
   }
-  // A random step that is coprime to the number of blocks meets each of them once.
+  // A random step that is coprime to the number of blocks visits each block once.
   blocks_ = blocks_left_ = std::uint64_t{grid.x} * grid.y * grid.z;
   block_ = random_.next() % blocks_;
   do block_step_ = random_.next() % blocks_ + 1;

@@ -1,8 +1,8 @@
-// A launch: its blocks in an order that a seed draws, and what a block's threads do together.
+// A launch: its blocks in an order drawn from a seed, and what the threads of a block do together.
 //
-// What a device would not survive stops the program with a message that names threads: a barrier at
-// which some wait when others have returned or wait elsewhere, and a collective whose lanes
-// disagree or do not come.
+// What would hang or crash a device stops the program with a message that names the threads: a
+// barrier at which some threads wait while others have returned or wait elsewhere, and a collective
+// whose lanes disagree or do not all arrive.
 
 #pragma once
 
@@ -26,20 +26,20 @@ class Launch final : public Threads {
   // The launch that the calling kernel belongs to.
   static Launch& current();
 
-  // kernel(context) for every thread of every block.
+  // Calls kernel(context) for every thread of every block.
   void run(const Options& options, dim3 grid, dim3 block, void (*kernel)(void*), void* context);
 
-  // A barrier of the whole block; returns how many threads brought `predicate`.
+  // A barrier for the whole block. Returns how many threads passed a true `predicate`.
   int sync_block(const char* name, const Place& place, bool predicate);
 
   int lane() const { return static_cast<int>(current_ % warpSize); }
 
   struct Exchanged {
-    std::uint64_t value;  // what the source lane brought, or garbage where it takes no part
-    unsigned int ballot;  // lanes that brought anything but 0
+    std::uint64_t value;  // what the source lane passed, or garbage if it does not take part
+    unsigned int ballot;  // the lanes that passed a nonzero value
   };
 
-  // A collective of the lanes in `mask`: each brings a value and takes that of lane `source`.
+  // A collective of the lanes in `mask`: each passes a value and receives that of lane `source`.
   Exchanged exchange(const char* name, const Place& place, unsigned int mask, std::uint64_t value,
                      int source);
 
@@ -48,7 +48,8 @@ class Launch final : public Threads {
   // Counts the blocks of all launches.
   std::uint64_t block_serial() const { return block_serial_; }
 
-  // What nobody has written: all ones, which is NaN, or 0x7f7f..., which is finite and huge.
+  // Fills memory that no thread has written: with all ones, which is NaN, or with 0x7f7f..., which
+  // is finite and huge.
   void fill_with_garbage(void* memory, std::size_t bytes) const;
 
  private:
@@ -68,7 +69,7 @@ class Launch final : public Threads {
 
   [[noreturn]] void stop_disagreeing(const char* who, const Thread& other);
 
-  // All lanes of the mask are here: hands the values out and lets them go on.
+  // Called once all lanes of the mask have arrived: exchanges their values and resumes them.
   void complete(std::size_t base, unsigned int mask);
 
   std::uint64_t blocks_ = 1, blocks_left_ = 0, block_ = 0, block_step_ = 1, block_serial_ = 0;

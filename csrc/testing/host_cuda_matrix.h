@@ -1,10 +1,10 @@
-// The matrix unit's instructions and asynchronous copies (common/matrix_unit.cuh) on the emulated
-// warps: matrices are loaded through the addresses that lanes bring, fragments are spread over
-// lanes as on the device, and the product itself is a plain one, its sums in float32, or cut off as
-// the device's where a test asks for that.
+// Tensor-core instructions and asynchronous copies (common/tensor_cores.cuh) on the emulated warps.
+// Matrices are loaded through the addresses that lanes pass, and fragments are spread over lanes as
+// on the device. The product itself is a plain one with float32 sums or, if a test asks for it,
+// truncated as on the device.
 //
-// A copy's target holds garbage until the thread that began it waits: who reads it earlier reads
-// nonsense. A thread must wait for its copies before it returns.
+// A copy's target holds garbage until the thread that started the copy waits for it, so a thread
+// that reads it too early reads garbage. A thread must wait for its copies before it returns.
 
 #pragma once
 
@@ -23,7 +23,7 @@ namespace host_cuda {
 
 constexpr unsigned int kWholeWarp = 0xffffffffu;
 
-// What warps have done since the program began: instructions, and the bytes that they loaded.
+// What warps have done since the program started: products, and bytes loaded.
 struct MatrixCounts {
   std::uint64_t products = 0;
   std::uint64_t loaded = 0;
@@ -33,7 +33,7 @@ inline MatrixCounts& matrix_counts() {
   return counts;
 }
 
-// What lane `source` brings.
+// What lane `source` passes.
 inline std::uint64_t from_lane(const char* name, const Place& place, std::uint64_t brought,
                                int source) {
   return Launch::current().exchange(name, place, kWholeWarp, brought, source).value;
@@ -83,20 +83,21 @@ void load_transposed(unsigned int (&r)[kMatrices], const void* array, int byte,
                                          static_cast<const unsigned char*>(array) + byte);
 }
 
-// The four bfloat16 of two registers.
+// One of the four bfloat16 in two registers.
 inline float half_of(std::uint64_t registers, int which) {
   return sign_ext::bfloat16_bits_to_float(static_cast<std::uint16_t>(registers >> (16 * which)));
 }
 
-// Whether products add up as on the device, or, by default, plainly in float32.
-inline bool& matrix_unit_truncates() {
+// Whether products are summed as on the device or, by default, plainly in float32.
+inline bool& tensor_cores_truncate() {
   static bool truncates = false;
   return truncates;
 }
 
-// c and the products, shifted to the exponent of the largest of them and cut off behind its 24
-// bits. The devices that were examined (Fasi et al., "Numerical behavior of NVIDIA tensor cores",
-// PeerJ Computer Science 2021) add 4 to 16 products at once and keep up to a few bits more.
+// The sum of c and the products, each aligned to the exponent of the largest and truncated after
+// its 24 bits. The devices that have been examined (Fasi et al., "Numerical behavior of NVIDIA
+// tensor cores", PeerJ Computer Science 2021) add 4 to 16 products at once and keep up to a few
+// more bits.
 template <int kCount>
 float truncated_sum(float c, const float (&products)[kCount]) {
   float plain = c;
@@ -107,7 +108,7 @@ float truncated_sum(float c, const float (&products)[kCount]) {
   }
   if (!std::isfinite(plain) || size == 0.0f) return plain;
   const int largest = std::ilogb(size) + 1;
-  double sum = 0.0;  // of whole numbers below 2^24, exact
+  double sum = 0.0;  // of integers below 2^24, so exact
   const auto add = [&sum, largest](float term) {
     sum += std::trunc(std::ldexp(static_cast<double>(term), 24 - largest));
   };
@@ -118,9 +119,9 @@ float truncated_sum(float c, const float (&products)[kCount]) {
   return std::fabs(near) > std::fabs(exact) ? std::nextafter(near, 0.0f) : near;
 }
 
-// d += a b. Two registers of lane u of four hold kElements columns of a row of A (TF32: u and u +
-// 4; bfloat16: 2u, 2u + 1, 2u + 8 and 2u + 9), or such rows of a column of B; `element` takes one
-// out.
+// d += a b. Two registers of lane u, of four, hold kElements columns of a row of A (TF32: u and u +
+// 4; bfloat16: 2u, 2u + 1, 2u + 8 and 2u + 9), or the corresponding rows of a column of B.
+// `element` extracts one.
 template <int kElements, typename Element>
 void multiply_add_of_warp(const Place& place, float (&d)[4], const unsigned int (&a)[4],
                           unsigned int b0, unsigned int b1, Element&& element) {
@@ -144,14 +145,14 @@ void multiply_add_of_warp(const Place& place, float (&d)[4], const unsigned int 
     for (int k = 0; k < kElements; ++k) {
       for (int i = 0; i < 4; ++i) {
         const float product = element(rows[i / 2], k) * element(columns[i % 2], k);
-        if (matrix_unit_truncates()) {
+        if (tensor_cores_truncate()) {
           products[i][u % 2 * kElements + k] = product;
         } else {
           d[i] += product;
         }
       }
     }
-    if (!matrix_unit_truncates() || u % 2 == 0) continue;
+    if (!tensor_cores_truncate() || u % 2 == 0) continue;
     for (int i = 0; i < 4; ++i) d[i] = truncated_sum(d[i], products[i]);
   }
 }
@@ -161,7 +162,7 @@ inline void multiply_add(float (&d)[4], const unsigned int (&a)[4], unsigned int
   multiply_add_of_warp<4>(place, d, a, b0, b1, half_of);
 }
 
-// The matrix unit sees no more than the upper 19 bits of an element.
+// Tensor cores use only the upper 19 bits of an element.
 inline float tf32_of(std::uint64_t registers, int which) {
   return __uint_as_float(static_cast<unsigned int>(registers >> (32 * which)) & ~0x1fffu);
 }
@@ -181,7 +182,7 @@ struct PendingCopy {
   const void* global;
 };
 
-// Of the calling thread.
+// Those of the calling thread.
 inline std::vector<PendingCopy>& pending_copies() {
   static thread_local std::vector<std::vector<PendingCopy>> threads(1024);
   return threads[threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)];

@@ -1,4 +1,4 @@
-// How a kernel's shared arrays are found (host_cuda_shared.h), compiled once for all tests.
+// Finds a kernel's shared arrays (host_cuda_shared.h). Compiled once for all tests.
 
 #include "testing/host_cuda_shared.h"
 
@@ -31,7 +31,7 @@ namespace {
 
 constexpr char kSharedMarkerName[] = "host_cuda_shared_marker_";
 
-// Where this executable (or shared library) was loaded, and its file.
+// Where this executable (or shared library) is loaded, and its file.
 struct LoadedObject {
   std::uintptr_t address_within;
   std::uintptr_t base = 0;
@@ -59,7 +59,7 @@ struct Variable {
   std::size_t bytes;
 };
 
-// The static variables of functions (their mangled names begin with _ZZ) in an object's file.
+// The static variables of functions (mangled names that start with _ZZ) in an object file.
 std::vector<Variable> static_variables_of(const LoadedObject& object) {
   std::vector<Variable> variables;
   std::ifstream file(object.path, std::ios::binary);
@@ -89,8 +89,8 @@ std::vector<Variable> static_variables_of(const LoadedObject& object) {
   return variables;
 }
 
-// The shared arrays of the function that a marker stands in.
-SharedArrays* shared_arrays_beside(const SharedMarker& marker) {
+// The shared arrays of the function that contains a marker.
+SharedArrays* shared_arrays_next_to(const SharedMarker& marker) {
   static std::map<std::string, SharedArrays> functions;
   static std::vector<Variable> variables;
   LoadedObject object{reinterpret_cast<std::uintptr_t>(&marker), 0, ""};
@@ -124,7 +124,7 @@ SharedArrays* shared_arrays_beside(const SharedMarker& marker) {
 }  // namespace
 
 void enter_shared(SharedMarker& marker) {
-  if (marker.function == nullptr) marker.function = shared_arrays_beside(marker);
+  if (marker.function == nullptr) marker.function = shared_arrays_next_to(marker);
   const Launch& launch = Launch::current();
   if (marker.function->filled_in_block == launch.block_serial()) return;
   marker.function->filled_in_block = launch.block_serial();

@@ -1,15 +1,15 @@
 // Shared memory in the emulation, static and dynamic.
 //
-// `__shared__ float tile[64];` becomes a static array, which AddressSanitizer and UBSan guard. No
-// prefix can learn the name that follows it, so the array is found at run time: the macro also
-// leaves a marker in the same function, the executable's symbol table names both, and all of one
-// function's static variables share the beginning of their names. The first thread of a block that
-// comes to the declaration fills the function's shared arrays with garbage.
+// `__shared__ float tile[64];` becomes a static array, which AddressSanitizer and UBSan guard. A
+// macro cannot know the name that follows it, so the array is found at run time: the macro also
+// leaves a marker in the same function, the executable's symbol table names both, and the static
+// variables of one function share the start of their mangled names. The first thread of a block
+// that reaches the declaration fills the function's shared arrays with garbage.
 //
 // This needs ELF and a symbol table (no `strip`, no -s), and kernels without other static
-// variables, which nvcc would not compile either. A shared array that no thread ever writes may
-// read as zeros. An alignment goes behind the word: `__shared__ __align__(16) float tile[64];`.
-// For dynamic shared memory see common/dynamic_shared.cuh.
+// variables, which nvcc would reject anyway. A shared array that no thread ever writes may read as
+// zeros. An alignment goes after the keyword: `__shared__ __align__(16) float tile[64];`. For
+// dynamic shared memory see common/dynamic_shared.cuh.
 
 #pragma once
 
@@ -17,12 +17,13 @@ namespace host_cuda {
 
 struct SharedArrays;
 
-// Left beside each declaration of shared memory; constant-initialized, so it costs no guard.
+// Left next to each declaration of shared memory. Constant-initialized, so it needs no guard
+// variable.
 struct SharedMarker {
   SharedArrays* function;
 };
 
-// A thread has come to a declaration of shared memory.
+// Called when a thread reaches a declaration of shared memory.
 void enter_shared(SharedMarker& marker);
 
 }  // namespace host_cuda

@@ -83,11 +83,11 @@ Fiber& Threads::idle_fiber() {
 
 [[noreturn]] void Threads::stop_deadlocked() const {
   std::string text = "deadlock in block " + text_of(blockIdx) + " (launch seed " +
-                     std::to_string(seed_) + "): no thread can go on";
+                     std::to_string(seed_) + "): no thread can continue";
   std::vector<const Thread*> left;
   for (const Thread& thread : threads_) left.push_back(&thread);
   while (!left.empty()) {
-    // Those that are where the first of them is, a few by name.
+    // Lists the threads that are at the same place as the first, a few of them by index.
     const auto where = [](const Thread& thread) {
       return thread.fiber == nullptr ? "returned" : "waiting in " + thread.what();
     };

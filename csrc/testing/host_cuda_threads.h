@@ -1,12 +1,11 @@
-// The threads of a block, one at a time on one processor, in an order that a seed draws.
+// The threads of a block, run one at a time on one processor, in an order drawn from a seed.
 //
-// A thread runs until it waits (at a barrier, in a warp's collective) or returns; then any of those
-// that can go on is drawn. So threads run in another order between any two barriers, and a result
-// that depends on the order, because a barrier is missing, is wrong under some seed.
+// A thread runs until it waits (at a barrier or in a warp collective) or returns. Then one of the
+// runnable threads is drawn. So threads run in a different order between any two barriers, and a
+// result that depends on the order, because a barrier is missing, is wrong under some seed.
 //
-// A stack runs thread after thread for as long as none of them waits; only a thread that waits
-// keeps its stack to itself. So a kernel whose threads do not communicate needs one stack and no
-// switch.
+// A stack runs one thread after another as long as none of them waits; only a waiting thread keeps
+// its stack to itself. So a kernel whose threads do not communicate needs one stack and no switch.
 
 #pragma once
 
@@ -24,11 +23,11 @@ namespace host_cuda {
 struct Thread {
   uint3 index;
   Fiber* fiber;  // null before it starts and after it returns
-  // What it waits at or last waited at, what it brings there and what it takes away.
+  // What it waits at or last waited at, what it passes there and what it receives.
   const char* name;
   Place place;
   unsigned int mask;  // 0: all threads of the block
-  int source;         // the lane whose value it takes
+  int source;         // the lane whose value it receives
   std::uint64_t value;
   unsigned int ballot;
   int count;
@@ -42,16 +41,16 @@ class Threads {
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
 
-  // Stops the program as a device would stop the kernel, and says where.
+  // Stops the program as a device would stop the kernel, and reports where.
   [[noreturn]] void stop(const std::string& message) const;
 
  protected:
   ~Threads() = default;
 
-  // Makes the threads of the next block ready; false where there is no other block.
+  // Makes the threads of the next block ready. Returns false if there is no other block.
   virtual bool enter_block() = 0;
 
-  // kernel(context) for every thread of every block that enter_block() makes.
+  // Calls kernel(context) for every thread of every block that enter_block() makes ready.
   void run(void (*kernel)(void*), void* context);
 
   Thread& self() { return threads_[current_]; }
@@ -62,7 +61,7 @@ class Threads {
     ready_[ready_count_++] = static_cast<std::uint32_t>(thread);
   }
 
-  // Leaves the current thread where it is and returns when it is drawn again.
+  // Suspends the current thread and returns when it is drawn again.
   void wait();
 
   std::uint64_t seed_ = 0;
@@ -71,14 +70,14 @@ class Threads {
   std::size_t current_ = 0;
 
  private:
-  // Makes one of the ready threads the current one; false where none is.
+  // Makes one of the ready threads the current one. Returns false if there is none.
   bool draw();
 
-  // What every fiber does: run the current thread, then others that have not started, until only
+  // What every fiber does: runs the current thread, then others that have not started, until only
   // threads that wait on other fibers are left.
   void run_on(Fiber& fiber);
 
-  // A fiber that goes on with the current thread once it is switched to.
+  // A fiber that continues with the current thread once it is switched to.
   Fiber& idle_fiber();
 
   [[noreturn]] void stop_deadlocked() const;

@@ -1,6 +1,6 @@
-// activate and pack_mask, the CPU kernels and the text of the CUDA kernels, against their
+// activate and pack_mask: the CPU kernels and the source of the CUDA kernels against their
 // definition in double precision. All values are chosen so that float32 arithmetic is exact: the
-// results must be equal to the last bit, rounding to bfloat16 included.
+// results must be bit-identical, including rounding to bfloat16.
 
 #include "activate/activate.h"
 
@@ -51,7 +51,7 @@ struct Problem {
   ElementType x_type, out_type;
   Activation activation;
   bool scale, bias, residual, mask;
-  int misaligned;  // which array is 3 elements behind a 16-byte boundary; 0 none, 7 all
+  int misaligned;  // which array is 3 elements past a 16-byte boundary; 0 none, 7 all
   Target target;
 
   std::string text() const {
@@ -127,12 +127,12 @@ void compare(const Problem& problem, std::uint32_t seed,
           problem.text() + ": the bit of element " + std::to_string(i) + " is wrong");
   }
   CHECK(!problem.mask || rows_test::padding_is_zero(mask.data(), rows, channels),
-        problem.text() + ": bits behind the last channel");
+        problem.text() + ": bits past the last channel");
   CHECK(x.front_untouched() && out.front_untouched() && mask.front_untouched(),
-        problem.text() + ": wrote in front of an array");
+        problem.text() + ": wrote before the start of an array");
 }
 
-// Calls body(problem, seed) over sizes, types, activations, alignments and what there is.
+// Calls body(problem, seed) for all sizes, types, activations, alignments and optional arrays.
 void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& body) {
   constexpr ElementType kFloat32 = ElementType::kFloat32;
   constexpr ElementType kBFloat16 = ElementType::kBFloat16;
@@ -202,9 +202,9 @@ TEST(kernel_with_a_grid_smaller_than_the_work) {
   });
 }
 
-// Values that float32 does not hold exactly: the same bits wherever a call is cut, and close to the
-// definition.
-TEST(cutting_changes_no_bit) {
+// Values that are not exact in float32: results are bit-identical wherever a call is split, and
+// close to the definition.
+TEST(splitting_a_call_is_bit_identical) {
   for (const std::int64_t channels : {3, 24, 33, 520}) {
     const std::int64_t rows = 41, n = rows * channels;
     std::mt19937 random(7);
@@ -229,7 +229,7 @@ TEST(cutting_changes_no_bit) {
     for (std::int64_t row = 0; row < rows; row += 3) {
       sign_ext::activate_cpu(args, row, std::min(row + 3, rows));
     }
-    CHECK(whole == cut, "cut calls differ with C = " + std::to_string(channels));
+    CHECK(whole == cut, "split calls differ with C = " + std::to_string(channels));
     for (std::size_t i = 0; i < x.size(); ++i) {
       const std::size_t c = i % static_cast<std::size_t>(channels);
       const double v = double{scale[c]} * double{x[i]} + double{bias[c]};
@@ -258,7 +258,7 @@ void compare_pack_mask(const std::function<void(const PackMaskArgs&, std::uint32
                 text + ": the bit of element " + std::to_string(i) + " is wrong");
         }
         CHECK(rows_test::padding_is_zero(mask.data(), rows, channels),
-              text + ": bits behind the last channel");
+              text + ": bits past the last channel");
       }
     }
   }

@@ -1,4 +1,4 @@
-// average_pool_backward, the CPU kernel and the text of the CUDA kernel, against its definition in
+// average_pool_backward: the CPU kernel and the source of the CUDA kernel against its definition in
 // double precision, window by window.
 
 #include "average_pool_backward/average_pool_backward.h"
@@ -104,7 +104,7 @@ void compare(const Problem& problem, std::uint32_t seed,
   args.window = window;
   run(args);
 
-  // Infinities have no magnitude to compare with: there the sum must be the same as it is.
+  // An infinity has no magnitude to compare with; there the sum must match exactly.
   for (double& one : magnitude) one = std::isfinite(one) ? one : 0.0;
   cotangent.check_against(value, magnitude, 1e-6, problem.text());
 }

@@ -1,6 +1,5 @@
-// The few lines of a test framework that these tests need. GoogleTest would do the same, but it is
-// on no Python package index, and setting the tests up must need neither root nor a download that
-// pip cannot make.
+// The few lines of a test framework that these tests need. GoogleTest would do, but it is not on
+// PyPI, and setting up the tests must need neither root nor a download that pip cannot make.
 
 #pragma once
 
@@ -38,13 +37,13 @@ inline void fail(const char* file, int line, const std::string& message) {
   if (failures() <= 20) std::printf("%s:%d: %s\n", file, line, message.c_str());
 }
 
-// Equal to within `tolerance`; NaN equals only NaN.
+// Whether the values are equal within `tolerance`. NaN equals only NaN.
 inline bool near(double value, double expected, double tolerance) {
   if (std::isnan(expected) || std::isnan(value)) return std::isnan(expected) && std::isnan(value);
   return value == expected || std::fabs(value - expected) <= tolerance;
 }
 
-// Runs every case, or the one named; returns the process's exit status.
+// Runs every case, or only the named one. Returns the process's exit status.
 inline int run(int argc, char** argv) {
   int ran = 0;
   for (const Case& one : cases()) {

@@ -1,4 +1,4 @@
-// depthwise_backward: the kernels' text on the emulation and the CPU kernel of every target,
+// depthwise_backward: the CUDA kernels' source on the emulation and the CPU kernel of every target
 // against the definition in float64, which scatters where the kernels gather.
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "depthwise_backward/depthwise_backward_kernel.cuh"
+#include "depthwise/depthwise_backward_kernel.cuh"
 #include "tests/check.h"
 #include "tests/depthwise_problems.h"
 #include "tests/every_target.h"
@@ -29,7 +29,7 @@ struct Problem {
   bool mask, x_mask;
   float slope, x_slope;
   Other other;
-  int offset;  // elements behind a 16-byte boundary of all arrays
+  int offset;  // of all arrays, in elements past a 16-byte boundary
 
   std::string text() const {
     return depthwise_test::text(sizes) + (type == ElementType::kFloat32 ? ", float32" : ", bf16") +
@@ -106,10 +106,10 @@ void compare(const Problem& problem, std::uint32_t seed,
                                                   "] is " + std::to_string(out.get(i)) + ", not " +
                                                   std::to_string(value));
   }
-  CHECK(out.front_untouched(), problem.text() + ": wrote in front of out");
+  CHECK(out.front_untouched(), problem.text() + ": wrote before the start of out");
 }
 
-// Every size in both types, with one combination of the options after the other.
+// Every size in both types, cycling through the combinations of options.
 void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& body) {
   const Other others[] = {Other::kNone, Other::kApart, Other::kOut};
   std::uint32_t seed = 1;
@@ -124,7 +124,7 @@ void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& 
   }
 }
 
-// The launcher's part, on the emulation, with at most `blocks` blocks of rows.
+// Does the launcher's job on the emulation, with at most `blocks` blocks of rows.
 void launch_emulated(const DepthwiseBackwardArgs& args, unsigned int blocks) {
   const DepthwiseSizes& s = args.sizes;
   sign_ext::depthwise_backward_choose(args, [&](auto kernel, auto g, std::int64_t tiles) {

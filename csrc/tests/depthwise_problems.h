@@ -1,4 +1,5 @@
-// The sizes of depthwise convolutions that tests try, and values whose sums of products are exact.
+// The sizes of depthwise convolutions that the tests use, and values whose sums of products are
+// exact.
 
 #pragma once
 
@@ -15,8 +16,8 @@ namespace depthwise_test {
 
 using sign_ext::DepthwiseSizes;
 
-// Eighths between -4 and 4, which both types hold, seldom an infinity or NaN. Times weights they
-// are multiples of 1/64, so that sums over any window are exact in float32 whatever their order.
+// Eighths between -4 and 4, exact in both types, and now and then an infinity or NaN. Times weights
+// they are multiples of 1/64, so sums over any window are exact in float32 in any order.
 inline double draw(std::mt19937& random) {
   switch (random() % 500) {
     case 0:
@@ -42,17 +43,17 @@ inline std::string text(const DepthwiseSizes& s) {
          two("pad", s.pad_top, s.pad_left) + two("dilation", s.dilation_h, s.dilation_w);
 }
 
-// Padding of half a window, or up to 2 more than a window reaches; as many outputs as there is room
-// for without padding behind, or as many as the operators take.
+// Padding of half a window, or up to 2 more than a window reaches; as many outputs as fit without
+// padding at the end, or as many as the operators accept.
 inline void draw_axis(std::mt19937& random, std::int64_t size, std::int64_t kernel,
                       std::int64_t stride, std::int64_t dilation, std::int64_t* pad,
                       std::int64_t* out) {
   const std::int64_t reach = (kernel - 1) * dilation;
   *pad = static_cast<std::int64_t>(random() % static_cast<std::uint32_t>(reach + 3));
   if (random() % 2 == 0) *pad = reach / 2;
-  const std::int64_t behind = *pad > reach ? *pad - reach : 0;
+  const std::int64_t excess = *pad > reach ? *pad - reach : 0;
   const std::int64_t room = size + *pad - reach - 1;
-  *out = (room >= 0 && random() % 2 == 0 ? room : size - 1 + behind + *pad) / stride + 1;
+  *out = (room >= 0 && random() % 2 == 0 ? room : size - 1 + excess + *pad) / stride + 1;
 }
 
 inline std::vector<DepthwiseSizes> sizes() {

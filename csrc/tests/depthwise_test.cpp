@@ -1,5 +1,5 @@
-// depthwise: the kernels' text on the emulation and the CPU kernel of every target, against the
-// definition in float64.
+// depthwise: the CUDA kernels' source on the emulation and the CPU kernel of every target against
+// the definition in float64.
 
 #include <cstdint>
 #include <functional>
@@ -29,7 +29,7 @@ struct Problem {
   ElementType type;
   Activation activation;
   bool bias, mask;
-  int offset;  // elements behind a 16-byte boundary of all arrays
+  int offset;  // of all arrays, in elements past a 16-byte boundary
 
   std::string text() const {
     return depthwise_test::text(sizes) + (type == ElementType::kFloat32 ? ", float32" : ", bf16") +
@@ -99,11 +99,11 @@ void compare(const Problem& problem, std::uint32_t seed,
           problem.text() + ": bit " + std::to_string(i) + " of value " + std::to_string(y));
   }
   CHECK(!problem.mask || rows_test::padding_is_zero(mask.data(), rows, s.channels),
-        problem.text() + ": bits behind the last channel");
-  CHECK(out.front_untouched(), problem.text() + ": wrote in front of out");
+        problem.text() + ": bits past the last channel");
+  CHECK(out.front_untouched(), problem.text() + ": wrote before the start of out");
 }
 
-// Every size in both types, with one activation after the other.
+// Every size in both types, cycling through the activations.
 void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& body) {
   const Activation activations[] = {{-kInfinity, kInfinity, 0.0f},
                                     {0.0f, kInfinity, 0.0f},
@@ -121,7 +121,7 @@ void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& 
   }
 }
 
-// The launcher's part, on the emulation, with at most `blocks` blocks of rows.
+// Does the launcher's job on the emulation, with at most `blocks` blocks of rows.
 void launch_emulated(const DepthwiseArgs& args, unsigned int blocks) {
   const DepthwiseSizes& s = args.sizes;
   sign_ext::depthwise_choose(args, [&](auto kernel, auto x, auto out, std::int64_t tiles) {

@@ -1,4 +1,4 @@
-// Runs a program's tests once for each vector unit that CPU kernels are compiled for.
+// Runs a program's tests once per vector target that CPU kernels are compiled for.
 
 #pragma once
 
@@ -12,8 +12,8 @@
 
 namespace check {
 
-// A kernel chooses its target once a process, so each has its own. A processor that has fewer runs
-// its best one again.
+// A kernel chooses its target once per process, so each target gets its own process. A processor
+// that lacks a target runs its best one again.
 inline int run_on_every_target(int argc, char** argv) {
   int failed = 0;
   for (const char* target : {"baseline", "avx2", "avx512"}) {

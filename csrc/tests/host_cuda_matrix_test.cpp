@@ -1,12 +1,12 @@
-// The emulated matrix unit against plain products: each instruction by itself, on values whose sums
-// are exact.
+// The emulated tensor cores against plain products: each instruction on its own, on values whose
+// sums are exact.
 
 #include <cmath>
 #include <cstdint>
 #include <random>
 #include <vector>
 
-#include "common/matrix_unit.cuh"
+#include "common/tensor_cores.cuh"
 #include "tests/check.h"
 
 namespace {
@@ -62,14 +62,14 @@ TEST(a_product_of_fragments_is_the_product) {
             expected +=
                 value(a[row * 16 + k]) * value(b[columns ? column * 16 + k : k * 8 + column]);
           }
-          CHECK(d[row * 8 + column] == expected, "another product");
+          CHECK(d[row * 8 + column] == expected, "wrong product");
         }
       }
     }
   }
 }
 
-// The same in TF32, a [16, 8] and b [8, 8]; a is rounded on the way, b as the caller likes.
+// The same in TF32, a [16, 8] and b [8, 8]. a is rounded after loading, b only if the caller asks.
 __global__ void tf32_kernel(const float* a, const float* b, float* d, bool rounded) {
   __shared__ __align__(16) float left[16 * 8];
   for (unsigned int i = threadIdx.x; i < 128; i += 32) left[i] = a[i];
@@ -90,7 +90,7 @@ __global__ void tf32_kernel(const float* a, const float* b, float* d, bool round
   }
 }
 
-// The nearest multiple of `quantum`, ties away from zero; or the next one towards zero.
+// The nearest multiple of `quantum`, ties away from zero, or else the next one towards zero.
 float to_multiple(float value, float quantum, bool nearest) {
   return (nearest ? std::round(value / quantum) : std::trunc(value / quantum)) * quantum;
 }
@@ -100,7 +100,7 @@ TEST(a_product_in_tf32_takes_ten_bits_of_mantissa) {
     std::mt19937 random(seed);
     std::vector<float> a(128);
     std::vector<float> b(64);
-    // In [1, 2) and 13 bits behind the point, so 3 more than count; ties are among them.
+    // In [1, 2) with 13 fractional bits, 3 more than are used; some are ties.
     for (auto& element : a) element = 1.0f + static_cast<float>(random() % 8192) / 8192.0f;
     for (auto& element : b) element = -1.0f - static_cast<float>(random() % 8192) / 8192.0f;
     for (const bool rounded : {false, true}) {
@@ -115,39 +115,39 @@ TEST(a_product_in_tf32_takes_ten_bits_of_mantissa) {
           }
           CHECK(check::near(static_cast<double>(d[row * 8 + column]), static_cast<double>(expected),
                             1e-5),
-                "another product");
+                "wrong product");
         }
       }
     }
   }
 }
 
-// What is shifted out of the largest term's 24 bits is lost, whether or not it would round up.
-TEST(a_sum_is_cut_off_as_the_device_cuts_it) {
+// Bits shifted out of the largest term's 24 are lost, whether or not they would round up.
+TEST(a_sum_is_truncated_as_on_the_device) {
   const float last = std::ldexp(1.0f, -23);  // of 1
   const float small[2] = {0.75f * last, 0.75f * last};
   CHECK(host_cuda::truncated_sum(1.0f, small) == 1.0f, "rounded up");
-  CHECK(host_cuda::truncated_sum(0.0f, small) == 1.5f * last, "nothing is lost beside no larger");
+  CHECK(host_cuda::truncated_sum(0.0f, small) == 1.5f * last, "lost bits to no larger term");
   const float negative[2] = {-1.75f * last, -0.5f * last};
-  CHECK(host_cuda::truncated_sum(-1.0f, negative) == -1.0f - last, "not towards zero");
+  CHECK(host_cuda::truncated_sum(-1.0f, negative) == -1.0f - last, "not rounded towards zero");
   const float cancelling[2] = {4.0f, -4.0f};
-  CHECK(host_cuda::truncated_sum(3 * last, cancelling) == 0.0f, "a small sum outlives large terms");
-  const float carrying[2] = {2.0f - last, 2.0f - last};  // 24 bits each, the sum 25 and a 1 there
-  CHECK(host_cuda::truncated_sum(last, carrying) == 4.0f - 2 * last, "the sum is not cut off");
+  CHECK(host_cuda::truncated_sum(3 * last, cancelling) == 0.0f, "a small term outlives large ones");
+  const float carrying[2] = {2.0f - last, 2.0f - last};  // 24 bits each, 25 in the sum
+  CHECK(host_cuda::truncated_sum(last, carrying) == 4.0f - 2 * last, "the sum is not truncated");
   for (std::uint32_t seed = 0; seed < 4; ++seed) {
     const Elements a = random_elements(256, 2 * seed);
     const Elements b = random_elements(128, 2 * seed + 1);
     std::vector<float> plain(128);
     std::vector<float> cut(128, -1.0f);
     host_cuda::launch_seeded(seed, &product_kernel, 1, 32, a.data(), b.data(), plain.data(), false);
-    host_cuda::matrix_unit_truncates() = true;
+    host_cuda::tensor_cores_truncate() = true;
     host_cuda::launch_seeded(seed, &product_kernel, 1, 32, a.data(), b.data(), cut.data(), false);
-    host_cuda::matrix_unit_truncates() = false;
-    CHECK(plain == cut, "whole numbers are exact either way");
+    host_cuda::tensor_cores_truncate() = false;
+    CHECK(plain == cut, "integers must be exact either way");
   }
 }
 
-// Four matrices at once, straight and transposed, each register from its own.
+// Four matrices at once, plain and transposed, one per register.
 __global__ void four_kernel(const std::uint16_t* from, unsigned int* straight,
                             unsigned int* transposed) {
   __shared__ __align__(16) std::uint16_t rows[32 * 8];
@@ -178,7 +178,7 @@ TEST(four_matrices_are_loaded_into_four_registers) {
   }
 }
 
-// A copy is there after the wait, and not before.
+// A copy is visible after the wait, and not before.
 __global__ void copy_kernel(const float* from, float* early, float* late) {
   __shared__ __align__(16) float tile[64 * 4];
   sign_ext::copy_async_16(tile + 4 * threadIdx.x, from + 4 * threadIdx.x);
@@ -195,8 +195,8 @@ TEST(a_copy_is_there_after_the_wait_only) {
   std::vector<float> late(64);
   host_cuda::launch_seeded(5, &copy_kernel, 1, 64, from, early.data(), late.data());
   for (std::size_t i = 0; i < 64; ++i) {
-    CHECK(early[i] != from[4 * i], "the copy was there before the wait");
-    CHECK(late[i] == from[4 * ((i + 1) % 64) + 3], "another value");
+    CHECK(early[i] != from[4 * i], "the copy was visible before the wait");
+    CHECK(late[i] == from[4 * ((i + 1) % 64) + 3], "wrong value");
   }
 }
 

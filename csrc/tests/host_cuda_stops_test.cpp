@@ -1,6 +1,6 @@
-// What a device would refuse, or hang at, must end the emulation with a message. Each case needs a
-// process of its own: with its name as the argument this program must not survive, and ctest looks
-// for the message (CMakeLists.txt).
+// What a device would reject, or hang on, must end the emulation with a message. Each case needs
+// its own process: given the name of a case, this program must stop, and ctest checks the message
+// (CMakeLists.txt).
 
 #include <map>
 #include <string>
@@ -16,7 +16,8 @@ TEST(packs_carry_every_lane) {
   alignas(16) float target[8] = {};
   sign_ext::store_pack<float, 4>(target + 4, sign_ext::load_pack<float, 4>(source));
   for (int i = 0; i < 4; ++i) {
-    CHECK(target[i] == 0.0f && target[i + 4] == static_cast<float>(i), "a lane went astray");
+    CHECK(target[i] == 0.0f && target[i + 4] == static_cast<float>(i),
+          "a value is in the wrong place");
   }
 }
 
@@ -59,14 +60,14 @@ __global__ void misaligned_access(int* out) {
   out[0] = sign_ext::load_pack<int, 4>(out + 1).values[0];
 }
 
-__global__ void write_behind_a_tile(int* out) {
+__global__ void write_past_a_tile(int* out) {
   __shared__ int tile[33];
   int* volatile pointer = tile;
   pointer[threadIdx.x] = 1;
   out[0] = pointer[0];
 }
 
-__global__ void write_behind_dynamic_memory(int* out) {
+__global__ void write_past_dynamic_memory(int* out) {
   sign_ext::dynamic_shared<int>()[threadIdx.x] = 1;
   out[0] = 1;
 }
@@ -79,8 +80,8 @@ const std::map<std::string, void (*)(int*)> kKernels = {
     {"shuffle_outside_the_mask", &shuffle_outside_the_mask},
     {"vote_and_shuffle", &vote_and_shuffle},
     {"wait_in_a_warp_and_at_a_barrier", &wait_in_a_warp_and_at_a_barrier},
-    {"write_behind_a_tile", &write_behind_a_tile},
-    {"write_behind_dynamic_memory", &write_behind_dynamic_memory},
+    {"write_past_a_tile", &write_past_a_tile},
+    {"write_past_dynamic_memory", &write_past_dynamic_memory},
 };
 
 }  // namespace
@@ -88,9 +89,9 @@ const std::map<std::string, void (*)(int*)> kKernels = {
 int main(int argc, char** argv) {
   const auto kernel = kKernels.find(argc > 1 ? argv[1] : "");
   if (kernel == kKernels.end()) return check::run(argc, argv);
-  const unsigned int threads = kernel->first == "part_at_two_barriers"  ? 4
-                               : kernel->first == "write_behind_a_tile" ? 34
-                                                                        : 64;
+  const unsigned int threads = kernel->first == "part_at_two_barriers" ? 4
+                               : kernel->first == "write_past_a_tile"  ? 34
+                                                                       : 64;
   alignas(16) int out[64] = {};
   host_cuda::launch_with({.seed = 1, .dynamic_shared_bytes = 63 * sizeof(int)}, kernel->second,
                          dim3(2), dim3(threads), out);

@@ -1,5 +1,5 @@
-// The emulation itself: it must visit what a launch visits, keep shared memory as a device does,
-// and show a missing barrier as a wrong result.
+// The emulation itself: it must run every thread of a launch, treat shared memory as a device does,
+// and turn a missing barrier into a wrong result.
 
 #include <cmath>
 #include <cstdint>
@@ -63,7 +63,7 @@ TEST(a_seed_draws_the_order_of_blocks_and_of_threads_between_barriers) {
   CHECK(first_blocks.size() == 3, "seeds do not change which block comes first");
 }
 
-// A tree in shared memory over a block of any size; kBarrier = false leaves its barriers out.
+// A tree reduction in shared memory over a block of any size. kBarrier = false omits its barriers.
 template <typename T, int kThreads, bool kBarrier>
 __global__ void block_sum(const T* values, T* sums) {
   __shared__ T tile[kThreads];
@@ -78,7 +78,7 @@ __global__ void block_sum(const T* values, T* sums) {
   if (thread == 0) sums[blockIdx.x] = tile[0];
 }
 
-// How many of the seeds give the right sums.
+// The number of seeds that give the right sums.
 template <typename T, int kThreads, bool kBarrier>
 int right_sums() {
   std::vector<T> values(3 * kThreads);
@@ -106,12 +106,12 @@ TEST(a_block_adds_up_in_shared_memory) {
 }
 
 TEST(a_missing_barrier_shows) {
-  CHECK((right_sums<float, 64, false>() == 0), "64 threads without barriers were right");
+  CHECK((right_sums<float, 64, false>() == 0), "64 threads without barriers gave a right sum");
   CHECK((right_sums<unsigned int, 3, false>() < kSeeds),
         "3 threads without barriers were always right");
 }
 
-// Writes, and reads what the neighbour below wrote: right by luck when threads run in order.
+// Writes, then reads what the thread below wrote: right by luck if threads run in order.
 __global__ void read_below(int* out) {
   __shared__ int tile[32];
   tile[threadIdx.x] = static_cast<int>(threadIdx.x);
@@ -135,7 +135,8 @@ __device__ __forceinline__ float first_element() {
   return before;
 }
 
-// Two shared arrays in the kernel and one in what it calls: what they hold when a block begins.
+// Two shared arrays in the kernel and one in a function that it calls: what they hold when a block
+// starts.
 template <int N>
 __global__ void read_unwritten(float* out) {
   __shared__ float tile[N];
@@ -184,7 +185,7 @@ TEST(dynamic_shared_memory_has_the_size_of_the_launch_and_holds_garbage) {
     host_cuda::launch_with({.seed = threads, .dynamic_shared_bytes = threads * sizeof(float)},
                            &reverse_in_dynamic_memory<float>, dim3(2), dim3(threads), values.data(),
                            before.data());
-    CHECK(garbage(before[0]) && garbage(before[1]), "a block began with known values");
+    CHECK(garbage(before[0]) && garbage(before[1]), "a block started with known values");
     for (unsigned int i = 0; i < 2 * threads; ++i) {
       const unsigned int expected = i < threads ? threads - 1 - i : 3 * threads - 1 - i;
       CHECK(values[i] == static_cast<float>(expected), "value " + std::to_string(i));

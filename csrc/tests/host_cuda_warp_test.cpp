@@ -1,4 +1,4 @@
-// The emulation of what the lanes of a warp do together, of atomics and of scalar functions.
+// The emulation of warp collectives, atomics and scalar functions.
 
 #include <algorithm>
 #include <cmath>
@@ -52,7 +52,7 @@ TEST(shuffles_take_the_value_of_the_lane_that_cuda_says) {
       CHECK(r.crossed_5 == of(lane ^ 5), who + ": crossed");
       CHECK(r.segment_up_2 == (lane % 8 < 2 ? lane : lane - 2), who + ": up in a segment");
       CHECK(r.segment_down_2 == (lane % 8 > 5 ? lane : lane + 2), who + ": down in a segment");
-      // A lane behind the segment is out of reach, one before it is not.
+      // A lane past the segment is out of reach; one before it is not.
       const int crossed = lane ^ 9;
       CHECK(r.segment_crossed_9 == (crossed > (lane | 7) ? lane : crossed), who + ": crossed 9");
       CHECK(r.segment_from_9 == (lane & ~7) + 1, who + ": from lane 9 % 8");
@@ -62,7 +62,7 @@ TEST(shuffles_take_the_value_of_the_lane_that_cuda_says) {
 
 __global__ void vote(unsigned int* ballots, int* any, int* all) {
   const unsigned int lane = threadIdx.x;
-  // The two halves vote apart from each other, the lower one twice.
+  // The two halves vote separately, the lower one twice.
   if (lane < 16) {
     ballots[lane] = __ballot_sync(0xffffu, lane % 3 == 0);
     ballots[lane] |= __ballot_sync(0xffffu, lane == 5) << 16;
@@ -98,7 +98,7 @@ TEST(votes_count_the_lanes_of_the_mask) {
   }
 }
 
-// A warp hands a value on through shared memory, with __syncwarp or without.
+// A warp passes a value through shared memory, with or without __syncwarp.
 template <bool kBarrier>
 __global__ void hand_on(int* out) {
   __shared__ int tile[64];
@@ -119,7 +119,7 @@ TEST(a_warps_barrier_orders_its_lanes) {
       wrong_without += without[i] != (i ^ 1) ? 1 : 0;
     }
   }
-  CHECK(wrong_with == 0, "wrong in spite of __syncwarp");
+  CHECK(wrong_with == 0, "wrong despite __syncwarp");
   CHECK(wrong_without > 0, "always right without __syncwarp");
 }
 
@@ -155,7 +155,8 @@ TEST(scalar_functions_are_those_of_cuda) {
   CHECK(__uint_as_float(0x40400000u) == 3.0f && __int_as_float(0) == 0.0f, "floats");
   CHECK(__fmaf_rn(1.0f + 0x1p-12f, 1.0f + 0x1p-12f, -1.0f) == 0x1p-11f + 0x1p-24f, "fma");
   CHECK(max(-3, 2) == 2 && min(3u, 2u) == 2u, "integers");
-  CHECK(max(std::nanf(""), 2.0f) == 2.0f && min(1.0f, 2.0f) == 1.0f, "floats pass over NaN");
+  CHECK(max(std::nanf(""), 2.0f) == 2.0f && min(1.0f, 2.0f) == 1.0f,
+        "min and max of floats must ignore NaN");
   const float value = 4.0f;
   CHECK(__ldg(&value) == 4.0f, "ldg");
 }

@@ -1,5 +1,5 @@
-// inverted_residual's kernel on the emulated device as a function for Python's tests, which bring
-// blocks, arrays and networks of their own: python_tests/emulated_blocks.py compiles and loads this
+// inverted_residual's kernel on the emulated device, as a function for the Python tests, which have
+// their own blocks, arrays and networks: python_tests/emulated_blocks.py compiles and loads this
 // file.
 
 #include <cstdint>
@@ -10,8 +10,9 @@ using namespace sign_ext::block;
 
 extern "C" {
 
-// Pointers as in Args, null where there is none; `sizes` in the order of Sizes behind the images,
-// `activations` three of (low, high). Returns the images of a tile: 0 where none fits.
+// Pointers are as in Args, null if absent. `sizes` holds the fields of Sizes after `images`, in
+// order; `activations` holds three (low, high). Returns the number of images per tile: 0 if none
+// fits.
 int inverted_residual_emulate(std::int64_t images, const std::int32_t* sizes, int precision,
                               int backward, const void* from, void* to, const void* first,
                               const float* taps, const void* second, const float* bias,

@@ -1,5 +1,5 @@
-// The plan of an inverted residual against what it is for: tiles that cover all images, arrays that
-// do not meet, a product that has every row and column once, rows in different banks.
+// The plan of an inverted residual must do its job: tiles cover all images, arrays do not overlap,
+// the product covers every row and column once, rows lie in different banks.
 
 #include "inverted_residual/inverted_residual_plan.h"
 
@@ -13,7 +13,7 @@ namespace {
 
 using namespace sign_ext::block;
 
-constexpr int kH100 = 232448;  // bytes of shared memory, and of an A100
+constexpr int kH100 = 232448;  // bytes of shared memory; next, those of an A100
 constexpr int kA100 = 166912;
 
 constexpr Sizes kFirst{64, 16, 16, 16, 96, 8, 8, 24, 3, 3, 2, 2, 1, 1};
@@ -64,7 +64,7 @@ void for_each_plan(const std::function<void(const Sizes&, Precision, int, const 
 TEST(every_array_has_its_place) {
   for_each_plan([](const Sizes& s, Precision precision, int limit, const Plan& p) {
     const int size = element_bytes(precision);
-    CHECK(p.shared_bytes <= limit, text(s) + ": more shared memory than there is");
+    CHECK(p.shared_bytes <= limit, text(s) + ": more shared memory than available");
     CHECK(p.input_at + p.from_rows * p.input_row <= p.expanded_at &&
               p.expanded_at + p.from_rows * p.wide_row <= p.middle_at &&
               p.middle_at + p.to_rows * p.wide_row <= p.weights_at &&
@@ -73,11 +73,11 @@ TEST(every_array_has_its_place) {
               p.taps_in + 9 * kChunk * 4 <= p.bias_in &&
               p.bias_in + kChunk * 4 <= p.weights_bytes &&
               p.weights_at + 2 * p.weights_bytes <= p.shared_bytes,
-          text(s) + ": arrays meet");
+          text(s) + ": arrays overlap");
     for (const int at :
          {p.input_at, p.expanded_at, p.middle_at, p.weights_at, p.second_in, p.taps_in,
           p.weights_bytes, p.input_row, p.wide_row, p.first_row, p.second_row}) {
-      CHECK(at % 16 == 0, text(s) + ": not on 16 bytes");
+      CHECK(at % 16 == 0, text(s) + ": not 16-byte aligned");
     }
     CHECK(p.from_depth >= s.from_c && p.from_depth % 16 == 0 && p.to_width >= s.to_c &&
               p.input_row >= p.from_depth * size && p.second_row >= p.to_width * size,
@@ -99,12 +99,12 @@ TEST(the_second_product_has_each_row_and_column_once) {
       }
     }
     CHECK(static_cast<int>(parts.size()) == p.to_rows / kWarpRows * p.to_width / 8,
-          text(s) + ": not all of the product");
-    CHECK(p.columns <= p.widest && p.columns % 16 == 0, text(s) + ": too many columns a warp");
+          text(s) + ": the product is not covered");
+    CHECK(p.columns <= p.widest && p.columns % 16 == 0, text(s) + ": too many columns per warp");
   });
 }
 
-// 8 rows of 16 bytes at once; of TF32's weights 4 rows of 8 neighbouring words.
+// 8 rows of 16 bytes are read at once; of TF32 weights, 4 rows of 8 adjacent words.
 TEST(rows_that_are_read_together_lie_in_different_banks) {
   for_each_plan([](const Sizes& s, Precision precision, int, const Plan& p) {
     std::vector<int> by_eight = {p.input_row, p.wide_row};
@@ -137,9 +137,9 @@ TEST(quotients_are_those_of_a_division) {
 
 TEST(parts_of_lines_cover_them) {
   for_each_plan([](const Sizes& s, Precision, int, const Plan& p) {
-    CHECK(p.part_length << p.line_parts >= s.to_w, text(s) + ": positions that no part has");
+    CHECK(p.part_length << p.line_parts >= s.to_w, text(s) + ": positions in no part");
     CHECK(p.line_parts == 0 || p.images * s.to_h << (p.line_parts - 1) < 4 * kWarps,
-          text(s) + ": more parts than there are lanes for");
+          text(s) + ": more parts than lanes");
   });
 }
 
@@ -151,7 +151,7 @@ TEST(tiles_are_as_large_as_the_multiprocessors_allow) {
   CHECK(images(64, 2) == 8, "32 rows at least");
   CHECK(images(1 << 20, 2) == 32, "128 rows of 64 channels");
   CHECK(images(132 * 16, 2) == 16, "a tile for each multiprocessor");
-  CHECK(images(132 * 20, 2) == 24, "what 96 rows have room for, as 80 are no faster");
+  CHECK(images(132 * 20, 2) == 24, "as many as fit in 96 rows, as 80 are no faster");
   CHECK(images(100, 16) == 1 && images(100, 17) == 0, "256 rows at most");
 }
 
@@ -159,13 +159,14 @@ TEST(two_blocks_share_a_multiprocessor_where_tiles_can_be_smaller) {
   const Sizes s{4096, 8, 8, 24, 144, 8, 8, 24, 3, 3, 1, 1, 1, 1};
   const Plan small = plan_of(s, Precision::kFloat32, kH100, 132);
   CHECK(small.images == 3 && 2 * (small.shared_bytes + 1024) <= kH100 + 1024, "3 images of 4");
-  CHECK(plan_of(s, Precision::kBFloat16, kH100, 132).images == 4, "4 in half of the room");
+  CHECK(plan_of(s, Precision::kBFloat16, kH100, 132).images == 4,
+        "4 do not fit in half of the memory");
   const Sizes large{4096, 16, 16, 24, 144, 16, 16, 24, 3, 3, 1, 1, 1, 1};
   const Plan alone = plan_of(large, Precision::kFloat32, kH100, 132);
   CHECK(alone.images == 1 && 2 * (alone.shared_bytes + 1024) > kH100 + 1024, "no smaller tile");
 }
 
-// What MobileNetV2 has behind its stem, on 32x32 and on 224x224 images.
+// The blocks of MobileNetV2 after its stem, on 32x32 and on 224x224 images.
 TEST(the_blocks_of_mobilenet_that_fit) {
   struct Case {
     int side, in, out, stride;

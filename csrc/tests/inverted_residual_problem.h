@@ -1,5 +1,5 @@
 // A block of MobileNetV2 with values whose sums are exact, its definition in float64, and the
-// arrays of the kernel: what csrc/tests/inverted_residual_test.cpp compares.
+// kernel's arrays, for csrc/tests/inverted_residual_test.cpp to compare.
 
 #pragma once
 
@@ -28,13 +28,13 @@ constexpr Bounds kIdentity{-kInfinity, kInfinity};
 
 using Values = std::vector<double>;
 
-// Sizes are those of the forward pass, whichever way is run.
+// Sizes are those of the forward pass, in both directions.
 struct Problem {
   Sizes sizes;
   Precision precision;
   Bounds activation[2], last;
   bool added;
-  bool fine = false;  // inputs have more bits than TF32 takes
+  bool fine = false;  // inputs have more bits than TF32 keeps
 
   ElementType type() const {
     return precision == Precision::kBFloat16 ? ElementType::kBFloat16 : ElementType::kFloat32;
@@ -66,7 +66,7 @@ inline bool passes(double y, const Bounds& a) {
   return y > static_cast<double>(a.low) && y < static_cast<double>(a.high);
 }
 
-// As the products take an element: the unit of TF32 has 11 significant bits.
+// An element as the products see it: TF32 has 11 significant bits.
 inline double taken(double value, Precision precision) {
   if (precision != Precision::kTensorFloat32 || value == 0) return value;
   const double quantum = std::ldexp(1.0, std::ilogb(value) - 10);
@@ -96,7 +96,7 @@ struct Constants {
   }
 };
 
-// Calls body(from position, to position, tap) for each position that a window sees.
+// Calls body(from position, to position, tap) for each position that a window covers.
 template <typename Body>
 void for_each_tap(const Sizes& s, Body&& body) {
   for (int y = 0; y < s.to_h; ++y) {
@@ -113,7 +113,7 @@ void for_each_tap(const Sizes& s, Body&& body) {
   }
 }
 
-// rows of `in` channels times [in, out].
+// Rows of `in` channels times a matrix [in, out].
 inline Values product(const Values& rows, const Values& weight, int in, int out, bool transposed,
                       Precision precision) {
   const std::size_t count = rows.size() / static_cast<std::size_t>(in);
@@ -132,7 +132,7 @@ inline Values product(const Values& rows, const Values& weight, int in, int out,
   return result;
 }
 
-// The windows of all images, forward or back.
+// The windows of all images, forward or backward.
 inline Values windows(const Values& from, const Constants& with, const Sizes& s, bool backward) {
   const int in = s.from_h * s.from_w;
   const int out = s.to_h * s.to_w;
@@ -209,7 +209,7 @@ inline Values backward(const Problem& problem, const Constants& with, const Valu
   return out;
 }
 
-// Sizes as the kernel takes them, from and to in the direction that runs.
+// Sizes as the kernel takes them, with from and to in the direction that runs.
 inline Sizes directed(const Sizes& s, bool backward) {
   if (!backward) return s;
   Sizes swapped = s;

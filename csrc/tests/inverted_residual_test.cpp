@@ -1,5 +1,5 @@
 // inverted_residual's kernel on the emulated device against its definition in float64, forward and
-// back, in each precision; sums are exact, so that results are equal to the last bit.
+// backward, in every precision. Sums are exact, so results must be bit-identical.
 
 #include <cstdint>
 #include <random>
@@ -136,7 +136,7 @@ Values drawn(const Problem& problem, std::int64_t n, std::mt19937& random) {
   return values;
 }
 
-// Both directions of a problem; the backward one reads the bits that the forward one wrote.
+// Runs both directions of a problem. The backward one reads the bits that the forward one wrote.
 void compare(const Problem& problem, const Device& device) {
   const Sizes& s = problem.sizes;
   std::mt19937 random(device.seed);
@@ -159,7 +159,7 @@ void compare(const Problem& problem, const Device& device) {
   args.activation[1] = problem.activation[1];
   args.last = problem.last;
 
-  // One direction, in exact-size buffers: `read` and, where there is something, `more` added.
+  // Runs one direction in exact-size buffers: reads `read` and adds `more` if it is not empty.
   const auto run = [&](const Values& read, const Values& more, const Values& expected_out,
                        const char* name) {
     Elements in = elements(read, problem.type());
@@ -200,9 +200,9 @@ void compare(const Problem& problem, const Device& device) {
   run(g, other, backward(problem, with, g, expected.bits, other), "cotangent");
 }
 
-Sizes with_outputs(Sizes s, int behind) {
-  s.to_h = (s.from_h + s.pad_top + behind - s.kernel_h) / s.stride_h + 1;
-  s.to_w = (s.from_w + s.pad_left + behind - s.kernel_w) / s.stride_w + 1;
+Sizes with_outputs(Sizes s, int pad_end) {
+  s.to_h = (s.from_h + s.pad_top + pad_end - s.kernel_h) / s.stride_h + 1;
+  s.to_w = (s.from_w + s.pad_left + pad_end - s.kernel_w) / s.stride_w + 1;
   return s;
 }
 
@@ -212,7 +212,7 @@ constexpr Bounds kRelu6{0.0f, 6.0f};
 constexpr Bounds kRelu{0.0f, kInfinity};
 constexpr Bounds kHardtanh{-0.5f, 1.0f};
 
-// Blocks of MobileNetV2 on 32x32 images, few of each.
+// Blocks of MobileNetV2 on a few 32x32 images each.
 TEST(blocks_of_mobilenet) {
   const Sizes all[] = {
       // images, from (h, w, c), expanded, to (h, w, c), kernel, stride, padding
@@ -267,8 +267,8 @@ TEST(random_blocks) {
   }
 }
 
-// Few channels and one tap, so that sums are exact although the inputs have 13 bits.
-TEST(products_take_what_their_unit_takes) {
+// Few channels and one tap, so that sums are exact even with 13-bit inputs.
+TEST(products_round_their_factors) {
   const Sizes sizes{5, 3, 2, 8, 8, 3, 2, 8, 1, 1, 1, 1, 0, 0};
   for (const Precision precision : {Precision::kFloat32, Precision::kTensorFloat32}) {
     for (std::uint32_t seed = 1; seed < 4; ++seed) {

@@ -1,6 +1,6 @@
-// masked_cotangent, the CPU kernel and the text of the CUDA kernel, against its definition in
+// masked_cotangent: the CPU kernel and the source of the CUDA kernel against its definition in
 // double precision. All values are chosen so that float32 arithmetic is exact: the results must be
-// equal to the last bit, rounding to bfloat16 included.
+// bit-identical, including rounding to bfloat16.
 
 #include "masked_cotangent/masked_cotangent.h"
 
@@ -30,7 +30,7 @@ struct Problem {
   ElementType type;
   bool mask, scale, other;
   float slope;
-  int misaligned;  // which array is 3 elements behind a 16-byte boundary; 0 none, 6 all
+  int misaligned;  // which array is 3 elements past a 16-byte boundary; 0 none, 6 all
   Target target;
 
   std::string text() const {
@@ -107,10 +107,10 @@ void compare(const Problem& problem, std::uint32_t seed,
   }
   CHECK(std::equal(mask_before.begin(), mask_before.end(), mask.data()),
         problem.text() + ": the mask was written");
-  CHECK(out.front_untouched(), problem.text() + ": wrote in front of an array");
+  CHECK(out.front_untouched(), problem.text() + ": wrote before the start of an array");
 }
 
-// Calls body(problem, seed) over sizes, types, slopes, alignments and what there is.
+// Calls body(problem, seed) for all sizes, types, slopes, alignments and optional arrays.
 void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& body) {
   std::uint32_t seed = 1;
   for (const rows_test::Size size : rows_test::sizes()) {

@@ -1,8 +1,8 @@
-// max_pool_backward, the CPU kernel and the text of the CUDA kernel, against its definition in
+// max_pool_backward: the CPU kernel and the source of the CUDA kernel against its definition in
 // double precision, window by window. Sums of a few eighths are exact in float32: the results must
-// be equal to the last bit, rounding to bfloat16 included.
+// be bit-identical, including rounding to bfloat16.
 
-#include "max_pool_backward/max_pool_backward.h"
+#include "max_pool/max_pool_backward.h"
 
 #include <cstdint>
 #include <functional>
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "max_pool_backward/max_pool_backward_kernel.cuh"
+#include "max_pool/max_pool_backward_kernel.cuh"
 #include "tests/check.h"
 #include "tests/every_target.h"
 #include "tests/pool_backward_checks.h"
@@ -66,7 +66,7 @@ void compare(const Problem& problem, std::uint32_t seed,
                                  problem.x_mask, problem.x_slope, problem.misaligned == 2 ? 3 : 0,
                                  random);
 
-  // Every window names one of the positions that it sees, at random, for each channel.
+  // For each channel, every window names a random one of the positions that it covers.
   std::vector<double> value(static_cast<std::size_t>(problem.n * image * channels), 0.0);
   for (std::int64_t row = 0; row < windows; ++row) {
     std::vector<std::pair<std::int64_t, int>> seen;  // position of the image, of the window

@@ -1,6 +1,6 @@
-// max_pool, the CPU kernel and the text of the CUDA kernel, against its definition in double
-// precision. Values are chosen so that float32 arithmetic is exact: the results must be equal to
-// the last bit, rounding to bfloat16 included.
+// max_pool: the CPU kernel and the source of the CUDA kernel against its definition in double
+// precision. Values are chosen so that float32 arithmetic is exact: the results must be
+// bit-identical, including rounding to bfloat16.
 
 #include "max_pool/max_pool.h"
 
@@ -90,7 +90,7 @@ void compare(const Problem& problem, std::uint32_t seed,
   Elements bias(problem.bias ? channels : 0, ElementType::kFloat32);
   Bytes index(static_cast<std::size_t>(out_rows * groups * bits), problem.misaligned == 3 ? 1 : 0);
   Bytes mask(problem.mask ? static_cast<std::size_t>(out_rows * groups) : 0);
-  // Half of the problems without a NaN, and some channels all infinite.
+  // Half of the problems have no NaN, and some channels are all infinite.
   for (std::int64_t i = 0; i < problem.n * image * channels; ++i) {
     double value = rows_test::draw(random);
     if (std::isnan(value) && seed % 4 < 2) value = 1.0;
@@ -144,13 +144,13 @@ void compare(const Problem& problem, std::uint32_t seed,
     }
     for (std::int64_t c = channels; c < groups * 8; ++c) {
       CHECK(field(index.data() + row * groups * bits, c, bits) == 0,
-            problem.text() + ": the index holds something behind the last channel");
+            problem.text() + ": the index has bits set past the last channel");
     }
   }
   CHECK(!problem.mask || rows_test::padding_is_zero(mask.data(), out_rows, channels),
-        problem.text() + ": the mask holds something behind the last channel");
+        problem.text() + ": the mask has bits set past the last channel");
   CHECK(x.front_untouched() && y.front_untouched() && index.front_untouched(),
-        problem.text() + ": wrote in front of an array");
+        problem.text() + ": wrote before the start of an array");
 }
 
 void compare_all(const std::function<void(const MaxPoolArgs&)>& run) {

@@ -1,5 +1,5 @@
 // Steps of an on-chip network by their definition (onchip/onchip.h), in double precision, one
-// element after another: no tiles, no chunks, no bits.
+// element at a time: no tiles, no chunks, no bits.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace onchip_test {
 
-// Rows of channels, one a position.
+// Rows of channels, one per position.
 using Rows = std::vector<double>;
 
 struct Passed {
@@ -24,7 +24,7 @@ class Definition {
 
   double constant(int element) const { return constants_[static_cast<std::size_t>(element)]; }
 
-  // `added`: what is added before the activation, or null.
+  // `added`: the value added before the activation, or null.
   Passed forward(const Layer& layer, const Rows& input, const Rows* added) const {
     Rows sums(static_cast<std::size_t>(layer.out_h * layer.out_w * layer.out_c));
     for (int out = 0; out < layer.out_h * layer.out_w; ++out) {
@@ -64,7 +64,7 @@ class Definition {
     return passed;
   }
 
-  // The cotangent of what a layer's convolution gives (and of what is added) from its output's.
+  // The cotangent of a layer's convolution result (and of the added value), from its output's.
   Rows pulled_back(const Layer& layer, const Passed& passed, const Rows& cotangent) const {
     Rows g(static_cast<std::size_t>(layer.out_h * layer.out_w * layer.out_c));
     const int width = layer.pooled != 0 ? layer.out_w / 2 : layer.out_w;
@@ -105,7 +105,7 @@ class Definition {
         layer.weight_element + (tap * layer.in_c + in) * layer.out_c + out)]);
   }
 
-  // Every input position with every output position that reads it, and through which tap.
+  // Calls body for every input position and every output position that reads it, with the tap.
   template <typename Pair>
   static void for_each_pair(const Layer& layer, Pair&& pair) {
     for (int out = 0; out < layer.out_h * layer.out_w; ++out) {
@@ -155,7 +155,7 @@ inline Case::Expected Case::expected(int steps) const {
           result.last_value.push_back(static_cast<float>(value[i]));
         }
       }
-      // Of each layer's output: through convolutions, and through a sum.
+      // The cotangents of each layer's output: through convolutions, and through a sum.
       std::vector<Rows> through(count(shape_.layers));
       std::vector<Rows> added(count(shape_.layers));
       for (std::size_t i = 0; i < value.size(); ++i) {
@@ -175,7 +175,7 @@ inline Case::Expected Case::expected(int steps) const {
         Rows& so_far = through[count(layer.reads)];
         if (so_far.empty()) {
           so_far = cotangent;
-        } else {  // what the first one left was stored
+        } else {  // the first one's partial sum was stored
           for (std::size_t e = 0; e < so_far.size(); ++e) {
             so_far[e] = cotangent[e] + rounded(so_far[e]);
           }

@@ -1,6 +1,5 @@
-// onchip's kernel on the emulated device as a function for Python's tests, which bring plans,
-// weights and networks of their own: python_tests/emulated_onchip.py compiles and loads this
-// file.
+// onchip's kernel on the emulated device, as a function for the Python tests, which have their own
+// plans, weights and networks: python_tests/emulated_onchip.py compiles and loads this file.
 
 #include <cstdint>
 #include <cstring>
@@ -18,14 +17,14 @@ int onchip_shift_for(int channels, int apart) {
   return sign_ext::onchip::shift_for(channels, apart);
 }
 
-// Instructions of the matrix unit in all launches so far, and the bytes that they took.
+// Tensor-core products in all launches so far, and the bytes that warps loaded for them.
 std::uint64_t onchip_products() { return host_cuda::matrix_counts().products; }
 std::uint64_t onchip_loaded() { return host_cuda::matrix_counts().loaded; }
 
-// From now on, whether products add up as on the device.
-void onchip_truncates(int truncates) { host_cuda::matrix_unit_truncates() = truncates != 0; }
+// Sets whether products are summed as on the device from now on.
+void onchip_truncates(int truncates) { host_cuda::tensor_cores_truncate() = truncates != 0; }
 
-// Pointers as in Args; null where there is none.
+// Pointers are as in Args, null if absent.
 void onchip_emulate(const std::int32_t* plan, float* p, float* velocity,
                     const std::uint16_t* weights, const float* constants, std::uint16_t* features,
                     std::uint8_t* residues, const std::uint16_t* cotangent, float* watch,
@@ -51,7 +50,7 @@ void onchip_emulate(const std::int32_t* plan, float* p, float* velocity,
   host_cuda::Options options;
   options.seed = seed;
   options.dynamic_shared_bytes = static_cast<std::size_t>(args.plan.shared_bytes);
-  const auto blocks = static_cast<unsigned int>((images + 1) / 2);  // so that a block has two
+  const auto blocks = static_cast<unsigned int>((images + 1) / 2);  // so that a block processes two
   host_cuda::launch_with(options, &sign_ext::onchip::onchip_kernel, blocks,
                          static_cast<unsigned int>(args.plan.threads), args);
 }

@@ -1,5 +1,5 @@
-// The index maps of onchip against what they are for: no two elements in one place, no two rows in
-// one bank, every position of every window in one lane, both directions the same convolution.
+// onchip's index maps must do their job: no two elements in one place, no two rows in one bank,
+// every position of every window in one lane, and the same convolution in both directions.
 
 #include "onchip/onchip_layout.h"
 
@@ -14,7 +14,7 @@ namespace {
 
 using namespace sign_ext::onchip;
 
-// Maps are constant expressions: a plan that were wrong could be refused at compile time.
+// The maps are constant expressions, so a wrong plan could be rejected at compile time.
 static_assert(swizzled(0, 0) == 0 && swizzled(128, 0) == 128 + 16 && swizzled(1024, 0) == 1024);
 static_assert(swizzled(128, 1) == 128 && swizzled(256, 1) == 256 + 16);
 static_assert(shift_for(32, 2) == 0 && shift_for(64, 1) == 0 && shift_for(64, 2) == 1);
@@ -27,15 +27,15 @@ TEST(elements_have_places_of_their_own) {
     for (const int rows : {1, 7, 64, 129}) {
       for (const int shift : {0, 1, 2}) {
         std::set<int> places;
-        const int bytes = divide_up(rows * channels * 2, 128) * 128;  // as the plan rounds them up
+        const int bytes = divide_up(rows * channels * 2, 128) * 128;  // rounded up as in the plan
         for (int row = 0; row < rows; ++row) {
           for (int c = 0; c < channels; ++c) {
             const int at = element_at(row, c, channels, shift);
-            CHECK(at >= 0 && at + 2 <= bytes && at % 2 == 0, "outside of the array");
+            CHECK(at >= 0 && at + 2 <= bytes && at % 2 == 0, "outside the array");
             CHECK(places.insert(at).second, "two elements in one place");
-            // A chunk stays together.
+            // A chunk stays contiguous.
             CHECK(at == element_at(row, c / 8 * 8, channels, shift) + c % 8 * 2,
-                  "a chunk is torn apart");
+                  "a chunk is split");
           }
         }
       }
@@ -43,13 +43,13 @@ TEST(elements_have_places_of_their_own) {
   }
 }
 
-// The 8 rows of a matrix are read at once: 16 bytes each, from 128 bytes of different banks.
+// The 8 rows of a matrix are read at once: 16 bytes each, 128 bytes in different banks.
 TEST(rows_that_are_read_together_lie_in_different_banks) {
   for (const int channels : {8, 16, 32, 64, 128}) {
-    for (const int apart : {1, 2}) {              // neighbours, and neighbours in windows of 2x2
-      if (channels == 8 && apart == 2) continue;  // 8 chunks of one half of each line
+    for (const int apart : {1, 2}) {  // adjacent positions, and those of pooled 2x2 windows
+      if (channels == 8 && apart == 2) continue;  // 8 chunks in the same half of each line
       const int shift = shift_for(channels, apart);
-      // A whole line further each time; within a line, taps shift the 8 rows against it.
+      // Each time one whole line further; taps shift the 8 rows relative to the lines.
       for (int first = 0; first < 64; first += channels < 64 ? 64 / channels : 1) {
         for (int chunk = 0; chunk < channels / 8; ++chunk) {
           std::set<int> banks;
@@ -69,9 +69,9 @@ TEST(a_lane_holds_whole_windows) {
   for (int pair = 0; pair < 4; ++pair) {
     for (int g = 0; g < 8; ++g) {
       for (int position = 0; position < 4; ++position) {
-        // Fragments 2 pair and 2 pair + 1, rows g and g + 8: where the forward tile looks.
+        // Fragments 2 pair and 2 pair + 1, rows g and g + 8: where the forward tile expects it.
         const PooledRow row = pooled_row(32 * pair + 16 * (position / 2) + 8 * (position % 2) + g);
-        CHECK(row.window == 8 * pair + g && row.position == position, "another window");
+        CHECK(row.window == 8 * pair + g && row.position == position, "wrong window");
         seen.insert({row.window, row.position});
       }
     }
@@ -79,9 +79,9 @@ TEST(a_lane_holds_whole_windows) {
   CHECK(seen.size() == 128, "a position is missing");
 }
 
-// Lane 8j + i names row i of matrix j; registers are (rows 0, k 0), (8, 0), (0, 8), (8, 8) for A,
-// and k before columns for B.
-TEST(lanes_name_the_rows_of_fragments) {
+// Lane 8j + i gives the address of row i of matrix j. Registers are (rows 0, k 0), (8, 0), (0, 8),
+// (8, 8) for A, and k before columns for B.
+TEST(lanes_address_the_rows_of_fragments) {
   for (int lane = 0; lane < 32; ++lane) {
     const int matrix = lane / 8;
     const int i = lane % 8;
@@ -101,7 +101,8 @@ TEST(residue_words_hold_each_bit_in_its_byte) {
         const unsigned int bits = static_cast<unsigned int>(pass) |
                                   static_cast<unsigned int>(winner & 1) << 8 |
                                   static_cast<unsigned int>(winner >> 1) << 16;
-        CHECK(first == bits << (2 * t) && second == bits << (2 * t + 1), "a bit is elsewhere");
+        CHECK(first == bits << (2 * t) && second == bits << (2 * t + 1),
+              "a bit is in the wrong place");
       }
     }
   }
@@ -116,7 +117,7 @@ int read_by(int out, int tap, int stride, int pad, int size) {
 TEST(taps_are_divided_by_strides) {
   for (int stride = 1; stride <= 64; ++stride) {
     for (int tap = 0; tap < 2 * kMostTaps; ++tap) {
-      CHECK(times(tap, one_over(stride)) == tap / stride, "another quotient");
+      CHECK(times(tap, one_over(stride)) == tap / stride, "wrong quotient");
     }
   }
 }
@@ -147,7 +148,8 @@ TEST(taps_lead_to_the_other_end_of_each_window) {
             }
           }
           for (int out = 0; out < outs; ++out) {
-            CHECK(forward_taps(out, kernel, stride, pad, size) >> kernel == 0, "beyond the kernel");
+            CHECK(forward_taps(out, kernel, stride, pad, size) >> kernel == 0,
+                  "a tap past the kernel");
           }
         }
       }

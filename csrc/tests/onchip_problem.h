@@ -1,6 +1,6 @@
-// A network, images and a plan for onchip's kernel, and what two steps of it are by definition, in
-// double precision. Weights are small integers and every other constant a power of two, so that all
-// sums are exact: the kernel's results must be equal to the last bit.
+// A network, images and a plan for onchip's kernel, and the results of two steps by definition, in
+// double precision. Weights are small integers and every other constant is a power of two, so all
+// sums are exact: the kernel's results must be bit-identical.
 
 #pragma once
 
@@ -22,10 +22,10 @@ namespace onchip_test {
 using namespace sign_ext::onchip;
 
 struct LayerShape {
-  int channels, kernel_h, kernel_w, stride, pad_top, pad_left, pad_behind;
+  int channels, kernel_h, kernel_w, stride, pad_top, pad_left, pad_end;
   bool pooled;
   int activation;  // 0 none, 1 ReLU, 2 clamp, 3 leaky ReLU
-  int back = 1;    // how many layers before it the one is that it reads
+  int back = 1;    // how many layers back its input is
   int adds = -1;   // the layer whose output is added, or -1
 };
 
@@ -33,7 +33,7 @@ struct Problem {
   int height, width, channels, images, steps, threads;
   std::vector<LayerShape> layers;
   bool momentum, clamped;
-  int loads;  // a kWeights... of all phases
+  int loads;  // a kWeights... constant, for all phases
 };
 
 inline double rounded(double value) {
@@ -54,7 +54,7 @@ class Case {
     for (float& value : velocity) value = problem.momentum ? static_cast<float>(draw(2)) : 0.0f;
   }
 
-  // The plan of one kind of launch, every array at a place of its own.
+  // The plan of one kind of launch, with every array in its own place.
   Args args(bool forward, bool backward) {
     Args args{};
     Plan& plan = args.plan;
@@ -123,9 +123,9 @@ class Case {
   std::vector<float> p, velocity, constants;
   std::vector<std::uint16_t> weights;
   alignas(16) unsigned int watch[2] = {0, 0};
-  std::int32_t counts[3] = {10, 0x7fffffff, 0};  // ten steps were taken before
+  std::int32_t counts[3] = {10, 0x7fffffff, 0};  // ten steps were taken earlier
 
-  // What the definition makes of all this; p and velocity are moved on.
+  // The results by definition, with p and velocity updated.
   struct Expected {
     std::vector<float> p, velocity, last_value;
     float largest_delta = 0, largest_q = 0;
@@ -141,7 +141,7 @@ class Case {
     return found;
   }
 
-  // Where the cotangent of layer i's output comes together: at the first convolution that reads it.
+  // Where the cotangent of layer i's output is completed: at the first convolution that reads it.
   template <typename Place>
   static void hand_over(Plan& plan, int i, Place&& place) {
     const std::vector<int> convolutions = readers(plan, i);
@@ -209,8 +209,8 @@ class Case {
       layer.in_h = height;
       layer.in_w = width;
       layer.in_c = in_c;
-      layer.out_h = (height + one.pad_top + one.pad_behind - one.kernel_h) / one.stride + 1;
-      layer.out_w = (width + one.pad_left + one.pad_behind - one.kernel_w) / one.stride + 1;
+      layer.out_h = (height + one.pad_top + one.pad_end - one.kernel_h) / one.stride + 1;
+      layer.out_w = (width + one.pad_left + one.pad_end - one.kernel_w) / one.stride + 1;
       layer.out_c = padded(one.channels);
       layer.kernel_h = one.kernel_h;
       layer.kernel_w = one.kernel_w;

@@ -1,6 +1,6 @@
-// The text of onchip's kernel on the emulated device, against its definition: random networks of
-// one to three layers, two steps, one launch; the same split into a forward and a backward launch.
-// All must be equal to the last bit, in every order of threads.
+// The source of onchip's kernel on the emulated device against its definition: random networks of
+// one to three layers, two steps, one launch; and the same split into a forward and a backward
+// launch. All results must be bit-identical, in every order of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -35,7 +35,7 @@ LayerShape random_layer(std::mt19937& random, bool small) {
   layer.stride = small ? 1 : one_of({1, 1, 2});
   layer.pad_top = one_of({0, 1});
   layer.pad_left = one_of({0, 1});
-  layer.pad_behind = one_of({0, 1});
+  layer.pad_end = one_of({0, 1});
   layer.pooled = !small && one_of({0, 1}) != 0;
   layer.activation = one_of({0, 1, 2, 3});
   return layer;
@@ -57,8 +57,8 @@ Problem random_problem(std::uint32_t seed) {
     LayerShape layer = random_layer(random, i > 0);
     layer.kernel_h = std::min(layer.kernel_h, height);
     layer.kernel_w = std::min(layer.kernel_w, width);
-    height = (height + layer.pad_top + layer.pad_behind - layer.kernel_h) / layer.stride + 1;
-    width = (width + layer.pad_left + layer.pad_behind - layer.kernel_w) / layer.stride + 1;
+    height = (height + layer.pad_top + layer.pad_end - layer.kernel_h) / layer.stride + 1;
+    width = (width + layer.pad_left + layer.pad_end - layer.kernel_w) / layer.stride + 1;
     layer.pooled = layer.pooled && height > 1 && width > 1;
     if (layer.pooled) {
       height /= 2;
@@ -73,18 +73,18 @@ Problem random_problem(std::uint32_t seed) {
 }
 
 void compare(const Case& got, const Case::Expected& expected, int steps, const std::string& what) {
-  CHECK(got.p == expected.p, what + ": another image");
-  if (got.velocity != expected.velocity) CHECK(false, what + ": another velocity");
+  CHECK(got.p == expected.p, what + ": wrong image");
+  if (got.velocity != expected.velocity) CHECK(false, what + ": wrong velocity");
   float delta;
   float q;
   std::memcpy(&delta, &got.watch[0], 4);
   std::memcpy(&q, &got.watch[1], 4);
-  CHECK(delta == expected.largest_delta && q == expected.largest_q, what + ": another watch");
-  CHECK(got.counts[1] == 0x7fffffff, what + ": a step that is not finite was seen");
+  CHECK(delta == expected.largest_delta && q == expected.largest_q, what + ": wrong watch");
+  CHECK(got.counts[1] == 0x7fffffff, what + ": a step was reported as not finite");
   CHECK(got.counts[0] == 10 + steps && got.counts[2] == 0, what + ": steps were not counted");
 }
 
-// Up to what is behind the last layer's, which is nobody's.
+// Compares all residues except the padding after the last layer's.
 bool same_residues(const Plan& plan, const std::uint8_t* one, const std::uint8_t* other) {
   const Layer& last = plan.layer[plan.layers - 1];
   const int pixels =
@@ -114,7 +114,7 @@ TEST(a_forward_and_a_backward_launch_are_one_step) {
     const auto expected = one.expected(1);
     std::vector<std::uint8_t> residues(static_cast<std::size_t>(2 * one.shape().residue_bytes + 16),
                                        0x5a);
-    // Words of 4 bytes are copied.
+    // The kernel copies words of 4 bytes.
     std::uint8_t* const aligned =
         residues.data() + (16 - reinterpret_cast<std::uintptr_t>(residues.data()) % 16) % 16;
     std::vector<std::uint16_t> features(expected.last_value.size(), 0x7fff);
@@ -123,19 +123,19 @@ TEST(a_forward_and_a_backward_launch_are_one_step) {
     forward.residues = aligned;
     const std::vector<float> before = one.p;
     launch(forward, seed, 2);
-    // A whole step writes the same bits where it is asked for them.
+    // A whole step writes the same bits if it is asked for them.
     Case other(problem, seed);
     std::vector<std::uint32_t> words(static_cast<std::size_t>(2 * one.shape().residue_bytes / 4));
     Args whole = other.args(true, true);
     whole.steps = 1;
     whole.residues = reinterpret_cast<std::uint8_t*>(words.data());
     launch(whole, seed, 1);
-    compare(other, expected, 1, "with its residues, seed " + std::to_string(seed));
-    CHECK(same_residues(one.shape(), aligned, whole.residues), "other residues");
+    compare(other, expected, 1, "with residues, seed " + std::to_string(seed));
+    CHECK(same_residues(one.shape(), aligned, whole.residues), "wrong residues");
     CHECK(one.p == before, "the forward launch changed the image");
     for (std::size_t i = 0; i < features.size(); ++i) {
       CHECK(sign_ext::bfloat16_bits_to_float(features[i]) == expected.last_value[i],
-            "another last value");
+            "wrong last value");
     }
     const std::vector<std::uint16_t> cotangent = one.seed_of_each_image();
     Args backward = one.args(false, true);
@@ -176,7 +176,7 @@ TEST(sums_and_branches_are_those_of_the_definition) {
   }
 }
 
-// The same call gives the same bits, whatever the order of threads: a missing barrier would show.
+// The same call gives the same bits in any order of threads: a missing barrier would show.
 TEST(no_result_depends_on_the_order_of_threads) {
   Problem problem = random_problem(3);
   problem.layers = {{16, 3, 3, 1, 1, 1, 1, true, 1}, {24, 3, 3, 1, 1, 1, 1, false, 1}};

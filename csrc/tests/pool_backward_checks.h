@@ -1,4 +1,4 @@
-// What the tests of poolings' backward operators share: the end that all of them have in common,
+// What the tests of the pooling backward operators share: the epilogue that all of them have,
 // out = pull_back(value + other, x_mask, x_slope), defined in double precision.
 
 #pragma once
@@ -51,7 +51,8 @@ class Cotangent {
   const void* other() const { return other_; }
   const std::uint8_t* x_mask() { return has_mask_ ? x_mask_.data() : nullptr; }
 
-  // Compares with the value in double precision; `tolerance` is relative to the numbers added.
+  // Compares with the value in double precision. `tolerance` is relative to the magnitude of the
+  // terms.
   void check_against(const std::vector<double>& value, const std::vector<double>& magnitude,
                      double tolerance, const std::string& text) {
     for (std::int64_t i = 0; i < rows_ * channels_; ++i) {
@@ -68,7 +69,7 @@ class Cotangent {
             text + ": element " + std::to_string(i) + " is " + std::to_string(out_.get(i)) +
                 ", not " + std::to_string(expected));
     }
-    CHECK(out_.front_untouched(), text + ": wrote in front of out");
+    CHECK(out_.front_untouched(), text + ": wrote before the start of out");
   }
 
  private:

@@ -1,5 +1,5 @@
-// What the CUDA kernels of pooling share: division by multiplication, a thread's place, and the
-// launches that cover more than 2^31 groups of channels.
+// What the CUDA pooling kernels share: division by multiplication, a thread's place, and launches
+// that cover more than 2^31 groups of channels.
 
 #include "common/pool_kernel.cuh"
 
@@ -56,8 +56,8 @@ void check_place(const Shape& shape, const PoolGrid& grid, std::uint32_t thread)
             place.row == position / shape.width % shape.height &&
             place.image == position / shape.width / shape.height,
         "the place of thread " + std::to_string(thread));
-  const std::int64_t behind = shape.channels - 8 * place.group;
-  CHECK(place.count == (behind < 8 ? behind : 8), "the number of channels");
+  const std::int64_t left = shape.channels - 8 * place.group;
+  CHECK(place.count == (left < 8 ? left : 8), "the number of channels");
 }
 
 TEST(launches_cover_every_image_once) {

@@ -1,5 +1,5 @@
-// The windows that tests of pooling try, and a loop over which positions a window sees, written out
-// once more.
+// The windows that the pooling tests use, and an independent loop over the positions that a window
+// covers.
 
 #pragma once
 
@@ -14,11 +14,11 @@ namespace pool_test {
 using sign_ext::PoolAxis;
 using sign_ext::PoolWindow;
 
-// The number of windows, as torch rounds it; `up` as ceil_mode does.
+// The number of windows, rounded as in torch; `up` is ceil_mode.
 inline int windows(int size, int kernel, int stride, int padding, int dilation, bool up) {
   const int room = size + 2 * padding - dilation * (kernel - 1) - 1 + (up ? stride - 1 : 0);
   int out = room / stride + 1;
-  if (up && (out - 1) * stride >= size + padding) --out;  // the last one begins inside
+  if (up && (out - 1) * stride >= size + padding) --out;  // the last one begins inside the image
   return out;
 }
 
@@ -32,22 +32,22 @@ inline std::vector<PoolWindow> undilated_windows() {
   return {
       {axis(6, 2, 2, 0), axis(8, 2, 2, 0)},                     // tiles, nothing left over
       {axis(5, 2, 2, 0), axis(7, 2, 2, 0)},                     // positions in no window
-      {axis(5, 2, 2, 0, 1, true), axis(7, 2, 2, 0, 1, true)},   // tiles that reach out
+      {axis(5, 2, 2, 0, 1, true), axis(7, 2, 2, 0, 1, true)},   // tiles that extend past the image
       {axis(7, 3, 3, 0), axis(8, 3, 3, 0, 1, true)},            //
-      {axis(9, 3, 2, 0), axis(11, 3, 2, 0)},                    // 3x3 two apart
+      {axis(9, 3, 2, 0), axis(11, 3, 2, 0)},                    // 3x3, stride 2
       {axis(8, 3, 2, 0, 1, true), axis(10, 3, 2, 0, 1, true)},  //
       {axis(9, 3, 2, 1), axis(12, 3, 2, 1)},                    //
       {axis(6, 3, 2, 1, 1, true), axis(7, 3, 2, 1, 1, true)},   //
       {axis(3, 3, 2, 0), axis(3, 3, 2, 0)},                     // one window
       {axis(4, 3, 2, 1), axis(5, 3, 2, 0)},                     //
-      {axis(5, 3, 1, 1), axis(6, 3, 1, 1)},                     // 3x3 one apart
-      {axis(2, 3, 1, 1), axis(1, 3, 1, 1)},                     // less than a window
+      {axis(5, 3, 1, 1), axis(6, 3, 1, 1)},                     // 3x3, stride 1
+      {axis(2, 3, 1, 1), axis(1, 3, 1, 1)},                     // smaller than a window
       {{2, 1, 3, 2, 0, 1}, {1, 1, 3, 2, 0, 1}},
 
-      {axis(7, 3, 2, 2), axis(6, 3, 2, 2)},      // more padding than torch takes
+      {axis(7, 3, 2, 2), axis(6, 3, 2, 2)},      // more padding than torch accepts
       {axis(4, 2, 1, 0), axis(5, 2, 1, 1)},      //
       {axis(5, 1, 1, 0), axis(4, 3, 1, 0)},      // one row
-      {axis(7, 3, 2, 0), axis(4, 2, 1, 1)},      // unlike axes
+      {axis(7, 3, 2, 0), axis(4, 2, 1, 1)},      // axes that differ
       {axis(6, 5, 1, 2), axis(5, 5, 3, 2)},      // 25 positions
       {axis(9, 2, 4, 0), axis(9, 2, 3, 0)},      // gaps between windows
       {axis(4, 4, 4, 0), axis(5, 5, 5, 0)},      // the whole image
@@ -74,8 +74,8 @@ inline std::string text(const PoolWindow& window) {
   return text(window.h) + " x " + text(window.w);
 }
 
-// Calls body(row of the image, column of the image, position in the window) for what window
-// (oh, ow) sees of the image, in row-major order.
+// Calls body(row of the image, column of the image, position in the window) for the positions of
+// the image that window (oh, ow) covers, in row-major order.
 template <typename Body>
 void for_each_seen(const PoolWindow& window, int oh, int ow, Body&& body) {
   for (int kh = 0; kh < window.h.kernel; ++kh) {

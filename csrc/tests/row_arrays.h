@@ -1,5 +1,5 @@
-// What tests of operators on rows of channels share: arrays with guarded ends, bfloat16 by its
-// definition, values that make ties, and bits of a mask.
+// What the tests of operators on rows of channels share: arrays with guarded ends, bfloat16 by its
+// definition, values that produce ties, and the bits of a mask.
 
 #pragma once
 
@@ -22,7 +22,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 inline std::size_t element_bytes(ElementType type) { return type == ElementType::kFloat32 ? 4 : 2; }
 
-// To the nearest value with 8 significant bits, ties to even. Normal values only.
+// Rounds to the nearest value with 8 significant bits, ties to even. Normal values only.
 inline double rounded(double value, ElementType type) {
   if (type == ElementType::kFloat32) return static_cast<double>(static_cast<float>(value));
   if (value == 0 || !std::isfinite(value)) return value;
@@ -30,8 +30,8 @@ inline double rounded(double value, ElementType type) {
   return std::nearbyint(value / quantum) * quantum;
 }
 
-// Bytes that begin `offset` behind a 16-byte boundary and end with their heap block, so that
-// AddressSanitizer stops at the first one read or written behind them. They hold a mark at first.
+// Bytes that start `offset` past a 16-byte boundary and end with their heap block, so that
+// AddressSanitizer stops at the first byte read or written past them. They initially hold a marker.
 class Bytes {
  public:
   Bytes(std::size_t size, std::size_t offset = 0)
@@ -85,7 +85,7 @@ class Elements {
     return sign *
            std::ldexp(mantissa + (exponent == 0 ? 0 : 128), (exponent == 0 ? 1 : exponent) - 134);
   }
-  // A value of the type; nothing is rounded but to float32.
+  // `value` must be a value of the type; it is rounded to float32 only.
   void set(std::int64_t i, double value) {
     unsigned char* at = bytes_.data() + static_cast<std::size_t>(i) * element_bytes(type_);
     const auto single = static_cast<float>(value);
@@ -103,8 +103,8 @@ class Elements {
   Bytes bytes_;
 };
 
-// Eighths between -8 and 8, which both types hold, with zeros, infinities and NaN among them. Sums
-// and products of a few are exact in float32, and many lie between two bfloat16 values.
+// Eighths between -8 and 8, exact in both types, with some zeros, infinities and NaN. Sums and
+// products of a few are exact in float32, and many lie between two bfloat16 values.
 inline double draw(std::mt19937& random) {
   switch (random() % 40) {
     case 0:
@@ -132,7 +132,7 @@ inline bool bit_of(const std::uint8_t* mask, std::int64_t channels, std::int64_t
   return (mask[row * ((channels + 7) / 8) + channel / 8] >> (channel % 8) & 1) != 0;
 }
 
-// The bits behind the last channel of every row are 0.
+// Whether the bits past the last channel of every row are 0.
 inline bool padding_is_zero(const std::uint8_t* mask, std::int64_t rows, std::int64_t channels) {
   const std::int64_t row_bytes = (channels + 7) / 8;
   for (std::int64_t row = 0; row < rows && channels % 8 != 0; ++row) {
@@ -146,7 +146,7 @@ struct Size {
   std::int64_t channels;
 };
 
-// Whole bytes and ragged ends, joined rows and rows longer than a stretch, none at all.
+// Whole bytes and ragged ends, joined rows, rows longer than a stretch, and none at all.
 inline std::vector<Size> sizes() {
   std::vector<Size> all;
   for (const std::int64_t channels : {1, 3, 7, 8, 16, 22, 24, 33, 40, 64, 100, 255, 520, 700}) {

@@ -1,4 +1,5 @@
-// sign_update_: the kernel's text on the emulation and the CPU kernel, against a float64 loop.
+// sign_update_: the CUDA kernel's source on the emulation and the CPU kernel against a float64
+// loop.
 
 #include <algorithm>
 #include <cmath>
@@ -23,9 +24,9 @@ using sign_ext::SignUpdateArgs;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr DeltaType kTypes[] = {DeltaType::kFloat32, DeltaType::kBFloat16, DeltaType::kFloat16};
 
-// An array that begins `offset` elements behind a 16-byte boundary and ends with its heap block, so
-// that AddressSanitizer stops at the first byte read or written behind it. The elements in front of
-// it hold a mark that must survive.
+// An array that starts `offset` elements past a 16-byte boundary and ends with its heap block, so
+// that AddressSanitizer stops at the first byte read or written past it. The elements before it
+// hold a marker that must survive.
 template <typename T>
 class Array {
  public:
@@ -73,7 +74,7 @@ double value_of(std::uint16_t bits, int exponent_bits, int mantissa_bits) {
 struct Problem {
   DeltaType type;
   std::int64_t n;
-  int p_offset, delta_offset, velocity_offset;  // elements behind a 16-byte boundary
+  int p_offset, delta_offset, velocity_offset;  // elements past a 16-byte boundary
   bool velocity;
   float low, high;
   bool watch = true;
@@ -88,7 +89,8 @@ struct Problem {
 
 constexpr float kStep = 0.375f;
 constexpr float kMomentum = 0.875f;
-// Values stay below 1,000, where float32 is exact to 3e-5; two roundings and the choice of fma.
+// Values stay below 1,000, where float32 is exact to 3e-5. The tolerance allows for two roundings
+// and an optional fma.
 constexpr double kTolerance = 1e-4;
 
 // most <- max(most, |value|); NaN stays.
@@ -135,7 +137,7 @@ void compare(const Problem& problem, std::uint32_t seed,
     expected_velocity[at] = problem.velocity ? v : velocity[i];
     expected_p[at] = result;
   }
-  // Half of the problems are seen with what an earlier step left, and half without a watch.
+  // A watch may hold what an earlier step left, and some problems have no watch.
   float watch[2] = {seed % 3 == 0 ? 1e6f : 0.0f, 0.125f};
   std::int32_t counts[3] = {5, seed % 7 == 0 ? 3 : 0x7fffffff, 0};
   const std::int32_t first = counts[1];
@@ -173,13 +175,13 @@ void compare(const Problem& problem, std::uint32_t seed,
           problem.text() + ": the watch is wrong");
     CHECK(counts[0] == (counted ? 6 : 5) && counts[2] == 0, problem.text() + ": not counted");
     CHECK(counts[1] == (counted && !finite ? std::min(first, 6) : first),
-          problem.text() + ": another first bad step");
+          problem.text() + ": wrong first bad step");
   } else {
     CHECK(counts[0] == 5 && counts[1] == first && watch[1] == 0.125f,
-          problem.text() + ": a report that was not asked for");
+          problem.text() + ": reported without being asked");
   }
   CHECK(p.front_untouched() && velocity.front_untouched() && delta.front_untouched(),
-        problem.text() + ": wrote in front of an array");
+        problem.text() + ": wrote before the start of an array");
 }
 
 void compare_any(const Problem& problem, std::uint32_t seed,
@@ -191,7 +193,7 @@ void compare_any(const Problem& problem, std::uint32_t seed,
   }
 }
 
-// Calls body(problem, seed) over sizes, types, offsets, velocity and clamps.
+// Calls body(problem, seed) for all sizes, types, offsets, clamps, with and without velocity.
 void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& body) {
   std::uint32_t seed = 1;
   for (const std::int64_t n : {0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 129, 1000, 4099}) {
@@ -199,7 +201,7 @@ void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& 
       for (const bool velocity : {false, true}) {
         for (const int p_offset : {0, 1, 2, 3}) {
           for (const int delta_offset : {0, 1, 3, 6}) {
-            // Aligned together with p, and never together with p.
+            // Once aligned when p is, and once never aligned when p is.
             for (const int velocity_offset : {p_offset, (p_offset + 1) % 4}) {
               if (!velocity && velocity_offset != p_offset) continue;
               const bool clamp = seed % 2 == 0;
@@ -216,7 +218,8 @@ void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& 
   }
 }
 
-// The launcher's part, on the emulation: `blocks` at most, however much work there is.
+// Does the launcher's job on the emulation, with at most `blocks` blocks however much work there
+// is.
 void launch_emulated(const SignUpdateArgs& args, std::int64_t blocks) {
   if (args.n == 0) return;
   sign_ext::sign_update_choose(args, [&](auto kernel, auto delta, int head, std::int64_t packs) {
@@ -241,7 +244,7 @@ TEST(kernel_with_a_grid_smaller_than_the_work) {
   });
 }
 
-// What the CPU kernel's caller does when all elements are done.
+// What the CPU kernel's caller does once all elements are done.
 void count(const SignUpdateArgs& args) {
   if (args.counts != nullptr && args.n > 0) sign_ext::count_step(args.watch, args.counts);
 }
@@ -266,7 +269,7 @@ TEST(cpu_kernel_in_pieces) {
   });
 }
 
-// Wide accesses begin at the first element where every array is on a boundary, if there is one.
+// Wide accesses start at the first element where every array is aligned, if there is one.
 TEST(head) {
   alignas(16) static float p[16];
   alignas(16) static float velocity[16];
@@ -281,12 +284,12 @@ TEST(head) {
     return sign_ext::sign_update_head(args, pack);
   };
   CHECK(head(0, 0, -1, 4) == 0, "aligned float32");
-  CHECK(head(1, 1, 1, 4) == 3, "all one element behind");
+  CHECK(head(1, 1, 1, 4) == 3, "all one element past a boundary");
   CHECK(head(1, 2, -1, 4) == -1, "p and delta never aligned together");
   CHECK(head(1, 1, 2, 4) == -1, "velocity never aligned together with p");
-  CHECK(head(0, 4, -1, 8) == 4, "delta of 16 bits, 8 bytes behind: p is aligned again at 4");
-  CHECK(head(3, 7, 3, 8) == 1, "delta of 16 bits, all one element in front");
-  CHECK(head(0, 1, -1, 8) == -1, "delta of 16 bits, odd against p");
+  CHECK(head(0, 4, -1, 8) == 4, "16-bit delta, 8 bytes past a boundary: p is aligned again at 4");
+  CHECK(head(3, 7, 3, 8) == 1, "16-bit delta, all one element before a boundary");
+  CHECK(head(0, 1, -1, 8) == -1, "16-bit delta, at an odd offset from p");
 }
 
 TEST(half_bits_of_every_pattern) {
@@ -300,7 +303,7 @@ TEST(half_bits_of_every_pattern) {
   CHECK(std::signbit(sign_ext::float16_bits_to_float(0x8000)), "float16 keeps the sign of zero");
 }
 
-// A captured launch is replayed on the counts that the one before left.
+// A captured launch is replayed on the counts left by the previous one.
 TEST(launches_count_on) {
   std::vector<float> p(4099, 1.0f), delta(4099, 0.5f);
   float watch[2] = {0.0f, 0.0f};
@@ -319,7 +322,7 @@ TEST(launches_count_on) {
     if (step == 4) delta[4098] = 0.5f;
     launch_emulated(args, step);
     CHECK(counts[0] == step && counts[2] == 0, "step " + std::to_string(step) + " not counted");
-    CHECK(counts[1] == (step < 3 ? 0x7fffffff : 3), "another first bad step");
+    CHECK(counts[1] == (step < 3 ? 0x7fffffff : 3), "wrong first bad step");
   }
 }
 

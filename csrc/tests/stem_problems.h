@@ -1,6 +1,5 @@
-// Problems for stem_update_, the arrays that go with them, and its definition in double precision.
-// Values are chosen so that float32 arithmetic is exact, whatever its order: results must be equal
-// to the last bit.
+// Problems for stem_update_, their arrays, and its definition in double precision. Values are
+// chosen so that float32 arithmetic is exact in any order: results must be bit-identical.
 
 #pragma once
 
@@ -26,9 +25,9 @@ constexpr float kNone = std::numeric_limits<float>::infinity();
 
 struct Axis {
   int size, kernel, stride, pad, dilation;
-  int behind;  // padding behind the image
+  int pad_end;  // padding after the image
 
-  int out() const { return (size + pad + behind - (kernel - 1) * dilation - 1) / stride + 1; }
+  int out() const { return (size + pad + pad_end - (kernel - 1) * dilation - 1) / stride + 1; }
 };
 
 struct Problem {
@@ -53,7 +52,8 @@ inline std::vector<Problem> problems() {
   const auto square = [](int size, int kernel, int stride, int pad) {
     return Axis{size, kernel, stride, pad, 1, pad};
   };
-  // The kernels of usual networks, whose channels have code of their own, and odd neighbours.
+  // The convolutions of common networks, whose channel counts have specialized code, and nearby odd
+  // counts.
   for (const int channels : {1, 3, 7, 8, 16, 22, 32, 33, 64, 72}) {
     all.push_back({2, square(5, 3, 1, 1), square(11, 3, 1, 1), 3, channels});
     all.push_back({1, square(8, 3, 2, 1), square(19, 3, 2, 1), 3, channels});
@@ -65,10 +65,10 @@ inline std::vector<Problem> problems() {
   all.push_back({1, square(13, 7, 2, 3), square(37, 7, 2, 3), 3, 64});
   all.push_back({1, square(5, 7, 2, 3), square(6, 7, 2, 3), 4, 64});  // weights beyond 48 KB
   all.push_back({1, square(5, 7, 2, 3), square(6, 7, 2, 3), 4, 63});
-  // Patches: a stride of the kernel's size; columns and rows that no window sees.
+  // Patches: the stride equals the kernel's size; some columns and rows are in no window.
   all.push_back({2, square(8, 4, 4, 0), square(11, 4, 4, 0), 3, 40});
   all.push_back({2, square(9, 2, 3, 0), square(11, 2, 3, 0), 3, 16});
-  // Dilation, other sizes along each axis, padding on one side alone and beyond the kernel.
+  // Dilation, different sizes along each axis, padding on one side only and larger than the kernel.
   all.push_back({1, {9, 3, 1, 2, 2, 2}, {21, 3, 1, 2, 2, 2}, 3, 32});
   all.push_back({1, {9, 3, 2, 1, 3, 2}, {21, 2, 3, 4, 2, 1}, 3, 32});
   all.push_back({3, {6, 1, 1, 0, 1, 0}, {7, 5, 1, 0, 1, 4}, 3, 32});
@@ -81,13 +81,13 @@ inline std::vector<Problem> problems() {
 
 constexpr int kVariants = 24;
 
-// Which of the options a variant takes.
+// The options of a variant.
 struct Variant {
   ElementType type;
   bool mask, velocity, watch;
   float slope, low, high;
   bool nan;
-  int offset;  // of g, in elements behind a 16-byte boundary
+  int offset;  // of g, in elements past a 16-byte boundary
 
   explicit Variant(std::uint32_t i)
       : type(i % 2 == 0 ? ElementType::kFloat32 : ElementType::kBFloat16),
@@ -108,7 +108,7 @@ struct Moved {
   std::vector<double> p, velocity, delta;
 };
 
-// The arrays of a problem, and what its definition makes of them.
+// The arrays of a problem, and the results by its definition.
 class Arrays {
  public:
   Arrays(const Problem& problem, const Variant& variant, std::uint32_t seed, bool exact = true)
@@ -182,7 +182,7 @@ class Arrays {
     return variant_.slope == 0.0f ? 0.0 : double{variant_.slope} * value;
   }
 
-  // Every place of g to all the pixels that it sees.
+  // Scatters every position of g to all the pixels that it depends on.
   Moved defined() {
     const Axis& h = problem_.h;
     const Axis& w = problem_.w;
@@ -245,17 +245,17 @@ class Arrays {
                                                      std::to_string(watch[i]) + ", not " +
                                                      std::to_string(expected));
     }
-    // A step is counted where there are pixels, and named unless an earlier one was.
+    // A step is counted if there are pixels, and recorded as bad unless an earlier one was.
     const bool counted = variant_.watch && !moved.p.empty();
     const bool finite = std::isfinite(most[0]) && std::isfinite(most[1]);
     CHECK(counts[0] == (counted ? 6 : 5), text + ": " + std::to_string(counts[0]) + " steps");
-    CHECK(counts[1] == (counted && !finite ? 6 : 9), text + ": another first bad step");
-    CHECK(counts[2] == 0, text + ": blocks are left counted");
+    CHECK(counts[1] == (counted && !finite ? 6 : 9), text + ": wrong first bad step");
+    CHECK(counts[2] == 0, text + ": the block counter was not reset");
     CHECK(p_.front_untouched() && velocity_.front_untouched() && g_.front_untouched(),
-          text + ": wrote in front of an array");
+          text + ": wrote before the start of an array");
   }
 
-  // All that a call may change, as bytes.
+  // Everything that a call may change, as bytes.
   std::string written() {
     std::string bytes(reinterpret_cast<const char*>(watch), sizeof(watch));
     for (std::int64_t i = 0; i < pixels_ * problem_.in_channels; ++i) {

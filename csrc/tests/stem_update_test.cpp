@@ -1,5 +1,5 @@
-// stem_update_, the CPU kernel and the text of the CUDA kernel, against its definition in double
-// precision; and that sums are added up in the same order every time.
+// stem_update_: the CPU kernel and the source of the CUDA kernel against its definition in double
+// precision; and a check that sums are always added in the same order.
 
 #include "stem_update/stem_update.h"
 
@@ -28,7 +28,8 @@ using stem_test::Problem;
 using stem_test::problems;
 using stem_test::Variant;
 
-// The launcher's part, on the emulation: `blocks` at most, however much work there is.
+// Does the launcher's job on the emulation, with at most `blocks` blocks however much work there
+// is.
 void launch_emulated(const StemUpdateArgs& args, std::int64_t blocks, std::uint64_t seed) {
   sign_ext::stem_update_choose(args, [&](auto kernel, const sign_ext::StemTasks& tasks,
                                          std::int64_t bytes) {
@@ -39,7 +40,7 @@ void launch_emulated(const StemUpdateArgs& args, std::int64_t blocks, std::uint6
   });
 }
 
-// Calls run(args, seed) on every problem, with one of the variants at a time, and compares.
+// Calls run(args, seed) on every problem with one variant each, and compares.
 void compare_all(std::uint32_t first, std::uint32_t variants,
                  const std::function<void(const StemUpdateArgs&, std::uint32_t)>& run) {
   std::uint32_t seed = first;
@@ -56,7 +57,7 @@ void compare_all(std::uint32_t first, std::uint32_t variants,
   }
 }
 
-// Leaves NaN in the memory that the CPU kernel works in, where the next call must not read it.
+// Leaves NaN in the CPU kernel's scratch memory, where the next call must not read it.
 void leave_nan_behind() {
   const Problem problem{1, {1, 1, 1, 0, 1, 0}, {128, 1, 1, 0, 1, 0}, 1, 128};
   std::vector<float> g(128 * 128, std::nanf("")), weight(128, 1.0f), p(128, 0.0f);
@@ -90,7 +91,7 @@ TEST(cuda_kernel_with_a_grid_smaller_than_the_work) {
       3, 2, [](const StemUpdateArgs& args, std::uint32_t seed) { launch_emulated(args, 1, seed); });
 }
 
-// Whatever the values: the bits are the same from call to call, and however the rows are split.
+// With any values, results are bit-identical from call to call, however the rows are split.
 void expect_same_bits(const std::function<void(const StemUpdateArgs&, std::uint32_t)>& run) {
   std::uint32_t seed = 0;
   for (const Problem& problem : problems()) {
@@ -101,7 +102,7 @@ void expect_same_bits(const std::function<void(const StemUpdateArgs&, std::uint3
       run(arrays.args(), turn);
       if (turn == 0) first = arrays.written();
       CHECK(arrays.written() == first,
-            problem.text(seed * 5 % kVariants) + ": turn " + std::to_string(turn) + " differs");
+            problem.text(seed * 5 % kVariants) + ": run " + std::to_string(turn) + " differs");
     }
     ++seed;
   }
@@ -110,7 +111,7 @@ void expect_same_bits(const std::function<void(const StemUpdateArgs&, std::uint3
 TEST(cpu_kernel_gives_the_same_bits_however_it_is_split) {
   expect_same_bits([](const StemUpdateArgs& args, std::uint32_t turn) {
     const std::int64_t rows = args.n * args.height;
-    if (turn == 2) {  // one by one, from the last
+    if (turn == 2) {  // one by one, starting from the last
       for (std::int64_t row = rows; row-- > 0;) sign_ext::stem_update_cpu(args, row, row + 1);
       return;
     }

@@ -24,7 +24,7 @@ struct Problem {
   Activation activation;
 };
 
-// Heap arrays of exact size: AddressSanitizer stops at the first element behind one.
+// Heap arrays of exact size: AddressSanitizer stops at the first element past one.
 std::vector<float> random_values(std::int64_t n, std::mt19937& random, float scale) {
   std::normal_distribution<float> normal(0.0f, scale);
   std::vector<float> values(static_cast<std::size_t>(n));
@@ -164,8 +164,8 @@ TEST(nan_stays_in_its_tiles) {
                     1,
                     Activation{-kInfinity, kInfinity, 0.0f}};
   sign_ext::winograd_cpu(args, 0, args.chunks());
-  CHECK(std::isnan(out[0]), "the output that sees it");
-  CHECK(!std::isnan(out.back()), "the output far from it");
+  CHECK(std::isnan(out[0]), "the output that reads it must be NaN");
+  CHECK(!std::isnan(out.back()), "the output far from it must not be NaN");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The CPU kernel: Winograd's stages for each vector target, and the scratch memory of a thread.
+// The CPU kernel: Winograd's stages for each vector target, and each thread's scratch memory.
 
 #include <cstddef>
 #include <vector>
@@ -20,7 +20,7 @@ void run(const WinogradArgs& args, std::int64_t begin, std::int64_t end, float* 
 
 void winograd_cpu(const WinogradArgs& args, std::int64_t begin, std::int64_t end) {
   if (begin >= end) return;
-  // Kept by each thread: asking the system for it in every call would cost more than a small one.
+  // Kept per thread: allocating it in every call would cost more than a small call itself.
   thread_local std::vector<float> scratch;
   thread_local std::vector<float> zeros;
   const auto needed =

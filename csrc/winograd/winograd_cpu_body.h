@@ -26,8 +26,8 @@ static_assert(kLanes <= kWinogradLeastChannels);
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
 
-// The first channel of vector number i of n channels: the last one overlaps the one before it, and
-// computes the same values again, where n is no multiple of the lanes.
+// The first channel of vector i of n channels. If n is not a multiple of the lanes, the last vector
+// overlaps the one before it and computes the same values again.
 inline std::int64_t vector_start(std::int64_t i, std::int64_t n) {
   const std::int64_t start = i * kLanes;
   return start + kLanes <= n ? start : n - kLanes;
@@ -46,7 +46,7 @@ inline Tile tile_at(const WinogradArgs& a, std::int64_t t) {
   return {t / per_image, rest / columns * 2, rest % columns * 2};
 }
 
-// B^T d B of one tile; place i of the 16 goes to patch + i * stride.
+// Computes B^T d B of one tile. Place i of the 16 goes to patch + i * stride.
 inline void transform_input(const WinogradArgs& a, const Tile& tile, const float* zeros,
                             float* patch, std::int64_t stride) {
   const float* pixel[16];
@@ -82,7 +82,7 @@ inline void transform_input(const WinogradArgs& a, const Tile& tile, const float
   }
 }
 
-// kRows rows times kVectors vectors of columns of V U.
+// Computes kRows rows by kVectors vectors of columns of V U.
 template <int kRows, int kVectors>
 inline void multiply_block(const float* v, const float* u, float* m, std::int64_t channels,
                            std::int64_t out_channels) {
@@ -144,7 +144,8 @@ inline Vector activated(Vector v, const Activation& a) {
   return v > high ? high : v;
 }
 
-// A^T m A of one tile, bias, residual, activation, and the outputs that are inside the image.
+// Computes A^T m A of one tile, adds bias and residual, activates, and stores the outputs that lie
+// inside the image.
 inline void transform_output(const WinogradArgs& a, const Tile& tile, const float* product,
                              std::int64_t stride) {
   for (std::int64_t v = 0; v < vectors_in(a.out_channels); ++v) {
@@ -176,7 +177,7 @@ inline void transform_output(const WinogradArgs& a, const Tile& tile, const floa
   }
 }
 
-// `scratch` has room for 16 * kWinogradTiles * (channels + out_channels) floats, `zeros` for
+// `scratch` has room for 16 * kWinogradTiles * (channels + out_channels) floats; `zeros` holds
 // `channels` zeros.
 void winograd_chunks(const WinogradArgs& a, std::int64_t begin, std::int64_t end, float* scratch,
                      const float* zeros) {

@@ -1,12 +1,13 @@
-"""Recording a network leaves PyTorch as it was, whoever else records at the time."""
+"""Recording a network leaves PyTorch as it was, and changes to the network are noticed."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 from torch import nn
 
-from sign_ext.compiler.trace import trace
+from sign_ext.compiler.trace import structure_key, trace, weights_digest
 
 
 def test_two_threads_that_record_at_once_leave_the_module_class_as_it_was():
@@ -15,7 +16,7 @@ def test_two_threads_that_record_at_once_leave_the_module_class_as_it_was():
     class First(nn.Flatten):
         def forward(self, x):
             inside.set()
-            other_inside.wait(0.5)  # in vain where recordings take turns
+            other_inside.wait(0.5)  # times out where recordings take turns
             return super().forward(x)
 
     class Second(nn.Flatten):
@@ -42,3 +43,45 @@ def test_two_threads_that_record_at_once_leave_the_module_class_as_it_was():
         assert nn.Module.__getattr__ is getattr_
     finally:
         nn.Module.__call__, nn.Module.__getattr__ = call, getattr_
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m[0].weight.data.mul_(-1),
+        lambda m: m[0].weight.data.copy_(m[0].weight.data.flip(0)),
+        lambda m: m[1].running_mean.add_(1),
+        lambda m: m.load_state_dict({k: v + 1 for k, v in m.state_dict().items()}),
+        lambda m: setattr(m[0], "weight", nn.Parameter(m[0].weight * 1)),
+    ],
+    ids=["data", "data permuted", "buffer", "state dict", "replaced"],
+)
+def test_every_change_of_weights_is_noticed(change):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    before = weights_digest(model)
+    assert weights_digest(model) == before
+    change(model)
+    assert weights_digest(model) != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m[0], "stride", (2, 2)),
+        lambda m: setattr(m[1], "inplace", True),
+        lambda m: m.append(nn.ReLU()),
+        lambda m: m[0].register_forward_hook(lambda *_: None),
+        lambda m: setattr(m[0], "weight", nn.Parameter(m[0].weight * 1)),
+        lambda m: setattr(m, "threshold", 3.0),
+        lambda m: m.train(),
+    ],
+    ids=["stride", "flag", "layer", "hook", "parameter", "attribute", "mode"],
+)
+def test_every_change_of_structure_is_noticed(change):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    before = structure_key(model)
+    assert structure_key(model) == before
+    change(model)
+    assert structure_key(model) != before
+    hash(structure_key(model))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sign_ext.data import load_data
 from sign_ext.data.splits import shares, stratified_choice, three_way_split
 
 COUNTS = st.lists(st.integers(1, 400), min_size=1, max_size=12)
@@ -66,3 +67,10 @@ def test_three_way_split_covers_everything_once(counts: list[int], seed: int) ->
         for number, count in zip(found, counts, strict=True):
             assert number >= 1
             assert number == 1 or abs(number - 0.15 * count) <= 0.5
+
+
+def test_parts_have_the_splits_names() -> None:
+    splits = load_data("digits", train_size=20, test_size=10, image_size=8)
+    assert splits.part("train") is splits.train
+    assert splits.part("validation") is splits.validation
+    assert splits.part("test") is splits.test

@@ -13,11 +13,10 @@ def held(device: torch.device, *, trimmed: bool = False) -> dict[str, int]:
 
     Args:
         device: whose allocator is asked.
-        trimmed: let the allocator give back first what it only keeps for later, as the memory of
-            a graph that was thrown away.
+        trimmed: empty the allocator's cache first, with the memory of graphs that were dropped.
     """
     gc.collect()
-    # By type alone: to ask an instance would wake lazy objects of other libraries.
+    # By type alone: isinstance would trigger lazy objects of other libraries.
     found = {"live tensors": sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())}
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -39,7 +38,7 @@ def left_behind(
     """What is held after many calls beyond what was held after a few; nothing if all is well.
 
     Args:
-        call: what is called; what it returns is thrown away.
+        call: what is called; its result is dropped.
         device: where it works.
         few: calls after which everything that is kept on purpose is there.
         many: calls in all.

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import torch
 
-# What a library may take for itself meanwhile: cuDNN's workspaces, in which it also turns layouts.
+# Memory that a library may use meanwhile: cuDNN's workspaces, where it also changes layouts.
 SCRATCH = {"cpu": 0, "cuda": 256 << 20}
 
 
 def check_plan(planned: int, measured: int, device: torch.device, within: float) -> None:
-    """A plan's peak is what was measured, but for the library's scratch memory.
+    """A plan's peak is the measured one, apart from the library's scratch memory.
 
     Args:
         planned: bytes.

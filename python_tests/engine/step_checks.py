@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
 from sign_ext.engine.fused.step import Step, activation_dtype
-from sign_ext.precision import computing
+from sign_ext.eval_state import computing
 from sign_ext.source_layer import Phi, SourceLayer, find_source_layer
 
 

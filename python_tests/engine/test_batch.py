@@ -1,4 +1,4 @@
-"""How many images at a time: the rule from numbers, and what a transform makes of it."""
+"""How many images at a time: the rule on numbers, and how a transform applies it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def of(shape: tuple[int, ...], plan: MemoryPlan | None) -> Need:
 @pytest.mark.parametrize(
     ("shape", "plan", "expected"),
     [
-        # 32 images of 32×32 a multiprocessor, and one of 299×299, where a plan says that they fit.
+        # Where a plan says that they fit: 32 images of 32×32, or one of 299×299, a multiprocessor.
         ((3, 32, 32), BASIC_CNN, (132 * 32, 108 * 32, 24 * 32)),
         ((3, 299, 299), INCEPTION, (132, 108, 24)),
-        # 4 kB a position where none does: 4.2 MB an image of 32×32, 370 MB of 299×299.
+        # Without a plan 4 kB a position: 4.2 MB an image of 32×32, 370 MB an image of 299×299.
         ((3, 32, 32), None, (132 * 32, 108 * 16, 24 * 16)),
         ((3, 299, 299), None, (95, 26, 5)),
         # 41 of 28×28 would be useful, 32 is the power of two; small ones are bounded.
@@ -83,7 +83,7 @@ def test_it_fits_and_fills(processors, memory, need):
 
 
 @given(st.integers(1, 10_000), st.integers(1, 200), st.integers(0, 2**40), NEEDS)
-def test_less_memory_than_the_rule_counts_on(batch, processors, free, need):
+def test_less_memory_than_the_rule_assumes(batch, processors, free, need):
     count = batch_that_fits(batch, need, processors, free)
     assert 1 <= count <= batch
     assert count == 1 or count * need.bytes <= free
@@ -92,7 +92,7 @@ def test_less_memory_than_the_rule_counts_on(batch, processors, free, need):
 
 
 class Images:
-    """Stands in for images on a device that is not there."""
+    """A fake batch of images on a CUDA device."""
 
     def __init__(self, count: int) -> None:
         self.shape = torch.Size((count, 3, 32, 32))
@@ -108,7 +108,7 @@ A_NEED = 266_240 + 16 * 3072
 
 @pytest.fixture
 def free(monkeypatch):
-    """A H200, whose free memory is to be set."""
+    """An H200 whose free memory the test sets."""
     chip = SimpleNamespace(multi_processor_count=132, total_memory=H200[1])
     found = SimpleNamespace(bytes=10**11)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: chip)
@@ -117,8 +117,8 @@ def free(monkeypatch):
 
 
 def batches(asked: int | None = None) -> Batches:
-    engines = SimpleNamespace(memory=lambda problem, images: BASIC_CNN)
-    return Batches(engines, asked)
+    planner = SimpleNamespace(memory=lambda problem, images: BASIC_CNN)
+    return Batches(planner, asked)
 
 
 def test_never_more_than_there_are_images(free):
@@ -132,21 +132,21 @@ def test_never_more_than_there_are_images(free):
     ]
 
 
-def test_short_memory_is_handled_and_said(free):
+def test_short_memory_makes_batches_smaller_and_warns(free):
     free.bytes = 1000 * A_NEED
     sizes = batches()
-    with pytest.warns(RuntimeWarning, match="4,224 images.*it is 528 at a time.*batch_size"):
+    with pytest.warns(RuntimeWarning, match="4,224 images.*using 528 at a time.*batch_size"):
         assert sizes.size(PROBLEM, Images(50_000)) == 528  # 4 for each multiprocessor
     free.bytes = 10**11  # the same call, the same batches
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert sizes.size(PROBLEM, Images(50_000)) == 528
         assert sizes.size(PROBLEM, Images(900)) == 900
-        free.bytes = 0  # a recorded step holds what it needs: that is not free in the next call
+        free.bytes = 0  # in the next call the memory of the recorded step is not free
         assert sizes.size(PROBLEM, Images(900)) == 900
 
 
-def test_the_callers_number_is_taken_whatever_is_free(free):
+def test_the_callers_number_is_used_whatever_is_free(free):
     free.bytes = 0
     sizes = batches(asked=77)
     assert sizes.rule(PROBLEM, Images(1)) == 77
@@ -169,13 +169,13 @@ def test_the_plan_is_the_compiled_steps_where_there_is_one(torch_rng):
     images = torch.rand(2, 3, 8, 8, generator=torch_rng)
     for model, compiled in ((tiny_cnn(), True), (nn.Sequential(Unknown(), *tiny_cnn()), False)):
         sign = SignTransform(model.eval(), backend="fused")
-        plan = sign.engines.memory(sign._problem(images, torch.float32), images)
+        plan = sign.engines.memory(sign._problem(images, torch.float32)[0], images)
         assert (plan is not None) == compiled
         if plan is not None:
             assert plan == sign.step(images).memory
             assert 0 < plan.largest <= plan.peak
     sign = SignTransform(tiny_cnn().eval(), backend="autograd")
-    assert sign.engines.memory(sign._problem(images, torch.float32), images) is None
+    assert sign.engines.memory(sign._problem(images, torch.float32)[0], images) is None
 
 
 @pytest.mark.gpu

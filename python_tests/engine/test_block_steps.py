@@ -15,7 +15,7 @@ from sign_ext.compiler.memory_plan import plan_memory
 from sign_ext.compiler.schedule import schedule
 from sign_ext.engine.fused.products.torch import TorchConvolution
 from sign_ext.engine.fused.step import Step
-from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of
+from sign_ext.engine.fused.tuning_plan import StepChoices, TuningPlan, tuning_key
 
 CPU = torch.device("cpu")
 FLOOR = {
@@ -31,7 +31,7 @@ def relative(got: Tensor, wanted: Tensor) -> float:
 
 def step_of(program: Program, dtype: torch.dtype, images: int, blocks=(), by_library=()) -> Step:
     with torch.no_grad():
-        return Step(program, dtype, CPU, images, Choices(images, by_library, blocks))
+        return Step(program, dtype, CPU, images, StepChoices(images, by_library, blocks))
 
 
 def check(program: Program, images: Tensor, dtype: torch.dtype) -> None:
@@ -75,7 +75,7 @@ def network() -> Program:
     return program_of(*mobilenet(torch.Generator().manual_seed(0)))
 
 
-def test_expanded_values_are_nowhere(network):
+def test_expanded_values_have_no_slots(network):
     apart, fused = plans(network)
     sizes = [{s.bytes for s in each.slots if "mask" not in s.kind} for each in (apart, fused)]
     # 96 × 16×16, 144 × 8×8, 96 × 8×8 and 144 × 4×4 floats; later ones are as large as other values.
@@ -90,11 +90,11 @@ def test_two_operators_a_block_and_direction_are_saved_and_no_sum_is_scheduled(n
     apart, fused = plans(network)
     saved = len(apart.instructions) - len(fused.instructions)
     assert saved == 4 * len(blocks_of(network)) == 64
-    assert {i.what for i in fused.instructions} == {"forward", "seed", "backward"}
-    backward = [i for i in fused.instructions if i.what == "backward"]
+    assert {i.kind for i in fused.instructions} == {"forward", "seed", "backward"}
+    backward = [i for i in fused.instructions if i.kind == "backward"]
     skips = [i for i in backward if i.other is not None]
     assert len(skips) == 10
-    # The cotangent that was handed on to the residual is the one that the block takes.
+    # The cotangent that was passed through to the residual is the one that the block takes.
     assert all(i.other == i.reads[0] and not i.in_place for i in skips)
 
 
@@ -103,7 +103,7 @@ def test_bits_are_written_once_read_once_and_freed(case):
     program, _ = block_program(CASES[case])
     _, fused = plans(program)
     freed = [slot for i in fused.instructions for slot in i.frees]
-    taken = [i.taken for i in fused.instructions if i.in_place]
+    taken = [i.overwritten for i in fused.instructions if i.in_place]
     assert len(freed) == len(set(freed))
     assert {*freed, *taken, 0, fused.delta} == set(range(len(fused.slots)))
     forward = next((i for i in fused.instructions if i.inner != (None, None)), None)
@@ -111,13 +111,13 @@ def test_bits_are_written_once_read_once_and_freed(case):
         assert case == "linear"
         return
     readers = [i for i in fused.instructions if i.inner == forward.inner]
-    assert [i.what for i in readers] == ["forward", "backward"]
+    assert [i.kind for i in readers] == ["forward", "backward"]
     assert {s for s in forward.inner if s is not None} <= set(readers[1].frees)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_frees_what_the_plan_says(case, torch_rng):
-    """Run by hand: at every instruction the tensors alive are the plan's, to the byte."""
+    """Instruction by instruction, the tensors alive are the plan's, to the byte."""
     program, place = block_program(CASES[case])
     step = step_of(program, torch.float32, 2, (place,))
     slots: list[Tensor | None] = [None] * len(step.schedule.slots)
@@ -151,7 +151,7 @@ def test_constants_are_prepared_once_and_for_the_precision(network, tf32):
         (torch.bfloat16, "bfloat16"),
     ):
         with torch.no_grad():
-            choices = Choices(2, blocks=blocks_of(network))
+            choices = StepChoices(2, blocks=blocks_of(network))
             step = Step(network, dtype, CPU, 2, choices, tf32=tf32)
         assert {packed.precision for packed in step.blocks.values()} == {precision}
 
@@ -172,7 +172,9 @@ def test_a_walk_is_the_same_with_blocks(precision, micro_batch):
     step_size = step_for(program.pullback_of_ones(images))
     options = {"step_size": step_size, "backend": "fused", "precision": precision}
     plain = SignTransform(model, 2, **options)
-    plan = TuningPlan("by hand", {key_of(images, precision): Choices(micro_batch, (52,), blocks)})
+    plan = TuningPlan(
+        "by hand", {tuning_key(images, precision): StepChoices(micro_batch, (52,), blocks)}
+    )
     sign = SignTransform(model, 2, tune=plan, **options)
     step = sign.step(images)
     assert sum(isinstance(op, InvertedResidual) for op in step.program.ops) == 16
@@ -193,7 +195,7 @@ def test_one_block_walks_at_the_input_with_momentum(torch_rng):
     options["momentum"] = 0.5
     plain = SignTransform(model, 3, **options)
     blocks = blocks_of(program)[::3]
-    plan = TuningPlan("by hand", {key_of(images, "float32"): Choices(2, (), blocks)})
+    plan = TuningPlan("by hand", {tuning_key(images, "float32"): StepChoices(2, (), blocks)})
     got = SignTransform(model, 3, tune=plan, **options).transform(images)
     wanted = plain.transform(images)
     assert (wanted - images).norm() > 1

@@ -10,21 +10,21 @@ from emulated_blocks import Device, emulated_blocks
 from sign_ext import SignTransform
 from sign_ext.compiler.ir.inverted_residual import blocks_of
 from sign_ext.engine.fused.step import Step
-from sign_ext.engine.fused.tune import measured_blocks
-from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of
+from sign_ext.engine.fused.tune import measure_blocks
+from sign_ext.engine.fused.tuning_plan import StepChoices, TuningPlan, tuning_key
 from sign_ext.ops.native import NATIVE
 
 pytestmark = pytest.mark.skipif(not NATIVE.loaded, reason="the operators' schemas are native")
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
-# Against the reference: sums in another order (and TF32's products), and what the few bits that
-# they turn do to images this small. Anything wired wrongly is off by 1.
+# Against the reference: sums in another order (and TF32's products), and the effect of the few bits
+# that they flip on images this small. A wrong connection is off by 1.
 CLOSE = {"float32": 1e-3, "tf32": 0.2, "bfloat16": 0.2}
 
 
 def step_of(program, images, precision, blocks):
     tf32 = precision == "tf32"
-    choices = Choices(len(images), blocks=blocks)
+    choices = StepChoices(len(images), blocks=blocks)
     with torch.no_grad():
         return Step(program, DTYPES[precision], images.device, len(images), choices, tf32=tf32)
 
@@ -69,14 +69,14 @@ def test_mobilenet(seed):
 
 
 def test_transforming_with_blocks(seed, torch_rng):
-    """The whole way of a user: a plan whose choices have blocks, two steps, one of them clamped."""
+    """As a user would: a tuning plan with blocks, two steps, a clamp."""
     model, images = mobilenet(torch_rng, 2)
     program = program_of(model, images)
     blocks = blocks_of(program)
     step_size = 20 / float(program.pullback_of_ones(images).abs().max())
     options = {"step_size": step_size, "backend": "fused", "clamp": (0, 255)}
     expected = SignTransform(model, 2, **options).transform(images)
-    plan = TuningPlan(choices={key_of(images, "float32"): Choices(2, blocks=blocks[:3])})
+    plan = TuningPlan(choices={tuning_key(images, "float32"): StepChoices(2, blocks=blocks[:3])})
     device = Device(seed)
     with emulated_blocks(device):
         moved = SignTransform(model, 2, tune=plan, **options).transform(images)
@@ -86,15 +86,17 @@ def test_transforming_with_blocks(seed, torch_rng):
     assert difference < 2e-2
 
 
-def test_tuning_passes_over_what_does_not_fit(seed, monkeypatch):
+def test_tuning_leaves_out_blocks_that_do_not_fit(seed, monkeypatch):
     """A device with little shared memory refuses blocks, which then run one by one."""
     monkeypatch.setattr("sign_ext.engine.fused.tune.block_runs_natively", lambda x: True)
-    monkeypatch.setattr("sign_ext.engine.fused.tune.seconds", lambda work, device: 0.0)
+    monkeypatch.setattr("sign_ext.engine.fused.tune.median_seconds", lambda work, device: 0.0)
     program, _ = block_program(CASES["MobileNetV2"])
     images = torch.zeros(1, *program.image_shape)
     with emulated_blocks(Device(seed, shared=1024)):
-        assert measured_blocks(program, torch.float32, images) == ()
+        assert measure_blocks(program, torch.float32, images) == ()
     order = iter([1.0, 2.0])
-    monkeypatch.setattr("sign_ext.engine.fused.tune.seconds", lambda work, device: next(order))
+    monkeypatch.setattr(
+        "sign_ext.engine.fused.tune.median_seconds", lambda work, device: next(order)
+    )
     with emulated_blocks(Device(seed)):
-        assert measured_blocks(program, torch.float32, images) == blocks_of(program)
+        assert measure_blocks(program, torch.float32, images) == blocks_of(program)

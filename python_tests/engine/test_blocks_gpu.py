@@ -11,12 +11,12 @@ from sign_ext import SignTransform
 from sign_ext.compiler.ir.inverted_residual import blocks_of
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.step import Step, activation_dtype
-from sign_ext.engine.fused.tuning_plan import Choices
+from sign_ext.engine.fused.tuning_plan import StepChoices
+from sign_ext.eval_state import computing
 from sign_ext.ops.inverted_residual import block_runs_natively
-from sign_ext.precision import computing
 
 PRECISIONS = ["float32", "tf32", "bfloat16"]
-# What a few signs that rounding decides may do in small batches.
+# The effect of the few signs that rounding decides, in small batches.
 FLOOR = {"float32": 1e-3, "tf32": 1e-1, "bfloat16": 1e-1}
 
 
@@ -31,7 +31,7 @@ def delta(
     with computing(model, precision), torch.no_grad():
         dtype = activation_dtype(torch.float32, precision)
         count = len(images)
-        choices = Choices(count, blocks=blocks)
+        choices = StepChoices(count, blocks=blocks)
         step = Step(program, dtype, images.device, count, choices, tf32=precision == "tf32")
         assert len(step.blocks) == len(blocks)
         return step.delta(images)

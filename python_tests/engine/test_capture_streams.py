@@ -15,7 +15,7 @@ DEVICE, OTHER = torch.device("cuda", 0), torch.device("cuda", 1)
 
 
 class Pool:
-    """PyTorch's streams: 32 of a device, handed out in turn to everyone who asks."""
+    """PyTorch's pool: 32 streams a device, lent in turn to everyone who asks."""
 
     def __init__(self) -> None:
         self.turns = {device: itertools.cycle(range(STREAMS)) for device in (DEVICE, OTHER)}
@@ -36,19 +36,19 @@ def test_steps_that_are_alive_share_none(streams):
     assert streams.take(OTHER).stream[0] == OTHER
 
 
-def test_others_who_take_from_the_pool_change_nothing():
+def test_others_that_take_from_the_pool_change_nothing():
     pool = Pool()
     streams = CaptureStreams(pool)
     taken = []
-    for strangers in (0, 31, 5, 31, 31, 7):
-        for _ in range(strangers):  # the pool may come round to one that a step has
+    for others in (0, 31, 5, 31, 31, 7):
+        for _ in range(others):  # the pool may come round to one that a step has
             pool(DEVICE)
         taken.append(streams.take(DEVICE))
     assert len({each.stream for each in taken}) == len(taken)
 
 
 def test_a_stream_that_was_given_back_is_taken_again(streams):
-    """Each one keeps cuBLAS's memory, so there are no more than steps were alive at once."""
+    """Each stream keeps cuBLAS memory, so no more are used than steps were alive at once."""
     first, second = streams.take(DEVICE), streams.take(DEVICE)
     for _ in range(100):
         streams.give_back(first)
@@ -72,7 +72,7 @@ def test_a_broken_stream_is_not_taken_again(streams):
     assert broken.stream not in {each.stream for each in taken}
     for each in taken:
         each.broken = True
-    assert streams.take(DEVICE).steps == 1  # nothing is left: as well as can be
+    assert streams.take(DEVICE).steps == 1  # none is left: a broken one is used
 
 
 class Graph:
@@ -94,7 +94,7 @@ def test_replays_that_share_a_stream_wait_for_each_other(streams, monkeypatch):
     on.stream = SimpleNamespace(device=DEVICE)
     first = RecordedStep(Graph(log, "first"), on, streams)
     first()
-    assert log == ["replay first"]  # alone, nothing is added
+    assert log == ["replay first"]  # no other step: no events
     on.steps += 1
     second = RecordedStep(Graph(log, "second"), on, streams)
     log.clear()
@@ -107,7 +107,7 @@ def test_replays_that_share_a_stream_wait_for_each_other(streams, monkeypatch):
     assert log == ["replay first"]
 
 
-def test_dropping_a_step_gives_its_stream_back_behind_its_graph(streams):
+def test_dropping_a_step_drops_its_graph_before_it_gives_the_stream_back(streams):
     on = streams.take(DEVICE)
     seen = []
 

@@ -13,7 +13,7 @@ from networks import lively, step_for
 from torch import Tensor
 
 from sign_ext import SignTransform
-from sign_ext.precision import computing
+from sign_ext.eval_state import computing
 from sign_ext.reference import iterative_sign_reference
 from sign_ext.source_layer import Phi, find_source_layer
 

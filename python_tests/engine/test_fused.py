@@ -119,7 +119,7 @@ class Square(nn.Module):
 @pytest.mark.parametrize("micro", [False, True])
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_first_bad_step_is_named(monkeypatch, torch_rng, micro, device):
-    """δ of a square is linear in the image, so the walk is exponential."""
+    """δ of a square is linear in the image, so the iterates grow exponentially."""
     if micro:
         monkeypatch.setattr(tuning_plan, "MICRO_BATCH_BYTES", 1)
     model = nn.Sequential(nn.Conv2d(1, 2, 1), Square(), nn.Flatten(), nn.Linear(8, 2)).eval()
@@ -176,7 +176,7 @@ def unknown() -> nn.Sequential:
     ).eval()
 
 
-def test_an_unknown_operation_is_named_or_passed_over(images):
+def test_an_unknown_operation_is_named_or_another_backend_runs(images):
     model = unknown()
     with pytest.raises(BackendError, match=r"aten\.softmax\.int on \(4, 7, 9\)"):
         iterative_sign(model, images, 1, step_size=STEP, backend="fused")
@@ -207,13 +207,15 @@ class Reversed(torch.autograd.Function):
         return -3 * g
 
 
-class Lying(nn.Module):
+class Reversing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return Reversed.apply(x)
 
 
 def test_a_custom_gradient_is_respected(images):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Lying(), nn.Flatten(), nn.Linear(252, 2))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), Reversing(), nn.Flatten(), nn.Linear(252, 2)
+    )
     model.eval()
     with pytest.raises(BackendError, match="its gradient is not that of its operations"):
         iterative_sign(model, images, 1, step_size=STEP, backend="fused")
@@ -223,10 +225,10 @@ def test_a_custom_gradient_is_respected(images):
 
 def test_rounding_alone_is_no_other_gradient(images, monkeypatch):
     """Where float32 differs by more than the tolerance, float64 decides."""
-    from sign_ext.engine.fused import programs
+    from sign_ext.engine import agreement
 
     model = tiny_cnn().eval()
-    monkeypatch.setitem(programs.TOLERANCE, torch.float32, 0.0)
+    monkeypatch.setitem(agreement.TOLERANCE, torch.float32, 0.0)
     wanted = iterative_sign(model, images, 1, step_size=STEP, backend="autograd")
     agree(
         iterative_sign(model, images, 1, step_size=STEP, backend="fused"), wanted.double(), images
@@ -244,7 +246,7 @@ def test_half_precision_networks(images, torch_rng):
         iterative_sign(model.half(), images, 1, step_size=STEP, backend="fused")
 
 
-def test_what_is_kept_is_bounded_and_threads_wait(model, torch_rng):
+def test_kept_steps_are_bounded_and_threads_wait(model, torch_rng):
     sign = SignTransform(model, 2, step_size=STEP, backend="fused")
     given = [torch.rand(n, 3, 9, 11, generator=torch_rng) * 255 for n in range(1, 8)]
     wanted = [sign.transform(images) for images in given]

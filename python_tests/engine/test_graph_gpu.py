@@ -27,8 +27,8 @@ def plain(model: nn.Module, images: Tensor, steps: int = 4) -> Tensor:
 
 
 def agree(got: Tensor, wanted: Tensor, images: Tensor) -> None:
-    # A wrong graph, or a right one at the wrong time, is off by much more; rounding that turns one
-    # ReLU over, which other algorithms do here and there, by less.
+    # A wrong graph, or a right one at the wrong time, is off by much more. Rounding in another
+    # algorithm may flip one ReLU, which is less.
     moved = (wanted - images).norm()
     assert moved > 1
     assert (got - wanted).norm() <= 1e-2 * moved
@@ -43,7 +43,7 @@ def model() -> nn.Sequential:
 def test_many_shapes_come_and_go(
     backend: str, model: nn.Sequential, torch_rng: torch.Generator
 ) -> None:
-    """More shapes than are kept, three times over: most are recorded, thrown away, recorded."""
+    """More shapes than are kept, three times over: most are dropped and recorded again."""
     sign = SignTransform(model, 4, step_size=STEP, backend=backend)
     sizes = [(9, 11), (8, 8), (15, 7)]
     given = [images_of(count, torch_rng, size) for count in (1, 2, 5, 31) for size in sizes]
@@ -55,7 +55,7 @@ def test_many_shapes_come_and_go(
 
 
 def wide_products(seed: int) -> nn.Sequential:
-    """Products with long sums of few rows, which cuBLAS splits up and adds up in its workspace."""
+    """Products with long sums and few rows, which cuBLAS splits and adds up in its workspace."""
     torch.manual_seed(seed)
     layers = [nn.Flatten(), nn.Linear(3 * 32 * 32, 4096), nn.ReLU(), nn.Linear(4096, 48)]
     return nn.Sequential(*layers, nn.ReLU(), nn.Linear(48, 10)).cuda().eval()
@@ -65,7 +65,7 @@ def wide_products(seed: int) -> nn.Sequential:
 def test_two_steps_replayed_at_once_do_not_disturb_each_other(
     backend: str, torch_rng: torch.Generator
 ) -> None:
-    """Each works in cuBLAS memory of its own: the same bits at once as one after the other."""
+    """Each has its own cuBLAS memory: the same bits at the same time as one after the other."""
     given = [images_of(count, torch_rng, (32, 32)) for count in (16, 24)]
     signs = [SignTransform(wide_products(i), 300, step_size=0.1, backend=backend) for i in (1, 2)]
     wanted = [sign.transform(images) for sign, images in zip(signs, given, strict=True)]
@@ -150,7 +150,8 @@ def test_a_moved_model_is_recorded_anew(
     sign = SignTransform(model, 4, step_size=STEP, backend=backend)
     first = sign.transform(images)
     model.cpu()
-    other = [torch.rand(1 << 20, device="cuda") for _ in range(8)]  # lies where the weights lay
+    # Takes the memory that the weights had.
+    other = [torch.rand(1 << 20, device="cuda") for _ in range(8)]
     model.cuda()
     again = sign.transform(images)
     agree(again, first, images)
@@ -178,7 +179,7 @@ def test_a_model_elsewhere_than_its_images_is_refused(
 def test_two_streams(
     backend: str, shared: bool, model: nn.Sequential, torch_rng: torch.Generator
 ) -> None:
-    """Calls on two streams in turns, by one transform or by one each."""
+    """Calls alternate between two streams, by one transform or one each."""
     given = [images_of(40, torch_rng), images_of(40, torch_rng)]
     wanted = [plain(model, images) for images in given]
     first = SignTransform(model, 4, step_size=STEP, backend=backend)
@@ -197,7 +198,7 @@ def test_two_streams(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_a_stream_has_yet_to_write_is_waited_for(
+def test_images_that_are_still_being_written_are_waited_for(
     backend: str, model: nn.Sequential, torch_rng: torch.Generator
 ) -> None:
     """The images are written on the caller's stream after a long delay."""
@@ -221,7 +222,7 @@ def test_what_a_stream_has_yet_to_write_is_waited_for(
 def test_two_threads(
     backend: str, shared: bool, model: nn.Sequential, torch_rng: torch.Generator
 ) -> None:
-    """Threads record and replay at the same time, on streams of their own."""
+    """Threads record and replay at the same time, each on its own stream."""
     given = [[images_of(count, torch_rng) for count in (3, 8)] for _ in range(2)]
     wanted = [[plain(model, images) for images in each] for each in given]
     first = SignTransform(model, 4, step_size=STEP, backend=backend)

@@ -1,4 +1,4 @@
-"""The graphed backend's bookkeeping with a stand-in for the graph, and the real thing on a GPU."""
+"""The graphed backend: its bookkeeping with a fake graph, what it refuses to capture, and CUDA."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from networks import basic_cnn, tiny_cnn
+from torch import nn
 
 from sign_ext import BackendError, SignTransform, iterative_sign
 from sign_ext.engine import backends
-from sign_ext.engine.graphed import GRAPHS_KEPT, GraphedEngine
-from sign_ext.engine.trajectory import repeatable
+from sign_ext.engine.graphed import GRAPHS_KEPT, GraphedEngine, forbid_host_sync
+from sign_ext.engine.trajectory import Problem, Trajectory, repeatable
 from sign_ext.ops.native import Native
+from sign_ext.settings import Settings
+from sign_ext.source_layer import Phi, guess_source_layer
 
 STEP = 2000.0
 
 
 class Recorder:
-    """Stands in for CUDA graph capture: runs the step as warm-up would, and replays by calling."""
+    """A fake CUDA graph capture: runs the step as a warm-up would, and replays by calling it."""
 
     def __init__(self):
         self.records = 0
@@ -51,7 +54,7 @@ def model():
 def graphed(model, recorder, steps=4, **options) -> SignTransform:
     sign = SignTransform(model, steps, step_size=STEP, **options)
     sign.engines._engines["graphed"] = GraphedEngine(model, recorder)
-    sign.engines.candidates = lambda device: [backends.Choice("graphed", "in this test")]
+    sign.engines.candidates = lambda device: [backends.BackendChoice("graphed", "in this test")]
     return sign
 
 
@@ -128,7 +131,7 @@ def test_a_changed_structure_is_recorded_anew(model, recorder, torch_rng):
     assert torch.equal(sign.transform(images), before)
 
 
-def test_threads_that_share_the_librarys_switches_put_them_back(monkeypatch):
+def test_threads_that_share_the_librarys_switches_restore_them(monkeypatch):
     """The second one begins before the first one ends, and ends after it."""
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(cudnn, "benchmark", True)
@@ -181,7 +184,7 @@ def test_auto_falls_back_and_says_why_and_a_name_raises(model, torch_rng, monkey
         sign = SignTransform(model, 3, step_size=STEP, backend=backend)
         sign.engines._engines["graphed"] = GraphedEngine(model, refuse)
         names = ("graphed", "autograd") if backend == "auto" else ("graphed",)
-        tried = [backends.Choice(name, "in this test") for name in names]
+        tried = [backends.BackendChoice(name, "in this test") for name in names]
         monkeypatch.setattr(sign.engines, "candidates", lambda device, tried=tried: tried)
         if backend == "graphed":
             with pytest.raises(BackendError, match="waits for the device"):
@@ -189,9 +192,9 @@ def test_auto_falls_back_and_says_why_and_a_name_raises(model, torch_rng, monkey
             continue
         expected = SignTransform(model, 3, step_size=STEP, backend="autograd")
         torch.testing.assert_close(sign.transform(images), expected.transform(images))
-        told = sign.explain()
-        assert told.backend == "autograd"
-        assert "waits for the device" in told.reason
+        explanation = sign.explain()
+        assert explanation.backend == "autograd"
+        assert "waits for the device" in explanation.reason
 
 
 def test_the_rule_tries_what_is_fastest_first(monkeypatch):
@@ -210,6 +213,67 @@ def test_the_rule_tries_what_is_fastest_first(monkeypatch):
     assert backends.choose("autograd", torch.device("cuda", 0)).backend == "autograd"
     with pytest.raises(BackendError, match="CUDA device"):
         backends.choose("graphed", torch.device("cpu"))
+
+
+# What waits for the device is found before a capture, on any device.
+
+
+def step_of(model: nn.Module, **options):
+    model.eval().requires_grad_(False)
+    phi = Phi(model, guess_source_layer(model))
+    settings = Settings(step_size=100.0, **options)
+    problem = Problem(phi, settings, torch.float32, torch.channels_last)
+    images = torch.rand(2, 3, 32, 32) * 255
+    trajectory = Trajectory(problem, images)
+    trajectory.start(images)
+    return trajectory
+
+
+class Waits(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        return x * self.how(x)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (lambda x: 2.0 if x.sum() > 0 else 1.0, "reads a value back"),
+        (lambda x: x.mean().item(), "reads a value back"),
+        (lambda x: len(x.flatten().nonzero()), "nonzero"),
+        (lambda x: x[x > 0].detach().numel() * 0 + len(x.masked_select(x > 0)), "masked_select"),
+        (lambda x: 1.0 if torch.equal(x, x) else 2.0, "compares"),
+    ],
+)
+def test_a_step_that_waits_is_refused(how, words):
+    trajectory = step_of(nn.Sequential(Waits(how), *tiny_cnn()))
+    trajectory.step()  # it runs
+    with pytest.raises(BackendError, match=f"captured.*{words}"):
+        forbid_host_sync(trajectory.step)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.5, "clamp": (0, 255)},
+        {"linearize_at": "input"},
+        {"precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_our_own_step_never_waits_and_the_check_does_not_change_it(options):
+    trajectory = step_of(basic_cnn(), **options)
+    before = trajectory.iterate.clone()
+    forbid_host_sync(trajectory.step)
+    checked = trajectory.iterate.clone()
+    trajectory.start(before)
+    trajectory.step()
+    torch.testing.assert_close(trajectory.iterate, checked, rtol=0, atol=0)
+    assert not torch.equal(checked, before)
 
 
 @pytest.mark.gpu
@@ -245,11 +309,8 @@ class TestOnCuda:
         assert (sign.transform(images) - expected).norm() <= 1e-4 * moved
 
     def test_a_step_that_waits_for_the_device_falls_back(self, torch_rng):
-        class Waits(torch.nn.Module):
-            def forward(self, x):
-                return x * (1.0 if x.sum().item() > 0 else 2.0)
-
-        model = torch.nn.Sequential(Waits(), *tiny_cnn()).cuda().eval()
+        waits = Waits(lambda x: 1.0 if x.sum().item() > 0 else 2.0)
+        model = nn.Sequential(waits, *tiny_cnn()).cuda().eval()
         images = images_of(4, torch_rng).cuda()
         sign = SignTransform(model, 3, step_size=STEP)
         expected = iterative_sign(model, images, 3, step_size=STEP, backend="autograd")
@@ -266,7 +327,7 @@ class TestOnCuda:
         images = images_of(64, torch_rng, (32, 32)).cuda()
         sign = SignTransform(model, 200, step_size=1.0, backend="graphed")
         sign.transform(images)
-        trajectory = next(iter(sign.engines._engines["graphed"]._kept.values()))
+        trajectory = sign.engines._engines["graphed"]._kept.values()[0]
         torch.cuda.set_sync_debug_mode("error")
         try:
             trajectory.advance(200)

@@ -1,4 +1,4 @@
-"""Nothing is left behind by a thousand calls, and the check that says so finds what is."""
+"""A thousand calls leave nothing behind, and the check of that finds what does leak."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_thousand_calls_leave_nothing(backend: str, torch_rng: torch.Generator
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["graphed", "fused"])
 def test_graphs_thrown_away_leave_nothing(backend: str, torch_rng: torch.Generator) -> None:
-    """More batch shapes than are kept: each call records anew."""
+    """More batch shapes than are kept: each call records again."""
     model = tiny_cnn().cuda().eval()
     sign = SignTransform(model, 2, step_size=2000.0, backend=backend)
     batches = [images_of(count, torch_rng, "cuda") for count in range(1, 7)]

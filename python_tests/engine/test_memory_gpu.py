@@ -7,8 +7,8 @@ import torch
 from measured_memory import check_plan, peak_bytes
 
 from sign_ext import SignTransform
+from sign_ext.eval_state import computing
 from sign_ext.models import build_model
-from sign_ext.precision import computing
 
 pytestmark = pytest.mark.gpu
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from sign_ext.compiler.memory_plan import plan_memory
 from sign_ext.compiler.schedule import schedule
-from sign_ext.precision import computing
+from sign_ext.eval_state import computing
 from sign_ext.source_layer import find_source_layer
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -74,7 +74,7 @@ def test_a_plan_by_hand():
     plan = plan_memory(schedule(program))
     value, mask = 8 * 4 * 4 * 4, 8 * 4 * 4 // 8
     assert program.residue_bytes() == plan.residues == 2 * mask
-    # The second value and its bits beside the first value and its bits; backward is the same.
+    # The second value and its bits next to the first value and its bits; the same backward.
     assert plan.peak == 2 * value + 2 * mask
 
 

@@ -1,27 +1,26 @@
-"""The check of a step on chip: rounding passes, however many bits it turns; faults do not."""
+"""The check of a step on chip: rounding passes, however many bits it flips; faults do not."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
+import onchip_header
 import pytest
 import torch
 from emulated_onchip import library
-from emulation import CSRC
 from onchip_cases import distance, prepare
 
 from sign_ext import BackendError
-from sign_ext.engine.onchip.check import BITS, bits_of, check_step, examples_of, what_is_wrong
+from sign_ext.engine.onchip.check import BIT_REACH, bits_of, check_step, examples_of, find_mismatch
 from sign_ext.engine.onchip.reference import exact, forward_reference, rounded
 from sign_ext.engine.onchip.shared_memory import residue_bytes
 
 
 @contextmanager
 def truncating() -> Iterator[None]:
-    """Products add up as on the device."""
+    """Products are summed as on the device, truncated."""
     library().onchip_truncates(1)
     try:
         yield
@@ -29,22 +28,9 @@ def truncating() -> Iterator[None]:
         library().onchip_truncates(0)
 
 
-@cache
-def places(struct: str) -> dict[str, int]:
-    """The words of a struct of csrc/onchip/onchip.h, by the names of its fields."""
-    text = (CSRC / "onchip" / "onchip.h").read_text()
-    body = re.sub(r"//.*", "", re.search(rf"struct {struct} {{(.*?)\n}};", text, re.DOTALL)[1])
-    rows = re.findall(r"(?:std::int32_t|float) ([\w, ]+);", body)
-    return {name: i for i, name in enumerate(", ".join(rows).split(", "))}
-
-
 def word(trajectory, field: str, layer: int | None = None, launch: int = 0) -> torch.Tensor:
-    """A word of a plan, to be changed."""
-    words = trajectory.network.launches[launch].words
-    if layer is None:
-        return words[places("Plan")[field]]
-    begin = len(places("Plan")) + layer * len(places("Layer"))
-    return words[begin + places("Layer")[field]]
+    """A word of a launch's plan, to be changed."""
+    return onchip_header.word(trajectory.network.launches[launch].args, field, layer)
 
 
 def between_launches(trajectory, change) -> None:
@@ -131,7 +117,7 @@ FAULTS = {
     mask_bits_of_other_elements: "layer 1 of 3 on chip has .* mask bits wrong",
     a_pooling_position_off_by_one: r"layer 2 of 3 on chip has .* pooling positions wrong",
     mask_bits_read_elsewhere: "δ is .* from the definition's through the same mask bits",
-    a_step_of_another_size: r"p moved to another place than p \+ step_size · δ",
+    a_step_of_another_size: r"p is not p \+ step_size · δ after the step",
 }
 
 
@@ -158,21 +144,21 @@ def test_faults_of_steps_in_one_launch(field, seed):
     else:
         word(trajectory, field, 1).fill_(-1)
     where = "δ is" if field in ("partial_at", "added_at") else r"layer \d of 4|δ is"
-    assert re.match(where, what_is_wrong(trajectory, images))
+    assert re.match(where, find_mismatch(trajectory, images))
 
 
 @pytest.mark.parametrize("name", ["basic_cnn", "split", "residual"])
 def test_truncated_sums_are_no_fault(name, seed):
     trajectory, images, _ = prepare(name, seed)
     with truncating():
-        assert what_is_wrong(trajectory, images) == ""
+        assert find_mismatch(trajectory, images) == ""
 
 
-def test_a_bit_that_rounding_turns_is_no_fault():
+def test_a_bit_that_rounding_flips_is_no_fault():
     """Untrained ResNet-20, an image whose δ is 5% off by mask bits alone."""
     trajectory, images, _ = prepare("resnet20", 12)
     with truncating():
-        assert what_is_wrong(trajectory, images) == ""
+        assert find_mismatch(trajectory, images) == ""
         trajectory.start(images)
         trajectory.advance(1)
     moved = (trajectory.iterate.double() - images.double()) / 20
@@ -181,7 +167,7 @@ def test_a_bit_that_rounding_turns_is_no_fault():
 
 @pytest.mark.parametrize("name", ["all_convolutions", "split", "two_readers"])
 def test_the_kernels_bits_are_the_definitions(name, seed):
-    """Except for the few near a tie: were they read from a wrong place, half would differ."""
+    """Except for the few near a tie; if they were read from a wrong place, half would differ."""
     trajectory, images, _ = prepare(name, seed, images=3)
     trunk = trajectory.network.trunk
     runs = forward_reference(trunk.layers, images, trunk.scale, trunk.shift)
@@ -193,7 +179,7 @@ def test_the_kernels_bits_are_the_definitions(name, seed):
 
 
 def test_the_variance_is_that_of_independent_roundings(seed):
-    """Against one draw of them: uniform in 2^-8 of each value, the most that a rounding is off."""
+    """Against one draw of them, uniform within 2^-8 of each value, the largest rounding error."""
     trajectory, images, _ = prepare("residual", seed, images=3)
     trunk = trajectory.network.trunk
     generator = torch.Generator().manual_seed(seed)
@@ -213,7 +199,7 @@ def test_the_variance_is_that_of_independent_roundings(seed):
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_sums_in_another_order_stay_within_reach(flat, seed):
-    """A kernel whose sums are 2^-20 off, in the deepest network, and where pixels are equal."""
+    """A kernel whose sums are off by 2^-20, in the deepest network, also where pixels are equal."""
     trajectory, images, _ = prepare("resnet20", seed, images=4)
     trunk = trajectory.network.trunk
     images = images[:, :, :1, :1].expand_as(images) if flat else images
@@ -232,7 +218,7 @@ def test_sums_in_another_order_stay_within_reach(flat, seed):
         float(((a.sums - b.sums).abs() / b.variance.sqrt()).nan_to_num().max())
         for a, b in zip(one, other, strict=True)
     ]
-    assert 0.1 < max(worst) < 0.75 * BITS
+    assert 0.1 < max(worst) < 0.75 * BIT_REACH
 
 
 def test_examples_are_different_images():

@@ -1,4 +1,4 @@
-"""The onchip backend on a GPU, through the public call."""
+"""The onchip backend on a GPU, through `SignTransform`."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_auto_takes_it_and_says_so():
     model = basic_cnn(10, (3, 32, 32)).cuda().eval()
     images = images_of(16, 3, 32, 32)
     sign, moved = moves(model, images, "auto")
-    told = sign.explain(images)
-    assert told.backend == "onchip"
-    assert any("4 layers" in line for line in told.operations)
+    explanation = sign.explain(images)
+    assert explanation.backend == "onchip"
+    assert any("4 layers" in line for line in explanation.operations)
     _, by_name = moves(model, images, "onchip")
     assert torch.equal(moved, by_name)
     assert SignTransform(model, 5).explain(images).backend == "fused"  # float32
@@ -59,17 +59,17 @@ def test_auto_passes_it_over_where_little_would_be_on_chip():
     model = mobilenet_v2(10, (3, 32, 32)).cuda().eval()
     images = images_of(4, 3, 32, 32)
     sign, _ = moves(model, images, "auto")
-    told = sign.explain(images)
-    assert told.backend == "fused"
-    assert "on chip" in told.reason
+    explanation = sign.explain(images)
+    assert explanation.backend == "fused"
+    assert "on chip" in explanation.reason
 
 
 def test_a_kernel_that_is_wrong_is_not_used(monkeypatch):
-    monkeypatch.setattr(check, "DELTA", 0.0)
-    monkeypatch.setattr(check, "SUMS", 0.0)
+    monkeypatch.setattr(check, "DELTA_RATIO", 0.0)
+    monkeypatch.setattr(check, "SUM_ERROR", 0.0)
     model = small_head().cuda().eval()
     images = images_of(4, 1, 8, 12)
-    with pytest.raises(BackendError, match="not its definition"):
+    with pytest.raises(BackendError, match="does not match its definition"):
         moves(model, images, "onchip")
     sign, _ = moves(model, images, "auto")
     assert sign.explain(images).backend == "fused"

@@ -1,4 +1,4 @@
-"""The plan of shared memory: nothing overlaps, everything is there when it is read."""
+"""The plan of shared memory: live arrays do not overlap, weights arrive before they are read."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from onchip_cases import NETWORKS
 from sign_ext import SignTransform
 from sign_ext.engine.onchip.kernel_args import shift_for
 from sign_ext.engine.onchip.partition import OnChipLayer, readers_of, trunk_of
-from sign_ext.engine.onchip.plan import RESERVED, Loads, SharedMemory, plan_shared_memory
+from sign_ext.engine.onchip.plan import RESERVED, SharedMemory, WeightLoad, plan_shared_memory
 from sign_ext.engine.onchip.shared_memory import (
     ALIGNMENT,
     BACKWARD,
     FORWARD,
     LOAD,
     WHOLE,
-    crowded,
+    least_bytes,
     phases_of,
-    place,
+    place_arrays,
 )
 from sign_ext.errors import BackendError
 from sign_ext.ops.activation import IDENTITY, Piecewise
@@ -48,7 +48,7 @@ def chain(*widths: int, size: int = 8, pooled: bool = False) -> tuple[OnChipLaye
                 conv_shape=(after, size, size),
                 pooled=pooled and i + 2 == len(widths),
                 activation=RELU if i % 2 == 0 else IDENTITY,
-                ends=i + 1,
+                end=i + 1,
             )
         )
     return tuple(layers)
@@ -57,20 +57,19 @@ def chain(*widths: int, size: int = 8, pooled: bool = False) -> tuple[OnChipLaye
 widths = st.lists(st.integers(1, 70), min_size=2, max_size=6)
 
 
-def bounds(layers, mode, momentum):
-    """The least that any plan needs and what the roomiest one takes."""
-    roomy = plan_shared_memory(layers, mode, PLENTY, momentum=momentum)
-    return roomy.bytes
+def unlimited_bytes(layers, mode, momentum):
+    """Bytes of the plan that nothing limits."""
+    return plan_shared_memory(layers, mode, PLENTY, momentum=momentum).bytes
 
 
 @given(widths, st.sampled_from(MODES), st.booleans(), st.booleans(), st.floats(0.3, 1.0))
 def test_arrays_that_are_alive_together_share_no_memory(given_widths, mode, momentum, pooled, part):
     layers = chain(*given_widths, pooled=pooled)
-    room = int(bounds(layers, mode, momentum) * part)
+    room = int(unlimited_bytes(layers, mode, momentum) * part)
     try:
         plan = plan_shared_memory(layers, mode, SharedMemory(room, room), momentum=momentum)
     except BackendError as error:
-        assert f"{room:,}" in str(error)  # noqa: PT017  # the message names what there is
+        assert f"{room:,}" in str(error)  # noqa: PT017  # the message names the limit
         return
     assert plan.bytes <= room
     for array in plan.arrays:
@@ -87,7 +86,7 @@ def test_arrays_that_are_alive_together_share_no_memory(given_widths, mode, mome
 @given(widths, st.sampled_from(MODES), st.floats(0.3, 1.0))
 def test_weights_are_in_place_before_their_phase(given_widths, mode, part):
     layers = chain(*given_widths)
-    room = int(bounds(layers, mode, False) * part)
+    room = int(unlimited_bytes(layers, mode, False) * part)
     try:
         plan = plan_shared_memory(layers, mode, SharedMemory(room, room))
     except BackendError:
@@ -100,17 +99,17 @@ def test_weights_are_in_place_before_their_phase(given_widths, mode, part):
         array = arrays.get(name) or arrays["forward weights", i]
         assert plan.at[name] == plan.at[array.name]
         assert t in array.alive
-        if plan.loads[i, backward] == Loads.PREFETCHED:
+        if plan.loads[i, backward] == WeightLoad.PREFETCHED:
             assert (t - 1 if t else LOAD) in array.alive
             if t == 0 and mode == WHOLE:
                 assert len(phases) - 1 in array.alive  # the step before copies them
-        if plan.loads[i, backward] == Loads.THERE and i not in plan.keeps:
-            # Only where the layer's forward phase has just been.
+        if plan.loads[i, backward] == WeightLoad.THERE and i not in plan.keeps:
+            # Only right after the layer's forward phase.
             assert phases[t - 1] == (i, False)
             assert t - 1 in array.alive
 
 
-def test_what_stays_is_as_much_as_fits():
+def test_as_many_weights_stay_as_fit():
     layers = chain(3, 32, 32, 64, size=16)
     sizes = []
     for room in (200_000, 120_000, 105_000, 95_000):
@@ -128,9 +127,9 @@ def test_a_network_that_does_not_fit_says_how_much_it_needs():
 
 def test_placement_is_near_the_least_that_any_has():
     plan = plan_shared_memory(chain(3, 32, 32, 64, 64, size=16), WHOLE, PLENTY)
-    at, size = place(plan.arrays)
-    assert size <= 1.05 * crowded(plan.arrays)
-    assert place(plan.arrays) == (at, size)  # the same every time
+    at, size = place_arrays(plan.arrays)
+    assert size <= 1.05 * least_bytes(plan.arrays)
+    assert place_arrays(plan.arrays) == (at, size)  # the same every time
 
 
 def test_small_networks_share_a_multiprocessor():
@@ -154,7 +153,7 @@ def test_branches_and_sums_share_no_memory_while_they_are_alive(name, mode, part
     torch.manual_seed(0)
     program = SignTransform(make().eval(), 1).program(torch.rand(1, *shape))
     layers = trunk_of(program).layers
-    room = int(bounds(layers, mode, False) * part)
+    room = int(unlimited_bytes(layers, mode, False) * part)
     try:
         plan = plan_shared_memory(layers, mode, SharedMemory(room, room))
     except BackendError:
@@ -172,7 +171,7 @@ def test_branches_and_sums_share_no_memory_while_they_are_alive(name, mode, part
         if mode.forward and layer.adds is not None:
             assert phases.index((i, False)) in arrays["value", layer.adds].alive
         if mode.backward and layer.adds is not None:
-            # Its cotangent waits for the first convolution that reads what it adds.
+            # Its cotangent is kept until the first convolution that reads what it adds.
             readers = readers_of(layers, layer.adds)
             if readers:
                 assert phases.index((readers[0], True)) in arrays["g", i].alive

@@ -1,4 +1,4 @@
-"""Steps on chip, the kernel's own text on the emulated device, against their definition."""
+"""Steps on chip by the kernel's source on the emulated device, against their definition."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from onchip_cases import NETWORKS, check_walk, distance, prepare, small_head
 from sign_ext import BackendError, SignTransform
 from sign_ext.engine import backends
 from sign_ext.engine.onchip import reference
-from sign_ext.engine.onchip.check import what_is_wrong
+from sign_ext.engine.onchip.check import find_mismatch
 from sign_ext.engine.onchip.cost import PRODUCT_FLOP, work_of
-from sign_ext.engine.onchip.engine import refused_settings
+from sign_ext.engine.onchip.engine import why_settings_refused
 from sign_ext.engine.onchip.plan import SharedMemory
 from sign_ext.engine.onchip.reference import delta_reference, exact
 
@@ -20,7 +20,7 @@ from sign_ext.engine.onchip.reference import delta_reference, exact
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_is_its_definition(name, seed):
     trajectory, images, _ = prepare(name, seed, images=3)
-    assert what_is_wrong(trajectory, images) == ""
+    assert find_mismatch(trajectory, images) == ""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -49,20 +49,20 @@ def test_steps_are_those_of_algorithm_1(name, options, seed):
 @pytest.mark.parametrize("name", ["all_convolutions", "basic_cnn", "residual", "two_readers"])
 @pytest.mark.parametrize("part", [0.6, 0.8])
 def test_less_memory_gives_the_same_bits(name, part, seed):
-    """Weights that come and go and arrays that share memory change nothing."""
+    """Copying weights in every step, and arrays that share memory, change nothing."""
     roomy, images, _ = prepare(name, seed)
     roomy.start(images)
     roomy.advance(2)
     most = max(launch.plan.bytes for launch in roomy.network.launches)
-    tight, images, _ = prepare(name, seed, has=SharedMemory(int(most * part), int(most * part)))
+    tight, images, _ = prepare(name, seed, memory=SharedMemory(int(most * part), int(most * part)))
     if len(tight.network.layers) == len(roomy.network.layers):
         plans = [launch.plan for launch in tight.network.launches]
         assert any(len(plan.keeps) < len(tight.network.layers) for plan in plans)
         tight.start(images)
         tight.advance(2)
         assert torch.equal(tight.iterate, roomy.iterate)
-    else:  # some layers went to the rest, whose sums are rounded elsewhere
-        assert what_is_wrong(tight, images) == ""
+    else:  # fewer layers are on chip, and the rest rounds its sums elsewhere
+        assert find_mismatch(tight, images) == ""
 
 
 def test_every_order_of_threads_gives_the_same_bits(seed):
@@ -101,7 +101,7 @@ def test_the_work_of_a_step_is_what_the_kernel_does(name, seed):
     assert f"{work.products:,} products" in str(work)
 
 
-def test_a_walk_begins_anew_and_counts_its_steps(seed):
+def test_a_trajectory_restarts_and_counts_its_steps(seed):
     trajectory, images, _ = prepare("small_head", seed, images=1)
     trajectory.start(images)
     trajectory.advance(1)
@@ -123,7 +123,7 @@ def test_the_first_step_that_is_not_finite_is_named(name, seed):
         assert trajectory.first_bad_step() == 0
         trajectory.advance(1)
         first += 1
-        assert first < 20, "it stays finite: nothing is tested"
+        assert first < 20, "the iterate stays finite: nothing is tested"
     assert first > 1
     trajectory.start(images)
     trajectory.advance(1)
@@ -136,13 +136,13 @@ def test_the_first_step_that_is_not_finite_is_named(name, seed):
     [
         ({"precision": "float32"}, "computes in bfloat16"),
         ({"precision": "tf32"}, "computes in bfloat16"),
-        ({"linearize_at": "input"}, "takes one product"),
+        ({"linearize_at": "input"}, "takes δ once"),
     ],
 )
 def test_calls_that_stay_off_the_chip_say_why(options, reason):
     sign = SignTransform(small_head().eval(), 2, **{"precision": "bfloat16", **options})
-    problem = sign._problem(torch.rand(1, 1, 8, 12), torch.float32)
-    assert reason in str(refused_settings(problem))
+    problem = sign._problem(torch.rand(1, 1, 8, 12), torch.float32)[0]
+    assert reason in str(why_settings_refused(problem))
 
 
 def test_a_cpu_has_no_chip_to_run_on():
@@ -157,7 +157,7 @@ def test_a_cpu_has_no_chip_to_run_on():
 
 
 def test_auto_tries_the_chip_first_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(backends, "native_on", lambda device: None)
+    monkeypatch.setattr(backends, "missing_native", lambda device: None)
     cuda = torch.device("cuda", 0)
 
     def names(precision):

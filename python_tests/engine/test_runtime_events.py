@@ -1,4 +1,4 @@
-"""The K loop waits for nothing, and the check that says so finds what waits."""
+"""The K loop never waits for the device, and the check of that finds what does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step calls beside the network's own products: one update, which also watches it.
+"""What a step calls besides the network's own products: one update, which also watches it.
 
 Each further operator would be a kernel of its own in every replayed step of a GPU.
 """
@@ -71,7 +71,7 @@ def images(torch_rng):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_fused_step_is_its_products_and_one_update(images, options):
     trajectory = fused(tiny_cnn(), images, **options)
-    assert trajectory._updates
+    assert trajectory._updates_by_stem
     own = called_by(lambda: trajectory._step.stem_cotangent(trajectory.iterate))
     assert called_by(trajectory.step) - own == {"sign_ext::stem_update_": 1}
 
@@ -80,7 +80,7 @@ def test_a_fused_step_is_its_products_and_one_update(images, options):
 def test_a_fused_step_without_a_stem_too(images, options):
     model = nn.Sequential(nn.Flatten(), nn.Linear(297, 8), nn.ReLU(), nn.Linear(8, 2))
     trajectory = fused(model, images, **options)
-    assert not trajectory._updates
+    assert not trajectory._updates_by_stem
     own = called_by(trajectory.pullback_of_ones)
     assert called_by(trajectory.step) - own == {"sign_ext::sign_update_": 1}
 

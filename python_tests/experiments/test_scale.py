@@ -7,7 +7,8 @@ from importlib.resources import files
 import pytest
 import yaml
 
-from sign_ext.experiments.names import EXPERIMENTS, RECIPES
+from sign_ext.experiments.names import EXPERIMENTS
+from sign_ext.experiments.registry import RECIPES
 from sign_ext.experiments.scale import SCALES, load_scale, scale_from
 
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from tensors import TOLERANCE, around_bounds, assert_native_route, channels_last, poisoned
 
-from sign_ext.ops import native
-from sign_ext.ops.activate import activate, activate_reference, pack_mask, pack_mask_reference
+from sign_ext.ops.activate import activate, pack_mask
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise, mask_shape
-from sign_ext.ops.native import route
 
-needs_native = pytest.mark.skipif(
-    not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
-)
 LEAKY = Piecewise(slope=0.1)
 # The last one's bounds are no bfloat16 values.
 ACTIVATIONS = [IDENTITY, RELU, RELU6, LEAKY, Piecewise(-1.0, 1.0), Piecewise(-0.303, 0.707)]
@@ -27,36 +20,12 @@ DTYPES = [
     (torch.float32, torch.bfloat16),
     (torch.bfloat16, torch.bfloat16),
 ]
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float64: 1e-12}
 
 shapes = st.one_of(
     st.tuples(st.integers(1, 40), st.integers(1, 70)),
     st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 6), st.integers(1, 6)),
     st.tuples(st.integers(1, 3), st.integers(500, 1100)),
 )
-
-
-def random_tensor(
-    generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype, device: str
-) -> Tensor:
-    """Values around the activations' bounds, some of them on a bound; channels innermost."""
-    values = torch.randn(shape, generator=generator) * 3
-    values[torch.rand(shape, generator=generator) < 0.1] = 0.0
-    values[torch.rand(shape, generator=generator) < 0.05] = 6.0
-    values[torch.rand(shape, generator=generator) < 0.02] = math.nan
-    return channels_innermost(values.to(device, dtype))
-
-
-def channels_innermost(tensor: Tensor) -> Tensor:
-    """The same values, laid out as the operators want them."""
-    if tensor.dim() == 2:
-        return tensor.contiguous()
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def poisoned(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
-    """A tensor to be written, in which nothing is right yet."""
-    return channels_innermost(torch.full(shape, 123, dtype=dtype, device=device))
 
 
 def check_activate(
@@ -86,24 +55,23 @@ def check_activate(
         onto: "fresh", "x" or "residual": what out is.
         device: where it runs.
     """
-    x = random_tensor(generator, shape, dtypes[0], device)
+    x = around_bounds(generator, shape, dtypes[0], device)
     options: dict[str, Any] = {}
     if scale:
         options["scale"] = torch.randn(shape[1], generator=generator).to(device)
     if bias:
         options["bias"] = torch.randn(shape[1], generator=generator).to(device)
     if residual:
-        options["residual"] = random_tensor(generator, shape, dtypes[1], device)
+        options["residual"] = around_bounds(generator, shape, dtypes[1], device)
     wide = {name: None if value is None else value.double() for name, value in options.items()}
     expected = torch.empty(shape, dtype=torch.float64, device=device)
-    activate_reference(x.double(), expected, activation=activation, **wide)
+    activate.reference(x.double(), expected, activation=activation, **wide)
 
     bits = poisoned(mask_shape(shape), torch.uint8, device) if mask else None
     out = {"x": x, "residual": options.get("residual")}.get(onto)
     if out is None or out.dtype != dtypes[1]:
         out = poisoned(shape, dtypes[1], device)
-    if native.NATIVE.loaded:
-        assert route(x) == f"native-{device}"
+    assert_native_route(x, device)
     activate(x, out, activation=activation, mask=bits, **options)
     tolerance = TOLERANCE[dtypes[1]]
     torch.testing.assert_close(
@@ -112,7 +80,7 @@ def check_activate(
     if bits is None:
         return
     again = torch.empty_like(bits)
-    pack_mask_reference(out, again, activation)
+    pack_mask.reference(out, again, activation)
     assert torch.equal(bits, again)
 
 
@@ -132,10 +100,10 @@ def check_pack_mask(
         activation: the activation.
         device: where it runs.
     """
-    y = channels_innermost(activation.apply(random_tensor(generator, shape, dtype, device)))
+    y = channels_last(activation.apply(around_bounds(generator, shape, dtype, device)))
     bits, expected = (poisoned(mask_shape(shape), torch.uint8, device) for _ in range(2))
     before = y.clone()
     pack_mask(y, bits, activation)
-    pack_mask_reference(y, expected, activation)
+    pack_mask.reference(y, expected, activation)
     assert torch.equal(bits, expected)
     torch.testing.assert_close(y, before, rtol=0, atol=0, equal_nan=True)

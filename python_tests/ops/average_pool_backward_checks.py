@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from max_pool_backward_checks import assert_cotangent
-from pool_windows import Window, behind_bits, normal, poisoned, random_mask
+from pool_windows import Window, assert_cotangent
+from tensors import assert_native_route, normal, poisoned, random_mask, times_derivative
 from torch.nn import functional as F
 
-from sign_ext.ops import native
-from sign_ext.ops.activation import mask_shape
 from sign_ext.ops.average_pool_backward import average_pool_backward
-from sign_ext.ops.native import route
 
 
 def check_average_pool_backward(
@@ -56,7 +53,7 @@ def check_average_pool_backward(
     (expected,) = torch.autograd.grad(value, x, g.cpu().double())
     x_mask = None
     if x_slope is not None:
-        x_mask = random_mask(generator, mask_shape(shape), device)
+        x_mask = random_mask(generator, shape, device)
     out = poisoned(shape, dtype, device)
     added = None
     if other != "none":
@@ -65,10 +62,10 @@ def check_average_pool_backward(
         if other == "out":
             out.copy_(added)
             added = out
-    expected = behind_bits(expected, x_mask, x_slope or 0.0)
+    expected = times_derivative(expected, x_mask, x_slope or 0.0)
 
-    if run is average_pool_backward and native.NATIVE.loaded and dtype != torch.float64:
-        assert route(g) == f"native-{device}"
+    if run is average_pool_backward:
+        assert_native_route(g, device)
     run(
         g,
         out,

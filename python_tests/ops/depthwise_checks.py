@@ -7,24 +7,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from activate_checks import TOLERANCE, channels_innermost, poisoned
 from hypothesis import strategies as st
-from masked_cotangent_checks import random_mask
+from tensors import TOLERANCE, assert_native_route, normal, poisoned, random_mask
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.ops import native
-from sign_ext.ops.activate import pack_mask_reference
+from sign_ext.ops.activate import pack_mask
 from sign_ext.ops.activation import IDENTITY, Piecewise, mask_shape, unpack_bits
 from sign_ext.ops.depthwise import depthwise, depthwise_backward
-from sign_ext.ops.native import route
-
-DTYPES = [torch.float32, torch.bfloat16]
-Pair = tuple[int, int]
+from sign_ext.ops.layout import Pair
 
 
 class Convolution(NamedTuple):
-    """The geometry of a depthwise convolution; padding is (in front, behind) of each axis."""
+    """The geometry of a depthwise convolution; padding is (before, after) each axis."""
 
     kernel: Pair
     stride: Pair = (1, 1)
@@ -34,12 +29,12 @@ class Convolution(NamedTuple):
 
     @property
     def options(self) -> dict[str, Pair]:
-        """What the operators are told of it."""
+        """The operators' options."""
         padding = (self.down[0], self.across[0])
         return {"stride": self.stride, "padding": padding, "dilation": self.dilation}
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether there is room for a window, and none begins behind the image."""
+        """Whether there is room for a window, and none begins after the image."""
         for size, kernel, dilation, pads in zip(
             shape[2:], self.kernel, self.dilation, (self.down, self.across), strict=True
         ):
@@ -80,7 +75,7 @@ shapes = st.tuples(
 
 @st.composite
 def convolutions(draw: Callable[..., Any]) -> Convolution:
-    """Any geometry, half of them with kernels of their own."""
+    """Any geometry, half of them those that have kernels of their own."""
     if draw(st.booleans()):
         side, stride = draw(st.sampled_from([3, 5, 7])), draw(st.sampled_from([1, 2]))
         kernel, strides, dilation = (side, side), (stride, stride), (1, 1)
@@ -92,13 +87,6 @@ def convolutions(draw: Callable[..., Any]) -> Convolution:
         for reach in ((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
     )
     return Convolution(kernel, strides, down, across, dilation)
-
-
-def normal(
-    generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype, device: str
-) -> Tensor:
-    """Normal numbers, channels innermost."""
-    return channels_innermost(torch.randn(shape, generator=generator).to(device, dtype))
 
 
 def assert_close(out: Tensor, expected: Tensor, convolution: Convolution) -> None:
@@ -145,8 +133,8 @@ def check_depthwise(
     out = poisoned(tuple(value.shape), dtype, device)
     bits = poisoned(mask_shape(out.shape), torch.uint8, device) if mask else None
     before = x.clone()
-    if run is depthwise and native.NATIVE.loaded and dtype != torch.float64:
-        assert route(x) == f"native-{device}"
+    if run is depthwise:
+        assert_native_route(x, device)
     run(
         x,
         weight.to(device),
@@ -160,7 +148,7 @@ def check_depthwise(
     torch.testing.assert_close(x, before, rtol=0, atol=0, equal_nan=True)
     if bits is not None:
         again = torch.empty_like(bits)
-        pack_mask_reference(out, again, activation)
+        pack_mask.reference(out, again, activation)
         assert torch.equal(bits, again)
 
 
@@ -212,8 +200,8 @@ def check_depthwise_backward(
         expected = Piecewise(slope=x_slope).pull_back(expected, unpack_bits(x_mask.cpu(), shape))
 
     g = g.to(device)
-    if run is depthwise_backward and native.NATIVE.loaded and dtype != torch.float64:
-        assert route(g) == f"native-{device}"
+    if run is depthwise_backward:
+        assert_native_route(g, device)
     run(
         g,
         weight.to(device),

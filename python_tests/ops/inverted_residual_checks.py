@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from activate_checks import channels_innermost, poisoned
+from tensors import channels_last, poisoned
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,7 +27,7 @@ HARDTANH = Piecewise(-1.0, 1.5)
 
 @dataclass(frozen=True)
 class Case:
-    """A block's sizes; `shape` is the input's, `behind` the padding behind each axis."""
+    """A block's sizes; `shape` is the input's, `padding_end` the padding after each axis."""
 
     shape: tuple[int, int, int, int]
     expanded: int
@@ -35,7 +35,7 @@ class Case:
     kernel: tuple[int, int] = (3, 3)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (1, 1)
-    behind: tuple[int, int] = (1, 1)
+    padding_end: tuple[int, int] = (1, 1)
     activations: tuple[Piecewise, Piecewise, Piecewise] = (RELU6, RELU6, IDENTITY)
     residual: bool = False
     bias: bool = True
@@ -44,7 +44,7 @@ class Case:
     def out_shape(self) -> tuple[int, int, int, int]:
         """The output's shape."""
         n, _, *sizes = self.shape
-        axes = zip(sizes, self.padding, self.behind, self.kernel, self.stride, strict=True)
+        axes = zip(sizes, self.padding, self.padding_end, self.kernel, self.stride, strict=True)
         height, width = ((size + a + b - k) // s + 1 for size, a, b, k, s in axes)
         return (n, self.channels, height, width)
 
@@ -54,7 +54,7 @@ CASES = {
     "mobilenet, skip": Case((5, 24, 8, 8), 144, 24, residual=True),
     "mobilenet, 1x1": Case((70, 160, 1, 1), 320, 320),
     "odd": Case(
-        (2, 8, 7, 5), 40, 48, kernel=(5, 3), stride=(1, 2), padding=(2, 0), behind=(2, 1),
+        (2, 8, 7, 5), 40, 48, kernel=(5, 3), stride=(1, 2), padding=(2, 0), padding_end=(2, 1),
         activations=(HARDTANH, RELU, RELU), residual=True, bias=False,
     ),
     "linear": Case((1, 16, 3, 3), 24, 8, activations=(IDENTITY, IDENTITY, HARDTANH)),
@@ -118,7 +118,7 @@ def run_both(
     )
 
     def normal(shape: tuple[int, ...]) -> Tensor:
-        return channels_innermost(torch.randn(shape, generator=generator).to(device, dtype))
+        return channels_last(torch.randn(shape, generator=generator).to(device, dtype))
 
     n, _, height, width = case.shape
     out_shape = case.out_shape
@@ -189,7 +189,7 @@ def errors_of(case: Case, run: Run, precision: str) -> Errors:
         for b in (block.expand_bias, block.depthwise_bias, block.project_bias)
     ]
     top, left = case.padding
-    (below, right) = case.behind
+    below, right = case.padding_end
     e = case.activations[0].apply(_pointwise(x, weights[0]) + biases[0])
     windows = F.conv2d(
         F.pad(e, (left, right, top, below)), filters, None, case.stride, groups=case.expanded

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from activate_checks import LEAKY, TOLERANCE, channels_innermost, poisoned, random_tensor
-from torch import Tensor
+from activate_checks import LEAKY
+from tensors import (
+    TOLERANCE,
+    around_bounds,
+    assert_native_route,
+    channels_last,
+    poisoned,
+    random_mask,
+)
 
-from sign_ext.ops import native
 from sign_ext.ops.activate import activate
-from sign_ext.ops.activation import Piecewise, mask_shape, pack_bits
-from sign_ext.ops.masked_cotangent import masked_cotangent, masked_cotangent_reference
-from sign_ext.ops.native import route
-
-
-def random_mask(generator: torch.Generator, shape: tuple[int, ...], device: str) -> Tensor:
-    """A bit mask of a tensor of this shape, half of its bits set."""
-    return pack_bits(torch.rand(shape, generator=generator) < 0.5).to(device)
+from sign_ext.ops.activation import Piecewise, mask_shape
+from sign_ext.ops.masked_cotangent import masked_cotangent
 
 
 def check_masked_cotangent(
@@ -45,23 +45,22 @@ def check_masked_cotangent(
         onto: "fresh", "g" or "other": what out is.
         device: where it runs.
     """
-    g = random_tensor(generator, shape, dtype, device)
+    g = around_bounds(generator, shape, dtype, device)
     options: dict[str, Any] = {}
     if mask:
         options["mask"] = random_mask(generator, shape, device)
     if scale:
         options["scale"] = torch.randn(shape[1], generator=generator).to(device)
     if other:
-        options["other"] = random_tensor(generator, shape, dtype, device)
+        options["other"] = around_bounds(generator, shape, dtype, device)
     wide = {name: value if name == "mask" else value.double() for name, value in options.items()}
     expected = torch.empty(shape, dtype=torch.float64, device=device)
-    masked_cotangent_reference(g.double(), expected, slope=slope, **wide)
+    masked_cotangent.reference(g.double(), expected, slope=slope, **wide)
 
     out = {"g": g, "other": options.get("other")}.get(onto)
     if out is None:
         out = poisoned(shape, dtype, device)
-    if native.NATIVE.loaded:
-        assert route(g) == f"native-{device}"
+    assert_native_route(g, device)
     masked_cotangent(g, out, slope=slope, **options)
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(
@@ -85,9 +84,9 @@ def check_against_autograd(
         dtype: float32, or float64 for the reference.
         device: where it runs.
     """
-    x = channels_innermost(torch.randn(shape, generator=generator, dtype=dtype).to(device))
+    x = channels_last(torch.randn(shape, generator=generator, dtype=dtype).to(device))
     cotangents = [
-        channels_innermost(torch.randn(shape, generator=generator, dtype=dtype).to(device))
+        channels_last(torch.randn(shape, generator=generator, dtype=dtype).to(device))
         for _ in range(2)
     ]
     scale, bias = (torch.randn(shape[1], generator=generator).to(device, dtype) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The windows that tests of pooling try, and tensors for them."""
+"""The windows that tests of pooling use."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.ops.activation import unpack_bits
+from sign_ext.ops.layout import Pair
 
-Pair = tuple[int, int]
-DTYPES = [torch.float32, torch.bfloat16]
+POOL_TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float64: 1e-12}
 
 
 class Window(NamedTuple):
@@ -35,7 +34,7 @@ class Window(NamedTuple):
         }
 
     def max_pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """torch's own pooling: values, and each winner's number in its window."""
+        """torch's own pooling: values, and each winner's position in its window."""
         value, flat = F.max_pool2d(
             x,
             self.kernel,
@@ -60,11 +59,11 @@ class Window(NamedTuple):
                 return False
             for start in range(-p, min(room - p + s, size), s):
                 if not any(0 <= start + i * d < size for i in range(k)):
-                    return False  # torch names a position outside of it there
+                    return False  # there torch returns a position outside the image
         return True
 
 
-# 2×2 tiles, 3×3 two and one apart, and what is unlike them.
+# 2×2 tiles, 3×3 of stride 2 and 1, and unusual ones.
 WINDOWS = [
     Window((2, 2), (2, 2)),
     Window((2, 2), (2, 2), ceil_mode=True),
@@ -100,32 +99,15 @@ def windows(draw: st.DrawFn, dilated: bool = True) -> Window:
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 12), st.integers(1, 12))
 
 
-def innermost(tensor: Tensor) -> Tensor:
-    """The same values, channels innermost."""
-    return tensor.contiguous(memory_format=torch.channels_last)
+def assert_cotangent(out: Tensor, expected: Tensor, size: float) -> None:
+    """Compare with a cotangent in float64.
 
-
-def normal(
-    generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype, device: str
-) -> Tensor:
-    """Normal values, drawn on the CPU."""
-    return innermost(torch.randn(shape, generator=generator).to(device, dtype))
-
-
-def poisoned(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
-    """A tensor to be written, in which nothing is right yet."""
-    full = torch.full(shape, 123, dtype=dtype, device=device)
-    return innermost(full) if len(shape) == 4 else full
-
-
-def random_mask(generator: torch.Generator, shape: tuple[int, int], device: str) -> Tensor:
-    """Random bits, those behind the last channel too: nothing may depend on them."""
-    return torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
-
-
-def behind_bits(cotangent: Tensor, mask: Tensor | None, slope: float) -> Tensor:
-    """A cotangent in float64 times the derivative that a bit mask stands for."""
-    if mask is None:
-        return cotangent
-    bits = unpack_bits(mask.cpu(), cotangent.shape)
-    return cotangent * torch.where(bits, 1.0, slope)
+    Args:
+        out: what the operator wrote.
+        expected: float64, on the CPU.
+        size: of the numbers that were summed.
+    """
+    tolerance = POOL_TOLERANCE[out.dtype]
+    torch.testing.assert_close(
+        out.cpu().double(), expected, rtol=tolerance, atol=tolerance * size, equal_nan=True
+    )

@@ -6,15 +6,9 @@ import itertools
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
-from sign_ext.ops import native
-
-needs_native = pytest.mark.skipif(
-    not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
-)
 DELTA_TYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Every way of laying out four dimensions without gaps, contiguous and channels_last among them.
 ORDERS = list(itertools.permutations(range(4)))
@@ -43,7 +37,7 @@ def formula(
 
 
 def laid_out(shape: tuple[int, ...], order: tuple[int, ...], offset: int) -> Tensor:
-    """A dense tensor whose dimensions lie in memory in this order, `offset` elements behind."""
+    """A dense tensor whose dimensions lie in memory in this order, starting at element `offset`."""
     storage = torch.empty(offset + int(np.prod(shape)))
     dense = storage[offset:].view([shape[d] for d in order])
     return dense.permute([order.index(d) for d in range(len(order))])

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tensors import assert_native_route, random_mask
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.ops.activation import mask_shape, unpack_bits
-from sign_ext.ops.native import route
-from sign_ext.ops.stem_update import stem_update_, stem_update_reference_
+from sign_ext.ops.activation import unpack_bits
+from sign_ext.ops.stem_update import stem_update_
 from sign_ext.ops.watch import NEVER
-
-DTYPES = [torch.float32, torch.bfloat16]
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,7 @@ def problem(
         "g": g.to(device, dtype, memory_format=last),
         "weight": normal(*stem.kernel, *stem.channels).to(device),
         "velocity": (normal(*shape) * 20).to(device, memory_format=last),
-        "mask": torch.randint(256, mask_shape(g.shape), generator=generator, dtype=torch.uint8).to(
-            device
-        ),
+        "mask": random_mask(generator, tuple(g.shape), device),
         "watch": torch.zeros(2, device=device),
         "counts": torch.tensor([3, NEVER, 0], dtype=torch.int32, device=device),
     }
@@ -107,9 +103,9 @@ def check_against_the_reference(
     options = {name: value for name, value in options.items() if name not in left_out}
     expected = wide(tensors)
     read = {name: tensors[name].clone() for name in ("g", "weight", "mask") if name in tensors}
-    assert route(tensors["g"]) == f"native-{device}"
+    assert_native_route(tensors["g"], device)
     stem_update_(**tensors, **options)
-    stem_update_reference_(**expected, **options)
+    stem_update_.reference(**expected, **options)
     for name in ("p", "velocity", "watch"):
         if name in tensors:
             torch.testing.assert_close(

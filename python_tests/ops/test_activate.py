@@ -6,23 +6,14 @@ import math
 
 import pytest
 import torch
-from activate_checks import (
-    ACTIVATIONS,
-    DTYPES,
-    LEAKY,
-    channels_innermost,
-    check_activate,
-    check_pack_mask,
-    needs_native,
-    random_tensor,
-    shapes,
-)
+from activate_checks import ACTIVATIONS, DTYPES, LEAKY, check_activate, check_pack_mask, shapes
 from hypothesis import given
 from hypothesis import strategies as st
+from tensors import around_bounds, channels_last, needs_native
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sign_ext.ops import native as routes
-from sign_ext.ops.activate import activate, activate_reference, pack_mask, pack_mask_reference
+from sign_ext.ops import native
+from sign_ext.ops.activate import activate, pack_mask
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise, mask_shape, unpack_bits
 
 
@@ -72,10 +63,10 @@ def test_more_rows_than_one_thread_is_given(dtypes, channels, torch_rng):
     check_pack_mask(torch_rng, (9, channels, 31, 33), dtypes[1], RELU6)
 
 
-@pytest.mark.parametrize("run", [activate, activate_reference])
+@pytest.mark.parametrize("run", [activate, activate.reference])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bits_are_autograds_derivative(run, dtype, torch_rng):
-    x = random_tensor(torch_rng, (2, 11, 3, 4), dtype, "cpu")
+    x = around_bounds(torch_rng, (2, 11, 3, 4), dtype, "cpu")
     for activation, module in [
         (RELU, torch.nn.ReLU()),
         (RELU6, torch.nn.ReLU6()),
@@ -89,12 +80,12 @@ def test_bits_are_autograds_derivative(run, dtype, torch_rng):
         passes = unpack_bits(mask, x.shape)
         slope = activation.slope
         ours = torch.where(passes, 1.0, slope)
-        # At NaN PyTorch's hardtanh says one thing in vectors and another in the elements left over.
-        there = ~x.isnan() | (activation == RELU or slope > 0)
-        assert torch.equal(ours[there], leaf.grad.float()[there])
+        # At NaN PyTorch's hardtanh differs between vectorized elements and the remainder.
+        compared = ~x.isnan() | (activation == RELU or slope > 0)
+        assert torch.equal(ours[compared], leaf.grad.float()[compared])
 
 
-@pytest.mark.parametrize("run", [activate, activate_reference])
+@pytest.mark.parametrize("run", [activate, activate.reference])
 def test_bits_agree_with_what_was_rounded(run):
     # 5.999 is 6 in bfloat16, and 0.303 is no bfloat16 value: what is stored is on the bound.
     x = torch.tensor([[5.999, 5.9, 7.0]])
@@ -117,7 +108,7 @@ def test_the_sign_of_zero_survives():
 @needs_native
 @pytest.mark.parametrize("shape", [(0, 5), (0, 16), (0, 8, 4, 4), (2, 8, 0, 4)])
 def test_empty_batches(shape):
-    x = channels_innermost(torch.empty(shape))
+    x = channels_last(torch.empty(shape))
     mask = torch.empty(mask_shape(shape), dtype=torch.uint8)
     activate(x, x, activation=RELU, bias=torch.ones(shape[1]), mask=mask)
     pack_mask(x, mask, RELU)
@@ -138,7 +129,7 @@ def test_other_dtypes_and_layouts_run_on_torch(torch_rng):
 
 
 def test_without_an_extension_the_reference_runs(monkeypatch, torch_rng):
-    monkeypatch.setattr(routes, "NATIVE", routes.NATIVE.__class__(None, "left out for this test"))
+    monkeypatch.setattr(native, "NATIVE", native.Native(None, "left out for this test"))
     x = torch.randn(3, 9, generator=torch_rng)
     out, mask = torch.empty_like(x), torch.empty(mask_shape(x.shape), dtype=torch.uint8)
     activate(x, out, activation=RELU, mask=mask)
@@ -148,7 +139,7 @@ def test_without_an_extension_the_reference_runs(monkeypatch, torch_rng):
 
 @needs_native
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"x": torch.zeros(8)}, r"x must be \(N, C\) or \(N, C, H, W\)"),
         ({"x": torch.zeros(2, 3, 4, 5)}, "x must be dense with its channels innermost"),
@@ -158,14 +149,14 @@ def test_without_an_extension_the_reference_runs(monkeypatch, torch_rng):
         ({"out": torch.zeros(2, 8, device="meta")}, "out must be on x's device"),
         (
             {"x": torch.zeros(2, 8, dtype=torch.bfloat16)},
-            "out must have x's type, or be bfloat16",
+            "out must have x's dtype, or be bfloat16",
         ),
         ({"scale": torch.zeros(7)}, "scale must be 8 contiguous float32 values"),
         ({"bias": torch.zeros(8, dtype=torch.float64)}, "bias must be 8 contiguous float32"),
         ({"residual": torch.zeros(2, 7)}, "residual must have x's shape"),
         (
             {"residual": torch.zeros(2, 8, dtype=torch.bfloat16)},
-            "residual must have out's type",
+            "residual must have out's dtype",
         ),
         ({"mask": torch.zeros(2, 2, dtype=torch.uint8)}, r"mask must be .* of shape \(2, 1\)"),
         ({"mask": torch.zeros(2, 1)}, "mask must be contiguous uint8"),
@@ -173,10 +164,10 @@ def test_without_an_extension_the_reference_runs(monkeypatch, torch_rng):
         ({"activation": Piecewise(low=math.nan)}, "low and high must be numbers"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(change, words):
+def test_bad_arguments_are_refused_by_name(change, message):
     arguments = {"x": torch.ones(2, 8), "out": torch.zeros(2, 8)} | change
     x, out = arguments.pop("x"), arguments.pop("out")
-    with pytest.raises(RuntimeError, match=f"activate: {words}"):
+    with pytest.raises(RuntimeError, match=f"activate: {message}"):
         activate(x, out, **arguments)
     if not out.is_meta:
         assert not out.any()
@@ -213,20 +204,20 @@ def test_pack_mask_refuses_by_name():
 def test_the_reference_refuses_by_name():
     x, mask = torch.zeros(2, 8), torch.zeros(1, 1, dtype=torch.uint8)
     with pytest.raises(ValueError, match="out must have x's shape"):
-        activate_reference(x, torch.zeros(3, 8))
+        activate.reference(x, torch.zeros(3, 8))
     with pytest.raises(ValueError, match="residual must have x's shape"):
-        activate_reference(x, x, residual=torch.zeros(1, 8))
+        activate.reference(x, x, residual=torch.zeros(1, 8))
     with pytest.raises(ValueError, match=r"mask must have shape \(2, 1\)"):
-        pack_mask_reference(x, mask, RELU)
+        pack_mask.reference(x, mask, RELU)
     with pytest.raises(ValueError, match="slope must not be negative"):
-        pack_mask_reference(x, mask, Piecewise(slope=-1.0))
+        pack_mask.reference(x, mask, Piecewise(slope=-1.0))
 
 
 @needs_native
 @pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("everything", [False, True])
 def test_opcheck(dtypes, everything, torch_rng):
-    x = random_tensor(torch_rng, (2, 9, 3, 4), dtypes[0], "cpu")
+    x = around_bounds(torch_rng, (2, 9, 3, 4), dtypes[0], "cpu")
     out = torch.zeros_like(x, dtype=dtypes[1])
     mask = torch.zeros(mask_shape(x.shape), dtype=torch.uint8)
     constants = [torch.ones(9), torch.ones(9), torch.ones_like(out), mask]

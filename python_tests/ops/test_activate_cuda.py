@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from activate_checks import (
-    ACTIVATIONS,
-    DTYPES,
-    check_activate,
-    check_pack_mask,
-    poisoned,
-    random_tensor,
-)
+from activate_checks import ACTIVATIONS, DTYPES, check_activate, check_pack_mask
+from tensors import around_bounds, poisoned
 
-from sign_ext.ops.activate import activate, activate_reference
+from sign_ext.ops.activate import activate
 from sign_ext.ops.activation import RELU6, mask_shape
 
 SHAPES = [(1, 1), (3, 7), (5, 8), (2, 22, 3, 5), (2, 24, 7, 3), (4, 33, 9, 9), (37, 520)]
@@ -57,17 +51,17 @@ def test_cuda_tensors_behind_a_boundary(offset, dtype, torch_rng):
     bias = torch.randn(offset + 24, generator=torch_rng).cuda()[offset:]
     out, expected = torch.empty_like(x), torch.empty_like(x)
     activate(x, out, activation=RELU6, bias=bias)
-    activate_reference(x, expected, activation=RELU6, bias=bias)
+    activate.reference(x, expected, activation=RELU6, bias=bias)
     torch.testing.assert_close(out, expected)
 
 
 @pytest.mark.gpu
 def test_cuda_on_a_side_stream_and_in_a_graph(torch_rng):
-    x = random_tensor(torch_rng, (5, 24, 31, 33), torch.bfloat16, "cuda")
+    x = around_bounds(torch_rng, (5, 24, 31, 33), torch.bfloat16, "cuda")
     out = poisoned(tuple(x.shape), torch.bfloat16, "cuda")
     mask = poisoned(mask_shape(x.shape), torch.uint8, "cuda")
     expected, bits = torch.empty_like(out), torch.empty_like(mask)
-    activate_reference(x, expected, activation=RELU6, mask=bits)
+    activate.reference(x, expected, activation=RELU6, mask=bits)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -86,7 +80,7 @@ def test_cuda_on_a_side_stream_and_in_a_graph(torch_rng):
 
 @pytest.mark.gpu
 def test_cuda_opcheck(torch_rng):
-    x = random_tensor(torch_rng, (2, 9, 3, 4), torch.float32, "cuda")
+    x = around_bounds(torch_rng, (2, 9, 3, 4), torch.float32, "cuda")
     mask = torch.zeros(mask_shape(x.shape), dtype=torch.uint8, device="cuda")
     constants = (torch.ones(9, device="cuda"), torch.ones(9, device="cuda"), torch.ones_like(x))
     arguments = (x, torch.zeros_like(x), *constants, mask, *RELU6)

@@ -9,18 +9,12 @@ import torch
 from average_pool_backward_checks import check_average_pool_backward
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pool_windows import DTYPES, WINDOWS, Window, innermost, shapes, windows
+from pool_windows import WINDOWS, Window, shapes, windows
+from tensors import DTYPES, channels_last, needs_native
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sign_ext.ops import native
-from sign_ext.ops.average_pool_backward import (
-    average_pool_backward,
-    average_pool_backward_reference,
-)
+from sign_ext.ops.average_pool_backward import average_pool_backward
 
-needs_native = pytest.mark.skipif(
-    not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
-)
 UNDILATED = [window for window in WINDOWS if window.dilation == (1, 1)]
 
 
@@ -53,7 +47,7 @@ def test_any_size_window_and_combination(
 @pytest.mark.parametrize("window", UNDILATED)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count_include_pad", [True, False])
-@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward_reference])
+@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward.reference])
 def test_windows_of_networks(window, dtype, count_include_pad, run, torch_rng):
     for channels in (16, 22, 80):
         for other, x_slope in [("none", None), ("apart", 0.0), ("out", 0.5)]:
@@ -87,12 +81,15 @@ def test_more_rows_than_one_thread_is_given(dtype, torch_rng):
         )
 
 
-@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward_reference])
+@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward.reference])
 def test_a_cotangent_reaches_its_window_alone(run):
     """NaN and infinity stay in the window that they belong to."""
     for kernel, stride, padding in [((2, 2), (2, 2), (0, 0)), ((3, 3), (1, 1), (1, 1))]:
         size = 4 if kernel == (2, 2) else 2
-        g, out = innermost(torch.zeros(1, 17, 2, 2)), innermost(torch.empty(1, 17, size, size))
+        g, out = (
+            channels_last(torch.zeros(1, 17, 2, 2)),
+            channels_last(torch.empty(1, 17, size, size)),
+        )
         g[:, :, 0, 0] = math.nan
         run(g, out, kernel=kernel, stride=stride, padding=padding)
         seen = torch.zeros(size, size, dtype=torch.bool)
@@ -101,58 +98,62 @@ def test_a_cotangent_reaches_its_window_alone(run):
         assert not out[0, :, ~seen].any()
 
 
-@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward_reference])
+@pytest.mark.parametrize("run", [average_pool_backward, average_pool_backward.reference])
 def test_an_empty_batch(run):
-    g, out = innermost(torch.empty(0, 8, 2, 2)), innermost(torch.empty(0, 8, 4, 4))
+    g, out = channels_last(torch.empty(0, 8, 2, 2)), channels_last(torch.empty(0, 8, 4, 4))
     run(g, out, kernel=(2, 2), stride=(2, 2))
 
 
 def arguments(**changed):
-    given = {
-        "g": innermost(torch.zeros(2, 9, 2, 3)),
-        "out": innermost(torch.ones(2, 9, 4, 6)),
-        "other": innermost(torch.zeros(2, 9, 4, 6)),
+    options = {
+        "g": channels_last(torch.zeros(2, 9, 2, 3)),
+        "out": channels_last(torch.ones(2, 9, 4, 6)),
+        "other": channels_last(torch.zeros(2, 9, 4, 6)),
         "x_mask": torch.zeros(48, 2, dtype=torch.uint8),
         "kernel": (2, 2),
         "stride": (2, 2),
     }
-    return given | changed
+    return options | changed
 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("changed", "error", "words"),
+    ("changed", "error", "message"),
     [
         ({"g": torch.zeros(2, 9, 2, 3)}, RuntimeError, "g must be dense"),
-        ({"g": innermost(torch.zeros(2, 9, 2, 3)).bfloat16()}, RuntimeError, "g must .* dtype"),
+        ({"g": channels_last(torch.zeros(2, 9, 2, 3)).bfloat16()}, RuntimeError, "g must .* dtype"),
         ({"out": torch.zeros(2, 9, 4, 6)}, RuntimeError, "out must be dense"),
-        ({"out": innermost(torch.zeros(1, 9, 4, 6))}, RuntimeError, "g must have out's batch"),
+        ({"out": channels_last(torch.zeros(1, 9, 4, 6))}, RuntimeError, "g must have out's batch"),
         ({"x_mask": torch.zeros(12, 2).byte()}, RuntimeError, r"x_mask must be .* \(48, 2\)"),
         ({"other": torch.zeros(2, 9, 4, 6)}, RuntimeError, "other must be dense"),
-        ({"other": innermost(torch.zeros(2, 8, 4, 6))}, RuntimeError, "other must have out's sh"),
-        ({"stride": (4, 2)}, RuntimeError, "window 1 begins behind the image of 4 positions"),
+        (
+            {"other": channels_last(torch.zeros(2, 8, 4, 6))},
+            RuntimeError,
+            "other must have out's sh",
+        ),
+        ({"stride": (4, 2)}, RuntimeError, "window 1 begins past the image of 4 positions"),
         ({"kernel": (2, 0)}, RuntimeError, "must be positive"),
         ({"divisor": 0}, ValueError, "divisor must not be 0"),
         ({"divisor": 2**31}, RuntimeError, "divisor is too large"),
     ],
 )
-def test_bad_arguments_are_refused_and_named(changed, error, words):
-    given = arguments(**changed)
-    g, out = given.pop("g"), given.pop("out")
-    with pytest.raises(error, match=words):
-        average_pool_backward(g, out, **given)
+def test_bad_arguments_are_refused_and_named(changed, error, message):
+    options = arguments(**changed)
+    g, out = options.pop("g"), options.pop("out")
+    with pytest.raises(error, match=message):
+        average_pool_backward(g, out, **options)
     assert out.eq(1).all() or "out" in changed
 
 
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype, torch_rng):
-    given = arguments()
+    options = arguments()
     g, out = (
-        innermost(torch.randn(given[name].shape, generator=torch_rng).to(dtype))
+        channels_last(torch.randn(options[name].shape, generator=torch_rng).to(dtype))
         for name in ("g", "out")
     )
-    for other, x_mask in [(given["other"].to(dtype), given["x_mask"]), (None, None)]:
+    for other, x_mask in [(options["other"].to(dtype), options["x_mask"]), (None, None)]:
         arguments_of = (g, out, other, x_mask, 0.5, False, 0, 2, 2, 2, 2, 0, 0)
         results = torch.library.opcheck(torch.ops.sign_ext.average_pool_backward, arguments_of)
         assert set(results.values()) == {"SUCCESS"}
@@ -161,7 +162,7 @@ def test_opcheck(dtype, torch_rng):
 @needs_native
 def test_fake_tensors_stay_what_they_are():
     with FakeTensorMode():
-        g, out = innermost(torch.empty(2, 9, 2, 2)), innermost(torch.empty(2, 9, 4, 4))
+        g, out = channels_last(torch.empty(2, 9, 2, 2)), channels_last(torch.empty(2, 9, 4, 4))
         average_pool_backward(g, out, kernel=(2, 2), stride=(2, 2))
         assert out.shape == (2, 9, 4, 4)
         with pytest.raises(RuntimeError, match="channels must agree"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from average_pool_backward_checks import check_average_pool_backward
-from pool_windows import DTYPES, WINDOWS, Window, innermost, normal, random_mask
+from pool_windows import WINDOWS, Window
+from tensors import DTYPES, channels_last, normal, random_mask
 
 from sign_ext.ops.average_pool_backward import average_pool_backward
 
@@ -57,7 +58,7 @@ def test_cuda_many_blocks(dtype, torch_rng):
 @pytest.mark.gpu
 def test_cuda_in_a_graph(torch_rng):
     g = normal(torch_rng, (3, 24, 6, 5), torch.float32, "cuda")
-    out, again = (innermost(torch.zeros(3, 24, 6, 5, device="cuda")) for _ in range(2))
+    out, again = (channels_last(torch.zeros(3, 24, 6, 5, device="cuda")) for _ in range(2))
     options = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1), "count_include_pad": False}
     average_pool_backward(g, out, **options)
     assert out.any()
@@ -72,7 +73,7 @@ def test_cuda_in_a_graph(torch_rng):
 def test_cuda_opcheck(torch_rng):
     g = normal(torch_rng, (2, 9, 2, 3), torch.bfloat16, "cuda")
     out, other = (normal(torch_rng, (2, 9, 4, 6), torch.bfloat16, "cuda") for _ in range(2))
-    x_mask = random_mask(torch_rng, (48, 2), "cuda")
+    x_mask = random_mask(torch_rng, (2, 9, 4, 6), "cuda")
     arguments = (g, out, other, x_mask, 0.5, False, 0, 2, 2, 2, 2, 0, 0)
     results = torch.library.opcheck(torch.ops.sign_ext.average_pool_backward, arguments)
     assert set(results.values()) == {"SUCCESS"}

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from activate_checks import ACTIVATIONS, channels_innermost
-from depthwise_checks import (
-    CONVOLUTIONS,
-    DTYPES,
-    check_depthwise,
-    check_depthwise_backward,
-    normal,
-    same,
-)
-from masked_cotangent_checks import random_mask
+from activate_checks import ACTIVATIONS
+from depthwise_checks import CONVOLUTIONS, check_depthwise, check_depthwise_backward, same
+from tensors import DTYPES, channels_last, normal, random_mask
 
 from sign_ext.ops.depthwise import depthwise, depthwise_backward
 
@@ -82,7 +75,7 @@ def test_cuda_tensors_behind_a_boundary(offset, dtype, torch_rng):
     memory = torch.empty(offset + x.numel(), dtype=dtype, device="cuda")
     moved = memory[offset:].view(2, 6, 7, 16).permute(0, 3, 1, 2).copy_(x)
     weight = torch.randn(3, 3, 16, generator=torch_rng).cuda()
-    out, expected = (channels_innermost(torch.empty_like(x)) for _ in range(2))
+    out, expected = (channels_last(torch.empty_like(x)) for _ in range(2))
     for run in (depthwise, depthwise_backward):
         run(x, weight, expected, padding=(1, 1))
         run(moved, weight, out, padding=(1, 1))
@@ -115,9 +108,9 @@ def test_cuda_opcheck(torch_rng):
     forward = (x, weight, out, bias, mask, 0.0, 6.0, 0.0, *numbers)
     backward = (x, weight, out, mask, 0.5, other, mask, 0.0, *numbers)
     operators = torch.ops.sign_ext
-    for operator, given in [
+    for operator, arguments in [
         (operators.depthwise, forward),
         (operators.depthwise_backward, backward),
     ]:
-        results = torch.library.opcheck(operator, given)
+        results = torch.library.opcheck(operator, arguments)
         assert set(results.values()) == {"SUCCESS"}

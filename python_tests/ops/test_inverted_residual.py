@@ -12,20 +12,16 @@ import pytest
 import torch
 from emulated_blocks import Device, emulated_blocks
 from inverted_residual_checks import CASES, HARDTANH, UNIT, check_both, random_block, run_both
+from tensors import needs_native
 
 from sign_ext.ops.activation import Piecewise, mask_shape
 from sign_ext.ops.inverted_residual import (
     CHUNK,
     inverted_residual,
     inverted_residual_backward,
-    inverted_residual_backward_reference,
-    inverted_residual_reference,
     pack_block,
     round_to_tf32,
 )
-from sign_ext.ops.native import NATIVE
-
-natively = pytest.mark.skipif(not NATIVE.loaded, reason="the operators' schemas are native")
 
 
 @pytest.fixture
@@ -40,7 +36,7 @@ def test_reference(name, precision, generator):
     check_both(CASES[name], run, precision)
 
 
-@natively
+@needs_native
 @pytest.mark.parametrize("precision", UNIT)
 @pytest.mark.parametrize("name", CASES)
 def test_kernel(name, precision, generator, seed):
@@ -50,7 +46,7 @@ def test_kernel(name, precision, generator, seed):
     check_both(CASES[name], run, precision)
 
 
-@natively
+@needs_native
 @pytest.mark.parametrize("precision", UNIT)
 def test_tiles_change_no_bit(precision, generator, seed):
     case = CASES["mobilenet, skip"]
@@ -64,7 +60,7 @@ def test_tiles_change_no_bit(precision, generator, seed):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@natively
+@needs_native
 def test_a_block_that_does_not_fit_says_so(generator):
     with (
         emulated_blocks(Device(shared=20_000)),
@@ -73,16 +69,16 @@ def test_a_block_that_does_not_fit_says_so(generator):
         run_both(CASES["mobilenet, stride 2"], "float32", generator)
 
 
-@natively
+@needs_native
 def test_the_cotangent_may_be_added_to_itself(generator):
-    """A block whose residual is its own input hands its cotangent on."""
+    """A block whose residual is its own input adds its cotangent to itself."""
     case = CASES["mobilenet, skip"]
     with emulated_blocks(Device()):
         run, packed = run_both(case, "float32", generator)
         bits = {"expand_mask": run.masks[0], "depthwise_mask": run.masks[1]}
         inverted_residual_backward(run.g, packed, run.cotangent, **bits, other=run.g)
     alone = torch.empty_like(run.cotangent)
-    inverted_residual_backward_reference(run.g, packed.block, alone, **bits)
+    inverted_residual_backward.reference(run.g, packed, alone, **bits)
     torch.testing.assert_close(run.cotangent, alone + run.g, rtol=1e-5, atol=1e-4)
 
 
@@ -96,6 +92,7 @@ def test_reference_in_float64_is_autograds(generator):
             if isinstance(value, torch.Tensor)
         }
     )
+    packed = pack_block(double, torch.float64)
     x = torch.randn(case.shape, generator=generator, dtype=torch.float64, requires_grad=True)
     e = HARDTANH.apply(torch.einsum("nchw,oc->nohw", x, double.expand))
     padded = torch.nn.functional.pad(e, (0, 1, 2, 2))
@@ -111,9 +108,9 @@ def test_reference_in_float64_is_autograds(generator):
     }
     out, got = torch.empty_like(y), torch.empty_like(x)
     last = torch.empty(mask_shape(y.shape), dtype=torch.uint8)
-    inverted_residual_reference(x.detach(), double, out, **bits, mask=last)
+    inverted_residual.reference(x.detach(), packed, out, **bits, mask=last)
     torch.testing.assert_close(out, y, rtol=1e-12, atol=1e-12)
-    inverted_residual_backward_reference(g * (y > 0), double, got, **bits)
+    inverted_residual_backward.reference(g * (y > 0), packed, got, **bits)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -150,7 +147,7 @@ def test_rounding_to_tf32():
     )
 
 
-@natively
+@needs_native
 def test_operators_refuse_what_is_not_on_cuda():
     x = torch.zeros(1, 8, 1, 1)
     with pytest.raises(NotImplementedError):
@@ -171,6 +168,6 @@ def test_a_block_without_kernel_runs_its_reference(generator):
     case = CASES["linear"]
     run, packed = run_both(case, "float32", generator)
     expected = torch.empty_like(run.out)
-    inverted_residual_reference(run.x, packed.block, expected)
+    inverted_residual.reference(run.x, packed, expected)
     inverted_residual(run.x, packed, run.out)
     assert torch.equal(run.out, expected)

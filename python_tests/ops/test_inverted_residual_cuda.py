@@ -25,7 +25,7 @@ def generator(seed):
 @pytest.mark.parametrize("name", CASES)
 def test_both_directions(name, images, precision, generator):
     if os.environ.get("HYPOTHESIS_PROFILE") == "sanitizer":
-        images = min(images, 3)  # each takes a thousand times as long there
+        images = min(images, 3)  # each takes a thousand times as long
     case = dataclasses.replace(CASES[name], shape=(images, *CASES[name].shape[1:]))
     run, _ = run_both(case, precision, generator, "cuda")
     check_both(case, run, precision)
@@ -38,8 +38,8 @@ def test_the_device_does_what_its_emulation_does(name, precision, generator, see
     device, _ = run_both(CASES[name], precision, generator, "cuda")
     with emulated_blocks(Device(seed)):
         emulated, _ = run_both(CASES[name], precision, generator.set_state(state))
-    # The matrix unit adds in an order of its own, which few roundings show; a bit that one of them
-    # turns is a whole term of the cotangent.
+    # The matrix unit sums in another order, which changes few roundings; but a mask bit that one of
+    # them flips is a whole term of the cotangent.
     for got, expected, close in (
         (device.out, emulated.out, 4 * UNIT[precision]),
         (device.cotangent, emulated.cotangent, 5e-2),

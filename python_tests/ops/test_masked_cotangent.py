@@ -6,20 +6,20 @@ import math
 
 import pytest
 import torch
-from activate_checks import channels_innermost, needs_native, random_tensor, shapes
+from activate_checks import shapes
 from hypothesis import given
 from hypothesis import strategies as st
 from masked_cotangent_checks import (
     AUTOGRAD_ACTIVATIONS,
     check_against_autograd,
     check_masked_cotangent,
-    random_mask,
 )
+from tensors import around_bounds, channels_last, needs_native, random_mask
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sign_ext.ops import native as routes
+from sign_ext.ops import native
 from sign_ext.ops.activation import mask_shape, unpack_bits
-from sign_ext.ops.masked_cotangent import masked_cotangent, masked_cotangent_reference
+from sign_ext.ops.masked_cotangent import masked_cotangent
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -60,7 +60,7 @@ def test_with_activate_it_is_autograds_backward(shape, activation, dtype, torch_
     check_against_autograd(torch_rng, shape, activation, dtype)
 
 
-@pytest.mark.parametrize("run", [masked_cotangent, masked_cotangent_reference])
+@pytest.mark.parametrize("run", [masked_cotangent, masked_cotangent.reference])
 def test_what_is_blocked_becomes_zero_whatever_it_was(run):
     g = torch.tensor([[math.nan, math.inf, -math.inf, 1.0, math.nan]])
     out = torch.empty_like(g)
@@ -69,7 +69,7 @@ def test_what_is_blocked_becomes_zero_whatever_it_was(run):
     assert out[0, 4].isnan()
 
 
-@pytest.mark.parametrize("run", [masked_cotangent, masked_cotangent_reference])
+@pytest.mark.parametrize("run", [masked_cotangent, masked_cotangent.reference])
 def test_scale_comes_after_the_slope_and_the_sum(run):
     g, out = torch.tensor([[1.0, 1.0]]), torch.empty(1, 2)
     mask = torch.tensor([[0b01]], dtype=torch.uint8)
@@ -80,7 +80,7 @@ def test_scale_comes_after_the_slope_and_the_sum(run):
 @needs_native
 @pytest.mark.parametrize("shape", [(0, 5), (0, 8, 4, 4), (2, 8, 0, 4)])
 def test_empty_batches(shape):
-    g = channels_innermost(torch.empty(shape))
+    g = channels_last(torch.empty(shape))
     mask = torch.empty(mask_shape(shape), dtype=torch.uint8)
     masked_cotangent(g, g, mask=mask, scale=torch.ones(shape[1]))
 
@@ -92,7 +92,7 @@ def test_other_layouts_and_missing_extensions_run_on_torch(monkeypatch, torch_rn
     out = torch.empty_like(g)
     masked_cotangent(g, out, mask=mask)
     assert torch.equal(out, expected)
-    monkeypatch.setattr(routes, "NATIVE", routes.NATIVE.__class__(None, "left out for this test"))
+    monkeypatch.setattr(native, "NATIVE", native.Native(None, "left out for this test"))
     single = g.float()
     masked_cotangent(single, single, mask=mask)
     assert torch.equal(single, expected.float())
@@ -100,24 +100,24 @@ def test_other_layouts_and_missing_extensions_run_on_torch(monkeypatch, torch_rn
 
 @needs_native
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"g": torch.zeros(8)}, r"g must be \(N, C\) or \(N, C, H, W\)"),
         ({"g": torch.zeros(2, 3, 4, 5)}, "g must be dense with its channels innermost"),
         ({"out": torch.zeros(2, 9)}, "out must have g's shape"),
-        ({"out": torch.zeros(2, 8, dtype=torch.bfloat16)}, "out must have g's type"),
+        ({"out": torch.zeros(2, 8, dtype=torch.bfloat16)}, "out must have g's dtype"),
         ({"out": torch.zeros(2, 8, device="meta")}, "out must be on g's device"),
-        ({"other": torch.zeros(2, 8, dtype=torch.bfloat16)}, "other must have g's type"),
+        ({"other": torch.zeros(2, 8, dtype=torch.bfloat16)}, "other must have g's dtype"),
         ({"other": torch.zeros(3, 8)}, "other must have g's shape"),
         ({"scale": torch.zeros(2, 8)[:, 0]}, "scale must be 8 contiguous float32 values"),
         ({"mask": torch.zeros(2, 2, dtype=torch.uint8)}, r"mask must be .* of shape \(2, 1\)"),
         ({"slope": math.nan}, "slope must be a number"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(change, words):
+def test_bad_arguments_are_refused_by_name(change, message):
     arguments = {"g": torch.ones(2, 8), "out": torch.zeros(2, 8)} | change
     g, out = arguments.pop("g"), arguments.pop("out")
-    with pytest.raises(RuntimeError, match=f"masked_cotangent: {words}"):
+    with pytest.raises(RuntimeError, match=f"masked_cotangent: {message}"):
         masked_cotangent(g, out, **arguments)
     if not out.is_meta:
         assert not out.any()
@@ -138,11 +138,11 @@ def test_memory_may_be_shared_wholly_or_not_at_all():
 def test_the_reference_refuses_by_name():
     g = torch.zeros(2, 8)
     with pytest.raises(ValueError, match="out must have g's shape"):
-        masked_cotangent_reference(g, torch.zeros(3, 8))
+        masked_cotangent.reference(g, torch.zeros(3, 8))
     with pytest.raises(ValueError, match="other must have g's shape"):
-        masked_cotangent_reference(g, g, other=torch.zeros(1, 8))
+        masked_cotangent.reference(g, g, other=torch.zeros(1, 8))
     with pytest.raises(ValueError, match=r"mask must have shape \(2, 1\)"):
-        masked_cotangent_reference(g, g, mask=torch.zeros(1, 1, dtype=torch.uint8))
+        masked_cotangent.reference(g, g, mask=torch.zeros(1, 1, dtype=torch.uint8))
 
 
 @needs_native
@@ -150,7 +150,7 @@ def test_the_reference_refuses_by_name():
 @pytest.mark.parametrize("everything", [False, True])
 def test_opcheck(dtype, everything, torch_rng):
     shape = (2, 9, 3, 4)
-    g = random_tensor(torch_rng, shape, dtype, "cpu")
+    g = around_bounds(torch_rng, shape, dtype, "cpu")
     mask = random_mask(torch_rng, shape, "cpu")
     rest = (mask, 0.5, torch.ones(9), torch.ones_like(g))
     arguments = (g, torch.zeros_like(g), *(rest if everything else (None, 0.0, None, None)))

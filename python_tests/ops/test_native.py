@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import pytest
 import torch
 
 import sign_ext
-from sign_ext import build_config
+from sign_ext import build_config, ops
+from sign_ext.ops.native import NATIVE, fallback_reason, operator
 
 PACKAGE = Path(sign_ext.__file__).parent
 PROBE = """
@@ -114,7 +117,7 @@ def test_a_broken_extension_gives_one_warning(copy, recorded):
 
 def test_an_extension_that_was_built_and_is_gone_gives_one_warning(copy):
     record(copy, native=True, kind="cpu", why="asked for")
-    assert_one_warning(import_it(copy), "is not here", "--force-reinstall")
+    assert_one_warning(import_it(copy), "is missing", "--force-reinstall")
 
 
 def test_a_torch_that_is_too_old_gives_one_warning(copy):
@@ -137,3 +140,54 @@ def test_build_config_says_what_is_here():
     if config["cuda"]:
         assert config["arches"]
         assert config["toolkit"]
+
+
+def operators() -> dict:
+    """Every function of sign_ext.ops that is an operator."""
+    modules = [
+        importlib.import_module(f"sign_ext.ops.{module.name}")
+        for module in pkgutil.iter_modules(ops.__path__)
+    ]
+    found = [value for module in modules for value in vars(module).values()]
+    return {value.__name__: value for value in found if hasattr(value, "reference")}
+
+
+def test_every_operator_has_a_contract_a_reference_and_a_native_kernel():
+    for name, run in operators().items():
+        assert "Args:" in run.__doc__, name
+        assert callable(run.reference), name
+        assert callable(run.kernel), name
+
+
+@pytest.mark.skipif(not NATIVE.loaded, reason=f"no extension: {NATIVE.why}")
+def test_every_schema_of_the_extension_has_its_operator_and_fake_kernel():
+    names = [name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()]
+    schemas = {name.removeprefix("sign_ext::") for name in names if name.startswith("sign_ext::")}
+    assert schemas == set(operators())
+    for name in schemas:
+        entry = torch._library.simple_registry.singleton.find(f"sign_ext::{name}")
+        assert entry.fake_impl.kernel is not None, name
+
+
+def test_an_operator_runs_its_kernel_unless_there_is_a_reason_not_to():
+    calls = []
+
+    @operator
+    def run(x, *, scale=1.0):
+        calls.append(("reference", scale))
+
+    @run.register_native
+    def _(x, *, scale=1.0):
+        calls.append(("native", scale))
+
+    single, double = torch.zeros(2), torch.zeros(2, dtype=torch.float64)
+    expected = "native" if NATIVE.loaded else "reference"
+    run(single, scale=2.0)
+    run(x=single, scale=3.0)
+    run(double, scale=4.0)
+    run.reference(single, scale=5.0)
+    assert fallback_reason(double) is not None
+    assert calls == [(expected, 2.0), (expected, 3.0), ("reference", 4.0), ("reference", 5.0)]
+    run.register_reason(lambda x, **_: "always")
+    run(single)
+    assert calls[-1] == ("reference", 1.0)

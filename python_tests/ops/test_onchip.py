@@ -8,7 +8,7 @@ import pytest
 import torch
 from onchip_cases import DEEP, NETWORKS, check_walk, prepare
 
-from sign_ext.engine.onchip.check import what_is_wrong
+from sign_ext.engine.onchip.check import find_mismatch
 from sign_ext.engine.onchip.engine import shared_memory_of
 from sign_ext.ops.onchip import onchip_
 
@@ -29,7 +29,7 @@ def affordable(images):
 @pytest.mark.parametrize("images", [3, 5, 300])
 def test_a_step_is_its_definition_on_cuda(name, images, seed):
     trajectory, batch, _ = prepare(name, seed, images=affordable(images), device="cuda")
-    assert what_is_wrong(trajectory, batch) == ""
+    assert find_mismatch(trajectory, batch) == ""
 
 
 @pytest.mark.gpu
@@ -56,7 +56,7 @@ def test_the_same_call_gives_the_same_bits(name, seed):
 @pytest.mark.gpu
 def test_the_plan_is_for_the_device(seed):
     has = shared_memory_of(torch.device("cuda"))
-    trajectory, batch, _ = prepare("basic_cnn", seed, images=3, device="cuda", has=has)
+    trajectory, batch, _ = prepare("basic_cnn", seed, images=3, device="cuda", memory=has)
     assert all(launch.plan.bytes <= has.block for launch in trajectory.network.launches)
     trajectory.start(batch)
     trajectory.advance(2)
@@ -70,7 +70,7 @@ def test_arguments_that_do_not_fit_are_refused(what, seed):
     constants = trajectory.network.constants
     given = {
         "p": trajectory.iterate,
-        "plan": trajectory.network.launches[0].words,
+        "plan": trajectory.network.launches[0].args,
         "weights": constants.weights,
         "constants": constants.floats,
         "velocity": trajectory.velocity,

@@ -15,9 +15,9 @@ from sign_update_checks import (
     check_the_watch,
     formula,
     laid_out,
-    needs_native,
     problem,
 )
+from tensors import needs_native
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -184,9 +184,7 @@ def test_the_route_is_named_with_its_reason():
 
 
 def test_the_fallback_is_used_and_named_where_nothing_is_built(monkeypatch, torch_rng):
-    from sign_ext.ops import sign_update
-
-    monkeypatch.setattr(sign_update, "NATIVE", native.Native(None, "left out for this test"))
+    monkeypatch.setattr(native, "NATIVE", native.Native(None, "left out for this test"))
     p, delta, velocity = problem(torch_rng)
     assert sign_update_route(p, delta) == "torch: left out for this test"
     assert_matches(sign_update_, p, delta, velocity, step_size=0.5, momentum=0.9)
@@ -194,7 +192,7 @@ def test_the_fallback_is_used_and_named_where_nothing_is_built(monkeypatch, torc
 
 @pytest.mark.parametrize("update", [sign_update_, sign_update_reference_])
 @pytest.mark.parametrize(
-    ("make", "error", "words"),
+    ("make", "error", "message"),
     [
         (lambda p: (p.half(), p, None), TypeError, "p is float16"),
         (lambda p: (p.int(), p, None), TypeError, "p is int32"),
@@ -216,10 +214,10 @@ def test_the_fallback_is_used_and_named_where_nothing_is_built(monkeypatch, torc
         (lambda p: (p, p.clone().requires_grad_(), None), RuntimeError, "delta requires grad"),
     ],
 )
-def test_bad_arguments_are_refused_and_nothing_is_touched(update, make, error, words):
+def test_bad_arguments_are_refused_and_nothing_is_touched(update, make, error, message):
     p, delta, velocity = make(torch.arange(20.0).view(4, 5))
     before = p.clone()
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         update(p, delta, velocity, step_size=3.0)
     assert torch.equal(p, before)
 

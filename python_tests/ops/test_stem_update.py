@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stem_update_checks import (
-    DTYPES,
     STEMS,
     Stem,
     check_against_autograd,
@@ -16,16 +15,13 @@ from stem_update_checks import (
     check_the_watch,
     problem,
 )
+from tensors import DTYPES, needs_native
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from sign_ext.ops import native
-from sign_ext.ops.stem_update import stem_update_, stem_update_reference_
+from sign_ext.ops.stem_update import stem_update_
 
-needs_native = pytest.mark.skipif(
-    not native.NATIVE.loaded, reason=f"no extension: {native.NATIVE.why}"
-)
-UPDATES = [stem_update_, stem_update_reference_]
+UPDATES = [stem_update_, stem_update_.reference]
 OPTIONAL = ["velocity", "mask", "watch", "counts", "clamp_min", "clamp_max"]
 pairs = {
     "small": st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -45,7 +41,7 @@ stems = st.builds(
 
 
 def stem_begins_in_the_image(stem: Stem) -> bool:
-    """Whether no window lies whole in the padding behind the image."""
+    """Whether no window lies entirely in the padding after the image."""
     return all(
         (out - 1) * stride - pad < size
         for out, stride, pad, size in zip(
@@ -139,7 +135,7 @@ def test_float64_takes_the_reference(torch_rng):
     tensors = {n: t if n in ("mask", "counts") else t.double() for n, t in tensors.items()}
     expected = {name: tensor.clone() for name, tensor in tensors.items()}
     stem_update_(**tensors, **options)
-    stem_update_reference_(**expected, **options)
+    stem_update_.reference(**expected, **options)
     assert torch.equal(tensors["p"], expected["p"])
 
 
@@ -153,7 +149,7 @@ def broken(**changes: object) -> dict[str, object]:
 
 @needs_native
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (broken(p=lambda p: p.contiguous()), "p must be dense with its channels innermost"),
         (broken(g=lambda g: g.contiguous()), "g must be dense with its channels innermost"),
@@ -178,9 +174,9 @@ def broken(**changes: object) -> dict[str, object]:
         (broken(clamp_min=float("nan")), "clamp_min and clamp_max must be numbers"),
     ],
 )
-def test_bad_arguments_are_refused_and_nothing_is_touched(arguments, words):
+def test_bad_arguments_are_refused_and_nothing_is_touched(arguments, message):
     before = {n: a.clone() for n, a in arguments.items() if isinstance(a, torch.Tensor)}
-    with pytest.raises(RuntimeError, match=words):
+    with pytest.raises(RuntimeError, match=message):
         stem_update_(**arguments)
     for name, tensor in before.items():
         assert torch.equal(arguments[name], tensor)
@@ -199,7 +195,7 @@ def test_shared_memory_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"weight": torch.ones(3, 3, 3, 5)}, "weight has shape"),
         ({"mask": torch.ones(3, 1, dtype=torch.uint8)}, "mask must have shape"),
@@ -209,9 +205,9 @@ def test_shared_memory_is_refused():
         ({"counts": torch.ones(3)}, "counts must be 3 int32"),
     ],
 )
-def test_the_reference_refuses_in_words(change, words):
-    with pytest.raises(ValueError, match=words):
-        stem_update_reference_(**broken(**change))
+def test_the_reference_refuses_in_words(change, message):
+    with pytest.raises(ValueError, match=message):
+        stem_update_.reference(**broken(**change))
 
 
 @needs_native

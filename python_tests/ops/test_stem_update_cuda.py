@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from stem_update_checks import (
-    DTYPES,
     STEMS,
     Stem,
     check_against_autograd,
@@ -15,8 +14,9 @@ from stem_update_checks import (
     problem,
     wide,
 )
+from tensors import DTYPES
 
-from sign_ext.ops.stem_update import stem_update_, stem_update_reference_
+from sign_ext.ops.stem_update import stem_update_
 
 pytestmark = pytest.mark.gpu
 # Weights that fill less and more than the shared memory that a launch has without asking.
@@ -60,7 +60,7 @@ def test_cuda_misaligned(offset, torch_rng):
     tensors["g"] = storage[offset:].as_strided(g.shape, g.stride()).copy_(g)
     expected = wide(tensors)
     stem_update_(**tensors, **options)
-    stem_update_reference_(**expected, **options)
+    stem_update_.reference(**expected, **options)
     torch.testing.assert_close(tensors["p"].cpu().double(), expected["p"], rtol=2e-6, atol=3e-4)
 
 
@@ -77,7 +77,7 @@ def test_cuda_on_a_side_stream_and_in_a_graph(torch_rng):
         stem_update_(**tensors, **options)
     graph.replay()
     for _ in range(2):  # recording changes nothing
-        stem_update_reference_(**expected, **options)
+        stem_update_.reference(**expected, **options)
     assert tensors["counts"].tolist() == expected["counts"].tolist()
     for name in ("p", "velocity", "watch"):
         torch.testing.assert_close(

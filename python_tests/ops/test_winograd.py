@@ -6,25 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensors import channels_last, needs_native
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import IDENTITY, RELU, RELU6, Piecewise
-from sign_ext.ops.native import NATIVE
-from sign_ext.ops.winograd import winograd, winograd_reference, winograd_weight
+from sign_ext.ops.winograd import winograd, winograd_weight
 
-native = pytest.mark.skipif(not NATIVE.loaded, reason="the native operators are not built")
-ROUTES = [pytest.param(winograd, marks=native), winograd_reference]
-
-
-def last(x):
-    return x.contiguous(memory_format=torch.channels_last)
+ROUTES = [pytest.param(winograd, marks=needs_native), winograd.reference]
 
 
 def direct(x, weight, out, bias, residual, activation, padding):
     """The convolution itself, in float64."""
     (top, left), (rows, columns) = padding, out.shape[2:]
-    behind = (columns + 2 - left - x.shape[3], rows + 2 - top - x.shape[2])
-    padded = F.pad(x.double(), (left, behind[0], top, behind[1]))
+    right, below = columns + 2 - left - x.shape[3], rows + 2 - top - x.shape[2]
+    padded = F.pad(x.double(), (left, right, top, below))
     y = F.conv2d(padded, weight.double(), None if bias is None else bias.double())
     if residual is not None:
         y = y + residual.double()
@@ -45,14 +40,14 @@ def test_equals_the_direct_convolution(route, data):
     def normal(*size):
         return torch.randn(*size, generator=generator)
 
-    x = last(normal(n, channels, height, width))
+    x = channels_last(normal(n, channels, height, width))
     weight = normal(out_channels, channels, 3, 3) / (3 * channels**0.5)
     bias = normal(out_channels) if draw(st.booleans()) else None
-    residual = last(normal(*shape)) if draw(st.booleans()) else None
+    residual = channels_last(normal(*shape)) if draw(st.booleans()) else None
     activation = draw(
         st.sampled_from([IDENTITY, RELU, RELU6, Piecewise(-0.2, 0.3), Piecewise(slope=0.1)])
     )
-    out = last(torch.full(shape, float("nan")))
+    out = channels_last(torch.full(shape, float("nan")))
     route(
         x,
         winograd_weight(weight),
@@ -70,67 +65,67 @@ def test_the_reference_is_exact_in_float64(torch_rng):
     x = torch.randn(2, 3, 7, 5, generator=torch_rng, dtype=torch.float64)
     weight = torch.randn(4, 3, 3, 3, generator=torch_rng, dtype=torch.float64)
     out = torch.empty(2, 4, 7, 5, dtype=torch.float64)
-    winograd_reference(x, winograd_weight(weight), out)
+    winograd.reference(x, winograd_weight(weight), out)
     torch.testing.assert_close(out, F.conv2d(x, weight, padding=1), rtol=1e-12, atol=1e-12)
 
 
-@native
+@needs_native
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_bits_whatever_the_threads(threads, torch_rng):
-    x = last(torch.randn(5, 32, 11, 9, generator=torch_rng))
+    x = channels_last(torch.randn(5, 32, 11, 9, generator=torch_rng))
     weight = winograd_weight(torch.randn(40, 32, 3, 3, generator=torch_rng))
     outs = []
     before = torch.get_num_threads()
     try:
         for count in (1, threads):
             torch.set_num_threads(count)
-            outs.append(last(torch.empty(5, 40, 11, 9)))
+            outs.append(channels_last(torch.empty(5, 40, 11, 9)))
             winograd(x, weight, outs[-1])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*outs)
-    one = last(torch.empty(1, 40, 11, 9))
+    one = channels_last(torch.empty(1, 40, 11, 9))
     winograd(x[2:3], weight, one)
     assert torch.equal(one, outs[0][2:3])
 
 
-@native
+@needs_native
 def test_empty_batches():
     weight = winograd_weight(torch.rand(16, 16, 3, 3))
-    empty = last(torch.empty(0, 16, 4, 4))
+    empty = channels_last(torch.empty(0, 16, 4, 4))
     winograd(empty, weight, torch.empty_like(empty))
 
 
-@native
+@needs_native
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"x": torch.rand(2, 8, 5, 5)}, "at least 16 channels"),
         ({"x": torch.rand(2, 16, 5, 5)}, "x must be dense with its channels innermost"),
-        ({"out": last(torch.rand(3, 16, 5, 5))}, "out must have x's 2 images"),
+        ({"out": channels_last(torch.rand(3, 16, 5, 5))}, "out must have x's 2 images"),
         ({"weight": torch.rand(9, 16, 16)}, "weight must be 4096 contiguous float32"),
         ({"bias": torch.rand(17)}, "bias must be 16 contiguous float32"),
-        ({"residual": last(torch.rand(2, 16, 4, 5))}, "residual must have out's shape"),
+        ({"residual": channels_last(torch.rand(2, 16, 4, 5))}, "residual must have out's shape"),
         ({"padding": (-1, 0)}, "padding must not be negative"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
     options = {
-        "x": last(torch.rand(2, 16, 5, 5)),
+        "x": channels_last(torch.rand(2, 16, 5, 5)),
         "weight": winograd_weight(torch.rand(16, 16, 3, 3)),
-        "out": last(torch.empty(2, 16, 5, 5)),
+        "out": channels_last(torch.empty(2, 16, 5, 5)),
         **change,
     }
     x, weight, out = (options.pop(name) for name in ("x", "weight", "out"))
     if "at least" in message:
-        x = last(x)
+        x = channels_last(x)
     with pytest.raises(RuntimeError, match=message):
         winograd(x, weight, out, **options)
 
 
-@native
+@needs_native
 def test_outputs_must_not_share_memory(torch_rng):
-    x = last(torch.rand(2, 16, 5, 5, generator=torch_rng))
+    x = channels_last(torch.rand(2, 16, 5, 5, generator=torch_rng))
     weight = winograd_weight(torch.rand(16, 16, 3, 3))
     with pytest.raises(RuntimeError, match="out shares memory with x"):
         winograd(x, weight, x)
@@ -139,9 +134,9 @@ def test_outputs_must_not_share_memory(torch_rng):
         winograd(x, weight, out, residual=out)
 
 
-@native
+@needs_native
 def test_opcheck():
-    x = last(torch.rand(2, 16, 5, 5))
+    x = channels_last(torch.rand(2, 16, 5, 5))
     weight = winograd_weight(torch.rand(16, 16, 3, 3))
     args = (x, weight, torch.empty_like(x), None, torch.rand_like(x), 0.0, 6.0, 0.0, 1, 1)
     torch.library.opcheck(torch.ops.sign_ext.winograd.default, args)

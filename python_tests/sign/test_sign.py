@@ -15,7 +15,6 @@ from sign_ext import (
     iterative_sign,
 )
 from sign_ext.engine.fused.step import Step
-from sign_ext.ops.native import NATIVE
 from sign_ext.reference import iterative_sign_reference
 
 
@@ -151,19 +150,6 @@ def test_clamp_holds_every_step(model, images):
     only_low = iterative_sign(model, images, 3, step_size=STEP * 20, clamp=(0, None))
     assert only_low.min() >= 0
     assert only_low.max() > 255
-
-
-def test_explain(model, images):
-    sign = SignTransform(model, 7, snapshots=(3, 7))
-    assert "guess" in str(sign.explain())
-    told = sign.explain(images)
-    assert told.source_layer == "the input of '9' (Linear 28 → 4)"
-    assert told.backend == ("fused" if NATIVE.loaded else "autograd")
-    assert told.products == 7
-    assert "3, 7" in str(told)
-    assert told.to_dict()["layout"] == "channels_last"
-    assert SignTransform(model, 7, linearize_at="input").explain().products == 1
-    assert "output of '5'" in str(SignTransform(model, layer="5").explain())
 
 
 def test_the_paper_network_runs_whole(torch_rng):

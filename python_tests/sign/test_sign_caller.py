@@ -18,7 +18,7 @@ from sign_ext import (
 
 
 class Failing(nn.Module):
-    """Works until it is told not to."""
+    """Works for `passes` forward passes."""
 
     def __init__(self):
         super().__init__()
@@ -156,7 +156,7 @@ def test_changed_and_replaced_weights_are_seen(model, images):
 
 
 def test_progress(model, images):
-    told = []
+    calls = []
     iterative_sign(
         model,
         images,
@@ -164,9 +164,9 @@ def test_progress(model, images):
         step_size=STEP,
         snapshots=(1, 4),
         batch_size=3,
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: calls.append((done, total)),
     )
-    assert told == [(n, 20) for n in (3, 6, 9, 12, 14, 16, 18, 20)]
+    assert calls == [(n, 20) for n in (3, 6, 9, 12, 14, 16, 18, 20)]
     with pytest.raises(TypeError, match="progress"):
         iterative_sign(model, images, 1, progress=3)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 
@@ -63,14 +62,6 @@ def test_a_call_that_moves_images_does_not_warn(model, images, momentum):
         warnings.simplefilter("error", NegligibleDeltaWarning)
         moved = iterative_sign(model, images, 2, step_size=2000.0, momentum=momentum)
     assert (moved - images).abs().max() > 1
-
-
-def test_function_and_class_take_the_same_options():
-    function = inspect.signature(iterative_sign).parameters
-    transform = inspect.signature(SignTransform.__init__).parameters
-    shared = [n for n in function if n not in ("images", "out", "progress")]
-    assert shared == [n for n in transform if n != "self"]
-    assert all(function[n].default == transform[n].default for n in shared)
 
 
 BAD = [

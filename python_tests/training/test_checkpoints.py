@@ -1,6 +1,7 @@
 """Checkpoints: what is saved is what is loaded, and what does not fit is named."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sign_ext.models import build_model
 from sign_ext.training import checkpoints, load_checkpoint, save_checkpoint
+from sign_ext.training.checkpoints import write_tensors
 
 SPEC = {"name": "basic_cnn", "num_classes": 4, "image_shape": [3, 12, 20], "options": {}}
 CONFIG = {"model": SPEC, "class_names": ["a", "b", "c", "d"], "train": {"note": "δ"}}
@@ -154,3 +156,12 @@ def test_tied_weights_are_written_in_full(tmp_path):
     save_checkpoint(tmp_path / "tied.safetensors", tied, {})
     stored = load_file(tmp_path / "tied.safetensors")
     assert torch.equal(stored["0.weight"], stored["1.weight"])
+
+
+def test_tied_and_strided_tensors_are_written_in_full(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).reshape(2, 3)
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, {"a": weight, "b": weight, "c": weight.t()}, {"made": "here"})
+    read = load_file(path)
+    for name, expected in (("a", weight), ("b", weight), ("c", weight.t())):
+        assert torch.equal(read[name], expected)

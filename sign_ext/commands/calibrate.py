@@ -1,10 +1,10 @@
-"""Find a step size for SIGN: transform a few images with each one and look at the change.
+"""Find a step size for SIGN: transform a few images with each one and compare the change.
 
-The gradient's size depends on the network and on the images, so no step size
-suits all. For each one the table shows the change of the images in grey
-levels, the share of pixels driven below 0, and the network's accuracy and
-confidence on the result. The proposed step changes the images by about
---target-share of the pixel range (rms); labels are not used for it.
+The size of the gradient depends on the network and on the images, so no step
+size suits all. For each one, the table shows the change of the images in grey
+levels, the share of pixels moved below 0, and the network's accuracy and
+confidence on the result. The proposed step size changes the images by about
+--target-share of the pixel range (rms); it does not use labels.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Literal
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
-from sign_ext.commands.options import option
+from sign_ext.commands.options import option, sign_option
 from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,
     checkpoint_data,
-    part_of,
     read_checkpoint,
     resolve_device,
 )
@@ -38,19 +37,19 @@ class Options(SignOptions, CheckpointOptions):
     split: str = option(
         "validation",
         type=Literal["train", "validation", "test"],
-        help="Which part to look at; the test set is for the end.",
+        help="Which split to use; keep the test set for the end.",
     )
     images: int = option(
-        64, type=PositiveInt, help="How many images of it to use (the time is proportional)."
+        64, type=PositiveInt, help="How many of its images to use; time is proportional to it."
     )
-    steps: int = option(100, type=PositiveInt, help="K: how often δ is added.")
+    steps: int = sign_option("steps", default=100, type=PositiveInt)
     step_sizes: tuple[float, ...] | None = option(
         None, type=PositiveFloat, nargs="+", metavar="STEP", help="Step sizes. Default: a grid."
     )
     target_share: float = option(
         0.02,
         type=PositiveFloat,
-        help="SubsetSpec rms change after K steps, as a share of the pixel range (0–255).",
+        help="Wanted rms change after K steps, as a share of the pixel range (0–255).",
     )
 
 
@@ -62,7 +61,7 @@ def run(options: Options) -> None:
     device = resolve_device(options.device)
     model, config = read_checkpoint(options.checkpoint, device)
     splits, _ = checkpoint_data(options, config)
-    part = part_of(splits, options.split)
+    part = splits.part(options.split)
     count = min(options.images, len(part))
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
     transform = SignTransform(model, **options.sign_settings())

@@ -1,1 +1,4 @@
-"""nn.Module → Program: trace, lower, fold, schedule. Imports `ops` and PyTorch only."""
+"""nn.Module → Program: trace → lower → fold → schedule, memory_plan.
+
+It may import `ops`, `source_layer`, and the torch-free `errors` and `formatting`.
+"""

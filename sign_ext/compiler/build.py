@@ -1,4 +1,4 @@
-"""nn.Module → Program: trace, lower, simplify, fold the head."""
+"""nn.Module → Program: trace, lower, simplify, fold the head into the cotangent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-import sign_ext.compiler.rules  # noqa: F401  # registers the rules
+import sign_ext.compiler.rules  # noqa: F401  # importing registers the rules
 from sign_ext.compiler.fold import drop_dead, simplify
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.program import Program, renumber, with_constants
@@ -45,7 +45,7 @@ def build(graph: GraphModule, dtype: torch.dtype, source: str = "") -> Program:
     Args:
         graph: from `trace`.
         dtype: of the network.
-        source: where Φ is read, in words.
+        source: a description of where Φ is read.
 
     Raises:
         UnsupportedOperation: an operation that the compiler does not know.
@@ -71,7 +71,7 @@ def _reaches_the_image(ops: list[Op], output: int) -> bool:
 
 
 def _fold_head(ops: list[Op], output: int) -> tuple[list[Op], int, Tensor, tuple[str, ...]]:
-    """Take the linear operations at the end into the cotangent of ones, which they map to another.
+    """Fold the linear operations at the end into the cotangent of ones: a constant vjp of each.
 
     The sum, the mean, global average pooling, a last linear or convolution.
     """

@@ -1,4 +1,4 @@
-"""Passes over a program's operations: each gives an equal program that does less.
+"""Passes over a program's operations: each returns an equivalent program that does less.
 
 Constants are folded in float64 and rounded once, to the network's dtype, at the end.
 """
@@ -23,14 +23,14 @@ Ops = list[Op]
 
 
 def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
-    """All passes, until none changes anything.
+    """Apply all passes until none changes anything.
 
     Args:
         ops: in an order in which they can be computed.
-        output: the number of the value that is wanted.
+        output: the number of Φ's value.
 
     Returns:
-        The operations, and the number of that value (which a fused operation may have taken over).
+        The operations, and the number of that value, which a fused operation may compute now.
     """
     passes: tuple[Callable[[Ops, int], Ops | None], ...] = (
         fuse_into_producer,
@@ -41,8 +41,8 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
     )
     ops = drop_dead(ops, output)
     while True:
-        for one in passes:
-            changed = one(ops, output)
+        for simplification in passes:
+            changed = simplification(ops, output)
             if changed is not None:
                 ops = drop_dead(changed, output)
                 break
@@ -51,7 +51,7 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
 
 
 def drop_dead(ops: Ops, output: int) -> Ops:
-    """Leave out what the output does not depend on."""
+    """Remove what the output does not depend on."""
     needed = {output}
     kept: Ops = []
     for op in reversed(ops):
@@ -62,7 +62,7 @@ def drop_dead(ops: Ops, output: int) -> Ops:
 
 
 def uses(ops: Ops, output: int) -> Counter[int]:
-    """How often each value is read, the program's output once more."""
+    """How often each value is read, counting the program's output as one more read."""
     counter: Counter[int] = Counter(number for op in ops for number in op.inputs)
     counter[output] += 1
     return counter
@@ -86,7 +86,7 @@ def _affine(bias: Tensor | None, op: Pointwise) -> Tensor | None:
 
 
 def fuse_into_producer(ops: Ops, output: int) -> Ops | None:
-    """Take a pointwise operation into the convolution, linear or pointwise one before it.
+    """Fuse a pointwise operation into the convolution, linear or pointwise one before it.
 
     BatchNorm after a convolution, an activation, the sum with another branch.
     """
@@ -109,21 +109,21 @@ def fuse_into_producer(ops: Ops, output: int) -> Ops | None:
 
 
 def _fused(producer: Op, op: Pointwise, side: int) -> Op | None:
-    """`producer` followed by `op`, which reads it as its input number `side`, as one."""
+    """`producer` followed by `op`, which reads it as input `side`, as one operation, or None."""
     others = op.inputs[:side] + op.inputs[side + 1 :]
-    if others and len(producer.inputs) > 1:
-        return None  # one residual each
+    if others and producer.has_residual:
+        return None  # an operation has one residual
     if others and isinstance(producer, Convolution) and producer.is_depthwise:
-        return None  # its operator adds nothing
+        return None  # the depthwise operator adds no residual
     if side == 1 and (op.scale is not None or op.shift is not None):
         return None  # the scale belongs to the other branch
-    if len(producer.inputs) > 1 and op.scale is not None:
+    if producer.has_residual and op.scale is not None:
         return None  # the producer's residual would have to be scaled
     inputs = (*producer.inputs, *others)
     if len(set(inputs)) != len(inputs):
         return None
     in_shapes = (*producer.in_shapes, *[op.shape] * len(others))
-    plain: dict[str, Any] = {
+    common: dict[str, Any] = {
         "inputs": inputs,
         "in_shapes": in_shapes,
         "output": op.output,
@@ -132,35 +132,33 @@ def _fused(producer: Op, op: Pointwise, side: int) -> Op | None:
     if isinstance(producer, Convolution | Linear):
         weight = _times(producer.weight, op.scale, 0)
         bias = _affine(producer.bias, op)
-        return replace(producer, weight=weight, bias=bias, **plain)
+        return replace(producer, weight=weight, bias=bias, **common)
     if isinstance(producer, Pointwise):
         scale = op.scale
         if producer.scale is not None:
             scale = _times(producer.scale, op.scale, 0)
         shift = _affine(producer.shift, op)
-        return replace(producer, scale=scale, shift=shift, **plain)
+        return replace(producer, scale=scale, shift=shift, **common)
     if isinstance(producer, MaxPool) and op.scale is None and op.shift is None and not others:
-        return replace(producer, **plain)
+        return replace(producer, **common)
     return None
 
 
 def fold_scale_into_consumers(ops: Ops, output: int) -> Ops | None:
-    """Take a scale (and a shift, where nothing pads it) into all convolutions that read it.
+    """Fold a scale (and a shift, where nothing pads it) into all convolutions that read it.
 
     x / 255 before the first convolution; a BatchNorm before a convolution.
     """
     for op in ops:
-        plain = isinstance(op, Pointwise) and len(op.inputs) == 1 and op.activation.is_identity
-        if not plain or op.output == output:
+        if not isinstance(op, Pointwise) or not op.is_affine or op.output == output:
             continue
-        assert isinstance(op, Pointwise)
         readers = [other for other in ops if op.output in other.inputs]
-        if readers and all(_can_take(reader, op) for reader in readers):
-            return [_taking(other, op) if other in readers else other for other in ops]
+        if readers and all(_can_absorb(reader, op) for reader in readers):
+            return [_absorbing(other, op) if other in readers else other for other in ops]
     return None
 
 
-def _can_take(reader: Op, op: Pointwise) -> bool:
+def _can_absorb(reader: Op, op: Pointwise) -> bool:
     if not isinstance(reader, Convolution | Linear):
         return False
     if reader.inputs.index(op.output) != 0 or reader.inputs.count(op.output) > 1:
@@ -171,7 +169,7 @@ def _can_take(reader: Op, op: Pointwise) -> bool:
     return True
 
 
-def _taking(reader: Op, op: Pointwise) -> Op:
+def _absorbing(reader: Op, op: Pointwise) -> Op:
     """reader(scale · x + shift) as one operation on x."""
     inputs = (op.inputs[0], *reader.inputs[1:])
     in_shapes = (op.in_shapes[0], *reader.in_shapes[1:])
@@ -185,12 +183,12 @@ def _taking(reader: Op, op: Pointwise) -> Op:
         taps = weight
     else:
         channels = op.shape[0]
-        places = torch.arange(weight.shape[1], device=weight.device)
-        channel = (places // (weight.shape[1] // channels))[None].expand(len(weight), -1)
+        columns = torch.arange(weight.shape[1], device=weight.device)
+        channel = (columns // (weight.shape[1] // channels))[None].expand(len(weight), -1)
         taps = weight[:, :, None, None]
     if op.shift is not None:
-        moved = (taps.sum((2, 3)) * op.shift.double()[channel]).sum(1)
-        bias = moved if bias is None else bias.double() + moved
+        offset = (taps.sum((2, 3)) * op.shift.double()[channel]).sum(1)
+        bias = offset if bias is None else bias.double() + offset
     if op.scale is not None:
         taps = taps * op.scale.double()[channel][:, :, None, None]
         weight = taps.reshape(weight.shape)
@@ -198,7 +196,7 @@ def _taking(reader: Op, op: Pointwise) -> Op:
 
 
 def merge_padding(ops: Ops, output: int) -> Ops | None:
-    """Take zero-padding into the convolution that alone reads it."""
+    """Merge zero-padding into the convolution that is its only reader."""
     used = uses(ops, output)
     made_by = {op.output: op for op in ops}
     for i, op in enumerate(ops):
@@ -222,7 +220,7 @@ def merge_padding(ops: Ops, output: int) -> Ops | None:
 def pool_before_activation(ops: Ops, output: int) -> Ops | None:
     """maxpool(act(x)) = act(maxpool(x)) for an increasing act: fewer elements, fewer bits.
 
-    The gradients agree too: where act is flat, every choice of the maximum gives 0.
+    The gradients agree too: where act is flat, any choice of the maximum gives 0.
     """
     used = uses(ops, output)
     made_by = {op.output: op for op in ops}
@@ -241,7 +239,7 @@ def pool_before_activation(ops: Ops, output: int) -> Ops | None:
 
 
 def flatten_into_linear(ops: Ops, output: int) -> Ops | None:
-    """A linear operation flattens by itself."""
+    """Drop a reshape before a linear operation, which flattens its input itself."""
     made_by = {op.output: op for op in ops}
     for i, op in enumerate(ops):
         if isinstance(op, Linear):

@@ -1,7 +1,11 @@
-"""From a recorded graph of ATen operations to the compiler's own, one rule for each (rules.py)."""
+"""From a recorded graph of ATen operations to the compiler's own, by one rule for each.
+
+The rules are in `compiler/rules`, with the decorator `rule`. What they share is at the end.
+"""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +17,7 @@ from torch.fx import GraphModule, Node
 
 from sign_ext.compiler.ir.op import Op, Shape
 from sign_ext.errors import UnsupportedOperation
+from sign_ext.ops.layout import Pair
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Ref:
 class Builder:
     """The program so far."""
 
-    images: int  # the batch that was recorded
+    batch: int  # the number of images that was recorded
     dtype: torch.dtype = torch.float32  # of the network
     ops: list[Op] = field(default_factory=list)
 
@@ -49,7 +54,13 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for ATen operations, named as in "conv2d.default"."""
+    """Register a rule for ATen operations, named as in "conv2d.default".
+
+    A rule takes the builder, one image's shape of the output, and the operation's own arguments, in
+    which a value of the program is a `Ref` and everything else a constant. It appends operations
+    and returns the output's `Ref`, or a tuple of them. It raises UnsupportedOperation where it does
+    not cover the arguments.
+    """
 
     def register(function: Rule) -> Rule:
         for name in names:
@@ -64,19 +75,19 @@ def lower(graph: GraphModule, images: int) -> tuple[list[Op], int, Shape]:
 
     Args:
         graph: from `trace`.
-        images: the batch it was recorded with.
+        images: the number of images it was recorded with.
 
     Returns:
         The operations, the number of Φ's value, and the shape of one image.
 
     Raises:
-        UnsupportedOperation: an operation without a rule, or used in a way that has none.
+        UnsupportedOperation: an operation without a rule, or with arguments that no rule covers.
     """
     return _Lowering(graph, images).run()
 
 
 def _name(node: Node) -> tuple[str, bool]:
-    """An ATen operation's name, and whether it changes its first argument in place."""
+    """An ATen operation's name without "_", and whether it writes its first argument in place."""
     target: Any = node.target
     if target is operator.getitem:
         return "getitem", False
@@ -87,7 +98,9 @@ def _name(node: Node) -> tuple[str, bool]:
     return f"{name.removesuffix('_') if in_place else name}.{overload}", in_place
 
 
-# These return their argument, or a view of it, so that an in-place change shows through both.
+# These return their argument or a view of it, so an in-place write shows through both names;
+# contiguous and to at times return a copy (`_is_copy`), and reshape and flatten do where a view is
+# impossible, which only refuses more.
 _VIEWS = {
     "view", "reshape", "flatten", "unsqueeze", "squeeze", "slice", "narrow", "chunk", "split",
     "getitem", "transpose", "permute", "select", "contiguous", "alias", "expand", "unflatten",
@@ -97,6 +110,24 @@ _VIEWS = {
 
 
 class _Lowering:
+    """One pass over the graph's nodes.
+
+    A program's values are immutable, while ATen operations may write in place. An in-place
+    operation therefore becomes a new value, and the nodes that share memory with its target, their
+    aliases, must show it:
+
+    - An alias with the target's `Ref` is the same tensor under another name (dropout in evaluation,
+      a view of the same shape): it is pointed to the new value.
+    - An alias with another `Ref` is a view of some of the elements, or of another shape. Its value
+      in the program does not change. If it is read after the write, the network is refused.
+
+    A node may also have the target's `Ref` without being an alias: a clone. It keeps the old value.
+
+    Attributes:
+        values: what each node stands for: a `Ref`, a tuple of them, or a constant.
+        order: each node's position in the graph.
+    """
+
     def __init__(self, graph: GraphModule, images: int) -> None:
         self.graph = graph
         self.builder = Builder(images)
@@ -122,7 +153,7 @@ class _Lowering:
         return self.builder.ops, result.number, image_shape
 
     def value_of(self, argument: Any) -> Any:
-        """An argument with its nodes replaced by what they stand for."""
+        """An argument with its nodes replaced by their values."""
         return torch.fx.node.map_arg(argument, lambda node: self.values[node])
 
     def call(self, node: Node) -> Any:
@@ -134,7 +165,7 @@ class _Lowering:
             # Switching gradients or autocast on and off inside the network, among others.
             raise UnsupportedOperation(f"the forward pass calls {node.target}")
         if not any(isinstance(item, Ref) for item in _flat([args, kwargs])):
-            # Made of weights alone (weight normalisation, say): computed here and now.
+            # Computed from weights alone, as in weight normalisation: a constant.
             return node.target(*args, **kwargs)  # type: ignore[operator]
         name, in_place = _name(node)
         if name == "getitem":
@@ -147,62 +178,71 @@ class _Lowering:
         except UnsupportedOperation as error:
             raise UnsupportedOperation(f"aten.{name}{_at(args)}: {error}") from None
         if in_place and result != args[0]:
-            self.check_no_view_is_read_later(node)
-            self.replace_everywhere(node.args[0], result)
+            self.write_in_place(node, result)
         return result
 
     def shape_of(self, node: Node, name: str) -> Shape:
-        """One image's shape of what a node makes, () where it makes several tensors."""
+        """One image's shape of a node's output, () where it has several."""
         meta = node.meta.get("tensor_meta")
         if meta is None or not hasattr(meta, "shape"):
             return ()
         shape, dtype = tuple(meta.shape), meta.dtype
-        if not shape or shape[0] != self.builder.images:
-            raise UnsupportedOperation(f"aten.{name} gives {shape}, whose images are not apart")
+        if not shape or shape[0] != self.builder.batch:
+            raise UnsupportedOperation(f"aten.{name} gives {shape}, which is not a batch of images")
         if not dtype.is_floating_point:
             raise UnsupportedOperation(f"aten.{name} gives {dtype}, which has no derivative")
         return shape[1:]
 
     def aliases(self, node: Node) -> set[Node]:
-        """The nodes that may share memory with one, itself left out."""
+        """The other nodes that may share memory with one: views of it, and what it is a view of."""
         found: set[Node] = set()
         todo = [node]
         while todo:
             current = todo.pop()
-            near = [user for user in current.users if _is_view(user)]
+            neighbours = [user for user in current.users if _is_view(user)]
             if _is_view(current):
-                near += [n for n in current.all_input_nodes if n.op != "get_attr"]
-            for other in near:
+                neighbours += [n for n in current.all_input_nodes if n.op != "get_attr"]
+            for other in neighbours:
                 if other not in found and other is not node:
                     found.add(other)
                     todo.append(other)
         return found
 
-    def check_no_view_is_read_later(self, node: Node) -> None:
-        """An in-place change shows through views, which the program's values do not."""
+    def write_in_place(self, node: Node, result: Ref) -> None:
+        """Point the target of an in-place operation, and its aliases, to the result."""
         target = node.args[0]
         assert isinstance(target, Node)
         if target.op == "placeholder":
-            raise UnsupportedOperation("the network changes its input in place")
-        now = self.order[node]
-        for other in self.aliases(target):
-            if isinstance(value := self.values.get(other), Ref) and value == self.values[target]:
-                continue  # the same tensor under another name: replaced together
-            if any(self.order[user] > now for user in other.users):
+            raise UnsupportedOperation("the network writes its input in place")
+        now, old = self.order[node], self.values[target]
+        for other in (target, *self.aliases(target)):
+            if isinstance(value := self.values.get(other), Ref) and value == old:
+                self.values[other] = result
+            elif any(self.order[user] > now for user in other.users):
                 raise UnsupportedOperation(
-                    f"{_name(node)[0]} changes in place what is read later through a view"
+                    f"{_name(node)[0]} writes in place what is read later through a view"
                 )
-
-    def replace_everywhere(self, target: Any, result: Ref) -> None:
-        """Whatever stood for the old value stands for the new one from here on."""
-        old = self.values[target]
-        for node, value in self.values.items():
-            if isinstance(value, Ref) and value == old:
-                self.values[node] = result
 
 
 def _is_view(node: Node) -> bool:
-    return node.op == "call_function" and _name(node)[0].partition(".")[0] in _VIEWS
+    if node.op != "call_function" or _name(node)[0].partition(".")[0] not in _VIEWS:
+        return False
+    return not _is_copy(node)
+
+
+def _is_copy(node: Node) -> bool:
+    """Whether contiguous or to returned a copy: of other strides, or because it was asked for."""
+    if _name(node)[0].partition(".")[0] not in ("contiguous", "to"):
+        return False
+    source, target = node.args[0], node.target
+    assert isinstance(source, Node)
+    assert isinstance(target, torch._ops.OpOverload)
+    before, after = source.meta.get("tensor_meta"), node.meta.get("tensor_meta")
+    if before is None or after is None or before.stride != after.stride:
+        return True
+    names = [argument.name for argument in target._schema.arguments]
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    return bool(given.get("copy", False))
 
 
 def _flat(value: Any) -> list[Any]:
@@ -218,10 +258,71 @@ def _at(args: Any) -> str:
     return f" on {shapes[0]}" if shapes else ""
 
 
+# What rules share.
+
+
+def pair(value: Any) -> Pair:
+    """One or two numbers as two.
+
+    Args:
+        value: an int, or a sequence of one or two.
+    """
+    first, second = (value, value) if isinstance(value, int) else (value[0], value[-1])
+    return int(first), int(second)
+
+
 def constant(value: Any) -> Tensor | None:
-    """A constant tensor or number as a tensor, or None for a value of the program."""
+    """A constant tensor or number as a tensor, or None for a value of the program.
+
+    Args:
+        value: an operand.
+    """
     if isinstance(value, Tensor):
         return value
     if isinstance(value, bool | int | float):
         return torch.tensor(float(value), dtype=torch.float64)
     return None
+
+
+def channel_constant(value: Any, x: Ref) -> Tensor:
+    """A constant operand as (C,) float64.
+
+    Args:
+        value: a tensor or a number.
+        x: the other operand.
+
+    Raises:
+        UnsupportedOperation: it is not one number a channel.
+    """
+    tensor = constant(value)
+    assert tensor is not None
+    tensor = tensor.double()
+    channels, dims = x.shape[0], len(x.shape) + 1
+    if tensor.dim() > dims:
+        raise UnsupportedOperation(f"a constant of shape {tuple(tensor.shape)}")
+    shape = (1,) * (dims - tensor.dim()) + tuple(tensor.shape)
+    if math.prod(shape) not in (1, shape[1]) or shape[1] not in (1, channels):
+        raise UnsupportedOperation(
+            f"a constant of shape {tuple(tensor.shape)}, which is not one number a channel"
+        )
+    return tensor.reshape(-1).expand(channels)
+
+
+def require_image(x: Any) -> None:
+    """Refuse an operand that is not a value (C, H, W).
+
+    Args:
+        x: an operand.
+    """
+    if not isinstance(x, Ref) or len(x.shape) != 3:
+        raise UnsupportedOperation("only 2-d images (N, C, H, W) are supported here")
+
+
+def require_constants(*operands: Any) -> None:
+    """Refuse weights that depend on the images.
+
+    Args:
+        *operands: tensors or None.
+    """
+    if any(isinstance(operand, Ref) for operand in operands):
+        raise UnsupportedOperation("its weights depend on the images")

@@ -1,11 +1,11 @@
-"""The memory plan: what one image of a batch needs beside itself, added up over a schedule."""
+"""The memory plan: the bytes that one image of a batch needs, summed over a schedule."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.compiler.schedule import Schedule
+from sign_ext.formatting import bytes_in_words
 
 
 @dataclass(frozen=True)
@@ -13,12 +13,12 @@ class MemoryPlan:
     """Bytes of one image.
 
     Attributes:
-        peak: the most that is alive at once, beside the image, its velocity and the weights.
+        peak: the most that is alive at once, not counting the image, its velocity and the weights.
         residues: bit masks and pool indices alive between forward and backward.
-        at: the instruction at which the peak is reached.
+        at: the index of the instruction at which the peak is reached.
         buffers: how many tensors a step allocates.
         traffic: read and written by the step's operators.
-        largest: of its part of the largest tensor.
+        largest: the image's share of the largest tensor.
     """
 
     peak: int
@@ -37,12 +37,12 @@ class MemoryPlan:
 
 
 def plan_memory(schedule: Schedule, *, updates_in_place: bool = True) -> MemoryPlan:
-    """Add a schedule's allocations up.
+    """Sum a schedule's allocations.
 
     Args:
         schedule: the instructions of a step.
-        updates_in_place: whether a stem's input-backward goes straight into the image, so that δ
-            is never allocated.
+        updates_in_place: whether the stem's input-backward goes straight into the image, so that
+            δ is never allocated.
     """
     slots = schedule.slots
     alive = peak = at = buffers = traffic = 0

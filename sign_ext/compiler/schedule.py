@@ -1,8 +1,8 @@
-"""One step of a program as instructions on slots: what is computed when, where, and what is freed.
+"""One step of a program as instructions on slots: what runs when, where it writes, what is freed.
 
-A slot is one tensor of the step. It is allocated by the instruction that writes it and freed after
-the last one that reads it; an instruction in place hands its input's memory to its output. The
-executor follows the schedule and the memory plan adds it up, so they cannot disagree.
+A slot is one tensor of the step. The instruction that writes it allocates it, and it is freed after
+the last instruction that reads it. An instruction in place gives its input's memory to its output.
+The executor follows the schedule and the memory plan sums it, so the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -11,24 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual
 from sign_ext.compiler.ir.op import Op, count, mask_bytes
-from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
 from sign_ext.compiler.ir.pooling import MaxPool
 from sign_ext.compiler.ir.program import Program
-from sign_ext.compiler.ir.shaping import Reshape
-from sign_ext.compiler.ir.traits import (
-    is_affine,
-    is_free,
-    is_identity_vjp,
-    masks_on_load,
-    scales,
-    stem_of,
-    takes_epilogue,
-)
-
-# What a schedule is made of: slots and instructions, plain data.
 
 
 @dataclass(frozen=True)
@@ -36,7 +22,7 @@ class Slot:
     """A tensor of the step."""
 
     kind: str  # "image", "value", "cotangent", "bit mask", "pool index"
-    of: int  # the number of the value that it belongs to
+    of: int  # the number of its value
     bytes: int  # of one image; 0 for the image itself, which is the caller's
 
 
@@ -45,24 +31,25 @@ class Instruction:
     """One call of an operator.
 
     Attributes:
-        what: "forward", "backward", "seed" (the cotangent at the last value), "mask" (a cotangent
+        kind: "forward", "backward", "seed" (the cotangent at the last value), "mask" (a cotangent
             back through an activation), "add" (two cotangents), "cast" (the image to activations).
-        op: the operation's place in the program; for "mask" and "add" of the value in question.
+        op: the operation's index in the program; for "mask" and "add", of the one that computed the
+            value whose cotangent it is.
         side: which of the operation's inputs a "backward" is for.
-        reads: slots, in the order that the executor's binding of `what` expects.
-        out: the slot written.
+        reads: slots, in the order that the executor's binder for this kind expects.
+        out: the slot it writes.
         in_place: whether `out` takes over the memory of `reads[0]` (for "backward": of `other`).
         mask: a bit mask written (forward) or read for the operation's own activation (backward).
         index: a pool index written or read.
-        inner: bit masks of the two activations within a block, written (forward) or read
-            (backward); None where that is the identity.
+        inner: bit masks of the two activations inside a block, written (forward) or read
+            (backward); None for the identity.
         other: another branch's cotangent, added.
         x_mask: the bit mask of the activation that made the input, applied to the result.
         x_slope: that activation's slope.
-        frees: slots that nothing reads any more.
+        frees: slots that nothing reads after it.
     """
 
-    what: str
+    kind: str
     op: int
     out: int
     reads: tuple[int, ...] = ()
@@ -77,11 +64,11 @@ class Instruction:
     frees: tuple[int, ...] = ()
 
     @property
-    def taken(self) -> int:
+    def overwritten(self) -> int:
         """The slot whose memory an instruction in place takes over."""
-        taken = self.other if self.what == "backward" else self.reads[0]
-        assert taken is not None
-        return taken
+        slot = self.other if self.kind == "backward" else self.reads[0]
+        assert slot is not None
+        return slot
 
     def slots_read(self) -> Iterator[int]:
         """Every slot it reads."""
@@ -89,7 +76,7 @@ class Instruction:
         for slot in (self.other, self.x_mask):
             if slot is not None:
                 yield slot
-        if self.what in ("backward", "mask", "seed"):
+        if self.kind in ("backward", "mask", "seed"):
             for slot in (self.mask, self.index, *self.inner):
                 if slot is not None:
                     yield slot
@@ -98,7 +85,7 @@ class Instruction:
         """Every slot it allocates."""
         if not self.in_place:
             yield self.out
-        if self.what == "forward":
+        if self.kind == "forward":
             for slot in (self.mask, self.index, *self.inner):
                 if slot is not None:
                     yield slot
@@ -111,9 +98,10 @@ class Schedule:
     Attributes:
         slots: all tensors; slot 0 is the image.
         instructions: in order.
-        delta: the slot that δ ends in, or the cotangent that the stem's update takes.
+        delta: the slot of δ.
         stem: how many instructions at the end are the first convolution's input-backward (and that
-            of an affine map before it), which an executor may add straight to the image.
+            of an affine map before it). An executor may replace them by adding δ straight to the
+            image.
     """
 
     slots: tuple[Slot, ...]
@@ -122,44 +110,88 @@ class Schedule:
     stem: int
 
 
+def schedule(program: Program, element_size: int = 4, *, cast: bool = False) -> Schedule:
+    """The instructions of one step.
+
+    Args:
+        program: any program.
+        element_size: bytes of an element of an activation.
+        cast: whether activations have another dtype than the image.
+    """
+    return _Scheduler(program, element_size, cast).run()
+
+
 @dataclass
 class _Scheduler:
+    """Builds a schedule: forward, seed, backward, then the frees.
+
+    A value's cotangent is the sum of what the operations that read it send back. `cotangent` maps
+    each value to the slot of its sum so far; the operations are visited last to first, so the sum
+    of an operation's output is complete when its turn comes.
+
+    Ownership: several values may hold one slot, since a sum passes its cotangent through to its
+    inputs without a copy. `holders` counts them. A slot with one holder may be overwritten by that
+    holder's next sum or mask; with more, the result goes to a new slot and the others keep theirs.
+
+    Attributes:
+        value: slot of each value.
+        masks: bit mask of each operation's own activation, by the operation's index.
+        indices: pool index, by the operation's index.
+        inner: bit masks inside a block, by the operation's index.
+        cotangent: slot of each value's cotangent so far; an entry goes when its operation is done.
+        holders: how many values hold each cotangent slot.
+        masked: values whose cotangent has already been pulled back through their activation.
+    """
+
     program: Program
     element_size: int
     cast: bool
     slots: list[Slot] = field(default_factory=list)
-    done: list[Instruction] = field(default_factory=list)
+    instructions: list[Instruction] = field(default_factory=list)
+    value: dict[int, int] = field(default_factory=dict)
+    masks: dict[int, int] = field(default_factory=dict)
+    indices: dict[int, int] = field(default_factory=dict)
+    inner: dict[int, tuple[int | None, int | None]] = field(default_factory=dict)
+    cotangent: dict[int, int] = field(default_factory=dict)
+    holders: Counter[int] = field(default_factory=Counter)
+    masked: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Look up once what every operation needs to know of the program."""
+        self.readers = self.program.readers()
+        self.stem = self.program.stem()
+        self.read_by_backward = {
+            number
+            for op in self.program.ops
+            for side in range(len(op.inputs))
+            for number in op.backward_reads(side)
+        }
 
     def slot(self, kind: str, of: int, size: int | None = None) -> int:
-        """A new slot; the size is that of the value unless it is given."""
+        """A new slot, of the value's size unless another is given."""
         if size is None:
             size = count(self.program.shape_of(of)) * self.element_size
         self.slots.append(Slot(kind, of, size))
         return len(self.slots) - 1
 
     def run(self) -> Schedule:
-        """Forward, seed, backward; then what is freed when."""
+        """The whole step."""
         program = self.program
-        image = self.slot("image", 0, 0)
-        self.value = {0: image}
-        self.masks: dict[int, int] = {}
-        self.indices: dict[int, int] = {}
-        self.inner: dict[int, tuple[int | None, int | None]] = {}  # bit masks within blocks
-        # An affine map of the image reads its float32 and writes the activations' type.
-        readers = [program.ops[i] for i in program.readers()[0]]
-        if self.cast and not all(is_affine(op) for op in readers):
+        image = self.value[0] = self.slot("image", 0, 0)
+        # An affine map of the image reads its float32 and writes the activations' dtype: no cast.
+        readers = [program.ops[i] for i in self.readers[0]]
+        if self.cast and not all(op.is_affine for op in readers):
             self.value[0] = self.slot("value", 0)
-            self.done.append(Instruction("cast", 0, self.value[0], (image,)))
+            self.instructions.append(Instruction("cast", 0, self.value[0], (image,)))
         for i, op in enumerate(program.ops):
-            self.forward(i, op)
-        self.stem = stem_of(program)
-        delta = self.backward()
-        count_of_stem = 0 if self.stem is None else self.stem + 1
-        return Schedule(tuple(self.slots), tuple(self._with_frees(delta)), delta, count_of_stem)
+            self._forward_op(i, op)
+        delta = self._backward()
+        stem = 0 if self.stem is None else self.stem + 1
+        return Schedule(tuple(self.slots), tuple(self._with_frees(delta)), delta, stem)
 
     # Forward
 
-    def forward(self, i: int, op: Op) -> None:
+    def _forward_op(self, i: int, op: Op) -> None:
         """One operation's value and bits."""
         number = i + 1
         reads = tuple(self.value[n] for n in op.inputs)
@@ -173,7 +205,7 @@ class _Scheduler:
             index = self.indices[i] = self.slot("pool index", number, kept.bytes)
         inner = self.inner[i] = self._inner_masks(number, op)
         self.value[number] = out
-        self.done.append(
+        self.instructions.append(
             Instruction(
                 "forward", i, out, reads, in_place=in_place, mask=mask, index=index, inner=inner
             )
@@ -193,51 +225,36 @@ class _Scheduler:
         return self.slot("bit mask", number, mask_bytes(op.shape))
 
     def _may_work_in_place(self, i: int, op: Op) -> bool:
-        """Whether nobody reads the first input after this."""
-        if not isinstance(op, Pointwise | Reshape) or op.inputs[0] == 0:
-            return False
-        if isinstance(op, Reshape) and not is_free(op):
-            return False
+        """Whether nothing reads the first input after this, and its operator can overwrite it."""
         number = op.inputs[0]
-        if op.inputs.count(number) > 1 or self._is_kept(number):
+        if not op.works_in_place or number == 0:  # the image is the caller's
             return False
-        return all(reader <= i for reader in self.program.readers()[number])
-
-    def _is_kept(self, number: int) -> bool:
-        """Whether a value is needed again in the backward pass."""
-        for op in self.program.ops:
-            if isinstance(op, Smooth):
-                kept = op.output if op.keeps_output else op.inputs[0]
-                if kept == number:
-                    return True
-            if isinstance(op, Multiply) and number in op.inputs:
-                return True
-        return False
+        if op.inputs.count(number) > 1 or number in self.read_by_backward:
+            return False
+        return all(reader <= i for reader in self.readers[number])
 
     # Backward
 
-    def backward(self) -> int:
+    def _backward(self) -> int:
         """Cotangents from the seed to the image; returns the slot of δ."""
-        program = self.program
-        ops = program.ops
+        ops = self.program.ops
         last = len(ops)
+        seed = self.slot("cotangent", last)
         if not ops:
-            seed = self.slot("cotangent", 0)
-            self.done.append(Instruction("seed", -1, seed))
+            self.instructions.append(Instruction("seed", -1, seed))
             return seed
-        self.cotangent: dict[int, int] = {}
-        self.holders: Counter[int] = Counter()  # values that hold each slot
-        self.masked: set[int] = set()
-        self._give(last, self.slot("cotangent", last))
+        # The seed is a constant, so its mask costs nothing extra: it is applied as it is written.
         mask = self.masks.get(last - 1)
-        self.done.append(Instruction("seed", last - 1, self.cotangent[last], mask=mask))
+        self.instructions.append(Instruction("seed", last - 1, seed, mask=mask))
+        self._hold(last, seed)
         if mask is not None:
             self.masked.add(last)
         for i in reversed(range(last)):
             self._backward_op(i, ops[i])
         return self.cotangent[0]
 
-    def _give(self, number: int, slot: int) -> None:
+    def _hold(self, number: int, slot: int) -> None:
+        """Make a slot the cotangent of a value, in place of the one it held."""
         old = self.cotangent.get(number)
         if old is not None:
             self.holders[old] -= 1
@@ -245,21 +262,22 @@ class _Scheduler:
         self.holders[slot] += 1
 
     def _backward_op(self, i: int, op: Op) -> None:
+        """The cotangents of one operation's inputs, from that of its output, which is complete."""
         number = i + 1
         own_mask = self.masks.get(i) if number not in self.masked else None
-        adds = isinstance(op, Convolution | Linear | Pointwise | InvertedResidual)
-        passes_on = len(op.inputs) > 1 and adds
-        on_load = masks_on_load(op) or scales(op) or i == self.stem
-        if own_mask is not None and (passes_on or not on_load):
+        on_load = op.masks_on_load or i == self.stem
+        if own_mask is not None and (op.has_residual or not on_load):
+            # Nothing applies the bits on the way: the operator cannot, or the residual's cotangent,
+            # which is passed through, needs them too.
             self._mask(number, own_mask, op.activation.slope)
             own_mask = None
         g = self.cotangent[number]
-        # First what is computed from the cotangent, then what it is handed on to. A block adds what
-        # was handed on, which its own input's cotangent may be: there it is the other way round.
+        # Inputs whose cotangent is computed from g come first, then those that g is passed through
+        # to, so that g is never its own `other`. A block goes the other way round: its operator
+        # adds `other`, and takes g for it where the block's residual is its own input.
         sides = list(enumerate(op.inputs))
         for side, target in reversed(sides) if isinstance(op, InvertedResidual) else sides:
-            hands_on = (passes_on and side == 1) or is_identity_vjp(op)
-            if hands_on:
+            if op.is_identity_vjp or (op.has_residual and side == 1):
                 self._pass_through(target, g)
             else:
                 self._compute(i, op, side, target, g, own_mask)
@@ -267,52 +285,52 @@ class _Scheduler:
         del self.cotangent[number]
 
     def _mask(self, number: int, mask: int, slope: float) -> None:
-        """A cotangent back through the activation of its value, in place if nobody else has it."""
+        """Pull a value's cotangent back through its activation, in place if it holds it alone."""
         g = self.cotangent[number]
         in_place = self.holders[g] == 1
         out = self.slot("cotangent", number)
-        self.done.append(
+        self.instructions.append(
             Instruction("mask", number - 1, out, (g,), in_place=in_place, mask=mask, x_slope=slope)
         )
-        self._give(number, out)
+        self._hold(number, out)
 
     def _pass_through(self, target: int, g: int) -> None:
-        """The same cotangent for an input that was only added."""
-        had = self.cotangent.get(target)
-        if had is None:
-            self._give(target, g)
+        """Add an operation's cotangent to that of an input, unchanged."""
+        earlier = self.cotangent.get(target)
+        if earlier is None:
+            self._hold(target, g)  # no copy: from here on two values hold the slot
             return
-        in_place = self.holders[had] == 1
+        in_place = self.holders[earlier] == 1
         out = self.slot("cotangent", target)
-        self.done.append(Instruction("add", target - 1, out, (had, g), in_place=in_place))
-        self._give(target, out)
+        self.instructions.append(
+            Instruction("add", target - 1, out, (earlier, g), in_place=in_place)
+        )
+        self._hold(target, out)
 
     def _compute(
         self, i: int, op: Op, side: int, target: int, g: int, own_mask: int | None
     ) -> None:
-        """One input's cotangent, added to what other branches gave it."""
+        """One input's cotangent, added to what other branches sent back."""
         other = self.cotangent.get(target)
-        in_place = takes_epilogue(op) and other is not None and self.holders[other] == 1
+        in_place = op.takes_epilogue and other is not None and self.holders[other] == 1
         x_mask = None
         slope = 0.0
         producer = target - 1
-        is_last = self.program.readers()[target][0] == i and op.inputs.count(target) == 1
-        if takes_epilogue(op) and is_last and producer in self.masks:
+        # The input's own activation can be applied here only if this cotangent is the last to come.
+        # Readers are visited last to first, so that is the first reader's.
+        completes = self.readers[target][0] == i and op.inputs.count(target) == 1
+        if op.takes_epilogue and completes and producer in self.masks:
             x_mask = self.masks[producer]
             slope = self.program.ops[producer].activation.slope
             self.masked.add(target)
         out = self.slot("cotangent", target)
-        kept: tuple[int, ...] = ()
-        if isinstance(op, Smooth):
-            kept = (self.value[op.output if op.keeps_output else op.inputs[0]],)
-        elif isinstance(op, Multiply):
-            kept = (self.value[op.inputs[1 - side]],)
-        self.done.append(
+        again = tuple(self.value[number] for number in op.backward_reads(side))
+        self.instructions.append(
             Instruction(
                 "backward",
                 i,
                 out,
-                (g, *kept),
+                (g, *again),
                 side=side,
                 in_place=in_place,
                 mask=own_mask,
@@ -323,35 +341,26 @@ class _Scheduler:
                 x_slope=slope,
             )
         )
-        self._give(target, out)
+        self._hold(target, out)
 
     # Frees
 
     def _with_frees(self, delta: int) -> list[Instruction]:
-        """Each instruction with the slots that it reads or writes last."""
+        """Each instruction with the slots that it is the last to read or write.
+
+        Two kinds of slots are not freed: the image and δ, which outlive the step, and a slot that
+        an instruction in place overwrote, whose memory lives on in that instruction's output.
+        """
         last: dict[int, int] = {}
-        for t, instruction in enumerate(self.done):
-            for slot in (*instruction.slots_read(), *instruction.slots_written()):
+        for t, instruction in enumerate(self.instructions):
+            for slot in (*instruction.slots_read(), *instruction.slots_written(), instruction.out):
                 last[slot] = t
-            last[instruction.out] = t
-        taken = {instruction.taken for instruction in self.done if instruction.in_place}
+        kept = {one.overwritten for one in self.instructions if one.in_place} | {0, delta}
         ends: dict[int, list[int]] = {}
         for slot, t in last.items():
-            # Memory that an instruction in place has taken over lives on in its output.
-            if slot not in taken and slot not in (0, delta):
+            if slot not in kept:
                 ends.setdefault(t, []).append(slot)
         return [
             replace(instruction, frees=tuple(sorted(ends.get(t, ()))))
-            for t, instruction in enumerate(self.done)
+            for t, instruction in enumerate(self.instructions)
         ]
-
-
-def schedule(program: Program, element_size: int = 4, *, cast: bool = False) -> Schedule:
-    """The instructions of one step.
-
-    Args:
-        program: any program.
-        element_size: bytes of an element of an activation.
-        cast: whether activations have another dtype than the image.
-    """
-    return _Scheduler(program, element_size, cast).run()

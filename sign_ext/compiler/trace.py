@@ -1,7 +1,8 @@
-"""A network up to its source layer as a graph of ATen operations, by running it once.
+"""Record a network up to its source layer as a graph of ATen operations, and notice changes to it.
 
-What ran is what is recorded: in evaluation mode, with branches taken and hooks heard, and nothing
-after the source layer.
+The network runs once, in evaluation mode. The graph holds what ran: the branches that were taken,
+what hooks did, and nothing after the source layer. `structure_key` and `weights_digest` say later
+whether the graph, and the constants folded from it, still hold.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sign_ext.errors import UnsupportedOperation
 
-TRACED_IMAGES = 2  # a batch of one would hide what mixes images
+TRACED_IMAGES = 2  # a batch of one would hide operations that mix images
 
-# make_fx replaces nn.Module.__call__ for the whole process and puts back what it found. Two at
-# once put back each other's, and the replacement stays for good.
-_ONE_AT_A_TIME = threading.RLock()  # reentrant: a forward pass may itself use SIGN
+# make_fx patches nn.Module.__call__ for the whole process and restores what it found. Two calls
+# that overlap restore each other's patch, which then stays for good.
+_TRACING = threading.RLock()  # reentrant: a forward pass may itself use SIGN
 
 
 def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
-    """Record Φ on one image, taken twice.
+    """Record Φ on one image, repeated to a batch.
 
     Args:
         phi: Φ, its network frozen and in evaluation mode.
@@ -39,7 +40,7 @@ def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
         UnsupportedOperation: the forward pass reads values back, or cannot be recorded.
     """
     batch = image.repeat(TRACED_IMAGES, *[1] * (image.dim() - 1))
-    with torch.no_grad(), _ONE_AT_A_TIME:
+    with torch.no_grad(), _TRACING:
         try:
             return make_fx(phi, tracing_mode="real", pre_dispatch=True)(batch)
         except UnsupportedOperation:
@@ -52,10 +53,10 @@ def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
 
 
 def structure_key(network: nn.Module) -> Hashable:
-    """All that a recorded graph depends on but the weights' values.
+    """Everything that a recorded graph depends on, except the weights' values.
 
     Two equal keys mean the same modules with the same plain attributes, the same hooks and the
-    same tensors, whatever those hold.
+    same tensors, whatever their values.
 
     Args:
         network: the network.
@@ -85,32 +86,29 @@ def _plain(attributes: dict[str, Any]) -> list[Hashable]:
     return found
 
 
-# Notice that a network's weights have changed, however that was done.
-
-
 def weights_digest(network: nn.Module) -> tuple[object, ...]:
-    """Where the weights lie, how often PyTorch saw them change, and two sums over their values.
+    """The weights' addresses and version counters, and two sums over their values.
 
-    The sums notice what PyTorch does not count, writes through `.data` for instance; one of them
-    weights each value by its place. Waits for the device once.
+    The sums notice writes that PyTorch does not count, through `.data` for instance. One of them
+    weights each value by its position, so that a permutation shows. It synchronises with the device
+    once.
 
     Args:
         network: the network.
     """
     tensors = [*network.parameters(), *network.buffers()]
-    places = tuple((t.data_ptr(), t._version, t.shape, t.dtype) for t in tensors)
+    identities = tuple((t.data_ptr(), t._version, t.shape, t.dtype) for t in tensors)
     sums: list[Tensor] = []
     with torch.no_grad():
         longest = max((t.numel() for t in tensors), default=0)
         for device in {t.device for t in tensors}:
             ramp = torch.linspace(0.5, 1.5, max(longest, 1), device=device)
-            here = [t for t in tensors if t.device == device and t.is_floating_point()]
-            for tensor in here:
+            for tensor in (t for t in tensors if t.device == device and t.is_floating_point()):
                 flat = tensor.detach().float().flatten()
                 sums.append(torch.dot(flat, ramp[: flat.numel()]))
                 sums.append(flat.sum())
     by_device: dict[torch.device, list[Tensor]] = {}
-    for one in sums:
-        by_device.setdefault(one.device, []).append(one)
+    for value in sums:
+        by_device.setdefault(value.device, []).append(value)
     values = [v for group in by_device.values() for v in torch.stack(group).tolist()]
-    return (places, tuple(map(repr, values)))  # repr: a NaN equals itself
+    return (identities, tuple(map(repr, values)))  # repr: a NaN equals itself

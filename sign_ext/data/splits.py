@@ -64,6 +64,17 @@ class Splits:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def part(self, name: str) -> ImageSet:
+        """The split called "train", "validation" or "test", or "all": the three in this order.
+
+        Args:
+            name: one of these.
+        """
+        if name == "all":
+            parts = [self.train, self.validation, self.test]
+            return ImageSet.concatenate(parts, f"{self.name}/all")
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
 
 @dataclass(frozen=True)
 class SubsetSpec:

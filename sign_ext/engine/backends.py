@@ -1,8 +1,14 @@
-"""Which backend runs a call, and why; and the fallbacks, which say so."""
+"""Which backend runs a call, and why.
+
+`candidates` is the rule, from the device and the options alone. `Engines.resolve` asks each
+candidate in turn whether it can run this network on these images; `SignTransform.explain` reports
+its answer and `Engines.start` acts on it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +25,21 @@ from sign_ext.settings import Settings
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A backend's name and the reason for it."""
+class BackendChoice:
+    """A backend, and why it is that one.
+
+    Attributes:
+        backend: its name.
+        reason: why it runs.
+        failures: the backends that `auto` would have taken before it, and why each cannot run.
+    """
 
     backend: str
     reason: str
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
-def native_on(device: torch.device) -> str | None:
+def missing_native(device: torch.device) -> str | None:
     """Why the fused operators do not run natively on `device`, or None if they do."""
     if not NATIVE.loaded:
         return NATIVE.why
@@ -37,13 +50,15 @@ def native_on(device: torch.device) -> str | None:
     return f"there are no native operators for {device.type}"
 
 
-def candidates(backend: str, device: torch.device, precision: str = "float32") -> list[Choice]:
+def candidates(
+    backend: str, device: torch.device, precision: str = "float32"
+) -> list[BackendChoice]:
     """The backends to try for images on `device`, best first.
 
     Args:
         backend: "auto", or a backend by name.
         device: where the images and the network are.
-        precision: of the call: in bfloat16 a network may run on chip.
+        precision: the call's; `auto` tries the chip in bfloat16 only.
 
     Raises:
         BackendError: the backend asked for by name cannot run there.
@@ -61,24 +76,26 @@ def candidates(backend: str, device: torch.device, precision: str = "float32") -
             '"autograd"'
         )
     if backend != "auto":
-        return [Choice(backend, "asked for by name")]
+        return [BackendChoice(backend, "asked for by name")]
     found = []
-    missing = native_on(device)
+    missing = missing_native(device)
     if missing is None and on_cuda and precision == "bfloat16":
-        found.append(Choice("onchip", "auto: most of the network fits in shared memory"))
+        found.append(BackendChoice("onchip", "auto: most of the network fits in shared memory"))
     if missing is None:
-        found.append(Choice("fused", "auto: the network is compiled to fused operators"))
+        found.append(BackendChoice("fused", "auto: the network is compiled to fused operators"))
     without = "" if missing is None else f" (fused: {missing})"
     if on_cuda:
         found.append(
-            Choice("graphed", f"auto: on {device} one recorded step is replayed K times{without}")
+            BackendChoice(
+                "graphed", f"auto: on {device} one recorded step is replayed K times{without}"
+            )
         )
-    found.append(Choice("autograd", f"auto: runs any network on any device{without}"))
+    found.append(BackendChoice("autograd", f"auto: runs any network on any device{without}"))
     return found
 
 
-def choose(backend: str, device: torch.device) -> Choice:
-    """The backend for images on `device`, as far as it can be told without the network.
+def choose(backend: str, device: torch.device) -> BackendChoice:
+    """The backend for images on `device` as far as it can be known without the network.
 
     Args:
         backend: "auto", or a backend by name.
@@ -91,12 +108,19 @@ def choose(backend: str, device: torch.device) -> Choice:
 
 
 class Engines:
-    """The backends of one network: chosen by name or by rule, with what they compiled kept."""
+    """The backends of one network, with what they have compiled and recorded."""
 
     def __init__(
         self, settings: Settings, network: nn.Module, plan: TuningPlan, *, measure: bool = False
     ) -> None:
-        """`settings` name the backend, or "auto"; `plan` and `measure` are the fused one's."""
+        """Compile nothing yet.
+
+        Args:
+            settings: its backend and precision decide what is tried.
+            network: the network.
+            plan: the fused backend's algorithm choices.
+            measure: whether the fused backend measures what the plan lacks.
+        """
         self._backend = settings.backend
         self._precision = settings.precision
         self.fused = FusedEngine(network, plan, measure=measure)
@@ -107,41 +131,67 @@ class Engines:
             "graphed": GraphedEngine(network),
             "autograd": AutogradEngine(),
         }
-        self._handed_over: torch.cuda.Event | None = None
-        # Why `auto` passed a backend over, for each kind of image.
-        self._refused: dict[object, dict[str, str]] = {}
+        self._buffers_read: torch.cuda.Event | None = None
+        # What `auto` tried to start and could not, by kind of images: backend → reason. Only
+        # `start` writes it, so that asking never changes what runs.
+        self._failures: dict[Hashable, dict[str, str]] = {}
 
-    def candidates(self, device: torch.device) -> list[Choice]:
+    def candidates(self, device: torch.device) -> list[BackendChoice]:
         """The backends to try for images on `device`; BackendError if none can run there."""
         return candidates(self._backend, device, self._precision)
 
-    def choice(self, device: torch.device, images: Tensor | None = None) -> Choice:
-        """The backend for images on `device`, and why; BackendError if it cannot run there.
+    def resolve(self, problem: Problem, images: Tensor) -> BackendChoice:
+        """Decide what runs images like these; the answer changes nothing.
+
+        A backend is passed over where an earlier call failed to start it on such images, or where
+        it cannot run this network on these. What only shows when a step is recorded, such as a
+        network that waits for the device, is not known before the first call.
+
+        Args:
+            problem: the call's.
+            images: (N, ...), N ≥ 1.
+
+        Raises:
+            BackendError: the backend asked for by name cannot run this network.
+        """
+        failures = dict(self._failures.get(_kind(images), {}))
+        for candidate in self.candidates(images.device):
+            if candidate.backend in failures and self._backend == "auto":
+                continue
+            try:
+                self._check(candidate.backend, problem, images)
+            except BackendError as error:
+                if self._backend != "auto":
+                    raise
+                failures[candidate.backend] = str(error)
+            else:
+                return _chosen(candidate, failures)
+        raise AssertionError("autograd runs every network")
+
+    def _check(self, backend: str, problem: Problem, images: Tensor) -> None:
+        """Raise BackendError where it is known without a step that the backend cannot run."""
+        if backend == "onchip":
+            if self._backend == "auto":
+                self.onchip.require_most(problem, images)
+            else:
+                self.onchip.network(problem, images)
+        elif backend == "fused":
+            self.fused.program(problem, images)
+
+    def last_choice(self, device: torch.device) -> BackendChoice:
+        """The backend for images on `device` as far as earlier calls tell, without images.
 
         Args:
             device: where images and network are.
-            images: images like those to come; without them, what was found out is that of the
-                last ones seen.
+
+        Raises:
+            BackendError: the backend asked for by name cannot run there.
         """
-        refused = self._refusals(images)
+        failures = next(reversed(self._failures.values())) if self._failures else {}
         for candidate in self.candidates(device):
-            if candidate.backend not in refused:
-                break
-        if not refused or self._backend != "auto":
-            return candidate
-        why = "; ".join(f"{name} was tried: {reason}" for name, reason in refused.items())
-        return Choice(candidate.backend, f"auto: {why}")
-
-    def _refusals(self, images: Tensor | None) -> dict[str, str]:
-        if images is not None:
-            return self._refused.get(_kind(images), {})
-        return next(reversed(self._refused.values())) if self._refused else {}
-
-    def refuse(self, backend: str, images: Tensor, reason: str) -> dict[str, str]:
-        """Remember that `auto` passes a backend over for images like these, and why."""
-        kind = _kind(images)
-        self._refused[kind] = {**self._refused.pop(kind, {}), backend: reason}
-        return self._refused[kind]
+            if candidate.backend not in failures:
+                return _chosen(candidate, failures)
+        raise AssertionError("autograd runs every network")
 
     def memory(self, problem: Problem, images: Tensor) -> MemoryPlan | None:
         """The compiled step's memory plan, or None where no compiled step will run.
@@ -151,11 +201,12 @@ class Engines:
             images: images like those to come, (N, ...).
         """
         tried = {candidate.backend for candidate in self.candidates(images.device)}
-        if not (tried - set(self._refusals(images))) & {"fused", "onchip"}:
+        tried -= set(self._failures.get(_kind(images), {}))
+        if not tried & {"fused", "onchip"}:
             return None
         try:
             return self.fused.memory(problem, images)
-        except BackendError:  # `start` meets it again, and says so or goes on to the next
+        except BackendError:  # `start` meets it again, and raises or goes on to the next backend
             return None
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
@@ -165,23 +216,28 @@ class Engines:
             BackendError: the backend asked for by name cannot run this network; `auto` goes on to
                 the next and remembers why.
         """
-        if self._handed_over is not None and images.is_cuda:
-            torch.cuda.current_stream(images.device).wait_event(self._handed_over)
-        refused = self._refused.get(_kind(images), {})
-        for candidate in self.candidates(images.device):
-            if candidate.backend in refused:
-                continue
+        if self._buffers_read is not None and images.is_cuda:
+            torch.cuda.current_stream(images.device).wait_event(self._buffers_read)
+        while True:  # at most once a backend: each failure rules one out
+            choice = self.resolve(problem, images)
             try:
-                if candidate.backend == "onchip" and self._backend == "auto":
-                    self.onchip.require_most(problem, images)
-                return self._engines[candidate.backend].start(problem, images)
+                trajectory = self._engines[choice.backend].start(problem, images)
             except BackendError as error:
                 if self._backend != "auto":
                     raise
-                refused = self.refuse(candidate.backend, images, str(error))
-        raise AssertionError("autograd runs every network")
+                self._remember(images, {**choice.failures, choice.backend: str(error)})
+            else:
+                self._remember(images, choice.failures)
+                return trajectory
 
-    def hand_over(self, device: torch.device) -> None:
+    def _remember(self, images: Tensor, failures: Mapping[str, str]) -> None:
+        """Keep, as the latest, why backends cannot run images like these."""
+        if failures:
+            kind = _kind(images)
+            self._failures.pop(kind, None)
+            self._failures[kind] = dict(failures)
+
+    def finish_reading(self, device: torch.device) -> None:
         """Remember when a finished iterate will have been read by this stream.
 
         The next trajectory may work in the same buffers, on another stream: it waits until then.
@@ -190,9 +246,17 @@ class Engines:
             device: where the iterate is.
         """
         if device.type == "cuda":
-            self._handed_over = torch.cuda.current_stream(device).record_event()
+            self._buffers_read = torch.cuda.current_stream(device).record_event()
 
 
-def _kind(images: Tensor) -> object:
-    """What a refusal may depend on."""
+def _chosen(candidate: BackendChoice, failures: Mapping[str, str]) -> BackendChoice:
+    """A candidate with the reason why it, and none before it, runs."""
+    if not failures:
+        return candidate
+    tried = "; ".join(f"{name} was tried: {reason}" for name, reason in failures.items())
+    return BackendChoice(candidate.backend, f"auto: {tried}", dict(failures))
+
+
+def _kind(images: Tensor) -> Hashable:
+    """What a failure may depend on."""
     return (images.shape[1:], images.device)

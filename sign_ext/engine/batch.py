@@ -1,7 +1,8 @@
-"""How many images a CUDA device works on at a time where nobody says: a fixed rule from numbers.
+"""How many images to work on at a time on a CUDA device where the caller does not say.
 
-The rule knows the device's kind, its memory and the program's memory plan, not what happens to be
-free: the same call gives the same batches, and so the same bits, on the same kind of device.
+It is a fixed rule of the device's kind, its memory and the program's memory plan, not of what
+happens to be free: the same call has the same batches, and so the same bits, on the same kind of
+device.
 """
 
 from __future__ import annotations
@@ -10,31 +11,35 @@ import math
 import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.program import bytes_in_words
 from sign_ext.compiler.memory_plan import MemoryPlan
 from sign_ext.engine.trajectory import Problem, iterate_dtype
-
-if TYPE_CHECKING:
-    from sign_ext.engine.backends import Engines
+from sign_ext.formatting import bytes_in_words
 
 DEFAULT_BATCH = 128  # images at a time where there is no GPU to fill
-# Positions of images that a multiprocessor is given at least, 32 images of 32×32: a step's short
-# kernels then take several times as long as their launches.
+# Positions of images for each multiprocessor at least, 32 images of 32×32: a step's short kernels
+# then take several times as long as their launches.
 POSITIONS = 1 << 15
 MOST_A_PROCESSOR = 64  # images, however small they are
-# Of the device's memory for one batch. The last batch of a call is smaller and records a step with
-# buffers of its own, and images and results are there too.
+# One batch may take the device's memory divided by this. The last batch of a call is smaller and
+# records a step with buffers of its own; images and results need memory too.
 SHARE = 4
-TENSOR_BYTES = 1 << 31  # of one tensor: libraries leave their fast kernels beyond 32-bit offsets
-# What autograd keeps for each position of an image in float32 where no plan says it: DenseNet-121
-# and Inception-ResNet-v2 keep 2 to 3 kB.
+TENSOR_BYTES = 1 << 31  # of one tensor: libraries have no fast kernels for offsets beyond 32 bits
+# Bytes that autograd is taken to keep for each position of an image in float32, where there is no
+# memory plan: DenseNet-121 and Inception-ResNet-v2 keep 2 to 3 kB.
 UNPLANNED = 4096
 ITERATES = 4  # tensors of the images' size: iterate, velocity, δ, the network's input
+
+
+class MemoryPlanner(Protocol):
+    """What says how much memory a step needs: `sign_ext.engine.backends.Engines`."""
+
+    def memory(self, problem: Problem, images: Tensor) -> MemoryPlan | None:
+        """The compiled step's memory plan, or None where no compiled step will run."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Need:
 
     Attributes:
         positions: H·W, or D·H·W.
-        bytes: of memory while a step runs.
-        tensor: bytes of the largest tensor's part, or 0 where it is not known.
+        bytes: memory while a step runs.
+        tensor: its share of the largest tensor in bytes, or 0 where that is not known.
     """
 
     positions: int
@@ -53,7 +58,7 @@ class Need:
 
 
 def need_of(images: Tensor, iterate: torch.dtype, plan: MemoryPlan | None) -> Need:
-    """What an image needs by a memory plan, or where there is none by its size.
+    """What an image needs: by the memory plan, or where there is none by its size.
 
     Args:
         images: (N, C, H, W) or (N, C, D, H, W).
@@ -69,10 +74,10 @@ def need_of(images: Tensor, iterate: torch.dtype, plan: MemoryPlan | None) -> Ne
 
 
 def images_at_once(processors: int, memory: int, need: Need) -> int:
-    """The rule: a power of two for each multiprocessor, as many as are useful and as fit.
+    """The rule: for each multiprocessor the largest power of two that is useful and fits.
 
-    Blocks that share a multiprocessor, 1, 2, 4 or 8 of them, then fill it too. Where memory holds
-    less than one image for each, it is as many as it holds.
+    A power of two is divided evenly among the 1, 2, 4 or 8 blocks that share a multiprocessor.
+    Where memory holds less than one image for each multiprocessor, it is as many as it holds.
 
     Args:
         processors: the device's multiprocessors.
@@ -108,13 +113,13 @@ def batch_by_rule(device: torch.device, need: Need) -> int:
 
 
 def batch_that_fits(batch: int, need: Need, processors: int, free: int) -> int:
-    """The rule's batch, or what fits into less memory than it counted on.
+    """The rule's batch, or a smaller one where less memory is free than the rule assumes.
 
     Args:
         batch: images.
         need: what one image needs.
         processors: the device's multiprocessors.
-        free: bytes that can still be had.
+        free: bytes that can still be allocated.
     """
     if batch * need.bytes <= free:
         return batch
@@ -122,7 +127,7 @@ def batch_that_fits(batch: int, need: Need, processors: int, free: int) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process can still have: the device's, and what PyTorch keeps unused.
+    """Bytes that this process can still allocate: the device's, and what PyTorch keeps unused.
 
     Args:
         device: a CUDA device.
@@ -132,17 +137,17 @@ def free_memory(device: torch.device) -> int:
 
 
 class Batches:
-    """The batch sizes of one transform, each decided once for its kind of image and then kept."""
+    """The batch sizes of one transform, each decided once for a kind of image."""
 
-    def __init__(self, engines: Engines, asked: int | None) -> None:
+    def __init__(self, planner: MemoryPlanner, asked: int | None) -> None:
         """`asked` is the caller's number, or None for the rule."""
-        self._engines = engines
+        self._planner = planner
         self._asked = asked
         self._rules: dict[Hashable, tuple[int, Need]] = {}
         self._sizes: dict[Hashable, int] = {}
 
     def rule(self, problem: Problem, images: Tensor) -> int:
-        """How many images like these are worked on at a time, if there are as many.
+        """How many images like these to work on at a time, if there are so many.
 
         Args:
             problem: the call's.
@@ -154,39 +159,44 @@ class Batches:
             return DEFAULT_BATCH
         return self._rule(problem, images)[0]
 
-    def _rule(self, problem: Problem, images: Tensor) -> tuple[int, Need]:
+    def _rule(self, problem: Problem, images: Tensor, *, keep: bool = False) -> tuple[int, Need]:
+        """The rule's number and the need that it follows from; kept only where a call is to run."""
         key = (images.shape[1:], images.device, problem.model_dtype)
-        if key not in self._rules:
-            plan = self._engines.memory(problem, images)
-            need = need_of(images, iterate_dtype(problem.model_dtype), plan)
-            self._rules[key] = (batch_by_rule(images.device, need), need)
-        return self._rules[key]
+        if key in self._rules:
+            return self._rules[key]
+        plan = self._planner.memory(problem, images)
+        need = need_of(images, iterate_dtype(problem.model_dtype), plan)
+        found = (batch_by_rule(images.device, need), need)
+        if keep:
+            self._rules[key] = found
+        return found
 
     def size(self, problem: Problem, images: Tensor) -> int:
-        """How many of these images to work on at a time; a warning where memory is short.
+        """How many of these images to work on at a time; warns where memory is short.
 
         Args:
             problem: the call's.
             images: all of the call's, (N, ...), N ≥ 1.
         """
-        size = min(self.rule(problem, images), len(images))
         if self._asked is not None or images.device.type != "cuda":
-            return size
-        # Looked at once: what a recorded step holds is not free in the next call.
+            return min(self.rule(problem, images), len(images))
+        by_rule, need = self._rule(problem, images, keep=True)
+        size = min(by_rule, len(images))
+        # Decided once: in the next call the memory that the recorded step holds is not free.
         key = (size, images.shape[1:], images.device, problem.model_dtype)
         if key not in self._sizes:
-            self._sizes[key] = self._that_fits(size, self._rule(problem, images)[1], images.device)
+            self._sizes[key] = self._fitting(size, need, images.device)
         return self._sizes[key]
 
-    def _that_fits(self, size: int, need: Need, device: torch.device) -> int:
+    def _fitting(self, size: int, need: Need, device: torch.device) -> int:
         free = free_memory(device)
         processors = torch.cuda.get_device_properties(device).multi_processor_count
         fits = batch_that_fits(size, need, processors, free)
         if fits < size:
             warnings.warn(
-                f"{size:,} images at a time take about {bytes_in_words(size * need.bytes)} and "
-                f"{bytes_in_words(free)} are free on {device}: it is {fits:,} at a time, and last "
-                "bits may differ from a call with more memory. Pass batch_size to settle it",
+                f"{size:,} images at a time need about {bytes_in_words(size * need.bytes)}, and "
+                f"{bytes_in_words(free)} are free on {device}: using {fits:,} at a time. The last "
+                "bits may differ from a call with more memory. Pass batch_size to fix the number",
                 RuntimeWarning,
                 stacklevel=5,
             )

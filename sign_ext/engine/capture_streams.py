@@ -1,14 +1,14 @@
-"""Streams to record steps on, one for each recorded step that is alive.
+"""CUDA streams to record steps on: one for each recorded step that is alive.
 
 cuBLAS works in memory that PyTorch keeps for each pair of a handle (one a thread) and a stream, and
-a recorded step has that memory's address in it. Two steps recorded on one stream would write there
-at the same time if they were replayed at the same time, and since pytorch#175276 dropping either of
+a recorded step holds that memory's address. Two steps recorded on one stream would write there at
+the same time if they were replayed at the same time, and since pytorch#175276 dropping either of
 them frees the memory under the other (pytorch#193402). So a stream belongs to one recorded step for
-as long as that is alive; the next step that takes it finds its memory too. That is 32 MiB a stream
-and handle on Hopper, 8 MiB elsewhere, unless CUBLAS_WORKSPACE_CONFIG says otherwise.
+as long as the step is alive. The next step that takes the stream reuses its memory: 32 MiB for each
+stream and handle on Hopper, 8 MiB elsewhere, unless CUBLAS_WORKSPACE_CONFIG says otherwise.
 
-PyTorch hands out 32 streams of a device in turn. Where more steps than that are alive some share a
-stream, and the replays of those wait for each other.
+PyTorch hands out 32 streams of a device in turn. Where more steps are alive than that, some share a
+stream, and their replays wait for each other.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class CaptureStream:
 
     Attributes:
         stream: a `torch.cuda.Stream`.
-        steps: how many recorded on it are alive.
-        broken: whether a failed capture may have left it in the middle of one.
-        last: the event behind the last replay, where several steps share the stream.
-        lock: held while a replay of several is queued.
+        steps: how many steps recorded on it are alive.
+        broken: whether a capture on it failed: it may still be capturing, and is not used again.
+        last: the event after the last replay, where several steps share the stream.
+        lock: held while one of several steps that share it is queued.
     """
 
     stream: Any
@@ -48,35 +48,37 @@ class CaptureStream:
 
 
 class CaptureStreams:
-    """Gives out streams of devices and takes them back."""
+    """Lends out the streams of each device."""
 
     def __init__(self, make: Callable[[torch.device], Any] = torch.cuda.Stream) -> None:
-        """`make` asks PyTorch for the next of a device's streams."""
+        """`make` asks PyTorch for the next of a device's streams, in turn."""
         self._make = make
         self._known: dict[torch.device, list[CaptureStream]] = {}
         self._lock = threading.Lock()
 
     def take(self, device: torch.device) -> CaptureStream:
-        """A stream that no recorded step has; where all are taken, the one that fewest share.
+        """A stream that no recorded step uses; where all are in use, one that the fewest share.
 
         Args:
             device: a CUDA device.
         """
         with self._lock:
             known = self._known.setdefault(device, [])
-            whole = [each for each in known if not each.broken]
-            free = next((each for each in whole if not each.steps), None)
-            taken = free or self._another(device, known)
-            if taken is None:
-                # Where all are broken, a new one has to do.
-                taken = min(whole, key=lambda each: each.steps, default=None) or CaptureStream(
-                    self._make(device)
-                )
+            usable = [each for each in known if not each.broken]
+            # A free stream first, which has its cuBLAS memory already.
+            taken = next((each for each in usable if not each.steps), None)
+            taken = taken or self._new_stream(device, known)
+            taken = taken or min(usable, key=lambda each: each.steps, default=None)
+            if taken is None:  # all 32 are broken: one of them has to do
+                taken = CaptureStream(self._make(device))
             taken.steps += 1
             return taken
 
-    def _another(self, device: torch.device, known: list[CaptureStream]) -> CaptureStream | None:
-        """One that was not given out before, or None."""
+    def _new_stream(self, device: torch.device, known: list[CaptureStream]) -> CaptureStream | None:
+        """A stream that was not lent before, or None.
+
+        Others take from PyTorch's pool as well, so the next in turn may be one that is known.
+        """
         for _ in range(STREAMS):
             stream = self._make(device)
             if all(stream != each.stream for each in known):
@@ -85,7 +87,7 @@ class CaptureStreams:
         return None
 
     def give_back(self, stream: CaptureStream) -> None:
-        """A step recorded on it is no more.
+        """A step recorded on it was dropped, or its capture failed.
 
         Args:
             stream: from `take`.
@@ -112,6 +114,8 @@ class RecordedStep:
         if not on.is_shared:
             self._graph.replay()
             return
+        # Replays on different streams would use the same cuBLAS memory at once: each waits for the
+        # one before. The lock keeps another thread from queueing between the wait and the record.
         with on.lock:
             current = torch.cuda.current_stream(on.stream.device)
             if on.last is not None:
@@ -120,6 +124,10 @@ class RecordedStep:
             on.last = current.record_event()
 
     def __del__(self) -> None:
-        """The graph goes first: PyTorch may free the stream's cuBLAS memory with it."""
+        """Drop the graph first: PyTorch may free the stream's cuBLAS memory with it.
+
+        Were the stream given back before, another step could be recorded on it, with the address of
+        that memory, while it is freed.
+        """
         self._graph = None
         self._streams.give_back(self._stream)

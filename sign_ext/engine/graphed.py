@@ -1,13 +1,17 @@
 """The `graphed` backend: one step recorded as a CUDA graph for each batch shape, replayed K times.
 
 A step of a small network is hundreds of short kernels; replaying a graph launches them all at
-once, with no Python, allocation or synchronisation between them.
+once, with no Python, allocation or synchronisation between them. `record_cuda_graph` serves the
+compiled backends too.
+
+A capture that fails half-way leaves PyTorch's random generator and allocator in the middle of it.
+So the usual cause, a forward pass that reads a value back to the host, is looked for in a warm-up
+step, before anything is captured.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,20 +19,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.trace import structure_key
 from sign_ext.engine.capture_streams import CaptureStream, CaptureStreams, RecordedStep
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import BackendError
 
-# Find out that a step waits for the device before it is captured as a CUDA graph.
-#
-# A capture that fails half-way leaves PyTorch's random generator and allocator in the middle of it,
-# so the usual cause, a forward pass that reads a value back, is looked for in a warm-up step.
+# From a step and its device to a function that replays it.
+Record = Callable[[Callable[[], None], torch.device], Callable[[], None]]
 
+WARM_UP_STEPS = 3  # libraries load and pick algorithms in the first steps, which no graph may hold
+GRAPHS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
+
+_capture_lock = threading.Lock()  # CUDA captures one graph at a time in a process
+_streams = CaptureStreams()
 
 _aten = torch.ops.aten
-# A value, or a shape that depends on values, has to come back before Python can go on.
-_WAITING = {
+# Operations after which the host needs a value, or a shape that depends on values, to go on.
+_HOST_SYNCS = {
     _aten._local_scalar_dense.default: "reads a value back (.item(), or a branch on a tensor)",
     _aten.equal.default: "compares tensors and branches on it",
     _aten.nonzero.default: "makes a tensor whose size depends on values (nonzero)",
@@ -38,8 +46,15 @@ _WAITING = {
 }
 
 
-class _RefuseWaiting(TorchDispatchMode):
-    """Raises at the first operation that makes the host wait; of this thread only."""
+def _not_capturable(reason: str) -> BackendError:
+    return BackendError(
+        f"a step of this network cannot be captured as a CUDA graph: {reason}. "
+        'backend="autograd" runs it'
+    )
+
+
+class _ForbidHostSync(TorchDispatchMode):
+    """Raises at the first operation of this thread that makes the host wait for the device."""
 
     def __torch_dispatch__(
         self,
@@ -48,18 +63,15 @@ class _RefuseWaiting(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        reason = _WAITING.get(func)
-        if func is _aten._to_copy.default and _leaves_the_device(args[0], kwargs or {}):
+        reason = _HOST_SYNCS.get(func)
+        if func is _aten._to_copy.default and _copies_to_host(args[0], kwargs or {}):
             reason = "copies a tensor to the host"
         if reason is not None:
-            raise BackendError(
-                f"a step of this network cannot be captured as a CUDA graph: it {reason}. "
-                'backend="autograd" runs it'
-            )
+            raise _not_capturable(f"it {reason}")
         return func(*args, **(kwargs or {}))
 
 
-def _leaves_the_device(tensor: Tensor, options: Mapping[str, Any]) -> bool:
+def _copies_to_host(tensor: Tensor, options: Mapping[str, Any]) -> bool:
     target = options.get("device")
     return tensor.is_cuda and target is not None and torch.device(target).type == "cpu"
 
@@ -70,18 +82,8 @@ def forbid_host_sync(step: Callable[[], object]) -> None:
     Args:
         step: what is to be captured later.
     """
-    with _RefuseWaiting():
+    with _ForbidHostSync():
         step()
-
-
-Record = Callable[[Callable[[], None], torch.device], Callable[[], None]]
-
-WARM_UP_STEPS = 3  # libraries load and pick algorithms in the first steps, which no graph may hold
-GRAPHS_KEPT = 4  # shapes at a time: a full batch, a partial one, and a change of mind
-
-
-_recording = threading.Lock()  # CUDA captures one graph at a time in a process
-_streams = CaptureStreams()
 
 
 def record_cuda_graph(step: Callable[[], object], device: torch.device) -> Callable[[], None]:
@@ -90,9 +92,9 @@ def record_cuda_graph(step: Callable[[], object], device: torch.device) -> Calla
     Steps recorded by separate calls may be replayed at the same time.
 
     Raises:
-        BackendError: the step cannot be captured, because it waits for the device, say.
+        BackendError: the step cannot be captured, for example because it waits for the device.
     """
-    with _recording:
+    with _capture_lock:
         on = _streams.take(device)
         try:
             graph = _capture(step, device, on)
@@ -105,10 +107,16 @@ def record_cuda_graph(step: Callable[[], object], device: torch.device) -> Calla
 def _capture(
     step: Callable[[], object], device: torch.device, on: CaptureStream
 ) -> torch.cuda.CUDAGraph:
-    """Warm up and capture on a stream."""
+    """Warm up and capture on one stream.
+
+    The warm-up runs on the capture stream, so that what libraries keep for each stream, such as
+    cuBLAS's workspace, exists before the capture. It uses buffers that the current stream may have
+    yet to write, and writes some that the current stream will use: each waits for the other.
+    """
     graph = torch.cuda.CUDAGraph()
     stream = on.stream
-    # The innermost of these puts the current stream back, which a failed capture would not.
+    # A capture that fails does not restore the current stream: the inner context, which sets what
+    # is current already, does so when it is left.
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
@@ -117,25 +125,22 @@ def _capture(
                 step()
         torch.cuda.current_stream(device).wait_stream(stream)
         try:
-            # Other threads (a data loader pinning memory, say) may go on using CUDA meanwhile.
+            # Other threads, such as a data loader that pins memory, may go on using CUDA.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 step()
         except RuntimeError as error:
-            on.broken = True  # it may be left in the middle of the capture
-            reason = str(error).strip().splitlines()[0]
-            raise BackendError(
-                f"a step of this network cannot be captured as a CUDA graph: {reason}. "
-                'backend="autograd" runs it'
-            ) from error
+            on.broken = True  # it may still be capturing
+            raise _not_capturable(str(error).strip().splitlines()[0]) from error
     return graph
 
 
 class GraphedTrajectory(Trajectory):
-    """A trajectory whose step is recorded on its first use and replayed from then on."""
+    """A trajectory whose step is recorded when it is made and replayed from then on."""
 
     def __init__(self, problem: Problem, images: Tensor, record: Record) -> None:
         """Allocate the buffers and record a step on them."""
         super().__init__(problem, images)
+        # Warm-up steps are real steps: they need finite images, and `start` resets what they moved.
         super().start(images)
         self._replay = record(self.step, images.device)
 
@@ -146,9 +151,9 @@ class GraphedTrajectory(Trajectory):
 
 
 def weights_key(model: nn.Module) -> tuple[object, ...]:
-    """Where a network's weights live: a graph reads these addresses, whatever they hold.
+    """Where a network's weights are in memory: a graph reads these addresses.
 
-    Weights changed in place are therefore seen by a recorded graph; weights put in other memory
+    Weights changed in place are therefore seen by a recorded graph; weights in other memory
     (`model.to`, a replaced parameter) change the key, and the step is recorded anew.
     """
     tensors = [*model.parameters(), *model.buffers()]
@@ -164,21 +169,18 @@ class GraphedEngine:
         """Keep graphs of `model`; `record` turns a step into its replay."""
         self._model = model
         self._record = record
-        self._kept: OrderedDict[object, GraphedTrajectory] = OrderedDict()
+        self._kept: BoundedCache[object, GraphedTrajectory] = BoundedCache(GRAPHS_KEPT)
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, ...), which are copied.
 
         It is valid until the next call that starts one of the same shape.
         """
-        where = (images.shape, images.dtype, images.device)
+        batch = (images.shape, images.dtype, images.device)
         network = (structure_key(self._model), weights_key(self._model))
-        key = (where, problem.settings, problem.memory_format, network)
-        trajectory = self._kept.pop(key, None)
-        if trajectory is None:
-            while len(self._kept) >= GRAPHS_KEPT:
-                self._kept.popitem(last=False)
-            trajectory = GraphedTrajectory(problem, images, self._record)
-        self._kept[key] = trajectory
+        key = (batch, problem.settings, problem.memory_format, network)
+        trajectory = self._kept.get_or_make(
+            key, lambda: GraphedTrajectory(problem, images, self._record)
+        )
         trajectory.start(images)
         return trajectory

@@ -1,4 +1,4 @@
-"""How long a call takes: on a GPU by its own clock, since a launch returns before its end."""
+"""How long a call takes, and the most that this machine can do in that time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from dataclasses import dataclass
 
 import torch
 
+REPEATS = 5  # of each measurement of a ceiling, of which the fastest counts
+
 
 def clock(work: Callable[[], object], calls: int, device: torch.device) -> float:
-    """Seconds that one of several calls takes, by CUDA events on a GPU and by the clock else.
+    """Seconds that one of several calls takes.
+
+    On a GPU they are timed by CUDA events on the stream, since a launch returns before the work is
+    done; elsewhere by the host's clock.
 
     Args:
         work: what is timed.
-        calls: how often, together: more where one call is shorter than a launch.
+        calls: how often it is called in one measurement: more where a call is shorter than its
+            launch.
         device: where it computes.
 
     Example:
@@ -38,15 +44,9 @@ def clock(work: Callable[[], object], calls: int, device: torch.device) -> float
     return begin.elapsed_time(end) / 1e3 / calls
 
 
-# What this machine can do at most: its rate of matrix products, its bandwidth of copies.
-
-
-REPEATS = 5
-
-
 @dataclass(frozen=True)
 class Ceilings:
-    """Measured once in a process.
+    """The most that a device does, measured once in a process.
 
     Attributes:
         flops: floating-point operations a second of a large matrix product.
@@ -55,12 +55,6 @@ class Ceilings:
 
     flops: float
     bandwidth: float
-
-
-def _fastest(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of a few runs."""
-    work()
-    return min(clock(work, 1, device) for _ in range(REPEATS))
 
 
 @functools.cache
@@ -80,5 +74,11 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     source = torch.randn((1 << 28 if on_cuda else 1 << 24), device=device)
     target = torch.empty_like(source)
     copy = _fastest(lambda: target.copy_(source), device)
-    moved = 2 * source.numel() * source.element_size()
-    return Ceilings(2 * size**3 / product, moved / copy)
+    copied = 2 * source.numel() * source.element_size()
+    return Ceilings(2 * size**3 / product, copied / copy)
+
+
+def _fastest(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest of a few runs, after one to warm up."""
+    work()
+    return min(clock(work, 1, device) for _ in range(REPEATS))

@@ -1,4 +1,10 @@
-"""One batch's walk p*_0 = p, p*_1, …, p*_K: its buffers, one step, and what is watched."""
+"""One batch's trajectory p*_0 = p, p*_1, …, p*_K: its buffers, its steps, and what is watched.
+
+`Trajectory` itself is the `autograd` backend: any module, on any device, one eager forward and
+backward pass a step. It is leaner than a naive loop already: parameters are frozen, so no weight
+gradient is computed, and networks of 2-d convolutions run in channels_last. The other backends
+derive from it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sign_ext.change import exceeds_rounding
 from sign_ext.ops import sign_update_
 from sign_ext.ops.watch import NEVER, new_counts, new_watch, reset_counts
 from sign_ext.settings import Settings
@@ -40,44 +47,6 @@ class Problem:
         return torch.autocast(device.type, torch.bfloat16, enabled=wanted, cache_enabled=False)
 
 
-def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """A caller's autocast switched off for a device.
-
-    Args:
-        device: where the work is.
-    """
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
-_switching = threading.Lock()
-_holders: list[tuple[bool, bool]] = []  # for each of them what the switches were before the first
-
-
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """No gradients, no caller's autocast, and the library's deterministic algorithms only.
-
-    The switches belong to the process: the last of several threads puts them back.
-
-    Args:
-        device: where the work is.
-    """
-    cudnn = torch.backends.cudnn
-    with _switching:
-        _holders.append(_holders[0] if _holders else (cudnn.benchmark, cudnn.deterministic))
-        cudnn.benchmark, cudnn.deterministic = False, True
-    try:
-        with torch.no_grad(), without_autocast(device):
-            yield
-    finally:
-        with _switching:
-            before = _holders.pop()
-            if not _holders:
-                cudnn.benchmark, cudnn.deterministic = before
-
-
 def iterate_dtype(model_dtype: torch.dtype) -> torch.dtype:
     """float64 for a float64 network, else float32: p* is never kept in fewer bits than that."""
     return torch.float64 if model_dtype == torch.float64 else torch.float32
@@ -90,11 +59,53 @@ def memory_format(network: nn.Module, images: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """The caller's autocast switched off for a device.
+
+    Args:
+        device: where the work is.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+_switch_lock = threading.Lock()
+# One entry for each `repeatable` that is open: cuDNN's switches as they were before the first one.
+_saved_switches: list[tuple[bool, bool]] = []
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """No gradients, no caller's autocast, and the library's deterministic algorithms only.
+
+    cuDNN's switches belong to the process: where several threads are inside, the last to leave
+    restores them.
+
+    Args:
+        device: where the work is.
+    """
+    cudnn = torch.backends.cudnn
+    with _switch_lock:
+        before = _saved_switches[0] if _saved_switches else (cudnn.benchmark, cudnn.deterministic)
+        _saved_switches.append(before)
+        cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        with torch.no_grad(), without_autocast(device):
+            yield
+    finally:
+        with _switch_lock:
+            before = _saved_switches.pop()
+            if not _saved_switches:
+                cudnn.benchmark, cudnn.deterministic = before
+
+
 class Trajectory:
     """The iterate of one batch and its next steps.
 
     Every tensor that a step writes is allocated here, once, so that a step can be recorded and
-    replayed, and nothing in a step waits for the device: trouble is noted in tensors and read once.
+    replayed. Nothing in a step waits for the device: steps note on the device whether they were
+    finite, and the host reads that once, after the last one.
     """
 
     def __init__(self, problem: Problem, images: Tensor) -> None:
@@ -106,12 +117,19 @@ class Trajectory:
         self.velocity = torch.empty_like(self.iterate) if settings.momentum else None
         # δ at p, where it is taken once for all steps.
         self.delta = torch.empty_like(self.iterate) if settings.linearize_at == "input" else None
-        # The largest |δ| and |p + step_size · v| of all steps; how many, and the first bad one.
+        # The watch is the largest |δ| and |p + step_size · v| of all steps so far; the counts are
+        # the number of steps and the first bad one (`sign_ext.ops.watch`).
         self._watch = new_watch(dtype, images.device)
         self._counts = new_counts(images.device)
 
     def start(self, images: Tensor) -> None:
-        """p*_0 = p: begin anew from `images`, which are copied."""
+        """p*_0 = p: restart from `images`, which are copied into the same buffers.
+
+        The order matters. Recorded graphs hold the buffers' addresses, so buffers are written and
+        never replaced. δ at p reads the iterate and comes after it. And everything is written on
+        the current stream, where the steps are replayed as well: they wait for these writes, and
+        these for the steps before.
+        """
         self.iterate.copy_(images)
         if self.velocity is not None:
             self.velocity.zero_()
@@ -152,23 +170,23 @@ class Trajectory:
             )
 
     def first_bad_step(self) -> int:
-        """The first step (from 1) that was not finite, or 0. Waits for the device."""
+        """The first step (from 1) that was not finite for some image, or 0. Waits for the device.
+
+        A step is bad when its δ, or its p + step_size · v before the clamp, has a NaN or an
+        infinity; after the clamp an infinity would look like a bound. The watch is a running
+        maximum in which NaN stays, so every later step finds it bad as well: of their numbers the
+        update operator keeps the smallest.
+        """
         first = int(self._counts[1])
         return 0 if first == NEVER else first
 
     def moved(self) -> bool:
-        """Whether the steps could move any variable by its last bit. Waits for the device."""
+        """Whether the steps so far moved these images beyond rounding. Waits for the device."""
         settings = self.problem.settings
+        # A velocity sums to at most |δ| / (1 - μ), so no variable went further than this.
         factor = abs(settings.step_size) / (1 - settings.momentum)
         reach = self._watch[0] * factor * self._counts[0]
-        unit = torch.finfo(self.iterate.dtype).eps * self.iterate.abs().amax()
-        return bool(reach > unit)
-
-
-# The `autograd` backend: any module, on any device, one eager forward and backward a step.
-#
-# It is already leaner than a naive loop: parameters are frozen, so no weight gradient is computed,
-# and networks of 2-d convolutions run in channels_last.
+        return exceeds_rounding(reach, self.iterate)
 
 
 class AutogradEngine:

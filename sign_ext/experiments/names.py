@@ -1,4 +1,4 @@
-"""The experiments' names, for the command line, which reads them before anything heavy."""
+"""The experiments' names, apart from the registry: the command line reads them without torch."""
 
 from __future__ import annotations
 

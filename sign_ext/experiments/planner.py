@@ -1,34 +1,70 @@
-"""Stages from names: what "SIGN on MobileNetV2, seed 3" means at a scale."""
+"""From names to stages: what "SIGN on MobileNetV2, seed 3" means at a scale."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sign_ext.data import fingerprint, load_ood
-from sign_ext.experiments.recipes.methods import METHODS
 from sign_ext.experiments.scale import NetworkSettings, Scale, Task
 from sign_ext.experiments.stages.measure import Classify
 from sign_ext.experiments.stages.networks import Calibrate, Network, Train, Transform
-from sign_ext.experiments.stages.policy_search import Search
+from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.runner import StageRunner
 from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.experiments.stages.stage import Stage
+from sign_ext.training import steps_per_epoch
 
 Protocol = Literal["epochs", "steps"]
 PROTOCOLS: Mapping[Protocol, str] = {"epochs": "equal epochs", "steps": "equal gradient steps"}
 
 
 @dataclass(frozen=True)
+class Method:
+    """A way to train that tables compare.
+
+    Attributes:
+        label: in tables, the paper's own where it has one.
+        augment: augmentations of each batch, in order.
+        sign: whether SIGN's versions join the training set.
+        note: what the paper leaves open; "" for nothing.
+    """
+
+    label: str
+    augment: tuple[str, ...]
+    sign: bool = False
+    note: str = ""
+
+
+METHODS = {
+    "none": Method("Baseline", ()),
+    "classical": Method("Classical", ("classical",)),
+    "mixup": Method(
+        "mixup", ("classical", "mixup"), note="α = 1, on top of classical augmentation"
+    ),
+    "sign": Method("SIGN", ("classical",), sign=True, note="with classical augmentation"),
+    "sign_alone": Method("SIGN alone", (), sign=True, note="without any other augmentation"),
+    "deepaugment": Method("DeepAugment", ("deepaugment",)),
+    "deepaugment_sign": Method(
+        "DeepAugment + SIGN",
+        ("deepaugment",),
+        sign=True,
+        note="policies learned on the originals, applied to both; Φ trained classically",
+    ),
+}
+
+
+@dataclass(frozen=True)
 class StagePlanner:
-    """Builds the stages of a scale; the same request gives a stage of the same key.
+    """Builds the stages of a scale; equal requests give stages with equal keys.
 
     Attributes:
         scale: all settings.
         seeds: in order.
         sources: reads the data.
-        runner: knows the outcomes of stages that are done.
+        runner: knows the outcomes of finished stages.
     """
 
     scale: Scale
@@ -37,7 +73,7 @@ class StagePlanner:
     runner: StageRunner
 
     def numbers(self, stage: Stage) -> Mapping[str, Any]:
-        """What a finished stage found."""
+        """The numbers of a finished stage."""
         outcome = self.runner.outcome(stage)
         if outcome is None:
             raise RuntimeError(f"{stage.title()} is not done yet")
@@ -52,16 +88,16 @@ class StagePlanner:
         return self.scale.tasks[self.network(network).task]
 
     def source(self, task: Task) -> Source:
-        """The images of a task, their fingerprint filled in (which reads them)."""
-        return self.sources.resolved(
+        """The images of a task, with their fingerprint, for which they are read."""
+        return self.sources.with_fingerprint(
             Source(
                 task.data, task.train_size, task.validation_size, task.test_size, task.image_size
             )
         )
 
-    def images(self, task: Task, part: str = "train") -> int:
+    def image_count(self, task: Task, part: str = "train") -> int:
         """How many images a part of a task has."""
-        return len(getattr(self.sources.read(self.source(task)), part))
+        return len(self.sources.read(self.source(task)).part(part))
 
     def train(
         self,
@@ -80,17 +116,16 @@ class StagePlanner:
             network: its name in the scale.
             method: a key of METHODS.
             seed: of initial weights, batch order and augmentation.
-            protocol: "epochs" gives every method the scale's epochs; "steps" gives methods whose
-                training set is not enlarged as many gradient steps as SIGN takes in them.
+            protocol: "epochs" gives every method the scale's epochs; "steps" gives methods without
+                SIGN, whose training set is smaller, as many gradient steps as SIGN takes.
             aleatoric: with the two heads of Section 3.2.
             sign: versions that join the training set instead of those of the network's own Φ.
             versions: K of those that join; all of them if empty.
         """
         settings, task, how = self.network(network), self.task(network), METHODS[method]
-        images = self.images(task)
         stage = Train(
             source=self.source(task),
-            images=images,
+            images=self.image_count(task),
             network=Network(settings.model, settings.options, aleatoric),
             settings=settings.train_settings(task.batch_size, seed),
             augment=how.augment,
@@ -102,7 +137,7 @@ class StagePlanner:
         )
         if how.sign or protocol == "epochs":
             return stage
-        return as_many_steps(stage, 1 + len(self.scale.sign.snapshots))
+        return with_equal_steps(stage, 1 + len(self.scale.sign.snapshots))
 
     def phi(self, network: str, seed: int) -> Train:
         """Φ: the same architecture trained on the originals, as the table's own baseline is."""
@@ -126,12 +161,12 @@ class StagePlanner:
         kept = tuple(sign.snapshots if snapshots is None else snapshots)
         return Transform(phi, self.calibrate(phi), factor, kept, part, sign.precision)
 
-    def search(self, task: Task, seed: int) -> Search:
+    def search(self, task: Task, seed: int) -> SearchPolicies:
         """DeepAugment's policies for a task."""
         search = self.scale.search
-        return Search(
+        return SearchPolicies(
             source=self.source(task),
-            child_images=min(search.child_images, self.images(task)),
+            child_images=min(search.child_images, self.image_count(task)),
             trials=search.trials,
             epochs=search.epochs,
             batch_size=task.batch_size,
@@ -143,35 +178,53 @@ class StagePlanner:
     def classify(self, stage: Train, network: str) -> Classify:
         """Accuracy on test images, clean and corrupted."""
         scale = self.scale
-        images = self.images(self.task(network), "test")
+        images = self.image_count(self.task(network), "test")
         return Classify(stage, images, scale.draws, scale.pixels, scale.sigma)
 
     def ood(self) -> dict[str, Any]:
         """The out-of-distribution set, with a fingerprint of its images."""
-        given = self.scale.ood
-        options = {name: value for name, value in given.items() if name != "name"}
-        images = load_ood(given["name"], self.sources.root, **options)
-        return {**given, "fingerprint": fingerprint(images)[:12]}
+        ood = self.scale.ood
+        options = {name: value for name, value in ood.items() if name != "name"}
+        images = load_ood(ood["name"], self.sources.root, **options)
+        return {**ood, "fingerprint": fingerprint(images)[:12]}
 
     def notes(self) -> tuple[str, ...]:
-        """What the data that was read really is, a line a set."""
+        """One line for each data set read: what it really is."""
         return self.sources.notes()
 
     def options(self, experiment: str, **defaults: Any) -> dict[str, Any]:
-        """An experiment's own options at this scale."""
-        given = self.scale.experiments.get(experiment, {})
-        unknown = [name for name in given if name not in defaults]
+        """An experiment's own options at this scale.
+
+        Args:
+            experiment: its name.
+            **defaults: every option that it has, with its default.
+
+        Raises:
+            ValueError: the scale sets an option that the experiment does not have.
+        """
+        own = self.scale.experiments.get(experiment, {})
+        unknown = [name for name in own if name not in defaults]
         if unknown:
             raise ValueError(
                 f"scale {self.scale.name!r}: experiments.{experiment} has no option "
-                f"{unknown[0]!r} (there are {', '.join(defaults)})"
+                f"{unknown[0]!r}; accepted: {', '.join(defaults)}"
             )
-        return {**defaults, **given}
+        return {**defaults, **own}
 
 
-def as_many_steps(stage: Train, versions: int) -> Train:
-    """The same training with as many gradient steps as a training set `versions` times as large."""
+def with_equal_steps(stage: Train, times: int) -> Train:
+    """The same training with as many gradient steps as on a training set `times` as large.
+
+    Args:
+        stage: training on the originals.
+        times: how much larger the other training set is.
+    """
     settings = stage.settings
-    steps = settings.total_steps(stage.images * versions)
-    longer = replace(settings, epochs=settings.epochs * versions + 1, max_steps=steps)
+    steps = settings.total_steps(stage.images * times)
+    # A last batch of one image joins the batch before it, so that `times` epochs of the originals
+    # can have fewer steps than one of the larger set. The first term is almost always the larger
+    # one, and stays because the number of epochs enters the keys of stages on disk.
+    enough = math.ceil(steps / steps_per_epoch(stage.images, settings.batch_size))
+    epochs = max(settings.epochs * times + 1, enough)
+    longer = replace(settings, epochs=epochs, max_steps=steps)
     return replace(stage, settings=longer)

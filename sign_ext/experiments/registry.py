@@ -6,20 +6,18 @@ from sign_ext.experiments.recipes import (
     delta_only,
     figure3_figure4,
     figure5,
-    figure6,
     isic,
     step_size,
-    table1,
+    table1_table4,
     table2_table3,
-    table4,
-    table5,
+    table5_figure6,
 )
 from sign_ext.experiments.recipes.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        table1.RECIPE,
+        table1_table4.TABLE1,
         figure3_figure4.FIGURE3,
         isic.RECIPE,
         figure3_figure4.FIGURE4,
@@ -27,9 +25,9 @@ RECIPES: dict[str, Recipe] = {
         delta_only.RECIPE,
         table2_table3.TABLE2,
         table2_table3.TABLE3,
-        table5.RECIPE,
-        figure6.RECIPE,
-        table4.RECIPE,
+        table5_figure6.TABLE5,
+        table5_figure6.FIGURE6,
+        table1_table4.TABLE4,
         step_size.RECIPE,
     )
 }

@@ -1,4 +1,4 @@
-"""Plan experiments, do their stages, tell what they found, and write the report."""
+"""Plan experiments, run their stages, summarize the outcomes, and write the report."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 
 from sign_ext.environment import commit, machine, versions
 from sign_ext.experiments.planner import StagePlanner
-from sign_ext.experiments.recipes.recipe import Plan
+from sign_ext.experiments.recipes.recipe import StagesByName
 from sign_ext.experiments.registry import RECIPES
 from sign_ext.experiments.scale import Scale
 from sign_ext.experiments.stages.runner import StageRunner, total_seconds
 from sign_ext.experiments.stages.sources import Sources
-from sign_ext.experiments.stages.stage import Stage, in_order
+from sign_ext.experiments.stages.stage import Stage, topological_order
 from sign_ext.progress import Reporter, Silent
+from sign_ext.report.results_page import write_report
 from sign_ext.report.schema import Experiment, Results
-from sign_ext.report.write import write_report
 
 
 @dataclass
@@ -44,16 +44,16 @@ class Reproduction:
     reporter: Reporter | None = None
 
     def __post_init__(self) -> None:
-        """Make the runner and the planner; the data of an experiment is read when it is planned."""
+        """Make the runner and the planner; an experiment's data is read when it is planned."""
         reporter = self.reporter or Silent()
         sources = Sources(self.data_root)
         self.runner = StageRunner(
             Path(self.out), torch.device(self.device), sources.read, reporter, self.data_root
         )
         self.planner = StagePlanner(self.scale, self.seeds, sources, self.runner)
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, StagesByName] = {}
 
-    def plan(self, name: str) -> Plan:
+    def plan(self, name: str) -> StagesByName:
         """The stages of one experiment."""
         if name not in self._plans:
             self._plans[name] = RECIPES[name].plan(self.planner)
@@ -61,56 +61,58 @@ class Reproduction:
 
     def stages(self) -> list[Stage]:
         """All stages of all experiments, inputs first, each once."""
-        return in_order([stage for name in self.names for stage in _leaves(self.plan(name))])
+        return topological_order(
+            [stage for name in self.names for stage in _seed_by_seed(self.plan(name))]
+        )
 
     def run(self, command: str = "") -> Results:
-        """Do what is missing, and write the report after each experiment that is finished.
+        """Run what is missing, and write the report after each finished experiment.
 
         Args:
-            command: the command line that asked for it, for the report.
+            command: the command line, for the report.
 
         Returns:
             What OUT/results.json holds.
         """
-        told: list[Experiment] = []
+        finished: list[Experiment] = []
         for name in self.names:
-            missing = self.runner.missing(_leaves(self.plan(name)))
-            self.runner.do(_leaves(self.plan(name)))
-            told.append(self._tell(name))
+            stages = _seed_by_seed(self.plan(name))
+            missing = self.runner.missing(stages)
+            self.runner.run(stages)
+            finished.append(self._summarize(name))
             if missing or name == self.names[-1]:
-                # A run that is stopped later leaves a whole report of what it has.
-                results = self._results(told, command)
+                # If the run is stopped later, the report has everything finished so far.
+                results = self._results(finished, command)
                 write_report(self.runner.out, results)
         return results
 
-    def _tell(self, name: str) -> Experiment:
+    def _summarize(self, name: str) -> Experiment:
         plan = self.plan(name)
-        found = {key: self.runner.do(stages) for key, stages in plan.items()}
+        outcomes = {key: self.runner.run(stages) for key, stages in plan.items()}
         seeds = " ".join(map(str, self.seeds))
         return replace(
-            RECIPES[name].summarize(self.planner, found),
+            RECIPES[name].summarize(self.planner, outcomes),
             command=f"sign-ext reproduce {name} --scale {self.scale.name} --only-seeds {seeds}",
-            seconds=total_seconds(self.runner, _leaves(plan)),
+            seconds=total_seconds(self.runner, _seed_by_seed(plan)),
         )
 
-    def _results(self, told: Sequence[Experiment], command: str) -> Results:
-        done = [stage for e in told for stage in _leaves(self.plan(e.name))]
-        settings = asdict(self.scale)
+    def _results(self, finished: Sequence[Experiment], command: str) -> Results:
+        stages = [stage for each in finished for stage in _seed_by_seed(self.plan(each.name))]
         return Results(
             scale=self.scale.name,
             seeds=self.seeds,
-            experiments=tuple(told),
+            experiments=tuple(finished),
             data=self.planner.notes(),
-            settings=settings,
+            settings=asdict(self.scale),
             machine=machine(self.device),
             versions=versions(),
             commit=commit(),
             command=command,
-            seconds=total_seconds(self.runner, done),
+            seconds=total_seconds(self.runner, stages),
         )
 
 
-def _leaves(plan: Plan) -> list[Stage]:
+def _seed_by_seed(plan: StagesByName) -> list[Stage]:
     """The stages of a plan, the first seed's before the second's."""
     most = max((len(stages) for stages in plan.values()), default=0)
     return [stages[i] for i in range(most) for stages in plan.values() if i < len(stages)]

@@ -1,4 +1,4 @@
-"""How large the experiments are: one YAML file a scale in sign_ext/configs, nothing in code."""
+"""How large the experiments are: a YAML file for each scale in sign_ext/configs, none in code."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Task:
 
     Attributes:
         data: a name for `load_data`.
-        batch_size: images a gradient step.
+        batch_size: images in a gradient step.
         train_size, validation_size, test_size: None takes all images.
         image_size: height and width in pixels; None takes the data set's own.
-        flips: whether a mirrored image is still an image of its class.
-        baseline: the method that Φ is trained by, a key of METHODS (the paper: classical
+        flips: whether a mirrored image still belongs to its class.
+        baseline: the method that trains Φ, a key of `planner.METHODS` (the paper: classical
             augmentation, and none for ISIC).
-        stand_in: says what it stands for, where it is not the paper's data; "" else.
+        stand_in: what it replaces, where it is not the paper's data; "" otherwise.
     """
 
     data: str
@@ -52,7 +52,7 @@ class NetworkSettings:
         task: the name of the task that it is trained on.
         epochs: passes over the training set (the paper: 100, BasicCNN 200).
         learning_rate, optimizer, weight_decay, schedule, precision: see `TrainSettings`.
-        note: what the paper leaves open, or where this is not the paper's network; "" else.
+        note: what the paper leaves open, or where this is not the paper's network; "" otherwise.
     """
 
     label: str
@@ -68,7 +68,7 @@ class NetworkSettings:
     note: str = ""
 
     def train_settings(self, batch_size: int, seed: int, **changes: Any) -> TrainSettings:
-        """These settings for the training loop."""
+        """The settings of a training run."""
         names = ("epochs", "learning_rate", "optimizer", "weight_decay", "schedule", "precision")
         own = {name: getattr(self, name) for name in names}
         return TrainSettings(**{**own, "batch_size": batch_size, "seed": seed, **changes})
@@ -76,13 +76,13 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class SignSettings:
-    """SIGN as the recipes use it.
+    """SIGN's settings in the recipes.
 
     Attributes:
         snapshots: K of the versions that join the training set (the paper: 50 and 100).
-        target_share: rms change that the step size is calibrated to, over 255; the paper has no
-            step size.
-        calibration_images: validation images that it is calibrated on.
+        target_share: rms change over 255 to calibrate the step size to; the paper has no step
+            size.
+        calibration_images: validation images to calibrate on.
         precision: of the transform's arithmetic.
     """
 
@@ -97,10 +97,10 @@ class SearchSettings:
     """DeepAugment's search.
 
     Attributes:
-        trials: policies that are tried.
+        trials: policies to try.
         child_images: training images of the small child networks.
         epochs: of a child.
-        top: policies that are kept.
+        top: policies to keep.
     """
 
     trials: int
@@ -116,15 +116,15 @@ class Scale:
     Attributes:
         name: "smoke", "small" or "paper", or a file's name.
         about: one sentence for reports.
-        seeds: how many, unless asked otherwise.
-        draws: how often corruptions are drawn.
-        pixels: turned off in an image.
+        seeds: how many by default.
+        draws: how often each corruption is drawn.
+        pixels: how many are turned off in an image.
         sigma: of the noise, grey levels.
         samples: T of Eq. 10, in training and in evaluation.
         ood: name and options for `load_ood`.
         ood_stand_in: as `Task.stand_in`.
         tasks, networks: by name.
-        sign, search: see there.
+        sign, search: see `SignSettings`, `SearchSettings`.
         experiments: an experiment's name → its own options.
     """
 
@@ -148,11 +148,11 @@ def load_scale(name: str) -> Scale:
     """Read the settings of a scale.
 
     Args:
-        name: one of SCALES, or the path of a YAML file in their form.
+        name: one of SCALES, or the path of a YAML file of the same form.
 
     Raises:
-        FileNotFoundError: neither.
-        ValueError: the file has a key or value that means nothing; the message names it.
+        FileNotFoundError: it is neither.
+        ValueError: the file has an unknown key or an invalid value; the message names it.
 
     Example:
         >>> load_scale("paper").sign.snapshots
@@ -166,23 +166,23 @@ def load_scale(name: str) -> Scale:
         text = Path(name).read_text("utf-8")
     else:
         raise FileNotFoundError(
-            f"scale {name!r} is neither {', '.join(SCALES)} nor a YAML file that is there"
+            f"scale {name!r} is neither one of {', '.join(SCALES)} nor an existing YAML file"
         )
     try:
         record = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{name} is not YAML: {error}") from error
     if not isinstance(record, Mapping):
-        raise ValueError(f"{name} holds no settings: it must be a mapping, as configs/small.yaml")
+        raise ValueError(f"{name} must hold a mapping of settings, as configs/small.yaml does")
     return scale_from(name, record)
 
 
 def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
-    """Build a scale from plain values, refusing what it does not know."""
+    """Build a scale from plain values; unknown and missing settings are errors."""
     parts: dict[str, Any] = dict(record)
     for key, kind in (("tasks", Task), ("networks", NetworkSettings)):
-        each = _mapping(f"{name}: {key}", parts.get(key))
-        parts[key] = {n: _build(kind, v, f"{name}: {key}.{n}") for n, v in each.items()}
+        entries = _mapping(f"{name}: {key}", parts.get(key))
+        parts[key] = {n: _build(kind, v, f"{name}: {key}.{n}") for n, v in entries.items()}
     parts["sign"] = _build(SignSettings, parts.get("sign") or {}, f"{name}: sign")
     parts["search"] = _build(SearchSettings, parts.get("search"), f"{name}: search")
     scale: Scale = _build(Scale, {"name": Path(name).stem, **parts}, name)
@@ -193,7 +193,7 @@ def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
                 f"{', '.join(scale.tasks)}"
             )
         task = scale.tasks[network.task]
-        network.train_settings(task.batch_size, 0)  # its own checks name what is wrong
+        network.train_settings(task.batch_size, 0)  # raises if a value is out of range
     return scale
 
 
@@ -204,22 +204,20 @@ def _mapping(where: str, value: Any) -> Mapping[str, Any]:
 
 
 def _build(kind: type[Any], value: Any, where: str) -> Any:
-    """Make a dataclass of a mapping, lists to tuples; unknown and missing keys are named."""
-    given = _mapping(where, value)
+    """Make a dataclass from a mapping, lists to tuples; errors name unknown and missing keys."""
+    values = _mapping(where, value)
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in given:
+    for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
-                f"{where} has no setting {key!r}{hint} (there are {', '.join(fields)})"
-            )
+            raise ValueError(f"{where} has no setting {key!r}{hint}; accepted: {', '.join(fields)}")
     required = [
         n
         for n, f in fields.items()
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
-    missing = [n for n in required if n not in given]
+    missing = [n for n in required if n not in values]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

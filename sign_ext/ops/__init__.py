@@ -1,4 +1,7 @@
-"""The native operators: one typed function each, with its reference in plain torch beside it."""
+"""The native operators, a module each: contract, reference in plain torch, native kernel.
+
+They may import torch only. `native` loads the extension that csrc is built into.
+"""
 
 from sign_ext.ops.native import build_config
 from sign_ext.ops.sign_update import (

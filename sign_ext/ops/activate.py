@@ -1,14 +1,15 @@
-"""activate: scale, bias, residual and activation in one pass, and the activation's bit mask."""
+"""activate and pack_mask: scale, bias, residual and activation in one pass, and its bit mask."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from sign_ext.ops.activation import IDENTITY, Piecewise, mask_shape, pack_bits
-from sign_ext.ops.native import NATIVE, runs_natively
+from sign_ext.ops.activation import IDENTITY, Piecewise, mask_shape, pack_bits, widen
+from sign_ext.ops.native import operator
 
 
+@operator
 def activate(
     x: Tensor,
     out: Tensor,
@@ -45,17 +46,48 @@ def activate(
         >>> activate(x, x, activation=RELU, bias=torch.tensor([0.0, 1.0, -4.0]), mask=mask)
         >>> x.tolist(), mask.tolist()
         ([[0.0, 3.0, 0.0]], [[2]])
+        >>> out = torch.empty(1, 2, dtype=torch.float64)
+        >>> activate.reference(torch.ones(1, 2), out, scale=torch.tensor([2.0, 3.0]))
+        >>> out.tolist()
+        [[2.0, 3.0]]
     """
-    if runs_natively(x):
-        torch.ops.sign_ext.activate(x, out, scale, bias, residual, mask, *activation)
-    else:
-        activate_reference(
-            x, out, activation=activation, scale=scale, bias=bias, residual=residual, mask=mask
-        )
+    for name, tensor in (("out", out), ("residual", residual)):
+        if tensor is not None and tensor.shape != x.shape:
+            raise ValueError(f"activate: {name} must have x's shape {tuple(x.shape)}")
+    v = widen(x)
+    per_channel = (1, -1) + (1,) * (x.dim() - 2)
+    if scale is not None:
+        v = v * scale.view(per_channel)
+    if bias is not None:
+        v = v + bias.view(per_channel)
+    if residual is not None:
+        v = v + residual.to(v.dtype)
+    store_activated(v, out, activation, mask)
 
 
+@activate.register_native
+def _activate_native(
+    x: Tensor,
+    out: Tensor,
+    *,
+    activation: Piecewise = IDENTITY,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> None:
+    torch.ops.sign_ext.activate(x, out, scale, bias, residual, mask, *activation)
+
+
+@activate.register_fake
+def _activate_fake(x: Tensor, out: Tensor, *_: object) -> None:
+    torch._check(out.shape == x.shape, lambda: "activate: out must have x's shape")
+    torch._check(out.device == x.device, lambda: "activate: out must be on x's device")
+
+
+@operator
 def pack_mask(y: Tensor, mask: Tensor, activation: Piecewise) -> None:
-    """Write the bit mask of an activation that a library has applied.
+    """Write the bit mask of an activation that a library applied.
 
     Args:
         y: the activation's value, (N, C) or (N, C, H, W) in channels_last, float32 or bfloat16 (any
@@ -73,73 +105,7 @@ def pack_mask(y: Tensor, mask: Tensor, activation: Piecewise) -> None:
         >>> pack_mask(torch.tensor([[0.0, 3.0, 0.5]]), mask, RELU)
         >>> mask.tolist()
         [[6]]
-    """
-    if runs_natively(y):
-        torch.ops.sign_ext.pack_mask(y, mask, *activation)
-    else:
-        pack_mask_reference(y, mask, activation)
-
-
-def activate_reference(
-    x: Tensor,
-    out: Tensor,
-    *,
-    activation: Piecewise = IDENTITY,
-    scale: Tensor | None = None,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> None:
-    """The definition of `activate` in plain torch, for any floating dtype, device and layout.
-
-    Args:
-        x: as for `activate`.
-        out: as for `activate`.
-        activation: as for `activate`.
-        scale: as for `activate`.
-        bias: as for `activate`.
-        residual: as for `activate`.
-        mask: as for `activate`.
-
-    Raises:
-        ValueError: a shape does not fit, or the slope is negative.
-
-    Example:
-        >>> out = torch.empty(1, 2, dtype=torch.float64)
-        >>> activate_reference(torch.ones(1, 2), out, scale=torch.tensor([2.0, 3.0]))
-        >>> out.tolist()
-        [[2.0, 3.0]]
-    """
-    for name, tensor in (("out", out), ("residual", residual)):
-        if tensor is not None and tensor.shape != x.shape:
-            raise ValueError(f"activate: {name} must have x's shape {tuple(x.shape)}")
-    v = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    per_channel = (1, -1) + (1,) * (x.dim() - 2)
-    if scale is not None:
-        v = v * scale.view(per_channel)
-    if bias is not None:
-        v = v + bias.view(per_channel)
-    if residual is not None:
-        v = v + residual.to(v.dtype)
-    out.copy_(activation.apply(v))
-    if mask is not None:
-        pack_mask_reference(out, mask, activation)
-
-
-def pack_mask_reference(y: Tensor, mask: Tensor, activation: Piecewise) -> None:
-    """The definition of `pack_mask` in plain torch.
-
-    Args:
-        y: as for `pack_mask`.
-        mask: as for `pack_mask`.
-        activation: as for `pack_mask`.
-
-    Raises:
-        ValueError: the mask's shape does not fit, or the slope is negative.
-
-    Example:
-        >>> mask = torch.empty(1, 1, dtype=torch.uint8)
-        >>> pack_mask_reference(torch.tensor([[0.0, 3.0]]), mask, Piecewise(0.0, 3.0))
+        >>> pack_mask.reference(torch.tensor([[0.0, 3.0]]), mask, Piecewise(0.0, 3.0))
         >>> mask.tolist()
         [[0]]
     """
@@ -151,26 +117,27 @@ def pack_mask_reference(y: Tensor, mask: Tensor, activation: Piecewise) -> None:
     mask.copy_(pack_bits(Piecewise(low, high, activation.slope).passes(y)))
 
 
-def _fake_activate(
-    x: Tensor,
-    out: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    low: float,
-    high: float,
-    slope: float,
-) -> None:
-    """The operator for tensors without data: it makes nothing, it only refuses."""
-    torch._check(out.shape == x.shape, lambda: "activate: out must have x's shape")
-    torch._check(out.device == x.device, lambda: "activate: out must be on x's device")
+@pack_mask.register_native
+def _pack_mask_native(y: Tensor, mask: Tensor, activation: Piecewise) -> None:
+    torch.ops.sign_ext.pack_mask(y, mask, *activation)
 
 
-def _fake_pack_mask(y: Tensor, mask: Tensor, low: float, high: float, slope: float) -> None:
+@pack_mask.register_fake
+def _pack_mask_fake(y: Tensor, mask: Tensor, *_: object) -> None:
     torch._check(mask.dtype == torch.uint8, lambda: "pack_mask: mask must be uint8")
 
 
-if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::activate", _fake_activate)
-    torch.library.register_fake("sign_ext::pack_mask", _fake_pack_mask)
+def store_activated(
+    v: Tensor, out: Tensor, activation: Piecewise, mask: Tensor | None = None
+) -> None:
+    """Write an activation's value and its bits, in plain torch: what references do last.
+
+    Args:
+        v: what goes into the activation.
+        out: where its value goes, rounded to out's dtype.
+        activation: the activation.
+        mask: where its bits go, or None.
+    """
+    out.copy_(activation.apply(v))
+    if mask is not None:
+        pack_mask.reference(out, mask, activation)

@@ -1,4 +1,4 @@
-"""Piecewise linear activations: what they do, the one bit an element that they leave, its packing.
+"""Piecewise linear activations, the bit mask of their derivative, and what references share.
 
 A tensor (N, C, H, W) in channels_last, or (N, C), is rows of C channels. A bit mask of it is uint8
 of shape (rows, ceil(C / 8)): channel c of a row is bit c % 8 of byte c // 8.
@@ -16,9 +16,9 @@ from torch import Tensor
 class Piecewise(NamedTuple):
     """An activation whose derivative takes two values.
 
-    With slope 0 it is clamp(v, low, high), derivative 1 strictly between the bounds and 0 else (and
-    1 at NaN, as in PyTorch); otherwise leaky ReLU, v > 0 ? v : slope · v, and the bounds mean
-    nothing.
+    With slope 0 it is clamp(v, low, high), with derivative 1 strictly between the bounds (and at
+    NaN, as in PyTorch) and 0 elsewhere. Otherwise it is leaky ReLU, v > 0 ? v : slope · v, and the
+    bounds are ignored.
     """
 
     low: float = -math.inf
@@ -31,7 +31,7 @@ class Piecewise(NamedTuple):
         return self == IDENTITY
 
     def apply(self, v: Tensor) -> Tensor:
-        """The activation's value, in v's dtype.
+        """The activation's output, in v's dtype.
 
         Args:
             v: any floating tensor.
@@ -46,17 +46,17 @@ class Piecewise(NamedTuple):
         """The derivative's bits, bool: True where it is 1.
 
         Args:
-            y: the activation's value, or what went into it.
+            y: the activation's output, or its input.
         """
         if self.slope:
             return y > 0
         return ~((y <= self.low) | (y >= self.high))
 
     def pull_back(self, cotangent: Tensor, bits: Tensor) -> Tensor:
-        """The cotangent of what went in.
+        """The cotangent of the activation's input.
 
         Args:
-            cotangent: the cotangent of the activation's value.
+            cotangent: of the activation's output.
             bits: from `passes`, the same shape.
         """
         return torch.where(bits, cotangent, cotangent * self.slope if self.slope else 0)
@@ -120,32 +120,43 @@ def unpack_bits(mask: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     return rows.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
-# What every input-backward operator does last: add another branch's cotangent, apply bits.
+def widen(tensor: Tensor) -> Tensor:
+    """A tensor in the dtype that operators compute in: float32, or float64 where it is that.
+
+    Args:
+        tensor: any floating tensor.
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def masked(g: Tensor, mask: Tensor | None, slope: float) -> Tensor:
-    """A cotangent back through an activation, in plain torch.
+    """A cotangent pulled back through an activation.
 
     Args:
-        g: cotangent of the activation's value, (N, C, H, W) or (N, C).
-        mask: the activation's bit mask, or None for none.
+        g: cotangent of the activation's output, (N, C, H, W) or (N, C).
+        mask: the activation's bit mask, or None for no activation.
         slope: the activation's slope.
+
+    Raises:
+        ValueError: the mask has another shape.
     """
     if mask is None:
         return g
+    if mask.shape != mask_shape(g.shape):
+        raise ValueError(f"mask must have shape {mask_shape(g.shape)}, not {tuple(mask.shape)}")
     return Piecewise(slope=slope).pull_back(g, unpack_bits(mask, g.shape))
 
 
-def finish(
+def backward_epilogue(
     value: Tensor, out: Tensor, other: Tensor | None, x_mask: Tensor | None, x_slope: float
 ) -> None:
-    """out = pull_back(value + other, x_mask, x_slope), in plain torch.
+    """out = pull_back(value + other, x_mask, x_slope), the last thing an input-backward does.
 
     Args:
-        value: what the operator computed.
-        out: where it goes.
+        value: the cotangent that the operator computed.
+        out: where the result goes.
         other: another branch's cotangent, or None.
-        x_mask: bit mask of the activation that made the input, or None.
+        x_mask: bit mask of the activation that made the operator's input, or None.
         x_slope: that activation's slope.
     """
     if other is not None:

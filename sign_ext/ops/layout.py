@@ -1,13 +1,15 @@
-"""Where a tensor's elements lie in memory: the questions that operators ask before they write."""
+"""What operators ask about a tensor's memory layout before they write, and about sizes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+Pair = tuple[int, int]
+
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one stretch of memory, each place once.
+    """Whether the elements fill one contiguous range of memory, each address once.
 
     True for contiguous and channels_last tensors and any permutation of such.
 
@@ -17,14 +19,14 @@ def is_dense(tensor: Tensor) -> bool:
     if tensor.is_contiguous():
         return True
     stride, size = tensor.stride(), tensor.shape
-    left = [d for d in range(tensor.dim()) if size[d] != 1]
+    remaining = [d for d in range(tensor.dim()) if size[d] != 1]
     expected = 1
     # Innermost first. A search, not a sort: torch.compile cannot sort symbolic sizes.
-    while left:
-        inner = [d for d in left if stride[d] == expected]
+    while remaining:
+        inner = [d for d in remaining if stride[d] == expected]
         if len(inner) != 1:
             return False
-        left = [d for d in left if d != inner[0]]
+        remaining = [d for d in remaining if d != inner[0]]
         expected *= size[inner[0]]
     return True
 
@@ -41,7 +43,7 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
 
 
 def may_overlap_itself(tensor: Tensor) -> bool:
-    """Whether two elements may share a place, as in an expanded tensor.
+    """Whether two elements may share an address, as in an expanded tensor.
 
     Args:
         tensor: any strided tensor. Interleaved strides that happen not to collide count as
@@ -59,17 +61,17 @@ def may_overlap_itself(tensor: Tensor) -> bool:
 
 
 def share_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether the stretches of memory that two tensors span have a place in common.
+    """Whether the ranges of memory that two tensors span overlap.
 
     Args:
         a: any strided tensor.
         b: any strided tensor.
     """
     if torch.compiler.is_compiling():
-        return False  # the compiler's tensors have no memory; the operator asks again when it runs
+        return False  # traced tensors have no memory; the operator checks again when it runs
     if a.numel() == 0 or b.numel() == 0:
         return False
-    # Storages compare by identity here, so that this also works for tensors without data.
+    # Comparing storages by identity also works for tensors without data.
     if a.untyped_storage()._cdata != b.untyped_storage()._cdata:
         return False
     (a_begin, a_end), (b_begin, b_end) = _span(a), _span(b)
@@ -77,7 +79,7 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def _span(tensor: Tensor) -> tuple[int | torch.SymInt, int | torch.SymInt]:
-    """First byte and one past the last byte, counted from the storage's beginning."""
+    """First byte and one past the last, counted from the start of the storage."""
     last = sum(
         stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
     )
@@ -85,18 +87,29 @@ def _span(tensor: Tensor) -> tuple[int | torch.SymInt, int | torch.SymInt]:
     return begin, begin + (last + 1) * tensor.element_size()
 
 
-# Sizes in whole units.
-
-
 def rounded_up(n: int, multiple: int) -> int:
-    """The smallest multiple that is not below n.
+    """The smallest multiple of a number that is at least n.
 
     Args:
         n: a count.
-        multiple: of what.
+        multiple: the number.
 
     Example:
         >>> rounded_up(33, 16)
         48
     """
     return -(-n // multiple) * multiple
+
+
+def padding_end(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Zeros that windows see after the end of an axis, negative where they stop short of it.
+
+    Args:
+        size: of the axis.
+        out: number of windows.
+        kernel: positions of a window.
+        stride: between windows.
+        padding: zeros before the axis.
+        dilation: between positions.
+    """
+    return (out - 1) * stride + dilation * (kernel - 1) + 1 - size - padding

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sign_ext.ops.activation import Piecewise, mask_shape, unpack_bits
-from sign_ext.ops.native import NATIVE, runs_natively
+from sign_ext.ops.activation import masked, widen
+from sign_ext.ops.native import operator
 
 
+@operator
 def masked_cotangent(
     g: Tensor,
     out: Tensor,
@@ -20,8 +21,8 @@ def masked_cotangent(
 ) -> None:
     """Write (g + other), pulled back through the mask, times scale[c], into `out`.
 
-    Where a bit of the mask is 0 the sum is multiplied by the slope; by a slope of 0 it becomes 0
-    whatever it was. The arithmetic is float32 where g is float32 or bfloat16. There is no
+    Where a bit of the mask is 0 the sum is multiplied by the slope; with a slope of 0 it becomes 0
+    even if it was NaN. The arithmetic is float32 where g is float32 or bfloat16. There is no
     derivative: autograd does not see what is written.
 
     Args:
@@ -32,7 +33,7 @@ def masked_cotangent(
             everything.
         slope: the derivative where a bit is 0.
         scale: float32, C values, or None for 1.
-        other: another consumer's cotangent, g's shape and dtype, or None for 0.
+        other: another branch's cotangent, g's shape and dtype, or None for 0.
 
     Raises:
         RuntimeError: the native operator refuses an argument; the message names it.
@@ -43,14 +44,25 @@ def masked_cotangent(
         >>> masked_cotangent(g, g, mask=mask, scale=torch.tensor([1.0, 2.0, 3.0]))
         >>> g.tolist()
         [[0.0, 2.0, 3.0]]
+        >>> out = torch.empty(1, 2)
+        >>> masked_cotangent.reference(torch.ones(1, 2), out, other=torch.ones(1, 2))
+        >>> out.tolist()
+        [[2.0, 2.0]]
     """
-    if runs_natively(g):
-        torch.ops.sign_ext.masked_cotangent(g, out, mask, slope, scale, other)
-    else:
-        masked_cotangent_reference(g, out, mask=mask, slope=slope, scale=scale, other=other)
+    for name, tensor in (("out", out), ("other", other)):
+        if tensor is not None and tensor.shape != g.shape:
+            raise ValueError(f"masked_cotangent: {name} must have g's shape {tuple(g.shape)}")
+    v = widen(g)
+    if other is not None:
+        v = v + other.to(v.dtype)
+    v = masked(v, mask, slope)
+    if scale is not None:
+        v = v * scale.view((1, -1) + (1,) * (g.dim() - 2))
+    out.copy_(v)
 
 
-def masked_cotangent_reference(
+@masked_cotangent.register_native
+def _masked_cotangent_native(
     g: Tensor,
     out: Tensor,
     *,
@@ -59,52 +71,10 @@ def masked_cotangent_reference(
     scale: Tensor | None = None,
     other: Tensor | None = None,
 ) -> None:
-    """The definition of `masked_cotangent` in plain torch, for any floating dtype and device.
-
-    Args:
-        g: as for `masked_cotangent`.
-        out: as for `masked_cotangent`.
-        mask: as for `masked_cotangent`.
-        slope: as for `masked_cotangent`.
-        scale: as for `masked_cotangent`.
-        other: as for `masked_cotangent`.
-
-    Raises:
-        ValueError: a shape does not fit.
-
-    Example:
-        >>> out = torch.empty(1, 2)
-        >>> masked_cotangent_reference(torch.ones(1, 2), out, other=torch.ones(1, 2))
-        >>> out.tolist()
-        [[2.0, 2.0]]
-    """
-    for name, tensor in (("out", out), ("other", other)):
-        if tensor is not None and tensor.shape != g.shape:
-            raise ValueError(f"masked_cotangent: {name} must have g's shape {tuple(g.shape)}")
-    if mask is not None and mask.shape != mask_shape(g.shape):
-        raise ValueError(f"masked_cotangent: mask must have shape {mask_shape(g.shape)}")
-    v = g.float() if g.dtype in (torch.bfloat16, torch.float16) else g
-    if other is not None:
-        v = v + other.to(v.dtype)
-    if mask is not None:
-        v = Piecewise(slope=slope).pull_back(v, unpack_bits(mask, g.shape))
-    if scale is not None:
-        v = v * scale.view((1, -1) + (1,) * (g.dim() - 2))
-    out.copy_(v)
+    torch.ops.sign_ext.masked_cotangent(g, out, mask, slope, scale, other)
 
 
-def _fake(
-    g: Tensor,
-    out: Tensor,
-    mask: Tensor | None,
-    slope: float,
-    scale: Tensor | None,
-    other: Tensor | None,
-) -> None:
-    """The operator for tensors without data: it makes nothing, it only refuses."""
+@masked_cotangent.register_fake
+def _masked_cotangent_fake(g: Tensor, out: Tensor, *_: object) -> None:
     torch._check(out.shape == g.shape, lambda: "masked_cotangent: out must have g's shape")
     torch._check(out.device == g.device, lambda: "masked_cotangent: out must be on g's device")
-
-
-if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::masked_cotangent", _fake)

@@ -1,4 +1,4 @@
-"""max_pool: maximum pooling that keeps which position won in a few bits."""
+"""max_pool and max_pool_backward: maximum pooling that keeps in a few bits which position won."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.ops.activate import pack_mask_reference
-from sign_ext.ops.activation import IDENTITY, Piecewise, finish, mask_shape, masked, rows_of
-from sign_ext.ops.native import NATIVE, runs_natively
-
-Pair = tuple[int, int]
+from sign_ext.ops.activate import store_activated
+from sign_ext.ops.activation import (
+    IDENTITY,
+    Piecewise,
+    backward_epilogue,
+    mask_shape,
+    masked,
+    rows_of,
+    widen,
+)
+from sign_ext.ops.layout import Pair, padding_end
+from sign_ext.ops.native import operator
 
 
 def index_bits(kernel: Pair) -> int:
@@ -41,149 +48,11 @@ def index_shape(shape: torch.Size | tuple[int, ...], kernel: Pair) -> tuple[int,
     return (*mask_shape(shape), index_bits(kernel))
 
 
-def max_pool(
-    x: Tensor,
-    out: Tensor,
-    index: Tensor,
-    *,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-    bias: Tensor | None = None,
-    activation: Piecewise = IDENTITY,
-    mask: Tensor | None = None,
-) -> None:
-    """Write act(bias[c] + maximum over each window), which position won, and the activation's bits.
-
-    Ties and NaN are PyTorch's: the first maximum in row-major order wins, a NaN replaces what came
-    before it.
-
-    Args:
-        x: (N, C, H, W) in channels_last, float32 or bfloat16 (any dtype where the reference runs).
-        out: (N, C, OH, OW), x's dtype and layout. Its size says how many windows there are, so that
-            rounding it up or down (ceil_mode) is the caller's.
-        index: uint8, `index_shape(out.shape, kernel)`: 8 channels' winners are one little-endian
-            integer, channel j's position kh · KW + kw at bits [j · bits, (j + 1) · bits).
-        kernel: (KH, KW), at most 256 positions.
-        stride: (vertical, horizontal).
-        padding: in front (top, left); positions outside x never win.
-        dilation: (vertical, horizontal).
-        bias: (C,) float32, added to the maximum, or None.
-        activation: applied to that; its slope is not negative.
-        mask: uint8, `mask_shape(out.shape)`, for the activation's bits, or None. They are taken
-            from `out` as it is stored.
-
-    Raises:
-        RuntimeError: the native operator refuses an argument; the message names it.
-        ValueError: the reference refuses one.
-
-    Example:
-        >>> x = torch.tensor([[[[1.0, 3.0], [2.0, 3.0]]]])
-        >>> y, index = torch.empty(1, 1, 1, 1), torch.empty(1, 1, 2, dtype=torch.uint8)
-        >>> max_pool(x, y, index, kernel=(2, 2), stride=(2, 2))
-        >>> y.item(), index[0, 0, 0].item()
-        (3.0, 1)
-    """
-    if runs_natively(x):
-        torch.ops.sign_ext.max_pool(
-            x, out, index, bias, mask, *activation, *kernel, *stride, *padding, *dilation
-        )
-    else:
-        max_pool_reference(
-            x,
-            out,
-            index,
-            kernel=kernel,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            bias=bias,
-            activation=activation,
-            mask=mask,
-        )
-
-
-def _windows_of(
-    x: Tensor, shape: torch.Size, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
-    """Every window's values, -inf outside x: (N, C, KH · KW, OH, OW)."""
-    behind = [
-        max((out - 1) * s + d * (k - 1) + 1 - size - before, 0)
-        for size, out, k, s, before, d in zip(
-            x.shape[2:], shape[2:], kernel, stride, padding, dilation, strict=True
-        )
-    ]
-    padded = F.pad(x, (padding[1], behind[1], padding[0], behind[0]), value=-math.inf)
-    parts = []
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            top, left = i * dilation[0], j * dilation[1]
-            rows = padded[:, :, top :: stride[0], left :: stride[1]]
-            parts.append(rows[:, :, : shape[2], : shape[3]])
-    return torch.stack(parts, 2)
-
-
-def max_pool_reference(
-    x: Tensor,
-    out: Tensor,
-    index: Tensor,
-    *,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-    bias: Tensor | None = None,
-    activation: Piecewise = IDENTITY,
-    mask: Tensor | None = None,
-) -> None:
-    """The definition of `max_pool` in plain torch, for any floating dtype and device.
-
-    Args:
-        x: as for `max_pool`.
-        out: as for `max_pool`.
-        index: as for `max_pool`.
-        kernel: as for `max_pool`.
-        stride: as for `max_pool`.
-        padding: as for `max_pool`.
-        dilation: as for `max_pool`.
-        bias: as for `max_pool`.
-        activation: as for `max_pool`.
-        mask: as for `max_pool`.
-
-    Raises:
-        ValueError: more than 256 positions, or a negative slope.
-
-    Example:
-        >>> x = torch.arange(4.0, dtype=torch.float64).view(1, 1, 2, 2)
-        >>> y, index = x.new_empty(1, 1, 1, 1), torch.empty(1, 1, 2, dtype=torch.uint8)
-        >>> max_pool_reference(x, y, index, kernel=(2, 2), stride=(1, 1))
-        >>> y.item(), index[0, 0, 0].item()
-        (3.0, 3)
-    """
-    geometry = (out.shape, kernel, stride, padding, dilation)
-    windows = _windows_of(x, *geometry)
-    inside = _windows_of(torch.zeros_like(x), *geometry) == 0
-    places = torch.arange(windows.shape[2], device=x.device)[:, None, None]
-    value = windows.amax(2, keepdim=True)
-    # The last NaN where there is one; else the first of the greatest.
-    nan = windows.isnan()
-    first = torch.where(inside & (windows == value), places, windows.shape[2]).amin(2)
-    where = torch.where(nan.any(2), torch.where(nan, places, -1).amax(2), first)
-    value = value.squeeze(2).to(torch.promote_types(x.dtype, torch.float32))
-    if bias is not None:
-        value = value + bias[:, None, None]
-    out.copy_(activation.apply(value))
-    index.copy_(pack_index(where, index_bits(kernel)))
-    if mask is not None:
-        pack_mask_reference(out, mask, activation)
-
-
 def pack_index(where: Tensor, bits: int) -> Tensor:
     """Window positions as an index.
 
     Args:
-        where: integers (N, C, OH, OW).
+        where: each window's winning position, integers (N, C, OH, OW).
         bits: of each, from `index_bits`.
 
     Returns:
@@ -215,18 +84,97 @@ def unpack_index(index: Tensor, shape: torch.Size) -> Tensor:
     return rows.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def _fake(x: Tensor, out: Tensor, *_: object) -> None:
-    """The operator for tensors without data: it makes nothing, it only refuses."""
+@operator
+def max_pool(
+    x: Tensor,
+    out: Tensor,
+    index: Tensor,
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    bias: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
+    mask: Tensor | None = None,
+) -> None:
+    """Write act(bias[c] + maximum over each window), which position won, and the activation's bits.
+
+    Ties and NaN are treated as in PyTorch: the first maximum in row-major order wins, and a NaN
+    replaces what came before it.
+
+    Args:
+        x: (N, C, H, W) in channels_last, float32 or bfloat16 (any dtype where the reference runs).
+        out: (N, C, OH, OW), x's dtype and layout. Its size says how many windows there are, so
+            rounding it up or down (ceil_mode) is up to the caller.
+        index: uint8, `index_shape(out.shape, kernel)`: 8 channels' winners are one little-endian
+            integer, channel j's position kh · KW + kw at bits [j · bits, (j + 1) · bits).
+        kernel: (KH, KW), at most 256 positions.
+        stride: (vertical, horizontal).
+        padding: before each axis (top, left); positions outside x never win.
+        dilation: (vertical, horizontal).
+        bias: (C,) float32, added to the maximum, or None.
+        activation: applied to that; its slope is not negative.
+        mask: uint8, `mask_shape(out.shape)`, for the activation's bits, or None. They are taken
+            from `out` as it is stored.
+
+    Raises:
+        RuntimeError: the native operator refuses an argument; the message names it.
+        ValueError: the reference refuses one.
+
+    Example:
+        >>> x = torch.tensor([[[[1.0, 3.0], [2.0, 3.0]]]])
+        >>> y, index = torch.empty(1, 1, 1, 1), torch.empty(1, 1, 2, dtype=torch.uint8)
+        >>> max_pool(x, y, index, kernel=(2, 2), stride=(2, 2))
+        >>> y.item(), index[0, 0, 0].item()
+        (3.0, 1)
+        >>> x = torch.arange(4.0, dtype=torch.float64).view(1, 1, 2, 2)
+        >>> y = x.new_empty(1, 1, 1, 1)
+        >>> max_pool.reference(x, y, index, kernel=(2, 2), stride=(1, 1))
+        >>> y.item(), index[0, 0, 0].item()
+        (3.0, 3)
+    """
+    geometry = (out.shape, kernel, stride, padding, dilation)
+    windows = _windows_of(x, *geometry)
+    inside = _windows_of(torch.zeros_like(x), *geometry) == 0
+    positions = torch.arange(windows.shape[2], device=x.device)[:, None, None]
+    value = windows.amax(2, keepdim=True)
+    # The last NaN where there is one; else the first of the greatest.
+    nan = windows.isnan()
+    first = torch.where(inside & (windows == value), positions, windows.shape[2]).amin(2)
+    where = torch.where(nan.any(2), torch.where(nan, positions, -1).amax(2), first)
+    value = widen(value.squeeze(2))
+    if bias is not None:
+        value = value + bias[:, None, None]
+    index.copy_(pack_index(where, index_bits(kernel)))
+    store_activated(value, out, activation, mask)
+
+
+@max_pool.register_native
+def _max_pool_native(
+    x: Tensor,
+    out: Tensor,
+    index: Tensor,
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    bias: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
+    mask: Tensor | None = None,
+) -> None:
+    torch.ops.sign_ext.max_pool(
+        x, out, index, bias, mask, *activation, *kernel, *stride, *padding, *dilation
+    )
+
+
+@max_pool.register_fake
+def _max_pool_fake(x: Tensor, out: Tensor, *_: object) -> None:
     torch._check(x.shape[:2] == out.shape[:2], lambda: "max_pool: out must have x's channels")
 
 
-if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::max_pool", _fake)
-
-
-# max_pool_backward: each window's cotangent at the position that won.
-
-
+@operator
 def max_pool_backward(
     g: Tensor,
     index: Tensor,
@@ -247,7 +195,7 @@ def max_pool_backward(
     Args:
         g: cotangent of the pooled value, (N, C, OH, OW) in channels_last, float32 or bfloat16 (any
             dtype where the reference runs).
-        index: as `max_pool` left it.
+        index: as `max_pool` wrote it.
         out: (N, C, H, W), g's dtype and layout.
         kernel: as for `max_pool`.
         stride: as for `max_pool`.
@@ -263,47 +211,33 @@ def max_pool_backward(
         RuntimeError: the native operator refuses an argument; the message names it.
 
     Example:
-        >>> from sign_ext.ops.max_pool import max_pool
         >>> x = torch.tensor([[[[1.0, 3.0], [2.0, 3.0]]]])
         >>> y, index = torch.empty(1, 1, 1, 1), torch.empty(1, 1, 2, dtype=torch.uint8)
         >>> max_pool(x, y, index, kernel=(2, 2), stride=(2, 2))
         >>> max_pool_backward(torch.ones_like(y), index, x, kernel=(2, 2), stride=(2, 2))
         >>> x.flatten().tolist()
         [0.0, 1.0, 0.0, 0.0]
+        >>> g, out = torch.ones(1, 1, 1, 1), torch.empty(1, 1, 2, 2)
+        >>> index = torch.tensor([[[2, 0]]], dtype=torch.uint8)
+        >>> max_pool_backward.reference(g, index, out, kernel=(2, 2), stride=(2, 2))
+        >>> out.flatten().tolist()
+        [0.0, 0.0, 1.0, 0.0]
     """
-    if runs_natively(g):
-        torch.ops.sign_ext.max_pool_backward(
-            g,
-            index,
-            out,
-            mask,
-            slope,
-            other,
-            x_mask,
-            x_slope,
-            *kernel,
-            *stride,
-            *padding,
-            *dilation,
-        )
-    else:
-        max_pool_backward_reference(
-            g,
-            index,
-            out,
-            kernel=kernel,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            mask=mask,
-            slope=slope,
-            other=other,
-            x_mask=x_mask,
-            x_slope=x_slope,
-        )
+    g = widen(g)
+    n, c, rows, columns = g.shape
+    height, width = out.shape[2:]
+    where = unpack_index(index, g.shape)
+    top = torch.arange(rows, device=g.device)[:, None] * stride[0] - padding[0]
+    left = torch.arange(columns, device=g.device) * stride[1] - padding[1]
+    y = top + where // kernel[1] * dilation[0]
+    x = left + where % kernel[1] * dilation[1]
+    flat = torch.zeros(n, c, height * width, dtype=g.dtype, device=g.device)
+    flat.scatter_add_(2, (y * width + x).flatten(2), masked(g, mask, slope).flatten(2))
+    backward_epilogue(flat.reshape(n, c, height, width), out, other, x_mask, x_slope)
 
 
-def max_pool_backward_reference(
+@max_pool_backward.register_native
+def _max_pool_backward_native(
     g: Tensor,
     index: Tensor,
     out: Tensor,
@@ -318,46 +252,30 @@ def max_pool_backward_reference(
     x_mask: Tensor | None = None,
     x_slope: float = 0.0,
 ) -> None:
-    """The definition of `max_pool_backward` in plain torch, for any floating dtype and device.
-
-    Args:
-        g: as for `max_pool_backward`.
-        index: as for `max_pool_backward`.
-        out: as for `max_pool_backward`.
-        kernel: as for `max_pool`.
-        stride: as for `max_pool`.
-        padding: as for `max_pool`.
-        dilation: as for `max_pool`.
-        mask: as for `max_pool_backward`.
-        slope: as for `max_pool_backward`.
-        other: as for `max_pool_backward`.
-        x_mask: as for `max_pool_backward`.
-        x_slope: as for `max_pool_backward`.
-
-    Example:
-        >>> g, out = torch.ones(1, 1, 1, 1), torch.empty(1, 1, 2, 2)
-        >>> index = torch.tensor([[[2, 0]]], dtype=torch.uint8)
-        >>> max_pool_backward_reference(g, index, out, kernel=(2, 2), stride=(2, 2))
-        >>> out.flatten().tolist()
-        [0.0, 0.0, 1.0, 0.0]
-    """
-    g = g.to(torch.promote_types(g.dtype, torch.float32))
-    n, c, rows, columns = g.shape
-    height, width = out.shape[2:]
-    where = unpack_index(index, g.shape)
-    top = torch.arange(rows, device=g.device)[:, None] * stride[0] - padding[0]
-    left = torch.arange(columns, device=g.device) * stride[1] - padding[1]
-    y = top + where // kernel[1] * dilation[0]
-    x = left + where % kernel[1] * dilation[1]
-    flat = torch.zeros(n, c, height * width, dtype=g.dtype, device=g.device)
-    flat.scatter_add_(2, (y * width + x).flatten(2), masked(g, mask, slope).flatten(2))
-    finish(flat.reshape(n, c, height, width), out, other, x_mask, x_slope)
+    geometry = (*kernel, *stride, *padding, *dilation)
+    torch.ops.sign_ext.max_pool_backward(
+        g, index, out, mask, slope, other, x_mask, x_slope, *geometry
+    )
 
 
-def _fake_backward(g: Tensor, index: Tensor, out: Tensor, *_: object) -> None:
-    """The operator for tensors without data: it makes nothing, it only refuses."""
+@max_pool_backward.register_fake
+def _max_pool_backward_fake(g: Tensor, index: Tensor, out: Tensor, *_: object) -> None:
     torch._check(g.shape[:2] == out.shape[:2], lambda: "max_pool_backward: channels must agree")
 
 
-if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::max_pool_backward", _fake_backward)
+def _windows_of(
+    x: Tensor, shape: torch.Size, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Every window's values, -inf outside x: (N, C, KH · KW, OH, OW)."""
+    below, right = (
+        max(padding_end(*axis), 0)
+        for axis in zip(x.shape[2:], shape[2:], kernel, stride, padding, dilation, strict=True)
+    )
+    padded = F.pad(x, (padding[1], right, padding[0], below), value=-math.inf)
+    positions = []
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            top, left = i * dilation[0], j * dilation[1]
+            values = padded[:, :, top :: stride[0], left :: stride[1]]
+            positions.append(values[:, :, : shape[2], : shape[3]])
+    return torch.stack(positions, 2)

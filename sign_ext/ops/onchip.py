@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sign_ext.ops.native import NATIVE
+from sign_ext.ops.native import NATIVE, operator
 
 
+@operator
 def onchip_(
     p: Tensor,
     plan: Tensor,
@@ -26,10 +27,10 @@ def onchip_(
     clamp_min: float | None = None,
     clamp_max: float | None = None,
 ) -> None:
-    """Run a plan of `sign_ext.engine.onchip` on CUDA; csrc/onchip/onchip.h says what it does.
+    """Run a plan of `sign_ext.engine.onchip` on CUDA; csrc/onchip/onchip.h is the contract.
 
-    There is no kernel for CPUs: the backend that calls this refuses them. Its text is tested on an
-    emulation of the device instead.
+    It has no reference here and no kernel for CPUs: the backend that calls it refuses them. Tests
+    run the kernel's text on an emulated device.
 
     Args:
         p: (N, C, H, W) in channels_last, float32, pixel units (0–255). Changed in place by plans
@@ -48,7 +49,7 @@ def onchip_(
         residues: a forward plan writes the bits that a backward plan reads, uint8,
             (N, bytes of an image). A plan of whole steps writes those of its last step, if given.
         cotangent: of the last value for a backward plan, as features.
-        step_size: factor of what is added to p.
+        step_size: factor of δ (or of v) in the update.
         momentum: factor of the old velocity.
         clamp_min: lower bound of p in pixel units, or None.
         clamp_max: upper bound, or None.
@@ -64,8 +65,28 @@ def onchip_(
         ...
         NotImplementedError: onchip_ runs on CUDA only, and p is on cpu
     """
-    if not p.is_cuda:
-        raise NotImplementedError(f"onchip_ runs on CUDA only, and p is on {p.device}")
+    raise NotImplementedError(f"onchip_ {_fallback_reason(p)}")
+
+
+@onchip_.register_native
+def _onchip_native(
+    p: Tensor,
+    plan: Tensor,
+    weights: Tensor,
+    constants: Tensor,
+    *,
+    steps: int,
+    watch: Tensor,
+    counts: Tensor,
+    velocity: Tensor | None = None,
+    features: Tensor | None = None,
+    residues: Tensor | None = None,
+    cotangent: Tensor | None = None,
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
+) -> None:
     torch.ops.sign_ext.onchip_(
         p,
         plan,
@@ -85,9 +106,13 @@ def onchip_(
     )
 
 
-def _fake(*_: object) -> None:
-    """Nothing is returned; what is changed is changed in place."""
+@onchip_.register_fake
+def _onchip_fake(*_: object) -> None:
+    """What changes, changes in place."""
 
 
-if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::onchip_", _fake)
+@onchip_.register_reason
+def _fallback_reason(p: Tensor, *_: object, **__: object) -> str | None:
+    if not p.is_cuda:
+        return f"runs on CUDA only, and p is on {p.device}"
+    return None if NATIVE.cuda else f"was not built: {NATIVE.why}"

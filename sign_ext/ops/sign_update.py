@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from sign_ext.ops import native
 from sign_ext.ops.layout import is_dense, may_overlap_itself, same_layout, share_memory
-from sign_ext.ops.native import NATIVE
+from sign_ext.ops.native import describe_route, operator
 from sign_ext.ops.watch import check_watch, raise_watch
 
 _ITERATE_TYPES = (torch.float32, torch.float64)
@@ -16,6 +17,7 @@ _DELTA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _NATIVE_DELTA_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+@operator
 def sign_update_(
     p: Tensor,
     delta: Tensor,
@@ -38,7 +40,7 @@ def sign_update_(
         p: the iterate, any shape, float32 or float64, pixel units (0–255). Changed in place.
         delta: δ = Σ_a ∂Φ^a/∂x at p, p's shape and device, float32, float64, bfloat16 or float16.
         velocity: v, p's shape, dtype and device, or None. Changed in place.
-        step_size: factor of what is added to p.
+        step_size: factor of δ (or of v) in the update.
         momentum: factor of the old velocity; used only with a velocity.
         clamp_min: lower bound of p in pixel units, or None. NaN stays NaN, as in `torch.clamp`.
         clamp_max: upper bound, or None. It wins where the bounds are crossed.
@@ -60,19 +62,91 @@ def sign_update_(
         >>> sign_update_(p, delta, step_size=0.5, clamp_max=0.25)
         >>> p[0, 0].item()
         0.25
+        >>> p, v = torch.zeros(3), torch.ones(3)
+        >>> sign_update_.reference(p, torch.ones(3), v, momentum=0.5)
+        >>> p.tolist()
+        [1.5, 1.5, 1.5]
     """
     _check(p, delta, velocity, clamp_min, clamp_max)
     check_watch(watch, counts)
-    if sign_update_route(p, delta, velocity).startswith("native"):
-        torch.ops.sign_ext.sign_update_(
-            p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts
-        )
-        # Autograd must notice that a tensor it saved has changed; a C++ operator does not tell it.
-        _bump_versions(p, velocity)
-    else:
-        _update_with_torch(
-            p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts
-        )
+    direction = delta.to(p.dtype)
+    if velocity is not None:
+        direction = velocity.mul_(momentum).add_(direction)
+    p.add_(direction, alpha=step_size)
+    if watch is not None and p.numel():
+        raise_watch(watch, delta, p, counts)
+    if clamp_min is not None or clamp_max is not None:
+        p.clamp_(clamp_min, clamp_max)
+
+
+sign_update_reference_ = sign_update_.reference
+
+
+@sign_update_.register_native
+def _sign_update_native(
+    p: Tensor,
+    delta: Tensor,
+    velocity: Tensor | None = None,
+    *,
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
+    watch: Tensor | None = None,
+    counts: Tensor | None = None,
+) -> None:
+    torch.ops.sign_ext.sign_update_(
+        p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts
+    )
+    # So that autograd notices a saved tensor has changed: a C++ operator bumps no version.
+    _bump_versions(p, velocity)
+
+
+@sign_update_.register_fake
+def _sign_update_fake(p: Tensor, delta: Tensor, velocity: Tensor | None, *_: object) -> None:
+    for tensor in (delta, velocity):
+        if tensor is not None:
+            torch._check(tensor.shape == p.shape, lambda: "sign_update_: shapes must agree")
+            torch._check(tensor.device == p.device, lambda: "sign_update_: devices must agree")
+
+
+@sign_update_.register_reason
+def _check_and_choose(
+    p: Tensor,
+    delta: Tensor,
+    velocity: Tensor | None = None,
+    *,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
+    watch: Tensor | None = None,
+    counts: Tensor | None = None,
+    **_: object,
+) -> str | None:
+    # Arguments are checked first: a route can only be chosen for shapes that agree.
+    _check(p, delta, velocity, clamp_min, clamp_max)
+    check_watch(watch, counts)
+    return _fallback_reason(p, delta, velocity)
+
+
+def _fallback_reason(p: Tensor, delta: Tensor, velocity: Tensor | None = None) -> str | None:
+    device = p.device.type
+    if not native.NATIVE.loaded:
+        return native.NATIVE.why
+    if device not in ("cpu", "cuda"):
+        return f"there is no native operator for {device}"
+    if device == "cuda" and not native.NATIVE.cuda:
+        return f"no CUDA operator was built: {native.NATIVE.why}"
+    if p.dtype != torch.float32:
+        return f"p is {_name(p.dtype)}, the native operator is float32"
+    if delta.dtype not in _NATIVE_DELTA_TYPES:
+        return f"delta is {_name(delta.dtype)}"
+    if not is_dense(p):
+        return "p is not dense"
+    if not same_layout(p, delta):
+        return "p and delta have different strides"
+    if velocity is not None and not same_layout(p, velocity):
+        return "p and velocity have different strides"
+    return None
 
 
 def sign_update_route(p: Tensor, delta: Tensor, velocity: Tensor | None = None) -> str:
@@ -91,86 +165,7 @@ def sign_update_route(p: Tensor, delta: Tensor, velocity: Tensor | None = None) 
         >>> sign_update_route(p, p.clone())
         'torch: p is float64, the native operator is float32'
     """
-    device = p.device.type
-    if not NATIVE.loaded:
-        return f"torch: {NATIVE.why}"
-    if device not in ("cpu", "cuda"):
-        return f"torch: there is no native operator for {device}"
-    if device == "cuda" and not NATIVE.cuda:
-        return f"torch: no CUDA operator was built: {NATIVE.why}"
-    if p.dtype != torch.float32:
-        return f"torch: p is {_name(p.dtype)}, the native operator is float32"
-    if delta.dtype not in _NATIVE_DELTA_TYPES:
-        return f"torch: delta is {_name(delta.dtype)}"
-    if not is_dense(p):
-        return "torch: p is not dense"
-    if not same_layout(p, delta):
-        return "torch: p and delta have different strides"
-    if velocity is not None and not same_layout(p, velocity):
-        return "torch: p and velocity have different strides"
-    return f"native-{device}"
-
-
-def sign_update_reference_(
-    p: Tensor,
-    delta: Tensor,
-    velocity: Tensor | None = None,
-    *,
-    step_size: float = 1.0,
-    momentum: float = 0.0,
-    clamp_min: float | None = None,
-    clamp_max: float | None = None,
-    watch: Tensor | None = None,
-    counts: Tensor | None = None,
-) -> None:
-    """The definition of `sign_update_` in plain torch, for any device and layout.
-
-    Args:
-        p: as for `sign_update_`.
-        delta: as for `sign_update_`.
-        velocity: as for `sign_update_`.
-        step_size: as for `sign_update_`.
-        momentum: as for `sign_update_`.
-        clamp_min: as for `sign_update_`.
-        clamp_max: as for `sign_update_`.
-        watch: as for `sign_update_`.
-        counts: as for `sign_update_`.
-
-    Raises:
-        TypeError: as `sign_update_`.
-        ValueError: as `sign_update_`.
-        RuntimeError: as `sign_update_`.
-
-    Example:
-        >>> p, v = torch.zeros(3), torch.ones(3)
-        >>> sign_update_reference_(p, torch.ones(3), v, momentum=0.5)
-        >>> p.tolist()
-        [1.5, 1.5, 1.5]
-    """
-    _check(p, delta, velocity, clamp_min, clamp_max)
-    check_watch(watch, counts)
-    _update_with_torch(p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts)
-
-
-def _update_with_torch(
-    p: Tensor,
-    delta: Tensor,
-    velocity: Tensor | None,
-    step_size: float,
-    momentum: float,
-    clamp_min: float | None,
-    clamp_max: float | None,
-    watch: Tensor | None,
-    counts: Tensor | None,
-) -> None:
-    direction = delta.to(p.dtype)
-    if velocity is not None:
-        direction = velocity.mul_(momentum).add_(direction)
-    p.add_(direction, alpha=step_size)
-    if watch is not None and p.numel():
-        raise_watch(watch, delta, p, counts)
-    if clamp_min is not None or clamp_max is not None:
-        p.clamp_(clamp_min, clamp_max)
+    return describe_route(p, _fallback_reason(p, delta, velocity))
 
 
 def _check(
@@ -180,7 +175,7 @@ def _check(
     clamp_min: float | None,
     clamp_max: float | None,
 ) -> None:
-    """Refuse what no route can do, in words that name the argument."""
+    """Refuse what neither route can do; the message names the argument."""
     if p.dtype not in _ITERATE_TYPES:
         raise TypeError(f"p is {_name(p.dtype)}; it must be float32 or float64: pass p.float()")
     if delta.dtype not in _DELTA_TYPES:
@@ -229,25 +224,3 @@ def _bump_versions(*tensors: Tensor | None) -> None:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _fake(
-    p: Tensor,
-    delta: Tensor,
-    velocity: Tensor | None,
-    step_size: float,
-    momentum: float,
-    clamp_min: float | None,
-    clamp_max: float | None,
-    watch: Tensor | None = None,
-    counts: Tensor | None = None,
-) -> None:
-    """The operator for tensors without data: it makes nothing, it only refuses."""
-    for tensor in (delta, velocity):
-        if tensor is not None:
-            torch._check(tensor.shape == p.shape, lambda: "sign_update_: shapes must agree")
-            torch._check(tensor.device == p.device, lambda: "sign_update_: devices must agree")
-
-
-if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::sign_update_", _fake)

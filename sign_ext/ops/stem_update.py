@@ -1,4 +1,4 @@
-"""stem_update_: the input backward of the first convolution, added straight to the image."""
+"""stem_update_: the input-backward of the first convolution, added straight to the image."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.ops.activation import Piecewise, mask_shape, unpack_bits
-from sign_ext.ops.native import NATIVE, runs_natively
+from sign_ext.ops.activation import masked
+from sign_ext.ops.layout import Pair
+from sign_ext.ops.native import fallback_reason, operator
 from sign_ext.ops.watch import check_watch, raise_watch
 
 
+@operator
 def stem_update_(
     p: Tensor,
     g: Tensor,
@@ -21,9 +23,9 @@ def stem_update_(
     slope: float = 0.0,
     watch: Tensor | None = None,
     counts: Tensor | None = None,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
     step_size: float = 1.0,
     momentum: float = 0.0,
     clamp_min: float | None = None,
@@ -43,9 +45,9 @@ def stem_update_(
             bfloat16.
         weight: (KH, KW, C, O) contiguous, float32. One group.
         velocity: v, p's shape, dtype and layout, or None. Changed in place.
-        mask: the bit mask of the activation behind the convolution, uint8, `mask_shape(g.shape)`,
-            or None for an activation that changes nothing.
-        slope: of that activation where its bit is 0.
+        mask: the bit mask of the activation after the convolution, uint8, `mask_shape(g.shape)`,
+            or None for no activation.
+        slope: that activation's slope.
         watch: 2 contiguous values that are not negative, p's dtype, or None. They are raised to the
             largest |δ| and the largest |p + step_size · v| before the clamp; NaN stays.
         counts: 3 contiguous int32 (`sign_ext.ops.watch.new_counts`), or None. The step is counted,
@@ -54,7 +56,7 @@ def stem_update_(
         padding: of the convolution, (above, to the left); below and to the right it is what g's
             size says.
         dilation: of the convolution, (vertical, horizontal).
-        step_size: factor of what is added to p.
+        step_size: factor of δ (or of v) in the update.
         momentum: factor of the old velocity; used only with a velocity.
         clamp_min: lower bound of p in pixel units, or None. NaN stays NaN.
         clamp_max: upper bound, or None. It wins where the bounds are crossed.
@@ -68,89 +70,9 @@ def stem_update_(
         >>> stem_update_(p, g, torch.ones(1, 2, 1, 1), step_size=0.5)
         >>> p.flatten().tolist()
         [0.5, 1.0, 0.5]
-    """
-    if runs_natively(g) and p.dtype == torch.float32:
-        torch.ops.sign_ext.stem_update_(
-            p,
-            g,
-            weight,
-            velocity,
-            mask,
-            slope,
-            watch,
-            counts,
-            *stride,
-            *padding,
-            *dilation,
-            step_size,
-            momentum,
-            clamp_min,
-            clamp_max,
-        )
-    else:
-        stem_update_reference_(
-            p,
-            g,
-            weight,
-            velocity=velocity,
-            mask=mask,
-            slope=slope,
-            watch=watch,
-            counts=counts,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            step_size=step_size,
-            momentum=momentum,
-            clamp_min=clamp_min,
-            clamp_max=clamp_max,
-        )
-
-
-def stem_update_reference_(
-    p: Tensor,
-    g: Tensor,
-    weight: Tensor,
-    *,
-    velocity: Tensor | None = None,
-    mask: Tensor | None = None,
-    slope: float = 0.0,
-    watch: Tensor | None = None,
-    counts: Tensor | None = None,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    step_size: float = 1.0,
-    momentum: float = 0.0,
-    clamp_min: float | None = None,
-    clamp_max: float | None = None,
-) -> None:
-    """The definition of `stem_update_` in plain torch, for any floating dtype, device and layout.
-
-    Args:
-        p: as for `stem_update_`.
-        g: as for `stem_update_`.
-        weight: as for `stem_update_`.
-        velocity: as for `stem_update_`.
-        mask: as for `stem_update_`.
-        slope: as for `stem_update_`.
-        watch: as for `stem_update_`.
-        counts: as for `stem_update_`.
-        stride: as for `stem_update_`.
-        padding: as for `stem_update_`.
-        dilation: as for `stem_update_`.
-        step_size: as for `stem_update_`.
-        momentum: as for `stem_update_`.
-        clamp_min: as for `stem_update_`.
-        clamp_max: as for `stem_update_`.
-
-    Raises:
-        ValueError: a shape does not fit.
-
-    Example:
         >>> p, watch = torch.zeros(1, 1, 1, 2), torch.zeros(2)
         >>> g, weight = torch.tensor([[[[3.0, -4.0]]]]), torch.ones(1, 1, 1, 1)
-        >>> stem_update_reference_(p, g, weight, watch=watch, step_size=0.5, clamp_min=-1.0)
+        >>> stem_update_.reference(p, g, weight, watch=watch, step_size=0.5, clamp_min=-1.0)
         >>> p.flatten().tolist(), watch.tolist()
         ([1.5, -1.0], [4.0, 2.0])
     """
@@ -162,13 +84,8 @@ def stem_update_reference_(
     if velocity is not None and velocity.shape != p.shape:
         raise ValueError(f"velocity must have p's shape {tuple(p.shape)}")
     check_watch(watch, counts)
-    g = g.to(p.dtype)
-    if mask is not None:
-        if mask.shape != mask_shape(g.shape):
-            raise ValueError(f"mask must have shape {mask_shape(g.shape)}, not {tuple(mask.shape)}")
-        g = Piecewise(slope=slope).pull_back(g, unpack_bits(mask, g.shape))
-    # All that the taps reach, from the padding above and to the left on; cut, or filled up with
-    # zeros, to the image.
+    g = masked(g.to(p.dtype), mask, slope)
+    # It begins at the padding before the image. Cut it, or fill it up with zeros, to the image.
     reached = F.conv_transpose2d(
         g, weight.to(p.dtype).permute(3, 2, 0, 1), stride=stride, dilation=dilation
     )
@@ -185,32 +102,54 @@ def stem_update_reference_(
         p.clamp_(clamp_min, clamp_max)
 
 
-def _fake(
+@stem_update_.register_native
+def _stem_update_native(
     p: Tensor,
     g: Tensor,
     weight: Tensor,
-    velocity: Tensor | None,
-    mask: Tensor | None,
-    slope: float,
-    watch: Tensor | None,
-    counts: Tensor | None,
-    stride_h: int,
-    stride_w: int,
-    pad_top: int,
-    pad_left: int,
-    dilation_h: int,
-    dilation_w: int,
-    step_size: float,
-    momentum: float,
-    clamp_min: float | None,
-    clamp_max: float | None,
+    *,
+    velocity: Tensor | None = None,
+    mask: Tensor | None = None,
+    slope: float = 0.0,
+    watch: Tensor | None = None,
+    counts: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
 ) -> None:
-    """The operator for tensors without data: it makes nothing, it only refuses."""
+    torch.ops.sign_ext.stem_update_(
+        p,
+        g,
+        weight,
+        velocity,
+        mask,
+        slope,
+        watch,
+        counts,
+        *stride,
+        *padding,
+        *dilation,
+        step_size,
+        momentum,
+        clamp_min,
+        clamp_max,
+    )
+
+
+@stem_update_.register_fake
+def _stem_update_fake(p: Tensor, g: Tensor, weight: Tensor, *_: object) -> None:
     torch._check(
         weight.shape[2] == p.shape[1] and weight.shape[3] == g.shape[1],
         lambda: "stem_update_: weight must be (KH, KW, C, O), the channels of p and of g",
     )
 
 
-if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::stem_update_", _fake)
+@stem_update_.register_reason
+def _fallback_reason(p: Tensor, g: Tensor, weight: Tensor, **_: object) -> str | None:
+    if p.dtype != torch.float32:
+        return f"p is {str(p.dtype).removeprefix('torch.')}, the native operator is float32"
+    return fallback_reason(g)

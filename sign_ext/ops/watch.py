@@ -1,9 +1,9 @@
-"""What the update operators report of their steps without ever waiting for the device.
+"""What the update operators report about their steps without synchronising with the device.
 
 csrc/common/watch.h is the contract. `watch` holds two values: the largest |δ| and the largest
 |p + step_size · v| before the clamp. `counts` holds three int32: the steps taken, the first step
-(from 1) after which a value of the watch was not finite, or NEVER, and one that is the CUDA
-kernels' own and 0 between calls.
+(from 1) after which a value of the watch was not finite, or NEVER, and a scratch value of
+the CUDA kernels, 0 between calls.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NEVER = 2**31 - 1  # of the first step that was not finite
+NEVER = 2**31 - 1  # in place of the first step that was not finite, while there is none
 
 
 def new_watch(dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -42,7 +42,7 @@ def new_counts(device: torch.device) -> Tensor:
 
 
 def reset_counts(counts: Tensor) -> None:
-    """Back to before the first step, without a copy from the host.
+    """Reset to before the first step, without a copy from the host.
 
     Args:
         counts: as `new_counts` made them.
@@ -52,7 +52,7 @@ def reset_counts(counts: Tensor) -> None:
 
 
 def check_watch(watch: Tensor | None, counts: Tensor | None) -> None:
-    """Refuse what no route can write to.
+    """Refuse a watch or counts that no route can write.
 
     Args:
         watch: 2 values, or None.
@@ -70,13 +70,13 @@ def check_watch(watch: Tensor | None, counts: Tensor | None) -> None:
 
 
 def raise_watch(watch: Tensor, delta: Tensor, moved: Tensor, counts: Tensor | None) -> None:
-    """One step's report in plain torch, as the native operators make it.
+    """Report one step in plain torch, as the native operators do.
 
     Args:
         watch: (2,), raised in place; NaN stays.
         delta: δ, any shape, not empty.
         moved: p + step_size · v before the clamp, any shape, not empty.
-        counts: (3,) int32, or None for no step to be counted.
+        counts: (3,) int32, or None to count no step.
 
     Example:
         >>> watch, counts = new_watch(torch.float32, "cpu"), new_counts("cpu")

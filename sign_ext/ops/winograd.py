@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import IDENTITY, Piecewise
-from sign_ext.ops.native import NATIVE, runs_natively
+from sign_ext.ops.layout import Pair
+from sign_ext.ops.native import fallback_reason, operator
 
 LEAST_CHANNELS = 16
 
@@ -31,6 +32,7 @@ def winograd_weight(weight: Tensor) -> Tensor:
     return transformed.reshape(16, weight.shape[1], weight.shape[0]).to(weight.dtype).contiguous()
 
 
+@operator
 def winograd(
     x: Tensor,
     weight: Tensor,
@@ -39,28 +41,27 @@ def winograd(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     activation: Piecewise = IDENTITY,
-    padding: tuple[int, int] = (1, 1),
+    padding: Pair = (1, 1),
 ) -> None:
     """activation(w ∗ x + bias + residual) by Winograd's F(2×2, 3×3), into `out`.
 
     Rounding errors are about twice the direct convolution's. An infinity or NaN in x gives NaN in
-    the whole 2×2 tile of outputs that looks at its patch. There is a native operator for the CPU.
+    the whole 2×2 tile of outputs that reads its patch. The native operator runs on the CPU only.
 
     Args:
         x: (N, C_in, H, W) float32 in channels_last, C_in ≥ 16.
         weight: (16, C_in, C_out) from `winograd_weight`.
-        out: (N, C_out, OH, OW) float32 in channels_last, C_out ≥ 16; positions beyond the image
-            and its padding in front count as zero. Must not share memory with x or residual.
+        out: (N, C_out, OH, OW) float32 in channels_last, C_out ≥ 16; positions outside the
+            image count as zero. Must not share memory with x or residual.
         bias: (C_out,) float32, or None.
         residual: like out, or None.
         activation: applied last.
-        padding: zeros in front (top, left).
+        padding: zeros before each axis (top, left).
 
     Raises:
         RuntimeError: a tensor of the wrong type, shape or layout; it is named.
 
     Example:
-        >>> import torch
         >>> w = torch.rand(16, 16, 3, 3)
         >>> x = torch.rand(1, 16, 4, 4).to(memory_format=torch.channels_last)
         >>> y = torch.empty_like(x)
@@ -68,44 +69,15 @@ def winograd(
         >>> torch.allclose(y, torch.nn.functional.conv2d(x, w, padding=1), atol=1e-4)
         True
     """
-    if x.is_cpu and x.dtype == torch.float32 and runs_natively(x):
-        torch.ops.sign_ext.winograd(x, weight, out, bias, residual, *activation, *padding)
-    else:
-        winograd_reference(
-            x, weight, out, bias=bias, residual=residual, activation=activation, padding=padding
-        )
-
-
-def winograd_reference(
-    x: Tensor,
-    weight: Tensor,
-    out: Tensor,
-    *,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    activation: Piecewise = IDENTITY,
-    padding: tuple[int, int] = (1, 1),
-) -> None:
-    """The definition of `winograd` in plain torch, for any floating dtype and device.
-
-    Args:
-        x: as for `winograd`.
-        weight: as for `winograd`.
-        out: as for `winograd`.
-        bias: as for `winograd`.
-        residual: as for `winograd`.
-        activation: as for `winograd`.
-        padding: as for `winograd`.
-    """
     (n, channels, height, width), (top, left) = x.shape, padding
     rows, columns = -(-out.shape[2] // 2), -(-out.shape[3] // 2)
-    behind = (2 * columns + 2 - left - width, 2 * rows + 2 - top - height)
-    padded = F.pad(x, (left, behind[0], top, behind[1]))
+    right, below = 2 * columns + 2 - left - width, 2 * rows + 2 - top - height
+    padded = F.pad(x, (left, right, top, below))
     patches = padded.unfold(2, 4, 2).unfold(3, 4, 2)  # (N, C, rows, columns, 4, 4)
     b, a = (torch.tensor(m, dtype=x.dtype, device=x.device) for m in (_INPUT, _OUTPUT))
     patches = torch.einsum("ip,jq,ncyxpq->ijncyx", b, b, patches)
-    places = weight.to(x.dtype).reshape(4, 4, channels, -1)
-    products = torch.einsum("ijncyx,ijck->ijnkyx", patches, places)
+    weights = weight.to(x.dtype).reshape(4, 4, channels, -1)
+    products = torch.einsum("ijncyx,ijck->ijnkyx", patches, weights)
     tiles = torch.einsum("pi,qj,ijnkyx->nkypxq", a, a, products)
     y = tiles.reshape(n, -1, 2 * rows, 2 * columns)[:, :, : out.shape[2], : out.shape[3]]
     if bias is not None:
@@ -115,19 +87,29 @@ def winograd_reference(
     out.copy_(activation.apply(y))
 
 
-def _fake(
+@winograd.register_native
+def _winograd_native(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    *,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
+    padding: Pair = (1, 1),
+) -> None:
+    torch.ops.sign_ext.winograd(x, weight, out, bias, residual, *activation, *padding)
+
+
+@winograd.register_fake
+def _winograd_fake(
     x: Tensor,
     weight: Tensor,
     out: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
-    low: float,
-    high: float,
-    slope: float,
-    pad_top: int,
-    pad_left: int,
+    *_: object,
 ) -> None:
-    """The operator for tensors without data: it makes nothing, it only refuses."""
     torch._check(x.shape[0] == out.shape[0], lambda: "winograd: out must have x's images")
     if residual is not None:
         torch._check(
@@ -135,5 +117,8 @@ def _fake(
         )
 
 
-if NATIVE.loaded:
-    torch.library.register_fake("sign_ext::winograd", _fake)
+@winograd.register_reason
+def _fallback_reason(x: Tensor, *_: object, **__: object) -> str | None:
+    if not (x.is_cpu and x.dtype == torch.float32):
+        return "the native operator is for float32 on a CPU"
+    return fallback_reason(x)

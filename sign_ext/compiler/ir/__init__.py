@@ -1,1 +1,4 @@
-"""The operations of a program, a file a kind, and the program itself. Imports `ops` only."""
+"""The operations of a program, a file a kind, and the program itself.
+
+It may import `ops` and `formatting`.
+"""

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from sign_ext.compiler.ir.op import Op, count
-
-Pair = tuple[int, int]
+from sign_ext.ops.layout import Pair
 
 
 def add_residual(value: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -27,8 +26,8 @@ class Convolution(Op):
         weight: (C_out, C_in / groups, KH, KW).
         bias: (C_out,) or None.
         stride: (vertical, horizontal).
-        padding: zeros in front (top, left) …
-        padding_end: … and behind (bottom, right).
+        padding: zeros before each axis (top, left).
+        padding_end: zeros after it (bottom, right).
         dilation: (vertical, horizontal).
         groups: as in torch.nn.Conv2d.
     """
@@ -50,7 +49,7 @@ class Convolution(Op):
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether each channel has a filter of its own, and every window sees the image."""
+        """Whether each channel has its own filter, and every window overlaps the image."""
         if not self.groups == self.weight.shape[0] == self.in_shapes[0][0] or self.groups == 1:
             return False
         axes = zip(
@@ -70,6 +69,26 @@ class Convolution(Op):
         plain = self.kernel == self.stride == (1, 1) and self.groups == 1
         return plain and self.padding == self.padding_end == (0, 0)
 
+    @property
+    def has_residual(self) -> bool:
+        """A second input is added."""
+        return len(self.inputs) > 1
+
+    @property
+    def masks_on_load(self) -> bool:
+        """The depthwise operator does; a matrix product does not."""
+        return self.is_depthwise
+
+    @property
+    def takes_epilogue(self) -> bool:
+        """The depthwise operator does."""
+        return self.is_depthwise
+
+    @property
+    def can_update_image(self) -> bool:
+        """Few input channels, as `stem_update_` takes them."""
+        return self.groups == 1 and len(self.inputs) == 1 and self.in_shapes[0][0] <= 16
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """Zero-pad, convolve, add."""
         (top, left), (bottom, right) = self.padding, self.padding_end
@@ -80,7 +99,7 @@ class Convolution(Op):
         return add_residual(value, inputs), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """The transposed convolution, cut to the input."""
+        """The transposed convolution, cropped to the input."""
         (top, left), (bottom, right) = self.padding, self.padding_end
         _, height, width = self.in_shapes[0]
         size = (height + top + bottom, width + left + right)
@@ -104,16 +123,16 @@ class Convolution(Op):
         """Kernel, stride, groups and channels."""
         size = "×".join(map(str, self.kernel))
         stride = "" if self.stride == (1, 1) else f"/{self.stride[0]}"
-        words = [f"{size}{stride}"]
+        terms = [f"{size}{stride}"]
         if self.is_depthwise:
-            words.append("depthwise")
+            terms.append("depthwise")
         elif self.groups > 1:
-            words.append(f"{self.groups} groups")
+            terms.append(f"{self.groups} groups")
         if self.dilation != (1, 1):
-            words.append(f"dilation {self.dilation[0]}")
-        if len(self.inputs) > 1:
-            words.append("+ residual")
-        return " ".join(words)
+            terms.append(f"dilation {self.dilation[0]}")
+        if self.has_residual:
+            terms.append("+ residual")
+        return " ".join(terms)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -130,6 +149,11 @@ class Linear(Op):
 
     kind: ClassVar[str] = "linear"
 
+    @property
+    def has_residual(self) -> bool:
+        """A second input is added."""
+        return len(self.inputs) > 1
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """Flatten, multiply, add."""
         value = F.linear(inputs[0].flatten(1), self.weight, self.bias)
@@ -145,5 +169,5 @@ class Linear(Op):
         return 2 * self.weight.numel()
 
     def detail(self) -> str:
-        """Whether something is added."""
-        return "+ residual" if len(self.inputs) > 1 else ""
+        """Whether a residual is added."""
+        return "+ residual" if self.has_residual else ""

@@ -11,17 +11,16 @@ from torch import Tensor
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.op import Op, Residue, describe_activation
 from sign_ext.compiler.ir.program import Program, renumber
-from sign_ext.compiler.ir.traits import stem_of
 
-CHANNELS = 8  # that all channels must be a multiple of
+CHANNELS = 8  # all channel counts must be a multiple of this
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InvertedResidual(Op):
     """project(depthwise(expand(x)) [, residual]), x and residual being its inputs.
 
-    The three have shapes and options of their own; their numbers are those of the program that they
-    were taken from and mean nothing here. `activation` is that of `project`.
+    The three keep their own shapes and options. Their value numbers are those of the program that
+    they were taken from and mean nothing here. `activation` is that of `project`.
 
     Attributes:
         expand: a pointwise convolution.
@@ -35,8 +34,13 @@ class InvertedResidual(Op):
 
     kind: ClassVar[str] = "inverted residual"
 
+    @property
+    def has_residual(self) -> bool:
+        """A second input is added."""
+        return len(self.inputs) > 1
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """The three one behind the other; keeps the bits of the first two activations."""
+        """The three in sequence; keeps the bits of the first two activations."""
         x, *residual = inputs
         e, first = self.expand.forward(x)
         d, second = self.depthwise.forward(e)
@@ -44,7 +48,7 @@ class InvertedResidual(Op):
         return value, (first, second)
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """The three's own, back to front."""
+        """The vjps of the three, in reverse."""
         first, second = kept
         d, *residual = self.project.linear_vjp(cotangent, None)
         (e,) = self.depthwise.vjp(d, second)
@@ -56,30 +60,30 @@ class InvertedResidual(Op):
         return (*self.expand.residues(element_size), *self.depthwise.residues(element_size))
 
     def flops(self) -> int:
-        """Those of the three."""
+        """The sum over the three."""
         return self.expand.flops() + self.depthwise.flops() + self.project.flops()
 
     def detail(self) -> str:
-        """The three's own, and the first two activations."""
-        words = []
+        """Those of the three, with the first two activations."""
+        terms = []
         for op in (self.expand, self.depthwise):
             identity = op.activation.is_identity
             activation = "" if identity else f" + {describe_activation(op.activation)}"
-            words.append(f"{op.detail()}{activation}")
-        return ", ".join((*words, self.project.detail()))
+            terms.append(f"{op.detail()}{activation}")
+        return ", ".join((*terms, self.project.detail()))
 
 
 def fuse_blocks(program: Program, places: Sequence[int]) -> tuple[Program, tuple[int, ...]]:
-    """A program with some of its blocks as one operation each.
+    """A program in which some blocks are one operation each.
 
     Args:
         program: any program; it is left as it is.
-        places: of the blocks' last convolutions, among those of `blocks_of` (or others, where it
+        places: indices of the blocks' last convolutions, from `blocks_of` (or others, where that
             had to choose between two that share a convolution).
 
     Returns:
-        The program, and for each of its operations the place that it had (a block: that of its
-        last convolution).
+        The program, and for each of its operations its place in the old one (for a block, that of
+        its last convolution).
 
     Raises:
         ValueError: no block that can be fused ends at one of the places, or two share a
@@ -106,7 +110,7 @@ def fuse_blocks(program: Program, places: Sequence[int]) -> tuple[Program, tuple
 def blocks_of(program: Program) -> tuple[int, ...]:
     """The places of the last convolutions of all blocks that can be fused together.
 
-    Of two blocks that share a convolution the first is taken.
+    Of two blocks that share a convolution, the first is taken.
 
     Args:
         program: any program.
@@ -129,24 +133,24 @@ def _refusal(program: Program, place: int, why: str) -> str:
 
 
 def _block_at(program: Program, place: int) -> InvertedResidual | str:
-    """The block that ends at a place, or why there is none."""
+    """The block that ends at a place, or the reason why there is none."""
     ops = program.ops
     if not 0 <= place < len(ops):
         return f"the program has {len(ops)} operations"
     project = ops[place]
     if not isinstance(project, Convolution) or not project.is_pointwise:
-        return f"{project} is no dense 1×1 convolution of stride 1"
+        return f"{project} is not a dense 1×1 convolution of stride 1"
     depthwise = _made_for(program, project.inputs[0], place)
     if depthwise is None or not depthwise.is_depthwise or depthwise.dilation != (1, 1):
         return f"{project} is not the only reader of a depthwise convolution without dilation"
     expand = _made_for(program, depthwise.inputs[0], depthwise.output - 1)
     if expand is None or not expand.is_pointwise:
         return f"{depthwise} is not the only reader of a dense 1×1 convolution of stride 1"
-    if expand.output - 1 == stem_of(program):
+    if expand.output - 1 == program.stem():
         return f"{expand} is the first convolution, whose input-backward adds to the image"
     for op in (expand, depthwise, project):
         if op.activation.slope:
-            return f"the activation of {op} is no clamp"
+            return f"the activation of {op} is not a clamp"
     channels = (expand.in_shapes[0][0], expand.shape[0], project.shape[0])
     if any(c % CHANNELS for c in channels):
         sizes = ", ".join(map(str, channels))
@@ -164,7 +168,7 @@ def _block_at(program: Program, place: int) -> InvertedResidual | str:
 
 
 def _made_for(program: Program, number: int, reader: int) -> Convolution | None:
-    """The convolution of one input that made a value, if one operation alone reads it, once."""
+    """The one-input convolution that made a value, if `reader` alone reads it, and once."""
     if number == 0 or program.readers()[number] != (reader,):
         return None
     op = program.ops[number - 1]

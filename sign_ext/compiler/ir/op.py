@@ -1,4 +1,4 @@
-"""What every operation of a `Program` is: plain data with a forward and an input-backward."""
+"""The base class of a `Program`'s operations: plain data with a forward and an input-backward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 
 class Residue(NamedTuple):
-    """What an operation keeps of one image between forward and backward."""
+    """A tensor that an operation keeps for one image between forward and backward."""
 
     kind: str  # "bit mask", "pool index", "input", "output", "factors"
     bytes: int
@@ -43,7 +43,7 @@ def mask_bytes(shape: Shape) -> int:
 
 
 def describe_activation(activation: Piecewise) -> str:
-    """The field's name of an activation: "relu", "relu6", "clamp(-1, 1)", "leaky_relu(0.01)".
+    """The usual name of an activation: "relu", "relu6", "clamp(-1, 1)", "leaky_relu(0.01)".
 
     Args:
         activation: any but the identity.
@@ -61,12 +61,15 @@ def describe_activation(activation: Piecewise) -> str:
 class Op(ABC):
     """One operation, on values that are numbered in the order in which they are computed.
 
+    A kind of operation is a subclass: its value, its input-backward, what it keeps, and its traits,
+    which tell the schedule what the operators that run it can do in one pass.
+
     Attributes:
         inputs: the numbers of the values it reads.
-        output: the number of the value that it makes.
+        output: the number of the value it computes.
         in_shapes: one image's shape of each input.
         shape: one image's shape of the output.
-        activation: what is applied last; its bits are a residue.
+        activation: applied last; its bits are a residue.
     """
 
     inputs: tuple[int, ...]
@@ -79,11 +82,11 @@ class Op(ABC):
 
     @abstractmethod
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """The value before the activation, and what `linear_vjp` needs (None: nothing)."""
+        """The value before the activation, and what `linear_vjp` needs of it (None: nothing)."""
 
     @abstractmethod
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """Cotangents of the inputs from that of the value before the activation."""
+        """The inputs' cotangents from that of the value before the activation."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The output, and the residue that `vjp` needs.
@@ -113,7 +116,7 @@ class Op(ABC):
         return ()
 
     def residues(self, element_size: int = 4) -> tuple[Residue, ...]:
-        """All that is kept of one image.
+        """Everything that is kept of one image.
 
         Args:
             element_size: bytes of an element of an activation.
@@ -129,7 +132,7 @@ class Op(ABC):
         return not self.residues()
 
     def constants(self) -> tuple[Tensor, ...]:
-        """Its weights and other constants, those of operations that it is made of too."""
+        """Its weights and other constants, including those of operations it contains."""
         found: list[Tensor] = []
         for value in vars(self).values():
             if isinstance(value, Tensor):
@@ -137,6 +140,49 @@ class Op(ABC):
             elif isinstance(value, Op):
                 found += value.constants()
         return tuple(found)
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether the second input is added to the value, so that its cotangent is the output's."""
+        return False
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether it is scale · x + shift and nothing else."""
+        return False
+
+    @property
+    def is_identity_vjp(self) -> bool:
+        """Whether the inputs' cotangents are the output's, unchanged."""
+        return False
+
+    @property
+    def works_in_place(self) -> bool:
+        """Whether its operator may write the output over the first input."""
+        return False
+
+    @property
+    def masks_on_load(self) -> bool:
+        """Whether its input-backward applies its activation's bits as it reads the cotangent."""
+        return False
+
+    @property
+    def takes_epilogue(self) -> bool:
+        """Whether its input-backward adds another branch's cotangent and masks the result."""
+        return False
+
+    @property
+    def can_update_image(self) -> bool:
+        """Whether its input-backward can be added straight to the image."""
+        return False
+
+    def backward_reads(self, side: int) -> tuple[int, ...]:
+        """Numbers of the values that the input-backward reads again.
+
+        Args:
+            side: which input it is for.
+        """
+        return ()
 
     def detail(self) -> str:
         """Sizes and options in a few words."""
@@ -148,7 +194,7 @@ class Op(ABC):
 
     def __str__(self) -> str:
         """One line."""
-        words = [self.kind, self.detail()]
+        terms = [self.kind, self.detail()]
         if not self.activation.is_identity:
-            words.append(f"+ {describe_activation(self.activation)}")
-        return " ".join(word for word in words if word)
+            terms.append(f"+ {describe_activation(self.activation)}")
+        return " ".join(filter(None, terms))

@@ -1,4 +1,4 @@
-"""Operations on each element by itself: affine and sums, smooth activations, products."""
+"""Elementwise operations: affine maps and sums, smooth activations, products."""
 
 from __future__ import annotations
 
@@ -33,6 +33,31 @@ class Pointwise(Op):
 
     kind: ClassVar[str] = "pointwise"
 
+    @property
+    def has_residual(self) -> bool:
+        """A second input is added."""
+        return len(self.inputs) > 1
+
+    @property
+    def is_affine(self) -> bool:
+        """One input and no activation."""
+        return len(self.inputs) == 1 and self.activation.is_identity
+
+    @property
+    def is_identity_vjp(self) -> bool:
+        """A shift and a sum change no cotangent."""
+        return self.scale is None
+
+    @property
+    def works_in_place(self) -> bool:
+        """Each element is read once, before it is written."""
+        return True
+
+    @property
+    def masks_on_load(self) -> bool:
+        """The scaling is a pass over the cotangent anyway, in which bits cost nothing."""
+        return self.scale is not None
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """Scale, shift, add."""
         value = inputs[0]
@@ -43,27 +68,27 @@ class Pointwise(Op):
         return add_residual(value, inputs), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """Scale the first input's, hand the second's on."""
+        """Scale the first input's; pass the second's through unchanged."""
         first = cotangent
         if self.scale is not None:
             first = first * per_channel(self.scale, first)
         return (first, cotangent)[: len(self.inputs)]
 
     def detail(self) -> str:
-        """Which of its parts there are."""
-        parts = [
+        """Which of scale, shift and sum it has."""
+        terms = [
             "scale" * (self.scale is not None),
             "shift" * (self.shift is not None),
-            "add" * (len(self.inputs) > 1),
+            "add" * self.has_residual,
         ]
-        return " ".join(filter(None, parts))
+        return " ".join(filter(None, terms))
 
 
 _aten = torch.ops.aten
 Forward = Callable[[Tensor], Tensor]
 Backward = Callable[[Tensor, Tensor], Tensor]
 
-# Name → (value, cotangent of the input, whether the backward reads the output instead of the input)
+# Name → (value, input's cotangent, whether the backward reads the output instead of the input)
 SMOOTH: dict[str, tuple[Forward, Backward, bool]] = {
     "silu": (F.silu, lambda g, x: _aten.silu_backward(g, x), False),
     "gelu": (F.gelu, lambda g, x: _aten.gelu_backward(g, x), False),
@@ -84,7 +109,7 @@ SMOOTH: dict[str, tuple[Forward, Backward, bool]] = {
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Smooth(Op):
-    """An activation whose derivative is a function of its input or output, which is kept.
+    """An activation whose derivative needs its input or its output, which is kept.
 
     Attributes:
         function: a name in `SMOOTH`.
@@ -95,7 +120,7 @@ class Smooth(Op):
     kind: ClassVar[str] = "smooth"
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """The value; keeps what the derivative is a function of."""
+        """The value; keeps what the derivative needs."""
         value, _, keeps_output = SMOOTH[self.function]
         y = value(inputs[0])
         return y, y if keeps_output else inputs[0]
@@ -108,6 +133,10 @@ class Smooth(Op):
     def keeps_output(self) -> bool:
         """Whether the output is kept rather than the input."""
         return SMOOTH[self.function][2]
+
+    def backward_reads(self, side: int) -> tuple[int, ...]:
+        """The input or output."""
+        return (self.output if self.keeps_output else self.inputs[0],)
 
     def kept(self, element_size: int) -> tuple[Residue, ...]:
         """The input or output."""
@@ -130,12 +159,16 @@ class Multiply(Op):
         return inputs[0] * inputs[1], inputs
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """Each factor's is the cotangent times the other, summed where it was spread."""
+        """The cotangent times the other factor, summed over what was broadcast."""
         first, second = kept
         return (
             (cotangent * second).sum_to_size(first.shape),
             (cotangent * first).sum_to_size(second.shape),
         )
+
+    def backward_reads(self, side: int) -> tuple[int, ...]:
+        """The other factor."""
+        return (self.inputs[1 - side],)
 
     def kept(self, element_size: int) -> tuple[Residue, ...]:
         """Both factors."""

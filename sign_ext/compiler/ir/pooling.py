@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.compiler.ir.dense import Pair
 from sign_ext.compiler.ir.op import Op, Residue
+from sign_ext.ops.layout import Pair
+from sign_ext.ops.max_pool import index_shape
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -20,7 +22,7 @@ class MaxPool(Op):
     Attributes:
         kernel: (KH, KW).
         stride: (vertical, horizontal).
-        padding: what no maximum is taken over, on each side.
+        padding: positions on each side that never win.
         dilation: (vertical, horizontal).
         ceil_mode: whether a last, incomplete window counts.
     """
@@ -33,9 +35,19 @@ class MaxPool(Op):
 
     kind: ClassVar[str] = "max_pool"
 
+    @property
+    def masks_on_load(self) -> bool:
+        """Its operator does."""
+        return True
+
+    @property
+    def takes_epilogue(self) -> bool:
+        """Its operator does."""
+        return True
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """The maxima; keeps where they were."""
-        value, where = F.max_pool2d(
+        """The maxima; keeps their positions."""
+        value, indices = F.max_pool2d(
             inputs[0],
             self.kernel,
             self.stride,
@@ -44,27 +56,19 @@ class MaxPool(Op):
             self.ceil_mode,
             return_indices=True,
         )
-        return value, where
+        return value, indices
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """Each cotangent at its maximum's place."""
+        """Each cotangent at its maximum's position."""
         n = len(cotangent)
         _, height, width = self.in_shapes[0]
         flat = cotangent.new_zeros(n, self.shape[0], height * width)
         flat.scatter_add_(2, kept.flatten(2), cotangent.flatten(2))
         return (flat.reshape(n, -1, height, width),)
 
-    @property
-    def index_bits(self) -> int:
-        """Bits that say which position of a window won."""
-        positions = self.kernel[0] * self.kernel[1]
-        return next(bits for bits in (2, 4, 8, 32) if positions <= 2**bits)
-
     def kept(self, element_size: int) -> tuple[Residue, ...]:
-        """The winners' positions, in whole bytes for each 8 channels of a position."""
-        channels, height, width = self.shape
-        groups = -(-channels // 8)
-        return (Residue("pool index", groups * self.index_bits * height * width),)
+        """The winners' positions, packed as the operator writes them."""
+        return (Residue("pool index", math.prod(index_shape((1, *self.shape), self.kernel))),)
 
     def detail(self) -> str:
         """Kernel and stride."""
@@ -81,7 +85,7 @@ class AveragePool(Op):
         padding: zeros on each side.
         ceil_mode: whether a last, incomplete window counts.
         count_include_pad: whether the divisor counts the padding.
-        divisor: what to divide by instead, or None.
+        divisor: what to divide by instead of the window's size, or None.
     """
 
     kernel: Pair
@@ -92,6 +96,11 @@ class AveragePool(Op):
     divisor: int | None = None
 
     kind: ClassVar[str] = "average_pool"
+
+    @property
+    def takes_epilogue(self) -> bool:
+        """Its operator does."""
+        return True
 
     @property
     def is_global(self) -> bool:
@@ -113,7 +122,7 @@ class AveragePool(Op):
         return value, None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """Each cotangent spread over its window: PyTorch's own."""
+        """Each cotangent spread over its window, by PyTorch's own operator."""
         like = cotangent.new_empty((1, 1, 1, 1)).expand(len(cotangent), *self.in_shapes[0])
         return (
             torch.ops.aten.avg_pool2d_backward(
@@ -146,6 +155,6 @@ class AdaptiveAverage(Op):
         return F.adaptive_avg_pool2d(inputs[0], (self.shape[1], self.shape[2])), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """PyTorch's own."""
+        """By PyTorch's own operator."""
         like = cotangent.new_empty((1, 1, 1, 1)).expand(len(cotangent), *self.in_shapes[0])
         return (torch.ops.aten._adaptive_avg_pool2d_backward(cotangent, like.contiguous()),)

@@ -1,7 +1,7 @@
-"""`Program`: a frozen network up to its source layer as plain data, and what it means.
+"""`Program`: a frozen network up to its source layer, as plain data.
 
-`value` and `pullback_of_ones` are the definition, in plain torch and any dtype: the oracle that
-faster executors are tested against.
+`forward` and `backward` define its meaning in plain torch, in any dtype. They are the oracle that
+faster executors are tested against. `print(program)` shows what runs and what each operation keeps.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any
 from torch import Tensor
 
 from sign_ext.compiler.ir.op import Op, Shape, count
+from sign_ext.formatting import bytes_in_words
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Program:
-    """Operations in order. Value 0 is the image, operation i makes value i + 1.
+    """Operations in order. Value 0 is the image; operation i computes value i + 1.
 
     Attributes:
         image_shape: (C, H, W) of one image.
         ops: the operations up to the last one that is not linear.
         seed: the cotangent of the last value for a cotangent of ones at the source layer, of one
-            image: the linear operations behind that value are folded into it.
-        folded: those operations, in words.
-        source: where Φ is read, in words.
+            image. The linear operations after that value are folded into it.
+        folded: descriptions of those operations.
+        source: a description of where Φ is read.
     """
 
     image_shape: Shape
@@ -60,8 +61,8 @@ class Program:
         for op, residue in zip(reversed(self.ops), reversed(residues), strict=True):
             cotangent = cotangents.pop(op.output)
             for number, part in zip(op.inputs, op.vjp(cotangent, residue), strict=True):
-                had = cotangents.get(number)
-                cotangents[number] = part if had is None else had + part
+                earlier = cotangents.get(number)
+                cotangents[number] = part if earlier is None else earlier + part
         return cotangents[0]
 
     def pullback_of_ones(self, images: Tensor) -> Tensor:
@@ -76,13 +77,12 @@ class Program:
         return self.backward(self.forward(images), len(images))
 
     def to(self, *args: Any, **options: Any) -> Program:
-        """The same with its constants in another dtype or on another device.
+        """The same program with its constants in another dtype or on another device.
 
         Args:
             *args: as for `torch.Tensor.to`.
             **options: as for `torch.Tensor.to`.
         """
-
         ops = tuple(with_constants(op, lambda c: c.to(*args, **options)) for op in self.ops)
         return replace(self, ops=ops, seed=self.seed.to(*args, **options))
 
@@ -95,12 +95,26 @@ class Program:
         return self.image_shape if number == 0 else self.ops[number - 1].shape
 
     def readers(self) -> Mapping[int, tuple[int, ...]]:
-        """For each value the operations (by index) that read it, in order."""
+        """For each value, the indices of the operations that read it, in order."""
         found: dict[int, list[int]] = {number: [] for number in range(len(self.ops) + 1)}
         for i, op in enumerate(self.ops):
             for number in op.inputs:
                 found[number].append(i)
         return {number: tuple(readers) for number, readers in found.items()}
+
+    def stem(self) -> int | None:
+        """The index of the convolution whose input-backward can be added straight to the image.
+
+        It is the first operation, or the second after an affine map (a standardisation that padding
+        keeps from being folded), and nothing else reads the image.
+        """
+        readers = self.readers()
+        index = 0
+        if self.ops and self.ops[0].is_affine and readers[0] == (0,):
+            index = 1
+        if index >= len(self.ops) or readers[index] != (index,):
+            return None
+        return index if self.ops[index].can_update_image else None
 
     def residue_bytes(self, element_size: int = 4) -> int:
         """Bytes that one image keeps between forward and backward.
@@ -115,18 +129,43 @@ class Program:
         return 2 * sum(op.flops() for op in self.ops)
 
     def __str__(self) -> str:
-        """One line an operation: what it reads and makes, and what it keeps of one image."""
-        from sign_ext.compiler.ir.program import program_table
+        """The table for activations of float32."""
+        return self.table()
 
-        return program_table(self)
+    def table(self, element_size: int = 4) -> str:
+        """One line an operation, with what it reads, makes and keeps of one image; then the sums.
+
+        Args:
+            element_size: bytes of an element of an activation.
+        """
+        rows = []
+        for i, op in enumerate(self.ops):
+            residues = op.residues(element_size)
+            kept = ", ".join(f"{r.kind} {bytes_in_words(r.bytes)}" for r in residues)
+            reads = " ".join(f"%{number}" for number in op.inputs)
+            rows.append((f"%{i + 1}", f"{op}({reads})", _dimensions(op.shape), kept or "nothing"))
+        widths = [max((len(row[c]) for row in rows), default=0) for c in range(3)]
+        lines = [f"Φ: {self.source}"] if self.source else []
+        lines.append(f"%0  the image, {_dimensions(self.image_shape)}")
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            lines.append("  ".join((*cells, f"keeps {row[3]}")))
+        if self.folded:
+            lines.append(f"folded into the cotangent: {', then '.join(self.folded)}")
+        activations = sum(count(op.shape) for op in self.ops) * element_size
+        lines.append(
+            f"one image: keeps {bytes_in_words(self.residue_bytes(element_size))}, passes through "
+            f"{bytes_in_words(activations)} of activations, {self.flops() / 1e6:.3g} MFLOP a step"
+        )
+        return "\n".join(lines)
 
 
 def renumber(ops: list[Op], output: int) -> tuple[list[Op], int]:
-    """Values numbered by their operations' places.
+    """Number values by the positions of their operations.
 
     Args:
         ops: in order, with any numbers.
-        output: the number of the value that is wanted.
+        output: the number of one of their values.
 
     Returns:
         The operations and that value's new number.
@@ -142,8 +181,8 @@ def with_constants(op: Op, change: Callable[[Tensor], Tensor]) -> Op:
     """An operation with its weights and other constants changed.
 
     Args:
-        op: any operation; those that it is made of are changed with it.
-        change: what to make of each.
+        op: any operation; the operations it contains are changed too.
+        change: maps each constant to its replacement.
     """
     constants: dict[str, Any] = {
         name: change(value) if isinstance(value, Tensor) else with_constants(value, change)
@@ -153,53 +192,5 @@ def with_constants(op: Op, change: Callable[[Tensor], Tensor]) -> Op:
     return replace(op, **constants) if constants else op
 
 
-# A program as a table for people.
-
-
-def bytes_in_words(size: float) -> str:
-    """A number of bytes with a unit.
-
-    Args:
-        size: bytes.
-
-    Example:
-        >>> bytes_in_words(10_240)
-        '10.2 kB'
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size:.0f} B"
-
-
-def _shape(shape: tuple[int, ...]) -> str:
+def _dimensions(shape: Shape) -> str:
     return "×".join(map(str, shape))
-
-
-def program_table(program: Program, element_size: int = 4) -> str:
-    """One line an operation, then the sums.
-
-    Args:
-        program: any program.
-        element_size: bytes of an element of an activation.
-    """
-    rows = []
-    for i, op in enumerate(program.ops):
-        kept = ", ".join(f"{r.kind} {bytes_in_words(r.bytes)}" for r in op.residues(element_size))
-        reads = " ".join(f"%{number}" for number in op.inputs)
-        rows.append((f"%{i + 1}", f"{op}({reads})", _shape(op.shape), kept or "nothing"))
-    widths = [max((len(row[c]) for row in rows), default=0) for c in range(3)]
-    lines = [f"%0  the image, {_shape(program.image_shape)}"]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  ".join((*cells, f"keeps {row[3]}")))
-    activations = sum(count(op.shape) for op in program.ops) * element_size
-    if program.folded:
-        lines.append(f"folded into the cotangent: {', then '.join(program.folded)}")
-    lines.append(
-        f"one image: keeps {bytes_in_words(program.residue_bytes(element_size))}, passes through "
-        f"{bytes_in_words(activations)} of activations, {program.flops() / 1e6:.3g} MFLOP a step"
-    )
-    if program.source:
-        lines.insert(0, f"Φ: {program.source}")
-    return "\n".join(lines)

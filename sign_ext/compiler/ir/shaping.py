@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.compiler.ir.op import Op
+from sign_ext.compiler.ir.op import Op, count
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Concat(Op):
-    """The inputs one after another.
+    """The inputs, concatenated.
 
     Attributes:
-        dim: along which dimension of (N, C, H, W).
+        dim: the dimension of (N, C, H, W) along which.
     """
 
     dim: int = 1
@@ -35,13 +35,13 @@ class Concat(Op):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Slice(Op):
-    """Every `step`-th place from `start` up to `stop` along one dimension.
+    """Every `step`-th position from `start` up to `stop` along one dimension.
 
     Attributes:
         dim: of (N, C, H, W), not the first.
-        start: first place.
+        start: the first position.
         stop: one past the last.
-        step: distance.
+        step: between positions.
     """
 
     dim: int
@@ -51,28 +51,28 @@ class Slice(Op):
 
     kind: ClassVar[str] = "slice"
 
-    def _places(self) -> tuple[slice, ...]:
+    def _region(self) -> tuple[slice, ...]:
         return (slice(None),) * self.dim + (slice(self.start, self.stop, self.step),)
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """The part."""
-        return inputs[0][self._places()], None
+        """The slice."""
+        return inputs[0][self._region()], None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """Zeros around the part."""
+        """Zeros around the slice."""
         whole = cotangent.new_zeros((len(cotangent), *self.in_shapes[0]))
-        whole[self._places()] = cotangent
+        whole[self._region()] = cotangent
         return (whole,)
 
     def detail(self) -> str:
-        """Which part."""
+        """Dimension and positions."""
         step = f":{self.step}" if self.step > 1 else ""
         return f"dimension {self.dim}, {self.start}:{self.stop}{step}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pad(Op):
-    """A constant around the image; negative amounts cut off.
+    """A constant around the image; negative amounts crop it.
 
     Attributes:
         amounts: (left, right, top, bottom), as in torch.nn.functional.pad.
@@ -89,7 +89,7 @@ class Pad(Op):
         return F.pad(inputs[0], self.amounts, value=self.value), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """The padding cut off, and zeros where something was cut."""
+        """Crop the padding; zeros where something was cropped."""
         return (F.pad(cotangent, tuple(-amount for amount in self.amounts)),)
 
     def detail(self) -> str:
@@ -104,10 +104,15 @@ class Reshape(Op):
 
     kind: ClassVar[str] = "reshape"
 
+    @property
+    def works_in_place(self) -> bool:
+        """Where it moves nothing with channels innermost: (C, 1, 1) and (C,)."""
+        return all(count(shape) == shape[0] for shape in (self.in_shapes[0], self.shape))
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The reshaped value."""
         return inputs[0].reshape(len(inputs[0]), *self.shape), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """And back."""
+        """Back to the input's shape."""
         return (cotangent.reshape(len(cotangent), *self.in_shapes[0]),)

@@ -1,24 +1,9 @@
 """What each ATen operation becomes in a program, a file a kind. Importing it registers the rules.
 
-Each rule takes the builder, one image's shape of the output, and the operation's own arguments.
+A kind of operation has its class in `compiler/ir` and its rules in the file of the same name here.
+It may import `ir`, `lower` and `ops`.
 """
 
-from sign_ext.compiler.rules import (
-    activation,
-    arithmetic,
-    convolution,
-    linear,
-    normalization,
-    pooling,
-    shape,
-)
+from sign_ext.compiler.rules import dense, normalization, pointwise, pooling, shaping
 
-__all__ = [
-    "activation",
-    "arithmetic",
-    "convolution",
-    "linear",
-    "normalization",
-    "pooling",
-    "shape",
-]
+__all__ = ["dense", "normalization", "pointwise", "pooling", "shaping"]

@@ -1,4 +1,4 @@
-"""The rule of `lower` for BatchNorm in evaluation mode."""
+"""Rules for normalizations: BatchNorm in evaluation mode, a constant affine map."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sign_ext.errors import UnsupportedOperation
 
 @rule("batch_norm.default")
 def batch_norm(
-    to: Builder,
+    builder: Builder,
     shape: Shape,
     x: Ref,
     weight: Tensor | None,
@@ -35,4 +35,4 @@ def batch_norm(
     shift = -mean.double() * scale
     if bias is not None:
         shift = shift + bias.double()
-    return to.add(Pointwise, (x,), shape, scale=scale, shift=shift)
+    return builder.add(Pointwise, (x,), shape, scale=scale, shift=shift)

@@ -1,4 +1,4 @@
-"""The rules of `lower` for pooling and for the mean over an image."""
+"""Rules for pooling, and for the mean over an image."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from typing import Any
 
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pooling import AdaptiveAverage, AveragePool, MaxPool
-from sign_ext.compiler.lower import Builder, Ref, rule
-from sign_ext.compiler.rules.operands import need_image, pair
-from sign_ext.compiler.rules.shape import reshaped
+from sign_ext.compiler.lower import Builder, Ref, pair, require_image, rule
+from sign_ext.compiler.rules.shaping import reshaped
 from sign_ext.errors import UnsupportedOperation
+from sign_ext.ops.layout import Pair
+
+
+def _indexed(kernel: Pair) -> Pair:
+    """The window of a maximum pooling; the operators keep a position of it in one byte at most."""
+    if math.prod(kernel) > 256:
+        raise UnsupportedOperation("a window of more than 256 positions")
+    return kernel
 
 
 @rule("max_pool2d.default")
 def max_pool2d(
-    to: Builder,
+    builder: Builder,
     shape: Shape,
     x: Ref,
     kernel: Any,
@@ -25,14 +32,12 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> Ref:
     """Maximum pooling."""
-    need_image(x)
-    if math.prod(pair(kernel)) > 256:
-        raise UnsupportedOperation("a window of more than 256 positions")
-    return to.add(
+    require_image(x)
+    return builder.add(
         MaxPool,
         (x,),
         shape,
-        kernel=pair(kernel),
+        kernel=_indexed(pair(kernel)),
         stride=pair(stride or kernel),
         padding=pair(padding),
         dilation=pair(dilation),
@@ -42,7 +47,7 @@ def max_pool2d(
 
 @rule("avg_pool2d.default")
 def avg_pool2d(
-    to: Builder,
+    builder: Builder,
     shape: Shape,
     x: Ref,
     kernel: Any,
@@ -53,8 +58,8 @@ def avg_pool2d(
     divisor_override: int | None = None,
 ) -> Ref:
     """Average pooling."""
-    need_image(x)
-    return to.add(
+    require_image(x)
+    return builder.add(
         AveragePool,
         (x,),
         shape,
@@ -68,37 +73,37 @@ def avg_pool2d(
 
 
 @rule("adaptive_avg_pool2d.default")
-def adaptive_avg_pool2d(to: Builder, shape: Shape, x: Ref, size: Any) -> Ref:
+def adaptive_avg_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> Ref:
     """Plain average pooling where the output divides the input."""
-    need_image(x)
+    require_image(x)
     rows, columns = x.shape[1:]
     if shape == x.shape:
         return x
     if rows % shape[1] or columns % shape[2]:
-        return to.add(AdaptiveAverage, (x,), shape)
+        return builder.add(AdaptiveAverage, (x,), shape)
     kernel = (rows // shape[1], columns // shape[2])
-    return to.add(AveragePool, (x,), shape, kernel=kernel, stride=kernel)
+    return builder.add(AveragePool, (x,), shape, kernel=kernel, stride=kernel)
 
 
 @rule("adaptive_max_pool2d.default")
-def adaptive_max_pool2d(to: Builder, shape: Shape, x: Ref, size: Any) -> Any:
+def adaptive_max_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> Any:
     """Plain maximum pooling where the output divides the input; its indices are not supported."""
-    need_image(x)
+    require_image(x)
     rows, columns = x.shape[1:]
     to_rows, to_columns = pair(size)
     if rows % to_rows or columns % to_columns:
         raise UnsupportedOperation("windows that differ in size")
-    kernel = (rows // to_rows, columns // to_columns)
+    kernel = _indexed((rows // to_rows, columns // to_columns))
     shape = (x.shape[0], to_rows, to_columns)
-    return (to.add(MaxPool, (x,), shape, kernel=kernel, stride=kernel), None)
+    return (builder.add(MaxPool, (x,), shape, kernel=kernel, stride=kernel), None)
 
 
 @rule("mean.dim")
-def mean(to: Builder, shape: Shape, x: Ref, dim: Any, keepdim: bool = False, **_: Any) -> Ref:
+def mean(builder: Builder, shape: Shape, x: Ref, dim: Any, keepdim: bool = False, **_: Any) -> Ref:
     """The mean over the whole image, (2, 3)."""
-    need_image(x)
+    require_image(x)
     if sorted(d % 4 for d in dim) != [2, 3]:
         raise UnsupportedOperation(f"the mean over {dim}; (2, 3) is supported")
     kernel = (x.shape[1], x.shape[2])
-    pooled = to.add(AveragePool, (x,), (x.shape[0], 1, 1), kernel=kernel, stride=kernel)
-    return pooled if keepdim else reshaped(to, pooled, shape)
+    pooled = builder.add(AveragePool, (x,), (x.shape[0], 1, 1), kernel=kernel, stride=kernel)
+    return pooled if keepdim else reshaped(builder, pooled, shape)

@@ -1,1 +1,4 @@
-"""The `fused` backend: a compiled program, its step run by fused operators."""
+"""The `fused` backend: a compiled program whose step runs by fused operators.
+
+Imports `engine`, `compiler` and `ops`.
+"""

@@ -1,25 +1,28 @@
-"""Starts fused trajectories: compiles, and keeps what it compiled and recorded."""
+"""Compiles, binds and records fused steps, and keeps them for the calls that follow."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
+from sign_ext.bounded_cache import BoundedCache
+from sign_ext.compiler.build import build
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
-from sign_ext.engine.fused.programs import Programs
+from sign_ext.compiler.trace import structure_key, trace, weights_digest
+from sign_ext.engine.agreement import check_gradient
 from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in
 from sign_ext.engine.fused.trajectory import (
     DepthFirstTrajectory,
     FusedTrajectory,
     RecordedTrajectory,
 )
-from sign_ext.engine.fused.tune import measured_blocks, measured_choices
-from sign_ext.engine.fused.tuning_plan import Choices, TuningPlan, key_of, machine_of
+from sign_ext.engine.fused.tune import measure_blocks, measure_choices
+from sign_ext.engine.fused.tuning_plan import StepChoices, TuningPlan, machine_of, tuning_key
 from sign_ext.engine.graphed import Record, record_cuda_graph
 from sign_ext.engine.trajectory import (
     Problem,
@@ -28,12 +31,62 @@ from sign_ext.engine.trajectory import (
     repeatable,
     without_autocast,
 )
+from sign_ext.errors import UnsupportedOperation
+from sign_ext.source_layer import Phi
 
-STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and a change of mind
+PROGRAMS_KEPT = 4  # image shapes at a time
+STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
+SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)  # dtypes of networks
 
 
 @dataclass
-class _Kept:
+class _Compiled:
+    graph: GraphModule
+    digest: Hashable
+    program: Program
+
+
+class ProgramCache:
+    """The compiled programs of one network, kept while its structure and weights stay the same."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Keep programs of `network`."""
+        self._network = network
+        self._kept: BoundedCache[Hashable, _Compiled] = BoundedCache(PROGRAMS_KEPT)
+
+    def get(self, phi: Phi, images: Tensor) -> Program:
+        """The program of Φ for images of this shape, with the weights as they are now.
+
+        Args:
+            phi: Φ, its network frozen and in evaluation mode.
+            images: (N, C, H, W), N ≥ 1, of the network's dtype.
+
+        Raises:
+            UnsupportedOperation: the network has an operation that the compiler does not know, or
+                its gradient is not that of its operations.
+        """
+        if images.dtype not in SUPPORTED:
+            raise UnsupportedOperation(f"networks in {str(images.dtype).removeprefix('torch.')}")
+        image_kind = (images.shape[1:], images.dtype, images.device)
+        key = (image_kind, phi.source, structure_key(self._network))
+        digest = weights_digest(self._network)
+        kept = self._kept.get_or_make(key, lambda: _compile(phi, images[:1], digest))
+        if kept.digest != digest:
+            # The same structure with other weights: the traced graph still holds.
+            kept.program = build(kept.graph, images.dtype, str(phi.source))
+            kept.digest = digest
+        return kept.program
+
+
+def _compile(phi: Phi, image: Tensor, digest: Hashable) -> _Compiled:
+    graph = trace(phi, image)
+    program = build(graph, image.dtype, str(phi.source))
+    check_gradient(program, phi, image)
+    return _Compiled(graph, digest, program)
+
+
+@dataclass
+class _Bound:
     program: Program
     step: Step
     trajectory: FusedTrajectory | None = None
@@ -47,44 +100,45 @@ class FusedEngine:
     def __init__(
         self,
         network: nn.Module,
-        plan: TuningPlan | None = None,
+        tuning_plan: TuningPlan | None = None,
         *,
         measure: bool = False,
         record: Record = record_cuda_graph,
     ) -> None:
-        """Compile `network` when it is needed.
+        """Nothing is compiled yet.
 
         Args:
             network: the network.
-            plan: algorithm choices for some batch shapes; those measured are added to it.
-            measure: whether to measure choices for shapes that the plan does not have.
+            tuning_plan: choices for some batch shapes; those measured are added to it.
+            measure: whether to measure choices for shapes that the tuning plan does not have.
             record: turns a step into its replay.
         """
-        self.programs = Programs(network)
-        self.plan = plan if plan is not None else TuningPlan()
+        self.tuning_plan = tuning_plan if tuning_plan is not None else TuningPlan()
         self.measure = measure
+        self._programs = ProgramCache(network)
         self._record = record
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
-        self._problem: Problem | None = None  # of this call, whose program is `_program`
+        self._kept: BoundedCache[Hashable, _Bound] = BoundedCache(STEPS_KEPT)
+        self._problem: Problem | None = None  # of the current call, whose program is `_program`
         self._program: tuple[Hashable, Program] | None = None
 
     def program(self, problem: Problem, images: Tensor) -> Program:
-        """The program for images of this shape; weights are looked at once a call.
+        """The program for images of this shape. The weights are hashed once a call.
 
         Raises:
             UnsupportedOperation: the compiler does not know an operation of the network.
         """
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
-            # The first image tells shapes and types; its values only check the gradient.
+            # Only the shape and the dtype of the first image are compiled in; its values serve
+            # `check_gradient` alone.
             image = images[:1].to(problem.model_dtype)
             with without_autocast(images.device):
-                program = self.programs.get(problem.phi, image)  # type: ignore[arg-type]
+                program = self._programs.get(problem.phi, image)  # type: ignore[arg-type]
             self._problem, self._program = problem, (key, program)
         return self._program[1]
 
     def memory(self, problem: Problem, images: Tensor) -> MemoryPlan:
-        """What a batch of such images needs by the fixed rule's choices; nothing is bound.
+        """What a batch of such images needs with the fixed rule's choices; nothing is bound.
 
         Raises:
             UnsupportedOperation: the compiler does not know an operation of the network.
@@ -98,46 +152,7 @@ class FusedEngine:
         Raises:
             UnsupportedOperation: the compiler does not know an operation of the network.
         """
-        return self._get(problem, images).step
-
-    def _get(self, problem: Problem, images: Tensor) -> _Kept:
-        program = self.program(problem, images)
-        key = (images.shape, images.dtype, images.device, problem.settings, problem.memory_format)
-        kept = self._kept.pop(key, None)
-        if kept is None or kept.program is not program:
-            # What was prepared from weights that have changed is of no use any more.
-            stale = [
-                k
-                for k, v in self._kept.items()
-                if v.program.image_shape == program.image_shape and v.program is not program
-            ]
-            for old in stale:
-                del self._kept[old]
-            while len(self._kept) >= STEPS_KEPT:
-                self._kept.popitem(last=False)
-            dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
-            with repeatable(images.device):
-                choices = self._choices(problem, program, dtype, images)
-                tf32 = problem.settings.precision == "tf32"
-                step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
-                kept = _Kept(program, step)
-        self._kept[key] = kept
-        return kept
-
-    def _choices(
-        self, problem: Problem, program: Program, dtype: torch.dtype, images: Tensor
-    ) -> Choices | None:
-        """The plan's choices, measured if they are to be; None for the fixed rule."""
-        precision = problem.settings.precision
-        key = key_of(images, precision)
-        if key not in self.plan.choices and self.measure:
-            self.plan.machine = machine_of(images.device)
-            given = images.contiguous(memory_format=torch.channels_last)
-            given = given.to(iterate_dtype(problem.model_dtype))
-            chosen = measured_choices(program, dtype, given)
-            blocks = measured_blocks(program, dtype, given, tf32=precision == "tf32")
-            self.plan.choices[key] = replace(chosen, blocks=blocks)
-        return self.plan.choices.get(key)
+        return self._bound(problem, images).step
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, C, H, W), which are copied.
@@ -147,13 +162,48 @@ class FusedEngine:
         Raises:
             BackendError: the network cannot be compiled, or a step of it cannot be recorded.
         """
-        kept = self._get(problem, images)
+        bound = self._bound(problem, images)
         with torch.no_grad():
             if images.device.type == "cpu":
-                trajectory: FusedTrajectory = DepthFirstTrajectory(problem, images, kept.step)
+                trajectory: FusedTrajectory = DepthFirstTrajectory(problem, images, bound.step)
             else:
-                if kept.trajectory is None:
-                    kept.trajectory = RecordedTrajectory(problem, images, kept.step, self._record)
-                trajectory = kept.trajectory
+                if bound.trajectory is None:
+                    bound.trajectory = RecordedTrajectory(problem, images, bound.step, self._record)
+                trajectory = bound.trajectory
             trajectory.start(images)
         return trajectory
+
+    def _bound(self, problem: Problem, images: Tensor) -> _Bound:
+        program = self.program(problem, images)
+        key = (images.shape, images.dtype, images.device, problem.settings, problem.memory_format)
+        # Steps for such images that were bound before the weights changed are of no use any more.
+        self._kept.drop(
+            lambda kept: (
+                kept.program.image_shape == program.image_shape and kept.program is not program
+            )
+        )
+        return self._kept.get_or_make(key, lambda: self._bind(problem, program, images))
+
+    def _bind(self, problem: Problem, program: Program, images: Tensor) -> _Bound:
+        """A program's step for batches of this shape."""
+        dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
+        with repeatable(images.device):
+            choices = self._choices(problem, program, dtype, images)
+            tf32 = problem.settings.precision == "tf32"
+            step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
+        return _Bound(program, step)
+
+    def _choices(
+        self, problem: Problem, program: Program, dtype: torch.dtype, images: Tensor
+    ) -> StepChoices | None:
+        """The tuning plan's choices, measured first if asked for; None for the fixed rule."""
+        precision = problem.settings.precision
+        key = tuning_key(images, precision)
+        if key not in self.tuning_plan.choices and self.measure:
+            self.tuning_plan.machine = machine_of(images.device)
+            batch = images.contiguous(memory_format=torch.channels_last)
+            batch = batch.to(iterate_dtype(problem.model_dtype))
+            chosen = measure_choices(program, dtype, batch)
+            blocks = measure_blocks(program, dtype, batch, tf32=precision == "tf32")
+            self.tuning_plan.choices[key] = replace(chosen, blocks=blocks)
+        return self.tuning_plan.choices.get(key)

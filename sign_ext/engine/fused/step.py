@@ -1,4 +1,4 @@
-"""A compiled step: δ of a batch, or the batch moved by it, from a program's schedule."""
+"""A compiled step: a program's schedule bound to operators, which gives δ of a batch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.schedule import Schedule, schedule
 from sign_ext.engine.fused.bind.binder import Binder
-from sign_ext.engine.fused.bind.block import block_of
-from sign_ext.engine.fused.bind.buffers import Slots, is_dense
+from sign_ext.engine.fused.bind.context import BindContext, Slots
+from sign_ext.engine.fused.bind.dense import is_dense
+from sign_ext.engine.fused.bind.inverted_residual import block_of
 from sign_ext.engine.fused.products import onednn
 from sign_ext.engine.fused.products.torch import Dense, torch_dense
-from sign_ext.engine.fused.tuning_plan import Choices, choices_by_rule
+from sign_ext.engine.fused.tuning_plan import StepChoices, choices_by_rule
 from sign_ext.ops.inverted_residual import PackedBlock, pack_block
 
 
@@ -46,7 +47,10 @@ def schedule_in(program: Program, dtype: torch.dtype) -> Schedule:
 
 
 class Step:
-    """One step of one program, bound to operators; any number of images."""
+    """One step of one program for a batch size and a device.
+
+    The number of images may differ from call to call; choices are made for the given one.
+    """
 
     def __init__(
         self,
@@ -54,11 +58,11 @@ class Step:
         dtype: torch.dtype,
         device: torch.device,
         images: int,
-        choices: Choices | None = None,
+        choices: StepChoices | None = None,
         *,
         tf32: bool = False,
     ) -> None:
-        """Prepare weights and bind the schedule.
+        """Prepare the weights and bind the schedule.
 
         Args:
             program: the network.
@@ -66,11 +70,11 @@ class Step:
             device: where the images are.
             images: in a batch.
             choices: of algorithms; None for the fixed rule.
-            tf32: whether float32 products are taken in TF32; the libraries are told by PyTorch's
+            tf32: whether our operators take float32 products in TF32; libraries follow PyTorch's
                 own switches.
 
         Raises:
-            ValueError: no block that can be fused ends at one of the choices' places.
+            ValueError: the choices name a place where no block that can be fused ends.
         """
         constants = torch.float64 if dtype == torch.float64 else torch.float32
         program, origin = fuse_blocks(program.to(constants), choices.blocks if choices else ())
@@ -82,25 +86,37 @@ class Step:
         self.micro_batch = self.choices.micro_batch
         self.dense: dict[int, Dense] = {}
         self.blocks: dict[int, PackedBlock] = {}
-        on_cpu = device.type == "cpu"
-        fused_library = on_cpu and dtype == torch.float32 and onednn.is_available()
-        self.library = (
-            "oneDNN" if fused_library else ("cuDNN" if device.type == "cuda" else "PyTorch")
-        )
-        for i, op in enumerate(program.ops):
-            if isinstance(op, Convolution | Linear) and is_dense(op):
-                by_library = origin[i] in self.choices.by_library
-                if fused_library:
-                    self.dense[i] = onednn.cpu_dense(op, self.micro_batch, by_library)
-                else:
-                    self.dense[i] = torch_dense(op, dtype, by_library)
-            elif isinstance(op, InvertedResidual):
-                self.blocks[i] = pack_block(block_of(op), dtype, tf32=tf32)
-        binder = Binder(program, self.schedule.slots, self.dense, dtype, device, self.blocks)
+        self.library = self._library(device)
+        self._prepare(origin, tf32)
+        binder = Binder(BindContext(program, self.dense, dtype, device, self.blocks))
         self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
         self.stem_weight: Tensor | None = None
         if self.schedule.stem:
             self.stem, self.stem_weight = stem_of_program(program, self.schedule.stem - 1)
+
+    def _library(self, device: torch.device) -> str:
+        """Whose products dense operations are."""
+        if device.type == "cuda":
+            return "cuDNN"
+        has_onednn = device.type == "cpu" and onednn.is_available()
+        return "oneDNN" if has_onednn and self.dtype == torch.float32 else "PyTorch"
+
+    def _prepare(self, origin: tuple[int, ...], tf32: bool) -> None:
+        """The weights of products and blocks in their operators' order.
+
+        Args:
+            origin: of each operation, its place before blocks were fused: the choices' places.
+            tf32: whether blocks take float32 products in TF32.
+        """
+        for i, op in enumerate(self.program.ops):
+            if isinstance(op, Convolution | Linear) and is_dense(op):
+                by_library = origin[i] in self.choices.by_library
+                if self.library == "oneDNN":
+                    self.dense[i] = onednn.cpu_dense(op, self.micro_batch, by_library)
+                else:
+                    self.dense[i] = torch_dense(op, self.dtype, by_library)
+            elif isinstance(op, InvertedResidual):
+                self.blocks[i] = pack_block(block_of(op), self.dtype, tf32=tf32)
 
     def _run(self, images: Tensor, runs: list[Callable[[Slots], None]]) -> Slots:
         slots: Slots = [None] * len(self.schedule.slots)
@@ -123,7 +139,7 @@ class Step:
         return result
 
     def stem_cotangent(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the stem's update takes instead of δ: its output's cotangent and its bit mask.
+        """What the stem's update needs instead of δ: its output's cotangent and its bit mask.
 
         Args:
             images: (N, C, H, W), channels innermost.
@@ -137,11 +153,11 @@ class Step:
 
 
 def stem_of_program(program: Program, place: int) -> tuple[Convolution, Tensor]:
-    """The stem and its weight as its update takes it, (KH, KW, C_in, C_out).
+    """The stem, and its weight as the update takes it, (KH, KW, C_in, C_out).
 
     Args:
         program: the network.
-        place: of the stem, 0 or 1; an affine map before it joins the weight with its scale.
+        place: of the stem: 0, or 1 after an affine map, whose scale is multiplied into the weight.
     """
     stem = program.ops[place]
     assert isinstance(stem, Convolution)

@@ -1,13 +1,12 @@
-"""A batch's walk by compiled steps: depth-first in micro-batches on a CPU, one graph on CUDA."""
+"""Trajectories of compiled steps: depth-first in micro-batches on a CPU, one graph on CUDA."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from sign_ext.engine.fused.step import Step
+from sign_ext.engine.graphed import Record
 from sign_ext.engine.trajectory import Problem, Trajectory, repeatable
 from sign_ext.ops.stem_update import stem_update_
 from sign_ext.ops.watch import NEVER
@@ -16,17 +15,19 @@ from sign_ext.ops.watch import NEVER
 class FusedTrajectory(Trajectory):
     """A trajectory whose steps are those of a compiled program.
 
-    Where the network begins with a convolution of few channels, δ never exists: that convolution's
-    input-backward adds to the image.
+    Where the network begins with a convolution of few channels (its stem), δ is never in memory:
+    the stem's input-backward updates the images directly.
     """
 
     def __init__(self, problem: Problem, images: Tensor, step: Step) -> None:
         """Allocate for batches shaped as `images` (N, C, H, W)."""
         super().__init__(problem, images)
         self._step = step
-        self._updates = step.stem_weight is not None and self.delta is None
-        if self.iterate.dtype != torch.float32:
-            self._updates = False
+        self._updates_by_stem = (
+            step.stem_weight is not None
+            and self.delta is None
+            and self.iterate.dtype == torch.float32
+        )
 
     def pullback_of_ones(self) -> Tensor:
         """δ at the iterate, micro-batch after micro-batch."""
@@ -38,14 +39,14 @@ class FusedTrajectory(Trajectory):
 
     def step(self) -> None:
         """Lines 3 and 4 of Algorithm 1."""
-        if not self._updates:
+        if not self._updates_by_stem:
             super().step()
             return
         with repeatable(self.iterate.device):
             self._update(slice(0, len(self.iterate)), self._counts)
 
     def _update(self, rows: slice, counts: Tensor | None = None) -> None:
-        """One step of some images, without δ; counted where there are counts."""
+        """One step of some images without δ in memory; counted if there are counts."""
         settings = self.problem.settings
         p = self.iterate[rows]
         g, mask = self._step.stem_cotangent(p)
@@ -77,21 +78,25 @@ class DepthFirstTrajectory(FusedTrajectory):
     def advance(self, steps: int) -> None:
         """p*_k → p*_{k+steps}."""
         size = self._step.micro_batch
-        if not self._updates or size >= len(self.iterate):
+        if not self._updates_by_stem or size >= len(self.iterate):
             super().advance(steps)
             return
         with repeatable(self.iterate.device):
             self._depth_first(steps, size)
 
     def _depth_first(self, steps: int, size: int) -> None:
-        begun = int(self._counts[0])
+        # The update operator counts a step for the whole batch, but here each micro-batch takes the
+        # same steps again: they are counted once, below. To report the step that is bad first in
+        # any micro-batch, each is followed to its own first bad step. The watch is zeroed then,
+        # since the NaN in it would make the next micro-batch's first step look bad.
+        taken = int(self._counts[0])
         first_bad = NEVER
         for first in range(0, len(self.iterate), size):
             rows = slice(first, min(first + size, len(self.iterate)))
             for k in range(1, steps + 1):
                 self._update(rows)
                 if not bool(torch.isfinite(self._watch).all()):
-                    first_bad = min(first_bad, begun + k)
+                    first_bad = min(first_bad, taken + k)
                     self._watch.zero_()
                     break
         self._counts[0] += steps
@@ -99,18 +104,18 @@ class DepthFirstTrajectory(FusedTrajectory):
 
 
 class RecordedTrajectory(FusedTrajectory):
-    """On CUDA: a step is recorded once and replayed."""
+    """On CUDA: a step is recorded when the trajectory is made, and replayed."""
 
     def __init__(
         self,
         problem: Problem,
         images: Tensor,
         step: Step,
-        record: Callable[[Callable[[], None], torch.device], Callable[[], None]],
+        record: Record,
     ) -> None:
         """Allocate the buffers and record a step on them."""
         super().__init__(problem, images, step)
-        self.start(images)
+        self.start(images)  # the warm-up of a recording takes real steps
         self._replay = record(self.step, images.device)
 
     def advance(self, steps: int) -> None:

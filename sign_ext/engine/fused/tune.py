@@ -1,4 +1,4 @@
-"""Measure a compiled step's choices on this machine."""
+"""Measures a compiled step's choices on this machine: micro-batch, algorithms, fused blocks."""
 
 from __future__ import annotations
 
@@ -16,32 +16,21 @@ from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.agreement import relative_distance
 from sign_ext.engine.fused.products.torch import transposed_padding
 from sign_ext.engine.fused.step import Step
-from sign_ext.engine.fused.tuning_plan import Choices
+from sign_ext.engine.fused.tuning_plan import StepChoices
 from sign_ext.engine.graphed import record_cuda_graph
 from sign_ext.engine.timing import clock
 from sign_ext.ops.inverted_residual import block_runs_natively
 
 ROUNDS = 5
-REPLAYS = 20  # a round on CUDA: single small kernels would drown in the cost of waiting for them
+REPLAYS = 20  # a round on CUDA: the wait for the device would hide the time of one small kernel
+# A fused block whose δ is further than this from that of its three convolutions is wrong. Rounding
+# flips the signs of a share of the pre-activations of about its own size, and δ is off by the
+# square root of that share: 3e-4, 3e-2 and 5e-2 in the last three precisions.
+BLOCK_TOLERANCE = {"float64": 1e-10, "float32": 1e-3, "tf32": 6e-2, "bfloat16": 1e-1}
+DOES_NOT_FIT = "does not fit"  # in the kernel's error for a block that is too large for the device
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median time of a call as the engine makes it: on CUDA replayed from a graph.
-
-    Args:
-        work: what to time; on CUDA it must not wait for the device.
-        device: where it runs.
-
-    Raises:
-        BackendError: it cannot be captured.
-    """
-    on_cuda = device.type == "cuda"
-    run = record_cuda_graph(work, device) if on_cuda else work
-    run()
-    return statistics.median(clock(run, REPLAYS if on_cuda else 1, device) for _ in range(ROUNDS))
-
-
-def measured_choices(program: Program, dtype: torch.dtype, images: Tensor) -> Choices:
+def measure_choices(program: Program, dtype: torch.dtype, images: Tensor) -> StepChoices:
     """The fastest micro-batch, then for each stride-1 convolution the faster input-backward.
 
     Args:
@@ -49,22 +38,7 @@ def measured_choices(program: Program, dtype: torch.dtype, images: Tensor) -> Ch
         dtype: of activations.
         images: a batch, (N, C, H, W), channels innermost; nothing in it is changed.
     """
-    device, count = images.device, len(images)
-    rule = Step(program, dtype, device, count).choices
-    sizes = [rule.micro_batch]
-    if device.type == "cpu":
-        wanted = (rule.micro_batch // 2, rule.micro_batch * 2, rule.micro_batch * 4, count)
-        sizes += sorted({min(size, count) for size in wanted if size} - {rule.micro_batch})
-
-    def pass_over(step: Step) -> None:
-        for part in images.split(step.micro_batch):
-            step.delta(part)
-
-    times = {}
-    for size in sizes:
-        step = Step(program, dtype, device, count, Choices(size))
-        times[size] = seconds(lambda step=step: pass_over(step), device)  # type: ignore[misc]
-    best = min(sizes, key=times.__getitem__)
+    micro_batch = _fastest_micro_batch(program, dtype, images)
     flexible = [
         i
         for i, op in enumerate(program.ops)
@@ -72,30 +46,44 @@ def measured_choices(program: Program, dtype: torch.dtype, images: Tensor) -> Ch
         and not op.is_depthwise
         and transposed_padding(op) is not None
     ]
-    by_rule = Step(program, dtype, device, count, Choices(best))
-    by_library = Step(program, dtype, device, count, Choices(best, tuple(flexible)))
-    chosen = []
+    device, count = images.device, len(images)
+    by_rule = Step(program, dtype, device, count, StepChoices(micro_batch))
+    by_library = Step(program, dtype, device, count, StepChoices(micro_batch, tuple(flexible)))
+
+    def backward_seconds(step: Step, i: int, g: Tensor) -> float:
+        return median_seconds(lambda: step.dense[i].backward(g, None), device)
+
+    left_to_library = []
     for i in flexible:
-        g = torch.randn((best, *program.ops[i].shape), device=device).to(dtype)
+        g = torch.randn((micro_batch, *program.ops[i].shape), device=device).to(dtype)
         g = g.to(memory_format=torch.channels_last)
-        ours = seconds(lambda i=i, g=g: by_rule.dense[i].backward(g, None), device)  # type: ignore[misc]
-        theirs = seconds(lambda i=i, g=g: by_library.dense[i].backward(g, None), device)  # type: ignore[misc]
-        if theirs < ours:
-            chosen.append(i)
-    return Choices(best, tuple(chosen))
+        by_rule_seconds = backward_seconds(by_rule, i, g)
+        if backward_seconds(by_library, i, g) < by_rule_seconds:
+            left_to_library.append(i)
+    return StepChoices(micro_batch, tuple(left_to_library))
 
 
-# Measure which inverted residuals are faster as one operation on this machine.
+def _fastest_micro_batch(program: Program, dtype: torch.dtype, images: Tensor) -> int:
+    """On a CPU the fastest of a few sizes near the fixed rule's; elsewhere the rule's."""
+    device, count = images.device, len(images)
+    rule = Step(program, dtype, device, count).choices
+    sizes = [rule.micro_batch]
+    if device.type == "cpu":
+        others = (rule.micro_batch // 2, rule.micro_batch * 2, rule.micro_batch * 4, count)
+        sizes += sorted({min(size, count) for size in others if size} - {rule.micro_batch})
+
+    def run_in_parts(step: Step) -> None:
+        for part in images.split(step.micro_batch):
+            step.delta(part)
+
+    times = {}
+    for size in sizes:
+        step = Step(program, dtype, device, count, StepChoices(size))
+        times[size] = median_seconds(lambda step=step: run_in_parts(step), device)  # type: ignore[misc]
+    return min(sizes, key=times.__getitem__)
 
 
-# δ of a block further than this from that of its three convolutions is another function. Rounding
-# decides the sign of a share of the pre-activations of about its own size, and the square root of
-# that share is how far δ is off: 3e-4, 3e-2 and 5e-2 in the last three.
-AGREES = {"float64": 1e-10, "float32": 1e-3, "tf32": 6e-2, "bfloat16": 1e-1}
-DOES_NOT_FIT = "does not fit"  # what the kernel says of a block that is too large for it
-
-
-def measured_blocks(
+def measure_blocks(
     program: Program, dtype: torch.dtype, images: Tensor, *, tf32: bool = False
 ) -> tuple[int, ...]:
     """The places of the blocks that run faster as one operation; none where there is no kernel.
@@ -123,8 +111,8 @@ def is_faster_fused(
 ) -> bool:
     """Whether a block is faster as one operation, and gives the δ of its three convolutions.
 
-    One that does not fit the device is not. One that fails or disagrees is not either, and a
-    RuntimeWarning says so.
+    A block that does not fit the device is not. One whose kernel fails, or whose δ differs, is not
+    either, and a RuntimeWarning says so.
 
     Args:
         block: the operation.
@@ -141,33 +129,23 @@ def is_faster_fused(
     precision = "tf32" if tf32 and dtype == torch.float32 else str(dtype).removeprefix("torch.")
     try:
         apart, fused = (
-            Step(program, dtype, device, images, Choices(images), tf32=tf32)
-            for program in alone(block, seed)
+            Step(program, dtype, device, images, StepChoices(images), tf32=tf32)
+            for program in isolated_programs(block, seed)
         )
         off = relative_distance(fused.delta(x), apart.delta(x))
-        if not off <= AGREES[precision]:
-            _passed_over(block, f"its δ is {off:.1e} from that of its convolutions")
+        if not off <= BLOCK_TOLERANCE[precision]:
+            _warn_not_fused(block, f"its δ is {off:.1e} from that of its convolutions")
             return False
-        times = [seconds(lambda step=step: step.delta(x), device) for step in (fused, apart)]  # type: ignore[misc]
+        times = [median_seconds(lambda step=step: step.delta(x), device) for step in (fused, apart)]  # type: ignore[misc]
     except RuntimeError as error:
         if DOES_NOT_FIT not in str(error):
-            _passed_over(block, str(error).strip().splitlines()[0])
+            _warn_not_fused(block, str(error).strip().splitlines()[0])
         return False
     return times[0] < times[1]
 
 
-def _passed_over(block: InvertedResidual, why: str) -> None:
-    """Say that a block which should have run did not."""
-    c, height, width = block.in_shapes[0]
-    warnings.warn(
-        f"the {block} of {c}×{height}×{width} runs convolution by convolution: {why}",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-
-
-def alone(block: InvertedResidual, seed: Tensor) -> tuple[Program, Program]:
-    """A block as programs of its own: three convolutions, one operation.
+def isolated_programs(block: InvertedResidual, seed: Tensor) -> tuple[Program, Program]:
+    """A block as two programs of its own: three convolutions, and one operation.
 
     A residual that is not the block's input is left out; it costs both the same.
 
@@ -191,3 +169,28 @@ def alone(block: InvertedResidual, seed: Tensor) -> tuple[Program, Program]:
     shape = block.in_shapes[0]
     apart = Program(image_shape=shape, ops=(expand, depthwise, project), seed=seed)
     return apart, replace(apart, ops=(fused,))
+
+
+def median_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Median time of a call as the engine makes it: on CUDA replayed from a graph.
+
+    Args:
+        work: what to time; on CUDA it must not wait for the device.
+        device: where it runs.
+
+    Raises:
+        BackendError: it cannot be captured.
+    """
+    on_cuda = device.type == "cuda"
+    run = record_cuda_graph(work, device) if on_cuda else work
+    run()
+    return statistics.median(clock(run, REPLAYS if on_cuda else 1, device) for _ in range(ROUNDS))
+
+
+def _warn_not_fused(block: InvertedResidual, why: str) -> None:
+    c, height, width = block.in_shapes[0]
+    warnings.warn(
+        f"the {block} of {c}×{height}×{width} runs convolution by convolution: {why}",
+        RuntimeWarning,
+        stacklevel=2,
+    )

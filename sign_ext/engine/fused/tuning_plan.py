@@ -1,4 +1,4 @@
-"""Algorithm choices of a compiled step: by a fixed rule, or measured, saved and passed back."""
+"""The choices of a compiled step: by a fixed rule, or measured, saved and passed back."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What one batch shape runs with.
+class StepChoices:
+    """What the step of one batch shape runs with.
 
     Attributes:
         micro_batch: images taken through a step at once.
         by_library: places in the program of the stride-1 convolutions that are left to the library:
             neither Winograd's algorithm nor, for the input-backward, a convolution with the
             flipped, transposed weight.
-        blocks: places of the last convolutions of the inverted residuals that run as one operation
-            each. All places are those of the program before that.
+        blocks: the inverted residuals that run as one operation, each by the place of its last
+            convolution. All places are those of the program before blocks are fused.
     """
 
     micro_batch: int
@@ -35,10 +35,10 @@ class Choices:
     blocks: tuple[int, ...] = ()
 
 
-def choices_by_rule(bytes_an_image: int, images: int, device: torch.device) -> Choices:
+def choices_by_rule(bytes_an_image: int, images: int, device: torch.device) -> StepChoices:
     """The fixed rule: on a CPU as many images at once as stay in cache, in equal parts.
 
-    It takes no blocks: no GPU has told yet which of them are faster as one operation.
+    It fuses no blocks: they have not been measured on a GPU yet.
 
     Args:
         bytes_an_image: the memory plan's peak.
@@ -46,14 +46,14 @@ def choices_by_rule(bytes_an_image: int, images: int, device: torch.device) -> C
         device: where they are.
     """
     if device.type != "cpu":
-        return Choices(images)
+        return StepChoices(images)
     most = max(1, MICRO_BATCH_BYTES // max(bytes_an_image, 1))
     parts = -(-images // most)
-    return Choices(-(-images // max(parts, 1)))
+    return StepChoices(-(-images // max(parts, 1)))
 
 
-def key_of(images: Tensor, precision: str) -> str:
-    """What choices were measured for: batch shape, precision.
+def tuning_key(images: Tensor, precision: str) -> str:
+    """What choices are measured for, batch shape and precision: a key of `TuningPlan.choices`.
 
     Args:
         images: (N, C, H, W).
@@ -63,10 +63,10 @@ def key_of(images: Tensor, precision: str) -> str:
 
 
 def machine_of(device: torch.device) -> str:
-    """The device and the version that choices were measured with.
+    """The device and the torch version that choices were measured with.
 
     Args:
-        device: where.
+        device: where they were measured.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
@@ -79,24 +79,24 @@ class TuningPlan:
 
     Example:
         >>> plan = TuningPlan("cpu, 2 threads, torch 2.15.0")
-        >>> plan.choices["8×3×32×32 float32"] = Choices(micro_batch=4)
+        >>> plan.choices["8×3×32×32 float32"] = StepChoices(micro_batch=4)
         >>> print(plan)
         measured on cpu, 2 threads, torch 2.15.0
         8×3×32×32 float32: 4 images at a time
     """
 
     machine: str = ""
-    choices: dict[str, Choices] = field(default_factory=dict)
+    choices: dict[str, StepChoices] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """One line a batch shape."""
         lines = [f"measured on {self.machine}"]
         for key, chosen in self.choices.items():
             line = f"{key}: {chosen.micro_batch} images at a time"
-            named = (("left to the library", chosen.by_library), ("fused blocks", chosen.blocks))
-            for what, places in named:
+            parts = (("left to the library", chosen.by_library), ("fused blocks", chosen.blocks))
+            for label, places in parts:
                 if places:
-                    line += f"; {what}: " + ", ".join(f"%{place + 1}" for place in places)
+                    line += f"; {label}: " + ", ".join(f"%{place + 1}" for place in places)
             lines.append(line)
         return "\n".join(lines)
 
@@ -117,7 +117,7 @@ class TuningPlan:
             path: the file.
 
         Raises:
-            ValueError: the file is not such a plan.
+            ValueError: the file is not a tuning plan.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -125,23 +125,23 @@ class TuningPlan:
             raise ValueError(f"{path} is not a tuning plan of sign_ext: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, which `from_dict` reads."""
+        """The tuning plan as plain data, which `from_dict` reads."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TuningPlan:
-        """Read what `to_dict` gave, here or after JSON.
+        """Read what `to_dict` returned, directly or through JSON.
 
         Args:
             content: plain data.
 
         Raises:
-            KeyError, TypeError: it is not such a plan.
+            KeyError, TypeError: it is not a tuning plan.
         """
         if content["format"] != FORMAT:
             raise TypeError(f"its format is {content['format']}, this version reads {FORMAT}")
         choices = {
-            str(key): Choices(
+            str(key): StepChoices(
                 int(value["micro_batch"]),
                 tuple(map(int, value["by_library"])),
                 tuple(map(int, value.get("blocks", ()))),

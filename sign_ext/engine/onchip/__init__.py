@@ -1,1 +1,4 @@
-"""The `onchip` backend: an image's values stay in shared memory for all of its K steps."""
+"""The `onchip` backend: an image's values stay in shared memory for all of its K steps.
+
+Imports `engine`, `engine/fused`, `compiler` and `ops`.
+"""

@@ -1,15 +1,15 @@
 """Checks a step on chip against its definition, through the mask bits that the kernel kept.
 
 Rounding decides the sign of a pre-activation near zero, and one flipped mask bit changes δ by far
-more than rounding does: untrained ResNet-20 is up to 5% off by flipped bits alone. So there are two
-comparisons. Each bit of the kernel must be that of the definition's pre-activation, unless that is
-within rounding's reach of zero (or of a clamp's bound, or of a tie in a pooling window). And δ must
-be that of the definition's backward pass through the kernel's own bits, where rounding has no sign
-left to decide.
+more than rounding itself does: in an untrained ResNet-20 δ is up to 5% off by flipped bits alone.
+So there are two comparisons. Each bit of the kernel must be that of the definition's
+pre-activation, unless rounding can move that across zero (or across a clamp's bound, or a tie in a
+pooling window). And δ must be that of the definition's backward pass through the kernel's own bits,
+where no sign is left for rounding to decide.
 
-How far rounding reaches follows from the network and the images: forward, from the variance of
-independent roundings as the layers pass it on; backward, from the definition's own error, with
-rounding against without.
+How much rounding can do follows from the network and the images: forward, from the variance of
+independent roundings, propagated through the layers; backward, from the definition's own error,
+with rounding against without.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from sign_ext.ops.activation import Piecewise, unpack_bits
 
 CHECKED = 8  # images
 
-# Rounding's reach, in standard deviations of what independent roundings to bfloat16 (up to 2^-8 of
-# a value) make of a pre-activation. The definition rounds the same values as the kernel, and to the
-# other neighbour only where float32 sums, truncated in the matrix unit, cross a tie. Such a sum of
-# n products has up to n / 8 additions, each off by up to 2^-23 of the terms: at most 2^-13 for
-# n = 8,192, and the next tie is 2^-9 away on average. So few values differ in the first layers;
-# each of them moves sums of the next layer, so that more and more do. Were it all, the difference
-# would be that of two independent roundings: sqrt(2) deviations. Found in the 21 layers of
-# ResNet-20: 0.4 deviations in the last ones and 3.1 at most, where images are flat too, so that
-# the roundings of their pixels are not independent.
-BITS = 6.0
-# How much larger the kernel's error of δ may be than that of the definition with rounding. They
+# How far rounding may move a pre-activation, in standard deviations of the effect of independent
+# roundings to bfloat16 (each up to 2^-8 of a value). The definition rounds the same values as the
+# kernel, and to the other neighbour only where float32 sums, truncated in the matrix unit, cross a
+# tie. Such a sum of n products has up to n / 8 additions, each off by up to 2^-23 of the terms: at
+# most 2^-13 for n = 8,192, and the next tie is 2^-9 away on average. So few values differ in the
+# first layers; each of them changes sums of the next layer, so that more and more differ. If all
+# did, the difference would be that of two independent roundings: sqrt(2) deviations. Observed in
+# the 21 layers of ResNet-20: 0.4 deviations in the last ones and 3.1 at most, also for flat images,
+# where the roundings of pixels are not independent.
+BIT_REACH = 6.0
+# How many times the error of the definition with rounding the kernel's error of δ may be. They
 # round the same values to the same type, so the ratio is near 1 whatever the network is.
-DELTA = 1.5
-SUMS = 2.0**-13  # the bound of float32 sums above, for a δ of which nothing is rounded
-UNIT = 2.0**-7  # a unit in the last place of bfloat16, as a part of the value: its neighbour
+DELTA_RATIO = 1.5
+SUM_ERROR = 2.0**-13  # the bound of float32 sums above, for a δ of which nothing is rounded
+BFLOAT16_ULP = 2.0**-7  # a unit in the last place, relative to the value
 
 
 def examples_of(images: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def examples_of(images: Tensor) -> Tensor:
 
 
 def bits_of(layers: tuple[OnChipLayer, ...], residues: Tensor) -> list[Bits]:
-    """The bits of each layer from the bytes that the kernel wrote (csrc/onchip/onchip_layout.h).
+    """The bits of each layer, from the bytes that the kernel wrote (csrc/onchip/onchip_layout.h).
 
     Args:
         layers: those on chip.
@@ -95,7 +95,7 @@ def bits_of(layers: tuple[OnChipLayer, ...], residues: Tensor) -> list[Bits]:
 
 
 def _edge_distance(activation: Piecewise, y: Tensor) -> Tensor:
-    """How far what goes into an activation is from where its derivative changes."""
+    """Distance of an activation's input from where its derivative changes."""
     if activation.slope:
         return y.abs()
     return torch.minimum((y - activation.low).abs(), (y - activation.high).abs())
@@ -104,7 +104,7 @@ def _edge_distance(activation: Piecewise, y: Tensor) -> Tensor:
 def _wrong_bits(
     layer: OnChipLayer, kernel: Bits, run: LayerRun, reach: Tensor
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-    """For each kind of bits: its name, those beyond rounding, how far they are, and its reach."""
+    """For each kind of bits: its name, which are wrong, distance from the tie, rounding's reach."""
     y, near = run.sums, reach
     if layer.pooled:
         assert kernel.winners is not None
@@ -117,27 +117,27 @@ def _wrong_bits(
         yield "mask bits", differ & ~(off <= near), off, near
 
 
-def _wrong_forward(
+def _forward_mismatch(
     layers: tuple[OnChipLayer, ...], step: ObservedStep, kernel: list[Bits], runs: list[LayerRun]
 ) -> str:
-    """What is wrong with the bits and the last value, or ""."""
+    """How the bits or the last value differ from the definition's, or ""."""
     for i, layer in enumerate(layers):
         run = runs[i]
-        reach = BITS * run.variance.sqrt()
+        reach = BIT_REACH * run.variance.sqrt()
         for name, wrong, off, near in _wrong_bits(layer, kernel[i], run, reach):
             if bool(wrong.any()):
                 worst = (torch.where(wrong, off, 0) / near.clamp_min(1e-300)).argmax()
                 return (
                     f"layer {i + 1} of {len(layers)} on chip has {int(wrong.sum()):,} of "
-                    f"{wrong.numel():,} {name} wrong, where the definition is up to "
-                    f"{float(off.flatten()[worst]):.2g} from a tie and rounding reaches "
+                    f"{wrong.numel():,} {name} wrong: the definition is up to "
+                    f"{float(off.flatten()[worst]):.2g} from a tie, rounding explains "
                     f"{float(near.flatten()[worst]):.2g}"
                 )
     if step.features is not None:
         value = runs[-1].value
         near = F.max_pool2d(reach, 2) if layers[-1].pooled else reach
         off = (step.features.double() - value).abs()
-        wrong = ~(off <= near + UNIT * value.abs())
+        wrong = ~(off <= near + BFLOAT16_ULP * value.abs())
         if bool(wrong.any()):
             return (
                 f"{int(wrong.sum()):,} of {wrong.numel():,} elements of the last value on chip are "
@@ -147,7 +147,7 @@ def _wrong_forward(
 
 
 def _relative_error(got: Tensor, expected: Tensor) -> float:
-    """Relative L2 distance of an image, root mean square over images."""
+    """Relative L2 distance of each image, as root mean square over the images."""
     error = (got - expected).flatten(1).norm(dim=1)
     return float((error / expected.flatten(1).norm(dim=1).clamp_min(1e-300)).square().mean().sqrt())
 
@@ -156,27 +156,27 @@ def _relative_error(got: Tensor, expected: Tensor) -> float:
 def check_step(trajectory: OnChipTrajectory, images: Tensor) -> None:
     """Compare the first step on chip with its definition.
 
-    The kernel reads a plan, and a device may differ from the ones it was tried on: what is wrong
-    there must not go unnoticed.
+    The kernel runs whatever plan it is given, on devices that it was not tested on: an error there
+    must not go unnoticed.
 
     Args:
-        trajectory: at any place; it is left one step behind `images`.
+        trajectory: of any iterate; afterwards it is one step after `images`.
         images: the batch.
 
     Raises:
-        BackendError: they differ by more than rounding; the message says what does.
+        BackendError: they differ by more than rounding; the message says how.
     """
-    if why := what_is_wrong(trajectory, images):
+    if why := find_mismatch(trajectory, images):
         raise BackendError(
-            f'the first step on chip is not its definition: {why}; backend="fused" runs it'
+            f'the first step on chip does not match its definition: {why}; backend="fused" runs it'
         )
 
 
-def what_is_wrong(trajectory: OnChipTrajectory, images: Tensor) -> str:
-    """What of the first step is not its definition's but for rounding, in words, or "".
+def find_mismatch(trajectory: OnChipTrajectory, images: Tensor) -> str:
+    """How the first step differs from its definition by more than rounding, or "".
 
     Args:
-        trajectory: at any place; it is left one step behind `images`.
+        trajectory: of any iterate; afterwards it is one step after `images`.
         images: the batch.
     """
     trunk, settings = trajectory.network.trunk, trajectory.problem.settings
@@ -184,31 +184,32 @@ def what_is_wrong(trajectory: OnChipTrajectory, images: Tensor) -> str:
     step = trajectory.observe(images)
     kernel = bits_of(layers, step.residues)
     runs = forward_reference(layers, images, scale, trunk.shift)
-    if why := _wrong_forward(layers, step, kernel, runs):
+    if why := _forward_mismatch(layers, step, kernel, runs):
         return why
     expected, with_rounding = (
         backward_reference(layers, kernel, step.cotangent, scale, how) for how in (exact, rounded)
     )
-    # A step so long that p's own last places do not matter, and no clamp: δ itself.
+    # δ itself: a step so long that the rounding of p does not matter, without a clamp.
     p = images.double()
     size = float(p.abs().max().clamp_min(1e-30) / expected.abs().max().clamp_min(1e-30))
     step_size = 2.0 ** (8 + (round(math.log2(size)) if math.isfinite(size) else 0))
     again = trajectory.observe(images, step_size=step_size, clamp=None)
     used = sum(map(residue_bytes, layers))
     if not torch.equal(again.residues[:, :used], step.residues[:, :used]):
-        return "the same launch gave other mask bits the second time"
+        return "the same launch gave different mask bits the second time"
     delta = (again.iterate.double() - p) / step_size
     error, allowed = (_relative_error(d, expected) for d in (delta, with_rounding))
-    if not error <= DELTA * allowed + SUMS:
+    if not error <= DELTA_RATIO * allowed + SUM_ERROR:
         return (
             f"δ is {error:.2%} from the definition's through the same mask bits (relative L2), "
-            f"where rounding comes to {allowed:.2%}"
+            f"where rounding alone makes {allowed:.2%}"
         )
     moved = settings.step_size * delta
-    low, high = settings.clamp or (None, None)
-    after = p + moved if settings.clamp is None else (p + moved).clamp(low, high)
+    after = p + moved
+    if settings.clamp is not None:
+        after = after.clamp(*settings.clamp)
     last_places = 4 * torch.finfo(torch.float32).eps * (p.abs() + moved.abs())
     off = (step.iterate.double() - after).abs()
     if bool((~(off <= last_places)).any()):
-        return f"p moved to another place than p + step_size · δ, by up to {float(off.max()):.2g}"
+        return f"p is not p + step_size · δ after the step, by up to {float(off.max()):.2g}"
     return ""

@@ -1,4 +1,4 @@
-"""What a step on chip asks of a multiprocessor: counted, tile by tile, as the kernel works."""
+"""The work of a step on chip for a multiprocessor, counted tile by tile as the kernel does it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.onchip.partition import OnChipLayer, padded
-from sign_ext.engine.onchip.plan import Loads
+from sign_ext.engine.onchip.plan import WeightLoad
 
 PRODUCT_FLOP = 4096  # of one instruction of the matrix unit: 16×8×16 multiply-adds
-A_BYTES, B_BYTES = 512, 256  # that a warp loads for 16 rows, and for 8 channels, of a product
-BANK_BYTES = 128  # that shared memory gives in a clock
-UNIT_FLOP = 4096  # that the matrix units of a multiprocessor do in a clock, dense bfloat16 (Hopper)
+A_BYTES, B_BYTES = 512, 256  # loaded by a warp for 16 rows, and for 8 channels, of a product
+BANK_BYTES = 128  # loaded from shared memory in a clock
+UNIT_FLOP = 4096  # done by a multiprocessor's matrix units in a clock, dense bfloat16 (Hopper)
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one image and step.
+    """The work of one image and step.
 
     Attributes:
         products: instructions of the matrix unit.
-        loaded: bytes that they take from shared memory.
-        copied: bytes of weights that come from global memory (or its cache) to shared memory.
-        useful: floating-point operations of the network on chip; the rest of the products' is
-            padding, and zeros of poolings.
+        loaded: bytes that they load from shared memory.
+        copied: bytes of weights copied from global memory (or its cache) to shared memory.
+        useful: floating-point operations of the network on chip; the products' other operations
+            are padding, and zeros of poolings written as convolutions.
     """
 
     products: int
@@ -33,21 +33,21 @@ class Work:
 
     @property
     def clocks(self) -> float:
-        """Of a multiprocessor, at least: the slower of its matrix units and its shared memory."""
+        """A multiprocessor's, at least: those of its matrix units or its shared memory."""
         return max(self.products * PRODUCT_FLOP / UNIT_FLOP, self.loaded / BANK_BYTES)
 
     def __str__(self) -> str:
         """One line."""
         share = self.useful / (self.products * PRODUCT_FLOP)
         return (
-            f"{self.products:,} products of 16×8×16 ({share:.0%} of them no padding) from "
+            f"{self.products:,} products of 16×8×16 ({share:.0%} without padding) from "
             f"{self.loaded / 1e6:.3g} MB of shared memory: at least {self.clocks:,.0f} clocks of a "
             "multiprocessor for an image and step"
         )
 
 
 def tile_of(rows: int, channels: int, warps: int) -> tuple[int, int, int]:
-    """Rows of 16 and channels of 8 in a warp's tile, and how many tiles there are.
+    """A warp's tile in fragments, 16 rows by 8 channels each, and how many tiles there are.
 
     The rule of csrc/onchip/onchip_product.cuh, for_tiles.
 
@@ -63,7 +63,7 @@ def tile_of(rows: int, channels: int, warps: int) -> tuple[int, int, int]:
 
 
 def _phase(layer: OnChipLayer, backward: bool, warps: int) -> tuple[int, int]:
-    """Products and bytes of one layer in one direction."""
+    """Products, and bytes loaded, of one layer in one direction."""
     out_c, in_c = padded(layer.weight.shape[0]), layer.in_channels
     taps = layer.weight.shape[2] * layer.weight.shape[3]
     if backward:
@@ -89,10 +89,10 @@ def work_of(network: OnChipNetwork) -> Work:
         plan = launch.plan
         for (i, backward), load in plan.loads.items():
             layer = network.layers[i]
-            more, of = _phase(layer, backward, plan.threads // 32)
-            products += more
-            loaded += of
-            copied += layer.weight_bytes if load != Loads.THERE else 0
+            of_phase = _phase(layer, backward, plan.threads // 32)
+            products += of_phase[0]
+            loaded += of_phase[1]
+            copied += layer.weight_bytes if load != WeightLoad.THERE else 0
     useful = 0
     for layer in network.layers:
         _, height, width = layer.conv_shape

@@ -1,14 +1,14 @@
-"""Starts trajectories on chip: asks the device, plans, checks the first step, keeps them."""
+"""Starts trajectories on chip: plans for the device, checks the first step, keeps trajectories."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.step import Step
@@ -22,7 +22,7 @@ from sign_ext.errors import BackendError
 from sign_ext.ops.native import NATIVE
 
 KEPT = 4  # batch shapes at a time
-LEAST_SHARE = 0.5  # of a step's arithmetic, for `auto` to take it
+LEAST_SHARE = 0.5  # of a step's arithmetic on chip, for `auto` to choose this backend
 
 
 @dataclass
@@ -31,7 +31,7 @@ class _Kept:
     trajectory: OnChipTrajectory
 
 
-def refusal(problem: Problem, device: torch.device) -> str | None:
+def why_refused(problem: Problem, device: torch.device) -> str | None:
     """Why no network can run on chip in this call, or None if one can.
 
     Args:
@@ -44,11 +44,11 @@ def refusal(problem: Problem, device: torch.device) -> str | None:
         return f"no CUDA operator was built: {NATIVE.why}"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "the GPU has no matrix unit for bfloat16 (compute capability 8.0)"
-    return refused_settings(problem)
+    return why_settings_refused(problem)
 
 
-def refused_settings(problem: Problem) -> str | None:
-    """Why the call's options keep it off the chip, on any device.
+def why_settings_refused(problem: Problem) -> str | None:
+    """Why the call's options cannot run on chip, on any device, or None if they can.
 
     Args:
         problem: the call's.
@@ -56,16 +56,16 @@ def refused_settings(problem: Problem) -> str | None:
     settings = problem.settings
     if settings.precision != "bfloat16" or problem.model_dtype != torch.float32:
         return (
-            "it computes in bfloat16: a float32 value of 32×32×32 alone takes 131 kB. Pass "
+            "it computes in bfloat16, since one float32 value of 32×32×32 alone takes 131 kB. Pass "
             'precision="bfloat16" with a float32 network'
         )
     if settings.linearize_at == "input":
-        return 'linearize_at="input" takes one product, and nothing that could stay on chip'
+        return 'linearize_at="input" takes δ once, so nothing needs to stay on chip'
     return None
 
 
 def shared_memory_of(device: torch.device) -> SharedMemory:
-    """What a CUDA device has.
+    """The shared memory of a CUDA device.
 
     Args:
         device: a CUDA device.
@@ -75,7 +75,7 @@ def shared_memory_of(device: torch.device) -> SharedMemory:
 
 
 def start_on_chip(problem: Problem, images: Tensor, network: OnChipNetwork) -> OnChipTrajectory:
-    """A trajectory, not yet recorded.
+    """A trajectory of a network on chip; its step is not recorded yet.
 
     Args:
         problem: the call's.
@@ -98,34 +98,34 @@ class OnChipEngine:
         """Take programs from `fused`; `record` turns a step into its replay."""
         self._fused = fused
         self._record = record
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._kept: BoundedCache[Hashable, _Kept] = BoundedCache(KEPT)
         self._planned: tuple[Program, Hashable, OnChipNetwork] | None = None  # the last plan
 
     def network(self, problem: Problem, images: Tensor) -> OnChipNetwork:
         """What runs on chip for images like these.
 
         Raises:
-            BackendError: the network, the call or the device keeps it off the chip.
+            BackendError: the network, the call's options or the device rule it out.
         """
-        why = refusal(problem, images.device)
+        why = why_refused(problem, images.device)
         if why is not None:
             raise BackendError(f'backend="onchip" cannot run here: {why}')
         program = self._fused.program(problem, images)
         momentum = bool(problem.settings.momentum)
         key = (images.device, momentum)
         if self._planned is None or self._planned[:2] != (program, key):
-            has = shared_memory_of(images.device)
-            network = put_on_chip(program, has, images.device, momentum=momentum)
+            memory = shared_memory_of(images.device)
+            network = put_on_chip(program, memory, images.device, momentum=momentum)
             self._planned = (program, key, network)
         return self._planned[2]
 
     def require_most(self, problem: Problem, images: Tensor) -> None:
-        """Raise BackendError unless most of the step would be done on chip."""
+        """Raise BackendError unless at least half of the step's arithmetic would be on chip."""
         network = self.network(problem, images)
         share = share_on_chip(network, self._fused.program(problem, images))
         if share < LEAST_SHARE:
             raise BackendError(
-                f"only {share:.0%} of the arithmetic would be done on chip: {network.ends}"
+                f"only {share:.0%} of the arithmetic would be done on chip: {network.stop_reason}"
             )
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
@@ -134,20 +134,21 @@ class OnChipEngine:
         It is valid until the next call that starts one of the same shape.
 
         Raises:
-            BackendError: the network, the call or the device keeps it off the chip.
+            BackendError: the network, the call's options or the device rule it out.
         """
         network = self.network(problem, images)
         key = (images.shape, images.dtype, images.device, problem.settings)
-        kept = self._kept.pop(key, None)
-        if kept is None or kept.network is not network:
-            while len(self._kept) >= KEPT:
-                self._kept.popitem(last=False)
-            examples = examples_of(images)
-            check_step(start_on_chip(problem, examples, network), examples)
-            trajectory = start_on_chip(problem, images, network)
-            trajectory.start(images)
-            trajectory.record(self._record)
-            kept = _Kept(network, trajectory)
-        self._kept[key] = kept
+        kept = self._kept.get_or_make(
+            key, lambda: self._recorded(problem, images, network), lambda k: k.network is network
+        )
         kept.trajectory.start(images)
         return kept.trajectory
+
+    def _recorded(self, problem: Problem, images: Tensor, network: OnChipNetwork) -> _Kept:
+        """A checked and recorded trajectory for batches of this shape."""
+        examples = examples_of(images)
+        check_step(start_on_chip(problem, examples, network), examples)
+        trajectory = start_on_chip(problem, images, network)
+        trajectory.start(images)
+        trajectory.record(self._record)
+        return _Kept(network, trajectory)

@@ -1,4 +1,8 @@
-"""A plan and a network's constants as the kernel takes them: csrc/onchip/onchip.h, word by word."""
+"""A launch's plan and a network's constants as the kernel takes them: csrc/onchip/onchip.h.
+
+`PLAN_FIELDS` and `LAYER_FIELDS` are the fields of the header's structs `Plan` and `Layer`, in
+order; a test compares them with the header itself.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +26,41 @@ from sign_ext.engine.onchip.partition import (
 from sign_ext.engine.onchip.plan import OnChipPlan
 from sign_ext.engine.onchip.shared_memory import residue_bytes
 
+PLAN_FIELDS = (
+    *("words", "layers", "forward", "backward"),
+    *("height", "width", "channels"),
+    *("shared_bytes", "threads"),
+    *("p_at", "velocity_at", "x_at"),
+    *("residues_at", "residue_bytes", "zeros_at"),
+    *("scale_element", "shift_element", "seed_element", "last_channels"),
+)  # then MOST_LAYERS times LAYER_FIELDS
+LAYER_FIELDS = (
+    *("in_h", "in_w", "in_c"),
+    *("out_h", "out_w", "out_c"),
+    *("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_top", "pad_left"),
+    *("reads", "adds", "pooled", "kept"),
+    *("low", "high", "slope"),
+    *("weight_element", "bias_element"),
+    *("value_at", "residue_at", "g_at", "partial_at", "added_at", "hands"),
+    *("in_shift", "value_shift", "g_shift", "weight_shift"),
+    *("keeps", "forward_weights_at", "forward_load", "backward_weights_at", "backward_load"),
+)
+FLOAT_FIELDS = frozenset({"low", "high", "slope"})  # all others are int32
+
 
 @dataclass(frozen=True, eq=False)
 class Constants:
-    """What a network's launches read.
+    """The weights and constants that a network's launches read.
 
     Attributes:
-        weights: bfloat16, one layer after another, each (KH · KW · C_in, C_out), its
-            rows rounded up to whole steps.
+        weights: bfloat16, one layer after another, each (KH · KW · C_in, C_out), its rows rounded
+            up to whole steps of the matrix unit.
         floats: float32: scale and shift of the image, biases, the seed.
         weight_at: the first element of each layer's weights.
         bias_at: the first element of each layer's bias.
-        scale_at: that of the scale.
-        shift_at: that of the shift.
-        seed_at: that of the seed.
+        scale_at: the first element of the scale.
+        shift_at: the first element of the shift.
+        seed_at: the first element of the seed.
     """
 
     weights: Tensor
@@ -48,18 +73,18 @@ class Constants:
 
 
 def shift_for(channels: int, apart: int) -> int:
-    """The shift with which an array's chunks change places: csrc/onchip/onchip_layout.h.
+    """The shift with which an array's chunks are swizzled: csrc/onchip/onchip_layout.h.
 
     Args:
         channels: of a row.
-        apart: how far the rows lie from each other that are read together: 1, or 2 with pooling.
+        apart: distance in rows of those that are read together: 1, or 2 with pooling.
     """
     lines = channels * apart // 64
     return max(lines, 1).bit_length() - 1
 
 
 def value_shift(layers: tuple[OnChipLayer, ...], i: int, channels: int) -> int:
-    """The shift of a value: for windows if a layer that pools reads it.
+    """The shift of a value: that for windows if a layer that pools reads it.
 
     Args:
         layers: the network.
@@ -75,9 +100,9 @@ def pack_constants(trunk: Trunk, seed: Tensor | None, device: torch.device) -> C
 
     Args:
         trunk: the network.
-        seed: the cotangent of the last value, (C, H, W) or (F,), or None where each image brings
-            its own.
-        device: where to.
+        seed: the cotangent of the last value, (C, H, W) or (F,), or None where each image has its
+            own.
+        device: where they go.
     """
     floats: list[Tensor] = []
     weights: list[Tensor] = []
@@ -88,8 +113,8 @@ def pack_constants(trunk: Trunk, seed: Tensor | None, device: torch.device) -> C
         return at
 
     def row(constant: Tensor | None, channels: int, size: int, default: float) -> Tensor:
-        given = torch.full((channels,), default) if constant is None else constant
-        return F.pad(given.float().cpu(), (0, size - channels))
+        values = torch.full((channels,), default) if constant is None else constant
+        return F.pad(values.float().cpu(), (0, size - channels))
 
     channels, size = trunk.layers[0].in_shape[0], trunk.layers[0].in_channels
     scale_at = add(floats, row(trunk.scale, channels, size, 1.0))
@@ -118,50 +143,8 @@ def pack_constants(trunk: Trunk, seed: Tensor | None, device: torch.device) -> C
     )
 
 
-def _backward_words(layers: tuple[OnChipLayer, ...], i: int, plan: OnChipPlan) -> list[int]:
-    """partial_at, added_at, hands: what becomes of the cotangent of layer i's input."""
-    source = layers[i].reads
-    if source < 0 or not plan.mode.backward:
-        return [-1, -1, 0]
-    readers = readers_of(layers, source)
-    partial = plan.at.get(("partial", source), -1)
-    if i != readers[0]:
-        return [partial, -1, 0]
-    adder = adder_of(layers, source)
-    added = -1 if adder is None else plan.at["g", cotangent_of(layers, adder)]
-    return [partial, added, 1]
-
-
-def _layer_words(
-    layers: tuple[OnChipLayer, ...], i: int, plan: OnChipPlan, constants: Constants, residue_at: int
-) -> list[int | float]:
-    layer = layers[i]
-    out_c, _, kernel_h, kernel_w = layer.weight.shape
-    activation = layer.activation
-    return [
-        *(layer.in_shape[1], layer.in_shape[2], layer.in_channels),
-        *(layer.conv_shape[1], layer.conv_shape[2], padded(out_c)),
-        *(kernel_h, kernel_w, *layer.stride, *layer.padding),
-        *(layer.reads, -1 if layer.adds is None else layer.adds),
-        *(int(layer.pooled), layer.kept),
-        *(float(activation.low), float(activation.high), float(activation.slope)),
-        *(constants.weight_at[i], constants.bias_at[i]),
-        *(plan.at.get(("value", i), -1), residue_at),
-        plan.at.get(("g", cotangent_of(layers, i)), -1),
-        *_backward_words(layers, i, plan),
-        value_shift(layers, layer.reads, layer.in_channels),
-        value_shift(layers, i, padded(out_c)),
-        *(shift_for(padded(out_c), 1), shift_for(padded(out_c), 1)),
-        int(i in plan.keeps),
-        plan.at["forward weights", i],
-        int(plan.loads.get((i, False), 0)),
-        plan.at["backward weights", i],
-        int(plan.loads.get((i, True), 0)),
-    ]
-
-
-def plan_words(layers: tuple[OnChipLayer, ...], plan: OnChipPlan, constants: Constants) -> Tensor:
-    """The kernel's `Plan` struct.
+def plan_args(layers: tuple[OnChipLayer, ...], plan: OnChipPlan, constants: Constants) -> Tensor:
+    """The kernel's struct `Plan`.
 
     Args:
         layers: the network.
@@ -172,22 +155,103 @@ def plan_words(layers: tuple[OnChipLayer, ...], plan: OnChipPlan, constants: Con
         int32, on the CPU; floats by their bits.
     """
     channels, height, width = layers[0].in_shape
-    per_layer: list[list[int | float]] = []
+    size = len(PLAN_FIELDS) + MOST_LAYERS * len(LAYER_FIELDS)
+    head: dict[str, int | float] = {
+        "words": size,
+        "layers": len(layers),
+        "forward": int(plan.mode.forward),
+        "backward": int(plan.mode.backward),
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "shared_bytes": plan.bytes,
+        "threads": plan.threads,
+        "p_at": plan.at["p", -1],
+        "velocity_at": plan.at.get(("velocity", -1), -1),
+        "x_at": plan.at.get(("x", -1), -1),
+        "residues_at": plan.at["residues", -1],
+        "residue_bytes": plan.residue_bytes,
+        "zeros_at": plan.at["zeros", -1],
+        "scale_element": constants.scale_at,
+        "shift_element": constants.shift_at,
+        "seed_element": constants.seed_at,
+        "last_channels": layers[-1].shape[0],
+    }
+    packed = _packed(PLAN_FIELDS, head)
     residue_at = 0
     for i, layer in enumerate(layers):
-        per_layer.append(_layer_words(layers, i, plan, constants, residue_at))
+        args = _layer_args(layers, i, plan, constants)
+        packed += _packed(LAYER_FIELDS, {**args, "residue_at": residue_at})
         residue_at += residue_bytes(layer)
-    head: list[int | float] = [
-        *(len(layers), int(plan.mode.forward), int(plan.mode.backward)),
-        *(height, width, channels),
-        *(plan.bytes, plan.threads),
-        *(plan.at["p", -1], plan.at.get(("velocity", -1), -1), plan.at.get(("x", -1), -1)),
-        *(plan.at["residues", -1], plan.residue_bytes, plan.at["zeros", -1]),
-        *(constants.scale_at, constants.shift_at, constants.seed_at, layers[-1].shape[0]),
-    ]
-    nothing: list[int | float] = [0] * len(per_layer[0])
-    rows = per_layer + [nothing] * (MOST_LAYERS - len(layers))
-    words = head + [word for row in rows for word in row]
-    packed = struct.pack("<i", len(words) + 1)
-    packed += b"".join(struct.pack("<f" if isinstance(w, float) else "<i", w) for w in words)
+    packed += bytes(4 * size - len(packed))  # the layers that there are not
     return torch.frombuffer(bytearray(packed), dtype=torch.int32)
+
+
+def _layer_args(
+    layers: tuple[OnChipLayer, ...], i: int, plan: OnChipPlan, constants: Constants
+) -> dict[str, int | float]:
+    """The fields of layer i, but for its place among the residues."""
+    layer = layers[i]
+    out_c, _, kernel_h, kernel_w = layer.weight.shape
+    activation = layer.activation
+    return {
+        "in_h": layer.in_shape[1],
+        "in_w": layer.in_shape[2],
+        "in_c": layer.in_channels,
+        "out_h": layer.conv_shape[1],
+        "out_w": layer.conv_shape[2],
+        "out_c": padded(out_c),
+        "kernel_h": kernel_h,
+        "kernel_w": kernel_w,
+        "stride_h": layer.stride[0],
+        "stride_w": layer.stride[1],
+        "pad_top": layer.padding[0],
+        "pad_left": layer.padding[1],
+        "reads": layer.reads,
+        "adds": -1 if layer.adds is None else layer.adds,
+        "pooled": int(layer.pooled),
+        "kept": layer.kept,
+        "low": activation.low,
+        "high": activation.high,
+        "slope": activation.slope,
+        "weight_element": constants.weight_at[i],
+        "bias_element": constants.bias_at[i],
+        "value_at": plan.at.get(("value", i), -1),
+        "g_at": plan.at.get(("g", cotangent_of(layers, i)), -1),
+        **_input_cotangent_args(layers, i, plan),
+        "in_shift": value_shift(layers, layer.reads, layer.in_channels),
+        "value_shift": value_shift(layers, i, padded(out_c)),
+        "g_shift": shift_for(padded(out_c), 1),
+        "weight_shift": shift_for(padded(out_c), 1),
+        "keeps": int(i in plan.keeps),
+        "forward_weights_at": plan.at["forward weights", i],
+        "forward_load": int(plan.loads.get((i, False), 0)),
+        "backward_weights_at": plan.at["backward weights", i],
+        "backward_load": int(plan.loads.get((i, True), 0)),
+    }
+
+
+def _input_cotangent_args(
+    layers: tuple[OnChipLayer, ...], i: int, plan: OnChipPlan
+) -> dict[str, int | float]:
+    """What is added to the cotangent of layer i's input, and whether it is complete then.
+
+    Of the layers that read one value, the first is the last in the backward pass: it completes the
+    sum, and adds the cotangent of a layer that adds the value. The others store a partial sum.
+    """
+    source = layers[i].reads
+    if source < 0 or not plan.mode.backward:
+        return {"partial_at": -1, "added_at": -1, "hands": 0}
+    partial = plan.at.get(("partial", source), -1)
+    if i != readers_of(layers, source)[0]:
+        return {"partial_at": partial, "added_at": -1, "hands": 0}
+    adder = adder_of(layers, source)
+    added = -1 if adder is None else plan.at["g", cotangent_of(layers, adder)]
+    return {"partial_at": partial, "added_at": added, "hands": 1}
+
+
+def _packed(fields: tuple[str, ...], values: dict[str, int | float]) -> bytes:
+    """The values in the fields' order, 4 bytes each."""
+    assert values.keys() == set(fields)
+    form = "".join("f" if name in FLOAT_FIELDS else "i" for name in fields)
+    return struct.pack(f"<{form}", *(values[name] for name in fields))

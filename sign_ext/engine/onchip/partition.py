@@ -1,4 +1,8 @@
-"""Which first operations of a program can run on chip, and what is left of it behind them."""
+"""Which operations at the start of a program run on chip, and the program of those after them.
+
+What runs on chip is a list of layers: convolutions, each with the pooling and the activation that
+follow it, which may read the output of any earlier layer and add that of another.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,15 @@ from sign_ext.compiler.ir.op import Op, Shape
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.pooling import AveragePool, MaxPool
 from sign_ext.compiler.ir.program import Program
-from sign_ext.compiler.ir.traits import is_affine
 from sign_ext.ops.activation import Piecewise
 from sign_ext.ops.layout import rounded_up
 
-# What runs on chip: convolutions, each with what follows it, that read and add each other.
-
-
-CHUNK = 8  # channels that the matrix unit loads at once …
-STEP = 16  # … and multiplies at once
-MOST_TAPS = 16  # of a kernel, along one axis
-MOST_LAYERS = 24  # csrc/onchip/onchip.h: kMostLayers
+CHUNK = 8  # channels that the matrix unit loads at once: kChunk of csrc/onchip/onchip_layout.h
+STEP = 16  # channels that it multiplies at once
+MOST_TAPS = 16  # of a kernel, along one axis: kMostTaps of csrc/onchip/onchip_layout.h
+MOST_LAYERS = 24  # kMostLayers of csrc/onchip/onchip.h
+MOST_READERS = 2  # convolutions that read one value
+MOST_EXTRA = 2  # a layer that is no convolution may take so many times the arithmetic before it
 
 
 def padded(channels: int) -> int:
@@ -45,18 +47,18 @@ def padded_image(channels: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class OnChipLayer:
-    """A convolution, perhaps the maximum over 2×2 windows, and an activation.
+    """A convolution, optionally the maximum over 2×2 windows, and an activation.
 
     Attributes:
         weight: (C_out, C_in, KH, KW).
         bias: (C_out,) or None.
         stride: (vertical, horizontal).
-        padding: zeros in front (top, left).
-        in_shape: (C, H, W).
-        conv_shape: (C, H, W) of what the convolution gives.
-        pooled: whether the maximum follows.
-        activation: what is applied last.
-        ends: the number of operations of the program up to here.
+        padding: zeros before the image (top, left).
+        in_shape: (C, H, W) of the input.
+        conv_shape: (C, H, W) of the convolution's result.
+        pooled: whether the maximum is taken.
+        activation: applied last.
+        end: how many operations of the program there are up to and with this layer.
         reads: the layer whose output is the input, or -1 for the image.
         adds: the layer whose output is added before the activation, or None.
     """
@@ -69,7 +71,7 @@ class OnChipLayer:
     conv_shape: Shape
     pooled: bool
     activation: Piecewise
-    ends: int
+    end: int
     reads: int = -1
     adds: int | None = None
 
@@ -87,20 +89,20 @@ class OnChipLayer:
 
     @property
     def kept(self) -> int:
-        """Bits that an element of the output keeps."""
+        """Bits that are kept of an element of the output: 1, and 2 more with pooling."""
         if self.pooled:
             return 3
         return 0 if self.activation.is_identity else 1
 
     @property
     def weight_bytes(self) -> int:
-        """In shared memory."""
+        """Bytes of the weights in shared memory."""
         out_c, _, height, width = self.weight.shape
         rows = rounded_up(height * width * self.in_channels, STEP)
         return rows * padded(out_c) * 2
 
     def products(self) -> tuple[int, int]:
-        """Multiply-adds of an image, forward and to the input, as the matrix unit does them."""
+        """Multiply-adds of one image forward and backward, as the matrix unit does them, padded."""
         out_c, _, height, width = self.weight.shape
         taps = height * width * self.in_channels * padded(out_c)
         _, conv_h, conv_w = self.conv_shape
@@ -109,9 +111,9 @@ class OnChipLayer:
 
 
 def cotangent_of(layers: tuple[OnChipLayer, ...], i: int) -> int:
-    """The layer whose cotangent array is also layer i's: its own, or that of what adds its output.
+    """The layer whose cotangent array layer i uses: itself, or the layer that adds its output.
 
-    An output that is only added has the sum's cotangent.
+    An output that is only added has the cotangent of the sum.
 
     Args:
         layers: the network.
@@ -143,206 +145,45 @@ def readers_of(layers: tuple[OnChipLayer, ...], i: int) -> list[int]:
     return [n for n, other in enumerate(layers) if other.reads == i]
 
 
-MOST_READERS = 2  # convolutions of one value
-MOST_EXTRA = 2  # times the arithmetic before it is what a layer that is no convolution may have
-
-
 @dataclass(frozen=True, eq=False)
 class Trunk:
-    """The layers that begin a program, and why there are no more.
+    """The layers at the start of a program, and why there are no more.
 
     Attributes:
         layers: in order.
         scale: (C,) of an affine map of the image before them, or None for 1.
-        shift: (C,) of it, or None for 0.
-        ends: why the operation behind the last layer is none, or "" if there is none.
+        shift: (C,) of that map, or None for 0.
+        stop_reason: why the operation after the last layer cannot run on chip, or "" if there is
+            no such operation.
     """
 
     layers: tuple[OnChipLayer, ...]
     scale: Tensor | None
     shift: Tensor | None
-    ends: str
-
-
-def _layer_of(op: Op, place: int, like: Tensor) -> OnChipLayer | str:
-    """An operation as a layer, or why it is none; `like` tells the weights' type and device."""
-    if isinstance(op, Convolution):
-        if op.groups != 1 or op.dilation != (1, 1):
-            return f"{op} is no plain convolution"
-        if max(op.kernel) > MOST_TAPS:
-            return f"{op} has a kernel of more than {MOST_TAPS} pixels"
-        return OnChipLayer(
-            weight=op.weight,
-            bias=op.bias,
-            stride=op.stride,
-            padding=op.padding,
-            in_shape=op.in_shapes[0],
-            conv_shape=op.shape,
-            pooled=False,
-            activation=op.activation,
-            ends=place + 1,
-        )
-    if isinstance(op, Linear):
-        shape = op.in_shapes[0]
-        shape = shape if len(shape) == 3 else (shape[0], 1, 1)
-        if max(shape[1:]) > MOST_TAPS:
-            return f"{op} reads more than {MOST_TAPS} pixels"
-        return OnChipLayer(
-            weight=op.weight.reshape(-1, *shape),
-            bias=op.bias,
-            stride=(1, 1),
-            padding=(0, 0),
-            in_shape=shape,
-            conv_shape=(op.shape[0], 1, 1),
-            pooled=False,
-            activation=op.activation,
-            ends=place + 1,
-        )
-    if isinstance(op, MaxPool | AveragePool | Pointwise):
-        return _channelwise(op, place, like)
-    return f"{op} is no convolution, pooling or sum, and not linear"
-
-
-def _channelwise(
-    op: MaxPool | AveragePool | Pointwise, place: int, like: Tensor
-) -> OnChipLayer | str:
-    """Pooling, a sum or an activation by itself, as a dense convolution that mixes no channels."""
-    shape = op.in_shapes[0]
-    if len(shape) != 3:
-        return f"{op} is behind a linear layer"
-    conv_shape: Shape = shape
-    stride, bias = (1, 1), None
-    factor = torch.ones(shape[0], dtype=like.dtype, device=like.device)
-    kernel = (1, 1)
-    if isinstance(op, Pointwise):
-        factor, bias = factor if op.scale is None else op.scale, op.shift
-    elif isinstance(op, MaxPool):
-        if not _is_plain_pool(op):
-            return f"{op} is no maximum over 2×2 windows side by side"
-    else:
-        sizes = zip(shape[1:], op.kernel, op.stride, strict=True)
-        whole = op.shape[1:] == tuple((size - k) // s + 1 for size, k, s in sizes)
-        if op.padding != (0, 0) or not whole or max(op.kernel) > MOST_TAPS:
-            return f"{op} has padding, windows that are cut off or more than {MOST_TAPS} pixels"
-        kernel, stride, conv_shape = op.kernel, op.stride, op.shape
-        factor = factor / (op.divisor or kernel[0] * kernel[1])
-    return OnChipLayer(
-        weight=torch.diag(factor)[:, :, None, None].repeat(1, 1, *kernel),
-        bias=bias,
-        stride=stride,
-        padding=(0, 0),
-        in_shape=shape,
-        conv_shape=conv_shape,
-        pooled=isinstance(op, MaxPool),
-        activation=op.activation,
-        ends=place + 1,
-    )
-
-
-def _is_plain_pool(op: Op) -> bool:
-    """Whether it is the maximum over 2×2 windows side by side."""
-    if not isinstance(op, MaxPool) or op.kernel != (2, 2) or op.stride != (2, 2):
-        return False
-    whole = op.shape[1:] == tuple(size // 2 for size in op.in_shapes[0][1:])
-    return op.padding == (0, 0) and op.dilation == (1, 1) and whole
-
-
-@dataclass
-class _Builder:
-    """Takes operations as layers for as long as it can."""
-
-    program: Program
-    layers: list[OnChipLayer] = field(default_factory=list)
-    arithmetic: int = 0
-
-    def __post_init__(self) -> None:
-        """Begin with the image, or with an affine map of it."""
-        ops, readers = self.program.ops, self.program.readers()
-        self.readers = readers
-        self.affine = ops[0] if len(ops) > 1 and is_affine(ops[0]) and readers[0] == (0,) else None
-        self.place = 0 if self.affine is None else 1
-        self.layer_of = {self.place: -1}  # value of the program → layer
-
-    def refusal(self, op: Op) -> str | None:
-        """Why an operation cannot be the next layer, whatever it is."""
-        if any(number not in self.layer_of for number in op.inputs):
-            return f"{op} reads a value between a convolution and its pooling"
-        sources = self.sources(op)
-        if not self.layers and len(sources) > 1:
-            return f"{op} adds the image"
-        if self.layers and -1 in sources:
-            return f"{op} reads the image again"
-        if len(self.layers) == MOST_LAYERS:
-            return f"more than {MOST_LAYERS} layers"
-        if sum(layer.reads == sources[0] for layer in self.layers) == MOST_READERS:
-            return f"{op} is the third convolution that reads one value"
-        if len(sources) > 1 and any(layer.adds == sources[1] for layer in self.layers):
-            return f"{op} adds a value that another one adds"
-        return None
-
-    def sources(self, op: Op) -> list[int]:
-        """The layers that an operation reads, and adds.
-
-        Of a plain sum either may be read; what is only added must have no activation.
-        """
-        found = [self.layer_of[number] for number in op.inputs]
-        if isinstance(op, Pointwise) and op.scale is None and len(found) > 1:
-            added = found[1]
-            unread = not any(layer.reads == added for layer in self.layers)
-            if added >= 0 and unread and self.layers[added].kept:
-                found.reverse()
-        return found
-
-    def take(self) -> str:
-        """Take the next operation, and the pooling behind it; returns why not, or ""."""
-        op = self.program.ops[self.place]
-        why = self.refusal(op)
-        layer = why or _layer_of(op, self.place, self.program.seed)
-        if isinstance(layer, str):
-            return layer
-        sources = self.sources(op)
-        layer = replace(layer, reads=sources[0], adds=sources[1] if len(sources) > 1 else None)
-        products = sum(layer.products())
-        if not isinstance(op, Convolution) and products > MOST_EXTRA * max(self.arithmetic, 1):
-            return f"{op} is better done for many images at once"
-        self.arithmetic += products
-        self.place += 1
-        follows = self.program.ops[self.place] if self.place < len(self.program.ops) else None
-        if (
-            follows is not None
-            and _is_plain_pool(follows)
-            and not layer.pooled
-            and layer.activation.is_identity
-            and layer.adds is None
-            and self.readers[self.place] == (self.place,)
-        ):
-            self.place += 1
-            layer = replace(layer, pooled=True, activation=follows.activation, ends=self.place)
-        self.layer_of[self.place] = len(self.layers)
-        self.layers.append(layer)
-        return ""
+    stop_reason: str
 
 
 def trunk_of(program: Program) -> Trunk:
-    """The longest row of layers at the beginning of a program.
+    """As many layers as the start of a program has.
 
     Args:
         program: any program.
     """
-    builder = _Builder(program)
-    ends = ""
-    while builder.place < len(program.ops) and not ends:
-        ends = builder.take()
+    builder = _TrunkBuilder(program)
+    stop_reason = ""
+    while builder.place < len(program.ops) and not stop_reason:
+        stop_reason = builder.take()
     scale = getattr(builder.affine, "scale", None)
     shift = getattr(builder.affine, "shift", None)
-    return Trunk(tuple(builder.layers), scale, shift, ends)
+    return Trunk(tuple(builder.layers), scale, shift, stop_reason)
 
 
-def unusable(layers: tuple[OnChipLayer, ...]) -> str | None:
-    """Why layers cannot run on chip by themselves, or None.
+def why_not_cut_after(layers: tuple[OnChipLayer, ...]) -> str | None:
+    """Why the trunk cannot be cut after these layers, or None.
 
-    The last one's output leaves the chip or ends the network. Every other output has a reader, and
-    one that is only added hands its cotangent on as it is.
+    The output of the last layer leaves the chip or ends the network. Every other output must be
+    read or added on chip. One that is only added has no cotangent array of its own, so it must have
+    no activation, through which the sum's cotangent would have to be masked.
 
     Args:
         layers: the first of a trunk.
@@ -360,10 +201,10 @@ def unusable(layers: tuple[OnChipLayer, ...]) -> str | None:
 
 
 def rest_of(program: Program, place: int) -> Program:
-    """The operations behind the first `place`, as a program whose image is the value before them.
+    """The operations from `place` on, as a program whose image is the value before them.
 
     Args:
-        program: a program whose operations from `place` on read no earlier value than that one.
+        program: its operations from `place` on must read no value before that one.
         place: how many operations are left out.
     """
     ops = tuple(
@@ -371,3 +212,169 @@ def rest_of(program: Program, place: int) -> Program:
         for op in program.ops[place:]
     )
     return replace(program, image_shape=program.shape_of(place), ops=ops)
+
+
+@dataclass
+class _TrunkBuilder:
+    """Takes one operation after the other as a layer, for as long as that is possible."""
+
+    program: Program
+    layers: list[OnChipLayer] = field(default_factory=list)
+    arithmetic: int = 0
+
+    def __post_init__(self) -> None:
+        """Start from the image, or from an affine map of it."""
+        ops, readers = self.program.ops, self.program.readers()
+        self.readers = readers
+        self.affine = ops[0] if len(ops) > 1 and ops[0].is_affine and readers[0] == (0,) else None
+        self.place = 0 if self.affine is None else 1
+        self.layer_of = {self.place: -1}  # value of the program → layer
+
+    def refusal(self, op: Op) -> str | None:
+        """Why an operation cannot be the next layer, whatever it is."""
+        if any(number not in self.layer_of for number in op.inputs):
+            return f"{op} reads a value between a convolution and its pooling"
+        sources = self.sources(op)
+        if not self.layers and len(sources) > 1:
+            return f"{op} adds the image"
+        if self.layers and -1 in sources:
+            return f"{op} reads the image again"
+        if len(self.layers) == MOST_LAYERS:
+            return f"more than {MOST_LAYERS} layers"
+        if sum(layer.reads == sources[0] for layer in self.layers) == MOST_READERS:
+            return f"{op} is the third convolution that reads one value"
+        if len(sources) > 1 and any(layer.adds == sources[1] for layer in self.layers):
+            return f"{op} adds a value that another layer adds"
+        return None
+
+    def sources(self, op: Op) -> list[int]:
+        """The layer that an operation reads and, if any, the one that it adds.
+
+        A plain sum may read either of its inputs. A value that is only added must have no
+        activation, so where one has, that is the one to read.
+        """
+        found = [self.layer_of[number] for number in op.inputs]
+        if isinstance(op, Pointwise) and op.scale is None and len(found) > 1:
+            added = found[1]
+            unread = not any(layer.reads == added for layer in self.layers)
+            if added >= 0 and unread and self.layers[added].kept:
+                found.reverse()
+        return found
+
+    def take(self) -> str:
+        """Take the next operation, and pooling that follows it; returns why not, or ""."""
+        op = self.program.ops[self.place]
+        why = self.refusal(op)
+        layer = why or _layer_of(op, self.place, self.program.seed)
+        if isinstance(layer, str):
+            return layer
+        sources = self.sources(op)
+        layer = replace(layer, reads=sources[0], adds=sources[1] if len(sources) > 1 else None)
+        products = sum(layer.products())
+        if not isinstance(op, Convolution) and products > MOST_EXTRA * max(self.arithmetic, 1):
+            return f"{op} is faster for many images at once"
+        self.arithmetic += products
+        self.place += 1
+        follows = self.program.ops[self.place] if self.place < len(self.program.ops) else None
+        if (
+            follows is not None
+            and _is_plain_pool(follows)
+            and not layer.pooled
+            and layer.activation.is_identity
+            and layer.adds is None
+            and self.readers[self.place] == (self.place,)
+        ):
+            self.place += 1
+            layer = replace(layer, pooled=True, activation=follows.activation, end=self.place)
+        self.layer_of[self.place] = len(self.layers)
+        self.layers.append(layer)
+        return ""
+
+
+def _layer_of(op: Op, place: int, like: Tensor) -> OnChipLayer | str:
+    """An operation as a layer, or why it cannot be one.
+
+    Args:
+        op: the operation.
+        place: in the program.
+        like: has the dtype and the device of weights.
+    """
+    if isinstance(op, Convolution):
+        if op.groups != 1 or op.dilation != (1, 1):
+            return f"{op} has groups or dilation"
+        if max(op.kernel) > MOST_TAPS:
+            return f"{op} has a kernel of more than {MOST_TAPS} pixels"
+        return OnChipLayer(
+            weight=op.weight,
+            bias=op.bias,
+            stride=op.stride,
+            padding=op.padding,
+            in_shape=op.in_shapes[0],
+            conv_shape=op.shape,
+            pooled=False,
+            activation=op.activation,
+            end=place + 1,
+        )
+    if isinstance(op, Linear):
+        shape = op.in_shapes[0]
+        shape = shape if len(shape) == 3 else (shape[0], 1, 1)
+        if max(shape[1:]) > MOST_TAPS:
+            return f"{op} reads more than {MOST_TAPS} pixels"
+        return OnChipLayer(
+            weight=op.weight.reshape(-1, *shape),
+            bias=op.bias,
+            stride=(1, 1),
+            padding=(0, 0),
+            in_shape=shape,
+            conv_shape=(op.shape[0], 1, 1),
+            pooled=False,
+            activation=op.activation,
+            end=place + 1,
+        )
+    if isinstance(op, MaxPool | AveragePool | Pointwise):
+        return _channelwise(op, place, like)
+    return f"{op} is not a convolution, pooling, sum or linear layer"
+
+
+def _channelwise(
+    op: MaxPool | AveragePool | Pointwise, place: int, like: Tensor
+) -> OnChipLayer | str:
+    """Pooling, a sum or a lone activation, as a dense convolution that mixes no channels."""
+    shape = op.in_shapes[0]
+    if len(shape) != 3:
+        return f"{op} follows a linear layer"
+    conv_shape: Shape = shape
+    stride, bias = (1, 1), None
+    factor = torch.ones(shape[0], dtype=like.dtype, device=like.device)
+    kernel = (1, 1)
+    if isinstance(op, Pointwise):
+        factor, bias = factor if op.scale is None else op.scale, op.shift
+    elif isinstance(op, MaxPool):
+        if not _is_plain_pool(op):
+            return f"{op} is not the maximum over adjacent 2×2 windows"
+    else:
+        sizes = zip(shape[1:], op.kernel, op.stride, strict=True)
+        whole = op.shape[1:] == tuple((size - k) // s + 1 for size, k, s in sizes)
+        if op.padding != (0, 0) or not whole or max(op.kernel) > MOST_TAPS:
+            return f"{op} has padding, windows that are cut off or more than {MOST_TAPS} pixels"
+        kernel, stride, conv_shape = op.kernel, op.stride, op.shape
+        factor = factor / (op.divisor or kernel[0] * kernel[1])
+    return OnChipLayer(
+        weight=torch.diag(factor)[:, :, None, None].repeat(1, 1, *kernel),
+        bias=bias,
+        stride=stride,
+        padding=(0, 0),
+        in_shape=shape,
+        conv_shape=conv_shape,
+        pooled=isinstance(op, MaxPool),
+        activation=op.activation,
+        end=place + 1,
+    )
+
+
+def _is_plain_pool(op: Op) -> bool:
+    """Whether it is the maximum over adjacent 2×2 windows that cover the image."""
+    if not isinstance(op, MaxPool) or op.kernel != (2, 2) or op.stride != (2, 2):
+        return False
+    whole = op.shape[1:] == tuple(size // 2 for size in op.in_shapes[0][1:])
+    return op.padding == (0, 0) and op.dilation == (1, 1) and whole

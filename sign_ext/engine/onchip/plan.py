@@ -1,4 +1,4 @@
-"""A launch's plan: what fits in shared memory, where it lies, and how weights come in."""
+"""A launch's plan: what fits in shared memory, where it lies, and how the weights get there."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sign_ext.engine.onchip.shared_memory import (
     WHOLE,
     Array,
     Mode,
-    arrays_of,
-    crowded,
+    launch_arrays,
+    least_bytes,
     phases_of,
-    place,
+    place_arrays,
 )
 from sign_ext.errors import BackendError
 
-RESERVED = 1024  # bytes of a multiprocessor's shared memory that each block costs beside its own
-MOST_SUBSETS = 8  # layers of which every choice is tried
+RESERVED = 1024  # bytes of a multiprocessor's shared memory that CUDA takes for each block
+MOST_SUBSETS = 8  # layers: up to so many, every subset of weights that stay is tried
 
 
-class Loads(IntEnum):
-    """How the weights of a phase come: csrc/onchip/onchip.h, kWeights…"""
+class WeightLoad(IntEnum):
+    """How the weights of a phase get into shared memory: kWeights… of csrc/onchip/onchip.h."""
 
     THERE = 0
     PREFETCHED = 1
@@ -34,7 +34,7 @@ class Loads(IntEnum):
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """What a device has.
+    """The shared memory of a device.
 
     Attributes:
         block: bytes that one block can have.
@@ -47,16 +47,16 @@ class SharedMemory:
 
 @dataclass(frozen=True)
 class OnChipPlan:
-    """A launch's plan.
+    """The plan of one launch.
 
     Attributes:
-        mode: what it does.
-        at: byte of each array.
-        bytes: of all.
-        threads: of a block.
-        blocks: that share a multiprocessor.
+        mode: which passes it does.
+        at: the first byte of each array, by name.
+        bytes: of all arrays together.
+        threads: in a block.
+        blocks: how many share a multiprocessor.
         keeps: the layers whose weights are copied once and stay.
-        loads: how each phase's weights come, by (layer, whether backward).
+        loads: how each phase's weights get there, by (layer, whether backward).
         residue_bytes: of one image, in global memory.
         arrays: what was placed.
     """
@@ -67,42 +67,106 @@ class OnChipPlan:
     threads: int
     blocks: int
     keeps: frozenset[int]
-    loads: dict[tuple[int, bool], Loads]
+    loads: dict[tuple[int, bool], WeightLoad]
     residue_bytes: int
     arrays: tuple[Array, ...] = field(repr=False)
 
 
+def plan_shared_memory(
+    layers: tuple[OnChipLayer, ...],
+    mode: Mode,
+    memory: SharedMemory,
+    *,
+    momentum: bool = False,
+    threads: int | None = None,
+) -> OnChipPlan:
+    """Find a plan that fits: as many weights as can stay, others are copied when they are needed.
+
+    Args:
+        layers: the network.
+        mode: what the launch does.
+        memory: the device's.
+        momentum: whether there is a velocity.
+        threads: in a block, 128, 256 or 512; None for the rule.
+
+    Raises:
+        BackendError: none fits; the message says how much memory is needed at least.
+    """
+    others = list(launch_arrays(layers, mode, momentum))
+    smallest = 0
+    for keeps, waits in _residencies(layers):
+        weights, loads = _weights(layers, mode, keeps, waits)
+        arrays = others + weights
+        least = least_bytes(arrays)
+        smallest = min(smallest or least, least)
+        if least > memory.block:
+            continue
+        at, size = place_arrays(arrays)
+        if size <= memory.block:
+            break
+    else:
+        raise BackendError(
+            f"a step of {len(layers)} layers needs {smallest:,} bytes of shared memory at once; a "
+            f"block of this device has {memory.block:,}"
+        )
+    threads = threads or _threads(layers)
+    blocks = max(1, min(memory.processor // (size + RESERVED), 512 // threads))
+    # A layer's weights may be one array for both directions; from here on each has its own name.
+    for i in range(len(layers)):
+        known = at.get(("forward weights", i), at.get(("backward weights", i)))
+        assert known is not None
+        at.setdefault(("forward weights", i), known)
+        at.setdefault(("backward weights", i), known)
+    residues = next(a.bytes for a in others if a.name[0] == "residues")
+    return OnChipPlan(mode, at, size, threads, blocks, keeps, loads, residues, tuple(arrays))
+
+
 def _weights(
     layers: tuple[OnChipLayer, ...], mode: Mode, keeps: frozenset[int], waits: frozenset[int]
-) -> tuple[list[Array], dict[tuple[int, bool], Loads]]:
-    """The weights of `keeps` stay; others come beside the phase before, of `waits` in the phase."""
+) -> tuple[list[Array], dict[tuple[int, bool], WeightLoad]]:
+    """The weights' arrays, and how each phase's weights get there.
+
+    Args:
+        layers: the network.
+        mode: what the launch does.
+        keeps: the layers whose weights stay.
+        waits: those whose weights are copied at the start of their phase, which waits for them;
+            the weights of all others are copied during the phase before.
+    """
     phases = phases_of(len(layers), mode)
     always = frozenset(range(LOAD, len(phases))) | {STORE}
     arrays = [Array(("forward weights", i), layers[i].weight_bytes, always) for i in sorted(keeps)]
-    loads: dict[tuple[int, bool], Loads] = {}
+    loads: dict[tuple[int, bool], WeightLoad] = {}
     for t, (i, backward) in enumerate(phases):
         if i in keeps:
-            loads[i, backward] = Loads.THERE
+            loads[i, backward] = WeightLoad.THERE
             continue
-        if t > 0 and phases[t - 1][0] == i:  # the layer where the step turns round
+        if t > 0 and phases[t - 1][0] == i:  # the last layer: its backward phase comes next
             forward = arrays.pop()
             arrays.append(replace(forward, alive=forward.alive | {t}))
-            loads[i, backward] = Loads.THERE
+            loads[i, backward] = WeightLoad.THERE
             continue
         if i in waits:
-            alive, loads[i, backward] = frozenset({t}), Loads.NOW
+            alive, loads[i, backward] = frozenset({t}), WeightLoad.NOW
         else:
-            # Those of a whole step's first phase also come beside the last phase of the one before.
+            # Those of a whole step's first phase are copied during the last phase of the step
+            # before, and before the first step.
             again = {len(phases) - 1} if mode == WHOLE else set()
             before = {t - 1} if t > 0 else {LOAD} | again
-            alive, loads[i, backward] = frozenset({t} | before), Loads.PREFETCHED
+            alive, loads[i, backward] = frozenset({t} | before), WeightLoad.PREFETCHED
         name = ("backward weights" if backward else "forward weights", i)
         arrays.append(Array(name, layers[i].weight_bytes, alive))
     return arrays, loads
 
 
-def _choices(layers: tuple[OnChipLayer, ...]) -> Iterator[tuple[frozenset[int], frozenset[int]]]:
-    """Which weights stay and which wait: the fewest bytes that come anew first, none that waits."""
+def _residencies(
+    layers: tuple[OnChipLayer, ...],
+) -> Iterator[tuple[frozenset[int], frozenset[int]]]:
+    """(keeps, waits) of `_weights` in order of preference.
+
+    First those with nothing that waits, by how few bytes are copied in every step; then those with
+    nothing that stays, by how few layers wait.
+    """
     size = [one.weight_bytes for one in layers]
     order = sorted(range(len(layers)), key=lambda i: size[i])
     if len(layers) <= MOST_SUBSETS:
@@ -117,57 +181,9 @@ def _choices(layers: tuple[OnChipLayer, ...]) -> Iterator[tuple[frozenset[int], 
 
 
 def _threads(layers: tuple[OnChipLayer, ...]) -> int:
-    """A warp for each of the largest layer's tiles, up to 8: more would have smaller tiles."""
+    """A warp for each tile of the largest layer, up to 8: with more, tiles would be smaller."""
     tiles = max(
         -(-one.conv_shape[1] * one.conv_shape[2] // 64) * -(-padded(one.conv_shape[0]) // 32)
         for one in layers
     )
     return 256 if tiles > 4 else 128
-
-
-def plan_shared_memory(
-    layers: tuple[OnChipLayer, ...],
-    mode: Mode,
-    has: SharedMemory,
-    *,
-    momentum: bool = False,
-    threads: int | None = None,
-) -> OnChipPlan:
-    """Find a plan that fits: as many weights as can stay, others come when they are needed.
-
-    Args:
-        layers: the network.
-        mode: what the launch does.
-        has: the device's memory.
-        momentum: whether there is a velocity.
-        threads: of a block, 128, 256 or 512; None for the rule.
-
-    Raises:
-        BackendError: none fits; the message says what the largest need is.
-    """
-    others = list(arrays_of(layers, mode, momentum))
-    smallest = 0
-    for keeps, waits in _choices(layers):
-        weights, loads = _weights(layers, mode, keeps, waits)
-        arrays = others + weights
-        least = crowded(arrays)
-        smallest = min(smallest or least, least)
-        if least > has.block:
-            continue
-        at, size = place(arrays)
-        if size <= has.block:
-            break
-    else:
-        raise BackendError(
-            f"a step of {len(layers)} layers needs {smallest:,} bytes of shared memory at once; a "
-            f"block of this device has {has.block:,}"
-        )
-    threads = threads or _threads(layers)
-    blocks = max(1, min(has.processor // (size + RESERVED), 512 // threads))
-    for i in range(len(layers)):  # one name for each phase's weights, wherever they are
-        known = at.get(("forward weights", i), at.get(("backward weights", i)))
-        assert known is not None
-        at.setdefault(("forward weights", i), known)
-        at.setdefault(("backward weights", i), known)
-    residues = next(a.bytes for a in others if a.name[0] == "residues")
-    return OnChipPlan(mode, at, size, threads, blocks, keeps, loads, residues, tuple(arrays))

@@ -1,4 +1,4 @@
-"""What a step on chip computes, in plain torch: exact sums, rounded where the kernel rounds."""
+"""The definition of a step on chip, in plain torch: exact sums, rounded where the kernel rounds."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Bits(NamedTuple):
 
     Attributes:
         passes: bool, (N, C, H, W) of the output: whether the activation's derivative is 1.
-        winners: int64, the same shape: where in H · W of what the convolution gives each window
-            has its maximum; None without pooling.
+        winners: int64, the same shape: the position of each window's maximum in the H · W of the
+            convolution's result; None without pooling.
     """
 
     passes: Tensor
@@ -34,10 +34,10 @@ class LayerRun:
     """A layer's forward pass.
 
     Attributes:
-        sums: what the convolution, the bias and the addition give, (N, C, H, W), float64.
-        variance: of `sums`, were all values before it rounded independently of each other.
+        sums: the convolution with the bias and the added value, (N, C, H, W), float64.
+        variance: of `sums`, if all values before it were rounded independently of each other.
         value: the output.
-        value_variance: the same of the output.
+        value_variance: that of the output.
         bits: what the layer keeps.
     """
 
@@ -58,7 +58,7 @@ def rounded(value: Tensor) -> Tensor:
 
 
 def exact(value: Tensor) -> Tensor:
-    """As it is: the rounding of a step that does not round.
+    """The value unchanged: the rounding of a step that does not round.
 
     Args:
         value: float64.
@@ -123,7 +123,7 @@ def forward_reference(
         layers: those on chip.
         images: (N, C, H, W), pixel units (0–255).
         scale: (C,) of an affine map before the first layer, or None.
-        shift: (C,) of it, or None.
+        shift: (C,) of that map, or None.
         rounding: how values are stored.
     """
     x = images.double()
@@ -141,8 +141,8 @@ def forward_reference(
     return runs
 
 
-def pulled_back(layer: OnChipLayer, bits: Bits, cotangent: Tensor) -> Tensor:
-    """The cotangent of what a layer's convolution (and sum) gives.
+def pull_back_activation(layer: OnChipLayer, bits: Bits, cotangent: Tensor) -> Tensor:
+    """The cotangent of a layer's sums, before pooling and activation.
 
     Args:
         layer: any layer.
@@ -165,7 +165,7 @@ def backward_layer(layer: OnChipLayer, g: Tensor) -> Tensor:
 
     Args:
         layer: any layer.
-        g: of what its convolution gives, float64.
+        g: the cotangent of its sums, float64.
     """
     (top, left), (bottom, right) = layer.padding, _end_padding(layer)
     channels, height, width = layer.in_shape
@@ -182,11 +182,11 @@ def backward_reference(
     scale: Tensor | None = None,
     rounding: Rounding = rounded,
 ) -> Tensor:
-    """δ of a network on chip, given what its layers kept: a linear function of the seed.
+    """δ of a network on chip from what its layers kept: a linear function of the seed.
 
     Args:
         layers: those on chip.
-        kept: of each layer.
+        kept: the bits of each layer.
         seed: the last value's cotangent, (N, C, H, W).
         scale: (C,) of an affine map before the first layer, or None.
         rounding: how cotangents are stored.
@@ -195,21 +195,22 @@ def backward_reference(
         (N, C, H, W), float64.
     """
     last = len(layers) - 1
-    # Of each value so far: stored in bfloat16 where another convolution is still to add to it.
+    # The cotangent of each value so far, a partial sum until its first reader has been reached.
+    # Partial sums are stored, and so rounded, when the next convolution adds to them.
     cotangents: dict[int, Tensor] = {last: seed.double()}
-    sums: dict[int, Tensor] = {}  # that come through an addition
+    added: dict[int, Tensor] = {}  # cotangents that a value gets from the layer that adds it
     for i in range(last, -1, -1):
         layer = layers[i]
-        if i not in cotangents:  # only added
-            cotangents[i] = sums.pop(i)
-        g = rounding(pulled_back(layer, kept[i], cotangents[i]))
+        if i not in cotangents:  # nothing reads it: it is only added
+            cotangents[i] = added.pop(i)
+        g = rounding(pull_back_activation(layer, kept[i], cotangents[i]))
         if layer.adds is not None:
-            sums[layer.adds] = g
+            added[layer.adds] = g
         part = backward_layer(layer, g)
         if layer.reads in cotangents:
             part = part + rounding(cotangents[layer.reads])
         if not any(other.reads == layer.reads for other in layers[:i]):
-            part = part + sums.pop(layer.reads, 0)
+            part = part + added.pop(layer.reads, 0)
         cotangents[layer.reads] = part
     delta = cotangents[-1]
     return delta if scale is None else delta * scale.to(delta.dtype)[:, None, None]
@@ -229,9 +230,9 @@ def delta_reference(
     Args:
         layers: those on chip.
         images: (N, C, H, W), pixel units (0–255).
-        seed: the last value's cotangent from the last value, both (N, C, H, W).
+        seed: from the last value to its cotangent, both (N, C, H, W).
         scale: (C,) of an affine map before the first layer, or None.
-        shift: (C,) of it, or None.
+        shift: (C,) of that map, or None.
         rounding: how values and cotangents are stored.
 
     Returns:

@@ -1,4 +1,9 @@
-"""Where arrays lie in shared memory: those that are never alive together may share it."""
+"""Where a launch's arrays lie in shared memory: those that are never alive together may overlap.
+
+A step is a sequence of phases, one for each layer and direction. An array is alive in the phases
+that write or read it. `launch_arrays` lists the arrays but for the weights, `place_arrays` gives
+each its address.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,18 @@ from sign_ext.ops.layout import rounded_up
 
 ALIGNMENT = 128  # of an array: a line of all banks
 SHUFFLES = 64  # orders that are tried
+LOAD, STORE = -1, 1 << 30  # the times before the first phase and after the last one
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Which passes a launch does; a launch of whole steps does both."""
+
+    forward: bool
+    backward: bool
+
+
+WHOLE, FORWARD, BACKWARD = Mode(True, True), Mode(True, False), Mode(False, True)
 
 
 @dataclass(frozen=True)
@@ -24,9 +41,9 @@ class Array:
     """A part of shared memory.
 
     Attributes:
-        name: ("p", -1), ("value", 2) and so on: what it is, and of which layer.
+        name: what it is, and of which layer: ("value", 2), or ("p", -1) for the image's.
         bytes: its size.
-        alive: the phases.
+        alive: the phases in which it must keep its contents.
     """
 
     name: tuple[str, int]
@@ -34,78 +51,9 @@ class Array:
     alive: frozenset[int]
 
     @property
-    def taken(self) -> int:
+    def aligned_bytes(self) -> int:
         """Bytes up to where the next one may begin."""
         return rounded_up(self.bytes, ALIGNMENT)
-
-
-def crowded(arrays: Sequence[Array]) -> int:
-    """Bytes that are alive at once at the worst: no placement needs less.
-
-    Args:
-        arrays: what is to be placed.
-    """
-    phases = frozenset[int]().union(*(array.alive for array in arrays))
-    return max(sum(a.taken for a in arrays if t in a.alive) for t in phases)
-
-
-def _place_in_order(arrays: Iterable[Array]) -> tuple[dict[tuple[str, int], int], int]:
-    """Each at the lowest place beside those before it that are alive with it."""
-    placed: list[tuple[int, Array]] = []
-    for array in arrays:
-        taken = sorted((at, at + a.taken) for at, a in placed if a.alive & array.alive)
-        at = 0
-        for begin, end in taken:
-            if at + array.taken <= begin:
-                break
-            at = max(at, end)
-        placed.append((at, array))
-    end = max((at + a.taken for at, a in placed), default=0)
-    return {array.name: at for at, array in placed}, end
-
-
-def place(arrays: Sequence[Array]) -> tuple[dict[tuple[str, int], int], int]:
-    """Give each array a place beside those that are alive with it: the best of some orders.
-
-    Args:
-        arrays: what to place.
-
-    Returns:
-        The byte of each by name, and the bytes of all.
-    """
-    least = crowded(arrays)
-    random = Random(0)  # the same plan every time
-    orders = [
-        sorted(arrays, key=lambda a: (-len(a.alive), -a.bytes, a.name)),
-        sorted(arrays, key=lambda a: (-a.bytes, a.name)),
-    ]
-    orders += [random.sample(list(arrays), len(arrays)) for _ in range(SHUFFLES)]
-    best = _place_in_order(orders[0])
-    for order in orders[1:]:
-        if best[1] == least:
-            break
-        best = min(best, _place_in_order(order), key=lambda found: found[1])
-    return best
-
-
-# What a launch keeps in shared memory beside the weights, and in which phases it is alive.
-#
-# A step is a row of phases, one a layer and direction. An array is alive in the phases that
-# write and read it.
-
-
-LOAD, STORE = -1, 1 << 30  # before the first phase and behind the last
-
-
-@dataclass(frozen=True)
-class Mode:
-    """What a launch does: both for whole steps."""
-
-    forward: bool
-    backward: bool
-
-
-WHOLE, FORWARD, BACKWARD = Mode(True, True), Mode(True, False), Mode(False, True)
 
 
 def phases_of(layers: int, mode: Mode) -> list[tuple[int, bool]]:
@@ -130,8 +78,8 @@ def residue_bytes(layer: OnChipLayer) -> int:
     return height * width * (padded(channels) // 8) * layer.kept
 
 
-def arrays_of(layers: tuple[OnChipLayer, ...], mode: Mode, momentum: bool) -> Iterator[Array]:
-    """Everything but the weights.
+def launch_arrays(layers: tuple[OnChipLayer, ...], mode: Mode, momentum: bool) -> Iterator[Array]:
+    """Every array of a launch but the weights.
 
     Args:
         layers: the network.
@@ -151,7 +99,7 @@ def arrays_of(layers: tuple[OnChipLayer, ...], mode: Mode, momentum: bool) -> It
         yield Array(("velocity", -1), image, always)
     yield Array(("residues", -1), rounded_up(sum(map(residue_bytes, layers)), 16), always)
     if mode.forward:
-        # The last phase of a whole step writes value_0 of the next.
+        # The last phase of a whole step writes x for the next step.
         alive = frozenset({LOAD, 0, last} if mode.backward else {LOAD, 0})
         yield Array(("x", -1), height * width * padded_image(channels) * 2, alive)
     for i, layer in enumerate(layers):
@@ -168,12 +116,18 @@ def arrays_of(layers: tuple[OnChipLayer, ...], mode: Mode, momentum: bool) -> It
 def _cotangents(
     layers: tuple[OnChipLayer, ...], i: int, order: dict[tuple[int, bool], int]
 ) -> Iterator[Array]:
-    """The cotangent of what layer i's convolution gives, and what two readers have to add up."""
+    """The cotangent of layer i's convolution, and the partial sum where two layers read its output.
+
+    Args:
+        layers: the network.
+        i: a layer.
+        order: the number of each phase.
+    """
     layer = layers[i]
+    readers = readers_of(layers, i)
     if cotangent_of(layers, i) == i:
-        # Written by the first reader, the last of them in the backward pass, or by the seed; read
-        # by the layer itself, by those whose cotangent it is too, and where it is added.
-        readers = readers_of(layers, i)
+        # Written by the first reader, which comes last of them in the backward pass, or by the
+        # seed. Read by the layer itself, by those that share the array, and where it is added.
         begin = order[readers[0], True] if readers else order[i, True]
         uses = [n for n in range(len(layers)) if cotangent_of(layers, n) == i]
         ends = [order[n, True] for n in uses]
@@ -184,8 +138,56 @@ def _cotangents(
         _, height, width = layer.conv_shape
         size = height * width * padded(layer.conv_shape[0]) * 2
         yield Array(("g", i), size, frozenset(range(begin, max(ends) + 1)))
-    readers = readers_of(layers, i)
     if len(readers) > 1:
         size = layer.shape[1] * layer.shape[2] * padded(layer.shape[0]) * 2
         alive = range(order[readers[1], True], order[readers[0], True] + 1)
         yield Array(("partial", i), size, frozenset(alive))
+
+
+def least_bytes(arrays: Sequence[Array]) -> int:
+    """The most bytes that are alive at once: no placement needs less.
+
+    Args:
+        arrays: what is to be placed.
+    """
+    phases = frozenset[int]().union(*(array.alive for array in arrays))
+    return max(sum(a.aligned_bytes for a in arrays if t in a.alive) for t in phases)
+
+
+def place_arrays(arrays: Sequence[Array]) -> tuple[dict[tuple[str, int], int], int]:
+    """Give each array an address, so that those alive together do not overlap: the best of a few.
+
+    Args:
+        arrays: what to place.
+
+    Returns:
+        The first byte of each by name, and the bytes of all together.
+    """
+    least = least_bytes(arrays)
+    random = Random(0)  # the same plan every time
+    orders = [
+        sorted(arrays, key=lambda a: (-len(a.alive), -a.bytes, a.name)),
+        sorted(arrays, key=lambda a: (-a.bytes, a.name)),
+    ]
+    orders += [random.sample(list(arrays), len(arrays)) for _ in range(SHUFFLES)]
+    best = _place_in_order(orders[0])
+    for order in orders[1:]:
+        if best[1] == least:
+            break
+        best = min(best, _place_in_order(order), key=lambda found: found[1])
+    return best
+
+
+def _place_in_order(arrays: Iterable[Array]) -> tuple[dict[tuple[str, int], int], int]:
+    """Each array at the lowest address that earlier ones alive with it leave free."""
+    placed: list[tuple[int, Array]] = []
+    for array in arrays:
+        occupied = sorted((at, at + a.aligned_bytes) for at, a in placed if a.alive & array.alive)
+        at = 0
+        for begin, end in occupied:
+            if at + array.aligned_bytes <= begin:
+                break
+            at = max(at, end)
+        placed.append((at, array))
+    end = max((at + a.aligned_bytes for at, a in placed), default=0)
+    return {array.name: at for at, array in placed}, end

@@ -1,4 +1,4 @@
-"""A batch's walk on chip: all steps in one launch, or two launches a step and the rest between."""
+"""Trajectories on chip: all steps in one launch, or two launches a step and the rest in between."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Run = Callable[..., None]  # onchip_, or an emulation of it
 
 @dataclass(frozen=True, eq=False)
 class ObservedStep:
-    """A step of the kernel, and what it kept on its way.
+    """A step of the kernel, and what it kept during it.
 
     Attributes:
         iterate: p after the step, (N, C, H, W), float32.
         residues: the mask bits and pooling positions, uint8, (N, bytes of an image).
         features: the last value on chip, bfloat16, or None where all of the network is.
-        cotangent: of the last value, as the kernel was given it, (N, C, H, W).
+        cotangent: of the last value, as passed to the kernel, (N, C, H, W).
     """
 
     iterate: Tensor
@@ -38,7 +38,7 @@ class ObservedStep:
 
 
 class OnChipTrajectory(Trajectory):
-    """Steps of a network of which all, or the first layers, run on chip."""
+    """Steps of a network that runs on chip, all of it or its first layers."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class OnChipTrajectory(Trajectory):
         constants = self.network.constants
         self._run(
             self.iterate,
-            self.network.launches[which].words,
+            self.network.launches[which].args,
             constants.weights,
             constants.floats,
             steps=steps,
@@ -113,11 +113,11 @@ class OnChipTrajectory(Trajectory):
         Args:
             images: (N, C, H, W).
         """
-        trunk, given = self.network.trunk, self.network.seed
+        trunk, constant_seed = self.network.trunk, self.network.seed
 
         def seed(value: Tensor) -> Tensor:
-            if given is not None:
-                return given.double().reshape(1, *trunk.layers[-1].shape).expand_as(value)
+            if constant_seed is not None:
+                return constant_seed.double().reshape(1, *trunk.layers[-1].shape).expand_as(value)
             assert self._rest is not None
             features = value.bfloat16().contiguous(memory_format=torch.channels_last)
             with repeatable(value.device):
@@ -126,12 +126,14 @@ class OnChipTrajectory(Trajectory):
         return delta_reference(trunk.layers, images, seed, trunk.scale, trunk.shift)
 
     def observe(self, images: Tensor, **options: Any) -> ObservedStep:
-        """The first step from `images`, by the launches that every step takes.
+        """The first step from `images`, by the same launches as every step.
 
         Args:
             images: (N, C, H, W).
-            **options: settings of this step that are not the call's.
+            **options: settings of this step that differ from the call's.
         """
+        # A shallow copy: it steps on this trajectory's iterate, velocity and counts, but has
+        # residues of its own: launches of whole steps write none otherwise.
         probe = copy.copy(self)
         settings = replace(self.problem.settings, **options)
         probe.problem = replace(self.problem, settings=settings)
@@ -154,7 +156,7 @@ class OnChipTrajectory(Trajectory):
             self._forward_rest_backward()
 
     def _forward_rest_backward(self) -> Tensor:
-        """Returns the cotangent of the last value on chip."""
+        """One step; returns the cotangent of the last value on chip."""
         assert self._rest is not None
         assert self._features is not None
         self._launch(0, 1)

@@ -1,1 +1,1 @@
-"""`sign-ext demo`: the paper's loop on real images in minutes, and its page."""
+"""`sign-ext demo`: the paper's method on real images in minutes, on one page; imports no recipe."""

@@ -1,4 +1,4 @@
-"""Did SIGN help? Differences to the classical baselines, and how large noise is, in words."""
+"""Did SIGN help? Its differences to the classical baselines and their noise, in sentences."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Difference:
         condition: A key of CONDITIONS.
         baseline: A key of BASELINES.
         difference: Accuracy of SIGN minus that of the baseline, −1 to 1, mean over seeds.
-        noise: What a difference must exceed to tell something: two standard errors of the test
-            set, or half the 95% interval over seeds where that is wider.
+        noise: What a difference must exceed to count: two standard errors of the test set, or
+            half the 95% interval over seeds where that is wider.
         verdict: "better", "worse" or "undecided".
     """
 
@@ -40,8 +40,8 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """All differences, one headline and the sentences below it."""
+class BaselineComparison:
+    """SIGN against both baselines: all differences, a headline and the sentences below it."""
 
     differences: tuple[Difference, ...]
     headline: str
@@ -52,18 +52,18 @@ class Comparison:
         return asdict(self)
 
 
-def compare(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> Comparison:
+def compare(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> BaselineComparison:
     """Compare SIGN with both classical baselines.
 
-    The verdicts are `compare_rows`': a difference must exceed two standard errors of the finite
-    test set and, with several runs, the half-width of the 95% interval of their paired differences.
+    The verdicts are those of `compare_rows`: a difference must exceed two standard errors of the
+    finite test set and, with several runs, half the 95% interval of their paired differences.
 
     Args:
         runs: One dict a seed: method → evaluation with the keys of CONDITIONS.
         images: Number of test images.
 
     Returns:
-        The differences and what they say.
+        The differences, and sentences about them.
     """
     differences = tuple(
         _difference(runs, images, condition, baseline)
@@ -71,7 +71,9 @@ def compare(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> Compariso
         for baseline in BASELINES
     )
     sentences = tuple(_sentence(runs, differences, condition) for condition in CONDITIONS)
-    return Comparison(differences, _headline(differences), (*sentences, _caveat(runs, images)))
+    return BaselineComparison(
+        differences, _headline(differences), (*sentences, _caveat(runs, images))
+    )
 
 
 def _difference(
@@ -81,16 +83,16 @@ def _difference(
         Row(method, "", {condition: Cell(tuple(run[method][condition] for run in runs))})
         for method in ("sign", baseline)
     )
-    found = compare_rows(condition, sign, other, images=images, kind="share")
-    assert found.test_error is not None  # counted shares have one
-    noise = TEST_ERRORS * found.test_error
-    if found.low is not None and found.high is not None:
-        noise = max(noise, (found.high - found.low) / 2)
-    return Difference(condition, baseline, found.difference, noise, found.verdict)
+    comparison = compare_rows(condition, sign, other, images=images, kind="share")
+    assert comparison.test_error is not None  # every share of a finite test set has one
+    noise = TEST_ERRORS * comparison.test_error
+    if comparison.low is not None and comparison.high is not None:
+        noise = max(noise, (comparison.high - comparison.low) / 2)
+    return Difference(condition, baseline, comparison.difference, noise, comparison.verdict)
 
 
 def _headline(differences: Sequence[Difference]) -> str:
-    """Judge by the baseline with as many gradient steps, which isolates the method."""
+    """Judge by the baseline with as many gradient steps, which isolates SIGN's effect."""
     verdicts = {
         baseline: {
             verdict: [
@@ -103,17 +105,20 @@ def _headline(differences: Sequence[Difference]) -> str:
         for baseline in BASELINES
     }
     fair = verdicts["classical_same_steps"]
-    told = f"with as many gradient steps, {_outcome(fair['better'], fair['worse'])}."
+    sentence = (
+        "Against classical training with as many gradient steps, "
+        f"{_effect(fair['better'], fair['worse'])}."
+    )
     if verdicts["classical"]["better"] and not fair["better"]:
         better = listed(verdicts["classical"]["better"])
         return (
-            f"Against classical training {told} With as many epochs only, which are fewer updates, "
-            f"classical training was worse on {better}; the number of updates alone explains that."
+            f"{sentence} With as many epochs only, which are fewer updates, classical training "
+            f"was worse on {better}; the number of updates alone explains that."
         )
-    return f"Against classical training {told}"
+    return sentence
 
 
-def _outcome(better: list[str], worse: list[str]) -> str:
+def _effect(better: list[str], worse: list[str]) -> str:
     if better and worse:
         return f"SIGN helped on {listed(better)} and hurt on {listed(worse)}"
     if better:
@@ -147,7 +152,7 @@ def _caveat(runs: Sequence[dict[str, dict[str, Any]]], images: int) -> str:
     error = percent(binomial_error(accuracy, images))
     if len(runs) == 1:
         return (
-            f"One seed: another one moves these numbers too, by an amount not measured here. "
+            f"One seed: another one would change these numbers, by an amount not measured here. "
             f"{images:,} test images alone give a standard error of {error} points; "
             f"run with --seeds 3 or more to see the spread."
         )

@@ -1,11 +1,12 @@
-"""The whole job once: train Φ, calibrate, transform, retrain, evaluate, and write a page.
+"""The whole method once: train Φ, calibrate, transform, retrain, evaluate, and write a page.
 
-The paper's Table 1 and Table 5 in small: classical augmentation against SIGN joined with it.
+Tables 1 and 5 of the paper in miniature: classical augmentation with and without SIGN.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,38 +16,39 @@ from torch import Tensor, nn
 
 from sign_ext import SignTransform
 from sign_ext.augment import Augment, classical_for, sign_training_set
+from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, Splits, fingerprint, load_data
 from sign_ext.data.splits import stratified_choice
 from sign_ext.environment import machine, versions
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate
 from sign_ext.experiments.demo.comparison import compare
-from sign_ext.experiments.demo.settings import DemoSettings, why_these_sizes
+from sign_ext.experiments.demo.settings import DemoSettings, reason_for_sizes
 from sign_ext.files import write_whole
 from sign_ext.formatting import duration, finite, percent
 from sign_ext.models import build_model
 from sign_ext.progress import Clock, Reporter, Silent
 from sign_ext.report.demo_page import write_page
 from sign_ext.report.samples import Samples, pick_samples
-from sign_ext.training import TrainResult, TrainSettings, save_checkpoint, train
+from sign_ext.training import TrainResult, TrainSettings, save_checkpoint, steps_per_epoch, train
 
 
 def run_demo(
     settings: DemoSettings, out: str | Path, *, command: str = "", reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Do the whole job and write OUT/index.html, metrics.json, samples.png and three checkpoints.
+    """Run everything and write OUT/index.html, metrics.json, samples.png and three checkpoints.
 
     Args:
         settings: What to do.
         out: The folder; files of an earlier run are replaced one by one.
-        command: The command line that asked for it, for the page.
+        command: The command line, for the page.
         reporter: Where messages and progress go.
 
     Returns:
         What metrics.json holds.
 
     Raises:
-        DivergenceError: SIGN's iterates left the finite numbers; a smaller step size cures it.
+        DivergenceError: SIGN's iterates are no longer finite; use a smaller step size.
 
     Example:
         >>> metrics = run_demo(DemoSettings(), "runs/demo")  # doctest: +SKIP
@@ -67,17 +69,17 @@ def run_demo(
     _announce(settings, splits, reporter)
     runs, samples = [], None
     for seed in range(settings.seed, settings.seed + settings.seeds):
-        recipe = _Recipe(settings, splits, seed, clock, reporter)
-        runs.append(recipe.run())
-        if samples is None:
-            samples = recipe.samples
-            recipe.save(out)
+        of_seed = _SeedRun(settings, splits, seed, clock, reporter)
+        runs.append(of_seed.run())
+        if samples is None:  # the first seed's networks and images are the ones to keep
+            samples = of_seed.samples
+            of_seed.save(out)
     comparison = compare([run["evaluation"] for run in runs], len(splits.test))
     metrics = finite(
         {
             "settings": asdict(settings),
-            "sizes_because": why_these_sizes(settings),
-            "augmentation": _describe(classical_for(settings.data)),
+            "sizes_because": reason_for_sizes(settings),
+            "augmentation": _describe_augment(classical_for(settings.data)),
             "data": _describe_data(splits),
             "runs": runs,
             "comparison": comparison.to_dict(),
@@ -95,7 +97,7 @@ def run_demo(
     return dict(metrics)
 
 
-class _Recipe:
+class _SeedRun:
     """One seed: the classical network Φ, its transform, and the networks that are compared."""
 
     def __init__(
@@ -114,7 +116,7 @@ class _Recipe:
         self.samples: Samples | None = None
 
     def run(self) -> dict[str, Any]:
-        """Run every stage and return its numbers."""
+        """Run every step and return its numbers."""
         epochs = self.settings.epochs
         originals = self.splits.train
         self.fit("classical", originals, "training Φ with classical augmentation", epochs)
@@ -127,7 +129,7 @@ class _Recipe:
             "classical_same_steps",
             originals,
             "training classically, as many gradient steps",
-            epochs * (1 + len(snapshots)) + 1,
+            math.ceil(steps / steps_per_epoch(len(originals), self.settings.batch_size)),
             max_steps=steps,
         )
         evaluation = self.evaluate()
@@ -141,9 +143,14 @@ class _Recipe:
         }
 
     def fit(
-        self, name: str, train_set: ImageSet, what: str, epochs: int, max_steps: int | None = None
+        self,
+        name: str,
+        train_set: ImageSet,
+        title: str,
+        epochs: int,
+        max_steps: int | None = None,
     ) -> None:
-        """Train a fresh network, from the same initial weights for every method."""
+        """Train a new network, from the same initial weights for every method."""
         shape, classes = self.splits.image_shape, len(self.splits.class_names)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -155,7 +162,7 @@ class _Recipe:
             max_steps=max_steps,
             seed=self.seed,
         )
-        with self.clock(what), self.reporter.progress(what) as report:
+        with self.clock(title), self.reporter.progress(title) as report:
             result = train(
                 network,
                 train_set,
@@ -179,12 +186,12 @@ class _Recipe:
             "versions": versions(),
         }
         self.reporter.say(
-            f"{what}: {result.steps} steps, validation accuracy "
+            f"{title}: {result.steps} steps, validation accuracy "
             f"{percent(result.best_validation_accuracy)}% (epoch {result.best_epoch})"
         )
 
     def calibrate(self) -> tuple[dict[str, Any] | None, float]:
-        """Propose a step size on validation images; the proposal never sees a label."""
+        """Propose a step size on validation images; the proposal uses no labels."""
         if self.settings.step_size is not None:
             return None, self.settings.step_size
         images = self.splits.validation
@@ -192,8 +199,8 @@ class _Recipe:
         chosen = stratified_choice(images.labels.numpy(), count, seed=self.settings.seed)
         images = images.subset(chosen.tolist())
         sign = SignTransform(self.networks["classical"])
-        what = "calibrating the step size"
-        with self.clock(what), self.reporter.progress(what) as report:
+        title = "calibrating the step size"
+        with self.clock(title), self.reporter.progress(title) as report:
             table = sign.calibrate(
                 images.float().to(self.settings.device),
                 images.labels.to(self.settings.device),
@@ -214,27 +221,28 @@ class _Recipe:
             snapshots=snapshots,
         )
         images = self.splits.train.float()
-        what = f"transforming {len(images):,} images, K = {max(snapshots)}"
+        title = f"transforming {len(images):,} images, K = {max(snapshots)}"
         try:
-            with self.clock("transforming"), self.reporter.progress(what) as report:
+            with self.clock("transforming"), self.reporter.progress(title) as report:
                 result = sign.transform(images.to(self.settings.device), progress=report)
         except DivergenceError as error:
             raise DivergenceError(
-                f"SIGN diverged with seed {self.seed} and step size {step_size:g} ({error}); give "
-                f"a smaller --step-size, or another --seed",
+                f"SIGN diverged with seed {self.seed} and step size {step_size:g} ({error}); use "
+                f"a smaller --step-size or another --seed",
                 error.step,
             ) from error
         assert isinstance(result, dict)
         result = {k: result[k].cpu() for k in sorted(result)}
         self.samples = pick_samples(self.splits.train, result)
-        return result, {str(k): _change(images, moved) for k, moved in result.items()}
+        change = {str(k): describe_change(moved, images) for k, moved in result.items()}
+        return result, change
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluate every network on the test set, with the same corrupted images."""
         results = {}
         for name, network in self.networks.items():
-            what = f"evaluating {name.replace('_', ' ')}"
-            with self.clock("evaluating"), self.reporter.progress(what) as report:
+            title = f"evaluating {name.replace('_', ' ')}"
+            with self.clock("evaluating"), self.reporter.progress(title) as report:
                 results[name] = evaluate(
                     network,
                     self.splits.test,
@@ -245,31 +253,22 @@ class _Recipe:
         return results
 
     def save(self, out: Path) -> None:
-        """Leave the networks as OUT/<method>/model.safetensors, for the other commands."""
+        """Save the networks as OUT/<method>/model.safetensors, for the other commands."""
         for name, network in self.networks.items():
             save_checkpoint(out / name / "model.safetensors", network, self.configs[name])
 
 
 def _announce(settings: DemoSettings, splits: Splits, reporter: Reporter) -> None:
-    because = why_these_sizes(settings)
+    reason = reason_for_sizes(settings)
     reporter.say(
         f"{splits.note}: {len(splits.train):,} training, {len(splits.validation):,} validation "
         f"and {len(splits.test):,} test images, {settings.epochs} epochs"
     )
-    if because:
-        reporter.say(f"(sizes {because})")
+    if reason:
+        reporter.say(f"(sizes {reason})")
 
 
-def _change(images: Tensor, moved: Tensor) -> dict[str, float]:
-    delta = moved.double() - images.double()
-    return {
-        "rms": float(delta.square().mean().sqrt()),
-        "largest": float(delta.abs().max()),
-        "share_negative": float((moved < 0).double().mean()),
-    }
-
-
-def _describe(augment: Augment) -> dict[str, Any]:
+def _describe_augment(augment: Augment) -> dict[str, Any]:
     return {"name": type(augment).__name__, **vars(augment)}
 
 

@@ -1,4 +1,4 @@
-"""What the demo does by default, and the sizes that suit each data set."""
+"""The demo's settings, and the sizes it uses for each data set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demo does; `for_data` gives sizes that suit a data set.
+    """The demo's settings; `for_data` gives sizes that suit a data set.
 
     Args:
         data: A name or folder for `load_data`.
@@ -18,16 +18,16 @@ class DemoSettings:
         test_size: Test images; None takes all.
         image_size: Height and width in pixels; None takes the data set's.
         epochs: Passes over the training set, for Φ, classical and SIGN alike.
-        batch_size: Images a gradient step.
+        batch_size: Images in a gradient step.
         learning_rate: Of Adam.
         snapshots: K of the transformed versions that join the training set (the paper: 50, 100).
-        step_size: Of SIGN; None proposes one on validation images.
-        target_share: The proposal's rms change, as a share of the pixel range.
-        calibration_images: Validation images the proposal is made on.
-        draws: How often pixels and noise are drawn in the evaluation.
+        step_size: Of SIGN; None calibrates one on validation images.
+        target_share: The rms change to calibrate to, as a share of the pixel range.
+        calibration_images: Validation images to calibrate on.
+        draws: How often each corruption is drawn in the evaluation.
         seeds: Repetitions with other initial weights and batch orders.
         seed: The first seed; it also chooses the subsets of the data.
-        device: Where to compute.
+        device: To compute on.
     """
 
     data: str = "digits"
@@ -59,33 +59,33 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
-WHY = {
+REASONS = {
     "digits": "chosen so that the whole demo takes under three minutes on two processor cores",
     "cifar10": "chosen to take about 20 minutes on two processor cores; on a GPU, take all 45,000",
 }
 
 
 def for_data(data: str, **changes: Any) -> DemoSettings:
-    """Return the settings that suit a data set, with some changed.
+    """Return the settings for a data set, with some changed.
 
     Args:
-        data: "digits", "cifar10" or an image folder (which gets CIFAR-10's sizes).
-        **changes: Fields of `DemoSettings`; None leaves the suited value.
+        data: "digits", "cifar10" or an image folder (all images, else CIFAR-10's values).
+        **changes: Fields of `DemoSettings`; None keeps the data set's value.
 
     Example:
         >>> for_data("cifar10", epochs=5).train_size
         5000
     """
-    suited = {"train_size": None, "test_size": None} if data not in SIZES else {}
-    suited = {**SIZES["cifar10"], **suited} if data not in SIZES else SIZES[data]
-    given = {name: value for name, value in changes.items() if value is not None}
-    return replace(DemoSettings(data=data), **{**suited, **given})
+    # The sizes of the user's own images are unknown, so all of them are used.
+    sizes = SIZES.get(data, {**SIZES["cifar10"], "train_size": None, "test_size": None})
+    changed = {name: value for name, value in changes.items() if value is not None}
+    return replace(DemoSettings(data=data), **{**sizes, **changed})
 
 
-def why_these_sizes(settings: DemoSettings) -> str:
-    """Say why the sizes are what they are; nothing where the caller chose one of them."""
-    suited = for_data(settings.data)
+def reason_for_sizes(settings: DemoSettings) -> str:
+    """Why the sizes were chosen; "" where the caller chose one of them."""
+    usual = for_data(settings.data)
     names = ("model", "train_size", "test_size", "epochs", "batch_size", "snapshots")
-    if any(getattr(settings, name) != getattr(suited, name) for name in names):
+    if any(getattr(settings, name) != getattr(usual, name) for name in names):
         return ""
-    return WHY.get(settings.data, "")
+    return REASONS.get(settings.data, "")

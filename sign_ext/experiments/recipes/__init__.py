@@ -1,1 +1,1 @@
-"""The paper's tables and figures, a module each, and the numbers that it publishes."""
+"""The paper's tables and figures, a recipe each, over the planner and the stages; its numbers."""

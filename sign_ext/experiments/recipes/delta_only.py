@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes import published
-from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
-from sign_ext.experiments.recipes.summary import means, settings, stand_ins
+from sign_ext.experiments.recipes.recipe import (
+    OutcomesByName,
+    Recipe,
+    StagesByName,
+    artefacts,
+    cell,
+)
+from sign_ext.experiments.recipes.summary import mean_over_seeds, settings_used, stand_ins
 from sign_ext.experiments.stages.measure import ClassifyDelta
 from sign_ext.experiments.stages.networks import DELTA_RMS, Train, TrainOnDelta
+from sign_ext.experiments.stages.stage import Outcome
 from sign_ext.report.schema import Column, Experiment, Row, Table
 
 DEFAULTS: dict[str, Any] = {"networks": ["mobilenet_v2"]}
@@ -18,14 +26,14 @@ ABOUT = f"""\
 A fresh network is trained on δ = p*_K − p of the training images (the larger K) and tested on δ
 of the test images, both from the same Φ, without augmentation and without ever seeing an image.
 All δ are multiplied by one factor that brings their rms on the training set to {DELTA_RMS:g} grey
-levels, since at their own few grey levels the test would be one of the optimiser. Φ knows the
+levels, because at their own few grey levels this would mostly test the optimiser. Φ knows the
 training labels, so δ of a test image holds what Φ makes of it: compare with the accuracy of Φ
-itself, beside it, and with chance."""
+itself and with chance."""
 
 
-def plan(planner: StagePlanner) -> Plan:
+def plan(planner: StagePlanner) -> StagesByName:
     """The network on δ, and Φ on the images, with each seed."""
-    stages: Plan = {}
+    stages: StagesByName = {}
     for network in planner.options("delta_only", **DEFAULTS)["networks"]:
         phis = [planner.phi(network, seed) for seed in planner.seeds]
         stages[f"{network}/delta"] = tuple(_delta(planner, network, phi) for phi in phis)
@@ -40,33 +48,27 @@ def _delta(planner: StagePlanner, network: str, phi: Train) -> ClassifyDelta:
         images=phi.images,
         network=phi.network,
         settings=phi.settings,
-        # The versions that other tables use as well, so that they are made once.
+        # All snapshots, though δ needs the last alone: other tables use this stage too.
         sign=planner.transform(phi),
         validation=planner.transform(phi, part="validation", snapshots=last),
     )
     return ClassifyDelta(stage, planner.transform(phi, part="test", snapshots=last))
 
 
-def summarize(planner: StagePlanner, found: Found) -> Experiment:
-    """The accuracies beside chance."""
+def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
+    """The accuracies from δ and from the images, and chance."""
     networks = planner.options("delta_only", **DEFAULTS)["networks"]
-    rows, told = [], []
+    rows, sentences = [], []
     for network in networks:
         label = planner.network(network).label
-        delta, phi = found[f"{network}/delta"], found[f"{network}/phi"]
-        theirs = published.for_network(published.DELTA_ONLY, network)
-        cells = {"accuracy": cell(delta, "accuracy", paper=theirs)}
-        rows.append(Row("δ alone", label, cells, stages=keys(delta)))
-        seen = {"accuracy": cell(phi, "accuracy")}
-        rows.append(Row("Φ on the images", label, seen, stages=keys(phi)))
-        chance = 1 / len(delta[0].numbers["per_class"])
-        ours, theirs = means(delta, "accuracy"), means(phi, "accuracy")
-        beside = f" (the paper: {100 * theirs:.1f}%)" if theirs else ""
-        told.append(
-            f"{label}: {100 * ours:.1f}% from δ alone{beside}, "
-            f"{100 * chance:.1f}% by chance; Φ itself has {100 * theirs:.1f}% on the images."
-        )
-    images = found[f"{networks[0]}/delta"][0].numbers["images"]
+        delta, phi = outcomes[f"{network}/delta"], outcomes[f"{network}/phi"]
+        paper = published.for_network(published.DELTA_ONLY, network)
+        cells = {"accuracy": cell(delta, "accuracy", paper=paper)}
+        rows.append(Row("δ alone", label, cells, stages=artefacts(delta)))
+        cells = {"accuracy": cell(phi, "accuracy")}
+        rows.append(Row("Φ on the images", label, cells, stages=artefacts(phi)))
+        sentences.append(_finding(label, delta, phi, paper))
+    images = outcomes[f"{networks[0]}/delta"][0].numbers["images"]
     table = Table(
         title="δ alone (Section 3.1)",
         caption=f"Accuracy on {images:,} test images.",
@@ -78,9 +80,21 @@ def summarize(planner: StagePlanner, found: Found) -> Experiment:
         title="Training on δ alone (Section 3.1)",
         about=ABOUT,
         stand_ins=stand_ins(planner, networks),
-        settings=settings(planner, networks, found),
+        settings=settings_used(planner, networks, outcomes),
         tables=(table,),
-        findings=tuple(told),
+        findings=tuple(sentences),
+    )
+
+
+def _finding(
+    label: str, delta: Sequence[Outcome], phi: Sequence[Outcome], paper: float | None
+) -> str:
+    chance = 1 / len(delta[0].numbers["per_class"])
+    of_delta, of_phi = mean_over_seeds(delta, "accuracy"), mean_over_seeds(phi, "accuracy")
+    of_paper = "" if paper is None else f" (the paper: {100 * paper:.1f}%)"
+    return (
+        f"{label}: {100 * of_delta:.1f}% from δ alone{of_paper}, "
+        f"{100 * chance:.1f}% by chance; Φ itself has {100 * of_phi:.1f}% on the images."
     )
 
 

@@ -6,18 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from sign_ext.experiments.planner import StagePlanner
-from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
-from sign_ext.experiments.recipes.summary import settings, stand_ins
+from sign_ext.experiments.recipes.recipe import (
+    OutcomesByName,
+    Recipe,
+    StagesByName,
+    artefacts,
+    cell,
+)
+from sign_ext.experiments.recipes.summary import settings_used, stand_ins
 from sign_ext.experiments.stages.measure import Pictures
-from sign_ext.experiments.stages.runner import Outcome
+from sign_ext.experiments.stages.stage import Outcome
 from sign_ext.report.schema import Column, Experiment, Figure, Row, Table
 
 COLUMNS = (Column("contrast", "Contrast", "number"), Column("edges", "Edges", "number"))
 
 ABOUT = """\
-The first images of each class, p above and p*_K below, and δ of the larger K around grey. What
-leaves 0–255 is clipped in the picture only. The paper sees "color contrasts and the boundaries of
-the objects enhanced": the table has both in numbers, over all training images: contrast is the
+The first images of each class, p above and p*_K below, and δ of the larger K around grey. Values
+outside 0–255 are clipped in the picture only. The paper sees "color contrasts and the boundaries of
+the objects enhanced": the table measures both on all training images. Contrast is the
 standard deviation within an image, edges the mean length of its gradient, both of the mean over
 channels, in grey levels."""
 
@@ -33,7 +39,7 @@ def recipe(name: str, title: str, network: str, each: int) -> Recipe:
     """
     defaults: dict[str, Any] = {"network": network, "each": each}
 
-    def plan(planner: StagePlanner) -> Plan:
+    def plan(planner: StagePlanner) -> StagesByName:
         options = planner.options(name, **defaults)
         return {
             "pictures": tuple(
@@ -42,12 +48,12 @@ def recipe(name: str, title: str, network: str, each: int) -> Recipe:
             )
         }
 
-    def summarize(planner: StagePlanner, found: Found) -> Experiment:
+    def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         network = planner.options(name, **defaults)["network"]
-        outcomes = found["pictures"]
+        pictures = outcomes["pictures"]
         label = planner.network(network).label
-        table = _table(title, outcomes, label)
-        first = outcomes[0].numbers
+        table = _table(title, pictures, label)
+        first = pictures[0].numbers
         figure = Figure(
             title=title,
             caption=f"Before and after SIGN with Φ = {label}, first seed; δ is drawn ±"
@@ -61,7 +67,7 @@ def recipe(name: str, title: str, network: str, each: int) -> Recipe:
             title=f"{title}: images before and after SIGN",
             about=ABOUT,
             stand_ins=stand_ins(planner, [network]),
-            settings=settings(planner, [network], found),
+            settings=settings_used(planner, [network], outcomes),
             tables=(table,),
             figures=(figure,),
             findings=(_finding(table),),
@@ -70,16 +76,16 @@ def recipe(name: str, title: str, network: str, each: int) -> Recipe:
     return Recipe(name, plan, summarize)
 
 
-def _table(title: str, outcomes: Sequence[Outcome], label: str) -> Table:
-    steps = sorted(outcomes[0].numbers["after"], key=int)
-    rows = [_row("before", outcomes, ("before",), label)]
-    rows += [_row(f"after K = {k}", outcomes, ("after", k), label) for k in steps]
+def _table(title: str, pictures: Sequence[Outcome], label: str) -> Table:
+    steps = sorted(pictures[0].numbers["after"], key=int)
+    rows = [_row("before", pictures, ("before",), label)]
+    rows += [_row(f"after K = {k}", pictures, ("after", k), label) for k in steps]
     return Table(f"{title} in numbers", "Means over training images.", COLUMNS, tuple(rows))
 
 
-def _row(name: str, outcomes: Sequence[Outcome], path: tuple[str, ...], label: str) -> Row:
-    cells = {column.key: cell(outcomes, *path, column.key) for column in COLUMNS}
-    return Row(name, f"Φ = {label}", cells, stages=keys(outcomes))
+def _row(name: str, pictures: Sequence[Outcome], path: tuple[str, ...], label: str) -> Row:
+    cells = {column.key: cell(pictures, *path, column.key) for column in COLUMNS}
+    return Row(name, f"Φ = {label}", cells, stages=artefacts(pictures))
 
 
 def _finding(table: Table) -> str:

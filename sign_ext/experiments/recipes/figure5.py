@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sign_ext.experiments.planner import StagePlanner
-from sign_ext.experiments.recipes.methods import METHODS
-from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
-from sign_ext.experiments.recipes.rows import Entry, comparisons, entries, row
-from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
-from sign_ext.experiments.stages.measure import FeatureMap
-from sign_ext.experiments.stages.runner import Outcome
+from sign_ext.experiments.planner import METHODS, StagePlanner
+from sign_ext.experiments.recipes.recipe import (
+    OutcomesByName,
+    Recipe,
+    RowSpec,
+    StagesByName,
+    cell,
+    compare_pairs,
+    row_specs,
+    stages_of_rows,
+    table_row,
+)
+from sign_ext.experiments.recipes.summary import findings, settings_used, stand_ins
+from sign_ext.experiments.stages.measure import MapFeatures
+from sign_ext.experiments.stages.stage import Outcome, Stage
 from sign_ext.report.schema import Cell, Column, Experiment, Figure, Table
 
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "images": 5000}
-SHOWN = ("classical", "mixup", "sign")
+METHODS_SHOWN = ("classical", "mixup", "sign")
 COLUMNS = (
     Column("train_silhouette", "Silhouette, train", "number"),
     Column("train_scatter_ratio", "Scatter ratio, train", "number", higher_is_better=False),
@@ -25,59 +33,62 @@ COLUMNS = (
 
 ABOUT = """\
 Features are the input of the last layer, of original images. The paper shows t-SNE maps and finds
-"more compact class representations"; a map can mislead, so two numbers stand with it, computed in
+"more compact class representations". A map can mislead, so two numbers go with it, computed in
 feature space: the silhouette (−1 to 1, higher is more compact) and the ratio of within-class to
 between-class scatter (lower is more compact). Validation images are embedded into the training
 images' map."""
 
 
-def plan(planner: StagePlanner) -> Plan:
+def plan(planner: StagePlanner) -> StagesByName:
     """Each method by both protocols with each seed."""
     options = planner.options("figure5", **DEFAULTS)
-    return {
-        entry.name: tuple(
-            FeatureMap(
-                planner.train(entry.network, entry.method, seed, protocol=entry.protocol),
-                options["images"],
-            )
-            for seed in planner.seeds
-        )
-        for entry in entries({options["network"]: SHOWN})
-    }
+
+    def map_features(spec: RowSpec, seed: int) -> Stage:
+        trained = planner.train(spec.network, spec.method, seed, protocol=spec.protocol)
+        return MapFeatures(trained, options["images"])
+
+    return stages_of_rows(planner, row_specs({options["network"]: METHODS_SHOWN}), map_features)
 
 
-def summarize(planner: StagePlanner, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The maps of the first seed, and the numbers of all."""
     network = planner.options("figure5", **DEFAULTS)["network"]
-    table = _table(planner, network, found)
+    table = _table(planner, network, outcomes)
     return Experiment(
         name="figure5",
         title="Figure 5: feature space",
         about=ABOUT,
         stand_ins=stand_ins(planner, [network]),
-        settings=settings(planner, [network], found),
+        settings=settings_used(planner, [network], outcomes),
         tables=(table,),
-        figures=(_maps(planner, network, found),),
+        figures=(_maps(planner, network, outcomes),),
         findings=findings(table),
     )
 
 
-def _table(planner: StagePlanner, network: str, found: Found) -> Table:
+def _table(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Table:
     rows = {
-        entry: row(planner, entry, found, _cells(found[entry.name]))
-        for entry in entries({network: SHOWN})
+        spec: table_row(planner, spec, outcomes[spec.name], _cells(outcomes[spec.name]))
+        for spec in row_specs({network: METHODS_SHOWN})
     }
-    caption = "Compactness of classes in feature space."
-    told = comparisons(rows, COLUMNS, None)
-    return Table("Figure 5 in numbers", caption, COLUMNS, tuple(rows.values()), told)
+    return Table(
+        title="Figure 5 in numbers",
+        caption="Compactness of classes in feature space.",
+        columns=COLUMNS,
+        rows=tuple(rows.values()),
+        comparisons=compare_pairs(rows, COLUMNS, None),
+    )
 
 
 def _cells(outcomes: Sequence[Outcome]) -> dict[str, Cell]:
     return {column.key: cell(outcomes, *column.key.split("_", 1)) for column in COLUMNS}
 
 
-def _maps(planner: StagePlanner, network: str, found: Found) -> Figure:
-    outcomes = {m: found[Entry(network, m, "epochs").name][0].numbers for m in SHOWN}
+def _maps(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Figure:
+    first_seed = {
+        method: outcomes[RowSpec(network, method, "epochs").name][0].numbers
+        for method in METHODS_SHOWN
+    }
     task = planner.task(network)
     classes = list(planner.sources.read(planner.source(task)).class_names)
     panels = [
@@ -88,7 +99,7 @@ def _maps(planner: StagePlanner, network: str, found: Found) -> Figure:
             "label": numbers[part]["labels"],
         }
         for part in ("train", "validation")
-        for method, numbers in outcomes.items()
+        for method, numbers in first_seed.items()
     ]
     return Figure(
         title="Figure 5",
@@ -96,7 +107,7 @@ def _maps(planner: StagePlanner, network: str, found: Found) -> Figure:
         "images, embedded into the map of the training images.",
         alt="Six scatter plots, a column a method: points coloured by class.",
         kind="scatter",
-        data={"classes": classes, "panels": panels, "columns": len(SHOWN)},
+        data={"classes": classes, "panels": panels, "columns": len(METHODS_SHOWN)},
     )
 
 

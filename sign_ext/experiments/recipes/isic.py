@@ -6,10 +6,21 @@ from typing import Any
 
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes import published
-from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell
-from sign_ext.experiments.recipes.rows import comparisons, entries, row
-from sign_ext.experiments.recipes.summary import findings, settings, stand_ins
-from sign_ext.experiments.stages.measure import RocAuc
+from sign_ext.experiments.recipes.recipe import (
+    OutcomesByName,
+    Recipe,
+    RowSpec,
+    StagesByName,
+    cell,
+    compare_pairs,
+    paper_numbers,
+    row_specs,
+    stages_of_rows,
+    table_row,
+)
+from sign_ext.experiments.recipes.summary import findings, settings_used, stand_ins
+from sign_ext.experiments.stages.measure import MeasureRocAuc
+from sign_ext.experiments.stages.stage import Stage
 from sign_ext.report.schema import Column, Experiment, Table
 
 DEFAULTS: dict[str, Any] = {"networks": {"inception_resnet_v2": ("none", "sign_alone")}}
@@ -21,51 +32,48 @@ COLUMNS = (
 
 ABOUT = """\
 Melanoma or not, on dermoscopic images. As in the paper nothing is augmented, so that SIGN alone
-makes the difference, and the epoch is the one of the highest validation accuracy. Only about a
-fifth of the images are melanomas, so that accuracy says little and AUC is what counts; with so
-few positive images it varies much from seed to seed."""
+makes the difference, and the epoch is the one with the highest validation accuracy. Only about a
+fifth of the images are melanomas, so accuracy says little and AUC is what counts; with so few
+positive images it varies much from seed to seed."""
 
 
-def plan(planner: StagePlanner) -> Plan:
+def plan(planner: StagePlanner) -> StagesByName:
     """Baseline and SIGN with each seed, by both protocols."""
     networks = planner.options("isic", **DEFAULTS)["networks"]
-    return {
-        entry.name: tuple(
-            RocAuc(planner.train(entry.network, entry.method, seed, protocol=entry.protocol))
-            for seed in planner.seeds
-        )
-        for entry in entries(networks)
-    }
+
+    def measure(spec: RowSpec, seed: int) -> Stage:
+        return MeasureRocAuc(planner.train(spec.network, spec.method, seed, protocol=spec.protocol))
+
+    return stages_of_rows(planner, row_specs(networks), measure)
 
 
-def summarize(planner: StagePlanner, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The AUCs, with comparisons."""
     networks = planner.options("isic", **DEFAULTS)["networks"]
     rows = {}
-    for entry in entries(networks):
-        theirs = published.ISIC.get(entry.method, {}) if entry.protocol == "epochs" else {}
-        outcomes = found[entry.name]
+    for spec in row_specs(networks):
+        paper, of_row = paper_numbers(published.ISIC, spec), outcomes[spec.name]
         cells = {
-            "validation": cell(outcomes, "validation", paper=theirs.get("validation")),
-            "test": cell(outcomes, "test", paper=theirs.get("test")),
-            "accuracy": cell(outcomes, "test_accuracy"),
+            "validation": cell(of_row, "validation", paper=paper.get("validation")),
+            "test": cell(of_row, "test", paper=paper.get("test")),
+            "accuracy": cell(of_row, "test_accuracy"),
         }
-        rows[entry] = row(planner, entry, found, cells)
-    numbers = next(iter(found.values()))[0].numbers
+        rows[spec] = table_row(planner, spec, of_row, cells)
+    numbers = next(iter(outcomes.values()))[0].numbers
     table = Table(
         title="ISIC-2017 (Section 3.1)",
         caption=f"Area under the ROC curve on {numbers['validation_images']:,} validation and "
         f"{numbers['test_images']:,} test images.",
         columns=COLUMNS,
         rows=tuple(rows.values()),
-        comparisons=comparisons(rows, COLUMNS[:2], None),
+        comparisons=compare_pairs(rows, COLUMNS[:2], None),
     )
     return Experiment(
         name="isic",
         title="ISIC-2017: melanoma classification (Section 3.1)",
         about=ABOUT,
         stand_ins=stand_ins(planner, networks),
-        settings=settings(planner, networks, found),
+        settings=settings_used(planner, networks, outcomes),
         tables=(table,),
         findings=findings(table),
     )

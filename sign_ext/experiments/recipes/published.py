@@ -1,4 +1,4 @@
-"""The paper's own numbers, to stand beside ours: accuracies and AUC as shares, 0–1."""
+"""The numbers that the paper publishes: accuracies and AUC as shares, 0–1."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ ISIC = {
 DELTA_ONLY = {"mobilenet_v2": 0.462}
 
 # Table 2: method → row → class or "mean". "low" is the mean probability of correctly classified
-# test images whose correct class has at most 0.5, "count" how many they are, "uncertainty" theirs.
+# test images whose correct class has at most 0.5, "count" how many they are, "uncertainty" their
+# uncertainty.
 TABLE2 = {
     "classical": {
         "accuracy": _row("0.851 0.930 0.716 0.721 0.842 0.631 0.934 0.864 0.816 0.929 0.8234"),
@@ -82,7 +83,7 @@ TABLE2 = {
 THRESHOLDS = {"classical": 0.26, "mixup": 0.1, "sign": 0.33}
 
 _OOD = ("automobile", "bird", "cat", "dog", "frog", "mean")
-# Table 3, as Table 2; a class without such images is left out.
+# Table 3, in the form of Table 2; classes without such images are omitted.
 TABLE3: dict[str, dict[str, dict[str, float]]] = {
     "classical": {
         "accuracy": _row("0.8163 0.5479 0.6800 0.3289 0.8300 0.5210", _OOD),
@@ -126,18 +127,18 @@ TABLE5 = {
 
 
 def for_network(table: Mapping[str, T], network: str) -> T | None:
-    """What a table of the paper has of a network, or None.
+    """The numbers that a table of the paper has for a network, or None.
 
-    The paper leaves details of its networks open, so a scale may hold several that could be the
-    paper's: a name that goes on after the paper's one (`mobilenet_v2_stride8`) is one of these.
+    The paper leaves details of its networks open, so a scale may have several candidates for one
+    of them: a name that extends the paper's (`mobilenet_v2_stride8`) is such a candidate.
 
     Args:
-        table: network → what the paper has of it.
+        table: network → its numbers.
         network: its name in a scale.
 
     Example:
-        >>> published(DELTA_ONLY, "mobilenet_v2_stride8"), published(DELTA_ONLY, "basic_cnn")
+        >>> for_network(DELTA_ONLY, "mobilenet_v2_stride8"), for_network(DELTA_ONLY, "basic_cnn")
         (0.462, None)
     """
-    there = (row for name, row in table.items() if f"{network}_".startswith(f"{name}_"))
-    return next(there, None)
+    candidates = (row for name, row in table.items() if f"{network}_".startswith(f"{name}_"))
+    return next(candidates, None)

@@ -1,19 +1,35 @@
-"""What an experiment is: the stages it needs, and what it tells of their outcomes."""
+"""What a recipe is, and what recipes share: stages for each seed, rows, and pairs to compare.
+
+`sign-ext report` joins results of different seeds, possibly made by different versions of this
+package, only where titles, captions, columns, labels, notes and settings of their tables agree: do
+not reword those without need.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from sign_ext.experiments.planner import StagePlanner
-from sign_ext.experiments.stages.runner import Outcome
-from sign_ext.experiments.stages.stage import Stage
-from sign_ext.report.schema import Cell, Experiment
+from sign_ext.experiments.planner import METHODS, PROTOCOLS, Protocol, StagePlanner
+from sign_ext.experiments.stages.stage import Outcome, Stage
+from sign_ext.report.schema import Cell, Column, Comparison, Experiment, Row
+from sign_ext.report.verdict import compare_rows
 
-# A name of the experiment's own → a stage for each seed.
-Plan = dict[str, tuple[Stage, ...]]
-Found = Mapping[str, Sequence[Outcome]]
+T = TypeVar("T")
+
+# A name of the recipe's own → a stage, or its outcome, for each seed.
+StagesByName = dict[str, tuple[Stage, ...]]
+OutcomesByName = Mapping[str, Sequence[Outcome]]
+
+# (method, baseline) of the rows that are compared.
+PAIRS = (
+    ("sign", "classical"),
+    ("sign", "mixup"),
+    ("sign_alone", "classical"),
+    ("deepaugment_sign", "deepaugment"),
+    ("sign_alone", "none"),
+)
 
 
 @dataclass(frozen=True)
@@ -21,32 +37,87 @@ class Recipe:
     """One table or figure.
 
     Attributes:
-        name: for `sign-ext reproduce`; `names` says in a line what it is.
-        plan: the stages, which are not run yet.
-        summarize: the finished experiment, from the outcomes under the plan's names.
+        name: for `sign-ext reproduce`; `experiments.names` has a line about it.
+        plan: makes the stages, which are not run yet.
+        summarize: makes the finished experiment from their outcomes, under the same names.
     """
 
     name: str
-    plan: Callable[[StagePlanner], Plan]
-    summarize: Callable[[StagePlanner, Found], Experiment]
+    plan: Callable[[StagePlanner], StagesByName]
+    summarize: Callable[[StagePlanner, OutcomesByName], Experiment]
 
 
-def cell(
-    outcomes: Sequence[Outcome], *path: str, paper: float | None = None, scale: float = 1.0
-) -> Cell:
+@dataclass(frozen=True)
+class RowSpec:
+    """A row of a table to be made: a network trained by a method.
+
+    Attributes:
+        network: its name in the scale.
+        method: a key of METHODS.
+        protocol: equal epochs (the paper's) or equal gradient steps.
+    """
+
+    network: str
+    method: str
+    protocol: Protocol
+
+    @property
+    def name(self) -> str:
+        """Its name among a recipe's stages."""
+        return f"{self.network}/{self.method}/{self.protocol}"
+
+
+def row_specs(networks: Mapping[str, Iterable[str]]) -> list[RowSpec]:
+    """All rows: for each network both protocols, for each of these its methods.
+
+    Args:
+        networks: a network's name → keys of METHODS.
+    """
+    protocols: tuple[Protocol, ...] = ("epochs", "steps")
+    return [
+        RowSpec(network, method, protocol)
+        for network, methods in networks.items()
+        for protocol in protocols
+        for method in methods
+    ]
+
+
+def stages_of_rows(
+    planner: StagePlanner, specs: Iterable[RowSpec], make: Callable[[RowSpec, int], Stage]
+) -> StagesByName:
+    """A stage for each row and seed.
+
+    Args:
+        planner: has the seeds.
+        specs: the rows.
+        make: makes the stage of a row and a seed.
+    """
+    return {spec.name: tuple(make(spec, seed) for seed in planner.seeds) for spec in specs}
+
+
+def classify_rows(planner: StagePlanner, specs: Iterable[RowSpec]) -> StagesByName:
+    """Train and classify each row with each seed."""
+
+    def classify(spec: RowSpec, seed: int) -> Stage:
+        trained = planner.train(spec.network, spec.method, seed, protocol=spec.protocol)
+        return planner.classify(trained, spec.network)
+
+    return stages_of_rows(planner, specs, classify)
+
+
+def cell(outcomes: Sequence[Outcome], *path: str, paper: float | None = None) -> Cell:
     """One number of each seed's outcome.
 
     Args:
-        outcomes: one a seed.
-        path: keys into the numbers.
-        paper: the paper's.
-        scale: multiplies ours.
+        outcomes: one for each seed.
+        path: keys into the numbers; a missing one gives an empty value.
+        paper: the paper's number.
     """
-    values = [_dig(outcome.numbers, path) for outcome in outcomes]
-    return Cell(tuple(None if v is None else scale * float(v) for v in values), paper)
+    values = [_value_at(outcome.numbers, path) for outcome in outcomes]
+    return Cell(tuple(None if value is None else float(value) for value in values), paper)
 
 
-def _dig(numbers: Any, path: Sequence[str]) -> Any:
+def _value_at(numbers: Any, path: Sequence[str]) -> Any:
     for key in path:
         if numbers is None:
             return None
@@ -54,7 +125,64 @@ def _dig(numbers: Any, path: Sequence[str]) -> Any:
     return numbers
 
 
-def keys(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """The artefacts behind the first seed's outcome: the stage itself and those it reads."""
+def paper_numbers(
+    by_method: Mapping[str, Mapping[str, T]] | None, spec: RowSpec
+) -> Mapping[str, T]:
+    """What the paper has of a row; nothing for equal gradient steps, which it does not compare.
+
+    Args:
+        by_method: method → column → number; None where the paper lacks the network.
+        spec: the row.
+    """
+    if by_method is None or spec.protocol != "epochs":
+        return {}
+    return by_method.get(spec.method, {})
+
+
+def table_row(
+    planner: StagePlanner, spec: RowSpec, outcomes: Sequence[Outcome], cells: Mapping[str, Cell]
+) -> Row:
+    """A finished row under the heading of its network and protocol."""
+    method = METHODS[spec.method]
+    return Row(
+        label=method.label,
+        group=f"{planner.network(spec.network).label}, {PROTOCOLS[spec.protocol]}",
+        cells=cells,
+        note=method.note,
+        stages=artefacts(outcomes),
+    )
+
+
+def artefacts(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """The folders behind the first seed's outcome: of the stage itself and of those it reads."""
     first = outcomes[0].stage
-    return tuple(f"{s.kind}-{s.key}" for s in (first, *first.inputs().values()))
+    return tuple(stage.artefact for stage in (first, *first.inputs().values()))
+
+
+def compare_pairs(
+    rows: Mapping[RowSpec, Row], columns: Sequence[Column], images: int | None
+) -> tuple[Comparison, ...]:
+    """Compare each pair of PAIRS within a network and protocol, in each of these columns.
+
+    Args:
+        rows: all rows of a table.
+        columns: to compare in.
+        images: test images that shares were counted on, see `compare_rows`.
+    """
+    compared = []
+    for spec, row in rows.items():
+        for method, baseline in PAIRS:
+            baseline_row = rows.get(RowSpec(spec.network, baseline, spec.protocol))
+            if spec.method == method and baseline_row is not None:
+                compared += [
+                    compare_rows(
+                        column.key,
+                        row,
+                        baseline_row,
+                        images=images,
+                        kind=column.kind,
+                        higher_is_better=column.higher_is_better,
+                    )
+                    for column in columns
+                ]
+    return tuple(compared)

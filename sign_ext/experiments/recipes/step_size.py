@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sign_ext.experiments.planner import StagePlanner, as_many_steps
-from sign_ext.experiments.recipes.recipe import Found, Plan, Recipe, cell, keys
-from sign_ext.experiments.recipes.summary import means, settings, stand_ins
+from sign_ext.experiments.planner import StagePlanner, with_equal_steps
+from sign_ext.experiments.recipes.recipe import (
+    OutcomesByName,
+    Recipe,
+    StagesByName,
+    artefacts,
+    cell,
+)
+from sign_ext.experiments.recipes.summary import mean_over_seeds, settings_used, stand_ins
 from sign_ext.experiments.stages.networks import Train, Transform
-from sign_ext.experiments.stages.runner import Outcome
+from sign_ext.experiments.stages.stage import Outcome
 from sign_ext.report.schema import Cell, Column, Experiment, Figure, Row, Table
 
 DEFAULTS: dict[str, Any] = {
@@ -18,6 +24,8 @@ DEFAULTS: dict[str, Any] = {
     "factors": (0.1, 0.3, 1.0, 3.0, 10.0),
     "steps": (10, 50, 100),
 }
+BASELINE = "Classical, as many steps"
+# Column → its key in an evaluation, its heading.
 MEASURES = {
     "validation": ("validation_accuracy", "Validation accuracy"),
     "normal": ("accuracy", "Test accuracy"),
@@ -37,73 +45,72 @@ the units of the input. Here the originals are joined with one version, for each
 (multiples of the calibrated one), and a network is trained on them with classical augmentation;
 rms change is that of the training images, in grey levels. The baseline is classical training with
 as many gradient steps. The setting is to be chosen by validation accuracy; the test columns are
-for seeing, not for choosing."""
+to look at, not to choose by."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One point of the grid."""
+class GridPoint:
+    """A step size, as a multiple of the calibrated one, and K."""
 
     factor: float
     steps: int
 
     @property
     def name(self) -> str:
-        """Its name in the plan."""
+        """Its name among the recipe's stages."""
         return f"{self.factor:g}×/K={self.steps}"
 
 
-def _grid(options: dict[str, Any]) -> list[Setting]:
-    return [Setting(float(f), int(k)) for k in options["steps"] for f in options["factors"]]
+def _grid(options: dict[str, Any]) -> list[GridPoint]:
+    return [GridPoint(float(f), int(k)) for k in options["steps"] for f in options["factors"]]
 
 
-def plan(planner: StagePlanner) -> Plan:
+def plan(planner: StagePlanner) -> StagesByName:
     """The baseline and each setting, with each seed."""
     options = planner.options("step_size", **DEFAULTS)
     network = options["network"]
-    stages: Plan = {
+    stages: StagesByName = {
         "baseline": tuple(
-            planner.classify(as_many_steps(planner.phi(network, seed), 2), network)
+            planner.classify(with_equal_steps(planner.phi(network, seed), 2), network)
             for seed in planner.seeds
         )
     }
-    for setting in _grid(options):
-        stages[setting.name] = tuple(
-            planner.classify(_train(planner, options, setting, seed), network)
+    for point in _grid(options):
+        stages[point.name] = tuple(
+            planner.classify(_train(planner, options, point, seed), network)
             for seed in planner.seeds
         )
     return stages
 
 
-def _train(planner: StagePlanner, options: dict[str, Any], setting: Setting, seed: int) -> Train:
+def _train(planner: StagePlanner, options: dict[str, Any], point: GridPoint, seed: int) -> Train:
     # One trajectory serves all K of a step size.
-    made = planner.transform(
+    versions = planner.transform(
         planner.phi(options["network"], seed),
         snapshots=tuple(sorted(options["steps"])),
-        factor=setting.factor,
+        factor=point.factor,
     )
-    return planner.train(options["network"], "sign", seed, sign=made, versions=(setting.steps,))
+    return planner.train(options["network"], "sign", seed, sign=versions, versions=(point.steps,))
 
 
-def summarize(planner: StagePlanner, found: Found) -> Experiment:
+def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The table, a curve for each K, and which setting validation would choose."""
     options = planner.options("step_size", **DEFAULTS)
     network, grid = options["network"], _grid(options)
     label = planner.network(network).label
-    baseline = {k: cell(found["baseline"], path) for k, (path, _) in MEASURES.items()}
-    rows = [Row("Classical, as many steps", label, baseline, stages=keys(found["baseline"]))]
-    for setting in grid:
-        outcomes = found[setting.name]
-        cells = {k: cell(outcomes, path) for k, (path, _) in MEASURES.items()}
+    baseline = outcomes["baseline"]
+    rows = [Row(BASELINE, label, _accuracies(baseline), stages=artefacts(baseline))]
+    for point in grid:
+        of_point = outcomes[point.name]
         rows.append(
             Row(
-                f"{setting.factor:g} × calibrated",
-                f"{label}, K = {setting.steps}",
-                {**_changes(planner, outcomes, setting), **cells},
-                stages=keys(outcomes),
+                f"{point.factor:g} × calibrated",
+                f"{label}, K = {point.steps}",
+                {**_changes(planner, of_point, point), **_accuracies(of_point)},
+                stages=artefacts(of_point),
             )
         )
-    images = found["baseline"][0].numbers["images"]
+    images = baseline[0].numbers["images"]
     caption = f"Originals joined with one version of themselves; {images:,} test images."
     table = Table("Step size and K", caption, COLUMNS, tuple(rows))
     return Experiment(
@@ -111,60 +118,51 @@ def summarize(planner: StagePlanner, found: Found) -> Experiment:
         title="Step size and K (not in the paper)",
         about=ABOUT,
         stand_ins=stand_ins(planner, [network]),
-        settings=settings(planner, [network], found),
+        settings=settings_used(planner, [network], outcomes),
         tables=(table,),
-        figures=tuple(_figure(planner, found, grid, key) for key in MEASURES),
-        findings=_findings(found, grid),
+        figures=tuple(_figure(planner, outcomes, grid, key) for key in MEASURES),
+        findings=(_finding(outcomes, grid),),
     )
 
 
+def _accuracies(outcomes: Sequence[Outcome]) -> dict[str, Cell]:
+    return {column: cell(outcomes, key) for column, (key, _) in MEASURES.items()}
+
+
 def _changes(
-    planner: StagePlanner, outcomes: Sequence[Outcome], setting: Setting
+    planner: StagePlanner, outcomes: Sequence[Outcome], point: GridPoint
 ) -> dict[str, Cell]:
-    made = [planner.numbers(_transform(outcome)) for outcome in outcomes]
-    changes = [numbers["change"][str(setting.steps)] for numbers in made]
+    transforms = [planner.numbers(_transform_of(outcome)) for outcome in outcomes]
+    changes = [numbers["change"][str(point.steps)] for numbers in transforms]
     return {
-        "step": Cell(tuple(numbers["step_size"] for numbers in made)),
+        "step": Cell(tuple(numbers["step_size"] for numbers in transforms)),
         "rms": Cell(tuple(each["rms"] for each in changes)),
         "negative": Cell(tuple(each["share_negative"] for each in changes)),
     }
 
 
-def _transform(outcome: Outcome) -> Transform:
+def _transform_of(outcome: Outcome) -> Transform:
     trained = outcome.stage.inputs()["network"]
     assert isinstance(trained, Train)
     assert trained.sign is not None
     return trained.sign
 
 
-def _figure(planner: StagePlanner, found: Found, grid: Sequence[Setting], key: str) -> Figure:
-    path, label = MEASURES[key]
-    lines: list[dict[str, Any]] = []
-    for steps in sorted({setting.steps for setting in grid}):
-        of_steps = [setting for setting in grid if setting.steps == steps]
-        points = sorted(
-            (
-                _mean(_changes(planner, found[s.name], s)["rms"].values),
-                [float(o.numbers[path]) for o in found[s.name]],
-            )
-            for s in of_steps
-        )
-        lines.append(
-            {
-                "label": f"K = {steps}",
-                "x": [x for x, _ in points],
-                "y": [_mean(values) for _, values in points],
-                "low": [min(values) for _, values in points],
-                "high": [max(values) for _, values in points],
-            }
-        )
+def _figure(
+    planner: StagePlanner, outcomes: OutcomesByName, grid: Sequence[GridPoint], measure: str
+) -> Figure:
+    key, label = MEASURES[measure]
+    lines = [
+        _line(planner, outcomes, [point for point in grid if point.steps == steps], key)
+        for steps in sorted({point.steps for point in grid})
+    ]
     xs = [x for line in lines for x in line["x"]]
-    base = means(found["baseline"], path)
+    baseline = mean_over_seeds(outcomes["baseline"], key)
     lines.append(
         {
-            "label": "Classical, as many steps",
+            "label": BASELINE,
             "x": [min(xs), max(xs)],
-            "y": [base, base],
+            "y": [baseline, baseline],
             "low": None,
             "high": None,
         }
@@ -185,22 +183,42 @@ def _figure(planner: StagePlanner, found: Found, grid: Sequence[Setting], key: s
     )
 
 
+def _line(
+    planner: StagePlanner, outcomes: OutcomesByName, points: Sequence[GridPoint], key: str
+) -> dict[str, Any]:
+    """The curve of one K: a measure over the rms change, by increasing change."""
+    curve = sorted(
+        (
+            _mean(_changes(planner, outcomes[point.name], point)["rms"].values),
+            [float(outcome.numbers[key]) for outcome in outcomes[point.name]],
+        )
+        for point in points
+    )
+    return {
+        "label": f"K = {points[0].steps}",
+        "x": [x for x, _ in curve],
+        "y": [_mean(values) for _, values in curve],
+        "low": [min(values) for _, values in curve],
+        "high": [max(values) for _, values in curve],
+    }
+
+
 def _mean(values: Sequence[float | None]) -> float:
-    there = [v for v in values if v is not None]
-    return sum(there) / len(there)
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present)
 
 
-def _findings(found: Found, grid: Sequence[Setting]) -> tuple[str, ...]:
-    path = MEASURES["validation"][0]
-    best = max(grid, key=lambda setting: means(found[setting.name], path))
-    ours, base = found[best.name], found["baseline"]
+def _finding(outcomes: OutcomesByName, grid: Sequence[GridPoint]) -> str:
+    validation, _ = MEASURES["validation"]
+    best = max(grid, key=lambda point: mean_over_seeds(outcomes[point.name], validation))
     parts = [
-        f"{label.lower()} {100 * means(ours, p):.1f}% against {100 * means(base, p):.1f}%"
-        for p, label in MEASURES.values()
+        f"{label.lower()} {100 * mean_over_seeds(outcomes[best.name], key):.1f}% against "
+        f"{100 * mean_over_seeds(outcomes['baseline'], key):.1f}%"
+        for key, label in MEASURES.values()
     ]
     return (
         f"Validation accuracy would choose {best.factor:g} × the calibrated step size with "
-        f"K = {best.steps}: {', '.join(parts)} of classical training with as many steps.",
+        f"K = {best.steps}: {', '.join(parts)} for classical training with as many steps."
     )
 
 

@@ -1,4 +1,4 @@
-"""What every experiment tells in the same way: its settings, its stand-ins, its findings."""
+"""What every experiment reports in the same way: its settings, its stand-ins, its findings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sign_ext.experiments.planner import StagePlanner
-from sign_ext.experiments.recipes.recipe import Found
+from sign_ext.experiments.recipes.recipe import OutcomesByName
 from sign_ext.experiments.stages.networks import Transform
-from sign_ext.experiments.stages.runner import Outcome
-from sign_ext.experiments.stages.stage import in_order
+from sign_ext.experiments.stages.stage import Outcome, topological_order
 from sign_ext.formatting import signed
 from sign_ext.report.schema import Cell, Column, Comparison, Table
 from sign_ext.report.wording import listed
@@ -18,74 +17,75 @@ from sign_ext.report.wording import listed
 def stand_ins(
     planner: StagePlanner, networks: Iterable[str], *, ood: bool = False
 ) -> tuple[str, ...]:
-    """What stands for the paper's data and networks; empty where nothing does."""
-    found = []
+    """What replaces the paper's data and networks; empty where nothing does."""
+    notes = []
     for name in networks:
-        found += [planner.task(name).stand_in, planner.network(name).note]
+        notes += [planner.task(name).stand_in, planner.network(name).note]
     if ood:
-        found.append(planner.scale.ood_stand_in)
-    return tuple(dict.fromkeys(each for each in found if each))
+        notes.append(planner.scale.ood_stand_in)
+    return tuple(dict.fromkeys(note for note in notes if note))
 
 
-def settings(
-    planner: StagePlanner, networks: Iterable[str], found: Found, *, sign: bool = True
+def settings_used(
+    planner: StagePlanner, networks: Iterable[str], outcomes: OutcomesByName
 ) -> dict[str, Any]:
-    """What a reader needs to repeat an experiment, in the order of importance.
+    """What a reader needs to repeat an experiment, the most important first.
 
-    K and the step sizes are those of all `Transform` stages that the outcomes rest on.
+    K and the step sizes are those of all `Transform` stages behind the outcomes.
     """
-    told: dict[str, Any] = {}
-    if sign:
-        told |= _sign_settings(planner, found)
+    used = _sign_settings(planner, outcomes)
     for name in networks:
         network, task = planner.network(name), planner.task(name)
-        images = {part: planner.images(task, part) for part in ("train", "validation", "test")}
+        images = {part: planner.image_count(task, part) for part in ("train", "validation", "test")}
         size = planner.sources.read(planner.source(task)).image_shape[1:]
-        told[network.label] = (
+        used[network.label] = (
             f"{network.model} {network.options or ''}".strip()
             + f", {network.epochs} epochs, batch size {task.batch_size}, {network.optimizer} at "
             f"{network.learning_rate:g} ({network.schedule}), {network.precision}; "
             f"{task.data} at {size[0]}×{size[1]}, {images['train']:,} training, "
             f"{images['validation']:,} validation and {images['test']:,} test images"
         )
-    return told
+    return used
 
 
-def _sign_settings(planner: StagePlanner, found: Found) -> dict[str, Any]:
-    steps: dict[str, dict[str, float]] = {}
+def _sign_settings(planner: StagePlanner, outcomes: OutcomesByName) -> dict[str, Any]:
+    step_sizes: dict[str, dict[str, float]] = {}
     changes: dict[str, dict[str, float]] = {}
     snapshots: set[int] = set()
-    stages = in_order([outcome.stage for each in found.values() for outcome in each])
-    for stage in stages:
+    for stage in topological_order([each.stage for seeds in outcomes.values() for each in seeds]):
+        # Only versions of the training images join a training set.
         if isinstance(stage, Transform) and stage.part == "train":
             numbers = planner.numbers(stage)
-            options = "".join(f", {k} {v}" for k, v in stage.phi.network.options.items())
-            label = stage.phi.network.model + options
-            if stage.factor != 1:
-                label += f", {stage.factor:g} × calibrated"
+            label = _phi_label(stage)
             seed, last = str(stage.phi.settings.seed), str(max(stage.snapshots))
-            steps.setdefault(label, {})[seed] = numbers["step_size"]
+            step_sizes.setdefault(label, {})[seed] = numbers["step_size"]
             changes.setdefault(label, {})[seed] = numbers["change"][last]["rms"]
             snapshots.update(stage.snapshots)
     if not snapshots:
         return {}
-    told: dict[str, Any] = {
+    used: dict[str, Any] = {
         "K": listed(sorted(snapshots)),
         "step size chosen so that the rms change is": (
             f"{planner.scale.sign.target_share:.1%} of 255 "
             f"on {planner.scale.sign.calibration_images} validation images"
         ),
     }
-    for label, values in steps.items():
-        told[f"step size with Φ = {label}"] = values
-        told[f"rms change with Φ = {label}, grey levels"] = changes[label]
-    return told
+    for label, by_seed in step_sizes.items():
+        used[f"step size with Φ = {label}"] = by_seed
+        used[f"rms change with Φ = {label}, grey levels"] = changes[label]
+    return used
+
+
+def _phi_label(stage: Transform) -> str:
+    network = stage.phi.network
+    label = network.model + "".join(f", {name} {value}" for name, value in network.options.items())
+    return label if stage.factor == 1 else f"{label}, {stage.factor:g} × calibrated"
 
 
 def findings(table: Table) -> tuple[str, ...]:
-    """Say a table's comparisons in words: each pair that is decided or that the paper has.
+    """A table's comparisons in sentences: each pair that is decided or that the paper has.
 
-    All numbers of every comparison stand below the table in the report.
+    The report has all numbers of every comparison below the table.
     """
     columns = {column.key: column for column in table.columns}
     cells = {(row.group, row.label): row.cells for row in table.rows}
@@ -97,19 +97,18 @@ def findings(table: Table) -> tuple[str, ...]:
         )
         pair = (each.group, each.method, each.baseline)
         pairs.setdefault(pair, []).append((each, paper))
-    told, silent = [], 0
+    sentences, undecided = [], 0
     for (group, method, baseline), compared in pairs.items():
         if all(c.verdict == "undecided" and paper is None for c, paper in compared):
-            silent += len(compared)
+            undecided += len(compared)
             continue
         parts = [_difference(c, columns[c.column], paper) for c, paper in compared]
-        told.append(f"{group}: {method} against {baseline}: {'; '.join(parts)}.")
-    if silent:
-        what = (
-            f"{silent} {'other ' if told else ''}comparison{'s show' if silent > 1 else ' shows'}"
-        )
-        told.append(f"{what} no difference that these seeds and images can resolve.")
-    return tuple(told)
+        sentences.append(f"{group}: {method} against {baseline}: {'; '.join(parts)}.")
+    if undecided:
+        other = "other " if sentences else ""
+        subject = f"{undecided} {other}comparison{'s show' if undecided > 1 else ' shows'}"
+        sentences.append(f"{subject} no difference that these seeds and images can resolve.")
+    return tuple(sentences)
 
 
 def _paper_difference(method: Cell, baseline: Cell) -> float | None:
@@ -127,12 +126,7 @@ def _difference(each: Comparison, column: Column, paper: float | None) -> str:
     return text
 
 
-def means(outcomes: Sequence[Outcome], *path: str) -> float:
+def mean_over_seeds(outcomes: Sequence[Outcome], key: str) -> float:
     """The mean of one number over seeds."""
-    values = []
-    for outcome in outcomes:
-        value: Any = outcome.numbers
-        for key in path:
-            value = value[key]
-        values.append(float(value))
+    values = [float(outcome.numbers[key]) for outcome in outcomes]
     return sum(values) / len(values)

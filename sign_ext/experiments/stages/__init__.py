@@ -1,1 +1,4 @@
-"""The work that recipes are made of: networks, measurements, policy searches, costs."""
+"""Stages, the units of work that experiments share, and the runner that keeps their outcomes.
+
+Imports no recipe, and not the planner.
+"""

@@ -1,4 +1,4 @@
-"""Estimates of arithmetic, for telling what a run will cost before it is started."""
+"""What a run will cost: operations counted in advance, and how many a second this machine does."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sign_ext.experiments.stages.runner import StageRunner
 from sign_ext.experiments.stages.stage import Stage
+from sign_ext.models import build_model
 
-# Passes in units of a forward one: a training step is a forward pass and two backward ones (to
-# the inputs and to the weights), a step of SIGN a forward pass and one backward.
+# Cost in forward passes: a training step is a forward pass and two backward ones (to the inputs
+# and to the weights), a step of SIGN a forward pass and one backward.
 TRAINING, SIGN, FORWARD = 3.0, 2.0, 1.0
+PROBE_BATCH = 128
 
 
 def flops_per_image(model: str, options: dict[str, Any], shape: tuple[int, int, int]) -> float:
@@ -39,27 +42,16 @@ def flops_per_image(model: str, options: dict[str, Any], shape: tuple[int, int, 
 def _counted(
     model: str, options: tuple[tuple[str, Any], ...], shape: tuple[int, int, int]
 ) -> float:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from sign_ext.models import build_model
-
-    with torch.random.fork_rng(devices=[]):  # the global random numbers stay as they are
+    with torch.random.fork_rng(devices=[]):  # keeps the global random state
         network = build_model(model, num_classes=10, image_shape=shape, **dict(options))
-    network = network.eval().to("meta")  # where nothing is computed
+    network = network.eval().to("meta")  # shapes only: nothing is computed
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, *shape, device="meta"))
     return float(counter.get_total_flops())
 
 
-# How fast this machine computes, for telling how long something will take.
-
-
-PROBE_BATCH = 128
-
-
 def measured_rate(runner: StageRunner, stages: Sequence[Stage]) -> float | None:
-    """Operations a second over the stages that are done; None if there are none."""
+    """Operations a second over the finished stages; None if there are none."""
     flops = seconds = 0.0
     for stage in stages:
         outcome = runner.outcome(stage)
@@ -70,9 +62,7 @@ def measured_rate(runner: StageRunner, stages: Sequence[Stage]) -> float | None:
 
 
 def probed_rate(device: torch.device) -> float:
-    """Operations a second of a training step of BasicCNN: the second of two is timed."""
-    from sign_ext.models import build_model
-
+    """Operations a second of BasicCNN's forward and backward pass, timed after one warm-up."""
     with torch.random.fork_rng(devices=[]):
         model = build_model("basic_cnn").to(device)
     images = torch.zeros(PROBE_BATCH, 3, 32, 32, device=device)

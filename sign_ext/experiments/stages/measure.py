@@ -1,4 +1,4 @@
-"""The stages that measure a trained network."""
+"""The stages that measure: a network on images, its features, and what SIGN does to images."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ import torch
 from torch import Tensor
 
 from sign_ext.data import ImageSet, load_ood
-from sign_ext.evaluation import evaluate, predict
+from sign_ext.evaluation import (
+    class_accuracy,
+    compactness,
+    embed,
+    evaluate,
+    features,
+    measure_uncertainty,
+    predict,
+    roc_auc,
+)
+from sign_ext.experiments.stages.cost import FORWARD
 from sign_ext.experiments.stages.networks import (
-    CHUNK,
     Train,
     TrainOnDelta,
     Transform,
     delta_set,
-    evaluation_flops,
-    part_of,
-    trained,
+    load_trained,
 )
-from sign_ext.experiments.stages.runner import RunContext
-from sign_ext.experiments.stages.stage import Stage
+from sign_ext.experiments.stages.stage import RunContext, Stage
 from sign_ext.report.samples import pick_samples, png
 from sign_ext.store import load_transformed
 
-SEED = 0  # of corruptions and of Monte Carlo samples: every network meets the same ones
+SEED = 0  # of corruptions and Monte Carlo samples: every network gets the same ones
+CHUNK = 4096  # images at a time where a whole set in float32 would not fit in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +64,14 @@ class Classify(Stage):
         return f"evaluate: {self.network.title()}"
 
     def flops(self) -> float:
-        """A forward pass for each draw of either corruption, and one without."""
-        return evaluation_flops(self.network, self.images * (1 + 2 * self.draws))
+        """A forward pass on clean images, and one for each draw of each of two corruptions."""
+        return self.network.forward_flops * FORWARD * self.images * (1 + 2 * self.draws)
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
-        found = evaluate(
-            trained(context.outcome(self.network), context.device),
+        trained = context.outcome(self.network)
+        evaluation = evaluate(
+            load_trained(trained, context.device),
             context.data(self.network.source).test,
             draws=self.draws,
             num_off=self.pixels,
@@ -71,8 +79,8 @@ class Classify(Stage):
             seed=SEED,
             progress=context.report,
         )
-        best = context.outcome(self.network).numbers["best_validation_accuracy"]
-        return {**found.to_dict(), "validation_accuracy": best}
+        best = trained.numbers["best_validation_accuracy"]
+        return {**evaluation.to_dict(), "validation_accuracy": best}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,22 +100,20 @@ class ClassifyDelta(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
-        from sign_ext.evaluation import class_accuracy
-
         assert self.network.sign is not None
         images = context.data(self.network.source).test
-        scale = context.outcome(self.network.sign)
-        delta = delta_set(context.outcome(self.test), images, scale)
-        model = trained(context.outcome(self.network), context.device)
-        accuracy, each = class_accuracy(
-            predict(model, delta.images), delta.labels, len(delta.class_names)
+        delta = delta_set(
+            context.outcome(self.test), images, scaled_by=context.outcome(self.network.sign)
         )
-        per_class = dict(zip(delta.class_names, each, strict=True))
+        model = load_trained(context.outcome(self.network), context.device)
+        logits = predict(model, delta.images)
+        accuracy, by_class = class_accuracy(logits, delta.labels, len(delta.class_names))
+        per_class = dict(zip(delta.class_names, by_class, strict=True))
         return {"accuracy": accuracy, "per_class": per_class, "images": len(delta)}
 
 
 @dataclass(frozen=True, eq=False)
-class RocAuc(Stage):
+class MeasureRocAuc(Stage):
     """Area under the ROC curve on validation and test images (ISIC-2017).
 
     Attributes:
@@ -125,22 +131,20 @@ class RocAuc(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
-        from sign_ext.evaluation import roc_auc
-
-        model = trained(context.outcome(self.network), context.device)
+        model = load_trained(context.outcome(self.network), context.device)
         splits = context.data(self.network.source)
-        found: dict[str, Any] = {}
+        numbers: dict[str, Any] = {}
         for name in ("validation", "test"):
-            part = part_of(splits, name)
+            part = splits.part(name)
             logits = predict(model, part.images)
-            found[name] = roc_auc(logits, part.labels)
-            found[f"{name}_accuracy"] = float((logits.argmax(1) == part.labels).double().mean())
-            found[f"{name}_images"] = len(part)
-        return found
+            numbers[name] = roc_auc(logits, part.labels)
+            numbers[f"{name}_accuracy"] = float((logits.argmax(1) == part.labels).double().mean())
+            numbers[f"{name}_images"] = len(part)
+        return numbers
 
 
 @dataclass(frozen=True, eq=False)
-class Uncertain(Stage):
+class MeasureUncertainty(Stage):
     """Accuracy, low-confidence rows and uncertainty of an aleatoric network (Tables 2 and 3).
 
     Attributes:
@@ -163,26 +167,23 @@ class Uncertain(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
-        from sign_ext.evaluation import measure_uncertainty
-
-        model = trained(context.outcome(self.network), context.device)
+        model = load_trained(context.outcome(self.network), context.device)
         return measure_uncertainty(model, self._images(context), samples=self.samples, seed=SEED)
 
     def _images(self, context: RunContext) -> ImageSet:
         if self.ood is None:
             return context.data(self.network.source).test
         options = {k: v for k, v in self.ood.items() if k not in ("name", "fingerprint")}
-        name = self.ood["name"]
-        return load_ood(name, context.data_root, **options)
+        return load_ood(self.ood["name"], context.data_root, **options)
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureMap(Stage):
+class MapFeatures(Stage):
     """Features at the source layer: how compact classes are, and their t-SNE map (Figure 5).
 
     Attributes:
         network: whose features are taken.
-        images: at most so many of the training and of the validation images, for the map.
+        images: at most so many of the training and of the validation images.
     """
 
     kind: ClassVar[str] = "features"
@@ -196,42 +197,27 @@ class FeatureMap(Stage):
         return f"features: {self.network.title()}"
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
-        """Measure and embed; validation images go into the training images' map."""
-        from sign_ext.evaluation import compactness, embed, features
-
+        """Measure and embed; validation images are embedded into the training images' map."""
         splits = context.data(self.network.source)
-        model = trained(context.outcome(self.network), context.device)
-        found: dict[str, Any] = {}
-        taken, parts = {}, {}
+        model = load_trained(context.outcome(self.network), context.device)
+        numbers: dict[str, Any] = {}
+        vectors, parts = {}, {}
         for name in ("train", "validation"):
-            part = part_of(splits, name)
+            part = splits.part(name)
             if len(part) > self.images:
-                part = part.subset(spread(len(part), self.images))
-            parts[name], taken[name] = part, features(model, part.images)
-            tight = compactness(taken[name], part.labels)
-            found[name] = {
-                "silhouette": tight.silhouette,
-                "scatter_ratio": tight.scatter_ratio,
+                part = part.subset(evenly_spaced(len(part), self.images))
+            parts[name], vectors[name] = part, features(model, part.images)
+            measured = compactness(vectors[name], part.labels)
+            numbers[name] = {
+                "silhouette": measured.silhouette,
+                "scatter_ratio": measured.scatter_ratio,
                 "images": len(part),
             }
-        maps = embed(taken["train"], taken["validation"], seed=SEED)
+        maps = embed(vectors["train"], vectors["validation"], seed=SEED)
         for (name, part), points in zip(parts.items(), maps, strict=True):
-            found[name]["map"] = [[round(float(v), 2) for v in point] for point in points]
-            found[name]["labels"] = part.labels.tolist()
-        return found
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """Evenly spaced positions: `wanted` of `count`.
-
-    Example:
-        >>> spread(10, 3)
-        [0, 3, 6]
-    """
-    return torch.arange(wanted).mul(count).div(wanted, rounding_mode="floor").tolist()
-
-
-# The stage that keeps a few images before and after SIGN, and measures what the eye sees.
+            numbers[name]["map"] = [[round(float(v), 2) for v in point] for point in points]
+            numbers[name]["labels"] = part.labels.tolist()
+        return numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,35 +237,45 @@ class Pictures(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Pick the first images of each class, and measure all."""
-        originals = part_of(context.data(self.transform.phi.source), self.transform.part)
-        moved = load_transformed(context.outcome(self.transform).folder).snapshots
-        samples = pick_samples(originals, moved, each=self.each)
+        originals = context.data(self.transform.phi.source).part(self.transform.part)
+        snapshots = load_transformed(context.outcome(self.transform).folder).snapshots
+        samples = pick_samples(originals, snapshots, each=self.each)
         rows = [
-            {"label": "before" if name == "p" else name, "images": [encoded(i) for i in images]}
+            {"label": "before" if name == "p" else name, "images": [png_base64(i) for i in images]}
             for name, images in samples.rows().items()
         ]
         return {
             "columns": list(samples.labels),
             "rows": rows,
             "delta_scale": samples.scale,
-            "before": sight(originals.images),
-            "after": {str(k): sight(images) for k, images in moved.items()},
+            "before": contrast_and_edges(originals.images),
+            "after": {str(k): contrast_and_edges(images) for k, images in snapshots.items()},
         }
 
 
-def encoded(image: np.ndarray) -> str:
-    """A uint8 image (H, W, 3) as base64 of a PNG."""
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """Evenly spaced positions: `wanted` of `count`.
+
+    Example:
+        >>> evenly_spaced(10, 3)
+        [0, 3, 6]
+    """
+    return torch.arange(wanted).mul(count).div(wanted, rounding_mode="floor").tolist()
+
+
+def png_base64(image: np.ndarray) -> str:
+    """A uint8 image (H, W, 3) as a PNG in base64."""
     return base64.b64encode(png(image)).decode()
 
 
-def sight(images: Tensor) -> dict[str, float]:
-    """What "color contrasts and boundaries" are in numbers, means over images, grey levels.
+def contrast_and_edges(images: Tensor) -> dict[str, float]:
+    """The paper's "color contrasts and boundaries" in numbers, means over images, in grey levels.
 
     Args:
         images: uint8 or float32 (N, 3, H, W), grey levels.
 
     Returns:
-        contrast: standard deviation over an image's positions, of its channels' mean;
+        contrast: standard deviation over an image's positions of the mean over channels;
         edges: mean length of the gradient of the same, by differences of neighbours.
     """
     contrast, edges = [], []
@@ -292,20 +288,4 @@ def sight(images: Tensor) -> dict[str, float]:
     return {
         "contrast": float(torch.cat(contrast).double().mean()),
         "edges": float(torch.cat(edges).double().mean()),
-    }
-
-
-def corrupted_rows(images: ImageSet, rows: dict[str, Tensor]) -> dict[str, Any]:
-    """The data of a "samples" figure, from rows of images in 0–255 (clipped for showing)."""
-    names = [images.class_names[label] for label in images.labels.tolist()]
-    shown = {
-        name: each.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        for name, each in rows.items()
-    }
-    return {
-        "columns": names,
-        "rows": [
-            {"label": name, "images": [encoded(image) for image in each]}
-            for name, each in shown.items()
-        ],
     }

@@ -1,4 +1,8 @@
-"""The stage that trains a network, on originals or joined with SIGN's versions of them."""
+"""The stages that make networks and what they train on.
+
+Training, calibrating a step size and transforming refer to each other: a network may be trained on
+versions of its images that an earlier network's SIGN made.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,28 @@ from torch import Tensor, nn
 
 from sign_ext import SignTransform
 from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
-from sign_ext.data import ImageSet, ImageSource, Splits
+from sign_ext.change import describe_change
+from sign_ext.data import ImageSet, ImageSource
 from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
-from sign_ext.experiments.stages.cost import FORWARD, SIGN, TRAINING, flops_per_image
-from sign_ext.experiments.stages.policy_search import Search
-from sign_ext.experiments.stages.runner import Outcome, RunContext
+from sign_ext.experiments.stages.cost import SIGN, TRAINING, flops_per_image
+from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.sources import Source
-from sign_ext.experiments.stages.stage import Stage
+from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage
 from sign_ext.models import build_model
 from sign_ext.store import load_transformed, transform_to_store
 from sign_ext.store.coordination import Ranks
-from sign_ext.training import TrainSettings, load_checkpoint, train
+from sign_ext.training import (
+    Aleatoric,
+    CrossEntropy,
+    Objective,
+    TrainSettings,
+    load_checkpoint,
+    train,
+)
 from sign_ext.training.state import STATE_NAME
+
+DELTA_RMS = 64.0  # grey levels: roughly how far natural images' pixels deviate from their mean
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,10 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Train(Stage):
-    """Train a network from scratch and keep the epoch that is best on validation images.
+    """Train a network from scratch and keep the epoch with the best validation accuracy.
 
     Attributes:
-        source: the images; of `fingerprint` filled in.
+        source: the images, with `fingerprint` filled in.
         images: number of training images of the source, for estimates.
         network: to train.
         settings: epochs, batch size, seed (also of the initial weights) …
@@ -55,7 +68,7 @@ class Train(Stage):
         flips: whether an image may be mirrored (digits may not).
         samples: T of Eq. 10, for an aleatoric network.
         sign: versions of the training images that join them; None for none.
-        versions: K of those that join; all that there are if empty.
+        versions: K of those that join; all of them if empty.
         policies: for the augmentation "deepaugment".
     """
 
@@ -71,7 +84,7 @@ class Train(Stage):
     samples: int = 0
     sign: Transform | None = None
     versions: tuple[int, ...] = ()
-    policies: Search | None = None
+    policies: SearchPolicies | None = None
 
     def title(self) -> str:
         """Name the network, the method and the seed."""
@@ -81,10 +94,15 @@ class Train(Stage):
 
     def flops(self) -> float:
         """Forward and backward passes of all steps."""
-        size = self.source.image_size or 32
-        per_image = flops_per_image(self.network.model, self.network.options, (3, size, size))
         steps = self.settings.total_steps(self.train_images)
-        return per_image * TRAINING * steps * min(self.settings.batch_size, self.train_images)
+        batch_size = min(self.settings.batch_size, self.train_images)
+        return self.forward_flops * TRAINING * steps * batch_size
+
+    @property
+    def forward_flops(self) -> float:
+        """Operations of one forward pass of one image."""
+        size = self.source.image_size or 32
+        return flops_per_image(self.network.model, self.network.options, (3, size, size))
 
     @property
     def train_images(self) -> int:
@@ -93,9 +111,9 @@ class Train(Stage):
         return self.images * (1 + joined)
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
-        """Train, continuing an attempt that was killed; the checkpoint is in the folder."""
+        """Train, resuming an attempt that was killed; the checkpoint is in the folder."""
         splits = context.data(self.source)
-        train_set, validation = self.sets(context)
+        train_set, validation = self.datasets(context)
         spec = {
             "name": self.network.model,
             "num_classes": len(splits.class_names),
@@ -104,7 +122,7 @@ class Train(Stage):
             "aleatoric": self.network.aleatoric,
         }
         result = train(
-            self._fresh(spec).to(context.device),
+            self._initial_model(spec).to(context.device),
             train_set,
             validation,
             self.settings,
@@ -118,20 +136,20 @@ class Train(Stage):
         )
         return {**result.to_dict(), "train_images": len(train_set)}
 
-    def tidy(self, folder: Path) -> None:
+    def clean_up(self, folder: Path) -> None:
         """Remove the state to resume from, four times as large as the checkpoint."""
         (folder / STATE_NAME).unlink(missing_ok=True)
 
-    def sets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
+    def datasets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
         """The training and the validation set."""
         splits = context.data(self.source)
         if self.sign is None:
             return splits.train, splits.validation
-        there = load_transformed(context.outcome(self.sign).folder).snapshots
-        joined = {k: there[k] for k in self.versions or there}
+        snapshots = load_transformed(context.outcome(self.sign).folder).snapshots
+        joined = {k: snapshots[k] for k in self.versions or snapshots}
         return sign_training_set(splits.train, joined), splits.validation
 
-    def _fresh(self, spec: dict[str, Any]) -> nn.Module:
+    def _initial_model(self, spec: dict[str, Any]) -> nn.Module:
         # The seed alone decides the initial weights, so all methods start from the same ones.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
@@ -149,14 +167,12 @@ class Train(Stage):
             "mixup": {"num_classes": classes},
         }
         if self.policies is not None:
-            found = context.outcome(self.policies).folder / Search.FILE
-            options["deepaugment"] = {"policies": found}
+            policies = context.outcome(self.policies).folder / SearchPolicies.FILE
+            options["deepaugment"] = {"policies": policies}
         parts = tuple(build_augment(name, **options.get(name, {})) for name in self.augment)
         return parts[0] if len(parts) == 1 else Compose(parts)
 
-    def _objective(self) -> Any:
-        from sign_ext.training import Aleatoric, CrossEntropy
-
+    def _objective(self) -> Objective:
         return Aleatoric(self.samples) if self.network.aleatoric else CrossEntropy()
 
 
@@ -179,47 +195,27 @@ class TrainOnDelta(Train):
 
     @property
     def train_images(self) -> int:
-        """One δ an image."""
+        """One δ for each image."""
         return self.images
 
-    def sets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
+    def datasets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
         """δ of the training and of the validation images."""
-        from sign_ext.experiments.stages.networks import delta_set
-
         assert self.sign is not None
         assert self.validation is not None
         splits = context.data(self.source)
-        made = context.outcome(self.sign)
+        train_outcome = context.outcome(self.sign)
+        validation_outcome = context.outcome(self.validation)
         return (
-            delta_set(made, splits.train, made),
-            delta_set(context.outcome(self.validation), splits.validation, made),
+            delta_set(train_outcome, splits.train, scaled_by=train_outcome),
+            delta_set(validation_outcome, splits.validation, scaled_by=train_outcome),
         )
-
-
-def trained(outcome: Outcome, device: torch.device) -> nn.Module:
-    """Load the network that a `Train` stage left."""
-    return load_checkpoint(outcome.folder, device)[0]
-
-
-def evaluation_flops(stage: Train, images: int) -> float:
-    """Operations of one forward pass over some images."""
-    size = stage.source.image_size or 32
-    per_image = flops_per_image(stage.network.model, stage.network.options, (3, size, size))
-    return per_image * FORWARD * images
-
-
-# The stages that find a step size and transform images.
-
-
-CHUNK = 4096  # images at a time where a whole set in float64 would not fit
-DELTA_RMS = 64.0  # grey levels: about what the pixels of natural images deviate from their mean
 
 
 @dataclass(frozen=True, eq=False)
 class Calibrate(Stage):
     """Propose a step size: the one whose rms change after `steps` steps is a share of the range.
 
-    It is found on validation images; the proposal uses no label.
+    It is found on validation images; the proposal uses no labels.
 
     Attributes:
         phi: the network Φ.
@@ -243,8 +239,8 @@ class Calibrate(Stage):
         )
 
     def flops(self) -> float:
-        """The grid and about as much again for the proposal."""
-        return 8 * _steps_flops(self.phi, self.images, self.steps)
+        """The grid, and about as much again for the proposal."""
+        return 8 * self.phi.forward_flops * SIGN * self.images * self.steps
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Calibrate; the table is in the numbers."""
@@ -252,7 +248,7 @@ class Calibrate(Stage):
         count = min(self.images, len(validation))
         chosen = stratified_choice(validation.labels.numpy(), count, seed=0)
         some = validation.subset(chosen.tolist())
-        sign = SignTransform(trained(context.outcome(self.phi), context.device))
+        sign = SignTransform(load_trained(context.outcome(self.phi), context.device))
         table = sign.calibrate(
             some.float().to(context.device),
             some.labels.to(context.device),
@@ -271,7 +267,7 @@ class Transform(Stage):
         phi: the network Φ.
         step: gives the step size, times `factor`; None takes `factor` itself as the step size.
         factor: see `step`.
-        snapshots: steps whose iterates are kept.
+        snapshots: the K to keep.
         part: "train", "validation" or "test".
         precision: of the arithmetic.
     """
@@ -295,31 +291,31 @@ class Transform(Stage):
         )
 
     def flops(self) -> float:
-        """Forward and input-backward passes; parts other than train count as a fifth of it."""
+        """Forward and input-backward passes; other parts are taken for a fifth of the train set."""
         images = self.phi.images if self.part == "train" else self.phi.images / 5
-        return _steps_flops(self.phi, images, max(self.snapshots))
+        return self.phi.forward_flops * SIGN * images * max(self.snapshots)
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Transform and store."""
         splits = context.data(self.phi.source)
-        images = part_of(splits, self.part)
-        step_size = self.step_size(context)
+        images = splits.part(self.part)
+        step_size = self._step_size(context)
         sign = SignTransform(
-            trained(context.outcome(self.phi), context.device),
+            load_trained(context.outcome(self.phi), context.device),
             max(self.snapshots),
             step_size=step_size,
             snapshots=self.snapshots,
             precision=self.precision,
         )
         try:
-            # A stage that was killed goes on where it was; a run is one process whoever began it.
             transform_to_store(
                 sign,
                 ImageSource.in_memory(images, splits.note),
                 folder,
+                # A killed attempt is resumed; one by another version of sign-ext is replaced.
                 overwrite=True,
                 about={"stage": self.describe()},
-                ranks=Ranks(),
+                ranks=Ranks(),  # a stage is one process, whatever launcher started it
                 progress=context.report,
             )
         except DivergenceError as error:
@@ -332,67 +328,36 @@ class Transform(Stage):
         return {
             "step_size": step_size,
             "images": len(images),
-            "change": {str(k): change(images, store.tensor(k)) for k in store.steps},
+            "change": {
+                str(k): describe_change(store.tensor(k), images.images) for k in store.steps
+            },
         }
 
-    def step_size(self, context: RunContext) -> float:
-        """The step size that is used."""
+    def _step_size(self, context: RunContext) -> float:
         if self.step is None:
             return self.factor
         return self.factor * float(context.outcome(self.step).numbers["proposed"])
 
 
-def part_of(splits: Splits, name: str) -> ImageSet:
-    """The part of a data set called "train", "validation" or "test"."""
-    part: ImageSet = getattr(splits, name)
-    return part
+def load_trained(outcome: Outcome, device: torch.device) -> nn.Module:
+    """Load the network that a `Train` stage saved."""
+    return load_checkpoint(outcome.folder, device)[0]
 
 
-def change(images: ImageSet, moved: Tensor) -> dict[str, float]:
-    """How far images were moved, in grey levels.
-
-    Args:
-        images: the originals.
-        moved: float32 (N, 3, H, W), in their order.
-
-    Returns:
-        rms and largest |p*_K − p|, and the share of variables below 0.
-    """
-    squares = largest = negative = 0.0
-    for start in range(0, len(images), CHUNK):
-        rows = slice(start, start + CHUNK)
-        delta = moved[rows].double() - images.images[rows].double()
-        squares += float(delta.square().sum())
-        largest = max(largest, float(delta.abs().max()))
-        negative += float((moved[rows] < 0).sum())
-    total = moved.numel()
-    return {
-        "rms": (squares / total) ** 0.5,
-        "largest": largest,
-        "share_negative": negative / total,
-    }
-
-
-def delta_set(made: Outcome, images: ImageSet, scaled_by: Outcome) -> ImageSet:
+def delta_set(transformed: Outcome, originals: ImageSet, *, scaled_by: Outcome) -> ImageSet:
     """δ = p*_K − p of the largest K as a set of images, at a network's usual scale.
 
     A δ of a few grey levels would reach a network as numbers near 0.01, and its training would test
-    the optimiser more than δ. So all δ are multiplied by one factor, that which brings the rms of
-    the training images' to 64 grey levels; it is the same for every part.
+    the optimiser more than δ. So all δ are multiplied by one factor, which brings the rms of the
+    training images' δ to 64 grey levels; it is the same for every part.
 
     Args:
-        made: outcome of the `Transform` of these images.
-        images: the originals.
+        transformed: outcome of the `Transform` of these images.
+        originals: the images.
         scaled_by: outcome of the `Transform` of the training images.
     """
-    moved: Mapping[int, Tensor] = load_transformed(made.folder).snapshots
-    last = max(moved)
+    snapshots: Mapping[int, Tensor] = load_transformed(transformed.folder).snapshots
+    last = max(snapshots)
     factor = DELTA_RMS / scaled_by.numbers["change"][str(last)]["rms"]
-    delta = (moved[last] - images.float()) * factor
-    return ImageSet(delta, images.labels, images.class_names, f"{images.name}→δ({last})")
-
-
-def _steps_flops(phi: Train, images: float, steps: int) -> float:
-    size = phi.source.image_size or 32
-    per_image = flops_per_image(phi.network.model, phi.network.options, (3, size, size))
-    return per_image * SIGN * images * steps
+    delta = (snapshots[last] - originals.float()) * factor
+    return ImageSet(delta, originals.labels, originals.class_names, f"{originals.name}→δ({last})")

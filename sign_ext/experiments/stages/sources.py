@@ -1,4 +1,4 @@
-"""Which images a stage works on, in words that can be hashed, and reading them."""
+"""Which images a stage works on, as plain values that can be hashed, and reading them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Source:
         validation_size: validation images; None takes all.
         test_size: test images; None takes all.
         image_size: height and width in pixels; None takes the data set's.
-        fingerprint: of the pixels and labels that were read, so that other files under the same
-            name are other data; "" before they are.
+        fingerprint: of the pixels and labels as read, so that other files under the same name
+            count as other data; "" until they are read.
     """
 
     data: str
@@ -33,7 +33,7 @@ class Source:
 
 
 class Sources:
-    """Reads each source once and tells its fingerprint.
+    """Reads and fingerprints each source once.
 
     Args:
         root: folder of the data sets' files.
@@ -42,44 +42,44 @@ class Sources:
     def __init__(self, root: str | Path | None = None) -> None:
         """Read nothing yet."""
         self.root = root
-        self._read: dict[Source, Splits] = {}
-        self._prints: dict[Source, str] = {}
+        self._splits: dict[Source, Splits] = {}
+        self._fingerprints: dict[Source, str] = {}
 
     def read(self, source: Source) -> Splits:
         """The splits of a source, whether its fingerprint is filled in or not."""
         plain = dataclasses.replace(source, fingerprint="")
-        if plain not in self._read:
-            self._read[plain] = read_source(plain, self.root)
-        return self._read[plain]
+        if plain not in self._splits:
+            self._splits[plain] = read_source(plain, self.root)
+        return self._splits[plain]
+
+    def with_fingerprint(self, source: Source) -> Source:
+        """The source with its fingerprint filled in, which reads the images."""
+        plain = dataclasses.replace(source, fingerprint="")
+        if plain not in self._fingerprints:
+            splits = self.read(plain)
+            parts = (splits.train, splits.validation, splits.test)
+            self._fingerprints[plain] = "-".join(fingerprint(part)[:12] for part in parts)
+        return dataclasses.replace(plain, fingerprint=self._fingerprints[plain])
 
     def notes(self) -> tuple[str, ...]:
-        """What the sets that were read really are, with the number of images that were used."""
+        """One line for each data set read: what it is, and how many of its images are used."""
         return tuple(
             f"{splits.note}; used: {len(splits.train):,} training, {len(splits.validation):,} "
             f"validation, {len(splits.test):,} test images at {splits.image_shape[1]}×"
             f"{splits.image_shape[2]}"
-            for splits in self._read.values()
+            for splits in self._splits.values()
         )
-
-    def resolved(self, source: Source) -> Source:
-        """The source with its fingerprint filled in."""
-        plain = dataclasses.replace(source, fingerprint="")
-        if plain not in self._prints:
-            splits = self.read(plain)
-            parts = (splits.train, splits.validation, splits.test)
-            self._prints[plain] = "-".join(fingerprint(part)[:12] for part in parts)
-        return dataclasses.replace(plain, fingerprint=self._prints[plain])
 
 
 def read_source(source: Source, root: str | Path | None) -> Splits:
-    """Read a source's splits, the validation set cut to size with the classes' proportions.
+    """Read a source's splits; the validation set is cut to size with its class proportions.
 
     Args:
         source: what to read.
         root: folder of the data sets' files.
 
     Raises:
-        ValueError: a size that cannot be had.
+        ValueError: a size that the data set cannot give.
     """
     splits = load_data(
         source.data,
@@ -91,10 +91,10 @@ def read_source(source: Source, root: str | Path | None) -> Splits:
     if source.validation_size is None:
         return splits
     return dataclasses.replace(
-        splits, validation=_some(splits.validation, source.validation_size, "validation_size")
+        splits, validation=_subset(splits.validation, source.validation_size, "validation_size")
     )
 
 
-def _some(images: ImageSet, size: int, argument: str) -> ImageSet:
+def _subset(images: ImageSet, size: int, argument: str) -> ImageSet:
     chosen = stratified_choice(images.labels.numpy(), size, seed=SPLIT_SEED, argument=argument)
     return images.subset(chosen.tolist())

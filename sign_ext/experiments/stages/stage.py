@@ -1,4 +1,4 @@
-"""A stage: one piece of work whose outcome is kept under a hash of all that decides it."""
+"""A stage: one piece of work whose outcome is kept under a hash of everything that decides it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    from sign_ext.experiments.stages.runner import RunContext
+import torch
+
+from sign_ext.data import Splits
+from sign_ext.experiments.stages.sources import Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +25,14 @@ class Stage(ABC):
     A stage is a frozen dataclass. Fields that are stages (or tuples of them) are its inputs; all
     others are its configuration. Two stages with the same key do the same work, so it is done once.
 
+    The key is on disk, so what enters it must stay: `kind`, `version`, the names of the fields and
+    their values (of a dataclass, its field names and values). Class and module names do not enter.
+
     Attributes:
         kind: names the stage's folder.
-        version: raised whenever the same configuration comes to mean something else, so that
-            outcomes of the old meaning are not taken for the new one's. The commit is recorded
-            with each outcome, but an edit of a comment does not throw away days of training.
+        version: raised whenever the same configuration comes to mean something else, so that old
+            outcomes are not taken for new ones. A hash of the code would be safer, but then an
+            edited comment would throw away days of training; the commit is recorded instead.
     """
 
     kind: ClassVar[str]
@@ -49,11 +54,11 @@ class Stage(ABC):
         """Floating-point operations, estimated; 0 where they do not matter."""
         return 0.0
 
-    def tidy(self, folder: Path) -> None:  # noqa: B027 (most stages leave nothing behind)
-        """Remove what only an unfinished attempt needs; called when the outcome is on the disk."""
+    def clean_up(self, folder: Path) -> None:  # noqa: B027 (most stages have nothing to remove)
+        """Remove what only an unfinished attempt needs; called once the outcome is on disk."""
 
     def title(self) -> str:
-        """What is going on, for a progress bar."""
+        """A short description for progress bars."""
         return self.kind
 
     def inputs(self) -> dict[str, Stage]:
@@ -70,7 +75,7 @@ class Stage(ABC):
         return found
 
     def config(self) -> dict[str, Any]:
-        """Every field that is no stage, as plain JSON values."""
+        """Every field that is not a stage, as plain JSON values."""
         return {
             field.name: _plain(value)
             for field in dataclasses.fields(self)
@@ -92,18 +97,59 @@ class Stage(ABC):
         text = json.dumps(self.describe(), sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def artefact(self) -> str:
+        """The name of the stage's folder."""
+        return f"{self.kind}-{self.key}"
+
     def walk(self) -> Iterator[Stage]:
-        """This stage and all that it rests on, inputs first; a shared one comes repeatedly."""
+        """All direct and indirect inputs, then this stage; shared inputs come repeatedly."""
         for stage in self.inputs().values():
             yield from stage.walk()
         yield self
 
 
-def in_order(stages: list[Stage]) -> list[Stage]:
-    """All stages that these rest on and these themselves, each once, inputs first.
+@dataclass(frozen=True)
+class Outcome:
+    """A finished stage.
+
+    Attributes:
+        stage: that was done.
+        folder: with its files.
+        numbers: that it returned.
+        seconds: it took, over all attempts where it can resume.
+    """
+
+    stage: Stage
+    folder: Path
+    numbers: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a running stage may use.
+
+    Attributes:
+        device: to compute on.
+        outcome: of an input, which is finished by then.
+        data: splits of a source, read once.
+        data_root: where the data sets' files are.
+        report: progress callback, report(done, total).
+    """
+
+    device: torch.device
+    outcome: Callable[[Stage], Outcome]
+    data: Callable[[Source], Splits]
+    data_root: str | None
+    report: Callable[[int, int], None]
+
+
+def topological_order(stages: Sequence[Stage]) -> list[Stage]:
+    """These stages and all their direct and indirect inputs, each once, inputs first.
 
     Example:
-        >>> in_order([])
+        >>> topological_order([])
         []
     """
     found: dict[str, Stage] = {}

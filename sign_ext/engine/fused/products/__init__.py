@@ -1,1 +1,4 @@
-"""The matrix products behind convolutions and linear layers: PyTorch's, oneDNN's, Winograd's."""
+"""The matrix products of dense operations: PyTorch's, oneDNN's and Winograd's.
+
+Imports `compiler` and `ops`.
+"""

@@ -1,7 +1,7 @@
 """Dense products on a CPU: oneDNN's convolutions with bias, sum and activation fused in.
 
-These are the operators that PyTorch's own compiler uses: weights are brought into the library's
-order once, and the activation is applied while the result is in registers.
+These are the operators that PyTorch's own compiler uses: weights are reordered for the library
+once, and the activation is applied while the result is in registers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _mkldnn = torch.ops.mkldnn
 
 
 def is_available() -> bool:
-    """Whether this build of PyTorch has them."""
+    """Whether this build of PyTorch has these operators."""
     return torch.backends.mkldnn.is_available() and all(
         hasattr(_mkldnn, name)
         for name in (
@@ -49,7 +49,7 @@ def is_available() -> bool:
 
 
 def post_op(activation: Piecewise) -> tuple[str, list[float]]:
-    """The library's name for an activation, and its numbers."""
+    """The library's name for an activation, and its parameters."""
     if activation.is_identity:
         return "none", []
     if activation == RELU:
@@ -60,10 +60,10 @@ def post_op(activation: Piecewise) -> tuple[str, list[float]]:
 
 
 class OneDNNConvolution:
-    """A float32 convolution; its input-backward a convolution too where the stride is 1."""
+    """A float32 convolution; where the stride is 1, its input-backward is a convolution as well."""
 
     def __init__(self, op: Convolution, images: int, by_library: bool = False) -> None:
-        """Bring the weights into the library's order for batches of about `images`."""
+        """Reorder the weights for batches of about `images`."""
         self.op = op
         self.is_even = op.padding == op.padding_end
         self.attribute, self.scalars = post_op(op.activation)
@@ -73,24 +73,25 @@ class OneDNNConvolution:
         self.padding = None if by_library else transposed_padding(op)
         if self.padding is not None:
             self.flipped = self._reordered(flipped(op), self.padding, (1, 1), images, op.shape)
-        # Only where it is used: it would keep two more copies of the weights.
-        alone = self.is_even and (self.padding is not None or op.stride != (1, 1))
+        # PyTorch's own, only where the library's operators do not suffice: it keeps two more copies
+        # of the weights.
+        suffices = self.is_even and (self.padding is not None or op.stride != (1, 1))
         self.fallback = (
-            None if alone and not by_library else TorchConvolution(op, torch.float32, by_library)
+            None if suffices and not by_library else TorchConvolution(op, torch.float32, by_library)
         )
         self.is_strided = self.is_even and not by_library and op.stride != (1, 1)
         if self.is_strided:
             sizes = zip(op.in_shapes[0][1:], op.shape[1:], op.stride, op.padding, strict=True)
             reach = [d * (k - 1) + 1 for d, k in zip(op.dilation, op.kernel, strict=True)]
-            # What the transposed convolution must add behind to reach the input's size.
-            self.behind = tuple(
+            # What the transposed convolution must add at the end to reach the input's size.
+            self.end_padding = tuple(
                 size - ((out - 1) * stride - 2 * pad + reached)
                 for (size, out, stride, pad), reached in zip(sizes, reach, strict=True)
             )
             self.transposed = _mkldnn._reorder_convolution_transpose_weight(
                 op.weight.contiguous(),
                 op.padding,
-                self.behind,
+                self.end_padding,
                 op.stride,
                 op.dilation,
                 op.groups,
@@ -116,16 +117,16 @@ class OneDNNConvolution:
         if not self.is_even:
             assert self.fallback is not None
             return self.fallback.forward(x, residual, mask)
-        where = (op.padding, op.stride, op.dilation, op.groups)
+        geometry = (op.padding, op.stride, op.dilation, op.groups)
         y: Tensor
         if residual is None:
             y = _mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, *where, self.attribute, self.scalars, ""
+                x, self.weight, self.bias, *geometry, self.attribute, self.scalars, ""
             )
         else:
             fused = "relu" if op.activation == RELU else None
             y = _mkldnn._convolution_pointwise.binary(
-                x, residual, self.weight, self.bias, *where, "add", 1.0, fused, [], ""
+                x, residual, self.weight, self.bias, *geometry, "add", 1.0, fused, [], ""
             )
             if fused is None and not op.activation.is_identity:
                 activate(y, y, activation=op.activation, mask=mask)
@@ -143,7 +144,7 @@ class OneDNNConvolution:
                 self.transposed,
                 None,
                 op.padding,
-                self.behind,
+                self.end_padding,
                 op.stride,
                 op.dilation,
                 op.groups,
@@ -156,22 +157,22 @@ class OneDNNConvolution:
         if self.padding is None:
             assert self.fallback is not None
             return self.fallback.backward(g, other)
-        where = (self.padding, (1, 1), op.dilation, op.groups)
+        geometry = (self.padding, (1, 1), op.dilation, op.groups)
         x: Tensor
         if other is None:
-            x = _mkldnn._convolution_pointwise(g, self.flipped, None, *where, "none", [], "")
+            x = _mkldnn._convolution_pointwise(g, self.flipped, None, *geometry, "none", [], "")
         else:
             x = _mkldnn._convolution_pointwise.binary(
-                g, other, self.flipped, None, *where, "add", 1.0, None, [], ""
+                g, other, self.flipped, None, *geometry, "add", 1.0, None, [], ""
             )
         return x
 
 
 class OneDNNLinear:
-    """A float32 linear operation, or a 1×1 convolution, which is one on every pixel by itself."""
+    """A float32 linear operation, or a 1×1 convolution, which is a linear one on each pixel."""
 
     def __init__(self, op: Convolution | Linear, images: int) -> None:
-        """Bring the weights into the library's order for batches of about `images`."""
+        """Reorder the weights for batches of about `images`."""
         self.op = op
         self.is_pointwise = isinstance(op, Convolution)
         if isinstance(op, Convolution):
@@ -183,7 +184,7 @@ class OneDNNLinear:
         self.attribute, self.scalars = post_op(op.activation)
 
     def _rows(self, x: Tensor) -> Tensor:
-        """What the matrix multiplies, without a copy: pixels, or images taken flat."""
+        """The rows that the matrix multiplies, without a copy: pixels, or flattened images."""
         return rows_of(x) if self.is_pointwise else as_rows(x)
 
     def _product(self, x: Tensor, weight: Tensor, shape: tuple[int, ...], *rest: Any) -> Tensor:
@@ -214,12 +215,12 @@ class OneDNNLinear:
 
 
 def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -> Dense:
-    """The products of an operation in float32: Winograd's where they suit, else oneDNN's.
+    """The products of an operation in float32: by Winograd where that suits, else by oneDNN.
 
     Args:
         op: a convolution or linear operation.
         images: batches will have about as many.
-        by_library: whether the library alone is used, see `Choices`.
+        by_library: whether the library alone is used, see `StepChoices`.
     """
     if isinstance(op, Linear) or op.is_pointwise:
         return OneDNNLinear(op, images)

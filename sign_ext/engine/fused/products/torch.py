@@ -1,8 +1,8 @@
-"""Dense convolutions and linear operations: a library's products, our operators around them.
+"""Dense products by PyTorch, on any device, and what every library's products share.
 
-`TorchDense` runs anywhere: PyTorch's convolution (cuDNN on CUDA) or matrix product, then one pass
-for bias, residual, activation and bits. The input-backward of a convolution of stride 1 is a
-convolution with the flipped, transposed weight, which is deterministic on every device.
+PyTorch's convolution (cuDNN on CUDA) or matrix product is followed by one pass of ours for bias,
+residual, activation and bits. The input-backward of a convolution of stride 1 is a convolution with
+the flipped, transposed weight, which is deterministic on every device.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def flipped(op: Convolution) -> Tensor:
 
 
 def transposed_padding(op: Convolution) -> tuple[int, int] | None:
-    """Padding of that convolution, or None where there is none: stride or uneven padding."""
+    """Padding of that convolution, or None where it does not exist: strides, uneven padding."""
     if op.stride != (1, 1) or op.padding != op.padding_end:
         return None
     reach = [d * (k - 1) for d, k in zip(op.dilation, op.kernel, strict=True)]
@@ -68,17 +68,17 @@ class TorchConvolution:
     """A convolution by PyTorch."""
 
     def __init__(self, op: Convolution, dtype: torch.dtype, by_library: bool = False) -> None:
-        """Prepare weights for activations of `dtype`; see `Choices.by_library`."""
+        """Prepare weights for activations of `dtype`; see `StepChoices.by_library`."""
         self.op = op
         layout = torch.channels_last
         self.weight = op.weight.to(dtype).contiguous(memory_format=layout)
-        self.bias = op.bias  # joins in `activate`, in its own precision
+        self.bias = op.bias  # added by `activate`, in its own precision
         self.padding = None if by_library else transposed_padding(op)
         if self.padding is not None:
             self.flipped = flipped(op).to(dtype).contiguous(memory_format=layout)
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The input and the even padding that is left for the library."""
+        """The input, padded here if its padding is uneven, and the padding left to the library."""
         op = self.op
         if op.padding == op.padding_end:
             return x, op.padding
@@ -106,7 +106,7 @@ class TorchConvolution:
         return x if other is None else x.add_(other)
 
     def _library_backward(self, g: Tensor) -> Tensor:
-        """The library's own input-backward, cut to the input."""
+        """The library's own input-backward; uneven padding is cut off afterwards."""
         op = self.op
         (top, left), (bottom, right) = op.padding, op.padding_end
         channels, height, width = op.in_shapes[0]
@@ -166,7 +166,7 @@ def torch_dense(op: Convolution | Linear, dtype: torch.dtype, by_library: bool =
     Args:
         op: a convolution or linear operation.
         dtype: of the activations.
-        by_library: whether the input-backward is the library's own, see `Choices`.
+        by_library: whether the input-backward is the library's own, see `StepChoices`.
     """
     if isinstance(op, Linear):
         return TorchLinear(op, dtype)

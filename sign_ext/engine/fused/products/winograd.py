@@ -1,4 +1,4 @@
-"""3×3 convolutions of stride 1 on a CPU by Winograd's minimal filtering, forward and back."""
+"""3×3 convolutions of stride 1 on a CPU by Winograd's minimal filtering, in both directions."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from sign_ext.ops.activate import pack_mask
 from sign_ext.ops.native import NATIVE
 from sign_ext.ops.winograd import LEAST_CHANNELS, winograd, winograd_weight
 
-# The transformed weights must stay in the second-level cache beside a chunk of tiles …
-MOST_WEIGHTS = 128 * 128
-# … and an image must have tiles enough that those cut by its edge do not matter.
-LEAST_SIDE = 6
+MOST_WEIGHTS = 128 * 128  # transformed, they must fit in the L2 cache next to a chunk of tiles
+LEAST_SIDE = 6  # pixels: below, too many tiles are cut off at the image's edge
 
 
 def vector_units() -> bool:
-    """Whether this processor has vector units that the operator is faster than a library on."""
+    """Whether this processor has the vector units with which our operator beats the library."""
     return NATIVE.loaded and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 def suits_winograd(op: Convolution) -> bool:
-    """Whether a convolution is one that Winograd's algorithm is used for, by a fixed rule.
+    """Whether Winograd's algorithm is used for a convolution, by a fixed rule.
 
     Args:
         op: a convolution.

@@ -1,0 +1,180 @@
+"""Rules for elementwise operations: sums, products and quotients, and activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sign_ext.compiler.ir.op import Shape
+from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
+from sign_ext.compiler.lower import Builder, Ref, channel_constant, constant, rule
+from sign_ext.errors import UnsupportedOperation
+from sign_ext.ops.activation import RELU, RELU6, Piecewise
+
+
+def _scaled(builder: Builder, x: Any, factor: float) -> Any:
+    """factor · x, for a value or a constant."""
+    if factor == 1:
+        return x
+    if not isinstance(x, Ref):
+        return x * factor
+    scale = torch.full((x.shape[0],), float(factor), dtype=torch.float64)
+    return builder.add(Pointwise, (x,), x.shape, scale=scale)
+
+
+@rule("add.Tensor", "add.Scalar")
+def add(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
+    """a + alpha · b."""
+    b = _scaled(builder, b, alpha)
+    if isinstance(a, Ref) and isinstance(b, Ref):
+        if a.shape != b.shape:
+            raise UnsupportedOperation(f"shapes {a.shape} and {b.shape} differ")
+        return builder.add(Pointwise, (a, b), shape)
+    x, other = (a, b) if isinstance(a, Ref) else (b, a)
+    if x.shape != shape:
+        raise UnsupportedOperation("a constant larger than the value")
+    return builder.add(Pointwise, (x,), shape, shift=channel_constant(other, x))
+
+
+@rule("sub.Tensor", "sub.Scalar")
+def subtract(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
+    """a - alpha · b."""
+    return add(builder, shape, a, b, -alpha)
+
+
+@rule("rsub.Scalar", "rsub.Tensor")
+def reverse_subtract(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
+    """b - alpha · a."""
+    return add(builder, shape, b, a, -alpha)
+
+
+@rule("neg.default")
+def negative(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """-x."""
+    result: Ref = _scaled(builder, x, -1)
+    return result
+
+
+@rule("mul.Tensor", "mul.Scalar")
+def multiply(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
+    """a · b: two values, or a value and a constant."""
+    if isinstance(a, Ref) and isinstance(b, Ref):
+        if a.shape != shape:
+            a, b = b, a
+        spread = (shape[0], *[1] * (len(shape) - 1))
+        if a.shape != shape or b.shape not in (shape, spread):
+            raise UnsupportedOperation(f"shapes {a.shape} and {b.shape}")
+        return builder.add(Multiply, (a, b), shape)
+    x, other = (a, b) if isinstance(a, Ref) else (b, a)
+    if x.shape != shape:
+        raise UnsupportedOperation("a constant larger than the value")
+    return builder.add(Pointwise, (x,), shape, scale=channel_constant(other, x))
+
+
+@rule("div.Tensor", "div.Scalar")
+def divide(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
+    """a / b, b a constant."""
+    divisor = constant(b)
+    if divisor is None:
+        raise UnsupportedOperation("a quotient of values")
+    return multiply(builder, shape, a, 1 / divisor.double())
+
+
+def _activated(builder: Builder, x: Ref, activation: Piecewise) -> Ref:
+    """A piecewise linear activation on its own."""
+    return builder.add(Pointwise, (x,), x.shape, activation=activation)
+
+
+@rule("relu.default")
+def relu(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """max(x, 0)."""
+    return _activated(builder, x, RELU)
+
+
+@rule("relu6.default")
+def relu6(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """min(max(x, 0), 6)."""
+    return _activated(builder, x, RELU6)
+
+
+@rule("hardtanh.default")
+def hardtanh(builder: Builder, shape: Shape, x: Ref, low: float = -1.0, high: float = 1.0) -> Ref:
+    """clamp(x, low, high), whose derivative at the bounds is 0."""
+    return _activated(builder, x, Piecewise(float(low), float(high)))
+
+
+@rule("leaky_relu.default")
+def leaky_relu(builder: Builder, shape: Shape, x: Ref, slope: float = 0.01) -> Ref:
+    """x > 0 ? x : slope · x."""
+    if slope < 0:
+        # The bit is read off the output, whose sign would not be the input's.
+        raise UnsupportedOperation("a negative slope")
+    return _activated(builder, x, Piecewise(slope=float(slope)) if slope else RELU)
+
+
+@rule("silu.default")
+def silu(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """x · sigmoid(x)."""
+    return builder.add(Smooth, (x,), shape, function="silu")
+
+
+@rule("gelu.default")
+def gelu(builder: Builder, shape: Shape, x: Ref, approximate: str = "none") -> Ref:
+    """GELU, exact or by tanh."""
+    return builder.add(
+        Smooth, (x,), shape, function="gelu" if approximate == "none" else "gelu_tanh"
+    )
+
+
+@rule("sigmoid.default")
+def sigmoid(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """1 / (1 + e⁻ˣ)."""
+    return builder.add(Smooth, (x,), shape, function="sigmoid")
+
+
+@rule("tanh.default")
+def tanh(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """The hyperbolic tangent."""
+    return builder.add(Smooth, (x,), shape, function="tanh")
+
+
+@rule("hardswish.default")
+def hardswish(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """x · relu6(x + 3) / 6."""
+    return builder.add(Smooth, (x,), shape, function="hardswish")
+
+
+@rule("hardsigmoid.default")
+def hardsigmoid(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """relu6(x + 3) / 6."""
+    return builder.add(Smooth, (x,), shape, function="hardsigmoid")
+
+
+@rule("mish.default")
+def mish(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """x · tanh(softplus(x))."""
+    return builder.add(Smooth, (x,), shape, function="mish")
+
+
+@rule("elu.default")
+def elu(
+    builder: Builder,
+    shape: Shape,
+    x: Ref,
+    alpha: float = 1,
+    scale: float = 1,
+    input_scale: float = 1,
+) -> Ref:
+    """ELU with its default constants."""
+    if not alpha == scale == input_scale == 1:
+        raise UnsupportedOperation("constants other than 1")
+    return builder.add(Smooth, (x,), shape, function="elu")
+
+
+@rule("softplus.default")
+def softplus(builder: Builder, shape: Shape, x: Ref, beta: float = 1, threshold: float = 20) -> Ref:
+    """log(1 + eˣ)."""
+    if beta != 1 or threshold != 20:
+        raise UnsupportedOperation("beta or threshold other than the default")
+    return builder.add(Smooth, (x,), shape, function="softplus")
