@@ -143,6 +143,8 @@ def decode_rgb(
             upright = scale_to_8_bits(image, reopen, bits, decoding.bit_depth, notice)
             notice("scaled")
         _notice_frames(image, notice)
+        if upright.mode == "P" and "transparency" in upright.info:
+            upright = upright.convert("RGBA")  # or Pillow warns
         rgb = upright.convert("RGB")
         if size is not None and rgb.size != (size, size):
             rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
