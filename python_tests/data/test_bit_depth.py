@@ -188,6 +188,37 @@ def test_depths_that_a_file_declares(rng: np.random.Generator) -> None:
         decode_rgb(data, None, FORMATS, Decoding(bit_depth=16))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_tiffs_in_planes_are_never_read_wrong(rng: np.random.Generator, packed: bool) -> None:
+    values = rng.integers(0, 4096, (8, 6, 3), dtype=np.uint16)
+    planes = [values[..., channel].astype("<u2").tobytes() for channel in range(3)]
+    planes = [zlib.compress(plane) if packed else plane for plane in planes]
+    starts = [8 + sum(map(len, planes[:channel])) for channel in range(4)]
+    shorts = [(256, 6), (257, 8), (259, 8 if packed else 1), (262, 2), (277, 3), (278, 8), (284, 2)]
+    entries = {tag: (3, 1, struct.pack("<HH", value, 0)) for tag, value in shorts}
+    lists = {
+        258: (3, struct.pack("<3H", 16, 16, 16)),
+        273: (4, struct.pack("<3I", *starts[:3])),
+        279: (4, struct.pack("<3I", *map(len, planes))),
+    }
+    extra, position = b"", (starts[3] + 1) // 2 * 2
+    data = b"".join(planes) + bytes(position - starts[3])
+    for tag, (kind, content) in lists.items():
+        entries[tag] = (kind, 3, struct.pack("<I", position + len(extra)))
+        extra += content
+    table = struct.pack("<H", len(entries))
+    for tag in sorted(entries):
+        kind, count, shown = entries[tag]
+        table += struct.pack("<HHI", tag, kind, count) + shown
+    head = b"II" + struct.pack("<HI", 42, position + len(extra))
+    file = head + data + extra + table + bytes(4)
+    with Image.open(io.BytesIO(file)) as image:
+        assert image.size == (6, 8)
+    for depth in (None, 12, 16):
+        with pytest.raises(ValueError, match="it has 16 bits a channel"):
+            decode_rgb(file, None, FORMATS, Decoding(bit_depth=depth))
+
+
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_other_deep_images_are_refused_always(mode: str) -> None:
     buffer = io.BytesIO()

@@ -115,6 +115,7 @@ def test_folders_that_only_wrap_others(
         ([], ["train/1.png", "test/2.png"], r"\['test', 'train'\].* no class folders in them"),
         (["train/"], ["cat/1.png"], r"\['train'\].* and \['cat'\].*pass .*/set/train;"),
         (["train/", "test/"], ["cat/1.png"], r"\['test', 'train'\].* and \['cat'\]"),
+        ([], ["a.jpg", "zoo/1.png"], "one class folder, 'zoo'.*Pass .*zoo if that"),
         (["train/"], ["test/1.png"], "test holds images but no class folders.*pass .*/set/train"),
         (["val/", "test/"], [], "none for training"),
         (["train/", "val/", "Valid/"], [], "both mean validation"),

@@ -35,6 +35,10 @@ def deep_bits(image: Image) -> int | None:
         return precision
     if "I;12" in raw_modes:
         return 12
+    # A TIFF's planes may be listed with raw modes that do not say how deep they are.
+    declared = max(getattr(image, "tag_v2", {}).get(258, (8,)))
+    if declared > 8:
+        return int(declared)
     if image.mode in _GREY_16 or any(";16" in raw_mode for raw_mode in raw_modes):
         return 16
     if image.mode == "I":
@@ -95,7 +99,8 @@ def _values(image: Image, reopen: Callable[[], Image], bits: int) -> tuple[Image
         return image, _ppm_values(image)
     tile = image.tile[0]  # type: ignore[attr-defined]
     raw_mode = _raw_mode(tile)
-    if bits <= 16 and image.format != "JPEG2000":
+    in_planes = getattr(image, "tag_v2", {}).get(284) == 2  # read by their first bytes only
+    if bits <= 16 and image.format != "JPEG2000" and not in_planes:
         if image.mode in _GREY_16:
             values = np.asarray(image).astype(np.uint16)
             # Pillow does not invert 16-bit TIFFs in which white is 0.

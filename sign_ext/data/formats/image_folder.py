@@ -211,8 +211,8 @@ def _split_folders(base: Path, names: list[str]) -> dict[str, str]:
         if len(names) > 1 or has_images(base / names[0]):
             raise ValueError(
                 f"{base} holds the folders {sorted(splits)}, which are called like splits, but no "
-                f"class folders in them, so the images have no labels.{_labels_hint(base)} "
-                f"{_ACCEPTED}."
+                "class folders in them, so the images have no labels; if they are classes, rename "
+                f"them.{_labels_hint(base)} {_ACCEPTED}."
             )
         return {}
     without = [name for name in splits if name not in with_classes]
@@ -289,7 +289,8 @@ def _check_classes(base: Path, names: list[str], above: tuple[Path, ...] = ()) -
         raise ValueError(f"{base} has no class folders.{_labels_hint(base, above)} {_ACCEPTED}.")
     if len(names) == 1:
         raise ValueError(
-            f"{base} holds one class folder, {names[0]!r}, and a network needs two classes or more."
+            f"{base} holds one class folder, {names[0]!r}, and a network needs two classes or "
+            f"more. Pass {base / names[0]} if that holds the class folders."
             f"{_labels_hint(base, above)} {_ACCEPTED}."
         )
     image_folders = [name for name in names if name.lower() in _IMAGE_FOLDERS]

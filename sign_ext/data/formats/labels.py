@@ -21,7 +21,7 @@ from sign_ext.data.lazy import (
     parts_cut,
     splits_from,
 )
-from sign_ext.data.listing import list_images
+from sign_ext.data.listing import is_hidden, list_images
 from sign_ext.data.splits import SubsetSpec, split_names
 from sign_ext.data.summary import with_left_out
 
@@ -108,8 +108,9 @@ def open_labelled_folder(
     (images,) = list_images([(root, "")], left_out)
     if not images:
         raise ValueError(f"{root} holds no images, so {table} cannot label any.")
-    if table.resolve().is_relative_to(root.resolve()) and left_out["other"]:
-        left_out["other"] -= 1  # the table itself is read
+    if table.resolve().is_relative_to(root.resolve()):
+        inside = table.resolve().relative_to(root.resolve()).parts
+        left_out["hidden" if any(map(is_hidden, inside)) else "other"] -= 1  # the table is read
     files = _Files(images)
     read = read_table(table)
     if any(files.find(cell) for cell in read.header):  # the first row is no header
