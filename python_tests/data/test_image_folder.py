@@ -141,7 +141,7 @@ def test_other_files_are_counted(zoo: tuple[Path, dict[bytes, int]]) -> None:
     (root / "bee" / "._00.png").write_bytes(b"none")
     (root / ".cache").mkdir()
     splits = load_data(root)
-    assert splits.note.endswith("left out: 1 hidden or tool's file, 1 file that is no image)")
+    assert splits.note.endswith("left out: 1 hidden or tool's file, 1 file of another kind)")
     assert sum(map(len, (splits.train, splits.validation, splits.test))) == len(pixels)
 
 

@@ -183,7 +183,8 @@ def _is_transparent(image: Image) -> bool:
     """Return whether converting a loaded image to RGB drops an opacity below 100%."""
     if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
         return False
-    lowest: Any = image.convert("RGBA").getchannel("A").getextrema()[0]
+    opaque = image if "A" in image.getbands() else image.convert("RGBA")
+    lowest: Any = opaque.getchannel("A").getextrema()[0]
     return bool(lowest < 255)
 
 

@@ -17,7 +17,7 @@ from sign_ext.data.decode import EXTENSIONS
 # Why something on the disk is not among the images: kind → singular and plural, for notes.
 LEFT_OUT = {
     "hidden": ("hidden or tool's file", "hidden or tools' files"),
-    "other": ("file that is no image", "files that are no images"),
+    "other": ("file of another kind", "files of other kinds"),
     "loose_images": ("image beside the class folders", "images beside the class folders"),
     "unlabelled": ("image without a label", "images without a label"),
     "broken_links": ("broken link", "broken links"),

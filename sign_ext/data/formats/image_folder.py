@@ -203,8 +203,8 @@ def _split_folders(base: Path, names: list[str]) -> dict[str, str]:
             return {}
         raise ValueError(
             f"{base} holds the folders {sorted(splits)}, which are called like splits, and "
-            f"{_some(others)}, which are not, so they may be splits or classes. Move one kind "
-            f"elsewhere, or pass one of the folders, such as "
+            f"{_some(others)}, which are not, so they may be splits or classes. Move or "
+            f"rename one kind, or pass one of the folders, such as "
             f"{base / sorted(splits)[0]}; {ACCEPTED}."
         )
     if not with_classes:
