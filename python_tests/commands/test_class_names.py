@@ -80,11 +80,18 @@ def test_other_classes_are_refused(command, names, said, photos, tmp_path, capsy
     arguments = [command, "--checkpoint", str(network), "--data", str(photos)]
     arguments += ["--out", str(tmp_path / "store")] if command == "transform" else []
     assert main(arguments) == 1
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
     assert re.search(said, error)
     assert ("--same-classes" in error) == (len(names) == 3)
     assert not (tmp_path / "store").exists()
+
+
+def test_classes_are_compared_before_an_image_is_decoded(photos, tmp_path, capsys):
+    for file in photos.rglob("*.png"):
+        file.write_bytes(b"")
+    network = write_network(tmp_path / "net", ("ant", "bee", "zebu"))
+    assert main(["evaluate", "--checkpoint", str(network), "--data", str(photos)]) == 1
+    assert "label 2 is cat in" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_user_may_say_that_the_classes_are_the_same(photos, tmp_path, torch_rng, capsys):

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sign_ext.data import ImageSource, Splits
+    from sign_ext.data.summary import DataSummary
 
 
 SHOWN = 20  # lines about single images, or labels, that are printed
@@ -34,7 +35,42 @@ DATA_HELP = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointOptions(CommonOptions):
+class DataOptions(CommonOptions):
+    """How the files of a data set are read."""
+
+    labels: str | None = option(
+        None,
+        help="CSV, TSV or JSON file with the classes of a folder of images.",
+        metavar="FILE",
+    )
+    label_columns: tuple[str, ...] | None = option(
+        None,
+        nargs=2,
+        metavar=("IMAGE", "LABEL"),
+        help="Columns of --labels: the file names' and the classes'. Default: guessed, and told.",
+    )
+    bit_depth: int | None = option(
+        None,
+        type=Literal[12, 16],
+        help="Bits that are used in images with more than 8 bits a channel, which are then scaled "
+        "to 8. Default: such images are refused.",
+    )
+    max_pixels: int | None = option(
+        None,
+        type=PositiveInt,
+        help="Largest number of pixels of an image. Default: Pillow's limit, 179 million.",
+        metavar="N",
+    )
+
+    def reading(self) -> dict[str, Any]:
+        """Return those of these options that were given, as keyword arguments of `load_data`."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(DataOptions)}
+        common = {field.name for field in dataclasses.fields(CommonOptions)}
+        return {k: v for k, v in given.items() if v is not None and k not in common}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions(DataOptions):
     """A trained network, and the data to use it on."""
 
     checkpoint: str = option(
@@ -202,26 +238,55 @@ def check_data_name(name: str) -> None:
         raise UsageError(f"--data is {name!r}; accepted: {known}, or an existing folder or tar")
 
 
-def read_data(options: Any, name: str, **sizes: Any) -> Splits:
+def read_data(
+    options: Any,
+    name: str,
+    check: Callable[[tuple[str, ...]], None] | None = None,
+    **sizes: Any,
+) -> Splits:
     """Load the splits of a data set with a command's --data-root, --seed and --on-error.
 
-    The images that were skipped are printed.
+    What was found is printed before an image is decoded, and what was skipped afterwards.
+
+    Args:
+        options: the command's options.
+        name: of the data set.
+        check: called with the class names before an image is decoded; it raises if they are wrong.
+        **sizes: arguments of `find_data`.
 
     Raises:
         UsageError: `name` is neither a data set nor a path.
         ValueError: images that cannot be read, unless they are skipped; the message lists them.
     """
-    from sign_ext.data import UnreadableImages, load_data
+    from sign_ext.data import UnreadableImages
+    from sign_ext.data.load import find_data
 
     check_data_name(name)
-    sizes["on_error"] = options.on_error
+    sizes = {**options.reading(), **sizes}
+    data = find_data(name, options.data_root, seed=options.seed, **sizes)
+    say_found(data.summary())
+    if check is not None:
+        check(data.class_names)
     try:
-        splits = load_data(name, options.data_root, seed=options.seed, **sizes)
+        splits = data.read(options.on_error)
     except UnreadableImages as error:
         advice = "Or leave such images out: --on-error skip"
         raise UnreadableImages(error.images, advice) from error
+    say_converted(splits.summary)
     say_skipped(splits)
     return splits
+
+
+def say_found(summary: DataSummary) -> None:
+    """Print what a data set holds: its note, its classes, and which parts are cut out of others."""
+    for line in summary.lines():
+        console.say(line)
+
+
+def say_converted(summary: DataSummary) -> None:
+    """Print how many of the images that were read lost something, if any did."""
+    if words := summary.converted_in_words():
+        console.say(words)
 
 
 def say_skipped(splits: Splits) -> None:
@@ -267,7 +332,12 @@ def checkpoint_data(
         ValueError: image shape or classes differ from the network's.
     """
     name, size = _wanted_data(options, config)
-    splits = read_data(options, name, image_size=size, **sizes)
+
+    def check(class_names: tuple[str, ...]) -> None:
+        _check_classes(options, config, name, class_names)
+
+    sizes = {"image_size": size, **_reading(options, config), **sizes}
+    splits = read_data(options, name, check, **sizes)
     return _with_network_classes(options, config, name, splits), name
 
 
@@ -291,7 +361,13 @@ def checkpoint_source(
     name, size = _wanted_data(options, config)
     check_data_name(name)
     source = open_data(
-        name, options.data_root, split=split, seed=options.seed, image_size=size, **sizes
+        name,
+        options.data_root,
+        split=split,
+        seed=options.seed,
+        image_size=size,
+        **_reading(options, config),
+        **sizes,
     )
     _check_classes(options, config, name, source.class_names)
     return source
@@ -304,6 +380,12 @@ def _wanted_data(options: CheckpointOptions, config: dict[str, Any]) -> tuple[st
         raise UsageError("the checkpoint does not name its training data: give --data")
     _, height, width = config["model"]["image_shape"]
     return name, options.image_size or (height if height == width else None)
+
+
+def _reading(options: CheckpointOptions, config: dict[str, Any]) -> dict[str, Any]:
+    """How to read the files: as asked for or, of the same data, as in training."""
+    trained = {} if options.data else config.get("data", {}).get("reading", {})
+    return {**trained, **options.reading()}
 
 
 def _check_classes(
@@ -341,7 +423,7 @@ def _check_classes(
 def _with_network_classes(
     options: CheckpointOptions, config: dict[str, Any], name: str, splits: Splits
 ) -> Splits:
-    """Give images the labels and class names of a network; print how labels change."""
+    """Give images, whose classes were checked, a network's labels; print how they change."""
     import torch
 
     from sign_ext.data import ImageSet
@@ -349,7 +431,6 @@ def _with_network_classes(
     from sign_ext.training.checkpoints import class_names_of
 
     found, known = splits.class_names, class_names_of(config)
-    _check_classes(options, config, name, found)
     if known is None or known == found:
         return splits
     labels = None if options.same_classes else match_classes(found, known, (name, "the network"))

@@ -19,9 +19,10 @@ from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.options import option
 from sign_ext.commands.shared import (
     DATA_HELP,
+    DataOptions,
     check_folder,
     check_name,
     on_error_option,
@@ -46,7 +47,7 @@ EXAMPLES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
+class Options(DataOptions):
     """Options of `sign-ext train`; those from epochs to precision belong to `TrainSettings`."""
 
     data: str = option(help=DATA_HELP, metavar="NAME")
@@ -177,7 +178,7 @@ def _train(options: Options, processes: Processes) -> None:
         config = _config(options, spec, splits, train_set)
     in_processes = f", in {processes.count} processes" if processes.count > 1 else ""
     device = resolve_device(options.device)
-    console.say(f"{splits.note}; training on {len(train_set):,} images, on {device}{in_processes}")
+    console.say(f"training on {len(train_set):,} images, on {device}{in_processes}")
     with console.progress("training") as report:
         result = train(
             model,
@@ -299,6 +300,7 @@ def _config(
             "train_size": options.train_size,
             "image_size": options.image_size,
             "seed": options.seed,
+            **({"reading": options.reading()} if options.reading() else {}),
             "images": len(train_set),
             **({"skipped": len(splits.skipped)} if splits.skipped else {}),
             "fingerprint": fingerprint(train_set),
@@ -313,8 +315,8 @@ def _config(
 
 def _print(options: Options, result: Any, checkpoint: str, splits: Splits) -> None:
     if options.json:
-        skipped = {"skipped": skipped_as_json(splits)}
-        console.print_json({"checkpoint": checkpoint, **skipped, **result.to_dict()})
+        found = {"data": splits.summary.to_dict(), "skipped": skipped_as_json(splits)}
+        console.print_json({"checkpoint": checkpoint, **found, **result.to_dict()})
         return
     from sign_ext.formatting import duration
 
