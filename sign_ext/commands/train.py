@@ -154,7 +154,10 @@ def _train(options: Options, processes: Processes) -> None:
         settings = options.train_settings()
         policies = read_policies(options)
         out = _out_folder(options) if processes.first else Path(options.out)
-        sizes = {"train_size": options.train_size, "image_size": options.image_size}
+        sizes: dict[str, Any] = {
+            "train_size": options.train_size,
+            "image_size": options.image_size,
+        }
         splits = read_data(options, options.data, **sizes)
         skipped = [each.index for each in splits.skipped if each.split == "train"]
         train_set = training_set(options, splits.train, skipped)
