@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ OK = 0
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+OUTPUT_CLOSED = 141  # 128 + SIGPIPE
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -54,8 +56,44 @@ def print_json(result: Any) -> None:
 
 def print_rich(renderable: Any) -> None:
     """Print a rich table (or text) on stdout, never narrower than 100 columns in a pipe."""
-    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console = _Console() if sys.stdout.isatty() else _Console(width=100)
     console.print(renderable)
+
+
+class _Console(Console):
+    """Leaves a closed pipe to `cli.main`; rich's own way is to exit with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it on."""
+        raise
+
+
+def close_output() -> None:
+    """Send what is still printed nowhere, because nobody reads it or it cannot be written.
+
+    Python writes the rest of its buffers when it exits, and reports that it could not.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
+def output_is_closed() -> bool:
+    """Return whether the reader of stdout or stderr has gone, as with `| head -1`."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)  # errors are always reported
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                return True
+        except (AttributeError, OSError, ValueError):  # None, or replaced by something else
+            continue
+    return False
 
 
 @contextmanager

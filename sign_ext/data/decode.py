@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sign_ext.files import open_regular
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -52,8 +54,11 @@ def decode_rgb(
     """
     from PIL import Image, ImageOps
 
-    file: Any = io.BytesIO(image_data) if isinstance(image_data, bytes) else image_data
-    with Image.open(file, formats=formats) as image:
+    # Opened here: Pillow would wait for ever for the bytes of a named pipe.
+    opened: Any = (
+        io.BytesIO(image_data) if isinstance(image_data, bytes) else open_regular(image_data)
+    )
+    with opened as file, Image.open(file, formats=formats) as image:
         if image.mode in _DEEP_MODES:
             raise ValueError(
                 f"its pixels have mode {image.mode!r}, more than 8 bits a channel; save it as an "
