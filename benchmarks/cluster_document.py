@@ -32,7 +32,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def filled(text: str, run: Callable[[Sequence[str]], None]) -> str:
+def refresh_tables(text: str, run: Callable[[Sequence[str]], None]) -> str:
     """Make the table below each command of a document anew.
 
     Args:
@@ -40,10 +40,10 @@ def filled(text: str, run: Callable[[Sequence[str]], None]) -> str:
         run: prints what the words of a command line ask for.
     """
 
-    def again(match: re.Match[str]) -> str:
+    def rerun(match: re.Match[str]) -> str:
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             run(shlex.split(match["words"].replace("\\\n", " ")))
         return f"{match[1]}{output.getvalue()}\n{END}\n"
 
-    return _GENERATED.sub(again, text)
+    return _GENERATED.sub(rerun, text)

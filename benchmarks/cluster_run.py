@@ -30,7 +30,7 @@ class _Run:
     cluster: Cluster
     times: list[float]  # of each shard's computation
     done: np.ndarray  # of each rank: its shards that are finished
-    bytes_there: np.ndarray  # of each rank
+    bytes_written: np.ndarray  # of each rank
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WASTE, 0.0))
 
     def size(self, shard: int) -> int:
@@ -107,7 +107,7 @@ def _attempt(run: _Run, launched: float, until: float, *, again: bool) -> float 
     opened = -(-c.shards // c.ranks)  # a rank opens the records of its own shards
     scan = max(opened * c.request_seconds, c.ranks * opened / c.open_rate)
     speed = min(c.hash_rate, c.link, c.bandwidth / c.ranks)
-    ready = listed + scan + (np.zeros(c.ranks) if c.trust else run.bytes_there / speed)
+    ready = listed + scan + (np.zeros(c.ranks) if c.trust else run.bytes_written / speed)
     spent["recheck"] += float(np.sum(np.minimum(ready, until) - listed))
     free = _work(run, ready, until)
     last = float(free.max())
@@ -133,9 +133,9 @@ def _work(run: _Run, ready: np.ndarray, until: float) -> np.ndarray:
         if now >= until:
             break
         if soon <= now:
-            there = disk.advance(now)
-            if there is not None:
-                ranks.landed(there, now)
+            landed = disk.advance(now)
+            if landed is not None:
+                ranks.landed(landed, now)
         else:
             ranks.computed(now)
     ranks.stop(until)
@@ -155,12 +155,12 @@ class _Ranks:
         c = run.cluster
         self.run, self.disk, self.shards = run, disk, c.shards
         self.free = [math.inf] * c.ranks  # when each was out of work
-        self._at = [int(rank + done * c.ranks) for rank, done in enumerate(run.done)]
+        self._shard = [int(rank + done * c.ranks) for rank, done in enumerate(run.done)]
         self._since = [math.inf] * c.ranks  # when each began that shard, or began to wait
         self._waits = [False] * c.ranks  # the shard is computed, the one before it not written
         self._writing = [-1] * c.ranks
         self._computing: list[tuple[float, int]] = []
-        self._own = (c.image_bytes + c.hashed_bytes) / c.hash_rate
+        self._hash_seconds = (c.image_bytes + c.hashed_bytes) / c.hash_rate
         self._moved = c.image_bytes + c.source_bytes
 
     def next(self) -> float:
@@ -170,8 +170,8 @@ class _Ranks:
     def compute(self, rank: int, now: float) -> None:
         """Begin a rank's next shard; without one it is out of work, or waits for its last write."""
         self._since[rank] = now
-        if self._at[rank] < self.shards:
-            heapq.heappush(self._computing, (now + self.run.times[self._at[rank]], rank))
+        if self._shard[rank] < self.shards:
+            heapq.heappush(self._computing, (now + self.run.times[self._shard[rank]], rank))
         elif self._writing[rank] < 0:
             self.free[rank] = now
 
@@ -188,14 +188,14 @@ class _Ranks:
         run, shard = self.run, self._writing[rank]
         images = run.size(shard)
         run.done[rank] += 1
-        run.bytes_there[rank] += images * run.cluster.image_bytes
+        run.bytes_written[rank] += images * run.cluster.image_bytes
         run.spent["slowness"] += run.times[shard] - images / run.cluster.rate
         self._writing[rank] = -1
         if self._waits[rank]:
             run.spent["files"] += now - self._since[rank]
             self._waits[rank] = False
             self._write(rank, now)
-        elif self._at[rank] >= self.shards:
+        elif self._shard[rank] >= self.shards:
             run.spent["files"] += now - self._since[rank]
             self.free[rank] = now
 
@@ -208,14 +208,14 @@ class _Ranks:
             if self._writing[rank] >= 0:
                 spent["lost"] += times[self._writing[rank]]
             if self._waits[rank]:
-                spent["lost"] += times[self._at[rank]]
-            at_work = self._at[rank] < self.shards and not self._waits[rank]
+                spent["lost"] += times[self._shard[rank]]
+            at_work = self._shard[rank] < self.shards and not self._waits[rank]
             spent["lost" if at_work else "files"] += until - since
 
     def _write(self, rank: int, now: float) -> None:
-        images = self.run.size(self._at[rank])
-        own = self.run.cluster.shard_seconds + images * self._own
+        images = self.run.size(self._shard[rank])
+        own = self.run.cluster.shard_seconds + images * self._hash_seconds
         self.disk.write(rank, now, own, images * self._moved)
-        self._writing[rank] = self._at[rank]
-        self._at[rank] += self.run.cluster.ranks
+        self._writing[rank] = self._shard[rank]
+        self._shard[rank] += self.run.cluster.ranks
         self.compute(rank, now)

@@ -96,13 +96,13 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         command = [sys.executable, __file__, "worker", "--out", folder, "--model", options.model]
         command += ["--images", "50000", "--steps", "2", "--threads", "2"]
-        told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        numbers = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     print(
-        f"50,000 images, float32, K = 1 and 2: peak {told['peak'] / 1e6:.0f} MB of a budget of "
-        f"{BUDGET / 1e6:.0f} MB; before the first image {told['base'] / 1e6:.0f} MB; "
-        f"the store has {told['bytes'] / 1e6:.0f} MB"
+        f"50,000 images, float32, K = 1 and 2: peak {numbers['peak'] / 1e6:.0f} MB of a budget of "
+        f"{BUDGET / 1e6:.0f} MB; before the first image {numbers['base'] / 1e6:.0f} MB; "
+        f"the store has {numbers['bytes'] / 1e6:.0f} MB"
     )
-    return {**told, "budget": BUDGET}
+    return {**numbers, "budget": BUDGET}
 
 
 def processes(options: argparse.Namespace) -> dict[str, Any]:
@@ -134,8 +134,10 @@ def _slowest(count: int, folder: str, options: argparse.Namespace) -> float:
     command += ["--model", options.model, "--images", str(options.images)]
     command += ["--steps", str(options.steps), "--threads", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return max(json.loads(line)["seconds"] for line in done.stdout.splitlines() if line)
+    finished = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=environment
+    )
+    return max(json.loads(line)["seconds"] for line in finished.stdout.splitlines() if line)
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -173,7 +175,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="+", choices=[*MEASUREMENTS, "worker"], metavar="WHAT")
+    parser.add_argument(
+        "measurements", nargs="+", choices=[*MEASUREMENTS, "worker"], metavar="WHAT"
+    )
     parser.add_argument("--out", help="JSON file of the results (a worker's: the store)")
     parser.add_argument("--model", default="basic_cnn")
     parser.add_argument("--images", type=int, default=1024)
@@ -182,10 +186,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of a worker")
     parser.add_argument("--scratch", help="folder for the stores (default: the system's)")
     options = parser.parse_args()
-    if options.what == ["worker"]:
+    if options.measurements == ["worker"]:
         worker(options)
         return
-    found: dict[str, Any] = {name: MEASUREMENTS[name](options) for name in options.what}
+    found: dict[str, Any] = {name: MEASUREMENTS[name](options) for name in options.measurements}
     found["machine"] = {
         "processor": platform.machine(),
         "cores": os.cpu_count(),

@@ -23,11 +23,11 @@ def step_rows(build: Callable[[], Callable[[Tensor], Tensor]], images: Tensor) -
         images to all.
     """
     half = len(images) // 2
-    some, peak = (step_bytes(build(), images[:count]) for count in (half, len(images)))
+    half_peak, peak = (step_bytes(build(), images[:count]) for count in (half, len(images)))
     return {
         "peak": peak,
         "per_image": peak / len(images),
-        "per_further_image": (peak - some) / (len(images) - half),
+        "per_further_image": (peak - half_peak) / (len(images) - half),
     }
 
 

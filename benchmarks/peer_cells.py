@@ -21,7 +21,7 @@ from sign_ext import environment
 from sign_ext.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-WHAT, FORMAT = "sign_ext peer table", 1
+KIND, FORMAT = "sign_ext peer table", 1
 # What a time depends on. Documents, tests, data sets and the command line may change.
 MEASURED = (
     "csrc/**/*",
@@ -31,8 +31,8 @@ MEASURED = (
     *(f"benchmarks/{name}.py" for name in ("contenders", "jax_peer", "peer_measure", "peers")),
 )
 UNMEASURED = {"tests", "testing", "cli.py", "__pycache__"}
-SAME = ("gpu", "cpu", "threads", "driver", "torch", "sources")
-OFTEN = 2  # times that a cell is begun before it counts as one that ends the process
+ORIGIN_FACTS = ("gpu", "cpu", "threads", "driver", "torch", "sources")
+MAX_ATTEMPTS = 2  # times that a cell is begun before it counts as one that ends the process
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ def origin_here(device: torch.device) -> dict[str, Any]:
     return {**facts, "sources": sources()}
 
 
-def name_of(origin: dict[str, Any]) -> str:
+def origin_key(origin: dict[str, Any]) -> str:
     """What an origin is called in the file: the same for the same machine and sources."""
-    text = json.dumps([origin.get(fact) for fact in SAME])
+    text = json.dumps([origin.get(fact) for fact in ORIGIN_FACTS])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -123,32 +123,34 @@ class Table:
         """Read what is there."""
         self.path = path
         self.origin = origin
-        self.here = name_of(origin)
+        self.origin_key = origin_key(origin)
         first = path if path.exists() or start is None or not start.exists() else start
         self.content = read(first)
         # The facts noted first stay; the commit is each cell's own.
-        self.content["origins"].setdefault(self.here, origin)
+        self.content["origins"].setdefault(self.origin_key, origin)
 
     def cells(self) -> dict[str, dict[str, Any]]:
         """Key → cell, of this origin."""
-        return {cell["key"]: cell for cell in self.content["cells"] if cell["origin"] == self.here}
+        return {
+            cell["key"]: cell for cell in self.content["cells"] if cell["origin"] == self.origin_key
+        }
 
-    def apart(self) -> int:
+    def count_of_other_origins(self) -> int:
         """How many cells are of another origin."""
-        return sum(cell["origin"] != self.here for cell in self.content["cells"])
+        return sum(cell["origin"] != self.origin_key for cell in self.content["cells"])
 
-    def missing(self, wanted: Iterable[Cell]) -> list[Cell]:
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """Those that have not been measured here."""
-        there = self.cells()
-        return [cell for cell in wanted if cell.key not in there]
+        measured = self.cells()
+        return [cell for cell in cells if cell.key not in measured]
 
     def begin(self, cell: Cell) -> bool:
         """Note that a cell is begun; False if it has ended the process too often already."""
         begun = self.content["begun"]
-        name = f"{self.here}/{cell.key}"
+        name = f"{self.origin_key}/{cell.key}"
         begun[name] = begun.get(name, 0) + 1
         self._write()
-        return bool(begun[name] <= OFTEN)
+        return bool(begun[name] <= MAX_ATTEMPTS)
 
     def add(self, cell: Cell, facts: dict[str, Any]) -> None:
         """Put a finished cell in the file, in place of an older one of this origin."""
@@ -156,10 +158,10 @@ class Table:
         others = [
             each
             for each in self.content["cells"]
-            if (each["origin"], each["key"]) != (self.here, cell.key)
+            if (each["origin"], each["key"]) != (self.origin_key, cell.key)
         ]
-        self.content["cells"] = [*others, {**row, "origin": self.here, **facts}]
-        self.content["begun"].pop(f"{self.here}/{cell.key}", None)
+        self.content["cells"] = [*others, {**row, "origin": self.origin_key, **facts}]
+        self.content["begun"].pop(f"{self.origin_key}/{cell.key}", None)
         self._write()
 
     def _write(self) -> None:
@@ -174,12 +176,12 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: the file is something else.
     """
     if not path.exists():
-        return {"what": WHAT, "format": FORMAT, "origins": {}, "begun": {}, "cells": []}
+        return {"what": KIND, "format": FORMAT, "origins": {}, "begun": {}, "cells": []}
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = (content["what"], content["format"])
-        if found != (WHAT, FORMAT):
-            raise ValueError(f"it says {found}, not {(WHAT, FORMAT)}")
+        if found != (KIND, FORMAT):
+            raise ValueError(f"it says {found}, not {(KIND, FORMAT)}")
         keys = [(cell["origin"], cell["key"]) for cell in content["cells"]]
         if len(set(keys)) < len(keys):
             raise ValueError("it has a cell twice")

@@ -35,10 +35,10 @@ SAVING = "memsave_torch"
 LONG = "max-autotune"  # compiles for minutes: of the two networks that claims are made for
 LONG_FOR = ("basic_cnn", "mobilenet_v2")
 MOVE = 0.5  # grey levels rms that a first step moves images by
-LOOSE = 0.1  # the error allowed to PyTorch's default flags, whose convolutions are TF32
+LOOSE_TOLERANCE = 0.1  # the error allowed to PyTorch's default flags, whose convolutions are TF32
 # Where rounding alone moves the naive loop's result so far (a deep untrained network in bfloat16),
 # errors tell nobody apart: they are kept beside the times, and nobody is left out.
-UNTOLD = 0.5
+INDISTINCT = 0.5
 ROUNDS, SECONDS, LEAST = 5, 8.0, 3  # turns of a cell, fewer once that much time is spent
 
 
@@ -52,14 +52,14 @@ def names(race: Race) -> list[str]:
         step_size=1.0,
         precision=race.precision,
     )
-    found = list(contenders.by_torch(empty))
+    found = list(contenders.torch_peers(empty))
     if race.device == "cuda" and race.precision == "float32":
         found.insert(1, contenders.DEFAULTS)
     found += [jax_peer.label(torch.device(race.device)), SAVING]
-    return found + [f"sign_ext {way}" for way in contenders.OURS]
+    return found + [f"sign_ext {backend}" for backend in contenders.OURS]
 
 
-def why_not(task: Task, name: str) -> str | None:
+def absence_reason(task: Task, name: str) -> str | None:
     """Why a contender cannot take part, as far as it can be told without running it, or None."""
     device = task.images.device
     if name == jax_peer.label(device):
@@ -73,24 +73,24 @@ def why_not(task: Task, name: str) -> str | None:
     if name.startswith("sign_ext "):
         on_cpu = contenders.NOT_ON_A_CPU.get(name.removeprefix("sign_ext "))
         return None if task.images.is_cuda else on_cpu
-    reason = contenders.refused(task, name)
+    reason = contenders.exclusion_reason(task, name)
     return reason.partition(" (--")[0] if reason else None
 
 
 def build(task: Task, name: str) -> Run:
     """A contender, from images to p*_K."""
-    how = (task.steps, task.step_size)
+    loop_args = (task.steps, task.step_size)
     if name == jax_peer.label(task.images.device):
-        return jax_peer.compiled(task.network, task.phi(), *how, task.precision)
+        return jax_peer.compiled(task.network, task.phi(), *loop_args, task.precision)
     if name == SAVING:
-        saving = loops.frozen(peers.memory_saving(task.phi()), *how)
+        saving = loops.frozen(peers.memory_saving(task.phi()), *loop_args)
         return loops.with_precision(task.precision, saving)
     if name.startswith("sign_ext "):
-        return contenders.own(task, name.removeprefix("sign_ext "))
-    return contenders.by_torch(task)[name]()
+        return contenders.build_ours(task, name.removeprefix("sign_ext "))
+    return contenders.torch_peers(task)[name]()
 
 
-def trim() -> None:
+def free_memory() -> None:
     """Give back what earlier cells left, so that each finds the same memory."""
     torch.compiler.reset()
     gc.collect()
@@ -98,7 +98,7 @@ def trim() -> None:
         torch.cuda.empty_cache()
 
 
-def is_lost(device: torch.device) -> bool:
+def context_is_lost(device: torch.device) -> bool:
     """Whether an error took the GPU's context with it, so that nothing runs here any more."""
     try:
         if device.type == "cuda":
@@ -108,12 +108,12 @@ def is_lost(device: torch.device) -> bool:
     return False
 
 
-def is_full(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory is full, as compilers and JAX wrap it in their own."""
     return "out of memory" in str(error).lower() or "RESOURCE_EXHAUSTED" in str(error)
 
 
-class Course:
+class PreparedRace:
     """A race's network and images, at as many images as were asked for or fewer.
 
     Args:
@@ -162,7 +162,7 @@ class Course:
             torch.OutOfMemoryError: it does not fit.
         """
         task = self.task
-        if reason := why_not(task, name):
+        if reason := absence_reason(task, name):
             return {"absent": reason}
         try:
             run = build(task, name)
@@ -171,34 +171,34 @@ class Course:
                 return {"absent": objection, "error": error}
             facts = {"ran_with": len(task.images), "error": error, **self._times(name, run)}
             compiled = "torch.compile" in name
-            later = _second(run, task) if compiled else None
+            later = _peak_when_compiled(run, task) if compiled else None
             del run
-            trim()
+            free_memory()
             facts |= self._memory(name, later)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever it is, it is this contender's
-            if is_full(error):
+            if is_out_of_memory(error):
                 raise torch.OutOfMemoryError(first_line(error)) from error
             return {"absent": first_line(error)}
         return facts
 
     def _objection(self, name: str, error: float) -> str | None:
         """Why a contender with this error is not timed, or None."""
-        if self.reference.rounding > UNTOLD and not math.isnan(error):
+        if self.reference.rounding > INDISTINCT and not math.isnan(error):
             return None
-        if name == contenders.DEFAULTS and error <= LOOSE:
+        if name == contenders.DEFAULTS and error <= LOOSE_TOLERANCE:
             return None
         return self.reference.objection(error)
 
     def _times(self, name: str, run: Run) -> dict[str, Any]:
         images, inputs = self.task.images, mirrored(self.task.images)
-        ways: dict[str, Callable[[], object]] = {name: on_each(run, inputs)}
+        runs: dict[str, Callable[[], object]] = {name: on_each(run, inputs)}
         if name != NAIVE:
             naive = build(self.task, NAIVE)
             naive(images)
-            ways[NAIVE] = on_each(naive, inputs)
-        turns = Turns(ways, images.device)
+            runs[NAIVE] = on_each(naive, inputs)
+        turns = Turns(runs, images.device)
         spent = 0.0
         while len(turns.times[name]) < ROUNDS:
             turns.round()
@@ -234,7 +234,7 @@ class Course:
         return {"peak": later, "per_image": later / len(self.task.images)}
 
 
-def _second(run: Run, task: Task) -> int:
+def _peak_when_compiled(run: Run, task: Task) -> int:
     """Peak bytes of a call after compilation; more steps take no more memory."""
     peak = measure.memory_usage(lambda: run(task.images), task.images.device).peak
     return peak - task.images.numel() * 4

@@ -18,7 +18,7 @@ import bench_table  # noqa: E402
 
 NAIVE = "naive .backward()"
 RACE = ("network", "precision", "images", "steps", "device")
-OURS, THEIRS, BASE = "#4477aa", "#bbbbbb", "#888888"
+OURS, PEER, BASELINE = "#4477aa", "#bbbbbb", "#888888"
 
 
 def newest(content: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
@@ -142,4 +142,4 @@ def _color(name: str) -> str:
     """Ours, the yardstick, or a peer."""
     if name.startswith("sign_ext"):
         return OURS
-    return BASE if name.startswith("naive") else THEIRS
+    return BASELINE if name.startswith("naive") else PEER

@@ -39,13 +39,13 @@ class Pool(NamedTuple):
         return self.images[device.type], self.channels, self.out, self.out
 
 
-MAXIMA = {
+MAX_POOLS = {
     "BasicCNN 2x2 32x32": Pool(32, 32, 2, 2, 0, {"cpu": 4, "cuda": 4096}),
     "BasicCNN 2x2 16x16": Pool(64, 16, 2, 2, 0, {"cpu": 8, "cuda": 8192}),
     "ResNet 3x3/2 112x112": Pool(64, 112, 3, 2, 1, {"cpu": 1, "cuda": 128}),
     "Inception 3x3/2 35x35": Pool(320, 35, 3, 2, 0, {"cpu": 1, "cuda": 256}),
 }
-MEANS = {
+AVERAGE_POOLS = {
     "NASNet 3x3 11x11": Pool(1056, 11, 3, 1, 1, {"cpu": 2, "cuda": 512}),
     "Inception 3x3 35x35": Pool(192, 35, 3, 1, 1, {"cpu": 1, "cuda": 256}),
     "global 8x8": Pool(1536, 8, 8, 8, 0, {"cpu": 4, "cuda": 1024}),

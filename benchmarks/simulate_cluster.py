@@ -23,7 +23,7 @@ import cluster_arithmetic as arithmetic
 import numpy as np
 from cluster import WASTE, Cluster, HopelessError, Outcome
 from cluster_arithmetic import BYTES, CASES, CREATES, FLUSHES, PEAKS, RENAMES, Rows, duration
-from cluster_document import filled, markdown
+from cluster_document import markdown, refresh_tables
 from cluster_run import simulate
 
 # Field of Cluster → (default, what it is, where the default comes from).
@@ -78,13 +78,13 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("assumptions", help="the defaults of `run`, and where they come from")
-    for name, tells in (
+    for name, text in (
         ("job", "operations and bytes of the cases"),
         ("compute", "what GPUs need, by precision"),
         ("shards", "what a shard size means"),
         ("run", "a simulated run, or a table of them"),
     ):
-        each = commands.add_parser(name, help=tells, description=tells)
+        each = commands.add_parser(name, help=text, description=text)
         _add_options(each)
     each = commands.add_parser("breaks", help="what changes if an assumption does, worst first")
     each.add_argument("--seeds", type=int, default=10)
@@ -116,10 +116,10 @@ def _add_options(to: argparse.ArgumentParser) -> None:
     add("--contender", default="sign_ext fused", help="of --rate-from (default: sign_ext fused)")
     add("--precision", choices=PEAKS, default="bfloat16", help="of an H100's peak")
     add("--utilisation", type=float, default=0.3, help="assumed share of the peak (default: 0.3)")
-    for name, (default, tells, _) in ASSUMED.items():
+    for name, (default, text, _) in ASSUMED.items():
         kind = int if name in ("shard_size", "ranks") else float
         option = "--" + name.replace("_", "-")
-        add(option, type=kind, default=default, help=f"{tells} (default: {default:g})")
+        add(option, type=kind, default=default, help=f"{text} (default: {default:g})")
 
 
 def _case(options: argparse.Namespace) -> arithmetic.Case:
@@ -252,8 +252,8 @@ def tables(options: argparse.Namespace) -> Rows:
     """The rows of a command that only calculates."""
     if options.command == "assumptions":
         rows = [
-            [f"`--{name.replace('_', '-')}`", f"{default:g}", tells, source]
-            for name, (default, tells, source) in ASSUMED.items()
+            [f"`--{name.replace('_', '-')}`", f"{default:g}", text, source]
+            for name, (default, text, source) in ASSUMED.items()
         ]
         return [["option", "default", "what", "source"], *rows]
     if options.command == "breaks":
@@ -282,7 +282,7 @@ def main(words: Sequence[str] | None = None) -> None:
             run(options)
         elif options.command == "fill":
             text = options.document.read_text("utf-8")
-            options.document.write_text(filled(text, main), "utf-8")
+            options.document.write_text(refresh_tables(text, main), "utf-8")
         else:
             print(markdown(tables(options)))
     except (ValueError, OSError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from inverted_residual_ways import blocks, bytes_moved, input_of, steps
+from inverted_residual_variants import blocks, bytes_moved, input_of, steps
 from torch import nn
 
 from sign_ext.engine.graphed import record_cuda_graph

@@ -100,24 +100,24 @@ def test_iterative_sign(
         precision=case.precision,
         all_peers=request.config.getoption("--all-peers"),
     )
-    ways, absent = contenders.enter(task)
+    runs, absent = contenders.build_contenders(task)
 
     exact = loops.with_precision("float32", loops.naive(task.phi(), case.steps, step_size))(images)
     errors = {
-        way: float((run(images) - exact).norm() / (exact - images).norm())
-        for way, run in ways.items()
+        name: float((run(images) - exact).norm() / (exact - images).norm())
+        for name, run in runs.items()
     }
     # As close as the naive loop gets at this precision, and not just anything.
     allowed = min(TOLERANCE.get(case.network, 0.01) + 1.5 * errors[contenders.NAIVE], 0.9)
-    for way, error in errors.items():
-        loose = 0.1 if way == contenders.DEFAULTS else allowed
-        assert error <= loose, f"{way} computes something else: {error:.3g} is above {loose:.3g}"
+    for name, error in errors.items():
+        loose = 0.1 if name == contenders.DEFAULTS else allowed
+        assert error <= loose, f"{name} computes something else: {error:.3g} is above {loose:.3g}"
 
     inputs = mirrored(images)
     layers = roofline.layers_of(task.phi(), images, case.precision)
     before = roofline.measure(case.precision, device)
     medians = race(
-        {way: on_each(run, inputs) for way, run in ways.items()},
+        {name: on_each(run, inputs) for name, run in runs.items()},
         baseline=contenders.NAIVE,
         rounds=5,
         warmup=0,  # each has run twice by now
@@ -140,8 +140,8 @@ def test_iterative_sign(
         benchmark.extra_info["copy_bytes_per_s"] = machine.bytes_per_s
         benchmark.extra_info["floor_seconds"] = bound
     benchmark.extra_info["absent"] = absent
-    for way, row in benchmark.extra_info["contenders"].items():
-        row["error"] = errors[way]
-        row["share_of_matmul"] = flop / medians[way] / machine.flop_per_s
+    for name, row in benchmark.extra_info["contenders"].items():
+        row["error"] = errors[name]
+        row["share_of_matmul"] = flop / medians[name] / machine.flop_per_s
         if machine.bytes_per_s:
-            row["share_of_floor"] = bound / medians[way]
+            row["share_of_floor"] = bound / medians[name]

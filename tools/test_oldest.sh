@@ -32,7 +32,7 @@ PATH=$work/venv/bin:$PATH "$python" -m pip install -q --no-build-isolation --no-
 mv "$work/sign_ext" "$work/sources"
 cd "$work"
 "$python" -c 'import sign_ext; print(sign_ext.build_config())'
-tests=(python_tests/{ops,compiler,engine,sign} python_tests/test_{calibrate,freeze,precision,pushforward,reference}.py)
+tests=(python_tests/{ops,compiler,engine,sign} python_tests/test_{calibrate,eval_state,pushforward,reference}.py)
 processes=${TEST_PROCESSES:-$("$python" -c 'from build_tools.environment import cores; print(cores())')}
 "$python" -m pytest -q -p no:cacheprovider -n "$processes" --dist loadgroup \
   -m "not gpu and not slow" "${tests[@]}" "$@"

@@ -78,7 +78,7 @@ def timed(work: Callable[[], object], device: torch.device, *, turns: int = 7) -
     return Timing(statistics.median(times), min(times), turns)
 
 
-def known(facts: Facts, fact: str, value: str) -> float | None:
+def earlier_value(facts: Facts, fact: str, value: str) -> float | None:
     """What an earlier step found, or None.
 
     Args:
@@ -107,8 +107,8 @@ def share_of_floor(
     found = {"moved_mb": moved / 1e6, "gb_per_s": moved / timing.median / 1e9}
     if flop:
         found["tflop_per_s"] = flop / timing.median / 1e12
-    copy = known(facts, "copy", "bytes_per_s")
-    product = known(facts, f"product {precision}", "flop_per_s") if flop else None
+    copy = earlier_value(facts, "copy", "bytes_per_s")
+    product = earlier_value(facts, f"product {precision}", "flop_per_s") if flop else None
     if copy:
         floor = max(moved / copy, flop / product if product else 0)
         found["share_of_floor"] = floor / timing.median

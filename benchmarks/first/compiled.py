@@ -19,7 +19,7 @@ def main() -> None:
     device, facts = begin()
     network = sys.argv[1]
     if device.type != "cuda":
-        facts.tell("built", network=network, way=PEER, why=NEEDS_GPU)
+        facts.record("built", network=network, way=PEER, why=NEEDS_GPU)
         return
     race(task_of(network, IMAGES, STEPS, device), (PEER, OURS[network], CAPTURED), facts)
 

@@ -63,7 +63,7 @@ def main() -> None:
             for name, run in (("forward", forward), ("input-backward", backward)):
                 timing = timed(run, device)
                 total += timing.median
-                facts.tell(
+                facts.record(
                     "convolution",
                     direction=name,
                     shape="x".join(map(str, shape)),
@@ -73,7 +73,7 @@ def main() -> None:
                     **timing.us(),
                     **share_of_floor(facts, timing, moved, flop),
                 )
-        facts.tell(
+        facts.record(
             "all convolutions of a step",
             network="basic_cnn",
             images=images,

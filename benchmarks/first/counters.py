@@ -44,7 +44,7 @@ def find_ncu() -> str | None:
     return shutil.which("ncu", path=os.pathsep.join(places))
 
 
-def tell_report(report: Path, facts: Facts) -> bool:
+def record_report(report: Path, facts: Facts) -> bool:
     """A fact a launch: all that ncu said of it, with units.
 
     Args:
@@ -63,9 +63,9 @@ def tell_report(report: Path, facts: Facts) -> bool:
             launch |= {name: row[name] for name in ("Grid Size", "Block Size") if row.get(name)}
             launch[row["Metric Name"]] = f"{row['Metric Value']} {row['Metric Unit']}".strip()
     for name, values in launches.items():
-        facts.tell("counters", kernel=name, values=values)
+        facts.record("counters", kernel=name, values=values)
     if not launches:
-        facts.tell("no counters", output="\n".join(lines[-8:])[-1000:])
+        facts.record("no counters", output="\n".join(lines[-8:])[-1000:])
     return bool(launches)
 
 
@@ -76,7 +76,9 @@ def main() -> None:
     ncu = find_ncu()
     if device.type != "cuda" or ncu is None:
         subprocess.run([sys.executable, script], check=True)
-        facts.tell("counters", why=NEEDS_GPU if ncu or device.type != "cuda" else "skipped: no ncu")
+        facts.record(
+            "counters", why=NEEDS_GPU if ncu or device.type != "cuda" else "skipped: no ncu"
+        )
         return
     report, until = facts.file.with_name("ncu.csv"), time.monotonic() + seconds_left() - 6
     command = [ncu, "--clock-control", "none", "--profile-from-start", "off", "--csv"]
@@ -90,7 +92,7 @@ def main() -> None:
             run = [*command, *metrics, sys.executable, script]
             subprocess.run(run, timeout=until - time.monotonic(), check=False)
         finally:
-            found = tell_report(report, facts)
+            found = record_report(report, facts)
         if found:
             return
 

@@ -12,7 +12,7 @@ import sys
 import torch
 from common import NEEDS_GPU, begin, distribution, each_distance
 from facts import Facts
-from onchip_ways import NETWORKS, STEP_SIZE, Course
+from onchip_setup import NETWORKS, STEP_SIZE, OnChipSetup
 from torch import Tensor
 
 from sign_ext.engine.onchip.check import find_mismatch
@@ -27,28 +27,28 @@ def delta_of(trajectory: OnChipTrajectory, images: Tensor) -> Tensor:
     return (trajectory.iterate.double() - images.double()) / STEP_SIZE
 
 
-def tell_errors(course: Course, facts: Facts, what: dict[str, object]) -> None:
+def record_errors(setup: OnChipSetup, facts: Facts, labels: dict[str, object]) -> None:
     """Each error as a distribution over the images."""
-    images, trajectory = course.images, course.on_chip()
+    images, trajectory = setup.images, setup.on_chip()
     got = delta_of(trajectory, images)
-    facts.tell(
-        "ran", **what, finite=bool(torch.isfinite(got).all()), whole=trajectory.network.is_whole
+    facts.record(
+        "ran", **labels, finite=bool(torch.isfinite(got).all()), whole=trajectory.network.is_whole
     )
     errors = distribution(each_distance(got, trajectory.reference(images)))
-    facts.tell("error to its definition", **what, **errors, unit="relative L2")
+    facts.record("error to its definition", **labels, **errors, unit="relative L2")
     why = find_mismatch(trajectory, images)
-    facts.tell("check through its own mask bits", **what, wrong=why or None, right=not why)
+    facts.record("check through its own mask bits", **labels, wrong=why or None, right=not why)
     again = delta_of(trajectory, images)
     same = float((got == again).flatten(1).all(dim=1).double().mean())
-    facts.tell("images with the same bits again", **what, share=same, right=same == 1.0)
-    course.model.double()
-    exact = pullback_of_ones(course.model, images.double())
-    course.model.float()
-    facts.tell("error to float64", **what, **distribution(each_distance(got, exact)))
-    fused = course.sign.engines.fused.start(course.problem, images)
+    facts.record("images with the same bits again", **labels, share=same, right=same == 1.0)
+    setup.model.double()
+    exact = pullback_of_ones(setup.model, images.double())
+    setup.model.float()
+    facts.record("error to float64", **labels, **distribution(each_distance(got, exact)))
+    fused = setup.sign.engines.fused.start(setup.problem, images)
     fused.advance(1)
     moved = (fused.iterate.double() - images.double()) / STEP_SIZE
-    facts.tell("error of fused to float64", **what, **distribution(each_distance(moved, exact)))
+    facts.record("error of fused to float64", **labels, **distribution(each_distance(moved, exact)))
 
 
 def main() -> None:
@@ -59,10 +59,12 @@ def main() -> None:
     on_gpu = device.type == "cuda"
     size = 32 if on_gpu else 8
     for images in (4, 256) if on_gpu else (2,):
-        what: dict[str, object] = {"network": name, "shape": f"{images}x3x{size}x{size}"}
+        labels: dict[str, object] = {"network": name, "shape": f"{images}x3x{size}x{size}"}
         if not on_gpu:
-            what["on"] = f"the emulation; {NEEDS_GPU}"
-        tell_errors(Course(name, images, size, device), facts, {**what, "dtype": "bfloat16"})
+            labels["on"] = f"the emulation; {NEEDS_GPU}"
+        record_errors(
+            OnChipSetup(name, images, size, device), facts, {**labels, "dtype": "bfloat16"}
+        )
 
 
 if __name__ == "__main__":

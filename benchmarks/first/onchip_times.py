@@ -6,7 +6,7 @@ import subprocess
 
 import torch
 from common import NEEDS_GPU, begin, timed
-from onchip_ways import Course
+from onchip_setup import OnChipSetup
 
 from sign_ext.engine.onchip.cost import work_of
 from sign_ext.errors import BackendError
@@ -20,8 +20,10 @@ def clock_rate() -> float | None:
     """The multiprocessors' highest clock, Hz."""
     ask = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True).stdout
-        return float(told.split()[0]) * 1e6
+        command_output = subprocess.run(
+            ask, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+        return float(command_output.split()[0]) * 1e6
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
 
@@ -33,30 +35,30 @@ def main() -> None:
     images, steps, size = (IMAGES, STEPS, SIZE) if on_gpu else (1, 1, 8)
     rate, shape = clock_rate() if on_gpu else None, f"{images}x3x{size}x{size}"
     for name in ("basic_cnn", "resnet20"):
-        course = Course(name, images, size, device, STEP_SIZE)
-        what = {"network": name, "shape": shape, "dtype": "bfloat16", "steps": steps}
-        fused = course.sign.engines.fused.start(course.problem, course.images)
+        setup = OnChipSetup(name, images, size, device, STEP_SIZE)
+        labels = {"network": name, "shape": shape, "dtype": "bfloat16", "steps": steps}
+        fused = setup.sign.engines.fused.start(setup.problem, setup.images)
         for threads in THREADS:
             try:
-                trajectory = course.on_chip(threads)
+                trajectory = setup.on_chip(threads)
             except (BackendError, ValueError) as error:
-                facts.tell("not on chip", **what, threads=threads, why=str(error)[:200])
+                facts.record("not on chip", **labels, threads=threads, why=str(error)[:200])
                 continue
             work = work_of(trajectory.network)
             if not on_gpu:
                 trajectory.advance(1)
-                facts.tell("step on chip", **what, threads=threads, time=NEEDS_GPU)
+                facts.record("step on chip", **labels, threads=threads, time=NEEDS_GPU)
                 continue
-            trajectory.record(course.sign.engines.onchip._record)
+            trajectory.record(setup.sign.engines.onchip._record)
             timing = timed(lambda one=trajectory: one.advance(steps), device, turns=5)
-            told = timing.us(images * steps) | {"clocks_of_floor": work.clocks}
+            numbers = timing.us(images * steps) | {"clocks_of_floor": work.clocks}
             if rate:
                 processors = torch.cuda.get_device_properties(device).multi_processor_count
                 floor = work.clocks * images * steps / processors / rate
-                told["share_of_floor"] = floor / timing.median
-            facts.tell("step on chip", **what, threads=threads, per="image and step", **told)
+                numbers["share_of_floor"] = floor / timing.median
+            facts.record("step on chip", **labels, threads=threads, per="image and step", **numbers)
         timing = timed(lambda one=fused: one.advance(steps), device, turns=5)
-        facts.tell("step fused", **what, per="image and step", **timing.us(images * steps))
+        facts.record("step fused", **labels, per="image and step", **timing.us(images * steps))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from common import begin, share_of_floor, timed
-from pool_layers import MAXIMA, MEANS, Pool
+from pool_layers import AVERAGE_POOLS, MAX_POOLS, Pool
 from test_depthwise import LAYERS
 from test_stem_update import STEMS
 from torch import Tensor
@@ -41,9 +41,9 @@ class Case:
         name: what the fact calls it.
         run: the operator.
         definition: takes what it takes, in float64.
-        given: what both take, by position; (N, ...) tensors are sliced for the check.
+        inputs: what both take, by position; (N, ...) tensors are sliced for the check.
         options: the rest.
-        written: which of `given`, or which option, the operator writes.
+        written: which of `inputs`, or which option, the operator writes.
         dtype: of what it computes with.
         flop: operations that matrix units could do.
     """
@@ -51,7 +51,7 @@ class Case:
     name: str
     run: Callable[..., None]
     definition: Callable[..., None]
-    given: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
     written: tuple[int | str, ...]
     dtype: torch.dtype
     options: dict[str, Any] = field(default_factory=dict)
@@ -60,12 +60,12 @@ class Case:
     @property
     def tensors(self) -> list[Tensor]:
         """All that is read or written."""
-        return [t for t in (*self.given, *self.options.values()) if isinstance(t, Tensor)]
+        return [t for t in (*self.inputs, *self.options.values()) if isinstance(t, Tensor)]
 
     @property
     def moved(self) -> int:
         """Bytes read and written, each once; what changes in place twice."""
-        changed = self.given[0] if 0 in self.written else None
+        changed = self.inputs[0] if 0 in self.written else None
         return sum(t.nbytes * (2 if t is changed else 1) for t in self.tensors)
 
 
@@ -84,15 +84,15 @@ def _part(value: Any, images: int, few: int, *, wide: bool) -> Any:
 
 def errors_of(case: Case) -> dict[str, Any]:
     """Relative L2 distance of what is written (of what an update moves), and of bits apart."""
-    images = len(case.given[0])
+    images = len(case.inputs[0])
     few = min(CHECKED, max(1, images // 2))
     outcomes = []
     for run, wide in ((case.run, False), (case.definition, True)):
-        given = [_part(each, images, few, wide=wide) for each in case.given]
+        inputs = [_part(each, images, few, wide=wide) for each in case.inputs]
         options = {name: _part(v, images, few, wide=wide) for name, v in case.options.items()}
-        before = given[0].double().clone()
-        run(*given, **options)
-        outcome = {**dict(enumerate(given)), **options}
+        before = inputs[0].double().clone()
+        run(*inputs, **options)
+        outcome = {**dict(enumerate(inputs)), **options}
         if 0 in case.written:
             outcome[0] = outcome[0].double() - before
         outcomes.append(outcome)
@@ -141,7 +141,7 @@ def cases(device: torch.device) -> Iterator[Case]:
                    dtype, {"activation": RELU, "bias": vector(64), "mask": bits(x)})  # fmt: skip
         yield Case("masked_cotangent: relu", masked_cotangent, masked_cotangent.reference,
                    (x, empty(x)), (1,), dtype, {"mask": bits(x)})  # fmt: skip
-        for name, pool in MAXIMA.items():
+        for name, pool in MAX_POOLS.items():
             yield from _pooled(name, pool, dtype, images, normal, empty, bits, vector)
         for name, (channels, size, side, stride) in LAYERS.items():
             x, half = normal(images, channels, size, size, dtype=dtype), side // 2
@@ -164,7 +164,7 @@ def cases(device: torch.device) -> Iterator[Case]:
                        (p.clone(), g, weight), (0,), dtype,
                        {"mask": bits(g), "padding": (stem.kernel // 2,) * 2, **STEP},
                        flop=2.0 * g.numel() * stem.kernel**2 * 3)  # fmt: skip
-        for name, mean in MEANS.items():
+        for name, mean in AVERAGE_POOLS.items():
             few = max(1, images // 4)
             x = normal(few, mean.channels, mean.size, mean.size, dtype=dtype)
             g = normal(few, mean.channels, mean.out, mean.out, dtype=dtype)
@@ -196,21 +196,23 @@ def main() -> None:
     """A fact an operator; one that fails costs itself alone, as far as the device goes on."""
     device, facts = begin()
     for case in cases(device):
-        shape = "x".join(map(str, case.given[0].shape))
-        what = {"shape": shape, "dtype": str(case.dtype).removeprefix("torch.")}
-        what["route"] = route(case.given[0])
+        shape = "x".join(map(str, case.inputs[0].shape))
+        labels = {"shape": shape, "dtype": str(case.dtype).removeprefix("torch.")}
+        labels["route"] = route(case.inputs[0])
         try:
             errors = errors_of(case)
-            told = {}
+            times = {}
             if device.type == "cuda":
-                timing = timed(lambda one=case: one.run(*one.given, **one.options), device)
-                told = timing.us() | share_of_floor(facts, timing, case.moved, case.flop)
+                timing = timed(lambda one=case: one.run(*one.inputs, **one.options), device)
+                times = timing.us() | share_of_floor(facts, timing, case.moved, case.flop)
         except Exception as error:  # the others go on
-            facts.tell(case.name, **what, right=False, why=f"{type(error).__name__}: {error}"[:300])
+            facts.record(
+                case.name, **labels, right=False, why=f"{type(error).__name__}: {error}"[:300]
+            )
             if device.type == "cuda":
                 torch.cuda.synchronize()  # raises where an error took the context with it
             continue
-        facts.tell(case.name, **what, **errors, **told)
+        facts.record(case.name, **labels, **errors, **times)
 
 
 if __name__ == "__main__":

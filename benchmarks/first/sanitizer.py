@@ -13,14 +13,14 @@ from pathlib import Path
 
 from common import NEEDS_GPU, begin, seconds_left
 from facts import Facts
-from gpu_plan import find_sanitizer, no_sanitizing, watched
+from gpu_plan import find_sanitizer, refusal_of_gpu, sanitizer_command
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("synccheck", "memcheck", "racecheck")
 FILES = ("test_onchip", "test_inverted_residual_cuda", "test_stem_update_cuda")
 CASES = 4
 # What compiles an emulation, or launches nothing, would take the places of what launches.
-NOT_THESE = "not emulation and not refused and not checked and not cpus"
+EXCLUDED = "not emulation and not refused and not checked and not cpus"
 SPARE = 4.0  # seconds before this step's own end
 
 
@@ -29,7 +29,7 @@ def command_of(tool: str, file: str, sanitizer: str) -> list[str]:
     pytest = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-q", "-ra"]
     pytest += ["--rootdir", str(ROOT), "-p", "no:cacheprovider", "--tb=line", "-m", "gpu"]
     path = ROOT / "python_tests" / "ops" / f"{file}.py"
-    return [*watched(sanitizer, tool), *pytest, "-k", NOT_THESE, str(path)]
+    return [*sanitizer_command(sanitizer, tool), *pytest, "-k", EXCLUDED, str(path)]
 
 
 @dataclass
@@ -61,14 +61,14 @@ def start_all(sanitizer: str, folder: Path) -> list[Run]:
     return runs
 
 
-def tell(run: Run, facts: Facts, **values: object) -> None:
+def record(run: Run, facts: Facts, **values: object) -> None:
     """How a run went; one that had to be ended, or was refused, is neither right nor wrong."""
     text, code = run.log.read_text(errors="replace"), run.process.poll()
-    refused = no_sanitizing(text)
+    refused = refusal_of_gpu(text)
     if code is not None and not refused and not values["interrupted"]:
         values["right"] = code == 0
     end = refused or "\n".join(text.strip().splitlines()[-5:])[-600:]
-    facts.tell(run.name, **values, exit_status="none" if code is None else code, end=end)
+    facts.record(run.name, **values, exit_status="none" if code is None else code, end=end)
     print(f"==== {run.name}\n{text[-6000:]}")
 
 
@@ -85,7 +85,7 @@ def watch(runs: list[Run], facts: Facts, limit: float) -> None:
             over = spent > limit + SPARE / 2
             if run.process.poll() is None and not over:
                 continue
-            tell(run, facts, seconds=round(spent, 1), interrupted=interrupted)
+            record(run, facts, seconds=round(spent, 1), interrupted=interrupted)
             run.process.kill()
             runs.remove(run)
         time.sleep(0.1)
@@ -97,7 +97,9 @@ def main() -> None:
     sanitizer = find_sanitizer()
     if device.type != "cuda" or sanitizer is None:
         why = NEEDS_GPU if device.type != "cuda" else "skipped: compute-sanitizer is not installed"
-        facts.tell("sanitizer", why=why, would_run=" ".join(command_of(TOOLS[0], FILES[0], "...")))
+        facts.record(
+            "sanitizer", why=why, would_run=" ".join(command_of(TOOLS[0], FILES[0], "..."))
+        )
         return
     with tempfile.TemporaryDirectory() as folder:
         watch(start_all(sanitizer, Path(folder)), facts, seconds_left() - SPARE)

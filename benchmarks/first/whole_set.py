@@ -9,7 +9,7 @@ import contenders
 import torch
 from common import NEEDS_GPU, begin
 from facts import Facts
-from onchip_ways import network_of
+from onchip_setup import network_of
 from torch import Tensor, nn
 
 from sign_ext import BackendError, SignTransform
@@ -23,25 +23,25 @@ MOVE = 0.5  # grey levels rms that a first step moves images by
 BY_HAND = 1056  # of the peer's: whole batches, as a graph has one shape
 
 
-def tell_time(
+def record_time(
     run: Callable[[Tensor], object],
     images: Tensor,
     steps: int,
     facts: Facts,
-    what: dict[str, object],
+    labels: dict[str, object],
 ) -> None:
     """The seconds of a call, of which every shape ran before."""
     seconds = clock(lambda: run(images), 1, images.device)
     each = 1e6 * seconds / len(images) / steps
-    facts.tell("whole set", **what, seconds=seconds, us_an_image_and_step=each)
+    facts.record("whole set", **labels, seconds=seconds, us_an_image_and_step=each)
 
 
-def tell_ours(
+def record_ours(
     model: nn.Module, images: Tensor, steps: int, batch: int, backend: str, facts: Facts,
-    what: dict[str, object],
+    labels: dict[str, object],
 ) -> None:  # fmt: skip
     """One of our backends; where its own check refuses it, that is told, and it is timed anyway."""
-    what = {**what, "way": f"sign_ext {backend}", "batch": batch}
+    labels = {**labels, "way": f"sign_ext {backend}", "batch": batch}
 
     def build() -> SignTransform:
         sign = SignTransform(
@@ -59,15 +59,15 @@ def tell_ours(
     try:
         sign = build()
     except BackendError as error:
-        facts.tell("refused", **what, why=str(error)[:300], right=False)
+        facts.record("refused", **labels, why=str(error)[:300], right=False)
         with mock.patch.object(engine, "check_step"):
             sign = build()
-        what["checked"] = False
-    tell_time(sign.transform, images, steps, facts, what)
+        labels["checked"] = False
+    record_time(sign.transform, images, steps, facts, labels)
 
 
-def tell_by_hand(
-    model: nn.Module, images: Tensor, steps: int, facts: Facts, what: dict[str, object]
+def record_by_hand(
+    model: nn.Module, images: Tensor, steps: int, facts: Facts, labels: dict[str, object]
 ) -> None:
     """A CUDA graph of a step, captured by hand; of as many whole batches as there are."""
     batches = images[: len(images) // BY_HAND * BY_HAND].split(BY_HAND)
@@ -79,11 +79,11 @@ def tell_by_hand(
         step_size=step_size_for(model, images[:32], MOVE),
         precision="bfloat16",
     )
-    run = contenders.by_torch(task)["CUDA graph by hand"]()
+    run = contenders.torch_peers(task)["CUDA graph by hand"]()
     run(batches[0])
     whole = images[: len(batches) * BY_HAND]
-    what = {**what, "images": len(whole), "way": "CUDA graph by hand", "batch": BY_HAND}
-    tell_time(lambda p: [run(batch) for batch in batches], whole, steps, facts, what)
+    labels = {**labels, "images": len(whole), "way": "CUDA graph by hand", "batch": BY_HAND}
+    record_time(lambda p: [run(batch) for batch in batches], whole, steps, facts, labels)
 
 
 def main() -> None:
@@ -93,19 +93,19 @@ def main() -> None:
     count, steps, batches = (IMAGES, STEPS, BATCHES) if on_gpu else (5, 2, (2,))
     model = network_of("basic_cnn", 32).to(device)
     images = 255 * torch.rand(count, 3, 32, 32, device=device)
-    what: dict[str, object] = {"network": "basic_cnn", "shape": "3x32x32", "dtype": "bfloat16"}
-    what |= {"images": count, "steps": steps}
+    labels: dict[str, object] = {"network": "basic_cnn", "shape": "3x32x32", "dtype": "bfloat16"}
+    labels |= {"images": count, "steps": steps}
     for number, batch in enumerate(batches):
         for backend in ("onchip", "fused"):
             if backend == "onchip" and not on_gpu:
-                facts.tell("whole set", **what, way=f"sign_ext {backend}", why=NEEDS_GPU)
+                facts.record("whole set", **labels, way=f"sign_ext {backend}", why=NEEDS_GPU)
                 continue
             try:
-                tell_ours(model, images, steps, batch, backend, facts, what)
+                record_ours(model, images, steps, batch, backend, facts, labels)
             except BackendError as error:
-                facts.tell("no time", **what, way=backend, batch=batch, why=str(error)[:300])
+                facts.record("no time", **labels, way=backend, batch=batch, why=str(error)[:300])
         if number == 0 and on_gpu:
-            tell_by_hand(model, images, steps, facts, what)
+            record_by_hand(model, images, steps, facts, labels)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ if str(BENCHMARKS) not in sys.path:
 
 import cluster_arithmetic as arithmetic  # noqa: E402
 import simulate_cluster  # noqa: E402
-from cluster_document import filled, markdown  # noqa: E402
+from cluster_document import markdown, refresh_tables  # noqa: E402
 
 
 def test_operations_are_those_that_pytorch_counts() -> None:
@@ -74,9 +74,9 @@ def test_the_documents_tables_are_what_its_commands_print(monkeypatch: pytest.Mo
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "scaling.md").read_text("utf-8")
     commands: list[object] = []
-    filled(text, commands.append)
+    refresh_tables(text, commands.append)
     assert len(commands) == text.count("$ python benchmarks/simulate_cluster.py") > 5
-    assert filled(text, simulate_cluster.main) == text
+    assert refresh_tables(text, simulate_cluster.main) == text
 
 
 def test_a_documents_tables_are_replaced() -> None:
@@ -89,7 +89,7 @@ def test_a_documents_tables_are_replaced() -> None:
         print("| new |")
 
     for old in ("", "| old |\n|---|\n| `--x` |\n\n"):
-        assert filled(f"a\n{block}{old}{end}b", run) == f"a\n{block}| new |\n\n{end}b"
+        assert refresh_tables(f"a\n{block}{old}{end}b", run) == f"a\n{block}| new |\n\n{end}b"
     assert seen == [["run", "--x", "1"]] * 2
 
 

@@ -134,11 +134,11 @@ def test_a_part_after_another_does_not_build_again(checkout: Path, tmp_path: Pat
 
 def test_parts_share_out_all_stages(checkout: Path, tmp_path: Path) -> None:
     todo = gpu_plan.plan(checkout, tmp_path, tmp_path / "home", on_gpu=True)
-    stages_of = {part: gpu_check.of_part(todo, part) for part in gpu_check.PARTS}
+    stages_of = {part: gpu_check.stages_of_part(todo, part) for part in gpu_check.PARTS}
     shared_out = [stage.name for of in stages_of.values() for stage in of]
     assert sorted(shared_out) == sorted(stage.name for stage in todo)
     assert gpu_check.PART_SECONDS + stages.GRACE < 10 * 60
-    assert gpu_check.of_part(todo, None) == todo
+    assert gpu_check.stages_of_part(todo, None) == todo
 
 
 def test_the_benchmarks_of_all_processes_are_told_in_order(tmp_path: Path) -> None:
@@ -158,6 +158,6 @@ def test_the_benchmarks_of_all_processes_are_told_in_order(tmp_path: Path) -> No
 
 
 def test_help_tells_what_each_part_runs(checkout: Path, tmp_path: Path) -> None:
-    told = run(checkout, tmp_path, "--help").stdout
-    assert all(f"\n  {part} " in told for part in gpu_check.PARTS)
-    assert "but test_iterative_sign" in told
+    help_text = run(checkout, tmp_path, "--help").stdout
+    assert all(f"\n  {part} " in help_text for part in gpu_check.PARTS)
+    assert "but test_iterative_sign" in help_text

@@ -29,7 +29,7 @@ from facts import Facts
 
 began = float(os.environ["FIRST_BEGAN"])
 facts = Facts(Path(os.environ["FIRST_FACTS"]), os.environ["FIRST_STEP"], began)
-facts.tell("found", rate_flop_per_s=12345678.9, right=True, process=os.getpid())
+facts.record("found", rate_flop_per_s=12345678.9, right=True, process=os.getpid())
 """
 ENDINGS = {
     "fine": "",
@@ -72,9 +72,9 @@ def test_facts_survive_steps_that_fail_or_hang_and_the_next_ones_run(
     assert found[0]["torch"] == "2.11"
     ended = {}
     for each in todo:
-        told = of(found, each.name)
-        assert told["found"]["rate_flop_per_s"] == 12345700.0  # six digits
-        ended[each.name] = told["ended"]
+        facts_of_step = of(found, each.name)
+        assert facts_of_step["found"]["rate_flop_per_s"] == 12345700.0  # six digits
+        ended[each.name] = facts_of_step["ended"]
         assert ended[each.name]["seconds"] <= each.limit + 3  # starting and ending a process
     assert [fact["status"] for fact in ended.values()] == [
         stages.FAILED,
@@ -118,11 +118,11 @@ def test_half_a_line_harms_no_other(tmp_path: Path) -> None:
         facts.Facts(file, "first", time.time()),
         facts.Facts(file, "second", time.time()),
     )
-    first.tell("one", errors=[float("nan"), float("inf"), 0.5])
+    first.record("one", errors=[float("nan"), float("inf"), 0.5])
     with file.open("a") as half:
         half.write('{"step": "first", "fa')
     assert len(facts.read(file)) == 1
-    second.tell("two")
+    second.record("two")
     assert [fact["fact"] for fact in facts.read(file)] == ["one", "two"]
     assert facts.read(file)[0]["errors"] == ["nan", "inf", 0.5]
     assert facts.read(tmp_path / "absent") == []
@@ -132,7 +132,7 @@ def test_the_budget_shortens_a_step_and_drops_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_first, "GRACE", 1.0)
-    monkeypatch.setattr(gpu_first, "LEAST", 3.0)
+    monkeypatch.setattr(gpu_first, "MIN_SECONDS", 3.0)
     started = time.monotonic()
     code, found = run(tmp_path, [step("fine"), step("hangs"), step("raises")], seconds=8)
     assert time.monotonic() - started < 12
@@ -168,14 +168,14 @@ def test_failed_tests_are_facts(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "def test_wrong():\n    assert 1 == 2\n\ndef test_right():\n    pass\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "facts_of_tests", "--rootdir", "."]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_facts", "--rootdir", "."]
     command += ["-p", "no:cacheprovider", str(tmp_path / "test_it.py")]
     _, found = run(tmp_path, [Step("tests", command, 60, {"PYTHONPATH": str(TOOLS)})])
-    told = of(found, "tests")
-    assert "test_wrong" in told["failed"]["test"]
-    assert "assert 1 == 2" in told["failed"]["error"]
-    assert told["failed"]["right"] is False
-    assert (told["tests"]["passed"], told["tests"]["failed"]) == (1, 1)
+    facts_of_step = of(found, "tests")
+    assert "test_wrong" in facts_of_step["failed"]["test"]
+    assert "assert 1 == 2" in facts_of_step["failed"]["error"]
+    assert facts_of_step["failed"]["right"] is False
+    assert (facts_of_step["tests"]["passed"], facts_of_step["tests"]["failed"]) == (1, 1)
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blocks_are_checked_at_the_networks_own_sizes() -> None:
     import torch
     from blocks import case_of
-    from inverted_residual_ways import blocks
+    from inverted_residual_variants import blocks
 
     found = blocks(32, torch.device("cpu"))
     assert len(found) == 16
@@ -209,10 +209,10 @@ def test_errors_are_told_as_quantiles() -> None:
     from common import distribution
 
     errors = torch.tensor([0.5, 0.25, float("nan"), 0.125, 0.75], dtype=torch.float64)
-    told = distribution(errors)
-    assert told["images"] == 5
-    assert [told[name] for name in ("min", "p25", "median", "p75")] == [0.125, 0.25, 0.5, 0.75]
-    assert told["max"] == float("inf")  # not finite is the worst, not left out
+    quantiles = distribution(errors)
+    assert quantiles["images"] == 5
+    assert [quantiles[name] for name in ("min", "p25", "median", "p75")] == [0.125, 0.25, 0.5, 0.75]
+    assert quantiles["max"] == float("inf")  # not finite is the worst, not left out
 
 
 @pytest.mark.usefixtures("_scripts")
@@ -226,9 +226,9 @@ def test_a_wrong_operator_is_told_so(wrong: bool) -> None:
 
     found = next(operators.cases(torch.device("cpu")))
     assert found.name == "sign_update_"
-    told = operators.errors_of(dataclasses.replace(found, run=run))
-    assert told["right"] is not wrong
-    assert told["checked"] == 1  # of two images
+    errors = operators.errors_of(dataclasses.replace(found, run=run))
+    assert errors["right"] is not wrong
+    assert errors["checked"] == 1  # of two images
 
 
 @pytest.mark.usefixtures("_scripts")
@@ -246,9 +246,9 @@ def test_a_launch_of_ncus_report_is_a_fact(tmp_path: Path) -> None:
     ]
     lines = ["==PROF== Connected", *(",".join(json.dumps(cell) for cell in row) for row in rows)]
     report.write_text("\n".join(lines))
-    told = facts.Facts(tmp_path / "facts", "ncu", time.time())
-    assert counters.tell_report(report, told)
-    assert not counters.tell_report(tmp_path / "absent", told)
+    recorded = facts.Facts(tmp_path / "facts", "ncu", time.time())
+    assert counters.record_report(report, recorded)
+    assert not counters.record_report(tmp_path / "absent", recorded)
     found = facts.read(tmp_path / "facts")
     assert [fact["fact"] for fact in found] == ["counters", "counters", "no counters"]
     assert found[0]["values"]["Duration"] == "1,234 ns"

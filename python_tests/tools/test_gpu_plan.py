@@ -152,7 +152,7 @@ def test_benchmarks_start_with_what_was_never_measured(plan: dict[str, Stage]) -
     assert {*onchip, *blocks, *others} == here - {"test_iterative_sign"}
     outputs = [w for s in begin(plan, "benchmarks") for w in s.command if "benchmark-json" in w]
     assert len(set(outputs)) == 3
-    assert all("whole_benchmarks" in stage.command for stage in begin(plan, "benchmarks"))
+    assert all("finished_benchmarks" in stage.command for stage in begin(plan, "benchmarks"))
     assert not any("--benchmark-disable" in stage.command for stage in plan.values())
 
 
@@ -257,16 +257,16 @@ def test_what_was_built_before_is_built_anew_where_it_does_not_import(
         return [build, imported]
 
     monkeypatch.setattr(gpu_build, "build_stages", build_stages)
-    outcomes = gpu_build.provide(
+    outcomes = gpu_build.ensure_package(
         root, work, home, on_gpu=False, deadline=time.monotonic() + 100, log=tmp_path / "log"
     )
     assert stages.succeeded(outcomes)
     assert (home / gpu_build.MARKER).exists()
-    told = [(outcome.name, outcome.status) for outcome in outcomes]
+    statuses = [(outcome.name, outcome.status) for outcome in outcomes]
     if imports:
-        assert told == [("build", stages.SKIPPED), ("import", stages.PASSED)]
+        assert statuses == [("build", stages.SKIPPED), ("import", stages.PASSED)]
     else:
-        assert told == [
+        assert statuses == [
             ("import of what was built before", stages.SKIPPED),
             ("build", stages.PASSED),
             ("import", stages.PASSED),

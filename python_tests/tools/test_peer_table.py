@@ -147,7 +147,7 @@ def test_cells_of_another_origin_are_kept_apart(change: dict[str, str], tmp_path
     assert Table(out, {**HERE, "commit": "5678"}).missing([cell]) == []
     other = Table(out, {**HERE, **change})
     assert other.missing([cell]) == [cell]
-    assert other.apart() == 1
+    assert other.count_of_other_origins() == 1
     other.add(cell, row(median=3.0, date="2027-01-01"))
     again = Table(out, HERE)
     assert [each["median"] for each in again.cells().values()] == [1.0]
@@ -193,12 +193,12 @@ def test_what_does_not_fit_runs_with_fewer_images(
                 raise torch.OutOfMemoryError
             return row(ran_with=self.images)
 
-    monkeypatch.setattr(peer_measure, "Course", Small)
+    monkeypatch.setattr(peer_measure, "PreparedRace", Small)
     table = Table(tmp_path / "peers.json", HERE)
-    measuring = peer_table.Measuring(table)
-    measuring.add(Cell(RACE, "x"))
+    measurer = peer_table.CellMeasurer(table)
+    measurer.add(Cell(RACE, "x"))
     assert tried == [8, 4, 2]
-    assert measuring.add(Cell(RACE, "never")) == "out of memory with one image"
+    assert measurer.add(Cell(RACE, "never")) == "out of memory with one image"
     first, second = peer_show.races(list(table.cells().values()))[0]["rows"], table.cells()
     assert first[0]["name"] == "x (with 2 images: more do not fit)"
     assert "absent" in second[Cell(RACE, "never").key]
@@ -212,11 +212,12 @@ def test_every_race_asks_for_the_peers_and_all_of_ours() -> None:
     assert {"CUDA graph by hand", "JAX jit(lax.scan)", "memsave_torch"} <= set(on_gpu)
     assert {"sign_ext autograd", "sign_ext fused", "sign_ext onchip"} <= set(on_gpu)
     assert "sign_ext fused, tuned" in on_gpu
-    on_cpu = peer_measure.Course(Race("basic_cnn", "float32", 1, 1, "cpu"), 1).task
+    on_cpu = peer_measure.PreparedRace(Race("basic_cnn", "float32", 1, 1, "cpu"), 1).task
     assert (
-        peer_measure.why_not(on_cpu, "sign_ext fused, tuned") == "on a CPU measuring takes minutes"
+        peer_measure.absence_reason(on_cpu, "sign_ext fused, tuned")
+        == "on a CPU measuring takes minutes"
     )
-    assert peer_measure.why_not(on_cpu, "sign_ext fused") is None
+    assert peer_measure.absence_reason(on_cpu, "sign_ext fused") is None
     assert len(set(on_gpu)) == len(on_gpu)
     assert "naive, default flags" not in peer_measure.names(Race("n", "tf32", 8, 2, "cuda"))
 
@@ -225,8 +226,8 @@ def test_the_best_peer_takes_part_for_both_networks_of_the_claims() -> None:
     """max-autotune compiles for minutes, so the large networks do without it."""
 
     def reason(network: str) -> str | None:
-        task = peer_measure.Course(Race(network, "float32", 1, 1, "cpu"), 1).task
-        return peer_measure.why_not(task, "torch.compile max-autotune")
+        task = peer_measure.PreparedRace(Race(network, "float32", 1, 1, "cpu"), 1).task
+        return peer_measure.absence_reason(task, "torch.compile max-autotune")
 
     assert reason("basic_cnn") is None
     pytest.importorskip("torchvision")
@@ -235,7 +236,7 @@ def test_the_best_peer_takes_part_for_both_networks_of_the_claims() -> None:
 
 
 def test_who_computes_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    course = peer_measure.Course(RACE, 2)
+    prepared = peer_measure.PreparedRace(RACE, 2)
     build = peer_measure.build
 
     def wrong(task: contenders.Task, name: str) -> Any:
@@ -243,11 +244,11 @@ def test_who_computes_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatc
         return (lambda images: run(images) + 1) if name == "sign_ext autograd" else run
 
     monkeypatch.setattr(peer_measure, "build", wrong)
-    assert "computes something else" in course.measure("sign_ext autograd")["absent"]
+    assert "computes something else" in prepared.measure("sign_ext autograd")["absent"]
     # Where rounding alone does as much, the error is kept and the time too; NaN never is rounding.
-    monkeypatch.setattr(course.reference, "rounding", 0.8)
-    assert "median" in course.measure("sign_ext autograd")
-    assert course._objection("x", math.nan) is not None
+    monkeypatch.setattr(prepared.reference, "rounding", 0.8)
+    assert "median" in prepared.measure("sign_ext autograd")
+    assert prepared._objection("x", math.nan) is not None
 
 
 def test_the_sources_are_what_a_time_depends_on(tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_what_is_measured_is_among_the_sources() -> None:
 
 
 def test_a_full_memory_is_known_in_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    course = peer_measure.Course(RACE, 1)
+    prepared = peer_measure.PreparedRace(RACE, 1)
 
     def full(task: contenders.Task, name: str) -> Any:
         raise RuntimeError(name)
@@ -282,8 +283,8 @@ def test_a_full_memory_is_known_in_other_words(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(peer_measure, "build", full)
     for words in ("captured: CUDA out of memory. Tried", "RESOURCE_EXHAUSTED: 12 bytes"):
         with pytest.raises(torch.OutOfMemoryError):
-            course.measure(f"sign_ext {words}")
-    assert "other" in course.measure("sign_ext other")["absent"]
+            prepared.measure(f"sign_ext {words}")
+    assert "other" in prepared.measure("sign_ext other")["absent"]
 
 
 def test_the_picture(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_an_interrupted_pytest_shows_failures_and_writes_its_benchmarks(
         "    benchmark.pedantic(lambda: time.sleep(next(naps)), rounds=2)\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "--rootdir", ".", "-p", "no:cacheprovider"]
-    command += ["--benchmark-json=raw.json", "--tb=short", "-p", "whole_benchmarks"]
+    command += ["--benchmark-json=raw.json", "--tb=short", "-p", "finished_benchmarks"]
     environ = {"PYTHONPATH": str(Path(stages.__file__).parent)}
     outcome = run(Stage("one", [*command, "test_speed.py"], 10, environ), tmp_path)
     assert outcome.status == stages.TIMED_OUT
@@ -144,11 +144,13 @@ def test_without_time_left_nothing_is_started(tmp_path: Path) -> None:
 
 
 def test_an_excuse_turns_a_failure_into_a_skip_and_only_then(tmp_path: Path) -> None:
-    def excuse(output: str) -> str | None:
+    def skip_reason(output: str) -> str | None:
         return "refused here" if "no such device" in output else None
 
-    refused = Stage("a", python("print('no such device'); raise SystemExit(1)"), 30, excuse=excuse)
-    broken = Stage("b", python("print('a bug'); raise SystemExit(1)"), 30, excuse=excuse)
+    refused = Stage(
+        "a", python("print('no such device'); raise SystemExit(1)"), 30, skip_reason=skip_reason
+    )
+    broken = Stage("b", python("print('a bug'); raise SystemExit(1)"), 30, skip_reason=skip_reason)
     assert run(refused, tmp_path).status == stages.SKIPPED
     assert run(broken, tmp_path).status == stages.FAILED  # reads its own output, not a's
 

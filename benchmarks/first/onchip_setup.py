@@ -70,7 +70,7 @@ def random_batch(images: int, size: int, device: torch.device) -> Tensor:
     return batch.to(device).contiguous(memory_format=torch.channels_last)
 
 
-class Course:
+class OnChipSetup:
     """A network and images, and trajectories on chip for them."""
 
     def __init__(
