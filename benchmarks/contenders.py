@@ -1,6 +1,6 @@
-"""Who takes part in a race: every peer and every backend of ours that can run it, by name.
+"""The contenders of a race, by name: every peer and every backend of ours that can run it.
 
-What cannot run is not dropped in silence: it is returned beside the others with the reason.
+Contenders that cannot run are not dropped silently: they are returned with the reason.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sign_ext.settings import BACKENDS
 
 DEFAULTS = "naive, default flags"
 LONG = "left out: compiles for minutes (--all-peers)"
-# torch.compile of this many modules takes minutes.
+# torch.compile takes minutes for networks with more modules than this.
 MANY_MODULES = 400
 TUNED = "fused, tuned"
 OURS = (*(name for name in BACKENDS if name != "auto"), TUNED)
-# Why some of them take no part on a CPU.
+# Why some of our backends do not take part on a CPU.
 NOT_ON_A_CPU = {"graphed": NO_GPU, "onchip": NO_GPU, TUNED: "on a CPU measuring takes minutes"}
 
 
@@ -35,8 +35,8 @@ class Task(task.Task):
     """One race.
 
     Attributes:
-        network: its name in `sign_ext.models`.
-        all_peers: also those that compile for minutes.
+        network: Its name in `sign_ext.models`.
+        all_peers: Include peers that compile for minutes.
     """
 
     network: str
@@ -44,7 +44,7 @@ class Task(task.Task):
 
 
 def torch_peers(task: Task) -> dict[str, Callable[[], Run]]:
-    """The peers that torch alone is enough for, each still to be built."""
+    """The peers that need only torch: name → function that builds the peer."""
     precision, loop_args = task.precision, (task.steps, task.step_size)
 
     def folded() -> nn.Module:
@@ -80,7 +80,7 @@ def torch_peers(task: Task) -> dict[str, Callable[[], Run]]:
 
 
 def exclusion_reason(task: Task, name: str) -> str | None:
-    """Why a peer of `torch_peers` takes no part, or None."""
+    """Why a peer of `torch_peers` does not take part, or None."""
     modules = list(task.model.modules())
     if name == "CUDA graph by hand" and not task.images.is_cuda:
         return NO_GPU
@@ -94,7 +94,7 @@ def exclusion_reason(task: Task, name: str) -> str | None:
 
 
 def build_ours(task: Task, backend: str) -> Run:
-    """One of ours: a backend by its name, or the fused one with its choices measured."""
+    """One of our contenders: a backend by name, or `TUNED`, fused with measured choices."""
     return ours(task, "fused", tune=True) if backend == TUNED else ours(task, backend)
 
 
@@ -102,14 +102,14 @@ def build_contenders(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
     """Build every contender and run it once.
 
     Args:
-        task: the race.
+        task: The race.
 
     Returns:
         The contenders by name, ours last, and name → reason for those that cannot run here. Peers
-        that compile may fail for reasons of the machine (no compiler, no Triton), so an error of
-        theirs is a reason too; of the others it is an error.
+        that compile may fail because of the machine (no compiler, no Triton), so their exceptions
+        count as reasons. Exceptions of other contenders are raised.
     """
-    torch.compiler.reset()  # it gives up on code that was compiled often, as by earlier races
+    torch.compiler.reset()  # it stops compiling code that earlier races have recompiled often
     runs: dict[str, Run] = {}
     absent: dict[str, str] = {}
 

@@ -5,8 +5,7 @@ pytest, pytest-benchmark and hypothesis; building also needs pip or setuptools, 
 a CUDA toolkit. Nothing is installed into that Python: the package goes to a folder under build/,
 which later calls reuse while the sources, torch and the GPU model stay the same. The check ends
 with a short table and writes gpu_check.json, and gpu_check.log with all output. A stage that
-exceeds its time limit is interrupted with SIGINT, so that it can report its results, and killed 20 s
-later.
+exceeds its time limit is interrupted with SIGINT, so that it can report, and killed 20 s later.
 
 The whole check takes about 30 minutes. If a command may run for ten minutes at most, run it in
 parts. Each part first builds the package if needed (gpu_package.py builds it in advance, without a
