@@ -26,13 +26,16 @@ STARTED = pytest.StashKey[float]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of a benchmark run: device, contenders, sizes and time limit."""
-    add = parser.getgroup("sign_ext benchmarks").addoption add("--device", default=None, help="cpu
-    or cuda (default: cuda if available)") add("--all-peers", action="store_true", help="include
-    peers and networks that take minutes each") add("--images", type=int, default=None, help="images
-    per race (default: the race's own number)") add("--steps", type=int, default=None, help="K of
-    each race (default: the race's own)") add(
-        "--seconds", type=float, default=float(os.environ.get("BENCH_SECONDS", "inf")), help="skip
-        benchmarks that would start later than this (default: $BENCH_SECONDS, else none)",
+    add = parser.getgroup("sign_ext benchmarks").addoption
+    add("--device", default=None, help="cpu or cuda (default: cuda if available)")
+    add("--all-peers", action="store_true", help="include peers and networks that take minutes")
+    add("--images", type=int, default=None, help="images per race (default: the race's own)")
+    add("--steps", type=int, default=None, help="K of each race (default: the race's own)")
+    add(
+        "--seconds",
+        type=float,
+        default=float(os.environ.get("BENCH_SECONDS", "inf")),
+        help="skip benchmarks that would start later than this (default: $BENCH_SECONDS, or none)",
     )
 
 

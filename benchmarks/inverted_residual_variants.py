@@ -43,7 +43,7 @@ def input_of(op: InvertedResidual, images: int) -> Tensor:
 
 
 def steps(op: InvertedResidual, x: Tensor, precision: str) -> dict[str, Callable[[], Tensor]]:
-    """Forward and backward step by variant; call them under `computing(..., precision)`, no_grad."""
+    """Forward and backward by variant; call them in `computing(..., precision)`, no_grad."""
     device, dtype = x.device, activation_dtype(torch.float32, precision)
     programs = isolated_programs(op, torch.randn(op.shape, device=device))
 

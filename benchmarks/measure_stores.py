@@ -177,13 +177,16 @@ def main() -> None:
     )
     parser.add_argument(
         "measurements", nargs="+", choices=[*MEASUREMENTS, "worker"], metavar="WHAT"
-    ) parser.add_argument("--out", help="JSON file for the results (for a worker: the store)")
-    parser.add_argument("--model", default="basic_cnn") parser.add_argument("--images", type=int,
-    default=1024) parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=3) parser.add_argument("--threads", type=int,
-    default=1, help="threads of a worker") parser.add_argument("--scratch", help="folder for the
-    stores (default: the system's temporary folder)") options = parser.parse_args() if
-    options.measurements == ["worker"]:
+    )
+    parser.add_argument("--out", help="JSON file for the results (for a worker: the store)")
+    parser.add_argument("--model", default="basic_cnn")
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="threads of a worker")
+    parser.add_argument("--scratch", help="folder for the stores (default: a temporary folder)")
+    options = parser.parse_args()
+    if options.measurements == ["worker"]:
         worker(options)
         return
     found: dict[str, Any] = {name: MEASUREMENTS[name](options) for name in options.measurements}

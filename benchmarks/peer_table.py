@@ -1,12 +1,12 @@
-"""The table of peers: every network, precision, batch and contender, measured cell by cell.
+"""The peer table: every network, precision, batch and contender, measured cell by cell.
 
-    python benchmarks/peer_table.py --out build/peer_table.json --seconds 500    # again and again
+    python benchmarks/peer_table.py --out build/peer_table.json --seconds 500    # repeatedly
     python benchmarks/peer_table.py --list                                       # what is missing
     python benchmarks/peer_table.py --markdown docs/performance.md --plot docs/images/peers.svg
 
-Each cell goes into the file as soon as it is measured, so the script can be stopped at any time
-and called again until it says "nothing left". Cells of other sources, machines or versions of
-torch stay in the file, apart: they are not counted and not shown beside this one's.
+Each cell is stored as soon as it is measured, so the script can be stopped at any time; call it
+until it prints "nothing left". Cells of other sources, machines or versions of torch stay in the
+file, but are neither counted nor shown.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from sign_ext.settings import PRECISIONS
 NETWORKS = ("basic_cnn", "mobilenet_v2", "nasnet_mobile", "inception_resnet_v2")
 IMAGES = {"inception_resnet_v2": (64, 4)}
 USUAL_IMAGES = (1024, 64)
-# More where a step is short, so that what a call costs but once weighs little.
+# More steps if a step is short, so that the fixed cost of a call matters little.
 STEPS = {"nasnet_mobile": 10, "inception_resnet_v2": 5}
 USUAL_STEPS = 50
 
 
 def options() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("build/peer_table.json"), help="the file of cells")
-    add("--start", type=Path, help="a file to begin from where --out is not there yet")
-    add("--seconds", type=float, default=float("inf"), help="begin no cell after this long")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is")
+    add("--start", type=Path, help="file to start from if --out does not exist")
+    add("--seconds", type=float, default=float("inf"), help="start no cell after this time")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    add("--precisions", nargs="+", choices=PRECISIONS, help="default: float32 alone on a CPU")
-    add("--images", nargs="+", type=int, help="batches, in place of each network's two")
-    add("--steps", type=int, help="K, in place of each network's")
-    add("--contenders", nargs="+", metavar="NAME", help="these only")
-    add("--list", action="store_true", help="print what is missing and measure nothing")
+    add("--precisions", nargs="+", choices=PRECISIONS, help="default: all; on a CPU only float32")
+    add("--images", nargs="+", type=int, help="batch sizes (default: two for each network)")
+    add("--steps", type=int, help="K (default: depends on the network)")
+    add("--contenders", nargs="+", metavar="NAME", help="measure only these contenders")
+    add("--list", action="store_true", help="print the missing cells; measures nothing")
     add("--markdown", type=Path, help="document whose section to fill; measures nothing")
     add("--plot", type=Path, help="SVG to draw (needs matplotlib); measures nothing")
     found = parser.parse_args()
@@ -66,7 +66,7 @@ def options() -> argparse.Namespace:
 
 
 def requested_cells(arguments: argparse.Namespace) -> list[Cell]:
-    """Every cell asked for, race after race; what compiles for minutes last of all."""
+    """All requested cells, race after race; contenders that compile for minutes come last."""
     races = [
         Race(
             network=network,
@@ -93,39 +93,39 @@ def requested_cells(arguments: argparse.Namespace) -> list[Cell]:
 
 
 def command() -> str:
-    """This call, without the folders of the machine."""
+    """This command line, without absolute paths of the machine."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return shlex.join(["python", "benchmarks/peer_table.py", *words])
 
 
 class LostError(RuntimeError):
-    """This process can measure nothing more; another one can."""
+    """The CUDA context is lost: this process cannot measure any more, a new one can."""
 
 
 class CellMeasurer:
     """Measures cells in order, keeping a race's network between its cells."""
 
     def __init__(self, table: Table) -> None:
-        """Nothing is built yet."""
+        """Start without a network; it is built on demand."""
         self._table = table
         self._prepared: peer_measure.PreparedRace | None = None
 
     def _prepare(self, race: Race, images: int) -> peer_measure.PreparedRace:
         prepared = self._prepared
         if prepared is None or (prepared.race, len(prepared.task.images)) != (race, images):
-            self._prepared = prepared = None  # before the next is built: both may not fit
+            self._prepared = prepared = None  # free it first: two may not fit in memory
             peer_measure.free_memory()
             self._prepared = prepared = peer_measure.PreparedRace(race, images)
         return prepared
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """A cell's facts, with half the images, and half again, where they do not fit."""
+        """Measure a cell; halve the number of images until it fits in memory."""
         images = cell.race.images
         while True:
             peer_measure.free_memory()
             try:
                 return self._prepare(cell.race, images).measure(cell.contender)
-            except ImportError as error:  # of the network: timm, say
+            except ImportError as error:  # the network needs a missing library such as timm
                 return {"absent": first_line(error)}
             except torch.OutOfMemoryError:
                 self._prepared = None
@@ -134,7 +134,7 @@ class CellMeasurer:
                 images //= 2
 
     def add(self, cell: Cell) -> str:
-        """Measure a cell and put it in the file; returns what came out in a few words."""
+        """Measure a cell and store it; returns a short description of the result."""
         if self._table.begin(cell):
             facts = self.measure(cell)
         else:
@@ -148,7 +148,7 @@ class CellMeasurer:
 
 
 def measure_missing(arguments: argparse.Namespace, table: Table) -> None:
-    """Measure what is missing for as long as there is time, and say what is left."""
+    """Measure missing cells until the time is up, and print how many are left."""
     until = time.monotonic() + arguments.seconds
     cells = requested_cells(arguments)
     left = table.missing(cells)
@@ -158,13 +158,15 @@ def measure_missing(arguments: argparse.Namespace, table: Table) -> None:
         print(measurer.add(left[0]), flush=True)
         left = left[1:]
         if peer_measure.context_is_lost(torch.device(arguments.device)):
-            raise LostError(f"that took the GPU's context with it: {len(left)} left, call again")
+            raise LostError(
+                f"the last cell destroyed the CUDA context: {len(left)} left, call again"
+            )
     state = f"{len(left)} left, call again" if left else "nothing left"
     print(f"{state}: {len(cells) - len(left)} of {len(cells)} cells are in {table.path.name}")
 
 
 def main() -> int:
-    """Measure, list or show; 2 where the file or an option is wrong, 3 where the GPU is lost."""
+    """Measure, list or show; returns 2 for a wrong file or option, 3 if the GPU is lost."""
     arguments = options()
     try:
         if arguments.markdown or arguments.plot:

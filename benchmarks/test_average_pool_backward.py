@@ -1,4 +1,4 @@
-"""average_pool_backward and the ReLU below it against torch's, and a copy of as many bytes."""
+"""average_pool_backward with the ReLU before it against torch's, and against a copy."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""max_pool against torch's pooling, bias and ReLU, and against a copy of as many bytes.
+"""max_pool against torch's pooling, bias and ReLU, and against a copy of the same bytes.
 
-torch's own also finds the winners, which its backward needs; the operator writes them in a few bits
-and the activation's bits too. `fraction_of_copy` is the share of a copy's bandwidth, measured in
-the same race, that the operator reaches.
+Both also return the positions of the maxima for the backward pass, the operator in a few bits,
+along with the bit mask of the activation. `fraction_of_copy` is the share of a copy's bandwidth
+that the operator reaches in the same race.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""max_pool_backward against torch's ReLU and pooling backward, and a copy of as many bytes."""
+"""max_pool_backward against torch's ReLU and pooling backward, and against a copy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Peak memory of a step of SIGN beyond weights, images and the result, and what autograd saves.
+"""Peak memory of a step of SIGN beyond weights, images and result, and the bytes autograd saves.
 
-One step; K steps take no more, since each starts when the one before it has released its memory.
-`memory.py` says what is counted.
+K steps take no more memory than one, since each step releases its memory before the next starts.
+`memory.py` defines what is counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sign_ext.benchmarking.loops import Run
 from sign_ext.models import build_model
 
 IMAGES = {"basic_cnn": 64, "mobilenet_v2": 64, "inception_resnet_v2": 2}
-ON_GPU = 4  # times as many
+ON_GPU = 4  # factor on the number of images
 EAGER, FROZEN, SAVING = "autograd", "autograd, weights frozen", "memsave_torch"
 BACKENDS = ("autograd", "fused")
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# `make test-oldest`: builds the package against the oldest torch that pyproject.toml allows and runs
-# the tests that an older torch can break (loading, schemas, operators, the compiler, the engine's
-# parity). It uses a separate environment (5 GB), which is removed afterwards.
-# OLDEST_WITH="torchvision timm" also runs the tests with whole networks, which are skipped otherwise.
+# `make test-oldest`: builds the package against the oldest torch that pyproject.toml allows, then
+# runs the tests that an older torch can break (loading, schemas, operators, the compiler, the
+# engine's parity). It uses a separate environment (5 GB), which is removed afterwards.
+# OLDEST_WITH="torchvision timm" also runs the tests with whole networks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD

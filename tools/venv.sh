@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Creates or repairs .venv and installs everything that the make commands use; returns quickly if
-# nothing relevant has changed. Environment: PYTHON, PIP_FLAGS, SIGN_EXT_BUILD, TORCH_CUDA_ARCH_LIST.
+# Creates or repairs .venv and installs everything that the make commands use. Returns quickly if
+# nothing relevant has changed.
+# Environment: PYTHON, PIP_FLAGS, SIGN_EXT_BUILD, TORCH_CUDA_ARCH_LIST.
 #
-# Without SIGN_EXT_BUILD, the extension is built for what this machine can run: the CUDA kernels, which
-# take minutes, only if an NVIDIA GPU is visible. The last given value is remembered in .venv until
-# another one is given.
+# Without SIGN_EXT_BUILD, the extension is built for what this machine can run: the CUDA kernels,
+# which take minutes, only if an NVIDIA GPU is visible. The last given value is remembered in .venv
+# until another one is given.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,4 +1,4 @@
-"""MobileNetV2's 16 blocks as one operator: right, and timed against their three convolutions."""
+"""Check MobileNetV2's 16 blocks as single operators, and time them against three convolutions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRECISIONS = ("bfloat16", "tf32")
 
 
 def case_of(op: InvertedResidual, images: int) -> Case:
-    """A case of the operators' tests with the sizes of a block; its weights are drawn there."""
+    """A case of the operators' tests with the sizes of a block and random weights."""
     depthwise = op.depthwise
     padding_end = []
     for axis in range(2):
@@ -45,19 +45,19 @@ def case_of(op: InvertedResidual, images: int) -> Case:
 
 @contextlib.contextmanager
 def failures_recorded(facts: Facts, labels: dict[str, object]) -> Iterator[None]:
-    """A block that fails costs itself alone, as far as the device goes on."""
+    """Record a failure of a block and continue with the next, if the device still works."""
     try:
         yield
     except RuntimeError as error:
         facts.record("failed", **labels, right=False, why=str(error).strip()[:300])
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # raises where the error took the context with it
+            torch.cuda.synchronize()  # raises if the error has destroyed the context
 
 
 def record_errors(
     op: InvertedResidual, precision: str, facts: Facts, labels: dict[str, object]
 ) -> None:
-    """Both operators against float64, through their own bits."""
+    """Compare both directions with float64, through the operator's own residue bits."""
     case = case_of(op, CHECKED if op.expand.weight.is_cuda else 1)
     generator = torch.Generator().manual_seed(0)
     device = op.expand.weight.device.type
@@ -73,7 +73,7 @@ def record_errors(
 
 
 def emulated_unless_on_gpu(device: str) -> contextlib.AbstractContextManager[object]:
-    """Where there is no GPU, the kernel's text on the host."""
+    """A context that, without a GPU, runs the kernel's source on the host."""
     if device == "cuda":
         return contextlib.nullcontext()
     from emulated_blocks import Device, emulated_blocks
@@ -84,7 +84,7 @@ def emulated_unless_on_gpu(device: str) -> contextlib.AbstractContextManager[obj
 def record_times(
     op: InvertedResidual, images: int, precision: str, facts: Facts, labels: dict[str, object]
 ) -> dict[str, float]:
-    """A step forward and back, both runs, as graphs; the δ of both are compared, too."""
+    """Time forward and backward of both variants as CUDA graphs, and compare their δ."""
     x = input_of(op, images)
     device, moved = x.device, bytes_moved(op, images, precision)
     medians = {}
@@ -108,13 +108,13 @@ def record_times(
 
 
 def main() -> None:
-    """Errors of all first, then times; the sums over the network at the end."""
+    """Record the errors of all blocks, then times, then sums over the network."""
     device, facts = begin()
     on_gpu = device.type == "cuda"
     found = blocks(32, device)
     chosen = list(enumerate(found)) if on_gpu else list(enumerate(found))[-3:-1]
     if earlier_value(facts, "copy", "bytes_per_s") is None:
-        facts.record("no ceilings", why="shares of the floor are left out")
+        facts.record("no ceilings", why="shares of the floor are not computed")
 
     def labels_of(index: int, op: InvertedResidual, precision: str) -> dict[str, object]:
         (c, h, w), stride = op.in_shapes[0], op.depthwise.stride[0]

@@ -1,4 +1,4 @@
-"""The launches that ncu looks at: on chip forward and backward, depthwise, activate."""
+"""The launches that ncu profiles: onchip forward and backward, depthwise, activate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGES = 1056
 
 
 def main() -> None:
-    """Run each once before, so that nothing is loaded while ncu looks."""
+    """Run each launch once before profiling, so that modules are already loaded."""
     device = device_here()
     on_gpu = device.type == "cuda"
     images = IMAGES if on_gpu else 1

@@ -1,4 +1,4 @@
-"""What the machine reaches: a copy, matrix products in three precisions, a launch."""
+"""The machine's ceilings: a copy, matrix products in three precisions, launch latency."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LAUNCHES = 200
 
 
 def main() -> None:
-    """Measure each and tell it at once."""
+    """Measure each ceiling and record it at once."""
     device, facts = begin()
     on_gpu = device.type == "cuda"
     if on_gpu:

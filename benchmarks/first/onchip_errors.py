@@ -1,8 +1,8 @@
-"""The on-chip kernel's δ of one step: errors of every image, before any tolerance.
+"""Errors of the onchip kernel's δ of one step, for every image, without a tolerance.
 
-Against its definition (float64, rounded where the kernel rounds), and against δ in float64, where
-bfloat16's own rounding and the bits that it turns are in it: the fused backend's error beside it
-says how much that is.
+The kernel is compared with its definition (float64, rounded where the kernel rounds) and with δ in
+float64. The latter error includes bfloat16's rounding and the mask bits that it flips; the fused
+backend's error shows how much that is.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from sign_ext.pushforward import pullback_of_ones
 
 
 def delta_of(trajectory: OnChipTrajectory, images: Tensor) -> Tensor:
-    """What the first step adds, over the step size; float64."""
+    """δ of the first step in float64: the change divided by the step size."""
     trajectory.start(images)
     trajectory.advance(1)
     return (trajectory.iterate.double() - images.double()) / STEP_SIZE
 
 
 def record_errors(setup: OnChipSetup, facts: Facts, labels: dict[str, object]) -> None:
-    """Each error as a distribution over the images."""
+    """Record each error as a distribution over the images."""
     images, trajectory = setup.images, setup.on_chip()
     got = delta_of(trajectory, images)
     facts.record(
@@ -52,7 +52,7 @@ def record_errors(setup: OnChipSetup, facts: Facts, labels: dict[str, object]) -
 
 
 def main() -> None:
-    """One network, few images first: a kernel that hangs or fails on one wave says so there."""
+    """Check one network, few images first: a kernel that hangs or fails does so there."""
     device, facts = begin()
     name = sys.argv[1]
     assert name in NETWORKS

@@ -1,4 +1,4 @@
-"""A step on chip at 1,056 images, 8 for each of 132 multiprocessors: 128, 256 and 512 threads."""
+"""Time the onchip backend with 128, 256 and 512 threads at 1,056 = 8 · 132 images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sign_ext.errors import BackendError
 
 IMAGES, STEPS, SIZE = 1056, 20, 32
 THREADS = (256, 128, 512)
-STEP_SIZE = 1e-3  # so small that thousands of steps leave noise as it is
+STEP_SIZE = 1e-3  # so small that thousands of steps hardly change the images
 
 
 def clock_rate() -> float | None:
@@ -29,7 +29,7 @@ def clock_rate() -> float | None:
 
 
 def main() -> None:
-    """Time each on its own, and the fused backend."""
+    """Time each block size, and the fused backend."""
     device, facts = begin()
     on_gpu = device.type == "cuda"
     images, steps, size = (IMAGES, STEPS, SIZE) if on_gpu else (1, 1, 8)
@@ -50,14 +50,14 @@ def main() -> None:
                 facts.record("step on chip", **labels, threads=threads, time=NEEDS_GPU)
                 continue
             trajectory.record(setup.sign.engines.onchip._record)
-            timing = timed(lambda one=trajectory: one.advance(steps), device, turns=5)
+            timing = timed(lambda each=trajectory: each.advance(steps), device, turns=5)
             numbers = timing.us(images * steps) | {"clocks_of_floor": work.clocks}
             if rate:
                 processors = torch.cuda.get_device_properties(device).multi_processor_count
                 floor = work.clocks * images * steps / processors / rate
                 numbers["share_of_floor"] = floor / timing.median
             facts.record("step on chip", **labels, threads=threads, per="image and step", **numbers)
-        timing = timed(lambda one=fused: one.advance(steps), device, turns=5)
+        timing = timed(lambda each=fused: each.advance(steps), device, turns=5)
         facts.record("step fused", **labels, per="image and step", **timing.us(images * steps))
 
 

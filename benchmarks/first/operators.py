@@ -1,4 +1,4 @@
-"""Every other operator at the networks' shapes: error to its definition, and share of its floor."""
+"""All other operators at the networks' shapes: error against the reference, and share of the floor."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from sign_ext.ops.sign_update import sign_update_, sign_update_reference_
 from sign_ext.ops.stem_update import stem_update_
 
 IMAGES = 1056
-CHECKED = 16  # images that are compared: the definition in float64 is slow
-# Of a value that is rounded once, and of a sum in float32; of what an update moves pixels by.
+CHECKED = 16  # images that are compared: the reference in float64 is slow
+# Relative error allowed: of a value that is rounded once or summed in float32, and of an update.
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 CLOSE_MOVE = 1e-3
-BITS = 0.02  # the share of bits that rounding may turn, at most: of bfloat16 values near a bound
+BITS = 0.02  # largest share of bits that rounding may flip, for bfloat16 values close to a bound
 STEP = {"step_size": 0.5, "clamp_min": 0.0, "clamp_max": 255.0}
 
 
@@ -38,14 +38,14 @@ class Case:
     """One operator at one shape.
 
     Attributes:
-        name: what the fact calls it.
-        run: the operator.
-        definition: takes what it takes, in float64.
-        inputs: what both take, by position; (N, ...) tensors are sliced for the check.
-        options: the rest.
-        written: which of `inputs`, or which option, the operator writes.
-        dtype: of what it computes with.
-        flop: operations that matrix units could do.
+        name: Name of the fact.
+        run: The operator.
+        definition: Its reference, called with the same arguments in float64.
+        inputs: Positional arguments; (N, ...) tensors are sliced for the check.
+        options: Keyword arguments.
+        written: Indices of `inputs` and names of options that the operator writes.
+        dtype: Type of the activations.
+        flop: Operations that matrix units could do.
     """
 
     name: str
@@ -59,20 +59,20 @@ class Case:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is read or written."""
+        """All tensors that are read or written."""
         return [t for t in (*self.inputs, *self.options.values()) if isinstance(t, Tensor)]
 
     @property
     def moved(self) -> int:
-        """Bytes read and written, each once; what changes in place twice."""
+        """Bytes read and written: each tensor once, one updated in place twice."""
         changed = self.inputs[0] if 0 in self.written else None
         return sum(t.nbytes * (2 if t is changed else 1) for t in self.tensors)
 
 
 def _part(value: Any, images: int, few: int, *, wide: bool) -> Any:
-    """The rows of the first few images, copied; weights and vectors are copied whole.
+    """Copy the rows of the first few images; weights and vectors are copied whole.
 
-    Values have a row an image, bits one a position of an image.
+    Activations have one row per image, bit masks one row per position of an image.
     """
     if not isinstance(value, Tensor):
         return value
@@ -83,7 +83,7 @@ def _part(value: Any, images: int, few: int, *, wide: bool) -> Any:
 
 
 def errors_of(case: Case) -> dict[str, Any]:
-    """Relative L2 distance of what is written (of what an update moves), and of bits apart."""
+    """Relative L2 error of the outputs (of an update: of the change), and the share of wrong bits."""
     images = len(case.inputs[0])
     few = min(CHECKED, max(1, images // 2))
     outcomes = []
@@ -112,7 +112,7 @@ def errors_of(case: Case) -> dict[str, Any]:
 
 
 def cases(device: torch.device) -> Iterator[Case]:
-    """All of them, those of BasicCNN's and MobileNetV2's steps first."""
+    """All cases, those of BasicCNN and MobileNetV2 first."""
     on_gpu = device.type == "cuda"
     images = IMAGES if on_gpu else 2
     bfloat16, float32 = torch.bfloat16, torch.float32
@@ -131,7 +131,7 @@ def cases(device: torch.device) -> Iterator[Case]:
         return torch.randn(count, device=device)
 
     for dtype in (bfloat16, float32):
-        # Few pixels reach a bound: what a bound cuts off would hide what a wrong update moves.
+        # Few pixels reach a bound: clamping would hide a wrong update.
         p = 255 * torch.rand(images, 3, 32, 32, device=device)
         p, delta = p.contiguous(memory_format=torch.channels_last), normal(images, 3, 32, 32)
         yield Case("sign_update_", sign_update_, sign_update_reference_, (p, delta.to(dtype)), (0,),
@@ -177,7 +177,7 @@ def _pooled(
     name: str, pool: Pool, dtype: torch.dtype, images: int, normal: Any, empty: Any, bits: Any,
     vector: Any,
 ) -> Iterator[Case]:  # fmt: skip
-    """Both directions of a maximum pooling; the way back reads what the way there wrote."""
+    """Both directions of max pooling; backward reads the indices and bits that forward wrote."""
     few = images if pool.size <= 32 else max(1, images // 8)
     x = normal(few, pool.channels, pool.size, pool.size, dtype=dtype)
     y = normal(few, pool.channels, pool.out, pool.out, dtype=dtype)
@@ -193,7 +193,7 @@ def _pooled(
 
 
 def main() -> None:
-    """A fact an operator; one that fails costs itself alone, as far as the device goes on."""
+    """Record one fact per case; after a failure continue, if the device still works."""
     device, facts = begin()
     for case in cases(device):
         shape = "x".join(map(str, case.inputs[0].shape))
@@ -203,14 +203,14 @@ def main() -> None:
             errors = errors_of(case)
             times = {}
             if device.type == "cuda":
-                timing = timed(lambda one=case: one.run(*one.inputs, **one.options), device)
+                timing = timed(lambda each=case: each.run(*each.inputs, **each.options), device)
                 times = timing.us() | share_of_floor(facts, timing, case.moved, case.flop)
-        except Exception as error:  # the others go on
+        except Exception as error:  # continue with the other cases
             facts.record(
                 case.name, **labels, right=False, why=f"{type(error).__name__}: {error}"[:300]
             )
             if device.type == "cuda":
-                torch.cuda.synchronize()  # raises where an error took the context with it
+                torch.cuda.synchronize()  # raises if the error has destroyed the context
             continue
         facts.record(case.name, **labels, **errors, **times)
 

@@ -1,4 +1,4 @@
-"""compute-sanitizer on the kernels with shared memory: three tools side by side, a few cases."""
+"""compute-sanitizer on the kernels with shared memory: three tools in parallel, a few cases."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("synccheck", "memcheck", "racecheck")
 FILES = ("test_onchip", "test_inverted_residual_cuda", "test_stem_update_cuda")
 CASES = 4
-# What compiles an emulation, or launches nothing, would take the places of what launches.
+# Tests that compile an emulation or launch nothing would use up the few cases.
 EXCLUDED = "not emulation and not refused and not checked and not cpus"
-SPARE = 4.0  # seconds before this step's own end
+SPARE = 4.0  # seconds reserved before the end of this step
 
 
 def command_of(tool: str, file: str, sanitizer: str) -> list[str]:
-    """A few tests of a file under a tool."""
+    """The command that runs a few tests of a file under a tool."""
     pytest = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-q", "-ra"]
     pytest += ["--rootdir", str(ROOT), "-p", "no:cacheprovider", "--tb=line", "-m", "gpu"]
     path = ROOT / "python_tests" / "ops" / f"{file}.py"
@@ -42,10 +42,12 @@ class Run:
 
 
 def start_all(sanitizer: str, folder: Path) -> list[Run]:
-    """All at once, those of the riskiest kernel first."""
+    """Start all runs in parallel, those of the riskiest kernel first."""
     environ = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     environ |= {"HYPOTHESIS_PROFILE": "sanitizer", "SANITIZER_CASES": str(CASES)}
-    environ["PYTHONPATH"] = environ["PYTHONPATH"].partition(os.pathsep)[0]  # the package's alone
+    environ["PYTHONPATH"] = environ["PYTHONPATH"].partition(os.pathsep)[
+        0
+    ]  # the package's folder only
     runs = []
     for file in FILES:
         for tool in TOOLS:
@@ -62,7 +64,7 @@ def start_all(sanitizer: str, folder: Path) -> list[Run]:
 
 
 def record(run: Run, facts: Facts, **values: object) -> None:
-    """How a run went; one that had to be ended, or was refused, is neither right nor wrong."""
+    """Record the outcome of a run; an interrupted or refused one is neither right nor wrong."""
     text, code = run.log.read_text(errors="replace"), run.process.poll()
     refused = refusal_of_gpu(text)
     if code is not None and not refused and not values["interrupted"]:
@@ -73,7 +75,7 @@ def record(run: Run, facts: Facts, **values: object) -> None:
 
 
 def watch(runs: list[Run], facts: Facts, limit: float) -> None:
-    """A fact whenever one has ended; after `limit` seconds they are interrupted, then killed."""
+    """Record each run when it ends; after `limit` seconds interrupt, then kill the rest."""
     began, interrupted = time.monotonic(), False
     while runs:
         spent = time.monotonic() - began
@@ -92,7 +94,7 @@ def watch(runs: list[Run], facts: Facts, limit: float) -> None:
 
 
 def main() -> None:
-    """Run them where there is a GPU and the tool."""
+    """Run the tools if there is a GPU and compute-sanitizer."""
     device, facts = begin()
     sanitizer = find_sanitizer()
     if device.type != "cuda" or sanitizer is None:

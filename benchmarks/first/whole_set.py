@@ -19,8 +19,8 @@ from sign_ext.engine.timing import clock
 
 IMAGES, STEPS = 50_000, 100
 BATCHES = (1056, 256, 4224)
-MOVE = 0.5  # grey levels rms that a first step moves images by
-BY_HAND = 1056  # of the peer's: whole batches, as a graph has one shape
+MOVE = 0.5  # RMS change of the pixels (0–255) in the first step; sets the step size
+BY_HAND = 1056  # the peer's batch size; only whole batches, as a graph has one shape
 
 
 def record_time(
@@ -30,7 +30,7 @@ def record_time(
     facts: Facts,
     labels: dict[str, object],
 ) -> None:
-    """The seconds of a call, of which every shape ran before."""
+    """Record the seconds of a call; every shape has run before."""
     seconds = clock(lambda: run(images), 1, images.device)
     each = 1e6 * seconds / len(images) / steps
     facts.record("whole set", **labels, seconds=seconds, us_an_image_and_step=each)
@@ -40,7 +40,7 @@ def record_ours(
     model: nn.Module, images: Tensor, steps: int, batch: int, backend: str, facts: Facts,
     labels: dict[str, object],
 ) -> None:  # fmt: skip
-    """One of our backends; where its own check refuses it, that is told, and it is timed anyway."""
+    """Time one of our backends; if its own check fails, record that and time it anyway."""
     labels = {**labels, "way": f"sign_ext {backend}", "batch": batch}
 
     def build() -> SignTransform:
@@ -52,7 +52,7 @@ def record_ours(
             backend=backend,
             precision="bfloat16",
         )
-        # A whole batch and the last, smaller one.
+        # Run a whole batch and the last, smaller one.
         sign.transform(images[: batch + len(images) % batch])
         return sign
 
@@ -69,7 +69,7 @@ def record_ours(
 def record_by_hand(
     model: nn.Module, images: Tensor, steps: int, facts: Facts, labels: dict[str, object]
 ) -> None:
-    """A CUDA graph of a step, captured by hand; of as many whole batches as there are."""
+    """Time a manually captured CUDA graph of a step, on as many whole batches as there are."""
     batches = images[: len(images) // BY_HAND * BY_HAND].split(BY_HAND)
     task = contenders.Task(
         network="basic_cnn",
@@ -87,7 +87,7 @@ def record_by_hand(
 
 
 def main() -> None:
-    """The middle batch first, both backends; then the peer, then the other batches."""
+    """Time both backends at the medium batch size, then the peer, then the other batch sizes."""
     device, facts = begin()
     on_gpu = device.type == "cuda"
     count, steps, batches = (IMAGES, STEPS, BATCHES) if on_gpu else (5, 2, (2,))

@@ -1,4 +1,4 @@
-"""End to end: MobileNetV2's K = 10 steps in bfloat16, ours against what else one would write."""
+"""End to end: K = 10 steps of MobileNetV2 in bfloat16, ours against the best alternatives."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CONTENDERS = ("sign_ext fused", CAPTURED, FROZEN, f"sign_ext {contenders.TUNED}"
 
 
 def task_of(network: str, images: int, steps: int, device: torch.device) -> contenders.Task:
-    """A network with weights as they are drawn, and noise.
+    """A task with a randomly initialized network and random images.
 
     Args:
-        network: its name in `sign_ext.models`.
-        images: how many, of 3×32×32.
+        network: Its name in `sign_ext.models`.
+        images: Number of 3×32×32 images.
         steps: K.
-        device: where.
+        device: Device of network and images.
     """
     torch.manual_seed(0)
     model = build_model(network, image_shape=(3, 32, 32)).to(device).eval()
@@ -46,19 +46,19 @@ def task_of(network: str, images: int, steps: int, device: torch.device) -> cont
 
 
 def build(task: contenders.Task, name: str) -> Callable[[Tensor], Tensor]:
-    """A contender, from images to p*_K."""
+    """Build a contender: a function from images to p*_K."""
     if name.startswith("sign_ext "):
         return contenders.build_ours(task, name.removeprefix("sign_ext "))
     return contenders.torch_peers(task)[name]()
 
 
 def race(task: contenders.Task, names: Sequence[str], facts: Facts) -> None:
-    """Each is built, run and compared by itself; then all take turns, a fact a round.
+    """Build, run and check each contender alone; then let all take turns, one fact per round.
 
     Args:
-        task: the work.
-        names: who takes part.
-        facts: where to.
+        task: The work.
+        names: The contenders.
+        facts: Where to record.
     """
     labels: dict[str, object] = {
         "network": task.network,
@@ -71,19 +71,19 @@ def race(task: contenders.Task, names: Sequence[str], facts: Facts) -> None:
     inputs = mirrored(task.images)
     device = task.images.device
     for name in names:
-        # Only ours is at stake: a peer that fails says nothing on this package.
-        stake = ("right",) if name.startswith("sign_ext ") else ()
+        # Only our results count as right or wrong: a failing peer says nothing about this package.
+        checked = ("right",) if name.startswith("sign_ext ") else ()
         if device.type != "cuda" and (name == CAPTURED or name.endswith(contenders.TUNED)):
             facts.record("built", **labels, way=name, why=NEEDS_GPU)
             continue
         try:
             run = build(task, name)
             error = reference.error(run(task.images))
-        except Exception as problem:  # whatever it is, it is this contender's
-            verdict = dict.fromkeys(stake, False)
+        except Exception as problem:  # any failure concerns this contender only
+            verdict = dict.fromkeys(checked, False)
             facts.record("built", **labels, way=name, why=first_line(problem), **verdict)
             continue
-        verdict = dict.fromkeys(stake, error <= reference.allowed)
+        verdict = dict.fromkeys(checked, error <= reference.allowed)
         facts.record("built", **labels, way=name, error=error, **verdict)
         runs[name] = on_each(run, inputs)
         alone = Turns({name: runs[name]}, device)
@@ -98,7 +98,7 @@ def race(task: contenders.Task, names: Sequence[str], facts: Facts) -> None:
 
 
 def main() -> None:
-    """The large batch, then the small one."""
+    """Race with the large batch, then with the small one."""
     device, facts = begin()
     for images in BATCHES if device.type == "cuda" else (2,):
         steps = STEPS if device.type == "cuda" else 1

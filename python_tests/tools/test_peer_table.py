@@ -132,7 +132,7 @@ def test_the_script_refuses_a_wrong_file_and_an_unknown_contender(tmp_path: Path
     out.write_text('{"benchmarks": []}')
     wrong = run(out)
     assert wrong.returncode == 2
-    assert "is no file of this script" in wrong.stderr
+    assert "is not a peer table" in wrong.stderr
     assert out.read_text() == '{"benchmarks": []}'
     unknown = run(tmp_path / "new.json", "--contenders", "sign_ext magic")
     assert unknown.returncode == 2
