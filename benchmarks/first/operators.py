@@ -1,4 +1,4 @@
-"""All other operators at the networks' shapes: error against the reference, and share of the floor."""
+"""All other operators at the networks' shapes: error against the reference, share of floor."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _part(value: Any, images: int, few: int, *, wide: bool) -> Any:
 
 
 def errors_of(case: Case) -> dict[str, Any]:
-    """Relative L2 error of the outputs (of an update: of the change), and the share of wrong bits."""
+    """Relative L2 error of the outputs (an update: of the change), and the share of wrong bits."""
     images = len(case.inputs[0])
     few = min(CHECKED, max(1, images // 2))
     outcomes = []
