@@ -34,6 +34,8 @@ from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
 from sign_ext.errors import NegligibleDeltaWarning
 from sign_ext.eval_state import computing, unwrap
 from sign_ext.explanation import Explanation, explain
+from sign_ext.network_state import weights_versions
+from sign_ext.probe import check_samples, forget, statistics_of
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings
 from sign_ext.source_layer import (
@@ -200,11 +202,30 @@ class SignTransform:
         if not isinstance(tune, bool | TuningPlan):
             raise TypeError(f"tune must be True, False or a TuningPlan, got {tune!r}")
         self.plan = tune if isinstance(tune, TuningPlan) else TuningPlan()
-        self.engines = Engines(self.settings, self._network, self.plan, measure=tune is True)
+        self._measure = tune is True
         self._one_call = threading.RLock()  # recorded graphs work on buffers that calls share
         self._warned = False
         self._seen: SourceLayer | None = None  # Φ's layer in the last call
-        self._batches = Batches(self.engines, self.settings.batch_size)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was compiled, recorded and found out; the next call begins anew.
+
+        Changes to the network are noticed as a rule. Call this after one that cannot be, as the
+        guide (docs/guide.md, "Changes between calls") says.
+
+        Example:
+            >>> from torch import nn
+            >>> sign = SignTransform(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)))
+            >>> sign.reset()
+        """
+        with self._one_call:
+            self._seen = None
+            forget(self._network)
+            self.engines = Engines(
+                self.settings, self._network, self.plan, measure=self._measure
+            )
+            self._batches = Batches(self.engines, self.settings.batch_size)
 
     def transform(
         self,
@@ -289,12 +310,16 @@ class SignTransform:
         probe = images[:1]
         with torch.autocast(images.device.type, enabled=False):
             probe = torch.empty_like(probe, dtype=dtype).copy_(probe)
-            source = self._named or find_source_layer(self._network, probe)
-            varies = check_source(self._network, source, probe)
+            structure = self.engines.fused.structure
+            with structure.running():
+                source = self._named or find_source_layer(self._network, probe)
+                varies = check_source(self._network, source, probe)
+            phi, like = Phi(self._network, source), statistics_of(images)
+            layout = memory_format(self._network, images)
+            problem = Problem(phi, self.settings, dtype, layout, like)
+            check_samples(phi, probe, like, (structure.key(problem), weights_versions(self._network)))
         self._seen = source
-        phi = Phi(self._network, source)
-        layout = memory_format(self._network, images)
-        return Problem(phi, self.settings, dtype, layout), source, varies
+        return problem, source, varies
 
     @contextmanager
     def _prepared(self, images: Tensor) -> Iterator[tuple[Problem, SourceLayer, bool]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sign_ext.change import exceeds_rounding
 from sign_ext.ops import sign_update_
 from sign_ext.ops.watch import NEVER, new_counts, new_watch, reset_counts
+from sign_ext.probe import ImageStatistics
 from sign_ext.settings import Settings
 
 
@@ -31,12 +32,14 @@ class Problem:
         settings: the options of SIGN.
         model_dtype: what Φ takes; the iterate is cast to it for each product.
         memory_format: layout of the iterate, channels_last for networks of 2-d convolutions.
+        like: the images' statistics, for random ones that resemble them; None: each batch's own.
     """
 
     phi: Callable[[Tensor], Tensor]
     settings: Settings
     model_dtype: torch.dtype
     memory_format: torch.memory_format
+    like: ImageStatistics | None = field(default=None, compare=False)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """The caller's autocast switched off, or bfloat16 switched on where that was asked for."""
