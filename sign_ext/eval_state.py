@@ -112,13 +112,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _other_random_states() -> Iterator[None]:
     """Python's and numpy's global generators, put back if something was drawn from them."""
-    python, numbers = random.getstate(), np.random.get_state()
+    # The global generator of numpy is what a network draws from, whoever wrote it.
+    python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         yield
     finally:
         if random.getstate() != python:
             random.setstate(python)
-        np.random.set_state(numbers)
+        np.random.set_state(numbers)  # noqa: NPY002
 
 
 def copies_of_buffers(model: nn.Module) -> list[BufferCopy]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -73,8 +73,8 @@ class _Attribute:
             self._inside.discard(id(value))
 
     def _parts(self, value: Any) -> Hashable:
-        if isinstance(value, Sized) and len(value) > MOST and not isinstance(value, np.ndarray):
-            raise _TooLarge
+        if isinstance(value, Mapping | list | tuple | deque | set | frozenset):
+            self._values += len(value)
         if isinstance(value, Mapping):
             return (type(value), *((self.describe(k), self.describe(v)) for k, v in value.items()))
         if isinstance(value, list | tuple | deque):
@@ -116,7 +116,7 @@ def _described(value: Any) -> Hashable:
         return value
     try:
         return _Attribute().describe(value)
-    except _TooLarge:
+    except Exception:  # an object of somebody's own may refuse to be looked at
         return _Same(value)
 
 

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -234,25 +235,39 @@ class _Pair:
         """How far Φ and δ of an image are from those of the same image beside it.
 
         Values kept for each image of a batch may by chance be equal in the first two rows, those of
-        a class for instance. So a row that differs from the first takes the second's place.
+        a class for instance. So this asks the network with other second rows.
         """
         restore_buffers(self.buffers)
-        replaced = []
-        for buffer in self.buffers:
-            other = _with_another_second_row(buffer.copy)
-            if other is not None:
-                replaced.append(buffer)
-                buffer.module._buffers[buffer.name] = other
-        try:
-            runs = pullback(self.phi, self._same(2)) if replaced else self._run(self._same(2))
-        except Exception:  # the network may not take other rows
-            runs = None
-        finally:
-            for buffer in replaced:
-                buffer.module._buffers[buffer.name] = buffer.tensor
+        runs = None
+        if other := self._with_other_rows():
+            try:
+                runs = pullback(other, self._same(2))
+            except Exception:  # the network may not take such rows
+                runs = None
         value, delta = runs or self._run(self._same(2))
         values = _furthest((value[:1], value[1:])) if len(value) == 2 else 0.0
         return values, _furthest((delta[:1], delta[1:]))
+
+    def _with_other_rows(self) -> Phi | None:
+        """Φ of a network whose tensors have another second row, one that differs from the first.
+
+        These are its buffers, and tensors that are plain attributes. It shares its parameters with
+        the network, which other threads may be using as it is.
+        """
+        memo: dict[int, Any] = {id(p): p for p in self.phi.model.parameters()}
+        try:
+            twin = copy.deepcopy(self.phi.model, memo)
+        except Exception:  # not every network can be copied
+            return None
+        changed = False
+        for module in twin.modules():
+            for held in (module._buffers, vars(module)):
+                for name, tensor in held.items():
+                    if type(tensor) is Tensor and tensor.layout == torch.strided:
+                        other = _with_another_second_row(tensor)
+                        held[name] = tensor if other is None else other
+                        changed = changed or other is not None
+        return Phi(twin, self.phi.source) if changed else None
 
     def _same(self, count: int) -> Tensor:
         """A batch of the first image only."""
@@ -327,7 +342,7 @@ class _Pair:
         where = self._where((self.images, 0), (self._same(2), 0))
         return (
             f"the samples of a batch interact in this {type(self.phi.model).__name__}: Φ and δ of "
-            f"an image change by up to {_percent(distance)} with the images beside it"
+            f"an image change by {_percent(distance)} with the images beside it"
             f"{where}. SIGN is defined for each image by itself. The usual cause is a statistic of "
             "the batch, as in F.batch_norm(training=True) or x.mean(0): use running statistics "
             "(training=False), or a statistic of each image, x.mean((1, 2, 3), keepdim=True)"
@@ -346,21 +361,24 @@ class _Pair:
     def _size_message(self, distance: float) -> str:
         return (
             f"Φ of this {type(self.phi.model).__name__} depends on how many images are in a batch "
-            f"(by {_percent(distance)} between one and two). SIGN is defined for each image by itself: "
-            "divide by a fixed number instead of len(x), and reduce over an image's own dimensions"
+            f"(by {_percent(distance)} between one and two). SIGN is defined for each image by "
+            "itself: divide by a fixed number instead of len(x), and reduce over dimensions of "
+            "an image only"
         )
 
     def _where(self, one: tuple[Tensor, int], other: tuple[Tensor, int]) -> str:
         """The first module whose output differs, as part of a message, or ""."""
         try:
             first, second = (self._outputs(batch, row) for batch, row in (one, other))
-        except _CannotAsk:
+        except Exception:  # not every module takes hooks
             return ""
         for name, value in first.items():
-            if name in second and value.shape == second[name].shape:
-                if float(relative_distances(value, second[name])[0]) > EXACT:
-                    kind = type(self.phi.model.get_submodule(name)).__name__
-                    return f", first seen in the output of {name or 'the model'!r} ({kind})"
+            again = second.get(name)
+            if again is None or value.shape != again.shape:
+                continue
+            if float(relative_distances(value, again)[0]) > EXACT:
+                kind = type(self.phi.model.get_submodule(name)).__name__
+                return f", first seen in the output of {name or 'the model'!r} ({kind})"
         return ""
 
     def _outputs(self, batch: Tensor, row: int) -> dict[str, Tensor]:

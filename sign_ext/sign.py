@@ -222,9 +222,7 @@ class SignTransform:
         with self._one_call:
             self._seen = None
             forget(self._network)
-            self.engines = Engines(
-                self.settings, self._network, self.plan, measure=self._measure
-            )
+            self.engines = Engines(self.settings, self._network, self.plan, measure=self._measure)
             self._batches = Batches(self.engines, self.settings.batch_size)
 
     def transform(
@@ -317,7 +315,9 @@ class SignTransform:
             phi, like = Phi(self._network, source), statistics_of(images)
             layout = memory_format(self._network, images)
             problem = Problem(phi, self.settings, dtype, layout, like)
-            check_samples(phi, probe, like, (structure.key(problem), weights_versions(self._network)))
+            check_samples(
+                phi, probe, like, (structure.key(problem), weights_versions(self._network))
+            )
         self._seen = source
         return problem, source, varies
 

@@ -266,4 +266,3 @@ def _chosen(candidate: BackendChoice, failures: Mapping[str, str]) -> BackendCho
         return candidate
     tried = "; ".join(f"{name} was tried: {reason}" for name, reason in failures.items())
     return BackendChoice(candidate.backend, f"auto: {tried}", dict(failures))
-

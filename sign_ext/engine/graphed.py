@@ -144,6 +144,7 @@ class GraphedTrajectory(Trajectory):
     def __init__(self, problem: Problem, images: Tensor, record: Record) -> None:
         """Allocate the buffers and record a step on them."""
         super().__init__(problem, images)
+        self.changes = 0  # of δ at an image, when the recorded step was last known to be right
         # Warm-up steps are real steps: they need finite images, and `start` resets what they moved.
         super().start(images)
         self._replay = record(self.step, images.device)
@@ -169,7 +170,7 @@ class _Seen:
     problem: Problem
     image: Tensor
     delta: Tensor
-    changed: bool
+    changes: int
 
 
 class GraphedEngine:
@@ -202,20 +203,21 @@ class GraphedEngine:
 
         It is valid until the next call that starts one of the same shape.
         """
-        doubtful = self._is_doubtful(problem, images)
+        changes = self._changes(problem, images)
         batch = (images.shape, images.dtype, images.device)
         network = (self._structure.key(problem), weights_key(self._model))
         key = (batch, problem.settings, problem.memory_format, network)
         trajectory = self._kept.get_or_make(
             key,
             lambda: GraphedTrajectory(problem, images, self._record),
-            lambda kept: not doubtful or _steps_as_eager(kept, problem, images),
+            lambda kept: kept.changes == changes or _steps_as_eager(kept, problem, images),
         )
+        trajectory.changes = changes
         trajectory.start(images)
         return trajectory
 
-    def _is_doubtful(self, problem: Problem, images: Tensor) -> bool:
-        """Whether δ at an image is another one than it was in the last call of this kind.
+    def _changes(self, problem: Problem, images: Tensor) -> int:
+        """How often δ at an image was another one than in the call before.
 
         A graph holds the numbers that the forward pass read from Python, which nothing can watch
         completely. Weights that changed in place, which a graph reads anew, show here as well. It
@@ -224,7 +226,7 @@ class GraphedEngine:
         kind = (images.shape[1:], images.dtype, images.device)
         seen = self._seen.get(kind)
         if seen is not None and seen.problem is problem:
-            return seen.changed
+            return seen.changes
         if seen is None:
             like = problem.like or statistics_of(images)
             image = random_images(like, images.shape[1:], 1, 0).to(problem.model_dtype)
@@ -234,10 +236,12 @@ class GraphedEngine:
             with without_autocast(images.device):
                 _, delta = pullback(problem.phi, image)
         except Exception:  # a network may check what it is given, and refuse a random image
-            return False
-        changed = seen is not None and not _near(delta, seen.delta, SAME_DELTA)
-        self._seen[kind] = _Seen(problem, image, delta, changed)
-        return changed
+            return 0 if seen is None else seen.changes
+        changes = 0
+        if seen is not None:
+            changes = seen.changes + (not _near(delta, seen.delta, SAME_DELTA))
+        self._seen[kind] = _Seen(problem, image, delta, changes)
+        return changes
 
 
 def _steps_as_eager(kept: GraphedTrajectory, problem: Problem, images: Tensor) -> bool:

@@ -150,4 +150,3 @@ class ProgramCache:
         if not same_bits(old, now):  # the network has changed; or else it was rounding
             kept.graph, kept.constants = new.graph, new.constants
             kept.digest, kept.program = new.digest, new.program
-
