@@ -3,8 +3,8 @@
 Accuracy overall and of each class, and accuracy with 50 random pixels set to
 0 and with Gaussian noise of σ = 10 grey levels, each as mean ± standard
 deviation over seeded draws (the paper's Table 5). Of an aleatoric network
-(`sign-ext train --aleatoric`): accuracy, and how sure it is of what it gets
-right (the paper's Table 2).
+(`sign-ext train --aleatoric`): accuracy, and its confidence where it is
+correct (the paper's Table 2).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Options(CheckpointOptions):
     draws: int = option(
         10,
         type=PositiveInt,
-        help="How often pixels and noise are drawn; of an aleatoric network ten times as often "
-        "its logits (T of Eq. 11).",
+        help="Draws of each corruption; for an aleatoric network, T of Eq. 11 is ten times "
+        "as many.",
     )
-    batch_size: int = option(512, type=PositiveInt, help="Images worked on at once.")
+    batch_size: int = option(512, type=PositiveInt, help="Images in a batch.")
 
 
 def run(options: Options) -> None:
@@ -119,7 +119,7 @@ def _uncertainty_table(found: dict[str, Any], name: str) -> Any:
     from sign_ext.formatting import percent
 
     table = Table(title=f"{name}: {found['images']:,} test images, aleatoric")
-    for column in ("class", "accuracy", "right with p ≤ 0.5", "their mean p", "their mean σ"):
+    for column in ("class", "accuracy", "correct with p ≤ 0.5", "their mean p", "their mean σ"):
         table.add_column(column, justify="left" if column == "class" else "right")
     low = found["low"]
     rows = {"all": (found["accuracy"], low["total"])}

@@ -1,11 +1,13 @@
-"""What several commands do in the same way: options they share, devices, data, folders."""
+"""What several commands share: options, devices, folders, data sets, checkpoints, networks."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,7 @@ class CheckpointOptions(CommonOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SignOptions:
-    """The options of Algorithm 1 that are not its step size; names as in `iterative_sign`."""
+    """The options of Algorithm 1 except steps and step size, named as in `iterative_sign`."""
 
     momentum: float = sign_option("momentum", type=float)
     linearize_at: str = sign_option("linearize_at")
@@ -82,7 +84,7 @@ class StoreOptions(CommonOptions):
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn auto, cpu, cuda or cuda:INDEX into a device that is there.
+    """Turn auto, cpu, cuda or cuda:INDEX into an available device.
 
     Raises:
         UsageError: there is no such device.
@@ -99,27 +101,57 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device is {name!r}; accepted: auto, cpu, cuda, cuda:INDEX")
     if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"cuda:0 … cuda:{count - 1}" if count else "no CUDA device is usable here, use cpu"
-        raise UsageError(f"--device is {name!r}; {there}")
+        usable = f"cuda:0 … cuda:{count - 1}" if count else "no CUDA device is usable here, use cpu"
+        raise UsageError(f"--device is {name!r}; {usable}")
     return device
 
 
-def check_name(argument: str, given: str, accepted: tuple[str, ...]) -> None:
-    """Raise UsageError, naming the closest one, unless `given` is among `accepted`."""
-    if given in accepted:
-        return
-    import difflib
+def check_name(argument: str, given: str, accepted: Sequence[str]) -> None:
+    """Raise UsageError, suggesting the closest name, unless `given` is one of `accepted`.
 
-    close = difflib.get_close_matches(given, accepted, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"--{argument} is {given!r}{hint} accepted: {', '.join(accepted)}")
+    Args:
+        argument: what is named, as in the help, "--model" for example.
+        given: the name on the command line.
+        accepted: the names there are.
+    """
+    if given not in accepted:
+        hint = did_you_mean(given, accepted) or ";"
+        raise UsageError(f"{argument} is {given!r}{hint} accepted: {', '.join(accepted)}")
+
+
+def did_you_mean(given: str, accepted: Iterable[str]) -> str:
+    """Return ", did you mean 'name'?" for the closest accepted name, or "" if none is close.
+
+    Example:
+        >>> did_you_mean("fuse", ("fused", "graphed")), did_you_mean("x", ("fused", "graphed"))
+        (", did you mean 'fused'?", '')
+    """
+    close = difflib.get_close_matches(given, list(accepted), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def require_one_process(command: str) -> None:
+    """Raise UsageError if a command that cannot share its work runs in several processes.
+
+    Args:
+        command: its name.
+
+    Raises:
+        UsageError: the launcher started several processes.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1":
+        raise UsageError(
+            f"`sign-ext {command}` runs in one process, and WORLD_SIZE is {world}: start it "
+            "without torchrun; only `sign-ext transform` and `sign-ext train` share their work"
+        )
 
 
 def check_folder(out: str) -> Path:
-    """Make the output folder and see that files can be written there, before any work is done.
+    """Create the output folder, and check that it is writable before any work is done.
 
     Raises:
-        OSError: they cannot.
+        OSError: it is not.
     """
     folder = Path(out)
     try:
@@ -135,7 +167,7 @@ def check_folder(out: str) -> Path:
 
 
 def check_data_name(name: str) -> None:
-    """Raise UsageError unless `name` is a data set's, a folder, or called like a tar."""
+    """Raise UsageError unless `name` is a data set, an existing folder, or a tar file's path."""
     from sign_ext.data import DATA_NAMES, OOD_NAMES
     from sign_ext.data.load import is_path
 
@@ -143,17 +175,17 @@ def check_data_name(name: str) -> None:
     if name in OOD_NAMES:
         raise UsageError(
             f"--data is {name!r}, a test set for `sign-ext reproduce table3`, not a training set; "
-            f"accepted: {known}, or a folder or tar that is there"
+            f"accepted: {known}, or an existing folder or tar"
         )
     if name not in DATA_NAMES and not is_path(name):
-        raise UsageError(f"--data is {name!r}; accepted: {known}, or a folder or tar that is there")
+        raise UsageError(f"--data is {name!r}; accepted: {known}, or an existing folder or tar")
 
 
 def read_data(options: Any, name: str, **sizes: Any) -> Splits:
-    """Load the splits of the data set called `name` with a command's root and seed.
+    """Load the splits of a data set with a command's --data-root and --seed.
 
     Raises:
-        UsageError: neither a known name nor a folder.
+        UsageError: `name` is neither a data set nor a path.
     """
     from sign_ext.data import load_data
 
@@ -171,7 +203,7 @@ def read_checkpoint(path: str, device: torch.device) -> tuple[nn.Module, dict[st
 def checkpoint_data(
     options: CheckpointOptions, config: dict[str, Any], **sizes: Any
 ) -> tuple[Splits, str]:
-    """Load the data a checkpoint is to be used on, and see that the two fit.
+    """Load the data to use a checkpoint on, and check that the two fit.
 
     Args:
         options: the command's options.
@@ -194,7 +226,7 @@ def checkpoint_data(
 def checkpoint_source(
     options: CheckpointOptions, config: dict[str, Any], split: str, **sizes: Any
 ) -> ImageSource:
-    """Open the data a checkpoint is to be used on, to be read piece by piece.
+    """Open the data to use a checkpoint on, without decoding images yet.
 
     Args:
         options: the command's options.
@@ -218,30 +250,27 @@ def checkpoint_source(
 
 
 def _wanted_data(options: CheckpointOptions, config: dict[str, Any]) -> tuple[str, int | None]:
-    """The data set's name and the images' size, as asked for or as the network was trained."""
+    """Return the data set and image size: those asked for, or those of the network's training."""
     name = options.data or config.get("data", {}).get("name")
     if name is None:
-        raise UsageError("the checkpoint does not say what it was trained on: give --data")
+        raise UsageError("the checkpoint does not name its training data: give --data")
     _, height, width = config["model"]["image_shape"]
     return name, options.image_size or (height if height == width else None)
 
 
 def _check_classes(
-    options: CheckpointOptions, config: dict[str, Any], name: str, there: tuple[str, ...]
+    options: CheckpointOptions, config: dict[str, Any], name: str, class_names: tuple[str, ...]
 ) -> None:
     classes = config["model"]["num_classes"]
-    if len(there) != classes:
+    if len(class_names) != classes:
         raise ValueError(
-            f"{name} has {len(there)} classes, the network in {options.checkpoint} {classes}: use "
-            "the data set it was trained on, or train another network"
+            f"{name} has {len(class_names)} classes, the network in {options.checkpoint} "
+            f"{classes}: use the data set it was trained on, or train another network"
         )
 
 
-# A network by name: one of sign_ext's, or what a user's function returns, as MODULE:FUNCTION.
-
-
 def is_own(name: str) -> bool:
-    """Whether a name means a user's function."""
+    """Whether a name is MODULE:FUNCTION, a user's own network."""
     return ":" in name
 
 
@@ -258,19 +287,19 @@ def check_network_name(name: str) -> None:
             )
         return
     try:
-        check_name("model", name, MODEL_NAMES)
+        check_name("--model", name, MODEL_NAMES)
     except UsageError as error:
         raise UsageError(f"{error}, or MODULE:FUNCTION of your own") from None
 
 
 def own_network(name: str) -> nn.Module:
-    """Import MODULE, from the current folder or from what is installed, and call its FUNCTION.
+    """Import MODULE from the current folder or an installed package, and call its FUNCTION.
 
     Args:
         name: "module:function"; the function takes no arguments and returns a torch.nn.Module.
 
     Raises:
-        UsageError: no such module or function, or what it returns is no Module.
+        UsageError: the module or function does not exist, or returns something else.
         RuntimeError: importing the module, or calling the function, fails.
     """
     from torch import nn
@@ -314,13 +343,10 @@ def _import(name: str, module: str) -> Any:
 
 
 def _find(name: str, module: Any, function: str) -> Any:
-    import difflib
-
     found = module
     for part in function.split("."):
         if not hasattr(found, part):
-            close = difflib.get_close_matches(part, dir(found), n=3)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            hint = did_you_mean(part, dir(found))
             raise UsageError(f"--model {name}: {module.__name__} has no {function!r}{hint}")
         found = getattr(found, part)
     return found

@@ -139,6 +139,7 @@ def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--data", "digit", "--model", "basic_cnn", "--out", "OUT"], 2, "cifar10"),
         (["train", "--data", "digits", "--model", "basic-cnn", "--out", "OUT"], 2, "'basic_cnn'"),
         (["demo", "--model", "cnn", "--out", "OUT"], 2, "mobilenet_v2"),
+        (["demo", "--model", "zzz", "--out", "OUT"], 2, "--model is 'zzz'; accepted: basic_cnn"),
         (["demo", "--data", "nowhere", "--out", "OUT"], 2, "nowhere"),
         (["evaluate", "--checkpoint", "OUT/none.safetensors"], 1, "none.safetensors"),
         (["transform", "--checkpoint", "OUT/none", "--out", "OUT"], 1, "No checkpoint"),

@@ -14,9 +14,14 @@ from matplotlib.axes import Axes
 from PIL import Image
 from results_example import CLASSES, METHODS, figures, png
 
-from sign_ext.report.canvas import legend_shape, wrapped
-from sign_ext.report.demo_figures import DARK, LIGHT
-from sign_ext.report.plots import draw, expected_calibration_error
+from sign_ext.report.plots import (
+    DARK,
+    LIGHT,
+    draw,
+    expected_calibration_error,
+    legend_shape,
+    wrap,
+)
 from sign_ext.report.schema import Figure
 
 SAMPLES, LINES, SCATTER, RELIABILITY = figures()
@@ -189,6 +194,6 @@ def test_images_that_are_none_are_refused() -> None:
 def test_legends_and_titles_fit() -> None:
     assert legend_shape(METHODS, 6.4) == (3, 1)
     assert legend_shape(["a" * 80, "b"], 6.4) == (1, 2)
-    lines = wrapped("a long title with several words", 1.0).split("\n")
+    lines = wrap("a long title with several words", 1.0).split("\n")
     assert len(lines) > 1
     assert max(map(len, lines)) <= 9

@@ -170,11 +170,11 @@ def test_a_checkpoint_tells_its_images(tmp_path: Path, capsys: pytest.CaptureFix
     ("arguments", "code", "says"),
     [
         ([], 2, "--model NAME or --checkpoint FILE"),
-        (["--model", "basic_cnn", "--checkpoint", "x"], 2, "one of them"),
+        (["--model", "basic_cnn", "--checkpoint", "x"], 2, "give either"),
         (["--model", "basic-cnn"], 2, "'basic_cnn'? accepted:"),
         (["--model", "basic-cnn"], 2, "or MODULE:FUNCTION"),
         (["--model", "no_such_module:build"], 2, "no module 'no_such_module'"),
-        (["--model", "somebodys_networks:smal"], 2, "did you mean small"),
+        (["--model", "somebodys_networks:smal"], 2, "did you mean 'small'?"),
         (["--model", "somebodys_networks:constant"], 2, "constant is a int, not a function"),
         (["--model", "somebodys_networks:no_network"], 2, "no_network() returned a str"),
         (["--model", "somebodys_networks:with_arguments"], 1, "missing 1 required"),

@@ -102,13 +102,13 @@ def test_whether_higher_is_better_is_taken_from_the_verdicts_or_the_column() -> 
 def test_findings_figures_and_commands_say_where_they_are_from() -> None:
     slices = [make_results((0,)), make_results((1, 2))]
 
-    def tell(table: Table) -> list[str]:
+    def summarize(table: Table) -> list[str]:
         return [
             f"{table.title}: {len(table.comparisons)} comparisons, {c.seeds}"
             for c in table.comparisons
         ]
 
-    joined = merge(slices, tell=tell)
+    joined = merge(slices, summarize=summarize)
     assert joined.experiments[0].findings == ("Table 1: 4 comparisons, 3",) * 4
     assert [f.caption for f in joined.experiments[1].figures][:1] == [
         "Before and after SIGN. Drawn from seed 0 alone."
@@ -227,7 +227,7 @@ FIRST = SECOND.experiments[0]
         (changed_table(SECOND, columns=FIRST.tables[0].columns[1:]), "columns differ .*airplane"),
         (changed_cell(SECOND, paper=0.5), "column 'mean': the paper's number differ"),
         (changed_cell(SECOND, values=(0.5, 0.6)), "2 values for 1 seed"),
-        (only(SECOND, "table1"), "table1: 0, 1; uncertainty: 0.*add the results that are missing"),
+        (only(SECOND, "table1"), "table1: 0, 1; uncertainty: 0.*add the missing results"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_difference(other: Results, says: str) -> None:

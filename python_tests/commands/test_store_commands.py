@@ -77,7 +77,7 @@ def test_verify_and_inspect(
     store = tmp_path / "store"
     shutil.copytree(transformed, store)
     assert main(["verify", str(store)]) == 0
-    assert "is whole: 1 shards" in capsys.readouterr().out
+    assert "is intact: 1 shards" in capsys.readouterr().out
     assert main(["inspect", str(store)]) == 0
     text = capsys.readouterr().out
     assert "40 of 40, 3×16×16, float32" in text

@@ -10,7 +10,7 @@ import pytest
 from results_example import METHODS, PAPER, accuracy, make_results
 
 from sign_ext.report.markdown import escaped, render_markdown
-from sign_ext.report.write import write_report
+from sign_ext.report.results_page import write_report
 
 NAMES = {(1, i): f"figures/f-{i}.svg" for i in range(4)}
 

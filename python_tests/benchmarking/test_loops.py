@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sign_ext.benchmarking.loops import Hooked, features_of
+from sign_ext.benchmarking.loops import HookedPhi, extract_phi
 from sign_ext.source_layer import Phi, find_source_layer, named_source_layer
 
 IMAGE = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -14,7 +14,7 @@ IMAGE = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 def test_a_classifier_at_the_end_is_taken_out() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
     source = find_source_layer(model, IMAGE)
-    phi = features_of(model, source, IMAGE)
+    phi = extract_phi(model, source, IMAGE)
     assert isinstance(phi, nn.Sequential)
     assert isinstance(phi[-1], nn.Identity)
     assert isinstance(model[-1], nn.Linear)
@@ -29,8 +29,8 @@ def test_what_stands_behind_the_classifier_is_not_phi() -> None:
     ).eval()
     source = find_source_layer(model, IMAGE)
     assert source.name == "2"
-    phi = features_of(model, source, IMAGE)
-    assert isinstance(phi, Hooked)
+    phi = extract_phi(model, source, IMAGE)
+    assert isinstance(phi, HookedPhi)
     assert phi(IMAGE).shape == (1, 4, 4, 4)
     torch.testing.assert_close(phi(IMAGE), model[:2](IMAGE))
     assert len(list(phi.parameters())) == len(list(model.parameters()))
@@ -38,5 +38,5 @@ def test_what_stands_behind_the_classifier_is_not_phi() -> None:
 
 def test_a_layer_by_name() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
-    phi = features_of(model, named_source_layer(model, "1"), IMAGE)
+    phi = extract_phi(model, named_source_layer(model, "1"), IMAGE)
     torch.testing.assert_close(phi(IMAGE), model[:2](IMAGE))

@@ -12,9 +12,9 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
-from sign_ext.data import ImageSet
 from sign_ext.report import demo_figures
-from sign_ext.report.samples import Samples, pick_samples
+from sign_ext.report.plots import DARK, LIGHT
+from sign_ext.report.samples import Samples
 
 
 def make_run(accuracy: float) -> dict[str, Any]:
@@ -62,9 +62,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[list[float], list[
 
 
 def test_curves_are_the_history(lines: dict[str, Any]) -> None:
-    svg = demo_figures.training_curves(
-        make_run(0.5), "validation_accuracy", "acc", demo_figures.LIGHT
-    )
+    svg = demo_figures.training_curves(make_run(0.5), "validation_accuracy", "acc", LIGHT)
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert lines["SIGN"] == ([10, 20, 30], pytest.approx([10, 20, 30]))
     assert lines["Classical"][0] == [10, 20]
@@ -72,19 +70,15 @@ def test_curves_are_the_history(lines: dict[str, Any]) -> None:
 
 
 def test_loss_of_a_cut_epoch_is_left_out(lines: dict[str, Any]) -> None:
-    demo_figures.training_curves(make_run(0.5), "train_loss", "loss", demo_figures.DARK)
+    demo_figures.training_curves(make_run(0.5), "train_loss", "loss", DARK)
     assert lines["Classical, same steps"][0] == [10, 20]
     assert lines["SIGN"] == ([10, 20, 30], pytest.approx([0.1, 0.05, 1 / 30]))
 
 
 def test_same_numbers_give_the_same_file() -> None:
     runs = [make_run(0.5)]
-    assert demo_figures.accuracies(runs, demo_figures.LIGHT) == demo_figures.accuracies(
-        runs, demo_figures.LIGHT
-    )
-    assert demo_figures.accuracies(runs, demo_figures.LIGHT) != demo_figures.accuracies(
-        runs, demo_figures.DARK
-    )
+    assert demo_figures.accuracies(runs, LIGHT) == demo_figures.accuracies(runs, LIGHT)
+    assert demo_figures.accuracies(runs, LIGHT) != demo_figures.accuracies(runs, DARK)
 
 
 def test_standard_error_joins_test_set_and_seeds() -> None:
@@ -109,21 +103,3 @@ def test_picture_for_the_readme_is_about_1200_pixels_wide() -> None:
     assert 300 < picture.height < 800
     colours = {colour for _, colour in picture.getcolors(1 << 20) or []}
     assert {(128,) * 3, (133,) * 3, (138,) * 3, (255,) * 3} <= colours
-
-
-def test_one_sample_a_class_is_picked(torch_rng: torch.Generator) -> None:
-    labels = torch.tensor([2, 0, 2, 0, 2])
-    images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8, generator=torch_rng)
-    train = ImageSet(images, labels, ("a", "b", "c"), "letters/train")
-    samples = pick_samples(train, {3: images.float() + 1})
-    assert samples.labels == ("a", "c")  # no image of b
-    assert torch.equal(samples.originals, images[[1, 0]].float())
-    assert torch.equal(samples.delta, torch.ones(2, 3, 4, 4))
-
-
-def test_delta_is_drawn_symmetrically_around_grey() -> None:
-    originals = torch.zeros(1, 3, 1, 3)
-    delta = torch.tensor([-20.0, 0.0, 20.0]).expand(1, 3, 1, 3)
-    samples = Samples(("a",), originals, {1: originals + delta})
-    assert samples.scale == pytest.approx(20)
-    assert samples.rows()["δ"][0, 0, :, 0].tolist() == [1, 128, 255]

@@ -1,24 +1,94 @@
-"""Unreadable images, a full disk, a folder that cannot be written, two writers at once."""
+"""A store holds what SignTransform returns; unreadable images, full disks and bad options."""
 
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
-import shutil
-import signal
 import subprocess
 
+import numpy as np
 import pytest
 import torch
-from killed_run import hold_lock
-from store_parts import make_source
+from safetensors import safe_open
+from store_parts import SHAPE, expected, make_sign, make_source
 
+import sign_ext
 from sign_ext import SignTransform
 from sign_ext.errors import DivergenceError
-from sign_ext.store import StoreError, StoreInUseError, load_transformed, transform_to_store, verify
+from sign_ext.store import (
+    StoreError,
+    load_transformed,
+    transform_to_store,
+    verify,
+)
+from sign_ext.store.inspect import describe
 
 pytestmark = pytest.mark.xdist_group("processes")
+
+
+@pytest.mark.parametrize("shard_size", [1, 5, 23, 100, None])
+def test_every_shard_size_holds_the_same_images(shard_size, sign, source, tmp_path):
+    run = transform_to_store(sign, source, tmp_path / "s", shard_size=shard_size)
+    store = load_transformed(tmp_path / "s")
+    wanted = expected(source)
+    assert run.made == -(-23 // (shard_size or 23)) == len(store.manifest.shards)
+    assert store.steps == (1, 3)
+    for step in (1, 3):
+        # The last batch of a shard is another shape, which may round otherwise.
+        torch.testing.assert_close(store.tensor(step), wanted[step], rtol=1e-6, atol=1e-4)
+    assert store.labels.tolist() == source.labels.tolist()
+    assert store.indices.tolist() == list(range(23))
+    assert store.keys == tuple(source.keys(0, 23))
+    assert store.class_names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_stored_values_are_the_computed_ones_rounded_once(dtype, sign, source, tmp_path):
+    name = str(dtype).removeprefix("torch.")
+    transform_to_store(sign, source, tmp_path, shard_size=8, dtype=name)
+    # Shards of 8 in batches of 4: the last one has 4 and 3.
+    wanted = expected(source)
+    store = load_transformed(tmp_path)
+    assert torch.equal(store.tensor(3, dtype=dtype), wanted[3].to(dtype))
+    assert torch.equal(store.tensor(3), wanted[3].to(dtype).float())
+    with safe_open(tmp_path / "shard-000001.safetensors", "pt") as file:
+        assert file.get_tensor("images_000001").dtype == dtype
+        assert file.get_tensor("labels").dtype == torch.int64
+    bytes_an_image = 2 * int(np.prod(SHAPE)) * dtype.itemsize
+    assert 0 < describe(tmp_path)["bytes"] - 23 * bytes_an_image < 5000
+
+
+def test_a_value_that_float16_cannot_hold_is_refused(source, tmp_path):
+    sign = make_sign(step_size=3e8, steps=1, snapshots=None)
+    assert sign.transform(source.read(0, 4).float()).abs().max() > 65_504
+    with pytest.raises(sign_ext.SignError, match="bfloat16 or float32"):
+        transform_to_store(sign, source, tmp_path, dtype="float16")
+    transform_to_store(sign, source, tmp_path, dtype="bfloat16", overwrite=True)
+    assert torch.isfinite(load_transformed(tmp_path).tensor(1)).all()
+
+
+def test_the_number_of_readers_does_not_change_the_bytes(sign, tmp_path, content_of):
+    source = make_source(60)
+    for readers in (1, 4):
+        transform_to_store(sign, source, tmp_path / str(readers), shard_size=9, readers=readers)
+    assert content_of(tmp_path / "1") == content_of(tmp_path / "4")
+
+
+def test_tuned_choices_are_kept_and_obeyed(source, tmp_path, content_of, monkeypatch):
+    tuned = make_sign(tune=True)
+    run = transform_to_store(tuned, source, tmp_path / "a", shard_size=8)
+    assert list(run.manifest.choices["choices"]) == ["4×3×9×7 float32"]
+    before = content_of(tmp_path / "a")
+    (tmp_path / "a" / "shard-000001.safetensors").unlink()
+
+    def no_measuring(*arguments, **options):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("sign_ext.engine.fused.engine.measure_choices", no_measuring)
+    again = transform_to_store(make_sign(tune=True), source, tmp_path / "a", shard_size=8)
+    assert again.made == 1
+    assert content_of(tmp_path / "a") == before
+    with pytest.raises(FileExistsError, match=r"engine\.tuned: true in the store, false now"):
+        transform_to_store(make_sign(), source, tmp_path / "a", shard_size=8)
 
 
 def test_an_unreadable_image_ends_the_run_and_nothing_is_lost(sign, unreadable, tmp_path):
@@ -124,47 +194,6 @@ def test_a_folder_that_cannot_be_written(small_disk, sign, source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         transform_to_store(sign, source, tmp_path / "file" / "store", shard_size=5)
-
-
-def test_a_second_writer_is_told_who_writes(sign, source, tmp_path, content_of):
-    transform_to_store(sign, source, tmp_path / "wanted", shard_size=5)
-    out = tmp_path / "store"
-    out.mkdir()
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    holder = context.Process(target=hold_lock, args=(out, ready))
-    holder.start()
-    try:
-        assert ready.wait(60)
-        with pytest.raises(StoreInUseError, match=rf"another run \(process {holder.pid} on "):
-            transform_to_store(sign, source, out, shard_size=5)
-        assert any(".store.lock" in note for note in _notes(out))
-    finally:
-        os.kill(holder.pid, signal.SIGKILL)
-        holder.join()
-    assert (out / ".store.lock").exists()  # the file stays, the lock does not
-    transform_to_store(sign, source, out, shard_size=5)
-    assert content_of(out) == content_of(tmp_path / "wanted")
-
-
-def _notes(out):
-    shutil.copy(out.parent / "wanted" / "manifest.json", out)
-    try:
-        return verify(out).notes
-    finally:
-        (out / "manifest.json").unlink()
-
-
-def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path):
-    from sign_ext.store.coordination import only_writer
-
-    with only_writer(tmp_path):
-        assert (tmp_path / ".store.lock").exists()
-        with pytest.raises(StoreInUseError), only_writer(tmp_path):
-            pass
-    assert not (tmp_path / ".store.lock").exists()
-    with only_writer(tmp_path):
-        pass
 
 
 def test_options_are_checked_before_anything_is_done(sign, source, tmp_path):

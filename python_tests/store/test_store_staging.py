@@ -1,4 +1,4 @@
-"""Stores made on a GPU: images travel on streams of their own, and arrive as they left."""
+"""Stores made on a GPU: transfers on separate streams leave the images unchanged."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_uploads_and_downloads_keep_their_order():
     ]
     uploads = [staging.upload(chunk) for chunk in chunks]
     for place, upload in enumerate(uploads):
-        images = staging.arrived(upload)
-        for _ in range(50):  # keep the computing stream busy behind the copies
+        images = staging.receive(upload)
+        for _ in range(50):  # keep the computing stream busy after the copies
             images = images + 1
         staging.download({5: images - 50}, {5: rows[place]})
         del images
-    staging.landed()()
+    staging.download_barrier()()
     for place, chunk in enumerate(chunks):
         assert torch.equal(rows[place].float(), chunk.float())

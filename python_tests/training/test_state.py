@@ -1,4 +1,4 @@
-"""An interrupted run, continued, is bit for bit the run that was never interrupted."""
+"""An interrupted run, resumed, is bit-identical to an uninterrupted one."""
 
 import os
 import signal
@@ -51,14 +51,14 @@ def test_resumed_equals_uninterrupted(make_net, run, tmp_path, same_weights, opt
     with pytest.raises(KeyboardInterrupt):
         run(make_net(), tmp_path, settings, progress=stop_at(step))
     assert not (tmp_path / "model.safetensors").exists()
-    told = []
+    steps_seen = []
     epochs = max(step - 1, 0) // 4  # the callback after step 4 comes before epoch 1 is validated
-    # Once an epoch is done the file has the say, not the initial weights or the caller's RNG.
+    # After an epoch the file decides, not the initial weights or the caller's generator.
     torch.manual_seed(99)
     resumed = make_net(seed=5 if epochs else 0)
-    got = run(resumed, tmp_path, settings, resume=True, progress=lambda *p: told.append(p))
-    assert told[0] == (4 * epochs, 14)
-    assert told[-1] == (14, 14)
+    got = run(resumed, tmp_path, settings, resume=True, progress=lambda *p: steps_seen.append(p))
+    assert steps_seen[0] == (4 * epochs, 14)
+    assert steps_seen[-1] == (14, 14)
     assert got.history == wanted.history
     assert (got.best_epoch, got.steps) == (wanted.best_epoch, 14)
     assert same_weights(resumed, whole)
@@ -100,10 +100,10 @@ def test_a_kill_while_the_state_is_written_leaves_the_epoch_before(
     with pytest.raises(Killed):
         run(make_net(), tmp_path)
     monkeypatch.undo()
-    told = []
+    steps_seen = []
     resumed, whole = make_net(), make_net()
-    got = run(resumed, tmp_path, resume=True, progress=lambda *p: told.append(p))
-    assert told[0] == (4, 14)
+    got = run(resumed, tmp_path, resume=True, progress=lambda *p: steps_seen.append(p))
+    assert steps_seen[0] == (4, 14)
     assert got.history == run(whole).history
     assert same_weights(resumed, whole)
     assert not list(tmp_path.glob("*.tmp"))
@@ -136,10 +136,10 @@ def test_a_complete_run_returns_its_result_at_once(make_net, run, tmp_path, same
     first, again = make_net(), make_net(seed=7)
     wanted = run(first, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    told = []
-    got = run(again, tmp_path, resume=True, progress=lambda *p: told.append(p))
+    steps_seen = []
+    got = run(again, tmp_path, resume=True, progress=lambda *p: steps_seen.append(p))
     assert got == wanted
-    assert told == [(14, 14)]
+    assert steps_seen == [(14, 14)]
     assert same_weights(first, again)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
@@ -206,7 +206,7 @@ def test_damaged_and_foreign_state_is_named(make_net, run, tmp_path):
         run(make_net(), tmp_path, replace(SETTINGS, epochs=1), resume=True)
 
 
-def test_another_number_of_threads_is_told(make_net, run, tmp_path):
+def test_another_number_of_threads_is_a_warning(make_net, run, tmp_path):
     threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         run(make_net(), tmp_path, progress=stop_at(5))

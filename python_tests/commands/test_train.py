@@ -127,7 +127,7 @@ def test_an_aleatoric_network_is_trained_and_measured(
     sure = p.gather(1, test.labels[:, None])[:, 0]
     assert found["low"]["total"]["count"] == int((right & (sure <= 0.5)).sum())
     assert main(["evaluate", "--checkpoint", str(out), "--draws", "2"]) == 0
-    assert "right with p ≤ 0.5" in capsys.readouterr().out
+    assert "correct with p ≤ 0.5" in capsys.readouterr().out
     # SIGN takes what both heads are read from.
     arguments = ["transform", "--checkpoint", str(out), "--data", "digits", "--train-size", "40"]
     arguments += ["--steps", "1", "--step-size", "100", "--seed", "3", "--out", str(store)]
