@@ -37,6 +37,8 @@ EXACT = 1e-5  # what float64 leaves of rounding, also where a network has float3
 # Between batches of different sizes, parts that stay in float32 may flip the sign of a
 # pre-activation even in a float64 network. A network that reads the size of its batch differs more.
 SIZES_AGREE = 0.1
+# The same two where every forward pass moves the range of a quantisation a little.
+MOVING_AGREES, MOVING_SIZES_AGREE = 0.2, 0.5
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,7 @@ class _Pair:
         if self._varies_by_itself():
             return ""
         exact = self._in_float64() or self
-        least = exact._settle()
+        least, sizes = exact._settle()
         values, delta = exact._distances()
         mates = exact._between_mates()
         place = max(exact._between_rows())
@@ -286,7 +288,7 @@ class _Pair:
             return exact._mates_message(max(mates, values, delta))
         if place > least:
             return exact._place_message(place)
-        if max(values, delta) > SIZES_AGREE:
+        if max(values, delta) > sizes:
             return exact._size_message(max(values, delta))
         return ""
 
@@ -300,20 +302,24 @@ class _Pair:
         first, again = (self._run(self.images[:1]) for _ in range(2))
         return _furthest(*zip(first, again, strict=True)) > 0.0
 
-    def _settle(self) -> float:
-        """Let what a forward pass writes come to rest; how far two passes may differ from then on.
+    def _settle(self) -> tuple[float, float]:
+        """Let what a forward pass writes come to rest.
 
         The observers of a network prepared for quantisation widen their range with every image, or
         move it a little with every batch. Batch statistics, too, move what they keep, but use none
         of it.
+
+        Returns:
+            How far two passes may differ from then on, of batches of one size and of two.
+
         """
         self._run(self.images)
         before = [buffer.copy for buffer in self.buffers]
         settled = copies_of_buffers(self.phi.model)
         if all(same_bits(new.copy, old) for new, old in zip(settled, before, strict=True)):
-            return self.differs
+            return self.differs, SIZES_AGREE
         self.buffers = settled
-        return SIZES_AGREE
+        return MOVING_AGREES, MOVING_SIZES_AGREE
 
     def _in_float64(self) -> _Pair | None:
         """The same with a copy of the network in float64, or None where there is none."""

@@ -202,11 +202,11 @@ class SignTransform:
         if not isinstance(tune, bool | TuningPlan):
             raise TypeError(f"tune must be True, False or a TuningPlan, got {tune!r}")
         self.plan = tune if isinstance(tune, TuningPlan) else TuningPlan()
-        self._measure = tune is True
+        self.engines = Engines(self.settings, self._network, self.plan, measure=tune is True)
         self._one_call = threading.RLock()  # recorded graphs work on buffers that calls share
         self._warned = False
         self._seen: SourceLayer | None = None  # Φ's layer in the last call
-        self.reset()
+        self._batches = Batches(self.engines, self.settings.batch_size)
 
     def reset(self) -> None:
         """Forget what was compiled, recorded and found out; the next call begins anew.
@@ -222,7 +222,8 @@ class SignTransform:
         with self._one_call:
             self._seen = None
             forget(self._network)
-            self.engines = Engines(self.settings, self._network, self.plan, measure=self._measure)
+            measure = self.engines.fused.measure
+            self.engines = Engines(self.settings, self._network, self.plan, measure=measure)
             self._batches = Batches(self.engines, self.settings.batch_size)
 
     def transform(
