@@ -102,18 +102,39 @@ def random_images(like: ImageStatistics, shape: torch.Size, count: int, seed: in
     return torch.minimum(torch.maximum(drawn, like.low), like.high)
 
 
-def pullback(phi: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+def pullback(
+    phi: Callable[[Tensor], Tensor],
+    images: Tensor,
+    cotangent: Callable[[Tensor], Tensor] = torch.ones_like,
+) -> tuple[Tensor, Tensor]:
     """Φ and δ = Σ_a ∂Φ^a/∂x^i by eager autograd, the definition, in the images' dtype.
 
     Args:
         phi: Φ.
         images: (N, ...).
+        cotangent: from Φ to the weights of the sum.
     """
     with torch.enable_grad():
         x = images.detach().clone().requires_grad_()
         value = phi(x)
-        (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        (delta,) = torch.autograd.grad(value, x, cotangent(value))
     return value.detach(), delta.detach()
+
+
+def uneven(value: Tensor) -> Tensor:
+    """Weights of 0.5 and 1.5 for Φ's values, the same for each image.
+
+    After a LayerNorm the sum with equal weights is constant, and δ is rounding alone.
+
+    Args:
+        value: Φ, whose last dimension is features.
+    """
+    size = value.shape[-1] if value.dim() > 1 else 1
+    if size <= 2:
+        return torch.ones_like(value)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(0, 2, (size,), generator=generator).to(value) + 0.5
+    return weights.expand_as(value)
 
 
 def relative_distances(got: Tensor, expected: Tensor) -> Tensor:
@@ -152,9 +173,9 @@ def forget(network: nn.Module) -> None:
 def check_samples(phi: Phi, image: Tensor, like: ImageStatistics, state: Hashable) -> None:
     """Refuse a network whose samples interact, once for a state of it and a kind of images.
 
-    Φ and δ of two different images are compared, together and each alone, at two random points. A
-    network that cannot be asked, since it takes batches of one size only or draws random numbers,
-    is not refused.
+    Φ and δ of two different images are compared, together and each alone, at two random points; δ
+    is that of a sum with uneven weights, so that it never cancels. A network that cannot be asked,
+    since it takes batches of one size only or draws random numbers, is not refused.
 
     Args:
         phi: Φ, its network frozen and in evaluation mode.
@@ -217,7 +238,7 @@ class _Pair:
         """
         restore_buffers(self.buffers)
         try:
-            value, delta = pullback(self.phi, images)
+            value, delta = pullback(self.phi, images, uneven)
         except Exception as error:  # whatever a network raises for a batch that it does not take
             raise _CannotAsk from error
         if value.shape[:1] != images.shape[:1]:
@@ -243,7 +264,7 @@ class _Pair:
         runs = None
         if other := self._with_other_rows():
             try:
-                runs = pullback(other, self._same(2))
+                runs = pullback(other, self._same(2), uneven)
             except Exception:  # the network may not take such rows
                 runs = None
         value, delta = runs or self._run(self._same(2))

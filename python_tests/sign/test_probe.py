@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from sign_ext import BackendError, SignTransform, iterative_sign
+from sign_ext import BackendError, NegligibleDeltaWarning, SignTransform, iterative_sign
 from sign_ext.probe import random_images, statistics_of
 
 
@@ -230,6 +230,15 @@ def test_what_does_not_interact_is_not_refused(images, case):
     given = images[:1] if case == "one image at a time" else images
     moved = iterative_sign(INDEPENDENT[case](), given, 2, step_size=STEP)
     assert not torch.equal(moved.float(), given)
+
+
+@pytest.mark.parametrize("layers", [1, 8])
+def test_a_sum_that_is_constant_is_no_interaction(images, layers):
+    """δ is rounding alone there, and rounding depends on the size of the batch."""
+    blocks = [nn.Sequential(nn.Linear(175, 175), nn.GELU()) for _ in range(layers)]
+    features = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), *blocks, nn.LayerNorm(175))
+    with pytest.warns(NegligibleDeltaWarning):
+        iterative_sign(nn.Sequential(features, nn.Linear(175, 4)).eval(), images, 1)
 
 
 @contextmanager
