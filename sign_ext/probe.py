@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -309,8 +310,10 @@ class _Pair:
             return exact._mates_message(max(mates, values, delta))
         if place > least:
             return exact._place_message(place)
-        if max(values, delta) > sizes:
+        if values > sizes:
             return exact._size_message(max(values, delta))
+        if delta > sizes:
+            warnings.warn(exact._gradient_message(delta), RuntimeWarning, stacklevel=8)
         return ""
 
     def _between_mates(self) -> float:
@@ -391,6 +394,15 @@ class _Pair:
             f"(by {_percent(distance)} between one and two). SIGN is defined for each image by "
             "itself: divide by a fixed number instead of len(x), and reduce over dimensions of "
             "an image only"
+        )
+
+    def _gradient_message(self, distance: float) -> str:
+        return (
+            f"the gradient of this {type(self.phi.model).__name__} for one image alone differs by "
+            f"{_percent(distance)} from its gradient in a batch of two, although Φ is the same. A "
+            "custom backward pass may divide by the number of images, and PyTorch's BatchNorm on a "
+            "CPU is wrong for a batch of one with permuted strides: pass two images or more, and a "
+            "batch_size that leaves no single one"
         )
 
     def _where(self, one: tuple[Tensor, int], other: tuple[Tensor, int]) -> str:

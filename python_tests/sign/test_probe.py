@@ -241,6 +241,26 @@ def test_a_sum_that_is_constant_is_no_interaction(images, layers):
         iterative_sign(nn.Sequential(features, nn.Linear(175, 4)).eval(), images, 1)
 
 
+class Averaged(torch.autograd.Function):
+    """The identity, with a gradient that is divided by the number of images."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g / len(g)
+
+
+def test_a_gradient_that_depends_on_the_number_of_images_is_told(images):
+    model = bodied(lambda m, x, f: Averaged.apply(f(x)))
+    with pytest.warns(RuntimeWarning, match="100% from its gradient in a batch of two"):
+        got = iterative_sign(model, images, 1, step_size=STEP, backend="autograd")
+    delta = torch.autograd.functional.jacobian(lambda x: Net.features(model, x).sum(), images)
+    torch.testing.assert_close(got, images + STEP * delta / len(images), rtol=1e-5, atol=1e-4)
+
+
 @contextmanager
 def counted(model: nn.Module):
     """The forward passes of the first module, by the number of images in each.
