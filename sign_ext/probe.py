@@ -171,7 +171,9 @@ def forget(network: nn.Module) -> None:
         _independent.pop(network, None)
 
 
-def check_samples(phi: Phi, image: Tensor, like: ImageStatistics, state: Hashable) -> None:
+def check_samples(
+    phi_for: Callable[[int], Phi], image: Tensor, like: ImageStatistics, state: Hashable
+) -> None:
     """Refuse a network whose samples interact, once for a state of it and a kind of images.
 
     Φ and δ of two different images are compared, together and each alone, at two random points; δ
@@ -179,7 +181,7 @@ def check_samples(phi: Phi, image: Tensor, like: ImageStatistics, state: Hashabl
     since it takes batches of one size only or draws random numbers, is not refused.
 
     Args:
-        phi: Φ, its network frozen and in evaluation mode.
+        phi_for: from a number of images to Φ for as many, its network frozen, in evaluation mode.
         image: one of the caller's, (1, C, ...), of the network's dtype.
         like: the statistics of the caller's images.
         state: of the network; equal as long as the answer is.
@@ -187,6 +189,7 @@ def check_samples(phi: Phi, image: Tensor, like: ImageStatistics, state: Hashabl
     Raises:
         ValueError: Φ or δ of an image depends on its batch; the message names cause and cure.
     """
+    phi = phi_for(1)
     key = hash((image.shape[1:], image.dtype, image.device, phi.source, state))
     with _independent_lock:
         if key in _independent.get(phi.model, ()):
@@ -195,7 +198,7 @@ def check_samples(phi: Phi, image: Tensor, like: ImageStatistics, state: Hashabl
         pair = random_images(like, image.shape[1:], 2, seed)
         # Two draws have nearly the same statistics, which hides what depends on them.
         pair[1] = (like.low + 0.3 * (pair[1] - like.low))[0]
-        reason = _Pair(phi, pair.to(image.dtype)).why_dependent()
+        reason = _Pair(phi_for, pair.to(image.dtype)).why_dependent()
         if reason:
             raise ValueError(reason)
     with _independent_lock:
@@ -209,8 +212,9 @@ class _CannotAsk(Exception):
 class _Pair:
     """Two different images, a and b, and what a network makes of them."""
 
-    def __init__(self, phi: Phi, images: Tensor) -> None:
-        self.phi = phi
+    def __init__(self, phi_for: Callable[[int], Phi], images: Tensor) -> None:
+        self.phi_for = phi_for
+        self.phi = phi = phi_for(1)
         self.images = images
         self.original = self.buffers = copies_of_buffers(phi.model)
         most = AGREE.get(images.dtype, (0.0, 0.0))
@@ -239,7 +243,7 @@ class _Pair:
         """
         restore_buffers(self.buffers)
         try:
-            value, delta = pullback(self.phi, images, uneven)
+            value, delta = pullback(self.phi_for(len(images)), images, uneven)
         except Exception as error:  # whatever a network raises for a batch that it does not take
             raise _CannotAsk from error
         if value.shape[:1] != images.shape[:1]:
@@ -291,7 +295,11 @@ class _Pair:
                         other = _with_another_second_row(tensor)
                         held[name] = tensor if other is None else other
                         changed = changed or other is not None
-        return Phi(twin, self.phi.source) if changed else None
+        return self._phi_of(twin)(2) if changed else None
+
+    def _phi_of(self, model: nn.Module) -> Callable[[int], Phi]:
+        """Φ for a copy of the network."""
+        return lambda count: Phi(model, self.phi.source, self.phi_for(count).kwargs)
 
     def _same(self, count: int) -> Tensor:
         """A batch of the first image only."""
@@ -352,7 +360,7 @@ class _Pair:
         restore_buffers(self.buffers)
         try:
             model = copy.deepcopy(self.phi.model).double()
-            exact = _Pair(Phi(model, self.phi.source), self.images.double())
+            exact = _Pair(self._phi_of(model), self.images.double())
             exact._run(exact.images)
         except Exception:  # not every network can be copied, or computes in float64
             return None
@@ -362,7 +370,8 @@ class _Pair:
         """Whether a network that takes no two images makes several of one."""
         try:
             one = self.phi(self.images[:1])
-            if len(one) > 1 and self.phi(self._same(len(one))).shape == one.shape:
+            count = len(one)
+            if count > 1 and self.phi_for(count)(self._same(count)).shape == one.shape:
                 return self._place_message(1.0)
         except Exception:  # it may take batches of one only
             pass

@@ -76,6 +76,6 @@ def run(options: Options) -> None:
             progress=report,
         )
     if options.json:
-        console.print_json(calibration.to_dict())
+        console.print_json({"data": splits.summary.to_dict(), **calibration.to_dict()})
     else:
         print(calibration)

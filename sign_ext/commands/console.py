@@ -49,7 +49,9 @@ def say(message: str) -> None:
 
 def print_json(result: Any) -> None:
     """Print `result` as JSON alone on stdout."""
-    print(json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    # A name that is no UTF-8 has lone surrogates, which become JSON's own escapes.
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def print_rich(renderable: Any) -> None:

@@ -9,10 +9,11 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
+from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, option, sign_option
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sign_ext.data import ImageSource, Splits
+    from sign_ext.data.summary import DataSummary
 
 
 DATA_HELP = (
@@ -31,7 +33,42 @@ DATA_HELP = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointOptions(CommonOptions):
+class DataOptions(CommonOptions):
+    """How the files of a data set are read."""
+
+    labels: str | None = option(
+        None,
+        help="CSV, TSV or JSON file with the classes of a folder of images.",
+        metavar="FILE",
+    )
+    label_columns: tuple[str, ...] | None = option(
+        None,
+        nargs=2,
+        metavar=("IMAGE", "LABEL"),
+        help="Columns of --labels: the file names' and the classes'. Default: guessed, and told.",
+    )
+    bit_depth: int | None = option(
+        None,
+        type=Literal[12, 16],
+        help="Bits that are used in images with more than 8 bits a channel, which are then scaled "
+        "to 8. Default: such images are refused.",
+    )
+    max_pixels: int | None = option(
+        None,
+        type=PositiveInt,
+        help="Largest number of pixels of an image. Default: Pillow's limit, 179 million.",
+        metavar="N",
+    )
+
+    def reading(self) -> dict[str, Any]:
+        """Return those of these options that were given, as keyword arguments of `load_data`."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(DataOptions)}
+        common = {field.name for field in dataclasses.fields(CommonOptions)}
+        return {k: v for k, v in given.items() if v is not None and k not in common}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions(DataOptions):
     """A trained network, and the data to use it on."""
 
     checkpoint: str = option(
@@ -184,13 +221,32 @@ def check_data_name(name: str) -> None:
 def read_data(options: Any, name: str, **sizes: Any) -> Splits:
     """Load the splits of a data set with a command's --data-root and --seed.
 
+    What was found is printed before an image is decoded.
+
     Raises:
         UsageError: `name` is neither a data set nor a path.
     """
-    from sign_ext.data import load_data
+    from sign_ext.data.load import find_data
 
     check_data_name(name)
-    return load_data(name, options.data_root, seed=options.seed, **sizes)
+    sizes = {**options.reading(), **sizes}
+    data = find_data(name, options.data_root, seed=options.seed, **sizes)
+    say_found(data.summary())
+    splits = data.read()
+    say_converted(splits.summary)
+    return splits
+
+
+def say_found(summary: DataSummary) -> None:
+    """Print what a data set holds: its note, its classes, and which parts are cut out of others."""
+    for line in summary.lines():
+        console.say(line)
+
+
+def say_converted(summary: DataSummary) -> None:
+    """Print how many of the images that were read lost something, if any did."""
+    if words := summary.converted_in_words():
+        console.say(words)
 
 
 def read_checkpoint(path: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
@@ -218,7 +274,7 @@ def checkpoint_data(
         ValueError: image shape or number of classes differ from the network's.
     """
     name, size = _wanted_data(options, config)
-    splits = read_data(options, name, image_size=size, **sizes)
+    splits = read_data(options, name, image_size=size, **_reading(options, config), **sizes)
     _check_classes(options, config, name, splits.class_names)
     return splits, name
 
@@ -243,7 +299,13 @@ def checkpoint_source(
     name, size = _wanted_data(options, config)
     check_data_name(name)
     source = open_data(
-        name, options.data_root, split=split, seed=options.seed, image_size=size, **sizes
+        name,
+        options.data_root,
+        split=split,
+        seed=options.seed,
+        image_size=size,
+        **_reading(options, config),
+        **sizes,
     )
     _check_classes(options, config, name, source.class_names)
     return source
@@ -256,6 +318,12 @@ def _wanted_data(options: CheckpointOptions, config: dict[str, Any]) -> tuple[st
         raise UsageError("the checkpoint does not name its training data: give --data")
     _, height, width = config["model"]["image_shape"]
     return name, options.image_size or (height if height == width else None)
+
+
+def _reading(options: CheckpointOptions, config: dict[str, Any]) -> dict[str, Any]:
+    """How to read the files: as asked for or, of the same data, as in training."""
+    trained = {} if options.data else config.get("data", {}).get("reading", {})
+    return {**trained, **options.reading()}
 
 
 def _check_classes(

@@ -19,9 +19,10 @@ from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.options import option
 from sign_ext.commands.shared import (
     DATA_HELP,
+    DataOptions,
     check_folder,
     check_name,
     read_data,
@@ -44,7 +45,7 @@ EXAMPLES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
+class Options(DataOptions):
     """Options of `sign-ext train`; those from epochs to precision belong to `TrainSettings`."""
 
     data: str = option(help=DATA_HELP, metavar="NAME")
@@ -173,7 +174,7 @@ def _train(options: Options, processes: Processes) -> None:
         config = _config(options, spec, splits, train_set)
     in_processes = f", in {processes.count} processes" if processes.count > 1 else ""
     device = resolve_device(options.device)
-    console.say(f"{splits.note}; training on {len(train_set):,} images, on {device}{in_processes}")
+    console.say(f"training on {len(train_set):,} images, on {device}{in_processes}")
     with console.progress("training") as report:
         result = train(
             model,
@@ -189,7 +190,7 @@ def _train(options: Options, processes: Processes) -> None:
             progress=report,
             config=config,
         )
-    _print(options, result, str(out / "model.safetensors"))
+    _print(options, result, str(out / "model.safetensors"), splits)
 
 
 def _out_folder(options: Options) -> Path:
@@ -291,6 +292,7 @@ def _config(
             "train_size": options.train_size,
             "image_size": options.image_size,
             "seed": options.seed,
+            **({"reading": options.reading()} if options.reading() else {}),
             "images": len(train_set),
             "fingerprint": fingerprint(train_set),
         },
@@ -302,9 +304,10 @@ def _config(
     }
 
 
-def _print(options: Options, result: Any, checkpoint: str) -> None:
+def _print(options: Options, result: Any, checkpoint: str, splits: Splits) -> None:
     if options.json:
-        console.print_json({"checkpoint": checkpoint, **result.to_dict()})
+        data = splits.summary.to_dict()
+        console.print_json({"checkpoint": checkpoint, "data": data, **result.to_dict()})
         return
     from sign_ext.formatting import duration
 

@@ -32,9 +32,12 @@ from sign_ext.commands.shared import (
     checkpoint_source,
     read_checkpoint,
     resolve_device,
+    say_converted,
+    say_found,
 )
 
 if TYPE_CHECKING:
+    from sign_ext.data.summary import DataSummary
     from sign_ext.store import StoreRun
     from sign_ext.store.coordination import Ranks
 
@@ -124,6 +127,8 @@ def run(options: Options) -> None:
     device = resolve_device(_own_device(options.device))
     model, config = read_checkpoint(options.checkpoint, device)
     source = checkpoint_source(options, config, options.split, train_size=options.train_size)
+    if ranks.first:
+        say_found(source.summary())
     began = time.perf_counter()
     sign = SignTransform(
         model,
@@ -159,7 +164,7 @@ def run(options: Options) -> None:
             progress=report if ranks.first else False,
             say=console.say if ranks.first else None,
         )
-    _print(options, done, ranks, time.perf_counter() - began)
+    _print(options, done, ranks, time.perf_counter() - began, source.summary())
 
 
 def _own_device(name: str) -> str:
@@ -184,7 +189,9 @@ def _snapshots(options: Options) -> tuple[int, ...]:
     return snapshots
 
 
-def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> None:
+def _print(
+    options: Options, done: StoreRun, ranks: Ranks, seconds: float, data: DataSummary
+) -> None:
     from sign_ext.store.inspect import describe, in_words
 
     if options.profile:
@@ -192,6 +199,7 @@ def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> No
         console.say(process + done.shares.in_words())
     if not ranks.first:
         return
+    say_converted(data)
     store = describe(options.out)
     rms = [change["rms"] for change in store["change"].values()]
     if rms and max(rms) < TINY:
@@ -202,7 +210,9 @@ def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> No
         numbers = {name: store[name] for name in ("images", "of", "shards", "change", "skipped")}
         shares = {"profile": dataclasses.asdict(done.shares)} if options.profile else {}
         made = {"made": done.made, "kept": done.kept, "seconds": seconds}
-        console.print_json({"out": options.out, **numbers, **made, **shares})
+        console.print_json(
+            {"out": options.out, "data": data.to_dict(), **numbers, **made, **shares}
+        )
         return
     from sign_ext.formatting import duration
 

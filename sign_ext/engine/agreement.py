@@ -73,7 +73,7 @@ def check_gradient(program: Program, phi: Phi, images: Tensor) -> float:
 def _distance_in_float64(phi: Phi, images: Tensor) -> float | None:
     """The same with a copy of the network in float64, or None where there is none."""
     try:
-        exact = Phi(copy.deepcopy(phi.model).double(), phi.source)
+        exact = Phi(copy.deepcopy(phi.model).double(), phi.source, phi.kwargs)
         graph = trace(exact, images[:1])
         error = distance_from_autograd(build(graph, images.dtype), exact, images)
     except Exception:  # not every network can be copied, or computes in float64

@@ -11,16 +11,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from sign_ext.change import exceeds_rounding
+from sign_ext.model_inputs import NO_INPUTS, ModelInputs
 from sign_ext.ops import sign_update_
 from sign_ext.ops.watch import NEVER, new_counts, new_watch, reset_counts
 from sign_ext.probe import ImageStatistics
 from sign_ext.settings import Settings
+from sign_ext.source_layer import Phi
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Problem:
         settings: the options of SIGN.
         model_dtype: what Φ takes; the iterate is cast to it for each product.
         memory_format: layout of the iterate, channels_last for networks of 2-d convolutions.
+        inputs: what else the network is given in this call.
         like: the images' statistics, for random ones that resemble them; None: each batch's own.
     """
 
@@ -39,7 +42,20 @@ class Problem:
     settings: Settings
     model_dtype: torch.dtype
     memory_format: torch.memory_format
+    inputs: ModelInputs = NO_INPUTS
     like: ImageStatistics | None = field(default=None, compare=False)
+
+    def for_images(self, rows: slice) -> Problem:
+        """The same with Φ for some of the call's images, where each has further inputs of its own.
+
+        Args:
+            rows: which images.
+        """
+        if not self.inputs.per_image:
+            return self
+        assert isinstance(self.phi, Phi)
+        phi = Phi(self.phi.model, self.phi.source, self.inputs[rows])
+        return replace(self, phi=phi)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """The caller's autocast switched off, or bfloat16 switched on where that was asked for."""

@@ -28,6 +28,7 @@ from sign_ext.engine.trajectory import (
     repeatable,
     without_autocast,
 )
+from sign_ext.errors import UnsupportedOperation
 from sign_ext.network_state import StructureWatch
 
 STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
@@ -76,6 +77,10 @@ class FusedEngine:
         Raises:
             UnsupportedOperation: the compiler does not know an operation of the network.
         """
+        if images.dim() != 4:
+            raise UnsupportedOperation(
+                f"the compiler takes images (N, C, H, W), not {images.dim()}-d"
+            )
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
             with without_autocast(images.device):
