@@ -30,7 +30,7 @@ from sign_ext.engine.batch import Batches
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.onchip.network import OnChipNetwork
-from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
+from sign_ext.engine.trajectory import Problem, iterate_dtype
 from sign_ext.errors import NegligibleDeltaWarning
 from sign_ext.eval_state import computing, unwrap
 from sign_ext.explanation import Explanation, explain
@@ -293,8 +293,7 @@ class SignTransform:
             varies = check_source(self._network, source, probe)
         self._seen = source
         phi = Phi(self._network, source)
-        layout = memory_format(self._network, images)
-        return Problem(phi, self.settings, dtype, layout), source, varies
+        return Problem(phi, self.settings, dtype), source, varies
 
     @contextmanager
     def _prepared(self, images: Tensor) -> Iterator[tuple[Problem, SourceLayer, bool]]:
@@ -406,8 +405,7 @@ class SignTransform:
             layer = f"{guess}, a guess until images are seen"
         image = torch.zeros(1, 3, 32, 32, device=device_of(self._network))
         dtype, _ = place_of(self._network, image)
-        layout = memory_format(self._network, image)
-        problem = Problem(self._network, self.settings, dtype, layout)
+        problem = Problem(self._network, self.settings, dtype)
         with self._one_call:
             return explain(problem, self.engines, None, network=self._network, source_layer=layer)
 

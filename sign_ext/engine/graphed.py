@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.trace import structure_key
 from sign_ext.engine.capture_streams import CaptureStream, CaptureStreams, RecordedStep
+from sign_ext.engine.eager import EagerLayouts
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import BackendError
 
@@ -137,9 +138,11 @@ def _capture(
 class GraphedTrajectory(Trajectory):
     """A trajectory whose step is recorded when it is made and replayed from then on."""
 
-    def __init__(self, problem: Problem, images: Tensor, record: Record) -> None:
-        """Allocate the buffers and record a step on them."""
-        super().__init__(problem, images)
+    def __init__(
+        self, problem: Problem, images: Tensor, record: Record, layout: torch.memory_format
+    ) -> None:
+        """Allocate the buffers in a layout and record a step on them."""
+        super().__init__(problem, images, layout)
         # Warm-up steps are real steps: they need finite images, and `start` resets what they moved.
         super().start(images)
         self._replay = record(self.step, images.device)
@@ -165,9 +168,15 @@ class GraphedEngine:
 
     name = "graphed"
 
-    def __init__(self, model: nn.Module, record: Record = record_cuda_graph) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        record: Record = record_cuda_graph,
+        layouts: EagerLayouts | None = None,
+    ) -> None:
         """Keep graphs of `model`; `record` turns a step into its replay."""
         self._model = model
+        self._layouts = layouts or EagerLayouts()
         self._record = record
         self._kept: BoundedCache[object, GraphedTrajectory] = BoundedCache(GRAPHS_KEPT)
 
@@ -178,9 +187,10 @@ class GraphedEngine:
         """
         batch = (images.shape, images.dtype, images.device)
         network = (structure_key(self._model), weights_key(self._model))
-        key = (batch, problem.settings, problem.memory_format, network)
+        layout = self._layouts.choose(problem, images).format
+        key = (batch, problem.settings, layout, network)
         trajectory = self._kept.get_or_make(
-            key, lambda: GraphedTrajectory(problem, images, self._record)
+            key, lambda: GraphedTrajectory(problem, images, self._record, layout)
         )
         trajectory.start(images)
         return trajectory
