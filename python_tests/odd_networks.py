@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -137,12 +138,12 @@ def perceptron_by_view():
 
 @odd
 def pooling_only():
-    return headed(Call(lambda x: F.avg_pool2d(x.square() / 255, 2).flatten(1)), 12)
+    return headed(Call(lambda x: F.avg_pool2d(x.square() / 255, 2).flatten(1)), 18)
 
 
 @odd
 def max_pooling_by_view():
-    return headed(Call(lambda x: F.max_pool2d(x, 2).view(len(x), 12)), 12)
+    return headed(Call(lambda x: F.max_pool2d(x, 2).view(len(x), 18)), 18)
 
 
 @odd
@@ -198,7 +199,7 @@ def volumes():
 def then_view(module: nn.Module, width: int, first: nn.Module | None = None):
     first = first or nn.Conv2d(3, 4, 3, padding=1)
     body = Call(
-        lambda x, first, odd: odd(first(curved(x))).view(len(x), -1), first, module
+        lambda x, first, odd: torch.tanh(odd(first(curved(x))).view(len(x), -1)), first, module
     )
     return headed(body, width)
 

@@ -26,12 +26,12 @@ from sign_ext.checks import (
 )
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.backends import Engines
-from sign_ext.engine.batch import Batches
+from sign_ext.engine.batch import DEFAULT_BATCH, Batches
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.trajectory import Problem, iterate_dtype
-from sign_ext.errors import NegligibleDeltaWarning
+from sign_ext.errors import NegligibleDeltaWarning, SignError, first_line
 from sign_ext.eval_state import computing, unwrap
 from sign_ext.explanation import Explanation, explain
 from sign_ext.progress import Progress, reporting
@@ -286,14 +286,51 @@ class SignTransform:
 
         Φ is found and checked on one image of each call: the network may have changed since.
         """
-        probe = images[:1]
         with torch.autocast(images.device.type, enabled=False):
-            probe = torch.empty_like(probe, dtype=dtype).copy_(probe)
-            source = self._named or find_source_layer(self._network, probe)
-            varies = check_source(self._network, source, probe)
+            try:
+                source, varies = self._source(images[:1], dtype)
+            except SignError:
+                raise
+            except Exception as error:  # whatever the network raises
+                source, varies = self._source_of_a_batch(images, dtype, error)
         self._seen = source
         phi = Phi(self._network, source)
         return Problem(phi, self.settings, dtype), source, varies
+
+    def _source(self, few: Tensor, dtype: torch.dtype) -> tuple[SourceLayer, bool]:
+        """Where Φ is read, found and checked on a few images, and whether its sum varies."""
+        probe = torch.empty_like(few, dtype=dtype).copy_(few)
+        source = self._named or find_source_layer(self._network, probe)
+        return source, check_source(self._network, source, probe)
+
+    def _source_of_a_batch(
+        self, images: Tensor, dtype: torch.dtype, error: Exception
+    ) -> tuple[SourceLayer, bool]:
+        """The same on a whole batch, where one image alone raised `error`.
+
+        A network that was exported or traced may take batches of one size only.
+        """
+        size = min(self.settings.batch_size or DEFAULT_BATCH, len(images))
+        hint = "pass batch_size=B and a multiple of B images if the network takes B at a time"
+        if size == 1:
+            error.add_note(f"The network was run on one image: {hint}")
+            raise error
+        try:
+            found = self._source(images[:size], dtype)
+        except SignError:
+            raise
+        except Exception as failed:
+            failed.add_note(f"The network was run on one image, then on {size} images: {hint}")
+            raise failed from None
+        if rest := len(images) % size:
+            try:
+                self._source(images[:rest], dtype)
+            except Exception as failed:
+                raise ValueError(
+                    f"the network runs on {size} images but not on the last batch of these "
+                    f"{len(images)}, which has {rest} ({first_line(failed)}): {hint}"
+                ) from failed
+        return found
 
     @contextmanager
     def _prepared(self, images: Tensor) -> Iterator[tuple[Problem, SourceLayer, bool]]:
