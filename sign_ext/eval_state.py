@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sign_ext.inner_wrappers import passed_by
+
 
 @contextmanager
 def computing(model: nn.Module, precision: str = "float32") -> Iterator[None]:
@@ -27,7 +29,7 @@ def computing(model: nn.Module, precision: str = "float32") -> Iterator[None]:
         model: the network.
         precision: as in `arithmetic`.
     """
-    with torch.inference_mode(False), frozen(model), arithmetic(precision):
+    with torch.inference_mode(False), frozen(model), passed_by(model), arithmetic(precision):
         yield
 
 

@@ -371,7 +371,11 @@ def check_source(model: nn.Module, source: SourceLayer, images: Tensor) -> bool:
             raise SourceLayerError(_REENTRANT.format(f"this {type(model).__name__}")) from error
         if mixed is None:
             raise SourceLayerError(f"{source} has no gradient to the images: name another layer")
-        (ones,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        try:
+            (ones,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        except RuntimeError:  # FSDP frees the weights after a backward pass
+            value = Phi(model, source)(x)
+            (ones,) = torch.autograd.grad(value, x, torch.ones_like(value))
     return bool(ones.double().norm() > 1e-5 * mixed.double().norm()) or not bool(mixed.any())
 
 

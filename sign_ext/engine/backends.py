@@ -214,8 +214,10 @@ class Engines:
             return None
         try:
             return self.fused.memory(problem, images)
-        except BackendError:  # `start` meets it again, and raises or goes on to the next backend
-            return None
+        except Exception as error:  # `start` meets it again, and raises or tries the next backend
+            if isinstance(error, BackendError) or self._may_go_on("fused", error):
+                return None
+            raise
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, ...), which are copied.

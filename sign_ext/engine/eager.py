@@ -7,7 +7,7 @@ once, on one image, and channels_last is taken where convolutions ran and δ is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -93,24 +93,35 @@ def _choose(problem: Problem, images: Tensor) -> Layout:
     own = own_layout(images)
     if images.dim() != 4 or own == torch.channels_last:
         return Layout(own)
-    few = probe_images(problem.phi, images, problem.model_dtype)
+    few = images[:1].detach().to(problem.model_dtype)
     try:
         expected, value = _run(problem, few, own)
-    except Exception as own_failed:
+    except Exception:  # whatever the network's code raises
+        # One image may be too few, as for an exported network whose batch size is fixed.
+        few = images.detach().to(problem.model_dtype)
         try:
-            _run(problem, few, torch.channels_last)
-        except Exception:
-            raise own_failed from None
-        return Layout(torch.channels_last)
+            expected, value = _run(problem, few, own)
+        except Exception as error:
+            return _only_channels_last(problem, few, error)
     if not _has_convolution(value):
         return Layout(own)
+    del value
     try:
         got, _ = _run(problem, few, torch.channels_last)
-    except Exception as error:  # whatever the network's code raises
+    except Exception as error:
         return Layout(own, f"channels_last fails: {first_line(error)}")
     distance = relative_distance(got, expected)
     if distance > TOLERANCE.get(problem.model_dtype, 0.3):
         return Layout(own, f"δ differs by {distance:.0%} in channels_last")
+    return Layout(torch.channels_last)
+
+
+def _only_channels_last(problem: Problem, images: Tensor, error: Exception) -> Layout:
+    """channels_last, if Φ runs in that although the images' own layout raised `error`."""
+    try:
+        _run(problem, images, torch.channels_last)
+    except Exception:
+        raise error from None
     return Layout(torch.channels_last)
 
 
@@ -121,17 +132,6 @@ def _run(problem: Problem, images: Tensor, layout: torch.memory_format) -> tuple
         torch.manual_seed(0)
         # A copy in that layout also where one channel makes the layouts look the same.
         return problem.pullback_of_ones(torch.empty_like(images, memory_format=layout).copy_(images))
-
-
-def probe_images(phi: Callable[[Tensor], Tensor], images: Tensor, dtype: torch.dtype) -> Tensor:
-    """As few of the images as Φ takes at a time: one, or all where its batch size is fixed."""
-    few = images[:1].detach().to(dtype)
-    try:
-        with torch.no_grad():
-            phi(few)
-    except Exception:
-        return images.detach().to(dtype)
-    return few
 
 
 def _has_convolution(value: Tensor) -> bool:

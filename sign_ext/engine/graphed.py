@@ -25,6 +25,7 @@ from sign_ext.engine.capture_streams import CaptureStream, CaptureStreams, Recor
 from sign_ext.engine.eager import EagerLayouts
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import BackendError
+from sign_ext.inner_wrappers import why_not_recorded
 
 # From a step and its device to a function that replays it.
 Record = Callable[[Callable[[], None], torch.device], Callable[[], None]]
@@ -185,6 +186,8 @@ class GraphedEngine:
 
         It is valid until the next call that starts one of the same shape.
         """
+        if why := why_not_recorded(self._model):
+            raise _not_capturable(why)
         batch = (images.shape, images.dtype, images.device)
         network = (structure_key(self._model), weights_key(self._model))
         layout = self._layouts.choose(problem, images).format

@@ -32,6 +32,7 @@ from sign_ext.engine.trajectory import (
     without_autocast,
 )
 from sign_ext.errors import UnsupportedOperation
+from sign_ext.inner_wrappers import why_not_recorded
 from sign_ext.source_layer import Phi
 
 PROGRAMS_KEPT = 4  # image shapes at a time
@@ -67,6 +68,8 @@ class ProgramCache:
         """
         if images.dtype not in SUPPORTED:
             raise UnsupportedOperation(f"networks in {str(images.dtype).removeprefix('torch.')}")
+        if why := why_not_recorded(self._network):
+            raise UnsupportedOperation(why)
         image_kind = (images.shape[1:], images.dtype, images.device)
         key = (image_kind, phi.source, structure_key(self._network))
         digest = weights_digest(self._network)
