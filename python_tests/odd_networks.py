@@ -1,7 +1,8 @@
 """Odd networks that plain PyTorch runs: each with Φ written by hand, for conformance tests.
 
 `ODD` holds a function for each; it returns the network, and Φ as a module of its own that shares
-its weights. Images are (N, 3, 6, 5).
+its weights. `REFUSED` holds networks where Φ has to be named, or has no gradient, with the error
+that says so. Images are (N, 3, 6, 5).
 """
 
 from __future__ import annotations
@@ -19,13 +20,25 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 HEIGHT, WIDTH = 6, 5
-ODD: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {}
+Build = Callable[[], tuple[nn.Module, nn.Module]]
+ODD: dict[str, Build] = {}
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {}
 
 
-def odd(build: Callable[[], tuple[nn.Module, nn.Module]]) -> Callable:
+def odd(build: Build) -> Build:
     """Register an odd network under its function's name."""
     ODD[build.__name__] = build
     return build
+
+
+def refused(message: str) -> Callable:
+    """Register a network for which SIGN cannot know Φ, and what the error says."""
+
+    def register(build: Callable[[], nn.Module]) -> Callable:
+        REFUSED[build.__name__] = build, message
+        return build
+
+    return register
 
 
 class Call(nn.Module):
@@ -297,41 +310,8 @@ def checkpointed(reentrant: bool):
 
 
 ODD.update(
-    checkpoint_reentrant=lambda: checkpointed(True),
     checkpoint_without=lambda: checkpointed(False),
 )
-
-
-@odd
-def checkpoint_reentrant_around_the_head():
-    class Whole(Headed):
-        def forward(self, x):
-            return checkpoint(super().forward, x, use_reentrant=True)
-
-    body = features()
-    return Whole(body, nn.Linear(8, 3)), body
-
-
-@odd
-def everything_without_gradients():
-    class Whole(Headed):
-        @torch.no_grad()
-        def forward(self, x):
-            return super().forward(x)
-
-    body = features()
-    return Whole(body, nn.Linear(8, 3)), body
-
-
-@odd
-def everything_in_inference_mode():
-    class Whole(Headed):
-        @torch.inference_mode()
-        def forward(self, x):
-            return super().forward(x)
-
-    body = features()
-    return Whole(body, nn.Linear(8, 3)), body
 
 
 @dataclasses.dataclass
@@ -417,26 +397,6 @@ def lora_head():
 def lora_everywhere():
     body = nn.Sequential(nn.Flatten(), LoRA(nn.Linear(90, 8)), nn.Tanh())
     return nn.Sequential(body, LoRA(nn.Linear(8, 3))), body
-
-
-class WrappedLinear(nn.Module):
-    """A head in the way that quantisation and adapters libraries wrap one."""
-
-    def __init__(self, before: int, after: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(after, before))
-
-    def forward(self, x):
-        return F.linear(x, self.weight)
-
-
-class CosineHead(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, 8))
-
-    def forward(self, x):
-        return F.linear(F.normalize(x), F.normalize(self.weight)) * 16
 
 
 @odd
@@ -670,3 +630,188 @@ def memory_format_of_its_own():
 def channels_last_weights():
     model, body = headed(features(), 8)
     return model.to(memory_format=torch.channels_last), body
+
+
+# Heads that are no nn.Linear.
+
+
+class WrappedLinear(nn.Module):
+    """A linear head in the way of libraries for adapters and quantisation."""
+
+    def __init__(self, before: int, after: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(before, after) * 0.3)
+        self.bias = nn.Parameter(torch.randn(after))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x, self.weight)
+
+
+@odd
+def head_of_its_own_class():
+    body = features()
+    return nn.Sequential(body, WrappedLinear(8, 3), nn.Softmax(1)), body
+
+
+@odd
+def head_in_two_parts():
+    """A factorised head, as compression makes it."""
+    body = features()
+    return nn.Sequential(body, LoRA(nn.Linear(8, 3), rank=1), ScaleModule()), body
+
+
+@odd
+def two_heads_of_the_same_features():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.a, self.b = features(), nn.Linear(8, 3), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.body(x)
+            return Output(self.a(y), self.b(y) / 7)
+
+    model = Two()
+    return model, model.body
+
+
+@odd
+def excited():
+    def forward(x, first, squeeze):
+        y = F.relu(first(x / 255))
+        return (y * squeeze(y.mean((2, 3), keepdim=True)).sigmoid()).view(len(x), -1)
+
+    return headed(Call(forward, nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)), 48)
+
+
+@odd
+def up_and_down():
+    def forward(x, down, up):
+        y = F.gelu(down(x / 255))
+        y = torch.cat([F.interpolate(y, size=x.shape[2:], mode="bilinear"), x / 255], 1)
+        return F.gelu(up(y)).view(len(x), -1)
+
+    return headed(Call(forward, nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(7, 2, 3)), 24)
+
+
+@odd
+def called_functionally():
+    def forward(x, body):
+        weights = {name: w * 1.5 for name, w in body.named_parameters()}
+        return torch.func.functional_call(body, weights, (x,))
+
+    return headed(Call(forward, features()), 8)
+
+
+@odd
+def pixels_sorted():
+    return headed(Call(lambda x, b: b(x.flatten(2).sort(-1)[0].view_as(x)), features()), 8)
+
+
+@odd
+def complex_activations():
+    def forward(x, linear):
+        z = torch.polar(torch.ones_like(x), x / 255)
+        return linear(torch.view_as_real(z * z.roll(1, -1)).flatten(1)).tanh()
+
+    return headed(Call(forward, nn.Linear(180, 7)), 7)
+
+
+# Φ cannot be known, or has no gradient.
+
+
+@refused(r"use_reentrant=False")
+def checkpoint_reentrant():
+    return checkpointed(True)[0]
+
+
+@refused(r"use_reentrant=False")
+def checkpoint_reentrant_around_the_head():
+    class Whole(Headed):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=True)
+
+    return Whole(features(), nn.Linear(8, 3))
+
+
+@refused(r"no gradient to the images.*torch\.no_grad")
+def everything_without_gradients():
+    class Whole(Headed):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    return Whole(features(), nn.Linear(8, 3))
+
+
+@refused(r"no gradient to the images.*torch\.inference_mode")
+def everything_in_inference_mode():
+    class Whole(Headed):
+        @torch.inference_mode()
+        def forward(self, x):
+            return super().forward(x)
+
+    return Whole(features(), nn.Linear(8, 3))
+
+
+@refused(r"'head', 'head_dist'.*'norm' makes.*layer=NAME")
+def distilled():
+    class Distilled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm = nn.Conv2d(3, 8, 3), nn.LayerNorm(8)
+            self.head, self.head_dist = nn.Linear(8, 3), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = self.norm(self.embed(x / 255).flatten(2).transpose(1, 2))
+            return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
+
+    return Distilled()
+
+
+class ArcFace(nn.Module):
+    """Cosines of the angles to the classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 8))
+
+    def forward(self, x):
+        return F.linear(F.normalize(x), F.normalize(self.weight)) * 16
+
+
+@refused(r"'1' \(ArcFace\).*layer=NAME.*output of '0\.5'")
+def arc_face():
+    return nn.Sequential(features(), ArcFace())
+
+
+@refused(r"'the model' \(Projected\).*layer=NAME")
+def projected():
+    """The last product is the network's own: the Linear before it is no classifier."""
+
+    class Projected(Headed):
+        def __init__(self):
+            super().__init__(features(), nn.Linear(8, 6))
+            self.projection = nn.Parameter(torch.randn(6, 3))
+
+        def forward(self, x):
+            return self.head(self.body(x)) @ self.projection * self.logit_scale.exp()
+
+    return Projected()
+
+
+@refused(r"'the model' \(Sequential\).*Layers inside '1' \(RecursiveScriptModule\)")
+def scripted_head():
+    return nn.Sequential(features(), torch.jit.script(nn.Linear(8, 3)))
+
+
+@refused(r"Layers inside 'the model' \(TopLevelTracedModule\).*Python network")
+def traced_whole():
+    model = nn.Sequential(*features(), nn.Linear(8, 3)).eval()
+    return torch.jit.trace(model, torch.rand(2, 3, HEIGHT, WIDTH))
+
+
+@refused(r"Layers inside 'the model'.*torch\.export\.unflatten")
+def exported_whole():
+    model = nn.Sequential(*features(), nn.Linear(8, 3)).eval()
+    return torch.export.export(model, (torch.rand(4, 3, HEIGHT, WIDTH),)).module()

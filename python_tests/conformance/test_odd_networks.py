@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 from networks import step_for
-from odd_networks import HEIGHT, ODD, WIDTH
+from odd_networks import HEIGHT, ODD, REFUSED, WIDTH
 from torch import Tensor, nn
 
-from sign_ext import SignTransform
+from sign_ext import SignTransform, SourceLayerError, iterative_sign
 
 
 def loop(phi: nn.Module, p: Tensor, steps: int, step_size: float | None) -> Tensor:
@@ -45,3 +45,23 @@ def test_equals_a_float64_loop(name, torch_rng):
     model, phi = ODD[name]()
     images = torch.rand(4, 3, HEIGHT, WIDTH, generator=torch_rng) * 255
     check(model, phi, images)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_error_says_why_and_what_to_do(name, torch_rng):
+    build, message = REFUSED[name]
+    torch.manual_seed(4)
+    with pytest.raises(SourceLayerError, match=message):
+        iterative_sign(build(), torch.rand(4, 3, HEIGHT, WIDTH, generator=torch_rng), 1)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("arc_face", "0.5"), ("distilled", "norm")])
+def test_the_layer_that_the_error_names_works(name, layer, torch_rng):
+    torch.manual_seed(5)
+    model = REFUSED[name][0]()
+    images = torch.rand(3, 3, HEIGHT, WIDTH, generator=torch_rng) * 255
+    if name == "arc_face":
+        check(model, model[0], images, layer=layer)
+    else:  # the sum over a LayerNorm is constant, which is said
+        with pytest.warns(UserWarning, match="constant"):
+            iterative_sign(model, images, 1, layer=layer)
