@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sign_ext.checks import device_of
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.engine.backends import Engines
+from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.eager import Layout
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.onchip.cost import work_of
@@ -113,7 +114,8 @@ def explain(
         layout = Layout(compiled_layout(iterate))
     else:
         choice = engines.resolve(problem, images)
-        layout = engines.layout(choice.backend, problem, images)
+        batch = images[: settings.batch_size or DEFAULT_BATCH]
+        layout = engines.layout(choice.backend, problem, batch)
         details = _details(choice.backend, problem, engines, images)
     iterate = torch.empty_like(iterate, memory_format=layout.format)
     if layout.why:

@@ -8,29 +8,29 @@ to run, since it gathers the weights; only what it kept gathered is freed at the
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
 
-import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_ABSENT = object()
 
 
 @dataclass
-class _Held:
-    """Who holds what; guarded by `_lock`."""
+class _Hold:
+    """What modules had in place of their detours, for the last holder to put back."""
 
-    forwards: dict[int, int] = field(default_factory=dict)  # by the module's id: holders
-    compilers: int = 0
-    stance: ExitStack | None = None
+    before: list[tuple[nn.Module, str, Any]] = field(default_factory=list)
+    holders: int = 0
 
 
-_held = _Held()
+_holds: dict[int, _Hold] = {}  # by the network's id; guarded by _lock
 _lock = threading.Lock()
 
 
@@ -41,47 +41,43 @@ def passed_by(model: nn.Module) -> Iterator[None]:
     Args:
         model: the network, without wrappers around it.
     """
-    parallel = [m for m in model.modules() if isinstance(m, _PARALLEL)]
-    compiled = _is_compiled(model)
     sharded = [m for m in model.modules() if _is_sharded(m) and _has_sharded_weights(m)]
     with _lock:
-        for module in parallel:
-            _held.forwards[id(module)] = _held.forwards.get(id(module), 0) + 1
-            module.__dict__["forward"] = module.module.__call__
-        if compiled:
-            _held.compilers += 1
-            if _held.stance is None:
-                # The stance is the process's: it changes no values, only speed elsewhere.
-                _held.stance = ExitStack()
-                _held.stance.enter_context(torch.compiler.set_stance("force_eager"))
+        hold = _holds.setdefault(id(model), _Hold())
+        hold.holders += 1
+        if hold.holders == 1:
+            for module, name, detour in _detours(model):
+                hold.before.append((module, name, vars(module).get(name, _ABSENT)))
+                vars(module)[name] = detour
     try:
         yield
     finally:
         with _lock:
-            for module in parallel:
-                _held.forwards[id(module)] -= 1
-                if not _held.forwards[id(module)]:
-                    del _held.forwards[id(module)]
-                    module.__dict__.pop("forward", None)
-            if compiled:
-                _held.compilers -= 1
-                if not _held.compilers and _held.stance is not None:
-                    _held.stance.close()
-                    _held.stance = None
+            hold.holders -= 1
+            if hold.holders == 0:
+                for module, name, before in hold.before:
+                    if before is _ABSENT:
+                        del vars(module)[name]
+                    else:
+                        vars(module)[name] = before
+                del _holds[id(model)]
         for module in sharded:  # a forward pass that ends at Φ frees nothing
             module.reshard()  # type: ignore[operator]
 
 
-def _is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile has wrapped a module, its forward, or calls of it."""
-    if "torch._dynamo" not in sys.modules:
-        return False
-    return any(
-        isinstance(getattr(module, "_orig_mod", None), nn.Module)
-        or getattr(module, "_compiled_call_impl", None) is not None
-        or hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable")
-        for module in model.modules()
-    )
+def _detours(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """The attributes that lead past each wrapper: module, name and value."""
+    for module in model.modules():
+        if isinstance(module, _PARALLEL):
+            yield module, "forward", module.module.__call__
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            yield module, "forward", inner.__call__
+        elif (plain := getattr(module.forward, "_torchdynamo_orig_callable", None)) is not None:
+            if not isinstance(plain, MethodType) and "forward" not in vars(module):
+                plain = MethodType(plain, module)  # the class's forward was compiled
+            yield module, "forward", plain
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            yield module, "_compiled_call_impl", None
 
 
 def _is_sharded(module: nn.Module) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os.path
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -224,9 +223,7 @@ class _Run:
             len({id(self.inputs[name]) for name in found}) == 1
         ):
             return found
-        parts = [name.split(".") for name in found]
-        common = os.path.commonprefix(parts)
-        name = ".".join(common)
+        name = _common_parent(found)
         if name and self.calls.get(name) == 1 and self._is_affine(name):
             return {name}
         only_classifiers = all(is_classifier(self.model.get_submodule(name)) for name in found)
@@ -271,6 +268,16 @@ class _Run:
             else:
                 todo.extend(parent for parent, _ in node.next_functions)
         return found - {""}
+
+
+def _common_parent(names: Set[str]) -> str:
+    """The innermost module around all of these, which may be one of them; "" for the network."""
+    parent: list[str] = []
+    for level in zip(*(name.split(".") for name in names), strict=False):
+        if len(set(level)) > 1:
+            break
+        parent.append(level[0])
+    return ".".join(parent)
 
 
 def _fed_by(ran: _Run, names: Sequence[str]) -> str:
@@ -358,7 +365,7 @@ def check_source(model: nn.Module, source: SourceLayer, images: Tensor) -> bool:
         if value.grad_fn is None or not value.is_floating_point():
             raise SourceLayerError(
                 f"{source} has no gradient to the images: name another layer. (Inside of "
-                "torch.no_grad() or torch.utils.checkpoint with use_reentrant=True no layer has one)"
+                "torch.no_grad(), or torch.utils.checkpoint with use_reentrant=True, none has one)"
             )
         # A sum with random signs shows how large gradients are where they do not cancel.
         generator = torch.Generator().manual_seed(0)

@@ -131,7 +131,9 @@ def _run(problem: Problem, images: Tensor, layout: torch.memory_format) -> tuple
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         # A copy in that layout also where one channel makes the layouts look the same.
-        return problem.pullback_of_ones(torch.empty_like(images, memory_format=layout).copy_(images))
+        return problem.pullback_of_ones(
+            torch.empty_like(images, memory_format=layout).copy_(images)
+        )
 
 
 def _has_convolution(value: Tensor) -> bool:

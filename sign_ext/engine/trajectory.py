@@ -115,7 +115,7 @@ class Trajectory:
     def __init__(
         self, problem: Problem, images: Tensor, layout: torch.memory_format | None = None
     ) -> None:
-        """Allocate for batches shaped as `images` (N, ...), in a layout or that of compiled steps."""
+        """Allocate for batches shaped as `images` (N, ...); the default is compiled steps' layout."""
         self.problem = problem
         dtype = iterate_dtype(problem.model_dtype)
         layout = layout or compiled_layout(images)
