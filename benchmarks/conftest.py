@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from sign_ext import environment
-from sign_ext.benchmarking.timing import Turns
+from sign_ext.benchmarking.measure import Turns
 
 STARTED = pytest.StashKey[float]()
 

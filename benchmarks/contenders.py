@@ -53,12 +53,16 @@ def by_torch(task: Task) -> dict[str, Callable[[], Run]]:
         return peers.store(phi, precision)
 
     def tuned(run: Run) -> Run:
-        return loops.at(precision, run, tuned=True)
+        return loops.with_precision(precision, run, tuned=True)
 
     found = {
-        NAIVE: lambda: loops.at(precision, loops.naive(task.phi(), *how)),
-        "torchattacks' loop": lambda: loops.at(precision, peers.attack_style(task.phi(), *how)),
-        "frozen autograd.grad": lambda: loops.at(precision, loops.frozen(task.phi(), *how)),
+        NAIVE: lambda: loops.with_precision(precision, loops.naive(task.phi(), *how)),
+        "torchattacks' loop": lambda: loops.with_precision(
+            precision, peers.attack_style(task.phi(), *how)
+        ),
+        "frozen autograd.grad": lambda: loops.with_precision(
+            precision, loops.frozen(task.phi(), *how)
+        ),
         "frozen, channels_last": lambda: tuned(loops.frozen(task.phi(), *how, channels_last=True)),
         "BatchNorm folded": lambda: tuned(loops.frozen(folded(), *how, channels_last=True)),
         "torch.func.grad": lambda: tuned(peers.functional(task.phi(), *how)),
@@ -136,7 +140,7 @@ def enter(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
     except ImportError:
         absent["memsave_torch"] = "not installed"
     else:
-        run = loops.at(precision, loops.frozen(saving, task.steps, task.step_size))
+        run = loops.with_precision(precision, loops.frozen(saving, task.steps, task.step_size))
         add("memsave_torch", lambda: run, (Exception,))
 
     for way in OURS:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sign_ext.benchmarking.memory import step_bytes
+from sign_ext.benchmarking.measure import step_bytes
 
 
 def step_rows(build: Callable[[], Callable[[Tensor], Tensor]], images: Tensor) -> dict[str, float]:

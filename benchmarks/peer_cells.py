@@ -22,18 +22,15 @@ from sign_ext.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 WHAT, FORMAT = "sign_ext peer table", 1
-# What a time depends on. Documents, tests, data sets and the command line may change beside it.
+# What a time depends on. Documents, tests, data sets and the command line may change.
 MEASURED = (
     "csrc/**/*",
     "sign_ext/*.py",
     *(f"sign_ext/{part}/**/*.py" for part in ("compiler", "engine", "models", "ops")),
-    *(
-        f"sign_ext/benchmarking/{name}.py"
-        for name in ("agreement", "features", "loops", "memory", "timing")
-    ),
+    *(f"sign_ext/benchmarking/{name}.py" for name in ("loops", "measure", "race")),
     *(f"benchmarks/{name}.py" for name in ("contenders", "jax_peer", "peer_measure", "peers")),
 )
-BESIDE = {"tests", "testing", "cli.py", "__pycache__"}
+UNMEASURED = {"tests", "testing", "cli.py", "__pycache__"}
 SAME = ("gpu", "cpu", "threads", "driver", "torch", "sources")
 OFTEN = 2  # times that a cell is begun before it counts as one that ends the process
 
@@ -71,15 +68,17 @@ class Cell:
 
 
 def sources(root: Path = ROOT) -> str:
-    """A digest of the files that a time depends on, whatever git knows of them."""
-    digest = hashlib.sha256()
+    """A digest of the files that a time depends on, tracked by git or not.
+
+    It depends on their contents only: moving a file does not make what was measured out of date.
+    """
     found = {path for pattern in MEASURED for path in root.glob(pattern)}
-    for path in sorted(each for each in found if each.is_file()):
-        name = path.relative_to(root)
-        if not BESIDE & set(name.parts):
-            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    contents = sorted(
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in found
+        if path.is_file() and not UNMEASURED & set(path.relative_to(root).parts)
+    )
+    return hashlib.sha256("".join(contents).encode()).hexdigest()[:16]
 
 
 def commit(root: Path = ROOT) -> tuple[str, bool]:

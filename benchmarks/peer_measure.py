@@ -25,10 +25,10 @@ from peer_cells import Race
 from torch import nn
 
 from sign_ext import pullback_of_ones
-from sign_ext.benchmarking import loops, memory
+from sign_ext.benchmarking import loops, measure
 from sign_ext.benchmarking.loops import Run
+from sign_ext.benchmarking.measure import Turns, mirrored, on_each
 from sign_ext.benchmarking.race import Reference
-from sign_ext.benchmarking.timing import Turns, mirrored, on_each
 from sign_ext.models import build_model
 
 SAVING = "memsave_torch"
@@ -84,7 +84,7 @@ def build(task: Task, name: str) -> Run:
         return jax_peer.compiled(task.network, task.phi(), *how, task.precision)
     if name == SAVING:
         saving = loops.frozen(peers.memory_saving(task.phi()), *how)
-        return loops.at(task.precision, saving)
+        return loops.with_precision(task.precision, saving)
     if name.startswith("sign_ext "):
         return contenders.own(task, name.removeprefix("sign_ext "))
     return contenders.by_torch(task)[name]()
@@ -230,11 +230,11 @@ class Course:
             return {}
         if later is None:
             one = replace(self.task, steps=1, tuned=False)
-            later = memory.step_bytes(build(one, name), self.task.images)
+            later = measure.step_bytes(build(one, name), self.task.images)
         return {"peak": later, "per_image": later / len(self.task.images)}
 
 
 def _second(run: Run, task: Task) -> int:
-    """Peak bytes of a call that compiles nothing any more; more steps take no more memory."""
-    most = memory.usage(lambda: run(task.images), task.images.device).most
-    return most - task.images.numel() * 4
+    """Peak bytes of a call after compilation; more steps take no more memory."""
+    peak = measure.memory_usage(lambda: run(task.images), task.images.device).peak
+    return peak - task.images.numel() * 4

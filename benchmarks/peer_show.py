@@ -99,7 +99,7 @@ def plot(path: Path, content: dict[str, Any]) -> None:
     """
     from matplotlib.figure import Figure
 
-    from sign_ext.report.demo_figures import svg_file
+    from sign_ext.report.plots import svg_file
 
     origin, cells, _ = newest(content)
     shown = _largest([race for race in races(cells) if race["rows"]])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sign_ext.benchmarking.loops import Run, hold
+from sign_ext.benchmarking.loops import Run, freeze
 
 
 def fold(phi: nn.Module) -> int:
@@ -61,7 +61,7 @@ def attack_style(phi: nn.Module, steps: int, step_size: float) -> Run:
 
 def functional(phi: nn.Module, steps: int, step_size: float) -> Run:
     """`torch.func.grad` of the sum; channels_last."""
-    layout = hold(phi, channels_last=True)
+    layout = freeze(phi, channels_last=True)
     gradient = torch.func.grad(lambda x: phi(x).sum())
 
     def run(images: Tensor) -> Tensor:
@@ -79,6 +79,6 @@ def memory_saving(phi: nn.Module) -> nn.Module:
     Raises:
         ImportError: memsave_torch is not installed.
     """
-    hold(phi)
+    freeze(phi)
     converted: nn.Module = importlib.import_module("memsave_torch.nn").convert_to_memory_saving(phi)
     return converted.eval()

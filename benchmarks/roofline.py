@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sign_ext.benchmarking.loops import computing
+from sign_ext.benchmarking.loops import precision_context
 from sign_ext.engine.timing import clock
 
 # rows × inner × columns: convolutions of the networks here as matrix products, and square ones.
@@ -129,7 +129,7 @@ def matmul_rate(precision: str, device: torch.device, seconds: float = 0.2) -> f
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     rates = []
-    with computing(precision, device), torch.no_grad():
+    with precision_context(precision, device), torch.no_grad():
         for rows, inner, columns in SHAPES[device.type]:
             a = torch.randn(rows, inner, device=device, dtype=dtype)
             b = torch.randn(inner, columns, device=device, dtype=dtype)

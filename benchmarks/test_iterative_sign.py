@@ -17,8 +17,8 @@ import torch
 from conftest import device_of
 
 from sign_ext.benchmarking import loops
+from sign_ext.benchmarking.measure import mirrored, on_each
 from sign_ext.benchmarking.task import step_size_for
-from sign_ext.benchmarking.timing import mirrored, on_each
 from sign_ext.models import build_model
 
 MOVE = 0.5  # grey levels rms that a first step moves images by
@@ -102,7 +102,7 @@ def test_iterative_sign(
     )
     ways, absent = contenders.enter(task)
 
-    exact = loops.at("float32", loops.naive(task.phi(), case.steps, step_size))(images)
+    exact = loops.with_precision("float32", loops.naive(task.phi(), case.steps, step_size))(images)
     errors = {
         way: float((run(images) - exact).norm() / (exact - images).norm())
         for way, run in ways.items()

@@ -42,7 +42,7 @@ def test_memory(
     task = contenders.Task(network=name, model=model, images=images, steps=1, step_size=1.0)
 
     def at_float32(run: Run) -> Run:
-        return loops.at("float32", run)
+        return loops.with_precision("float32", run)
 
     ways: dict[str, Callable[[], Run]] = {
         EAGER: lambda: at_float32(loops.naive(task.phi(), 1, 1.0)),

@@ -85,7 +85,7 @@ def test_a_checkpoint_loads(checkpoint, digits):
         logits, torch.tensor(read(checkpoint / "logits.json")), rtol=1e-3, atol=1e-3
     )
     found, _ = sign_ext("evaluate", "--checkpoint", checkpoint, "--test-size", "20", "--draws", "1")
-    assert found["data"] == "digits"
+    assert found["data"]["name"] == "digits"
 
 
 def transform(checkpoint: Path, options: tuple[str, ...], out: Path) -> dict[str, Any]:

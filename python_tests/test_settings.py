@@ -37,7 +37,14 @@ def test_names_on_disk_are_as_they_were():
 @pytest.mark.parametrize("taker", [iterative_sign, SignTransform])
 def test_signatures_are_those_of_settings(taker):
     parameters = inspect.signature(taker).parameters
-    own = {"model", "images", "tune", "out", "progress"}  # not what is to be computed
+    own = {
+        "model",
+        "images",
+        "tune",
+        "model_kwargs",
+        "out",
+        "progress",
+    }  # not what is to be computed
     assert [name for name in parameters if name not in own] == list(OPTIONS)
     types = {field.name: field.type for field in dataclasses.fields(Settings)}
     for name, option in OPTIONS.items():
@@ -102,7 +109,7 @@ def test_the_command_line_takes_them_from_settings(command):
 
 
 def test_a_stores_manifest_records_every_option():
-    from sign_ext.store.provenance import recipe_of
+    from sign_ext.store.provenance import provenance_of
 
     sign = SignTransform(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)), 9)
 
@@ -113,7 +120,7 @@ def test_a_stores_manifest_records_every_option():
             return 3
 
     answers = SimpleNamespace(source_layer="", backend="autograd", arithmetic="")
-    recorded = recipe_of(sign, Source(), answers)["settings"]
+    recorded = provenance_of(sign, Source(), answers)["settings"]
     assert tuple(recorded) == ON_DISK
     assert recorded["steps"] == 9
     assert recorded["snapshots"] == [9]

@@ -16,6 +16,7 @@ from sign_ext.errors import (
     SignError,
     SourceLayerError,
 )
+from sign_ext.model_inputs import Shared
 from sign_ext.ops.native import build_config
 from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
 from sign_ext.sign import SignTransform, iterative_sign
@@ -30,6 +31,7 @@ __all__ = [
     "Calibration",
     "DivergenceError",
     "NegligibleDeltaWarning",
+    "Shared",
     "SignError",
     "SignTransform",
     "SourceLayerError",

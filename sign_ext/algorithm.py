@@ -16,11 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import DivergenceError
+from sign_ext.source_layer import Phi, check_weights
+
+DIAGNOSED = 8  # images at most, to find out why a first step is not finite
 
 
 def iterate(
@@ -77,15 +81,17 @@ def walk(
 
     Raises:
         DivergenceError: an iterate is not finite; that batch was not written.
+        ValueError: so it is because the network's weights are not.
         BackendError: the backend asked for by name cannot run this network.
     """
     stops = problem.settings.stops
     moved = False
     for first in range(0, len(images), batch_size):
         rows = slice(first, min(first + batch_size, len(images)))
+        part = problem.for_images(rows)
         of_batch = _report_batch(report, rows, stops[-1])
-        trajectory, iterates = _run(problem, engines, images[rows].detach(), of_batch)
-        _check_finite(trajectory, rows)
+        trajectory, iterates = _run(part, engines, images[rows].detach(), of_batch)
+        _check_finite(trajectory, problem, images, rows)
         # One batch that moves is enough; the others need not be asked, which waits for the device.
         moved = moved or trajectory.moved()
         write(rows, iterates)  # line 6
@@ -122,13 +128,46 @@ def _report_batch(
     return lambda k: report(rows.start * steps + k * (rows.stop - rows.start))
 
 
-def _check_finite(trajectory: Trajectory, rows: slice) -> None:
-    """Read once, after the loop, what the steps noted on the device."""
-    if step := trajectory.first_bad_step():
-        settings = trajectory.problem.settings
-        raise DivergenceError(
-            f"step {step} of {settings.stops[-1]} is not finite for images {rows.start} to "
-            f"{rows.stop - 1}: step_size={settings.step_size:g} is too large for this network in "
-            "these units. Lower it (calibrate() proposes one) or pass clamp=(0, 255)",
-            step,
-        )
+def _check_finite(trajectory: Trajectory, problem: Problem, images: Tensor, rows: slice) -> None:
+    """Read once, after the loop, what the steps noted on the device, and find out the cause."""
+    step = trajectory.first_bad_step()
+    if not step:
+        return
+    settings = problem.settings
+    where = f"images {rows.start} to {rows.stop - 1}"
+    cause = _bad_from_the_start(trajectory, problem, images, rows) if step == 1 else ""
+    cause = cause or (
+        f"step_size={settings.step_size:g} is too large for this network in these units. Lower it "
+        "(calibrate() proposes one) or pass clamp=(0, 255)"
+    )
+    raise DivergenceError(
+        f"step {step} of {settings.stops[-1]} is not finite for {where}: {cause}", step
+    )
+
+
+def _bad_from_the_start(
+    trajectory: Trajectory, problem: Problem, images: Tensor, rows: slice
+) -> str:
+    """What is not finite before any step is taken, in words, or "" where all is."""
+    if isinstance(problem.phi, Phi):
+        check_weights(problem.phi.model)
+    finite = torch.isfinite(trajectory.iterate).flatten(1).all(1)
+    suspects = (~finite).nonzero().flatten().tolist()  # none where a clamp has hidden them
+    for i in (suspects or range(len(finite)))[:DIAGNOSED]:
+        row = slice(rows.start + i, rows.start + i + 1)
+        with torch.enable_grad(), problem.autocast(images.device):
+            x = images[row].detach().to(problem.model_dtype).requires_grad_()
+            value = problem.for_images(row).phi(x)
+        if not bool(torch.isfinite(value).all()):
+            return (
+                f"Φ of image {row.start} as it was given is not finite in {problem.model_dtype}, "
+                "with weights that are: the images may be in other units than the network takes"
+            )
+        (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        if not bool(torch.isfinite(delta).all()):
+            return (
+                f"δ of image {row.start} as it was given is not finite although Φ is, as at the "
+                "square root or the norm of 0: move the image off that place, or pass layer=NAME "
+                "of an earlier layer"
+            )
+    return ""

@@ -7,7 +7,7 @@ no step size. `calibrate` measures the change of the images and what the network
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from sign_ext.checks import check_images
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.errors import DivergenceError
 from sign_ext.eval_state import computing
+from sign_ext.model_inputs import ModelInputs
 from sign_ext.progress import Progress, reporting
 from sign_ext.pushforward import pullback_of_ones
 from sign_ext.settings import Settings
@@ -108,6 +109,7 @@ def calibrate(
     step_sizes: Sequence[float] | None = None,
     target_share: float = 0.02,
     pixel_range: float = 255.0,
+    model_kwargs: Mapping[str, Any] | None = None,
     progress: Progress = False,
 ) -> Calibration:
     """Measure what step sizes do to images, and propose the one with a stated rms change.
@@ -124,6 +126,7 @@ def calibrate(
         step_sizes: the grid, positive; None takes five around the step that a constant δ asks for.
         target_share: the rms change to propose a step for, as a share of `pixel_range`.
         pixel_range: what the images span.
+        model_kwargs: what else the network takes, as for `SignTransform.transform`.
         progress: True draws a bar; a function is called with (step sizes done, total).
 
     Returns:
@@ -148,8 +151,9 @@ def calibrate(
     """
     _check_arguments(images, labels, target_share, pixel_range, step_sizes or ())
     target = target_share * pixel_range
+    inputs = ModelInputs.of(model_kwargs, len(images))
     if step_sizes is None:
-        step_sizes = _grid(model, images, settings, target / steps)
+        step_sizes = _grid(model, images, inputs, settings, target / steps)
     rows: list[CalibrationRow] = []
 
     def measure(step_size: float) -> CalibrationRow:
@@ -160,7 +164,7 @@ def calibrate(
             except DivergenceError:
                 rows.append(_diverged(step_size))
                 return rows[-1]
-        rows.append(_row(step_size, images, moved, labels, model, settings))
+        rows.append(_row(step_size, images, moved, labels, model, inputs, settings))
         return rows[-1]
 
     with reporting(progress, len(step_sizes) + 1, "calibrating") as report:
@@ -194,13 +198,28 @@ def _check_arguments(
             raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def _grid(model: nn.Module, images: Tensor, settings: Settings, rms: float) -> list[float]:
+def _batches(images: Tensor, settings: Settings) -> list[slice]:
+    size = settings.batch_size or DEFAULT_BATCH
+    return [slice(first, first + size) for first in range(0, len(images), size)]
+
+
+def _grid(
+    model: nn.Module, images: Tensor, inputs: ModelInputs, settings: Settings, rms: float
+) -> list[float]:
     """Step sizes around the one that moves images by `rms` in a step, were δ constant."""
     deltas = [
-        pullback_of_ones(model, batch, layer=settings.layer).double()
-        for batch in images.split(settings.batch_size or DEFAULT_BATCH)
+        pullback_of_ones(
+            model, images[rows], layer=settings.layer, model_kwargs=inputs.given(rows)
+        ).double()
+        for rows in _batches(images, settings)
     ]
-    scale = float(torch.cat(deltas).square().mean().sqrt())
+    every = torch.cat(deltas)
+    if bad := (~torch.isfinite(every)).flatten(1).any(1).nonzero().flatten().tolist():
+        raise ValueError(
+            f"δ is not finite for {len(bad)} of {len(images)} images as they were given, first for "
+            f"image {bad[0]}: check the images' units, or pass layer=NAME of an earlier layer"
+        )
+    scale = float(every.square().mean().sqrt())
     if scale == 0:
         raise ValueError("δ is zero for every image and variable: pass another layer")
     # With momentum, step k adds 1 / (1 - μ) times as much in the long run.
@@ -257,9 +276,10 @@ def _row(
     moved: Tensor,
     labels: Tensor | None,
     model: nn.Module,
+    inputs: ModelInputs,
     settings: Settings,
 ) -> CalibrationRow:
-    logits = _logits(model, moved, settings)
+    logits = _logits(model, moved, inputs, settings)
     accuracy = confidence = None
     if logits is not None:
         confidence = float(logits.softmax(1).amax(1).mean())
@@ -275,14 +295,16 @@ def _diverged(step_size: float) -> CalibrationRow:
     return CalibrationRow(step_size, nan, nan, nan, None, None, diverged=True)
 
 
-def _logits(model: nn.Module, images: Tensor, settings: Settings) -> Tensor | None:
+def _logits(
+    model: nn.Module, images: Tensor, inputs: ModelInputs, settings: Settings
+) -> Tensor | None:
     """The whole network's output on images, or None if it is not (N, classes)."""
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     dtype = parameters[0].dtype if parameters else images.dtype
     outputs = []
     with computing(model, settings.precision), torch.no_grad():
-        for batch in images.split(settings.batch_size or DEFAULT_BATCH):
-            outputs.append(model(batch.to(dtype)))
+        for rows in _batches(images, settings):
+            outputs.append(model(images[rows].to(dtype), **inputs[rows]))
             if not isinstance(outputs[-1], Tensor) or outputs[-1].dim() != 2:
                 return None
     return torch.cat(outputs).double()

@@ -34,7 +34,7 @@ def check_model(model: object) -> None:
 
 
 def check_images(images: object) -> None:
-    """Refuse anything but a floating tensor (N, C, H, W) or (N, C, D, H, W), at no cost.
+    """Refuse anything but a floating tensor (N, C, T), (N, C, H, W) or (N, C, D, H, W).
 
     Raises:
         TypeError: not a tensor, or not of floating dtype.
@@ -49,10 +49,10 @@ def check_images(images: object) -> None:
         )
     if images.layout != torch.strided:
         raise ValueError(f"images must be a dense tensor, got layout {images.layout}")
-    if images.dim() not in (4, 5):
-        hint = "; add the batch dimension: images[None]" if images.dim() == 3 else ""
+    if images.dim() not in (3, 4, 5):
+        hint = "; add the batch dimension: images[None]" if images.dim() == 2 else ""
         raise ValueError(
-            "images must be (N, C, H, W) or (N, C, D, H, W), "
+            "images must be (N, C, H, W), (N, C, D, H, W) or, for signals, (N, C, T), "
             f"got {images.dim()} dimensions {tuple(images.shape)}{hint}"
         )
 

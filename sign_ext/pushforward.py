@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sign_ext.checks import check_images, check_model, place_of
 from sign_ext.eval_state import computing, unwrap
-from sign_ext.source_layer import Phi, check_source, find_source_layer, named_source_layer
+from sign_ext.model_inputs import ModelInputs, blaming_inputs
+from sign_ext.source_layer import (
+    Phi,
+    check_inputs,
+    check_source,
+    find_source_layer,
+    named_source_layer,
+)
 
 
 @contextmanager
-def _phi_at(model: nn.Module, images: Tensor, layer: str | None) -> Iterator[tuple[Phi, Tensor]]:
+def _phi_at(
+    model: nn.Module,
+    images: Tensor,
+    layer: str | None,
+    model_kwargs: Mapping[str, Any] | None,
+) -> Iterator[tuple[Phi, Tensor]]:
     """Φ and a copy of the images in Φ's dtype; inside, the network is frozen."""
     check_model(model)
     check_images(images)
@@ -22,16 +35,24 @@ def _phi_at(model: nn.Module, images: Tensor, layer: str | None) -> Iterator[tup
     dtype, device = place_of(network, images)
     if not len(images):
         raise ValueError("images is empty: pass at least one")
+    inputs = ModelInputs.of(model_kwargs, len(images))
     named = named_source_layer(network, layer) if layer is not None else None
     with computing(network), torch.autocast(device.type, enabled=False):
         x = torch.empty_like(images, dtype=dtype, requires_grad=False).copy_(images.detach())
-        source = named or find_source_layer(network, x[:1])
-        check_source(network, source, x[:1])
-        yield Phi(network, source), x
+        with blaming_inputs(network, inputs, x[:1]):
+            source = named or find_source_layer(network, x[:1], inputs[:1])
+            check_source(network, source, x[:1], inputs[:1])
+        check_inputs(network, source, x[:1], inputs)
+        yield Phi(network, source, inputs[:]), x
 
 
 def pushforward(
-    model: nn.Module, images: Tensor, tangents: Tensor, *, layer: str | None = None
+    model: nn.Module,
+    images: Tensor,
+    tangents: Tensor,
+    *,
+    layer: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Φ_{*,p} X_p of Eq. 5: how Φ's outputs change, to first order, as images move along tangents.
 
@@ -40,6 +61,7 @@ def pushforward(
         images: p, (N, C, H, W) floating.
         tangents: X_p's coordinates ξ^i, shaped as images.
         layer: make Φ this module's output; None takes the final classifier's input.
+        model_kwargs: what else the network takes, as for `SignTransform.transform`.
 
     Returns:
         Σ_i ξ^i ∂Φ^a/∂x^i, shaped as Φ's output (N, ...), in the network's dtype.
@@ -58,19 +80,26 @@ def pushforward(
     if not isinstance(tangents, Tensor) or tangents.shape != images.shape:
         got = tuple(getattr(tangents, "shape", ())) or type(tangents).__name__
         raise ValueError(f"tangents must be shaped as images {tuple(images.shape)}, got {got}")
-    with _phi_at(model, images, layer) as (phi, x):
+    with _phi_at(model, images, layer, model_kwargs) as (phi, x):
         direction = torch.empty_like(x).copy_(tangents.detach())
         pushed: Tensor = torch.func.jvp(phi, (x,), (direction,))[1]
         return pushed.detach()
 
 
-def pullback_of_ones(model: nn.Module, images: Tensor, *, layer: str | None = None) -> Tensor:
+def pullback_of_ones(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    layer: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> Tensor:
     """δ = Σ_a ∂Φ^a/∂x^i, line 3 of Algorithm 1: one vector-Jacobian product with ones.
 
     Args:
         model: the network; left exactly as it is.
         images: p, (N, C, H, W) floating.
         layer: make Φ this module's output; None takes the final classifier's input.
+        model_kwargs: what else the network takes, as for `SignTransform.transform`.
 
     Returns:
         δ, shaped as images, in the network's dtype.
@@ -86,19 +115,26 @@ def pullback_of_ones(model: nn.Module, images: Tensor, *, layer: str | None = No
         >>> torch.allclose(delta.flatten(), model[1].weight.sum(0))
         True
     """
-    with _phi_at(model, images, layer) as (phi, x), torch.enable_grad():
+    with _phi_at(model, images, layer, model_kwargs) as (phi, x), torch.enable_grad():
         value = phi(x.requires_grad_())
         (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
         return delta
 
 
-def jacobian(model: nn.Module, images: Tensor, *, layer: str | None = None) -> Tensor:
+def jacobian(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    layer: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> Tensor:
     """[Φ_{*,p}] of Eq. 6: every ∂Φ^a/∂x^i, one vector-Jacobian product for each output a.
 
     Args:
         model: the network; left exactly as it is.
         images: p, (N, C, H, W) floating.
         layer: make Φ this module's output; None takes the final classifier's input.
+        model_kwargs: what else the network takes, as for `SignTransform.transform`.
 
     Returns:
         (N, m, C, H, W) in the network's dtype, m outputs a sample, however Φ shapes them.
@@ -113,7 +149,7 @@ def jacobian(model: nn.Module, images: Tensor, *, layer: str | None = None) -> T
         >>> jacobian(model, torch.rand(3, 3, 2, 2)).shape
         torch.Size([3, 5, 3, 2, 2])
     """
-    with _phi_at(model, images, layer) as (phi, x), torch.enable_grad():
+    with _phi_at(model, images, layer, model_kwargs) as (phi, x), torch.enable_grad():
         outputs = phi(x.requires_grad_()).flatten(1)
         # Samples do not interact, so one product gives row a of every sample's Jacobian.
         rows = [

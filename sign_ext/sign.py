@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.algorithm import walk
+from sign_ext.bounded_cache import BoundedCache
 from sign_ext.calibrate import Calibration, calibrate
 from sign_ext.checks import (
     check_images,
@@ -31,19 +32,23 @@ from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.trajectory import Problem, iterate_dtype
-from sign_ext.errors import NegligibleDeltaWarning, SignError, first_line
+from sign_ext.errors import BackendError, NegligibleDeltaWarning, SignError, first_line
 from sign_ext.eval_state import computing, unwrap
 from sign_ext.explanation import Explanation, explain
+from sign_ext.model_inputs import NO_INPUTS, ModelInputs, blaming_inputs
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings
 from sign_ext.source_layer import (
     Phi,
     SourceLayer,
+    check_inputs,
     check_source,
     find_source_layer,
     guess_source_layer,
     named_source_layer,
 )
+
+INPUTS_KEPT = 4  # combinations of constant model_kwargs at a time
 
 
 def iterative_sign(
@@ -61,6 +66,7 @@ def iterative_sign(
     backend: str = "auto",
     precision: str = "float32",
     tune: bool | TuningPlan = False,
+    model_kwargs: Mapping[str, Any] | None = None,
     out: Tensor | Mapping[int, Tensor] | None = None,
     progress: Progress = False,
 ) -> Tensor | dict[int, Tensor]:
@@ -71,7 +77,8 @@ def iterative_sign(
 
     Args:
         model: a trained network; left exactly as it is.
-        images: (N, C, H, W) floating, pixel units 0–255 for this project's networks.
+        images: (N, C, H, W), (N, C, D, H, W) or (N, C, T) floating, pixel units 0–255 for this
+            project's networks.
         steps: K.
         layer: make Φ this module's output; None takes the final classifier's input.
         step_size: factor of each step (the paper: 1).
@@ -83,6 +90,7 @@ def iterative_sign(
         backend: "auto", "onchip", "fused", "graphed" or "autograd".
         precision: "float32", "tf32" or "bfloat16".
         tune: True measures the fused backend's algorithms first, or a `TuningPlan`.
+        model_kwargs: what else the network's forward pass takes, by name.
         out: where to write; `out=images` works in place.
         progress: True, or a function of (done, total).
 
@@ -115,14 +123,15 @@ def iterative_sign(
         precision=precision,
         tune=tune,
     )
-    return sign.transform(images, out=out, progress=progress)
+    return sign.transform(images, model_kwargs=model_kwargs, out=out, progress=progress)
 
 
 class SignTransform:
     """SIGN for one network, reusable: compiled steps, graphs and choices are kept between calls.
 
     Calls from several threads wait for each other; to run calls at the same time, make one
-    transform for each.
+    transform for each. `sign(images)` is `sign.transform(images)`. Copies, also those that pickle
+    makes for other processes, have the model, the options and the plan, and compile for themselves.
 
     Args:
         model: Φ and its classifier, a trained `torch.nn.Module`; left exactly as it is.
@@ -205,19 +214,63 @@ class SignTransform:
         self._warned = False
         self._seen: SourceLayer | None = None  # Φ's layer in the last call
         self._batches = Batches(self.engines, self.settings.batch_size)
+        # The same for calls with further inputs, by the constants among them.
+        self._with_inputs: BoundedCache[Hashable, tuple[Engines, Batches]]
+        self._with_inputs = BoundedCache(INPUTS_KEPT)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `pickle` and `copy` take along: no compiled step, no recorded graph, no lock."""
+        measure = self.engines.fused.measure
+        return {
+            "model": self.model,
+            "options": vars(self.settings).copy(),
+            "plan": self.plan,
+            "measure": measure,
+        }
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Begin anew with another's model, options and plan."""
+        SignTransform.__init__(self, state["model"], **state["options"], tune=state["plan"])
+        self.engines.fused.measure = state["measure"]
+
+    def __call__(self, images: Tensor, *others: Any) -> Any:
+        """`transform(images)`, so that a transform stands in a pipeline that works on batches.
+
+        Args:
+            images: (N, ...), as for `transform`.
+            others: what comes with the images in the pipeline, labels for instance.
+
+        Returns:
+            What `transform` returns; with others a tuple of that and the others as they are.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+            >>> sign = SignTransform(model, steps=2)
+            >>> moved, labels = sign(torch.rand(2, 3, 2, 2) * 255, torch.tensor([1, 0]))
+            >>> moved.shape
+            torch.Size([2, 3, 2, 2])
+        """
+        moved = self.transform(images)
+        return (moved, *others) if others else moved
 
     def transform(
         self,
         images: Tensor,
         *,
+        model_kwargs: Mapping[str, Any] | None = None,
         out: Tensor | Mapping[int, Tensor] | None = None,
         progress: Progress = False,
     ) -> Tensor | dict[int, Tensor]:
         """p*_K of every image, or every snapshot asked for.
 
         Args:
-            images: (N, C, H, W) or (N, C, D, H, W), floating, in the units the network takes
-                (0–255 for this project's), on the network's device. Not modified unless `out`.
+            images: (N, C, H, W), (N, C, D, H, W) or (N, C, T), floating, in the units the network
+                takes (0–255 for this project's), on its device. Not modified unless `out`.
+            model_kwargs: what else the network's forward pass takes, by name. Tensors with N rows,
+                also in tuples, lists and dicts, are split along the batch with the images; the
+                rest, and what is marked as `Shared`, goes whole into every forward pass.
             out: where to write: a tensor like the result, the images themselves for in place,
                 or with snapshots a dict from step to tensor.
             progress: True draws a bar; a function is called with (image-steps done, total).
@@ -228,7 +281,8 @@ class SignTransform:
 
         Raises:
             TypeError: images or out of the wrong type or dtype.
-            ValueError: images or out of the wrong shape, device or values.
+            ValueError: images, model_kwargs or out of the wrong shape, device or values, or a
+                network whose weights are not finite.
             SourceLayerError: Φ cannot be found, or has no gradient to the images.
             BackendError: the backend asked for by name cannot run this network here.
             DivergenceError: an iterate is not finite; `out` keeps its values from this batch on.
@@ -237,21 +291,40 @@ class SignTransform:
         dtype, device = place_of(self._network, images)
         settings = self.settings
         check_precision(settings.precision, dtype)
-        self.engines.candidates(device)  # a backend by name that cannot run there raises here
+        inputs = ModelInputs.of(model_kwargs, len(images))
+        engines, _ = self._engines_for(inputs)
+        engines.candidates(device)  # a backend by name that cannot run there raises here
         is_dict = settings.snapshots is not None
         results = make_outputs(out, images, iterate_dtype(dtype), settings.stops, is_dict)
         if len(images):
             total = len(images) * settings.stops[-1]
             title = f"SIGN, K = {settings.stops[-1]}"
             with self._one_call, reporting(progress, total, title) as report:
-                self._run(images, results, dtype, report)
+                self._run(images, inputs, results, dtype, report)
         if settings.snapshots is None:
             return results[settings.steps]
         return {k: results[k] for k in settings.snapshots}
 
+    def _engines_for(self, inputs: ModelInputs) -> tuple[Engines, Batches]:
+        """What runs calls with such further inputs: what was compiled depends on them."""
+        if not inputs:
+            return self.engines, self._batches
+
+        def make() -> tuple[Engines, Batches]:
+            measure, why = self.engines.fused.measure, inputs.why_eager
+            # A plan of their own: places in a plan are those of one program.
+            engines = Engines(
+                self.settings, self._network, TuningPlan(), measure=measure, eager_only=why
+            )
+            return engines, Batches(engines, self.settings.batch_size)
+
+        with self._one_call:
+            return self._with_inputs.get_or_make(inputs.key, make)
+
     def _run(
         self,
         images: Tensor,
+        inputs: ModelInputs,
         results: dict[int, Tensor],
         dtype: torch.dtype,
         report: Callable[[int], None] | None,
@@ -265,11 +338,12 @@ class SignTransform:
                     results[k][rows].copy_(iterate)
 
         with computing(self._network, self.settings.precision):
-            problem, source, varies = self._problem(images, dtype)
+            problem, source, varies = self._problem(images, dtype, inputs)
             if not varies:
                 self._warn(f"{_constant(source)}: pass layer=NAME of an earlier layer")
-            size = self._batches.size(problem, images)
-            if not walk(problem, self.engines, images, size, write, report):
+            engines, batches = self._engines_for(inputs)
+            size = batches.size(problem, images)
+            if not walk(problem, engines, images, size, write, report):
                 self._warn(
                     f"δ was negligible in every step: all {self.settings.stops[-1]} of them move "
                     f"these {len(images):,} images by less than their largest value is rounded. "
@@ -281,27 +355,40 @@ class SignTransform:
             self._warned = True
             warnings.warn(message, NegligibleDeltaWarning, stacklevel=5)
 
-    def _problem(self, images: Tensor, dtype: torch.dtype) -> tuple[Problem, SourceLayer, bool]:
+    def _problem(
+        self, images: Tensor, dtype: torch.dtype, inputs: ModelInputs = NO_INPUTS
+    ) -> tuple[Problem, SourceLayer, bool]:
         """The problem for images like these, where Φ is read, and whether the sum over Φ varies.
 
         Φ is found and checked on one image of each call: the network may have changed since.
         """
         with torch.autocast(images.device.type, enabled=False):
             try:
-                source, varies = self._source(images[:1], dtype)
-            except SignError:
+                source, varies = self._source(images[:1], dtype, inputs)
+            except (SignError, TypeError):
                 raise
             except Exception as error:  # whatever the network raises
+                if inputs:
+                    raise
                 source, varies = self._source_of_a_batch(images, dtype, error)
         self._seen = source
-        phi = Phi(self._network, source)
-        return Problem(phi, self.settings, dtype), source, varies
+        phi = Phi(self._network, source, inputs[:1])
+        return Problem(phi, self.settings, dtype, inputs), source, varies
 
-    def _source(self, few: Tensor, dtype: torch.dtype) -> tuple[SourceLayer, bool]:
-        """Where Φ is read, found and checked on a few images, and whether its sum varies."""
+    def _source(
+        self, few: Tensor, dtype: torch.dtype, inputs: ModelInputs = NO_INPUTS
+    ) -> tuple[SourceLayer, bool]:
+        """Where Φ is read, found and checked on a few images, and whether its sum varies.
+
+        Further inputs are those of a call, whose first image is given.
+        """
         probe = torch.empty_like(few, dtype=dtype).copy_(few)
-        source = self._named or find_source_layer(self._network, probe)
-        return source, check_source(self._network, source, probe)
+        with blaming_inputs(self._network, inputs, probe):
+            kwargs = inputs[:1]
+            source = self._named or find_source_layer(self._network, probe, kwargs)
+            varies = check_source(self._network, source, probe, kwargs)
+        check_inputs(self._network, source, probe, inputs)
+        return source, varies
 
     def _source_of_a_batch(
         self, images: Tensor, dtype: torch.dtype, error: Exception
@@ -333,26 +420,32 @@ class SignTransform:
         return found
 
     @contextmanager
-    def _prepared(self, images: Tensor) -> Iterator[tuple[Problem, SourceLayer, bool]]:
+    def _prepared(
+        self, images: Tensor, model_kwargs: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[Problem, SourceLayer, bool]]:
         """What `_problem` returns, for questions that run no step; the network is frozen inside."""
         check_images(images)
         dtype, _ = place_of(self._network, images)
         check_precision(self.settings.precision, dtype)
+        inputs = ModelInputs.of(model_kwargs, len(images))
         with self._one_call, computing(self._network, self.settings.precision):
-            yield self._problem(images, dtype)
+            yield self._problem(images, dtype, inputs)
 
-    def source_layer(self, images: Tensor | None = None) -> SourceLayer | None:
+    def source_layer(
+        self, images: Tensor | None = None, *, model_kwargs: Mapping[str, Any] | None = None
+    ) -> SourceLayer | None:
         """Where Φ is read: found on images (N, ...), else as in the last call, else None."""
         if images is not None:
-            with self._prepared(images):
+            with self._prepared(images, model_kwargs):
                 pass
         return self._named or self._seen
 
-    def program(self, images: Tensor) -> Program:
+    def program(self, images: Tensor, *, model_kwargs: Mapping[str, Any] | None = None) -> Program:
         """The network up to its source layer as the compiler sees it: `print` it.
 
         Args:
             images: one or more images (N, C, H, W), as for `transform`.
+            model_kwargs: as for `transform`.
 
         Returns:
             The operations with what each keeps in bytes; `program.pullback_of_ones(images)` is δ.
@@ -361,21 +454,32 @@ class SignTransform:
             BackendError: the compiler does not know an operation of the network; it is named.
             SourceLayerError: Φ cannot be found.
         """
-        return self.step(images).program
+        return self.step(images, model_kwargs=model_kwargs).program
 
-    def step(self, images: Tensor) -> Step:
+    def step(self, images: Tensor, *, model_kwargs: Mapping[str, Any] | None = None) -> Step:
         """What the `fused` backend would run for batches shaped as `images`.
 
         Args:
             images: (N, C, H, W), as for `transform`.
+            model_kwargs: as for `transform`.
 
         Raises:
             BackendError, SourceLayerError: as `program`.
         """
-        with self._prepared(images) as (problem, *_):
-            return self.engines.fused.step(problem, images)
+        with self._prepared(images, model_kwargs) as (problem, *_):
+            return self._compiling(problem).fused.step(problem, images)
 
-    def images_at_once(self, images: Tensor) -> int:
+    def _compiling(self, problem: Problem) -> Engines:
+        """What compiles the step of a call; BackendError where its further inputs forbid that."""
+        if why := problem.inputs.why_eager:
+            raise BackendError(
+                f'no step is compiled for this call, backend="autograd" runs it: {why}'
+            )
+        return self._engines_for(problem.inputs)[0]
+
+    def images_at_once(
+        self, images: Tensor, *, model_kwargs: Mapping[str, Any] | None = None
+    ) -> int:
         """How many images like these, (N, ...), a batch holds, by the rule of `engine/batch.py`.
 
         Example:
@@ -384,25 +488,31 @@ class SignTransform:
             >>> SignTransform(model).images_at_once(torch.rand(1, 3, 2, 2))
             128
         """
-        with self._prepared(images) as (problem, *_):
-            return self._batches.rule(problem, images)
+        with self._prepared(images, model_kwargs) as (problem, *_):
+            return self._engines_for(problem.inputs)[1].rule(problem, images)
 
-    def on_chip(self, images: Tensor) -> OnChipNetwork:
+    def on_chip(
+        self, images: Tensor, *, model_kwargs: Mapping[str, Any] | None = None
+    ) -> OnChipNetwork:
         """What the `onchip` backend would keep on chip for images like these; see its `lines()`.
 
         Args:
             images: (N, C, H, W), as for `transform`.
+            model_kwargs: as for `transform`.
 
         Raises:
             BackendError: too little of the network, this call or this device: the message says why.
             SourceLayerError: Φ cannot be found.
         """
-        with self._prepared(images) as (problem, *_):
+        with self._prepared(images, model_kwargs) as (problem, *_):
+            onchip = self._compiling(problem).onchip
             if self.settings.backend == "auto":
-                self.engines.onchip.require_most(problem, images)
-            return self.engines.onchip.network(problem, images)
+                onchip.require_most(problem, images)
+            return onchip.network(problem, images)
 
-    def explain(self, images: Tensor | None = None) -> Explanation:
+    def explain(
+        self, images: Tensor | None = None, *, model_kwargs: Mapping[str, Any] | None = None
+    ) -> Explanation:
         """What will run and why; asking changes nothing that runs later.
 
         With tune=True, choices for a new batch shape are measured here as `transform` would.
@@ -410,6 +520,7 @@ class SignTransform:
         Args:
             images: one or more images (N, C, H, W) to find the source layer and the backend on.
                 Without them it reports the last call's, or a guess that is marked as one.
+            model_kwargs: as for `transform`.
 
         Returns:
             A printable Explanation.
@@ -420,14 +531,15 @@ class SignTransform:
         """
         if images is None:
             return self._explain_unseen()
-        with self._prepared(images) as (problem, source, varies):
+        with self._prepared(images, model_kwargs) as (problem, source, varies):
             notes = [] if varies else [_constant(source)]
+            engines, batches = self._engines_for(problem.inputs)
             if images.is_cuda:
-                at_once = self._batches.rule(problem, images)
+                at_once = batches.rule(problem, images)
                 notes.append(f"at most {at_once:,} images at a time")
             return explain(
                 problem,
-                self.engines,
+                engines,
                 images,
                 network=self._network,
                 source_layer=str(source),
@@ -460,13 +572,14 @@ class SignTransform:
         step_sizes: Sequence[float] | None = None,
         target_share: float = 0.02,
         pixel_range: float = 255.0,
+        model_kwargs: Mapping[str, Any] | None = None,
         progress: Progress = False,
     ) -> Calibration:
         """Measure what step sizes do to images, and propose one; see `sign_ext.calibrate`."""
 
         def moved(step_size: float, steps: int) -> Tensor:
             trial = self.with_options(steps=steps, snapshots=None, step_size=step_size)
-            return trial.transform(images)  # type: ignore[return-value]  # no snapshots: a tensor
+            return trial.transform(images, model_kwargs=model_kwargs)  # type: ignore[return-value]  # no snapshots: a tensor
 
         return calibrate(
             moved,
@@ -478,6 +591,7 @@ class SignTransform:
             step_sizes=step_sizes,
             target_share=target_share,
             pixel_range=pixel_range,
+            model_kwargs=model_kwargs,
             progress=progress,
         )
 

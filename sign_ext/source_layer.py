@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.errors import SourceLayerError
+from sign_ext.model_inputs import ModelInputs
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _DEEPEST = 5  # containers in containers, in the output of a network
@@ -57,12 +58,16 @@ class Phi:
     Args:
         model: the network.
         source: where to read Φ, from `find_source_layer` or by name.
+        kwargs: what else the network is given, for the images that Φ will be called with.
     """
 
-    def __init__(self, model: nn.Module, source: SourceLayer) -> None:
+    def __init__(
+        self, model: nn.Module, source: SourceLayer, kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         """Hook nothing yet: the network is hooked only while it runs."""
         self.model = model
         self.source = source
+        self.kwargs = dict(kwargs or {})
         self._module = model.get_submodule(source.name)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -81,7 +86,7 @@ class Phi:
         else:
             handle = self._module.register_forward_hook(after)
         try:
-            self.model(images)
+            self.model(images, **self.kwargs)
         except _Reached as reached:
             return _tensor(reached.value, str(self.source))
         finally:
@@ -92,7 +97,9 @@ class Phi:
         )
 
 
-def find_source_layer(model: nn.Module, images: Tensor) -> SourceLayer:
+def find_source_layer(
+    model: nn.Module, images: Tensor, kwargs: Mapping[str, Any] | None = None
+) -> SourceLayer:
     """The input of the final classifier, the last layer with weights before the output.
 
     One forward pass runs with hooks on every module that owns parameters. Autograd's graph, walked
@@ -103,6 +110,7 @@ def find_source_layer(model: nn.Module, images: Tensor) -> SourceLayer:
     Args:
         model: the network, frozen and in evaluation mode.
         images: a small batch (N, ...) to run it on.
+        kwargs: what else the network is given for these images.
 
     Returns:
         The layer, with `side` "input".
@@ -112,8 +120,8 @@ def find_source_layer(model: nn.Module, images: Tensor) -> SourceLayer:
             that read different features; the message names them and asks for `layer`.
     """
     ran = _Run(model)
-    with ran.watching(), torch.enable_grad():
-        output = model(images.detach().requires_grad_())
+    with ran.watching(), torch.enable_grad(), _batched(model, images):
+        output = model(images.detach().requires_grad_(), **(kwargs or {}))
     tensors = [t for t in _tensors(output) if t.is_floating_point()]
     last_of_each = [found for t in tensors if (found := ran.last_weighted(t))]
     heads = [head for found in last_of_each if (head := ran.classifiers(found))]
@@ -333,13 +341,19 @@ def guess_source_layer(model: nn.Module) -> SourceLayer | None:
     return SourceLayer(names[-1], "input", _kind(model.get_submodule(names[-1]))) if names else None
 
 
-def check_source(model: nn.Module, source: SourceLayer, images: Tensor) -> bool:
+def check_source(
+    model: nn.Module,
+    source: SourceLayer,
+    images: Tensor,
+    kwargs: Mapping[str, Any] | None = None,
+) -> bool:
     """Refuse a Φ that SIGN cannot use, and say whether its sum varies at all.
 
     Args:
         model: the network, frozen and in evaluation mode.
         source: the layer to check.
         images: a small batch (N, ...).
+        kwargs: what else the network is given for these images.
 
     Returns:
         False if Σ_a ∂Φ^a/∂x is negligible next to the gradients of single outputs, as after a
@@ -348,15 +362,18 @@ def check_source(model: nn.Module, source: SourceLayer, images: Tensor) -> bool:
     Raises:
         SourceLayerError: Φ is a (log-)softmax, is computed several times in a forward pass, or
             has no gradient to the images.
+        ValueError: the network's weights are not finite, or images lack the batch dimension.
     """
-    if source.side == "output" and (calls := _calls_of(model, source.name, images)) > 1:
+    phi = Phi(model, source, kwargs)
+    if source.side == "output" and (calls := _calls_of(phi, images)) > 1:
         raise SourceLayerError(
             f"layer {source.name!r} runs {calls} times in a forward pass, so its output is not one "
             "Φ: name a module that runs once, its parent for instance"
         )
     with torch.enable_grad():
         x = images.detach().requires_grad_()
-        value = Phi(model, source)(x)
+        with _batched(model, images):
+            value = phi(x)
         if "Softmax" in _producer(value):
             raise SourceLayerError(
                 f"{source} is a softmax: its outputs are normalised to a constant total, so their "
@@ -381,9 +398,83 @@ def check_source(model: nn.Module, source: SourceLayer, images: Tensor) -> bool:
         try:
             (ones,) = torch.autograd.grad(value, x, torch.ones_like(value))
         except RuntimeError:  # FSDP frees the weights after a backward pass
-            value = Phi(model, source)(x)
+            value = phi(x)
             (ones,) = torch.autograd.grad(value, x, torch.ones_like(value))
+    # Φ too: a ReLU's slope at NaN can be 0, and δ finite.
+    if not bool(torch.isfinite(value).all() & torch.isfinite(mixed).all()):
+        check_weights(model)
+        return True  # not by its weights: a step that is not finite says why
     return bool(ones.double().norm() > 1e-5 * mixed.double().norm()) or not bool(mixed.any())
+
+
+def check_inputs(model: nn.Module, source: SourceLayer, image: Tensor, inputs: ModelInputs) -> None:
+    """Refuse further inputs that are not split among the images as the network needs them.
+
+    Args:
+        model: the network, frozen and in evaluation mode.
+        source: where Φ is read.
+        image: the first of the call's, (1, ...).
+        inputs: the call's.
+
+    Raises:
+        ValueError: Φ of one image has several rows, as from a tensor of the wrong length; or a
+            tensor with a row for each image could as well be meant for all of them.
+    """
+    if not inputs:
+        return
+    with torch.no_grad():
+        alone = Phi(model, source, inputs[:1])(image)
+        rows, suspects = len(alone) if alone.dim() else 1, inputs.suspects()
+        sequence_first = alone.dim() > 2 and alone.shape[1] == 1
+        if rows > 1 and not sequence_first and (suspects or rows == inputs.images):
+            lists = "what belongs to single images must be a tensor with a row for each of them"
+            raise ValueError(
+                f"{source} has {rows} rows for one image: {'; '.join(suspects) or lists}"
+            )
+        if inputs.images == 1:
+            return
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+        lively = image + (image.abs().max() + 1) * noise  # the user's may be black
+        for place in inputs.per_image:
+            if any(_takes_all_rows(model, source, x, inputs, place) for x in (image, lively)):
+                raise ValueError(
+                    f"{inputs.names[place]} has as many rows as there are images "
+                    f"({inputs.images}), and this network takes all of them for one image as well: "
+                    "pass sign_ext.Shared(...) around it if it belongs to all images, or one image "
+                    "at a time if it has a row for each"
+                )
+
+
+def _takes_all_rows(
+    model: nn.Module, source: SourceLayer, image: Tensor, inputs: ModelInputs, place: int
+) -> bool:
+    """Whether Φ of one image can be had with all rows of a tensor, and is another than with one."""
+    try:
+        alone = Phi(model, source, inputs[:1])(image)
+        together = Phi(model, source, inputs.with_whole(place, slice(0, 1)))(image)
+    except Exception:  # the network's own: it needs a row for each image
+        return False
+    alone, together = alone.nan_to_num(), together.nan_to_num()  # a NaN equals itself
+    return together.shape == alone.shape and not torch.equal(together, alone)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise ValueError if a parameter holds NaN or Inf, or a buffer NaN (Inf may be a mask)."""
+    bad = []
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.is_floating_point():
+            continue
+        is_weight = isinstance(tensor, nn.Parameter)
+        wrong = ~torch.isfinite(tensor) if is_weight else torch.isnan(tensor)
+        if count := int(wrong.sum()):
+            bad.append((name, count, tensor.numel()))
+    if bad:
+        name, count, of = bad[0]
+        more = f" (and {len(bad) - 1} more parameters or buffers do)" if len(bad) > 1 else ""
+        raise ValueError(
+            f"the model's {name!r} holds NaN or Inf in {count:,} of {of:,} values{more}, so Φ is "
+            "not finite: load weights from before training diverged, or find what wrote them"
+        )
 
 
 def check_layer_name(model: nn.Module, layer: str) -> None:
@@ -420,6 +511,39 @@ def in_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
             hook(*args)
 
     return own_thread_only
+
+
+@contextmanager
+def _batched(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Refuse, while the block runs the network, a convolution that takes the batch for channels.
+
+    PyTorch's convolutions accept one sample without a batch dimension, so that an image (C, H, W)
+    among networks for (N, C, H, W) would be taken for a batch of C rows.
+
+    Raises:
+        ValueError: images lack the batch dimension.
+    """
+
+    @in_this_thread
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        given = args[0] if args else None
+        if isinstance(given, Tensor) and given.dim() == images.dim():
+            wanted = "(N, C, H, W)" if spatial is nn.Conv2d else "(N, C, D, H, W)"
+            raise ValueError(
+                f"images of {images.dim()} dimensions do not fit the {type(module).__name__} layers"
+                f" of this network, which take {wanted}; for one image add the batch dimension: "
+                "images[None]"
+            )
+
+    # The convolution of one rank more than the images have.
+    spatial = {3: nn.Conv2d, 4: nn.Conv3d}.get(images.dim())
+    found = [m for m in model.modules() if isinstance(m, spatial)] if spatial else []
+    handles = [module.register_forward_pre_hook(hook) for module in found]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Reached(Exception):
@@ -479,7 +603,7 @@ def _producer(phi: Tensor) -> str:
     return type(node).__name__
 
 
-def _calls_of(model: nn.Module, name: str, images: Tensor) -> int:
+def _calls_of(phi: Phi, images: Tensor) -> int:
     calls = 0
 
     @in_this_thread
@@ -487,10 +611,10 @@ def _calls_of(model: nn.Module, name: str, images: Tensor) -> int:
         nonlocal calls
         calls += 1
 
-    handle = model.get_submodule(name).register_forward_hook(count)
+    handle = phi.model.get_submodule(phi.source.name).register_forward_hook(count)
     try:
-        with torch.no_grad():
-            model(images)
+        with torch.no_grad(), _batched(phi.model, images):
+            phi.model(images, **phi.kwargs)
     finally:
         handle.remove()
     return calls

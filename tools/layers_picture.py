@@ -23,7 +23,7 @@ PARTS = {
     "engine": ("how it runs", "#99ddff"),
     "checks": ("ground", "#dddddd"),
 }
-WIDTH, GAP, HEIGHT = 100.0, 0.8, 5.2
+WIDTH, GAP, HEIGHT = 100.0, 0.7, 4.4
 
 
 def layers() -> list[list[str]]:
@@ -51,8 +51,8 @@ def draw(path: Path) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     rows = layers()
-    figure, axes = pyplot.subplots(figsize=(11, 0.62 * len(rows)), layout="constrained")
-    axes.set_xlim(-1, WIDTH + 13)
+    figure, axes = pyplot.subplots(figsize=(11, 0.54 * len(rows)), layout="constrained")
+    axes.set_xlim(-1, WIDTH + 17)
     axes.set_ylim(-len(rows) * (HEIGHT + GAP), GAP)
     axes.axis("off")
     part, colour = "", "#ffffff"
@@ -80,15 +80,15 @@ def draw(path: Path) -> None:
             words = words[:2] if len(words) <= 2 else [words[0], words[1] + " …"]
             text = "\n".join(words)
             middle = left + width / 2
-            axes.text(middle, top - 0.4, title, ha="center", va="top", fontsize=8, weight="bold")
-            axes.text(middle, top - 2.0, text, ha="center", va="top", fontsize=6.2)
+            axes.text(middle, top - 0.35, title, ha="center", va="top", fontsize=8, weight="bold")
+            axes.text(middle, top - 1.9, text, ha="center", va="top", fontsize=6.2)
     axes.annotate(
         "",
-        xy=(WIDTH + 9, -len(rows) * (HEIGHT + GAP) + GAP),
-        xytext=(WIDTH + 9, -HEIGHT),
+        xy=(WIDTH + 14, -len(rows) * (HEIGHT + GAP) + GAP),
+        xytext=(WIDTH + 14, -HEIGHT),
         arrowprops={"arrowstyle": "-|>", "color": "#555555"},
     )
-    axes.text(WIDTH + 10, -len(rows) * (HEIGHT + GAP) / 2, "may import", rotation=270, va="center")
+    axes.text(WIDTH + 15, -len(rows) * (HEIGHT + GAP) / 2, "may import", rotation=270, va="center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)

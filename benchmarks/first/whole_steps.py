@@ -11,10 +11,10 @@ from facts import Facts
 from torch import Tensor
 
 from sign_ext.benchmarking.contenders import CAPTURED, FROZEN
+from sign_ext.benchmarking.measure import Turns, mirrored, on_each
 from sign_ext.benchmarking.race import Reference
 from sign_ext.benchmarking.table import first_line
 from sign_ext.benchmarking.task import step_size_for
-from sign_ext.benchmarking.timing import Turns, mirrored, on_each
 from sign_ext.models import build_model
 
 STEPS, MOVE, ROUNDS = 10, 0.5, 5

@@ -7,12 +7,12 @@ from torch import nn
 
 from sign_ext.benchmarking import Cost, Race, Row, Task, costs
 from sign_ext.benchmarking.table import (
-    auto_in_words,
     caption,
-    cells,
-    cost_in_words,
-    rate_in_words,
-    seconds_in_words,
+    describe_auto,
+    describe_cost,
+    format_rate,
+    format_seconds,
+    table_row,
 )
 
 
@@ -48,9 +48,9 @@ def test_the_cost_is_that_of_the_backend_that_auto_runs() -> None:
     assert (usual.backend, usual.seconds) == ("fused", 150.0)
     assert (fastest.backend, fastest.seconds) == ("graphed", 75.0)
     assert (usual.batch, usual.image_shape) == (20, (3, 32, 48))
-    line = cost_in_words(usual.to_dict(), fastest.to_dict())
+    line = describe_cost(usual.to_dict(), fastest.to_dict())
     assert line.endswith("4.0 images/s); with --backend graphed about 75 s")
-    assert cost_in_words(usual.to_dict(), usual.to_dict()).endswith("4.0 images/s)")
+    assert describe_cost(usual.to_dict(), usual.to_dict()).endswith("4.0 images/s)")
 
 
 def test_what_auto_runs_may_not_have_been_timed() -> None:
@@ -58,23 +58,23 @@ def test_what_auto_runs_may_not_have_been_timed() -> None:
     assert both is not None
     assert both[0].backend == "autograd"
     assert costs(outcome(row("naive .backward()", 10.0)), TASK, "fused", 7, 2) is None
-    assert "not known" in cost_in_words(None)
+    assert "not known" in describe_cost(None)
 
 
 def test_words() -> None:
-    assert [rate_in_words(each) for each in (0.0321, 4.0, 64.3, 12_345.6)] == [
+    assert [format_rate(each) for each in (0.0321, 4.0, 64.3, 12_345.6)] == [
         "0.032",
         "4.0",
         "64",
         "12,346",
     ]
-    assert [seconds_in_words(each) for each in (2.0, 0.0123, 4.5e-6)] == [
+    assert [format_seconds(each) for each in (2.0, 0.0123, 4.5e-6)] == [
         "2 s",
         "12.3 ms",
         "4.5 µs",
     ]
     shown = {**vars(row("x", 500.0)), "speed": None}
-    assert cells(shown) == ["x", "2 s", "–", "500", "1 MB", "0.0001"]
+    assert table_row(shown) == ["x", "2 s", "–", "500", "1 MB", "0.0001"]
     race = {"rounds": 5, "rounds_wanted": 5, "seconds": 30.0, "reference": "float64"}
     assert "did not fit" not in caption(race)
     assert "(5 did not fit into 30 s)" in caption({**race, "rounds": 2})
@@ -82,6 +82,6 @@ def test_words() -> None:
 
 def test_a_fallback_is_said() -> None:
     why = "fused was tried: no rule for aten.roll"
-    said = auto_in_words({"backend": "autograd", "reason": f"auto: {why}"})
+    said = describe_auto({"backend": "autograd", "reason": f"auto: {why}"})
     assert said == f"backend auto: autograd, not fused ({why})"
-    assert "not fused" not in auto_in_words({"backend": "fused", "reason": "auto: compiled"})
+    assert "not fused" not in describe_auto({"backend": "fused", "reason": "auto: compiled"})

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sign_ext import iterative_sign
-from sign_ext.benchmarking import Task, race, ways, what_auto_runs
+from sign_ext.benchmarking import Task, explain_auto, list_contenders, race
 from sign_ext.benchmarking.contenders import CAPTURED, COMPILED, FROZEN, NAIVE
 from sign_ext.benchmarking.loops import Run
 from sign_ext.benchmarking.race import Reference
-from sign_ext.benchmarking.table import COMPILED as COMPILED_ONES
+from sign_ext.benchmarking.table import COMPILED_BACKENDS
 from sign_ext.benchmarking.task import images_for, random_images, step_size_for
 
 CPU = torch.device("cpu")
@@ -51,13 +51,13 @@ def failing(task: Task) -> Run:
 
 
 def test_everybody_who_can_run_is_timed(task: Task) -> None:
-    found, absent = ways(task)
+    found, absent = list_contenders(task)
     assert next(iter(found)) == NAIVE
     everybody = {NAIVE, "sign_ext autograd", "sign_ext fused", FROZEN}
     assert everybody <= set(found)
     assert absent[CAPTURED] == absent["sign_ext graphed"] == "needs a CUDA device"
     assert "--compile" in absent[COMPILED]
-    assert COMPILED in ways(task, compile=True)[0]
+    assert COMPILED in list_contenders(task, compile=True)[0]
     outcome = race(task, found, rounds=2, absent=absent)
     names = {row.name for row in outcome.rows}
     assert everybody <= names
@@ -78,7 +78,7 @@ def test_everybody_who_can_run_is_timed(task: Task) -> None:
 
 @pytest.mark.parametrize("wrong", [one_step_short, wrong_at_the_end])
 def test_who_disagrees_is_listed_with_the_error_and_not_timed(task: Task, wrong: object) -> None:
-    found, _ = ways(task, ("autograd",))
+    found, _ = list_contenders(task, ("autograd",))
     outcome = race(task, {**found, "wrong": wrong}, rounds=1)  # type: ignore[dict-item]
     assert outcome.row("wrong") is None
     assert outcome.absent["wrong"].startswith("computes something else: its error is 0.")
@@ -86,14 +86,14 @@ def test_who_disagrees_is_listed_with_the_error_and_not_timed(task: Task, wrong:
 
 
 def test_who_fails_is_listed_and_the_others_go_on(task: Task) -> None:
-    found, _ = ways(task, ())
+    found, _ = list_contenders(task, ())
     outcome = race(task, {"failing": failing, **found}, rounds=1)
     assert outcome.absent == {"failing": "RuntimeError: no 1-step program"}
     assert [row.name for row in outcome.rows if row.speed == 1.0] == [NAIVE]
 
 
 def test_without_the_naive_loop_there_is_no_speed(task: Task) -> None:
-    found, _ = ways(task, ("autograd",))
+    found, _ = list_contenders(task, ("autograd",))
     del found[NAIVE]
     assert all(row.speed is None for row in race(task, found, rounds=1).rows)
 
@@ -106,7 +106,7 @@ def test_a_limit_of_time_ends_building_but_who_was_built_is_timed(
     module = __import__(function.__module__, fromlist=["time"])
     now = iter(range(100))  # a second passes between two looks at the clock
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
-    found, _ = ways(task, ("autograd",))
+    found, _ = list_contenders(task, ("autograd",))
     outcome = race(task, found, rounds=5, seconds=2.0)
     assert outcome.rounds == 1
     assert {row.name for row in outcome.rows} == {NAIVE, "sign_ext autograd"}
@@ -127,7 +127,7 @@ def test_the_reference_is_float64_and_rounding_is_the_plain_loops(task: Task) ->
 def test_bfloat16_is_allowed_its_own_rounding(task: Task) -> None:
     lower = dataclasses.replace(task, precision="bfloat16")
     assert Reference(lower).rounding > 10 * Reference(task).rounding
-    found, _ = ways(lower, ("autograd",))
+    found, _ = list_contenders(lower, ("autograd",))
     assert {row.name for row in race(lower, found, rounds=1).rows} == set(found)
 
 
@@ -146,14 +146,14 @@ def test_a_network_that_cannot_compute_in_float64_has_a_float32_reference(task: 
 def test_what_auto_runs_is_found_out_by_running(task: Task) -> None:
     from sign_ext.ops.native import NATIVE
 
-    assert what_auto_runs(task).backend in (COMPILED_ONES if NATIVE.loaded else ("autograd",))
+    assert explain_auto(task).backend in (COMPILED_BACKENDS if NATIVE.loaded else ("autograd",))
 
     class Swap(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.transpose(1, 2).contiguous()
 
     model = torch.nn.Sequential(task.model[0], Swap(), torch.nn.Flatten(), torch.nn.Linear(288, 2))
-    fallen = what_auto_runs(dataclasses.replace(task, model=model, step_size=1.0))
+    fallen = explain_auto(dataclasses.replace(task, model=model, step_size=1.0))
     assert fallen.backend == "autograd"
     assert not NATIVE.loaded or "transpose" in fallen.reason
 

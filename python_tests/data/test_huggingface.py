@@ -77,7 +77,13 @@ def test_predefined_splits_and_classes(tmp_path: Path, rng: np.random.Generator)
     alone = load_data(tmp_path / "c")
     assert alone.test.labels.bincount().tolist() == [1, 1, 1]
 
-    for names in (("train", "validation"), ("train", "test", "extra")):
+    two = {"Training": parts["train"], "dev": parts["test"]}
+    datasets.DatasetDict(two).save_to_disk(str(tmp_path / "d"))
+    held = load_data(tmp_path / "d")
+    assert [len(each) for each in (held.train, held.validation, held.test)] == [18, 9, 3]
+    assert held.summary.cut == ("test",)
+
+    for names in (("test", "validation"), ("train", "test", "extra")):
         splits = dict.fromkeys(names, parts["train"])
         datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "-".join(names)))
         with pytest.raises(ValueError, match=f"has the splits {', '.join(names)}; accepted: train"):

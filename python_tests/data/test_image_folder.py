@@ -16,6 +16,12 @@ def write(file: Path, pixels: np.ndarray, **options: object) -> None:
     Image.fromarray(pixels).save(file, **options)
 
 
+def other_class(root: Path) -> None:
+    """Black images of a second class, b."""
+    for index in range(3):
+        write(root / "b" / f"{index}.png", np.zeros((9, 9, 3), dtype=np.uint8))
+
+
 @pytest.fixture
 def zoo(tmp_path: Path, rng: np.random.Generator) -> tuple[Path, dict[bytes, int]]:
     """Three classes of 7, 13 and 20 random 32×32 images, one of them deeper in its folder."""
@@ -90,9 +96,10 @@ def test_images_of_any_shape_and_mode_become_rgb_squares(tmp_path: Path) -> None
     (tmp_path / "a" / "2.png").parent.mkdir(exist_ok=True)
     Image.fromarray(block).quantize(4).save(tmp_path / "a" / "2.png")
     Image.fromarray(block).convert("L").save(tmp_path / "a" / "3.png")
+    other_class(tmp_path)
     splits = load_data(tmp_path, image_size=23)
     images = np.concatenate(
-        [p.images.numpy() for p in (splits.train, splits.validation, splits.test)]
+        [p.images[p.labels == 0].numpy() for p in (splits.train, splits.validation, splits.test)]
     )
     assert images.shape == (4, 3, 23, 23)
     grey = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
@@ -106,6 +113,7 @@ def test_resizing_averages(tmp_path: Path, rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for index in range(3):
         write(tmp_path / "a" / f"{index}.png", image)
+    other_class(tmp_path)
     found = load_data(tmp_path).test.images[0].numpy().transpose(1, 2, 0).astype(float)
     weights = np.zeros((32, 64))
     for row in range(1, 31):
@@ -121,6 +129,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 3  # turned by 180°
     for index in range(3):
         write(tmp_path / "a" / f"{index}.png", image, exif=exif)
+    other_class(tmp_path)
     found = load_data(tmp_path).test.images[0].numpy()
     assert (found[:, :16] == 0).all()
     assert (found[:, 16:] == 255).all()
@@ -132,7 +141,7 @@ def test_other_files_are_counted(zoo: tuple[Path, dict[bytes, int]]) -> None:
     (root / "bee" / "._00.png").write_bytes(b"none")
     (root / ".cache").mkdir()
     splits = load_data(root)
-    assert "2 other files ignored" in splits.note
+    assert splits.note.endswith("left out: 1 hidden or tool's file, 1 file of another kind)")
     assert sum(map(len, (splits.train, splits.validation, splits.test))) == len(pixels)
 
 
@@ -155,21 +164,26 @@ def test_errors_say_which_folders_are_accepted(tmp_path: Path, rng: np.random.Ge
         load_data(tmp_path)
     for index in range(2):
         write(tmp_path / "few" / "a" / f"{index}.png", image)
+    with pytest.raises(ValueError, match=r"one class folder, 'a', and a network needs two"):
+        load_data(tmp_path / "few")
+    other_class(tmp_path / "few")
     with pytest.raises(ValueError, match=r"class 'a' has 2 images .* at least 3"):
         load_data(tmp_path / "few")
 
     root = tmp_path / "parts"
     for index in range(2):
         write(root / "train" / "a" / f"{index}.png", image)
-    with pytest.raises(ValueError, match=r"holds the folders \['train'\]; accepted"):
+        write(root / "train" / "b" / f"{index}.png", image)
+    with pytest.raises(ValueError, match=r"class 'a' has 2 images .* at least 3"):
         load_data(root)
     write(root / "test" / "b" / "0.png", image)
     with pytest.raises(ValueError, match=r"test has the classes \['b'\]"):
         load_data(root)
-    (root / "test" / "b").rename(root / "test" / "a")
-    assert len(load_data(root).test) == 1
-    write(root / "val" / "a" / "0.png", image)
-    assert len(load_data(root).validation) == 1
+    write(root / "test" / "a" / "0.png", image)
+    assert len(load_data(root).test) == 2
+    for name in ("a", "b"):
+        write(root / "val" / name / "0.png", image)
+    assert len(load_data(root).validation) == 2
     write(root / "validation" / "a" / "0.png", image)
     with pytest.raises(ValueError, match="validation"):
         load_data(root)

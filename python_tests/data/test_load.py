@@ -60,7 +60,7 @@ def test_folders_with_two_formats(tmp_path: Path, rng: np.random.Generator) -> N
 @pytest.mark.parametrize("name", ["cifar100", "/no/such/folder", "photos.zip", "photos"])
 def test_names_that_are_not_paths(name: str) -> None:
     assert not is_path(name)
-    with pytest.raises(UsageError, match=r"accepted: digits, .*or a folder or tar that is there"):
+    with pytest.raises(UsageError, match=r"accepted: digits, .*or an existing folder or tar"):
         check_data_name(name)
 
 

@@ -55,7 +55,10 @@ def test_samples_equal_what_was_written(tmp_path: Path, rng: np.random.Generator
         np.testing.assert_array_equal(found, images[which])
         assert source.labels[position] == labels[which]
     assert source.class_names == ("0", "1")
-    assert source.note == "images of pets (20 in 2 classes, from 2 tars, resized to 32×32)"
+    assert source.note == (
+        "images of pets (20 in 2 classes, from 2 tars, resized to 32×32; left out: 20 hidden or "
+        "tools' files, 20 other members of tars)"
+    )
 
 
 def test_splits_are_stratified_or_predefined(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -89,5 +89,5 @@ def test_refusals() -> None:
         with pytest.raises(ValueError, match="accepted: 0 and 1"):
             function(torch.zeros(0, 2), labels[:0])
         for bad in (float("nan"), float("inf")):
-            with pytest.raises(ValueError, match="not finite"):
+            with pytest.raises(ValueError, match="NaN or infinite"):
                 function(torch.tensor([[0.0, 1.0], [bad, 0.0], [0.0, 0.0]]), labels)

@@ -140,7 +140,7 @@ def test_refusals(test_set: ImageSet, model: Recorder) -> None:
         with pytest.raises(ValueError, match=f"{name}={value}"):
             evaluate(model, test_set, **{name: value})
     model.linear.weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="NaN or infinite"):
         evaluate(model, test_set)
 
 
@@ -154,7 +154,7 @@ def test_other_strengths_of_corruption(test_set: ImageSet, model: Recorder) -> N
     none = evaluate(model, test_set, draws=2, num_off=0, sigma=0)
     assert none.pixels_off_mean == none.noise_mean == none.accuracy
     model.shown.clear()
-    for options, told in (({"num_off": 100}, "n=100"), ({"sigma": -1.0}, "sigma=-1.0")):
-        with pytest.raises(ValueError, match=told):
+    for options, message in (({"num_off": 100}, "n=100"), ({"sigma": -1.0}, "sigma=-1.0")):
+        with pytest.raises(ValueError, match=message):
             evaluate(model, test_set, **options)
     assert not model.shown  # refused before any work

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from results_example import CLASSES, GROUPS, METHODS, PAPER, accuracy, make_results
 
-from sign_ext.report.results_page import render_results
+from sign_ext.report.results_page import file_name, render_results, write_report
 from sign_ext.report.schema import Figure, Results
-from sign_ext.report.write import file_name, write_report
 
 VOID = {"meta", "link", "img", "source", "br"}
 
@@ -201,7 +200,7 @@ def test_one_seed_has_no_spread() -> None:
 def test_a_page_without_anything_is_still_one() -> None:
     text = Page(render_results(Results("paper", (0,), ()))).text
     assert "Not the paper’s scale" not in text
-    assert "In quieter type" not in text
+    assert "In smaller type" not in text
     assert "not from a checkout" in text
 
 
@@ -244,7 +243,7 @@ def test_read_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[1]", "holds no results"),
         ('{"format": "sign_ext.results", "format_version": 99}', "format version 99"),
-        ('{"format": "sign_ext.results", "format_version": 1}', "lacks a part"),
+        ('{"format": "sign_ext.results", "format_version": 1}', "has missing or unknown fields"),
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=says):

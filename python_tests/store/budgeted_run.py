@@ -1,4 +1,4 @@
-"""What a test starts: a transform of many images within a budget; tells its memory on stdout."""
+"""A transform of many images within a budget; prints its memory on stdout as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from sign_ext import SignTransform
 from sign_ext.data import ImageSource
 from sign_ext.store import transform_to_store
-from sign_ext.store.budget import forget_peak, peak
+from sign_ext.store.budget import peak, reset_peak
 
 COUNT, SHAPE = 6000, (3, 64, 64)
 BALLAST = 2**27  # float64 numbers, 1 GiB: more than the transforms ever need
@@ -32,25 +32,25 @@ def source(count: int) -> ImageSource:
 
 
 def main(out: str) -> None:
-    """Take and give back much memory, transform once, and then within the budget."""
+    """Allocate and free much memory, transform once, then transform within the budget."""
     torch.set_num_threads(1)
-    had = np.ones(BALLAST).nbytes
-    forget_peak()
-    forgets = peak() < had
-    np.ones(BALLAST).sum()  # taken, given back, and not forgotten here
+    ballast = np.ones(BALLAST).nbytes
+    reset_peak()
+    resets = peak() < ballast
+    np.ones(BALLAST).sum()  # allocated and freed after the reset
     convolution = nn.Conv2d(3, 4, 3)
     net = nn.Sequential(
         nn.AvgPool2d(8), convolution, nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
     ).eval()
     sign = SignTransform(net, 1, step_size=1e3, batch_size=64)
-    # Once for what is imported and compiled at first use: the budget is about the images.
+    # First for what is imported and compiled at first use: the budget is for the images.
     transform_to_store(sign, source(64), out + "-first")
     before = peak()
     budget = before + (200 << 20)
     run = transform_to_store(sign, source(COUNT), out, shard_size=500, memory=budget)
-    told = {"before": before, "peak": max(before, peak()), "budget": budget, "forgets": forgets}
-    told["stored"] = sum(entry.bytes for entry in run.manifest.shards)
-    print(json.dumps(told))
+    result = {"before": before, "peak": max(before, peak()), "budget": budget, "resets": resets}
+    result["stored"] = sum(entry.bytes for entry in run.manifest.shards)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from store_parts import make_sign, make_source
 
 from sign_ext import SignTransform
 from sign_ext.data import ImageSource
+from sign_ext.store import transform_to_store
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,14 @@ def sign() -> SignTransform:
 @pytest.fixture
 def source() -> ImageSource:
     return make_source()
+
+
+@pytest.fixture
+def store(sign: SignTransform, source: ImageSource, tmp_path: Path) -> Path:
+    """A finished store of five shards."""
+    folder = tmp_path / "store"
+    transform_to_store(sign, source, folder, shard_size=5)
+    return folder
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """A process that forks runs and kills them: `python killed_run.py COUNT SHARD_SIZE`.
 
 It reads lines "FOLDER SECONDS" ("never" for no kill) and answers each with the run's exit status,
-as `os.waitstatus_to_exitcode` gives it. Everything is imported, and computed once, before the first
-fork: a killed run is a fraction of a second long, and none of it is start-up.
+as `os.waitstatus_to_exitcode` gives it. Everything is imported and computed once before the first
+fork, so a run takes a fraction of a second, none of it start-up.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import torch
 from store_parts import make_sign, make_source
 
 from sign_ext.store import transform_to_store
-from sign_ext.store.coordination import only_writer
+from sign_ext.store.coordination import exclusive_lock
 
 
 def hold_lock(out: Path, ready: Any) -> None:
-    """Be the writer of a store for long."""
-    with only_writer(out):
+    """Hold a store's lock until killed."""
+    with exclusive_lock(out):
         ready.set()
         time.sleep(600)
 
 
 def serve(count: int, shard_size: int) -> None:
-    """Fork a run for each line, and kill it in time."""
+    """Fork a run for each line, and kill it after its time."""
     # One thread from the start: a pool of them would not survive the fork.
     torch.set_num_threads(1)
 

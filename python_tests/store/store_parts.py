@@ -1,8 +1,9 @@
-"""What the stores' tests transform, for their own process and for those that they start."""
+"""The network, the data set and the damage of the stores' tests, and of processes they start."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from sign_ext import SignTransform
 from sign_ext.data import ImageSource
 
 SHAPE = (3, 9, 7)
+SHARD = "shard-000002.safetensors"
 
 
 def make_source(count: int = 23, seed: int = 5) -> ImageSource:
@@ -43,3 +45,15 @@ def make_sign(**options) -> SignTransform:
     """K = 3 with two snapshots, in batches of four."""
     settings = {"steps": 3, "snapshots": (1, 3), "step_size": 2.0, "batch_size": 4}
     return SignTransform(make_net(), **{**settings, **options})
+
+
+def expected(source: ImageSource, **options) -> dict[int, Tensor]:
+    """What SignTransform makes of all images at once."""
+    return make_sign(**options).transform(source.read(0, len(source)).float())
+
+
+def flip(path: Path, where: int) -> None:
+    """Flip a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[where] ^= 0x10
+    path.write_bytes(content)

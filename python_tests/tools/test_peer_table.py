@@ -264,6 +264,8 @@ def test_the_sources_are_what_a_time_depends_on(tmp_path: Path) -> None:
         after = peer_cells.sources(tmp_path)
         assert after != before
         before = after
+    (tmp_path / "sign_ext/engine/x/y.py").rename(tmp_path / "sign_ext/engine/z.py")
+    assert peer_cells.sources(tmp_path) == before  # moved, but the same sources
 
 
 def test_what_is_measured_is_among_the_sources() -> None:

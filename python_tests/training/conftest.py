@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sign_ext.data import ImageSet
+from sign_ext.models import AleatoricHead
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,21 @@ def make_net() -> Callable[..., nn.Module]:
                 nn.Flatten(),
                 nn.Linear(width * (side // 2) ** 2, 3),
             )
+
+    return make
+
+
+@pytest.fixture
+def aleatoric_net() -> Callable[..., nn.Module]:
+    """Return a maker of a seeded network with dropout and two heads."""
+
+    def make(seed=0, spread=0.0):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            features = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.2)]
+            model = nn.Sequential(*features, nn.Flatten(), nn.Linear(384, 6), AleatoricHead())
+        model[5].bias.data[3:] += spread
+        return model
 
     return make
 

@@ -1,4 +1,4 @@
-"""What each process of a test run does: torchrun ... several_processes.py SCENE FOLDER.
+"""A process of a test run: torchrun ... several_processes.py SCENE FOLDER.
 
 Each process writes what it found to FOLDER/found.RANK.json and its weights to
 FOLDER/NAME.RANK.safetensors. The test calls the same runs in one process.
@@ -141,7 +141,7 @@ def plain(folder):
 
 
 def everything(folder):
-    """The runs of the other tests, one after another; returns what to write down."""
+    """The runs of all other tests, one after another; returns what goes into found.RANK.json."""
     found = {}
 
     def keep(name, model, result):
@@ -165,10 +165,10 @@ def everything(folder):
     found["again"] = usual_run(folder / "killed")[1].to_dict()
     model(torch.rand(2, 3, 9, 9)).sum().backward()  # the caller's again, in this process alone
 
-    told = []
-    progress = lambda done, total: told.append(done)  # noqa: E731
+    steps_seen = []
+    progress = lambda done, total: steps_seen.append(done)  # noqa: E731
     run_alike("plain", out=folder / f"out.{RANK}", progress=progress)
-    found["told"] = told
+    found["steps seen"] = steps_seen
 
     refusal("taken", run_alike, "plain", out=folder / "killed")
     refusal("differ", run_alike, ("plain", "mixup")[RANK])

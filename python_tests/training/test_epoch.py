@@ -1,4 +1,4 @@
-"""One epoch: its batches, its numbers, and what it does about a loss that is not finite."""
+"""One epoch: its batches, its seeds, its numbers, and a loss that is not finite."""
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from sign_ext.training.epoch import (
     Trainer,
     TrainingDivergedError,
     batch_indices,
+    derived_seed,
     validate,
 )
 
@@ -26,7 +27,7 @@ def trainer_of(model, images, augment=None, **options):
 
 
 class Recorder:
-    """An augmentation that writes down what it is given."""
+    """An augmentation that records its batches."""
 
     def __init__(self):
         self.batches = []
@@ -82,17 +83,17 @@ def test_loss_and_accuracy_of_a_still_model_are_those_of_the_whole_set(make_net,
 
 def test_steps_equal_a_loop_written_by_hand(make_net, make_set):
     images = make_set(20)
-    ours, theirs = make_net(dropout=0.0), make_net(dropout=0.0)
+    trained, by_hand = make_net(dropout=0.0), make_net(dropout=0.0)
     recorder = Recorder()
-    trainer_of(ours, images, recorder, batch_size=8, optimizer="sgd").run_epoch(
+    trainer_of(trained, images, recorder, batch_size=8, optimizer="sgd").run_epoch(
         1, 0, lambda done: None
     )
-    optimizer = torch.optim.SGD(theirs.parameters(), 1e-3, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(by_hand.parameters(), 1e-3, momentum=0.9, nesterov=True)
     for batch, labels in recorder.batches:
         optimizer.zero_grad()
-        F.cross_entropy(theirs(batch), labels).backward()
+        F.cross_entropy(by_hand(batch), labels).backward()
         optimizer.step()
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+    for a, b in zip(trained.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
@@ -149,3 +150,11 @@ def test_a_model_that_works_in_place_leaves_the_data_alone(make_set):
     validate(model, data, CrossEntropy())
     trainer_of(model, images, batch_size=5).run_epoch(1, 0, lambda done: None)
     assert torch.equal(images.images, before)
+
+
+def test_each_process_has_its_own_dropout_and_the_first_that_of_one():
+    seeds = [derived_seed(3, 2, "model", rank) for rank in range(4)]
+    assert seeds[0] == derived_seed(3, 2, "model")
+    assert len(set(seeds)) == 4
+    large = [derived_seed(2**40, 2, "model", rank) for rank in range(4)]
+    assert len(set(large)) == 4

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import sign_ext
 import sign_ext.training.loop as loop
 from sign_ext.augment import Classical
 from sign_ext.data import ImageSet
@@ -32,7 +33,7 @@ def test_equal_calls_give_equal_bits_and_another_seed_does_not(
     def run(seed):
         model = make_net()
         settings = replace(SHORT, seed=seed, optimizer=optimizer)
-        torch.manual_seed(seed + 1000)  # the caller's generator has no say
+        torch.manual_seed(seed + 1000)  # the caller's generator has no effect
         torch.rand(seed + 1)
         result = train(model, make_set(), make_set(30, 1), settings, augment=Classical())
         return model, result.history
@@ -124,15 +125,19 @@ def test_best_accuracy_is_what_the_returned_model_has(make_net, make_set):
     ("cap", "rows"), [(3, [3]), (4, [4]), (6, [4, 6]), (8, [4, 8]), (100, [4, 8])]
 )
 def test_max_steps_stops_inside_an_epoch_and_validates_there(make_net, make_set, cap, rows):
-    told = []
+    steps_seen = []
     settings = TrainSettings(epochs=2, batch_size=16, max_steps=cap)
     result = train(
-        make_net(), make_set(64), make_set(30, 1), settings, progress=lambda *p: told.append(p)
+        make_net(),
+        make_set(64),
+        make_set(30, 1),
+        settings,
+        progress=lambda *p: steps_seen.append(p),
     )
     assert [row["steps"] for row in result.history] == rows
     assert [row["epoch"] for row in result.history] == list(range(1, len(rows) + 1))
     assert result.steps == rows[-1]
-    assert told == [(done, rows[-1]) for done in range(rows[-1] + 1)]
+    assert steps_seen == [(done, rows[-1]) for done in range(rows[-1] + 1)]
 
 
 def test_uint8_and_float32_images_train_alike(make_net, make_set, same_weights):
@@ -190,6 +195,7 @@ def test_out_holds_checkpoint_state_and_scalars(make_set, tmp_path, same_weights
     assert stored["class_names"] == ["a", "b", "c"]
     assert stored["train"]["settings"] == SHORT.to_dict()
     assert stored["train"]["best_epoch"] == result.best_epoch
+    assert stored["versions"]["sign_ext"] == sign_ext.__version__
     assert stored["versions"]["torch"] == torch.__version__
     json.dumps(result.to_dict(), allow_nan=False)
 

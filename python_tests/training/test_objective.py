@@ -1,8 +1,8 @@
-"""Objectives: what is minimised and validated, what a run's identity knows of them; compiling."""
+"""Objectives: their losses and logits, training with them, and a run's identity."""
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ from sign_ext.training import (
     Objective,
     TrainSettings,
     load_checkpoint,
-    prepare_model,
     train,
 )
 from sign_ext.training.epoch import DeviceSet, Trainer, validate
@@ -27,22 +26,7 @@ from sign_ext.training.objective import as_dtype
 SETTINGS = TrainSettings(epochs=3, batch_size=16, max_steps=11)
 
 
-@pytest.fixture
-def aleatoric_net():
-    """Return a maker of a seeded network with dropout and two heads."""
-
-    def make(seed=0, spread=0.0):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            features = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.2)]
-            model = nn.Sequential(*features, nn.Flatten(), nn.Linear(384, 6), AleatoricHead())
-        model[5].bias.data[3:] += spread
-        return model
-
-    return make
-
-
-def test_objectives_are_what_they_say():
+def test_objectives_satisfy_the_protocol_and_check_their_samples():
     assert isinstance(CrossEntropy(), Objective)
     assert isinstance(Aleatoric(), Objective)
     assert Aleatoric().samples == 100
@@ -122,7 +106,7 @@ def test_a_resumed_aleatoric_run_equals_the_uninterrupted(
     wanted = run(whole)
     with pytest.raises(KeyboardInterrupt):
         run(aleatoric_net(), out=tmp_path, progress=stop)
-    torch.manual_seed(2)  # the caller's generator has no say
+    torch.manual_seed(2)  # the caller's generator has no effect
     got = run(resumed, out=tmp_path, resume=True)
     assert got.history == wanted.history
     assert same_weights(resumed, whole)
@@ -181,71 +165,3 @@ def test_outputs_are_converted_part_by_part():
     assert isinstance(pair, AleatoricOutput)
     assert pair.logits.dtype == pair.sigma.dtype == torch.float64
     assert as_dtype(torch.zeros(2), torch.bfloat16).dtype == torch.bfloat16
-
-
-COMPILED = replace(SETTINGS, epochs=2, max_steps=None, compile=True)
-
-
-@pytest.mark.slow
-def test_a_compiled_model_trains_to_about_the_same_weights(make_set, tmp_path):
-    # One layer and one size of batch: what is compiled here takes seconds.
-    def net():
-        torch.manual_seed(4)
-        return nn.Sequential(nn.Flatten(), nn.Linear(300, 3))
-
-    sets, settings = (make_set(32), make_set(30, 1)), replace(COMPILED, learning_rate=1e-5)
-    eager, compiled = net(), net()
-    wanted = train(eager, *sets, replace(settings, compile=False), out=tmp_path)
-    got = train(compiled, *sets, settings)
-    for a, b in zip(got.history, wanted.history, strict=True):
-        assert a == pytest.approx(b, rel=1e-4)
-    for a, b in zip(compiled.parameters(), eager.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert type(compiled) is nn.Sequential
-    with pytest.raises(ValueError, match=r"settings\.compile: False in the folder, True now"):
-        train(net(), *sets, settings, out=tmp_path, resume=True)
-
-
-@pytest.fixture
-def traced(monkeypatch):
-    """Compile to eager kernels, which takes no time; return the sizes of the batches compiled."""
-    sizes, real = [], torch.compile
-
-    def backend(graph, inputs):
-        sizes.append(max(len(each) for each in inputs if each.ndim == 4 and each.shape[1] == 3))
-        return graph.forward
-
-    monkeypatch.setattr(
-        prepare_model.torch,
-        "compile",
-        lambda model, **options: real(model, backend=backend, **options),
-    )
-    return sizes
-
-
-def test_every_size_of_batch_is_compiled_once_a_run(
-    make_net, aleatoric_net, make_set, same_weights, traced
-):
-    sets = make_set(40), make_set(30, 1)
-    for make, objective in ((make_net, CrossEntropy()), (aleatoric_net, Aleatoric(3))):
-        for _ in range(2):  # the second run of a process too
-            traced.clear()
-            eager, compiled = make(), make()
-            settings = replace(COMPILED, epochs=3)
-            wanted = train(eager, *sets, replace(settings, compile=False), objective=objective)
-            got = train(compiled, *sets, settings, objective=objective)
-            assert sorted(traced) == [8, 16]
-            assert got.history == wanted.history
-            assert same_weights(compiled, eager)
-
-
-def test_a_model_that_cannot_be_compiled_whole_is_an_error(make_set, traced):
-    class Peeks(nn.Linear):
-        def forward(self, images):
-            values = super().forward(images.flatten(1))
-            return values * (2.0 if values.detach().sum().item() > 0 else 1.0)
-
-    with pytest.raises(Exception, match=r"Unsupported|item\(\)|data-dependent|Data-dependent"):
-        train(Peeks(300, 3), make_set(32), make_set(30, 1), COMPILED)
-    eager = replace(COMPILED, compile=False)
-    assert train(Peeks(300, 3), make_set(32), make_set(30, 1), eager).steps == 4

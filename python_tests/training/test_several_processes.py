@@ -145,8 +145,8 @@ def test_only_the_first_process_writes_and_shows(folder, found):
     assert (folder / "out.0" / "model.safetensors").is_file()
     assert not (folder / "out.1").exists()
     assert len(list((folder / "out.0" / "tensorboard").iterdir())) == 1
-    assert found[0]["told"] == list(range(11))
-    assert found[1]["told"] == []
+    assert found[0]["steps seen"] == list(range(11))
+    assert found[1]["steps seen"] == []
     config = json.loads((folder / "out.0" / "model.json").read_text())
     assert config["train"]["processes"] == COUNT
 
@@ -201,7 +201,7 @@ def test_a_device_that_is_not_there_is_refused(found):
 
 
 @pytest.mark.slow
-def test_the_command_tells_once(folder, found):
+def test_the_command_prints_once(folder, found):
     (done, taken), (silently_done, silently_taken) = (each["cli"] for each in found)
     assert done[0] == silently_done[0] == 0
     assert json.loads(done[1])["checkpoint"] == str(folder / "cli" / "model.safetensors")

@@ -1,8 +1,11 @@
-"""How fast SIGN is on a network, beside what one would write without sign_ext."""
+"""How fast SIGN is on a network, compared with what one would write without sign_ext.
 
-from sign_ext.benchmarking.contenders import ways, what_auto_runs
+May import the core (`sign` and below) only; commands and `benchmarks/` use it.
+"""
+
+from sign_ext.benchmarking.contenders import explain_auto, list_contenders
 from sign_ext.benchmarking.cost import Cost, costs
 from sign_ext.benchmarking.race import Race, Row, race
 from sign_ext.benchmarking.task import Task
 
-__all__ = ["Cost", "Race", "Row", "Task", "costs", "race", "ways", "what_auto_runs"]
+__all__ = ["Cost", "Race", "Row", "Task", "costs", "explain_auto", "list_contenders", "race"]

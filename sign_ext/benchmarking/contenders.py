@@ -1,4 +1,4 @@
-"""Who takes part in a race: ways to run Algorithm 1 without sign_ext, and our backends, by name."""
+"""The contenders of a race, by name: Algorithm 1 without sign_ext, and sign_ext's backends."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ NAIVE = "naive .backward()"
 FROZEN = "frozen, channels_last"
 COMPILED = "torch.compile"
 CAPTURED = "CUDA graph by hand"
-OURS = "sign_ext "
+OWN_PREFIX = "sign_ext "
 NO_GPU = "needs a CUDA device"
-NAMED = tuple(name for name in BACKENDS if name != "auto")  # those that can be asked for by name
+BACKEND_NAMES = tuple(name for name in BACKENDS if name != "auto")
 
-
-Way = Callable[[Task], Run]
+Builder = Callable[[Task], Run]
 
 
 def ours(task: Task, backend: str, *, tune: bool = False) -> Run:
-    """One of our backends, through the public call; its choices measured, where they can be."""
+    """One of sign_ext's backends through the public class, tuned if asked for."""
     sign = SignTransform(
         task.model,
         task.steps,
@@ -43,45 +42,45 @@ def ours(task: Task, backend: str, *, tune: bool = False) -> Run:
 
 
 def _naive(task: Task) -> Run:
-    return loops.at(task.precision, loops.naive(task.phi(), task.steps, task.step_size))
+    return loops.with_precision(task.precision, loops.naive(task.phi(), task.steps, task.step_size))
 
 
 def _frozen(task: Task) -> Run:
     run = loops.frozen(task.phi(), task.steps, task.step_size, channels_last=True)
-    return loops.at(task.precision, run, tuned=task.tuned)
+    return loops.with_precision(task.precision, run, tuned=task.tuned)
 
 
 def _compiled(task: Task) -> Run:
     run = loops.compiled(task.phi(), task.steps, task.step_size)
-    return loops.at(task.precision, run, tuned=task.tuned)
+    return loops.with_precision(task.precision, run, tuned=task.tuned)
 
 
 def _captured(task: Task) -> Run:
     run = loops.captured(task.phi(), task.steps, task.step_size)
-    return loops.at(task.precision, run, tuned=task.tuned)
+    return loops.with_precision(task.precision, run, tuned=task.tuned)
 
 
-def ways(
-    task: Task, backends: Sequence[str] = NAMED, *, compile: bool = False
-) -> tuple[dict[str, Way], dict[str, str]]:
-    """Whom a user would compare, each still to be built.
+def list_contenders(
+    task: Task, backends: Sequence[str] = BACKEND_NAMES, *, compile: bool = False
+) -> tuple[dict[str, Builder], dict[str, str]]:
+    """Return the contenders that a user would compare, as functions that build them.
 
     Args:
         task: the race.
-        backends: ours, by name.
-        compile: torch.compile as well, which compiles for a minute or more.
+        backends: sign_ext's, by name.
+        compile: include torch.compile, which compiles for a minute or more.
 
     Returns:
-        Name → way, the naive loop first, and name → reason for those that cannot run here.
+        Name → builder, the naive loop first, and name → reason for those that cannot run here.
     """
-    found: dict[str, Way] = {NAIVE: _naive}
+    found: dict[str, Builder] = {NAIVE: _naive}
     absent: dict[str, str] = {}
     on_cuda = task.images.is_cuda
     for backend in backends:
         if backend in ("graphed", "onchip") and not on_cuda:
-            absent[OURS + backend] = NO_GPU
+            absent[OWN_PREFIX + backend] = NO_GPU
         else:
-            found[OURS + backend] = partial(ours, backend=backend)
+            found[OWN_PREFIX + backend] = partial(ours, backend=backend)
     found[FROZEN] = _frozen
     if on_cuda:
         found[CAPTURED] = _captured
@@ -94,8 +93,8 @@ def ways(
     return found, absent
 
 
-def what_auto_runs(task: Task) -> Explanation:
-    """What `backend="auto"` runs for this task, and why: found out by running a step."""
+def explain_auto(task: Task) -> Explanation:
+    """Run a step with `backend="auto"`, and return which backend ran and why."""
     sign = SignTransform(
         task.model,
         1,

@@ -1,12 +1,12 @@
-"""What SIGN will cost on a whole set of images, from a rate that was measured."""
+"""The time that SIGN takes on a whole set of images, from a measured rate."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sign_ext.benchmarking.contenders import OURS
-from sign_ext.benchmarking.table import rate_in_words, shape_in_words
+from sign_ext.benchmarking.contenders import OWN_PREFIX
+from sign_ext.benchmarking.table import format_rate, format_shape
 from sign_ext.formatting import duration
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """The transformation of a set, computing alone: reading and writing images is not in it.
+    """The time to transform a set of images, without reading and writing them.
 
     Attributes:
         images: how many the set has.
         image_shape: (C, H, W).
         steps: K.
-        backend: what was timed.
+        backend: the backend that was timed.
         batch: images at a time.
-        image_steps_per_second: its rate.
+        image_steps_per_second: its measured rate.
 
     Example:
         >>> print(Cost(50_000, (3, 32, 32), 100, "fused", 128, 640.0))
@@ -41,52 +41,51 @@ class Cost:
 
     @property
     def images_per_second(self) -> float:
-        """Whole images, K steps each."""
+        """Whole images a second, K steps each."""
         return self.image_steps_per_second / self.steps
 
     @property
     def seconds(self) -> float:
-        """For the set."""
+        """Seconds for the set."""
         return self.images / self.images_per_second
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, with what follows from it."""
+        """Return the fields and the derived values as plain data."""
         derived = {"images_per_second": self.images_per_second, "seconds": self.seconds}
         return {**asdict(self), **derived, "sentence": str(self)}
 
     def __str__(self) -> str:
-        """One sentence."""
-        shape = shape_in_words(self.image_shape)
+        """Return the cost as a sentence."""
+        shape = format_shape(self.image_shape)
         return (
             f"SIGN with K = {self.steps} on {self.images:,} images of {shape}: about "
             f"{duration(self.seconds)} on this machine ({self.backend}, {self.batch} images at a "
-            f"time, {rate_in_words(self.images_per_second)} images/s)"
+            f"time, {format_rate(self.images_per_second)} images/s)"
         )
 
 
 def costs(
     outcome: Race, task: Task, auto: str, images: int, steps: int
 ) -> tuple[Cost, Cost] | None:
-    """What a set costs with the backend that `auto` runs, and with the fastest of ours.
+    """Return the cost of a set with the backend that `auto` runs, and with our fastest.
 
     Args:
-        outcome: of the race.
+        outcome: the finished race.
         task: its work.
-        auto: the backend that runs where none is asked for; where it was not timed, the fastest
-            stands for it.
+        auto: the backend that runs by default; if it was not timed, the fastest replaces it.
         images: of the set.
         steps: K.
 
     Returns:
-        The two, or None where none of our backends was timed.
+        Both costs, or None if none of our backends was timed.
     """
-    own = [row for row in outcome.rows if row.name.startswith(OURS)]
+    own = [row for row in outcome.rows if row.name.startswith(OWN_PREFIX)]
     if not own:
         return None
-    usual = outcome.row(OURS + auto) or own[0]
+    usual = outcome.row(OWN_PREFIX + auto) or own[0]
 
     def cost(row: Row) -> Cost:
-        backend = row.name.removeprefix(OURS)
+        backend = row.name.removeprefix(OWN_PREFIX)
         shape = tuple(task.images.shape[1:])
         speed = row.image_steps_per_second
         return Cost(images, shape, steps, backend, len(task.images), speed)

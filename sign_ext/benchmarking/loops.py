@@ -1,4 +1,4 @@
-"""Algorithm 1 as one would write it in plain PyTorch, from the first draft to the tuned loop."""
+"""Algorithm 1 in plain PyTorch without sign_ext, from a first draft to a tuned loop, and its Φ."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from sign_ext.source_layer import Phi, SourceLayer
 Run = Callable[[Tensor], Tensor]
 
 
-def hold(phi: nn.Module, *, channels_last: bool = False) -> torch.memory_format:
-    """Freeze Φ's weights and lay them out; returns the layout for the images."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    phi.requires_grad_(False).to(memory_format=layout)
-    return layout
+def freeze(phi: nn.Module, *, channels_last: bool = False) -> torch.memory_format:
+    """Freeze Φ's weights and set their memory format, which is returned for the images."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    phi.requires_grad_(False).to(memory_format=memory_format)
+    return memory_format
 
 
 @contextmanager
-def computing(precision: str, device: torch.device, *, tuned: bool = False) -> Iterator[None]:
-    """Compute as a race asks for: equal precision for all contenders.
+def precision_context(
+    precision: str, device: torch.device, *, tuned: bool = False
+) -> Iterator[None]:
+    """Compute at a precision, the same for all contenders of a race.
 
     Args:
         precision: "float32" (IEEE), "tf32" or "bfloat16" (autocast, the iterate in float32).
         device: where the images are.
-        tuned: let cuDNN time its algorithms once for each shape, as its users do.
+        tuned: let cuDNN benchmark its algorithms for each shape, as its users do.
     """
     before = torch.backends.cudnn.benchmark
     lower = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -42,18 +44,18 @@ def computing(precision: str, device: torch.device, *, tuned: bool = False) -> I
             torch.backends.cudnn.benchmark = before
 
 
-def at(precision: str, run: Run, *, tuned: bool = False) -> Run:
-    """The same way at a precision; see `computing`."""
+def with_precision(precision: str, run: Run, *, tuned: bool = False) -> Run:
+    """Return `run` at a precision; see `precision_context`."""
 
     def inner(images: Tensor) -> Tensor:
-        with computing(precision, images.device, tuned=tuned):
+        with precision_context(precision, images.device, tuned=tuned):
             return run(images)
 
     return inner
 
 
 def naive(phi: nn.Module, steps: int, step_size: float) -> Run:
-    """What one writes first: weights want gradients, `.backward()` computes them all."""
+    """A first draft: weights require gradients, and `.backward()` computes all of them."""
     for weight in phi.parameters():
         weight.requires_grad_(weight.is_floating_point())
 
@@ -70,11 +72,11 @@ def naive(phi: nn.Module, steps: int, step_size: float) -> Run:
 
 
 def frozen(phi: nn.Module, steps: int, step_size: float, *, channels_last: bool = False) -> Run:
-    """Frozen weights and `autograd.grad` of the images alone, updated in place."""
-    layout = hold(phi, channels_last=channels_last)
+    """Frozen weights, `autograd.grad` for the images only, updated in place."""
+    memory_format = freeze(phi, channels_last=channels_last)
 
     def run(images: Tensor) -> Tensor:
-        p = images.clone(memory_format=layout)
+        p = images.clone(memory_format=memory_format)
         for _ in range(steps):
             x = p.detach().requires_grad_()
             (delta,) = torch.autograd.grad(phi(x).sum(), x)
@@ -85,13 +87,13 @@ def frozen(phi: nn.Module, steps: int, step_size: float, *, channels_last: bool 
 
 
 def compiled(phi: nn.Module, steps: int, step_size: float, mode: str | None = None) -> Run:
-    """`torch.compile` of the forward pass, its backward with it; channels_last."""
-    layout = hold(phi, channels_last=True)
-    # All of it or an error: a network that is compiled in part would be another contender.
+    """`torch.compile` of the forward pass, and so of its backward pass; channels_last."""
+    memory_format = freeze(phi, channels_last=True)
+    # fullgraph: a network that is compiled only in part would be another contender.
     fast = torch.compile(phi, mode=mode, dynamic=False, fullgraph=True)
 
     def run(images: Tensor) -> Tensor:
-        p = images.clone(memory_format=layout)
+        p = images.clone(memory_format=memory_format)
         for _ in range(steps):
             torch.compiler.cudagraph_mark_step_begin()  # max-autotune replays CUDA graphs
             x = p.detach().requires_grad_()
@@ -104,7 +106,7 @@ def compiled(phi: nn.Module, steps: int, step_size: float, mode: str | None = No
 
 def captured(phi: nn.Module, steps: int, step_size: float) -> Run:
     """A CUDA graph of one step, captured by hand and replayed; channels_last."""
-    layout = hold(phi, channels_last=True)
+    memory_format = freeze(phi, channels_last=True)
     graphs: dict[torch.Size, tuple[Tensor, torch.cuda.CUDAGraph]] = {}
 
     def step(p: Tensor) -> None:
@@ -113,7 +115,7 @@ def captured(phi: nn.Module, steps: int, step_size: float) -> Run:
         p.add_(delta, alpha=step_size)
 
     def capture(images: Tensor) -> tuple[Tensor, torch.cuda.CUDAGraph]:
-        p = images.clone(memory_format=layout)
+        p = images.clone(memory_format=memory_format)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -137,11 +139,8 @@ def captured(phi: nn.Module, steps: int, step_size: float) -> Run:
     return run
 
 
-# Φ as a module of its own, as somebody without sign_ext would make it.
-
-
-class Hooked(nn.Module):
-    """Φ of a network from which the layers behind it cannot be taken out.
+class HookedPhi(nn.Module):
+    """Φ of a network whose layers after Φ cannot be removed.
 
     Args:
         model: the network.
@@ -149,7 +148,7 @@ class Hooked(nn.Module):
     """
 
     def __init__(self, model: nn.Module, source: SourceLayer) -> None:
-        """Keep the network; it is hooked only while it runs."""
+        """Keep the network; the hook exists only during a forward pass."""
         super().__init__()
         self.model = model
         self._phi = Phi(model, source)
@@ -159,22 +158,22 @@ class Hooked(nn.Module):
         return self._phi(images)
 
 
-def features_of(model: nn.Module, source: SourceLayer, image: Tensor) -> nn.Module:
-    """A copy of the network that computes Φ and nothing behind it.
+def extract_phi(model: nn.Module, source: SourceLayer, image: Tensor) -> nn.Module:
+    """Return a copy of the network that computes Φ, as a user without sign_ext would make it.
 
-    Where the classifier can be replaced by `nn.Identity`, the copy is the plain network without
-    it, which everything that takes modules understands; else the copy is hooked.
+    If the classifier can be replaced by `nn.Identity`, the copy is the plain network without it,
+    which every tool for modules handles; otherwise the copy is hooked.
 
     Args:
-        model: the network; it is not changed.
+        model: the network; it is not modified.
         source: where Φ is read.
-        image: (1, C, H, W) to see that the copy's values are Φ's.
+        image: (1, C, H, W), to check that the copy computes Φ.
 
     Returns:
         The copy, in evaluation mode.
     """
     network = copy.deepcopy(model).eval()
-    hooked = Hooked(network, source)
+    hooked = HookedPhi(network, source)
     if source.side == "output" or not source.name:
         return hooked
     with torch.no_grad():
@@ -189,10 +188,10 @@ def features_of(model: nn.Module, source: SourceLayer, image: Tensor) -> nn.Modu
 
 
 def _same(network: nn.Module, image: Tensor, expected: Tensor) -> bool:
-    """Whether the network's output is Φ's values, however it shapes them."""
+    """Whether the network's output equals Φ's values, in any shape."""
     try:
         found: Any = network(image)
-    except Exception:  # what stands behind the classifier may refuse anything else
+    except Exception:  # layers after the classifier may reject another shape
         return False
     return (
         isinstance(found, Tensor)

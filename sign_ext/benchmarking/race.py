@@ -1,8 +1,9 @@
-"""A race: each contender is checked against a reference, weighed, and timed in turns."""
+"""A race: each contender is checked against a reference, then its memory and time are measured."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,23 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sign_ext.benchmarking import loops, memory
-from sign_ext.benchmarking.contenders import NAIVE, Way
+from sign_ext.benchmarking import loops
+from sign_ext.benchmarking.contenders import NAIVE, Builder
 from sign_ext.benchmarking.loops import Run
+from sign_ext.benchmarking.measure import Turns, mirrored, on_each, step_bytes
 from sign_ext.benchmarking.table import first_line
 from sign_ext.benchmarking.task import Task
-from sign_ext.benchmarking.timing import Turns, mirrored, on_each
 
-# Who is timed: only what computes Algorithm 1, seen by a reference in float64.
-
-
-CHECKED = 8  # images that the reference transforms, spread over the batch
-CLOSE = 0.03  # allowed beyond what rounding at the precision explains
-MOST = 0.9  # as far off as that is another computation, whatever rounding does
+CHECKED_IMAGES = 8  # that the reference transforms, spread over the batch
+MARGIN = 0.03  # error allowed beyond what rounding at the precision explains
+MAX_ERROR = 0.9  # a larger error is another computation, whatever rounding does
 
 
 class Reference:
-    """p*_K of a few images, by the plain loop in float64 (or float32 where that fails).
+    """p*_K of a few images, by the plain loop in float64, or in float32 if that fails.
 
     Args:
         task: the race.
@@ -35,17 +33,17 @@ class Reference:
     Attributes:
         dtype: "float64", or "float32" for a network that cannot compute in float64.
         rounding: the plain loop's own error at the race's precision.
-        allowed: the error up to which a contender agrees. Networks with ReLUs amplify rounding:
-            it decides on which side of 0 an input falls. So the plain loop is the yardstick.
+        allowed: the error up to which a contender agrees. Rounding can flip ReLU mask bits, and so
+            grow far beyond the precision; the plain loop's own error measures by how much.
 
     Raises:
-        ValueError: the iterates leave the finite numbers.
+        ValueError: the iterates become infinite or NaN.
     """
 
     def __init__(self, task: Task) -> None:
-        """Compute it."""
+        """Compute the reference."""
         count = len(task.images)
-        self._rows = torch.linspace(0, count - 1, min(count, CHECKED)).round().long()
+        self._rows = torch.linspace(0, count - 1, min(count, CHECKED_IMAGES)).round().long()
         images = task.images[self._rows]
         self._p = images.double()
         self.dtype, self._exact = _exact(task, images)
@@ -55,11 +53,11 @@ class Reference:
                 "another range of pixels"
             )
         plain = loops.naive(task.phi(), task.steps, task.step_size)
-        self.rounding = self._distance(loops.at(task.precision, plain)(images))
-        self.allowed = min(CLOSE + 1.5 * self.rounding, MOST)
+        self.rounding = self._distance(loops.with_precision(task.precision, plain)(images))
+        self.allowed = min(MARGIN + 1.5 * self.rounding, MAX_ERROR)
 
     def error(self, result: Tensor) -> float:
-        """Distance of a result, p*_K of all images, over what the steps moved the images by."""
+        """Return the distance of p*_K (all images) from the reference, over how far they moved."""
         return self._distance(result[self._rows])
 
     def _distance(self, found: Tensor) -> float:
@@ -67,7 +65,7 @@ class Reference:
         return float((found.double() - self._exact).norm() / moved)
 
     def objection(self, error: float) -> str | None:
-        """Why a contender with this error is not timed, or None if it agrees."""
+        """Say why a contender with this error is not timed; None if it agrees."""
         if error <= self.allowed:
             return None
         return (
@@ -81,21 +79,21 @@ def _exact(task: Task, images: Tensor) -> tuple[str, Tensor]:
         phi = task.phi().double()
         return "float64", loops.naive(phi, task.steps, task.step_size)(images.double())
     plain = loops.naive(task.phi(), task.steps, task.step_size)
-    return "float32", loops.at("float32", plain)(images).double()
+    return "float32", loops.with_precision("float32", plain)(images).double()
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one contender.
+    """The measurements of one contender.
 
     Attributes:
         name: the contender.
         median: seconds of a call, images in, p*_K out.
-        fastest: of its calls.
-        speed: the naive loop's median over this one's; None where that could not be timed.
+        fastest: its fastest call.
+        speed: the naive loop's median over this one's; None if the naive loop was not timed.
         image_steps_per_second: images times K over the median.
         bytes_per_image: peak memory of a step beyond weights, images and result, over the images.
-        error: distance from the reference, over what the steps moved.
+        error: distance from the reference, over how far the images moved.
     """
 
     name: str
@@ -109,11 +107,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Race:
-    """The outcome.
+    """The outcome of a race.
 
     Attributes:
-        rows: who was timed, the fastest first.
-        absent: name → why not, of the others.
+        rows: the contenders that were timed, the fastest first.
+        absent: name → reason, for the others.
         rounds: how many turns each had.
         reference: dtype of the reference, "float64" or "float32".
         allowed: the error up to which a contender agrees with it.
@@ -126,97 +124,112 @@ class Race:
     allowed: float
 
     def row(self, name: str) -> Row | None:
-        """A contender's row, or None if it was not timed."""
+        """Return a contender's row, or None if it was not timed."""
         return next((row for row in self.rows if row.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the fields as plain data."""
         absent = [{"name": name, "reason": reason} for name, reason in self.absent.items()]
         return {**asdict(self), "absent": absent}
 
 
 def race(
     task: Task,
-    contenders: Mapping[str, Way],
+    contenders: Mapping[str, Builder],
     *,
     rounds: int = 5,
     seconds: float = float("inf"),
     absent: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Race:
-    """Check, weigh and time contenders; who fails or disagrees is listed with the reason.
+    """Check, measure and time contenders; those that fail or disagree are listed with the reason.
 
     Args:
         task: the work, the same for all.
-        contenders: name → way to build it.
+        contenders: name → function that builds it.
         rounds: turns that each gets, after a first call that is not timed.
-        seconds: when so many are spent, no further contender is built and no further round begun;
-            whoever was built has one turn at least.
-        absent: those already known to be unable, by name, for the outcome.
+        seconds: after this long, no further contender is built and no further round begins; every
+            contender that was built has at least one turn.
+        absent: contenders known to be unable to run, name → reason, for the outcome.
         progress: called with (done, total).
 
     Raises:
         SourceLayerError: Φ cannot be found.
-        ValueError: the iterates leave the finite numbers.
+        ValueError: the iterates become infinite or NaN.
     """
-    began = time.monotonic()
-    total = 1 + len(contenders) + rounds
-    done = 0
+    deadline = time.monotonic() + seconds
+    steps = itertools.count(1)
 
     def advance() -> None:
-        nonlocal done
-        done += 1
         if progress is not None:
-            progress(done, total)
+            progress(next(steps), 1 + len(contenders) + rounds)
 
     reference = Reference(task)
     advance()
-    runs: dict[str, Run] = {}
-    weights: dict[str, float] = {}
-    errors: dict[str, float] = {}
+    entrants: dict[str, _Entrant] = {}
     missing = dict(absent or {})
-    for name, way in contenders.items():
-        if time.monotonic() - began > seconds:
+    for name, build in contenders.items():
+        if time.monotonic() > deadline:
             missing[name] = f"not reached within {seconds:g} s"
             continue
         try:
-            weights[name] = memory.step_bytes(way(task.one_step()), task.images) / len(task.images)
-            run = way(task)
-            errors[name] = reference.error(run(task.images))
-        except Exception as error:  # whatever it is, it is this contender's: the others go on
-            missing[name] = first_line(error)
-        else:
-            objection = reference.objection(errors[name])
-            if objection is None:
-                runs[name] = run
-            else:
-                missing[name] = objection
+            entrants[name] = _enter(task, build, reference)
+        except Exception as error:  # of this contender only: the others go on
+            missing[name] = str(error) if isinstance(error, _Disagrees) else first_line(error)
         advance()
     inputs = mirrored(task.images)
-    turns = Turns({name: on_each(run, inputs) for name, run in runs.items()}, task.images.device)
-    for finished in range(rounds if runs else 0):
-        if finished and time.monotonic() - began > seconds:
+    runs = {name: on_each(entrant.run, inputs) for name, entrant in entrants.items()}
+    turns = Turns(runs, task.images.device)
+    for finished in range(rounds if entrants else 0):
+        if finished and time.monotonic() > deadline:
             break
         turns.round()
         advance()
-    work = len(task.images) * task.steps
-    medians = turns.medians() if runs else {}
+    return Race(
+        rows=_rows(task, turns, entrants),
+        absent=missing,
+        rounds=len(next(iter(turns.times.values()), [])),
+        reference=reference.dtype,
+        allowed=reference.allowed,
+    )
+
+
+class _Disagrees(Exception):
+    """A contender computes something else."""
+
+
+@dataclass(frozen=True)
+class _Entrant:
+    """A contender that agrees with the reference, ready to be timed."""
+
+    run: Run
+    bytes_per_image: float
+    error: float
+
+
+def _enter(task: Task, build: Builder, reference: Reference) -> _Entrant:
+    """Build a contender, measure its memory on one step, and check its result."""
+    bytes_per_image = step_bytes(build(task.one_step()), task.images) / len(task.images)
+    run = build(task)
+    error = reference.error(run(task.images))
+    objection = reference.objection(error)
+    if objection is not None:
+        raise _Disagrees(objection)
+    return _Entrant(run, bytes_per_image, error)
+
+
+def _rows(task: Task, turns: Turns, entrants: Mapping[str, _Entrant]) -> tuple[Row, ...]:
+    medians = turns.medians() if entrants else {}
     rows = [
         Row(
             name=name,
             median=median,
             fastest=min(turns.times[name]),
             speed=medians[NAIVE] / median if NAIVE in medians else None,
-            image_steps_per_second=work / median,
-            bytes_per_image=weights[name],
-            error=errors[name],
+            image_steps_per_second=len(task.images) * task.steps / median,
+            bytes_per_image=entrants[name].bytes_per_image,
+            error=entrants[name].error,
         )
         for name, median in medians.items()
     ]
-    return Race(
-        rows=tuple(sorted(rows, key=lambda row: row.median)),
-        absent=missing,
-        rounds=len(next(iter(turns.times.values()), [])),
-        reference=reference.dtype,
-        allowed=reference.allowed,
-    )
+    return tuple(sorted(rows, key=lambda row: row.median))

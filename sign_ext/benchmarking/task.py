@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sign_ext.benchmarking.loops import features_of
+from sign_ext.benchmarking.loops import extract_phi
 from sign_ext.engine.batch import DEFAULT_BATCH, batch_by_rule, need_of
 from sign_ext.eval_state import unwrap
 from sign_ext.pushforward import pullback_of_ones
@@ -20,12 +20,12 @@ from sign_ext.sign import SignTransform
 if TYPE_CHECKING:
     from sign_ext.source_layer import SourceLayer
 
-# How far a first step moves images, rms, as a share of the pixel range. Times do not depend on it;
-# larger steps through an untrained network let rounding grow until no two contenders agree.
+# How far the first step moves images, rms, as a share of the pixel range. Times do not depend on
+# it, but with larger steps through an untrained network rounding errors grow until no two
+# contenders agree.
 MOVE = 0.01 / 255
-# Pixels a call on a CPU, so that a step takes about a second at most where nobody says how many
-# images.
-PIXELS = 128 * 64 * 64
+# Pixels per call on a CPU by default, so that a step takes about a second at most.
+CPU_PIXELS = 128 * 64 * 64
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Task:
         steps: K.
         step_size: factor of each step.
         precision: "float32", "tf32" or "bfloat16".
-        layer: whose output Φ is; None finds the last classifier and takes its input.
-        tuned: let cuDNN time its algorithms for contenders whose writers would.
+        layer: the module whose output is Φ; None takes the input of the final classifier.
+        tuned: let cuDNN benchmark its algorithms for contenders whose users would.
     """
 
     model: nn.Module
@@ -52,25 +52,25 @@ class Task:
 
     @cached_property
     def source(self) -> SourceLayer:
-        """Where Φ is read; SourceLayerError if that cannot be found."""
+        """Where Φ is read; raises SourceLayerError if it cannot be found."""
         source = SignTransform(self.model, layer=self.layer).source_layer(self.images[:1])
         assert source is not None  # images were given
         return source
 
     def phi(self) -> nn.Module:
-        """A copy of Φ of its own for a contender."""
-        return features_of(unwrap(self.model), self.source, self.images[:1])
+        """Return a copy of Φ that a contender may modify."""
+        return extract_phi(unwrap(self.model), self.source, self.images[:1])
 
     def one_step(self) -> Task:
-        """The same with K = 1 and nothing tuned: for memory, which more steps do not change."""
+        """Return the task with K = 1, untuned, to measure memory: more steps do not change it."""
         return replace(self, steps=1, tuned=False)
 
 
 def images_for(shape: Sequence[int], device: torch.device) -> int:
-    """How many images a call works on, all contenders' the same.
+    """Return the default number of images per call, the same for all contenders.
 
-    On CUDA it is what `SignTransform` takes for a network without a memory plan, for plain PyTorch
-    has to hold them too; on a CPU its own number, fewer where images are large.
+    On CUDA it is the batch of `SignTransform` for a network without a memory plan, because plain
+    PyTorch must fit too. On a CPU it is the default batch, or fewer if images are large.
 
     Args:
         shape: (C, H, W) of an image.
@@ -84,13 +84,13 @@ def images_for(shape: Sequence[int], device: torch.device) -> int:
     if device.type == "cuda":
         image = torch.empty(1, *shape, device="meta")
         return batch_by_rule(device, need_of(image, torch.float32, None))
-    return max(1, min(DEFAULT_BATCH, PIXELS // math.prod(shape[1:])))
+    return max(1, min(DEFAULT_BATCH, CPU_PIXELS // math.prod(shape[1:])))
 
 
 def random_images(
     count: int, shape: Sequence[int], pixel_range: float, device: torch.device, seed: int = 0
 ) -> Tensor:
-    """Noise (count, C, H, W), uniform in 0 to `pixel_range`: times do not depend on the motif."""
+    """Return noise (count, C, H, W), uniform in 0 to `pixel_range`: any content takes as long."""
     generator = torch.Generator().manual_seed(seed)
     return pixel_range * torch.rand(count, *shape, generator=generator).to(device)
 
@@ -98,11 +98,11 @@ def random_images(
 def step_size_for(
     model: nn.Module, images: Tensor, move: float, *, layer: str | None = None
 ) -> float:
-    """A step size with which a first step moves images by `move`, rms.
+    """Return the step size with which the first step moves images by `move`, rms.
 
     Args:
         model: the network, on the images' device.
-        images: (N, C, H, W); a few are looked at.
+        images: (N, C, H, W); the first 32 are used.
         move: in the images' units.
         layer: as in `Task`.
 

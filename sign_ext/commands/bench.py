@@ -1,15 +1,15 @@
-"""Time SIGN on your own network and machine, beside plain PyTorch, and say what a set will cost.
+"""Time SIGN on your own network and machine against plain PyTorch, and predict the time for a set.
 
 Every contender gets the same network, random images and steps, and must first
-agree with a reference in float64; one that does not is listed with its error.
-Then they take turns, and the medians are compared. A call is timed whole:
+agree with a float64 reference; one that does not is listed with its error.
+Then they take turns, and their medians are compared. Whole calls are timed:
 images in, p*_K out. The last line says how long SIGN takes on --set-size
-images at --total-steps, computing alone.
+images at --total-steps, without reading and writing them.
 
 --model takes a name (basic_cnn, mobilenet_v2, inception_resnet_v2 or
 nasnet_mobile) or MODULE:FUNCTION, a function without arguments that returns a
-torch.nn.Module; MODULE may be a file in the current folder. Weights do not
-change the times. Leave the machine alone meanwhile.
+torch.nn.Module; MODULE may be a file in the current folder. Times do not depend
+on the weights. Keep the machine idle otherwise.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Options(CommonOptions):
         None, help="The network: a name, or MODULE:FUNCTION of your own.", metavar="NAME"
     )
     checkpoint: str | None = option(
-        None, help="In place of --model, a trained network (file or folder).", metavar="FILE"
+        None, help="Instead of --model, a trained network (file or folder).", metavar="FILE"
     )
     image_size: int | None = option(
         None,
@@ -68,59 +68,61 @@ class Options(CommonOptions):
         type=PositiveInt,
         nargs=3,
         metavar=("C", "H", "W"),
-        help="In place of --image-size, the whole shape of an image.",
+        help="Instead of --image-size, the whole shape of an image.",
     )
     pixel_range: float = option(
         255.0,
         type=PositiveFloat,
-        help="What the network's images span: 255 for pixel units, 1 for 0 to 1.",
+        help="Range of the network's images: 255 for pixel units, 1 for 0 to 1.",
     )
     layer: str | None = sign_option("layer", metavar="NAME")
     images: int | None = option(
         None,
         type=PositiveInt,
-        help="Images a call, all worked on at once. Default: 128 on a CPU, on a GPU "
-        "what fills it (4,224 of 32×32 on an H200); fewer where they are large.",
+        help="Images per call, all in one batch. Default: 128 on a CPU, on a GPU "
+        "what fills it (4,224 of 32×32 on an H200); fewer if they are large.",
     )
     steps: int = sign_option("steps", default=10, type=PositiveInt, help="K of a timed call.")
-    rounds: int = option(5, type=PositiveInt, help="Turns that each contender gets.")
+    rounds: int = option(5, type=PositiveInt, help="Turns of each contender.")
     precision: str = sign_option("precision", help="Arithmetic of every contender.")
     backends: tuple[str, ...] | None = option(
-        None, nargs="+", metavar="NAME", help="Those of sign_ext to time. Default: all."
+        None, nargs="+", metavar="NAME", help="The backends of sign_ext to time. Default: all."
     )
     compile: bool = option(
-        False, type=bool, help="Time torch.compile as well (it compiles for a minute or more)."
+        False, type=bool, help="Time torch.compile as well (compiling takes a minute or more)."
     )
     seconds: float = option(
         300.0,
         type=PositiveFloat,
-        help="Build no further contender and begin no further round after so long.",
+        help="Build no further contender and begin no further round after this long.",
     )
     set_size: int = option(
-        50_000, type=PositiveInt, help="Images of the set whose cost is told.", metavar="N"
+        50_000, type=PositiveInt, help="Images of the set whose time is predicted.", metavar="N"
     )
     total_steps: int = option(100, type=PositiveInt, help="K for that set.", metavar="K")
-    out: str | None = option(None, help="Write the JSON to this file too.", metavar="FILE")
+    out: str | None = option(None, help="Also write the JSON to this file.", metavar="FILE")
 
 
 def run(options: Options) -> None:
-    """Race, and print the table and the cost, or JSON."""
-    from sign_ext.benchmarking import race, ways, what_auto_runs
-    from sign_ext.benchmarking.contenders import NAMED
-    from sign_ext.benchmarking.table import shape_in_words
+    """Run the race, and print the table and the cost, or JSON."""
+    from sign_ext.benchmarking import explain_auto, list_contenders, race
+    from sign_ext.benchmarking.contenders import BACKEND_NAMES
+    from sign_ext.benchmarking.table import format_shape
 
-    _check(options, NAMED)
+    _check(options, BACKEND_NAMES)
     device = resolve_device(options.device)
     if options.precision == "tf32" and device.type == "cpu":
         raise UsageError("--precision tf32 is for GPUs; on a CPU give float32 or bfloat16")
     model, shape = _network(options, device)
     task = _task(options, model, shape, device)
-    contenders, absent = ways(task, options.backends or NAMED, compile=options.compile)
+    contenders, absent = list_contenders(
+        task, options.backends or BACKEND_NAMES, compile=options.compile
+    )
     console.say(
-        f"{len(task.images)} random images of {shape_in_words(shape)}, K = {task.steps}, "
+        f"{len(task.images)} random images of {format_shape(shape)}, K = {task.steps}, "
         f"{task.precision}, on {device}; Φ is {task.source}"
     )
-    auto = what_auto_runs(task)
+    auto = explain_auto(task)
     with console.progress("measuring") as report:
         outcome = race(
             task,
@@ -140,19 +142,19 @@ def run(options: Options) -> None:
 
 
 def _check(options: Options, backends: tuple[str, ...]) -> None:
-    """See that the options fit together, before any work is done."""
+    """Check the options before any work is done."""
     if (options.model is None) == (options.checkpoint is None):
-        raise UsageError("give --model NAME or --checkpoint FILE, one of them")
+        raise UsageError("give either --model NAME or --checkpoint FILE")
     if options.image_size is not None and options.image_shape is not None:
-        raise UsageError("--image-size and --image-shape both tell the images' shape: give one")
+        raise UsageError("--image-size and --image-shape both set the images' shape: give one")
     for backend in options.backends or ():
-        check_name("backends", backend, backends)
+        check_name("--backends", backend, backends)
     if options.model is not None:
         check_network_name(options.model)
         sized = options.image_size is not None or options.image_shape is not None
         if is_own(options.model) and not sized:
             raise UsageError(
-                f"--model {options.model} does not tell how large its images are: give "
+                f"--model {options.model} does not say how large its images are: give "
                 "--image-size or --image-shape"
             )
     if options.out is not None:
@@ -162,7 +164,7 @@ def _check(options: Options, backends: tuple[str, ...]) -> None:
 
 
 def _network(options: Options, device: torch.device) -> tuple[nn.Module, tuple[int, ...]]:
-    """The network on its device, and the shape of its images."""
+    """Return the network on its device, and the shape of its images."""
     import torch
 
     from sign_ext.models import build_model
@@ -183,11 +185,11 @@ def _network(options: Options, device: torch.device) -> tuple[nn.Module, tuple[i
 
 
 def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: torch.device) -> Task:
-    """The work of the race; the network is tried out on one image."""
+    """Return the work of the race; the network is tried on one image first."""
     import torch
 
     from sign_ext.benchmarking import Task
-    from sign_ext.benchmarking.table import first_line, shape_in_words
+    from sign_ext.benchmarking.table import first_line, format_shape
     from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
 
     count = options.images or images_for(shape, device)
@@ -197,7 +199,7 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
             model(images[:1])
     except Exception as error:
         raise RuntimeError(
-            f"the network does not take images of {shape_in_words(shape)} ({first_line(error)}): "
+            f"the network does not take images of {format_shape(shape)} ({first_line(error)}): "
             "give their size with --image-size or --image-shape"
         ) from error
     return Task(
@@ -211,7 +213,7 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
 
 
 def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, Any]:
-    """Everything that was found, and what it depends on, as plain data."""
+    """Return all results, and what they depend on, as plain data."""
     from datetime import UTC, datetime
 
     from sign_ext import environment
@@ -264,7 +266,7 @@ def _write(path: str, result: dict[str, Any]) -> None:
 def _print(result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from sign_ext.benchmarking.table import auto_in_words, caption, cells, cost_in_words
+    from sign_ext.benchmarking.table import caption, describe_auto, describe_cost, table_row
 
     race = result["race"]
     table = Table(
@@ -276,9 +278,9 @@ def _print(result: dict[str, Any]) -> None:
     for column in ("median", "speed", "images·steps/s", "memory an image", "error"):
         table.add_column(column, justify="right")
     for row in race["rows"]:
-        table.add_row(*cells(row))
+        table.add_row(*table_row(row))
     console.print_rich(table)
     for each in race["absent"]:
         print(f"not timed: {each['name']} ({each['reason']})")
-    print(auto_in_words(result["auto"]))
-    print(cost_in_words(result["cost"], result["cost_with_the_fastest"]))
+    print(describe_auto(result["auto"]))
+    print(describe_cost(result["cost"], result["cost_with_the_fastest"]))

@@ -1,10 +1,10 @@
-"""Find a step size for SIGN: transform a few images with each one and look at the change.
+"""Find a step size for SIGN: transform a few images with each one and compare the change.
 
-The gradient's size depends on the network and on the images, so no step size
-suits all. For each one the table shows the change of the images in grey
-levels, the share of pixels driven below 0, and the network's accuracy and
-confidence on the result. The proposed step changes the images by about
---target-share of the pixel range (rms); labels are not used for it.
+The size of the gradient depends on the network and on the images, so no step
+size suits all. For each one, the table shows the change of the images in grey
+levels, the share of pixels moved below 0, and the network's accuracy and
+confidence on the result. The proposed step size changes the images by about
+--target-share of the pixel range (rms); it does not use labels.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Options(SignOptions, CheckpointOptions):
     split: str = option(
         "validation",
         type=Literal["train", "validation", "test"],
-        help="Which part to look at; the test set is for the end.",
+        help="Which split to use; keep the test set for the end.",
     )
     images: int = option(
-        64, type=PositiveInt, help="How many images of it to use (the time is proportional)."
+        64, type=PositiveInt, help="How many of its images to use; time is proportional to it."
     )
     steps: int = sign_option("steps", default=100, type=PositiveInt)
     step_sizes: tuple[float, ...] | None = option(
@@ -76,6 +76,6 @@ def run(options: Options) -> None:
             progress=report,
         )
     if options.json:
-        console.print_json(calibration.to_dict())
+        console.print_json({"data": splits.summary.to_dict(), **calibration.to_dict()})
     else:
         print(calibration)

@@ -1,13 +1,14 @@
-"""What a command says: messages and progress on stderr, results on stdout."""
+"""What a command prints: messages and progress on stderr, results on stdout; and its exit code."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,10 +22,24 @@ from rich.progress import (
 
 from sign_ext.formatting import duration, finite
 
+if TYPE_CHECKING:
+    from sign_ext.training.processes import Processes
+
+OK = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+
 ProgressCallback = Callable[[int, int], None]
 
 QUIET_SECONDS = 2.0  # shorter work shows no bar
-LINE_SECONDS = 15.0  # without a terminal: one plain line about this often
+LINE_SECONDS = 15.0  # without a terminal: interval of plain lines
+# torchrun ends all processes as soon as one exits; this gives the first time to report the error.
+REPORT_SECONDS = 1.0
+
+
+class UsageError(Exception):
+    """The command line is wrong; nothing has been done yet."""
 
 
 def say(message: str) -> None:
@@ -34,7 +49,9 @@ def say(message: str) -> None:
 
 def print_json(result: Any) -> None:
     """Print `result` as JSON alone on stdout."""
-    print(json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    # A name that is no UTF-8 has lone surrogates, which become JSON's own escapes.
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def print_rich(renderable: Any) -> None:
@@ -45,13 +62,13 @@ def print_rich(renderable: Any) -> None:
 
 @contextmanager
 def progress(description: str) -> Iterator[ProgressCallback]:
-    """Show how far something is: a bar on a terminal, else an occasional plain line.
+    """Show progress: a bar on a terminal, otherwise a plain line now and then.
 
     Args:
-        description: What is going on, for example "transforming".
+        description: The work, for example "transforming".
 
     Yields:
-        A function of (done, total) to call as often as one likes.
+        A function of (done, total), to be called any number of times.
 
     Example:
         >>> with progress("counting") as report:
@@ -61,7 +78,7 @@ def progress(description: str) -> Iterator[ProgressCallback]:
     terminal = Console(stderr=True)
     if terminal.is_terminal:
         with _bar(terminal) as bar:
-            # The task is started late, so that quick work leaves no trace on the screen.
+            # Shown late, so that quick work leaves no trace on the screen.
             task = bar.add_task(description, total=None, visible=False)
             began = time.monotonic()
 
@@ -101,14 +118,27 @@ def _plain_lines(description: str) -> ProgressCallback:
     return report
 
 
-# The error that means "the command line is wrong", and the exit codes.
+@contextmanager
+def rank_zero_output(processes: Processes) -> Iterator[None]:
+    """Silence stdout and stderr in all processes but the first, inside the block.
 
+    Args:
+        processes: of the command.
 
-OK = 0
-FAILED = 1
-USAGE = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+    Raises:
+        SystemExit: in another process, in place of an error that the first process raises and
+            reports too. Errors of a single process are raised unchanged.
+    """
+    from sign_ext.training.processes import raised_everywhere
 
-
-class UsageError(Exception):
-    """A value on the command line that cannot be right; nothing has been done yet."""
+    if processes.first:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
+            yield
+    except Exception as error:
+        if raised_everywhere(error):
+            time.sleep(REPORT_SECONDS)
+            raise SystemExit(USAGE if isinstance(error, UsageError) else FAILED) from None
+        raise

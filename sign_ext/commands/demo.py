@@ -1,4 +1,4 @@
-"""Do the whole job once, and write a page of pictures and numbers about it.
+"""Run the whole method once, and write a page of pictures and numbers about it.
 
 Trains a network classically, finds a step size, transforms the training
 images with K = 50 and 100, trains fresh networks with and without them, and
@@ -18,12 +18,12 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.options import CommonOptions, command_line, option, sign_option
-from sign_ext.commands.processes import require_one_process
 from sign_ext.commands.shared import (
     DATA_HELP,
     check_data_name,
     check_folder,
     check_name,
+    require_one_process,
     resolve_device,
 )
 
@@ -36,7 +36,7 @@ EXAMPLES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
-    """Options of `sign-ext demo`; None means the size that suits the data."""
+    """Options of `sign-ext demo`; None means the default for the data set."""
 
     data: str = option("digits", help=DATA_HELP, metavar="NAME")
     model: str = option("basic_cnn", help="The network, a name as in `sign-ext train`.")
@@ -54,7 +54,7 @@ class Options(CommonOptions):
         None, type=PositiveInt, help="Passes over the training set, of every method. Default: 20."
     )
     batch_size: int | None = option(
-        None, type=PositiveInt, help="Images a gradient step. Default: digits 32, else 128."
+        None, type=PositiveInt, help="Images per gradient step. Default: digits 32, else 128."
     )
     snapshots: tuple[int, ...] = sign_option(
         "snapshots",
@@ -71,13 +71,13 @@ class Options(CommonOptions):
         help="Factor of δ. Default: calibrated on validation images.",
     )
     draws: int | None = option(
-        None, type=PositiveInt, help="How often pixels and noise are drawn. Default: 10."
+        None, type=PositiveInt, help="Draws of each corruption. Default: 10."
     )
     seeds: int = option(1, type=PositiveInt, help="Repetitions with other initial weights.")
 
 
 def run(options: Options) -> None:
-    """Run the demo and say where its page is."""
+    """Run the demo and print its findings and the path of its page."""
     require_one_process("demo")
     check_data_name(options.data)
     device = resolve_device(options.device)
@@ -87,7 +87,7 @@ def run(options: Options) -> None:
     from sign_ext.experiments.demo.settings import for_data
     from sign_ext.models import MODEL_NAMES
 
-    check_name("model", options.model, MODEL_NAMES)
+    check_name("--model", options.model, MODEL_NAMES)
     shared = {
         name: value
         for name, value in dataclasses.asdict(options).items()

@@ -3,14 +3,14 @@
 Accuracy overall and of each class, and accuracy with 50 random pixels set to
 0 and with Gaussian noise of σ = 10 grey levels, each as mean ± standard
 deviation over seeded draws (the paper's Table 5). Of an aleatoric network
-(`sign-ext train --aleatoric`): accuracy, and how sure it is of what it gets
-right (the paper's Table 2).
+(`sign-ext train --aleatoric`): accuracy, and its confidence where it is
+correct (the paper's Table 2).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
@@ -34,20 +34,34 @@ EXAMPLES = (
 )
 
 
+# What a table calls the images of a split.
+_PARTS = {
+    "train": "training",
+    "validation": "validation",
+    "test": "test",
+    "all": "training, validation and test",
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(CheckpointOptions):
     """Options of `sign-ext evaluate`."""
 
+    split: str = option(
+        "test",
+        type=Literal["train", "validation", "test", "all"],
+        help="Which split to measure on; all is the three in order.",
+    )
     test_size: int | None = option(
         None, type=PositiveInt, help="Use a stratified subset of this many test images."
     )
     draws: int = option(
         10,
         type=PositiveInt,
-        help="How often pixels and noise are drawn; of an aleatoric network ten times as often "
-        "its logits (T of Eq. 11).",
+        help="Draws of each corruption; for an aleatoric network, T of Eq. 11 is ten times "
+        "as many.",
     )
-    batch_size: int = option(512, type=PositiveInt, help="Images worked on at once.")
+    batch_size: int = option(512, type=PositiveInt, help="Images in a batch.")
 
 
 def run(options: Options) -> None:
@@ -57,19 +71,23 @@ def run(options: Options) -> None:
     device = resolve_device(options.device)
     model, config = read_checkpoint(options.checkpoint, device)
     splits, name = checkpoint_data(options, config, test_size=options.test_size)
-    context = {"checkpoint": options.checkpoint, "data": name, "note": splits.note}
+    part = splits.part(options.split)
+    context = {
+        "checkpoint": options.checkpoint,
+        "data": {**splits.summary.to_dict(), "name": name, "split": options.split},
+        "note": splits.note,
+    }
     if config["model"].get("aleatoric"):
-        uncertain = _measure_uncertainty(options, model, splits.test)
+        uncertain = _measure_uncertainty(options, model, part)
         if options.json:
             console.print_json({**context, **uncertain})
         else:
-            console.say(splits.note)
-            console.print_rich(_uncertainty_table(uncertain, name))
+            console.print_rich(_uncertainty_table(uncertain, name, options.split))
         return
     with console.progress("evaluating") as report:
         result = evaluate(
             model,
-            splits.test,
+            part,
             draws=options.draws,
             seed=options.seed,
             batch_size=options.batch_size,
@@ -78,16 +96,15 @@ def run(options: Options) -> None:
     if options.json:
         console.print_json({**context, **result.to_dict()})
     else:
-        console.say(splits.note)
-        console.print_rich(_table(result, name))
+        console.print_rich(_table(result, name, options.split))
 
 
-def _table(result: Any, name: str) -> Any:
+def _table(result: Any, name: str, split: str) -> Any:
     from rich.table import Table
 
     from sign_ext.formatting import binomial_error, percent
 
-    table = Table(title=f"{name}: {result.images:,} test images")
+    table = Table(title=f"{name}: {result.images:,} {_PARTS[split]} images")
     table.add_column("condition")
     table.add_column("accuracy", justify="right")
     table.add_column("±", justify="right")
@@ -113,13 +130,13 @@ def _measure_uncertainty(options: Options, model: nn.Module, images: ImageSet) -
     return measure_uncertainty(model, images, samples=10 * options.draws, seed=options.seed)
 
 
-def _uncertainty_table(found: dict[str, Any], name: str) -> Any:
+def _uncertainty_table(found: dict[str, Any], name: str, split: str) -> Any:
     from rich.table import Table
 
     from sign_ext.formatting import percent
 
-    table = Table(title=f"{name}: {found['images']:,} test images, aleatoric")
-    for column in ("class", "accuracy", "right with p ≤ 0.5", "their mean p", "their mean σ"):
+    table = Table(title=f"{name}: {found['images']:,} {_PARTS[split]} images, aleatoric")
+    for column in ("class", "accuracy", "correct with p ≤ 0.5", "their mean p", "their mean σ"):
         table.add_column(column, justify="left" if column == "class" else "right")
     low = found["low"]
     rows = {"all": (found["accuracy"], low["total"])}

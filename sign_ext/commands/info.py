@@ -1,6 +1,6 @@
-"""Say what is installed, how it was built, which devices there are and what can run here.
+"""Show what is installed, how it was built, the devices, and the backends that can run here.
 
-With --checkpoint, also what SIGN sees in that network: the source layer Φ,
+With --checkpoint, also what SIGN finds in that network: the source layer Φ,
 the backend that would run, and why.
 """
 
@@ -53,7 +53,7 @@ def run(options: Options) -> None:
 
 
 def _explain(model: Any, config: dict[str, Any], device: Any) -> dict[str, Any]:
-    """Say what SIGN does with a network; the source layer is found on an image of noise."""
+    """Explain what SIGN does with a network, using an image of noise."""
     import torch
 
     from sign_ext import SignTransform
@@ -71,7 +71,7 @@ def _devices() -> list[str]:
 
 
 def _backends(device: Any) -> dict[str, str]:
-    """Say of each backend whether it can run on `device`, and why or why not."""
+    """Return for each backend whether it can run on `device`, and why or why not."""
     from sign_ext.engine.backends import choose
     from sign_ext.errors import BackendError
     from sign_ext.settings import BACKENDS

@@ -1,7 +1,7 @@
-"""Say what a store of transformed images is: counts, sizes, and how it was made.
+"""Describe a store of transformed images: counts, sizes, and how it was made.
 
-Reads the manifest, not the images; `sign-ext verify` reads those. An
-unfinished store tells how far it is.
+Reads the manifest, not the images; `sign-ext verify` reads those. For an
+unfinished store, shows how much is done.
 """
 
 from __future__ import annotations

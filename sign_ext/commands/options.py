@@ -1,4 +1,4 @@
-"""Options as dataclasses: a field is an option, its metadata the help text, its type the check.
+"""Options as dataclasses: a field is an option, with its help text and type in the metadata.
 
 Only the standard library and jsonargparse are imported here, so that `--help` stays quick.
 """
@@ -33,7 +33,7 @@ def option(
             makes the option a switch.
         nargs: As in argparse.
         metavar: The value's name in the help.
-        positional: The value stands alone, without `--name` before it.
+        positional: The value has no `--name` before it.
 
     Returns:
         A `dataclasses.field` that `add_options` reads.
@@ -70,7 +70,7 @@ class CommonOptions:
     )
     device: str = option("auto", help="auto, cpu, cuda or cuda:INDEX; auto is cuda if there.")
     seed: int = option(
-        0, type=NonNegativeInt, help="Fixes splits, initial weights, batch order and noise."
+        0, type=NonNegativeInt, help="Seed of splits, initial weights, batch order and noise."
     )
     json: bool = option(
         False, type=bool, help="Print the result as JSON on stdout; messages go to stderr."
@@ -121,25 +121,25 @@ def _add(parser: ArgumentParser, field: dataclasses.Field[Any]) -> None:
 
 
 def from_namespace(options: type[Any], values: Any) -> Any:
-    """Build the options dataclass from what the parser read; lists become tuples."""
-    given = {field.name: values[field.name] for field in dataclasses.fields(options)}
-    return options(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    """Build the options dataclass from parsed values; lists become tuples."""
+    parsed = {field.name: values[field.name] for field in dataclasses.fields(options)}
+    return options(**{name: tuple(v) if isinstance(v, list) else v for name, v in parsed.items()})
 
 
 def command_line(command: str, options: CommonOptions) -> str:
-    """Write the shell line that gives these options again, without those left at their default.
+    """Return the shell line that gives these options, without those at their default.
 
     Example:
         >>> command_line("info", CommonOptions(seed=3, json=True))
         'sign-ext info --seed 3 --json'
     """
-    words = ["sign-ext", command]
+    parts = ["sign-ext", command]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if value == field.default:
             continue
         if not field.metadata["positional"]:
-            words.append("--" + field.name.replace("_", "-"))
+            parts.append("--" + field.name.replace("_", "-"))
         if value is not True:
-            words += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
-    return shlex.join(words)
+            parts += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
+    return shlex.join(parts)

@@ -1,8 +1,8 @@
 """Join results of `sign-ext reproduce`, and write their report.
 
 Several files of the same experiments with different seeds become one, as if
-one run had had all the seeds: means, spreads and comparisons are made anew.
-So the seeds can be divided among machines. One file alone gets its pages
+one run had had all the seeds: means, spreads and comparisons are recomputed.
+So seeds can be divided among machines. Of a single file, the pages are written
 again. OUT gets index.html (one self-contained page), results.md with its
 figures/, and results.json, which holds every number.
 """
@@ -34,7 +34,7 @@ class Options(CommonOptions):
         nargs="+",
         positional=True,
         help="results.json that `sign-ext reproduce` wrote, or the folder it is in; with several, "
-        "each of other seeds.",
+        "each must have other seeds.",
         metavar="RESULTS",
     )
     out: str = option(help="Folder for the report; an earlier report is replaced.", metavar="DIR")
@@ -44,11 +44,11 @@ def run(options: Options) -> None:
     """Read, join and write."""
     from sign_ext.experiments.recipes.summary import findings
     from sign_ext.report.merge import merge
+    from sign_ext.report.results_page import JSON, write_report
     from sign_ext.report.schema import Results
-    from sign_ext.report.write import JSON, write_report
 
     paths = [Path(each) / JSON if Path(each).is_dir() else Path(each) for each in options.results]
-    results = merge([Results.read(path) for path in paths], tell=findings)
+    results = merge([Results.read(path) for path in paths], summarize=findings)
     out = check_folder(options.out)
     files = write_report(out, results)
     if options.json:
@@ -66,9 +66,9 @@ def run(options: Options) -> None:
 
 
 def _print(results: Results) -> None:
-    from sign_ext.report.wording import seeds_of
+    from sign_ext.report.wording import format_seeds
 
-    print(f"scale {results.scale}, {seeds_of(results)}")
+    print(f"scale {results.scale}, {format_seeds(results)}")
     for experiment in results.experiments:
         print(experiment.title)
         for sentence in experiment.findings[:2]:

@@ -1,13 +1,13 @@
-"""Reproduce tables and figures of the paper on real data, the paper's numbers beside ours.
+"""Reproduce tables and figures of the paper on real data, the paper's numbers next to ours.
 
 Writes OUT/results.json (everything), results.md and index.html (one file,
-opens anywhere). What was computed is kept in OUT/artefacts and used again:
-tables share trained networks and transformed images, a second run costs
-nothing, and a run that was killed continues. Several runs may work in one
-OUT at the same time.
+opens anywhere). Everything computed is kept in OUT/artefacts and reused:
+tables share trained networks and transformed images, a second run computes
+nothing, and a run that was killed continues. Several runs may use one OUT at
+the same time.
 
 --scale smoke  bundled digits stand for the data; all of it in minutes
---scale small  real images, cut to what two processor cores can do
+--scale small  real images, reduced to what two processor cores can do
 --scale paper  the paper's settings; for a GPU
 """
 
@@ -22,8 +22,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, command_line, option
-from sign_ext.commands.processes import require_one_process
-from sign_ext.commands.shared import check_folder, resolve_device
+from sign_ext.commands.shared import check_folder, check_name, require_one_process, resolve_device
 from sign_ext.experiments.names import EXPERIMENTS
 
 if TYPE_CHECKING:
@@ -53,22 +52,22 @@ class Options(CommonOptions):
     )
     out: str = option("runs/reproduce", help="Folder for artefacts and report.", metavar="DIR")
     seeds: int | None = option(
-        None, type=PositiveInt, help="How many seeds, from 0 on. Default: the scale's."
+        None, type=PositiveInt, help="Number of seeds, from 0 on. Default: the scale's."
     )
     only_seeds: tuple[int, ...] | None = option(
         None,
         type=NonNegativeInt,
         nargs="+",
         metavar="SEED",
-        help="These seeds alone; `sign-ext report` joins the slices' results.json.",
+        help="Only these seeds; `sign-ext report` joins the results.json of several runs.",
     )
     dry_run: bool = option(
-        False, type=bool, help="List the stages that are missing, with their cost, and stop."
+        False, type=bool, help="List the missing stages and their cost, and stop."
     )
 
 
 def run(options: Options) -> None:
-    """Reproduce and say where the page is."""
+    """Reproduce, and print the findings and the path of the page."""
     require_one_process("reproduce")
     names = _names(options.names)
     device = resolve_device(options.device)
@@ -91,7 +90,7 @@ def run(options: Options) -> None:
         reporter=console,
     )
     if options.dry_run:
-        _tell_plan(work, options.json)
+        _print_plan(work, options.json)
         return
     results = work.run(command_line("reproduce", options))
     page = out / "index.html"
@@ -109,28 +108,23 @@ def run(options: Options) -> None:
 
 
 def _names(given: tuple[str, ...]) -> list[str]:
-    """The experiments that are asked for, in the paper's order."""
+    """Return the requested experiments in the paper's order."""
     for name in given:
-        if name != "all" and name not in EXPERIMENTS:
-            import difflib
-
-            close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ";"
-            raise UsageError(f"NAME is {name!r}{hint} accepted: all, {', '.join(EXPERIMENTS)}")
+        check_name("NAME", name, ("all", *EXPERIMENTS))
     return [name for name in EXPERIMENTS if "all" in given or name in given]
 
 
-def _seeds(options: Options, usual: int) -> tuple[int, ...]:
+def _seeds(options: Options, default: int) -> tuple[int, ...]:
     if options.only_seeds is None:
-        return tuple(range(options.seed, options.seed + (options.seeds or usual)))
+        return tuple(range(options.seed, options.seed + (options.seeds or default)))
     if options.seeds is not None:
-        raise UsageError("--seeds counts seeds, --only-seeds names them: give one")
+        raise UsageError("--seeds is a number of seeds, --only-seeds lists them: give one")
     if len(set(options.only_seeds)) < len(options.only_seeds):
-        raise UsageError(f"--only-seeds names a seed twice: {options.only_seeds}")
+        raise UsageError(f"--only-seeds lists a seed twice: {options.only_seeds}")
     return options.only_seeds
 
 
-def _tell_plan(work: Reproduction, as_json: bool) -> None:
+def _print_plan(work: Reproduction, as_json: bool) -> None:
     from sign_ext.formatting import duration
 
     stages = work.stages()
@@ -157,11 +151,11 @@ def _tell_plan(work: Reproduction, as_json: bool) -> None:
     for row in rows:
         table.add_row(row["stage"], row["key"], "done" if row["done"] else duration(row["seconds"]))
     console.print_rich(table)
-    print(f"about {duration(left)} of computing on {work.device}, by the arithmetic alone")
+    print(f"about {duration(left)} of computing on {work.device}, from the number of operations")
 
 
 def _rate(work: Reproduction) -> float:
-    """Operations a second: what finished stages reached here, else a probe's."""
+    """Return operations per second: measured on finished stages, otherwise by a probe."""
     from sign_ext.experiments.stages.cost import measured_rate, probed_rate
 
     return measured_rate(work.runner, work.stages()) or probed_rate(work.runner.device)

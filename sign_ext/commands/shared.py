@@ -1,16 +1,19 @@
-"""What several commands do in the same way: options they share, devices, data, folders."""
+"""What several commands share: options, devices, folders, data sets, checkpoints, networks."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
+from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import CommonOptions, option, sign_option
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sign_ext.data import ImageSource, Splits
+    from sign_ext.data.summary import DataSummary
 
 
 DATA_HELP = (
@@ -29,7 +33,42 @@ DATA_HELP = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointOptions(CommonOptions):
+class DataOptions(CommonOptions):
+    """How the files of a data set are read."""
+
+    labels: str | None = option(
+        None,
+        help="CSV, TSV or JSON file with the classes of a folder of images.",
+        metavar="FILE",
+    )
+    label_columns: tuple[str, ...] | None = option(
+        None,
+        nargs=2,
+        metavar=("IMAGE", "LABEL"),
+        help="Columns of --labels: the file names' and the classes'. Default: guessed, and told.",
+    )
+    bit_depth: int | None = option(
+        None,
+        type=Literal[12, 16],
+        help="Bits that are used in images with more than 8 bits a channel, which are then scaled "
+        "to 8. Default: such images are refused.",
+    )
+    max_pixels: int | None = option(
+        None,
+        type=PositiveInt,
+        help="Largest number of pixels of an image. Default: Pillow's limit, 179 million.",
+        metavar="N",
+    )
+
+    def reading(self) -> dict[str, Any]:
+        """Return those of these options that were given, as keyword arguments of `load_data`."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(DataOptions)}
+        common = {field.name for field in dataclasses.fields(CommonOptions)}
+        return {k: v for k, v in given.items() if v is not None and k not in common}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions(DataOptions):
     """A trained network, and the data to use it on."""
 
     checkpoint: str = option(
@@ -46,7 +85,7 @@ class CheckpointOptions(CommonOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SignOptions:
-    """The options of Algorithm 1 that are not its step size; names as in `iterative_sign`."""
+    """The options of Algorithm 1 except steps and step size, named as in `iterative_sign`."""
 
     momentum: float = sign_option("momentum", type=float)
     linearize_at: str = sign_option("linearize_at")
@@ -82,7 +121,7 @@ class StoreOptions(CommonOptions):
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn auto, cpu, cuda or cuda:INDEX into a device that is there.
+    """Turn auto, cpu, cuda or cuda:INDEX into an available device.
 
     Raises:
         UsageError: there is no such device.
@@ -99,27 +138,57 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device is {name!r}; accepted: auto, cpu, cuda, cuda:INDEX")
     if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"cuda:0 … cuda:{count - 1}" if count else "no CUDA device is usable here, use cpu"
-        raise UsageError(f"--device is {name!r}; {there}")
+        usable = f"cuda:0 … cuda:{count - 1}" if count else "no CUDA device is usable here, use cpu"
+        raise UsageError(f"--device is {name!r}; {usable}")
     return device
 
 
-def check_name(argument: str, given: str, accepted: tuple[str, ...]) -> None:
-    """Raise UsageError, naming the closest one, unless `given` is among `accepted`."""
-    if given in accepted:
-        return
-    import difflib
+def check_name(argument: str, given: str, accepted: Sequence[str]) -> None:
+    """Raise UsageError, suggesting the closest name, unless `given` is one of `accepted`.
 
-    close = difflib.get_close_matches(given, accepted, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"--{argument} is {given!r}{hint} accepted: {', '.join(accepted)}")
+    Args:
+        argument: what is named, as in the help, "--model" for example.
+        given: the name on the command line.
+        accepted: the names there are.
+    """
+    if given not in accepted:
+        hint = did_you_mean(given, accepted) or ";"
+        raise UsageError(f"{argument} is {given!r}{hint} accepted: {', '.join(accepted)}")
+
+
+def did_you_mean(given: str, accepted: Iterable[str]) -> str:
+    """Return ", did you mean 'name'?" for the closest accepted name, or "" if none is close.
+
+    Example:
+        >>> did_you_mean("fuse", ("fused", "graphed")), did_you_mean("x", ("fused", "graphed"))
+        (", did you mean 'fused'?", '')
+    """
+    close = difflib.get_close_matches(given, list(accepted), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def require_one_process(command: str) -> None:
+    """Raise UsageError if a command that cannot share its work runs in several processes.
+
+    Args:
+        command: its name.
+
+    Raises:
+        UsageError: the launcher started several processes.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1":
+        raise UsageError(
+            f"`sign-ext {command}` runs in one process, and WORLD_SIZE is {world}: start it "
+            "without torchrun; only `sign-ext transform` and `sign-ext train` share their work"
+        )
 
 
 def check_folder(out: str) -> Path:
-    """Make the output folder and see that files can be written there, before any work is done.
+    """Create the output folder, and check that it is writable before any work is done.
 
     Raises:
-        OSError: they cannot.
+        OSError: it is not.
     """
     folder = Path(out)
     try:
@@ -135,7 +204,7 @@ def check_folder(out: str) -> Path:
 
 
 def check_data_name(name: str) -> None:
-    """Raise UsageError unless `name` is a data set's, a folder, or called like a tar."""
+    """Raise UsageError unless `name` is a data set, an existing folder, or a tar file's path."""
     from sign_ext.data import DATA_NAMES, OOD_NAMES
     from sign_ext.data.load import is_path
 
@@ -143,22 +212,41 @@ def check_data_name(name: str) -> None:
     if name in OOD_NAMES:
         raise UsageError(
             f"--data is {name!r}, a test set for `sign-ext reproduce table3`, not a training set; "
-            f"accepted: {known}, or a folder or tar that is there"
+            f"accepted: {known}, or an existing folder or tar"
         )
     if name not in DATA_NAMES and not is_path(name):
-        raise UsageError(f"--data is {name!r}; accepted: {known}, or a folder or tar that is there")
+        raise UsageError(f"--data is {name!r}; accepted: {known}, or an existing folder or tar")
 
 
 def read_data(options: Any, name: str, **sizes: Any) -> Splits:
-    """Load the splits of the data set called `name` with a command's root and seed.
+    """Load the splits of a data set with a command's --data-root and --seed.
+
+    What was found is printed before an image is decoded.
 
     Raises:
-        UsageError: neither a known name nor a folder.
+        UsageError: `name` is neither a data set nor a path.
     """
-    from sign_ext.data import load_data
+    from sign_ext.data.load import find_data
 
     check_data_name(name)
-    return load_data(name, options.data_root, seed=options.seed, **sizes)
+    sizes = {**options.reading(), **sizes}
+    data = find_data(name, options.data_root, seed=options.seed, **sizes)
+    say_found(data.summary())
+    splits = data.read()
+    say_converted(splits.summary)
+    return splits
+
+
+def say_found(summary: DataSummary) -> None:
+    """Print what a data set holds: its note, its classes, and which parts are cut out of others."""
+    for line in summary.lines():
+        console.say(line)
+
+
+def say_converted(summary: DataSummary) -> None:
+    """Print how many of the images that were read lost something, if any did."""
+    if words := summary.converted_in_words():
+        console.say(words)
 
 
 def read_checkpoint(path: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
@@ -171,7 +259,7 @@ def read_checkpoint(path: str, device: torch.device) -> tuple[nn.Module, dict[st
 def checkpoint_data(
     options: CheckpointOptions, config: dict[str, Any], **sizes: Any
 ) -> tuple[Splits, str]:
-    """Load the data a checkpoint is to be used on, and see that the two fit.
+    """Load the data to use a checkpoint on, and check that the two fit.
 
     Args:
         options: the command's options.
@@ -186,7 +274,7 @@ def checkpoint_data(
         ValueError: image shape or number of classes differ from the network's.
     """
     name, size = _wanted_data(options, config)
-    splits = read_data(options, name, image_size=size, **sizes)
+    splits = read_data(options, name, image_size=size, **_reading(options, config), **sizes)
     _check_classes(options, config, name, splits.class_names)
     return splits, name
 
@@ -194,7 +282,7 @@ def checkpoint_data(
 def checkpoint_source(
     options: CheckpointOptions, config: dict[str, Any], split: str, **sizes: Any
 ) -> ImageSource:
-    """Open the data a checkpoint is to be used on, to be read piece by piece.
+    """Open the data to use a checkpoint on, without decoding images yet.
 
     Args:
         options: the command's options.
@@ -211,37 +299,46 @@ def checkpoint_source(
     name, size = _wanted_data(options, config)
     check_data_name(name)
     source = open_data(
-        name, options.data_root, split=split, seed=options.seed, image_size=size, **sizes
+        name,
+        options.data_root,
+        split=split,
+        seed=options.seed,
+        image_size=size,
+        **_reading(options, config),
+        **sizes,
     )
     _check_classes(options, config, name, source.class_names)
     return source
 
 
 def _wanted_data(options: CheckpointOptions, config: dict[str, Any]) -> tuple[str, int | None]:
-    """The data set's name and the images' size, as asked for or as the network was trained."""
+    """Return the data set and image size: those asked for, or those of the network's training."""
     name = options.data or config.get("data", {}).get("name")
     if name is None:
-        raise UsageError("the checkpoint does not say what it was trained on: give --data")
+        raise UsageError("the checkpoint does not name its training data: give --data")
     _, height, width = config["model"]["image_shape"]
     return name, options.image_size or (height if height == width else None)
 
 
+def _reading(options: CheckpointOptions, config: dict[str, Any]) -> dict[str, Any]:
+    """How to read the files: as asked for or, of the same data, as in training."""
+    trained = {} if options.data else config.get("data", {}).get("reading", {})
+    return {**trained, **options.reading()}
+
+
 def _check_classes(
-    options: CheckpointOptions, config: dict[str, Any], name: str, there: tuple[str, ...]
+    options: CheckpointOptions, config: dict[str, Any], name: str, class_names: tuple[str, ...]
 ) -> None:
     classes = config["model"]["num_classes"]
-    if len(there) != classes:
+    if len(class_names) != classes:
         raise ValueError(
-            f"{name} has {len(there)} classes, the network in {options.checkpoint} {classes}: use "
-            "the data set it was trained on, or train another network"
+            f"{name} has {len(class_names)} classes, the network in {options.checkpoint} "
+            f"{classes}: use the data set it was trained on, or train another network"
         )
 
 
-# A network by name: one of sign_ext's, or what a user's function returns, as MODULE:FUNCTION.
-
-
 def is_own(name: str) -> bool:
-    """Whether a name means a user's function."""
+    """Whether a name is MODULE:FUNCTION, a user's own network."""
     return ":" in name
 
 
@@ -258,19 +355,19 @@ def check_network_name(name: str) -> None:
             )
         return
     try:
-        check_name("model", name, MODEL_NAMES)
+        check_name("--model", name, MODEL_NAMES)
     except UsageError as error:
         raise UsageError(f"{error}, or MODULE:FUNCTION of your own") from None
 
 
 def own_network(name: str) -> nn.Module:
-    """Import MODULE, from the current folder or from what is installed, and call its FUNCTION.
+    """Import MODULE from the current folder or an installed package, and call its FUNCTION.
 
     Args:
         name: "module:function"; the function takes no arguments and returns a torch.nn.Module.
 
     Raises:
-        UsageError: no such module or function, or what it returns is no Module.
+        UsageError: the module or function does not exist, or returns something else.
         RuntimeError: importing the module, or calling the function, fails.
     """
     from torch import nn
@@ -314,13 +411,10 @@ def _import(name: str, module: str) -> Any:
 
 
 def _find(name: str, module: Any, function: str) -> Any:
-    import difflib
-
     found = module
     for part in function.split("."):
         if not hasattr(found, part):
-            close = difflib.get_close_matches(part, dir(found), n=3)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            hint = did_you_mean(part, dir(found))
             raise UsageError(f"--model {name}: {module.__name__} has no {function!r}{hint}")
         found = getattr(found, part)
     return found

@@ -1,7 +1,7 @@
 """Train a network on a data set and keep the epoch that is best on validation images.
 
-Leaves OUT/model.safetensors (the weights) and OUT/model.json (what is needed
-to rebuild the network, and how it was trained). With --sign, the training set
+Writes OUT/model.safetensors (the weights) and OUT/model.json (the network's
+structure, and how it was trained). With --sign, the training set
 is joined with transformed versions of itself that `sign-ext transform` wrote
 for the same --data, --train-size, --image-size and --seed. Under torchrun
 (torchrun --nproc-per-node=2 -m sign_ext train ...) the processes train one
@@ -19,9 +19,10 @@ from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.options import option
 from sign_ext.commands.shared import (
     DATA_HELP,
+    DataOptions,
     check_folder,
     check_name,
     read_data,
@@ -44,8 +45,8 @@ EXAMPLES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
-    """Options of `sign-ext train`; those from epochs to precision are `TrainSettings`'."""
+class Options(DataOptions):
+    """Options of `sign-ext train`; those from epochs to precision belong to `TrainSettings`."""
 
     data: str = option(help=DATA_HELP, metavar="NAME")
     model: str = option(
@@ -57,7 +58,7 @@ class Options(CommonOptions):
     model_options: Mapping[str, Any] | None = option(
         None,
         type=dict[str, Any],
-        help="The network's own options, as --model-options.NAME VALUE, e.g. dropout or stride.",
+        help="Options of the network, as --model-options.NAME VALUE, e.g. dropout or stride.",
         metavar="{NAME: VALUE}",
     )
     train_size: int | None = option(
@@ -75,7 +76,7 @@ class Options(CommonOptions):
     aleatoric: int | None = option(
         None,
         type=PositiveInt,
-        help="Learn each logit's spread too (Section 3.2, Eq. 10), with so many draws a step.",
+        help="Also learn the spread of each logit (Section 3.2, Eq. 10), with T draws a step.",
         metavar="T",
     )
     policies: str | None = option(
@@ -93,7 +94,7 @@ class Options(CommonOptions):
     sign_mode: str = option(
         "add",
         type=Literal["add", "replace"],
-        help="Keep the originals beside the transformed images (the paper), or leave them out.",
+        help="Add the transformed images to the originals (the paper), or replace them.",
     )
     sign_random_k: bool = option(
         False,
@@ -123,7 +124,7 @@ class Options(CommonOptions):
     overwrite: bool = option(False, type=bool, help="Discard the run that is in OUT.")
 
     def train_settings(self) -> TrainSettings:
-        """Return the options that `TrainSettings` has, as one."""
+        """Return the training options as `TrainSettings`."""
         from sign_ext.training import TrainSettings
 
         names = {field.name for field in dataclasses.fields(TrainSettings)}
@@ -132,11 +133,10 @@ class Options(CommonOptions):
 
 def run(options: Options) -> None:
     """Train, write OUT/model.safetensors and model.json, and print the best epoch."""
-    from sign_ext.commands.processes import rank_zero_output
     from sign_ext.training.processes import join_processes
 
     processes = join_processes(resolve_device(options.device))
-    with rank_zero_output(processes):
+    with console.rank_zero_output(processes):
         _train(options, processes)
 
 
@@ -146,8 +146,8 @@ def _train(options: Options, processes: Processes) -> None:
     from sign_ext.models import MODEL_NAMES, build_model
     from sign_ext.training import Aleatoric, train
 
-    with processes.agreeing():
-        check_name("model", options.model, MODEL_NAMES)
+    with processes.raising_together():
+        check_name("--model", options.model, MODEL_NAMES)
         settings = options.train_settings()
         policies = read_policies(options)
         out = _out_folder(options) if processes.first else Path(options.out)
@@ -172,9 +172,9 @@ def _train(options: Options, processes: Processes) -> None:
         ).to(processes.device)
         augment = _augment(options, policies, len(splits.class_names))
         config = _config(options, spec, splits, train_set)
-    together = f", in {processes.count} processes" if processes.count > 1 else ""
+    in_processes = f", in {processes.count} processes" if processes.count > 1 else ""
     device = resolve_device(options.device)
-    console.say(f"{splits.note}; training on {len(train_set):,} images, on {device}{together}")
+    console.say(f"training on {len(train_set):,} images, on {device}{in_processes}")
     with console.progress("training") as report:
         result = train(
             model,
@@ -190,11 +190,11 @@ def _train(options: Options, processes: Processes) -> None:
             progress=report,
             config=config,
         )
-    _print(options, result, str(out / "model.safetensors"))
+    _print(options, result, str(out / "model.safetensors"), splits)
 
 
 def _out_folder(options: Options) -> Path:
-    """Make OUT, and see that a run already there is not lost by accident."""
+    """Create OUT, and refuse to lose a run that it holds."""
     if options.resume and options.overwrite:
         raise UsageError("--resume continues the run in --out, --overwrite discards it: give one")
     out = check_folder(options.out)
@@ -208,10 +208,10 @@ def _out_folder(options: Options) -> Path:
 
 
 def training_set(options: Options, originals: ImageSet) -> ImageSet:
-    """Return the originals, or with --sign their union with the transformed versions.
+    """Return the originals, or with --sign, their union with the transformed versions.
 
     Raises:
-        ValueError: a folder was made from other images than these.
+        ValueError: a folder was made from other images.
     """
     if not options.sign:
         if options.sign_mode != "add":
@@ -231,19 +231,19 @@ def training_set(options: Options, originals: ImageSet) -> ImageSet:
     for folder in options.sign:
         store = load_transformed(folder)
         require_made_from(store, originals)
-        # Where images were skipped, the store has versions of the others only.
-        whole = len(store) == len(originals)
-        mine = originals if whole else originals.subset(store.indices)
-        versions = sign_training_set(mine, store.snapshots, mode="replace", random_k=random_k)
+        # If images were skipped, the store has versions of the others only.
+        complete = len(store) == len(originals)
+        sources = originals if complete else originals.subset(store.indices)
+        versions = sign_training_set(sources, store.snapshots, mode="replace", random_k=random_k)
         parts.append(versions)
     return ImageSet.concatenate(parts)
 
 
 def read_policies(options: Options) -> tuple[Policy, ...]:
-    """Read --policies, and see that the options of augmentations fit --augment.
+    """Read --policies, and check that the options of augmentations fit --augment.
 
     Raises:
-        UsageError: an option is missing, or has no meaning with this augmentation.
+        UsageError: an option is missing, or does not belong to this augmentation.
         OSError: the file cannot be read.
         ValueError: it holds no policies.
     """
@@ -281,7 +281,7 @@ def _augment(options: Options, policies: tuple[Policy, ...], classes: int) -> Au
 def _config(
     options: Options, spec: dict[str, Any], splits: Splits, train_set: ImageSet
 ) -> dict[str, Any]:
-    """Say what made the checkpoint; `train` adds its settings, its best epoch and versions."""
+    """Describe how the checkpoint is made; `train` adds settings, best epoch and versions."""
     from sign_ext.data import fingerprint
 
     return {
@@ -292,6 +292,7 @@ def _config(
             "train_size": options.train_size,
             "image_size": options.image_size,
             "seed": options.seed,
+            **({"reading": options.reading()} if options.reading() else {}),
             "images": len(train_set),
             "fingerprint": fingerprint(train_set),
         },
@@ -303,9 +304,10 @@ def _config(
     }
 
 
-def _print(options: Options, result: Any, checkpoint: str) -> None:
+def _print(options: Options, result: Any, checkpoint: str, splits: Splits) -> None:
     if options.json:
-        console.print_json({"checkpoint": checkpoint, **result.to_dict()})
+        data = splits.summary.to_dict()
+        console.print_json({"checkpoint": checkpoint, "data": data, **result.to_dict()})
         return
     from sign_ext.formatting import duration
 

@@ -2,13 +2,13 @@
 
 Each step adds the gradient of the sum of the network's last-layer outputs
 (before the logits) to the images. --snapshots keeps the images after several
-step counts from one trajectory: no step is computed twice. The store, OUT,
-gets them in shards, with a manifest of how they were made; feed it to
+step counts from one trajectory: no step is computed twice. They are written
+to the store, OUT, in shards, with a manifest of how they were made, for
 `sign-ext train --sign OUT`.
 
-A run that was stopped, run again with the same command, does what is missing
-and gives the same bytes. Other settings are refused. Under torchrun the
-processes share the shards; the bytes are the same however many there are.
+To resume a run that was stopped, run the same command again: it computes what
+is missing, and the result is byte-identical. Other settings are refused. Under
+torchrun the processes share the shards; the bytes do not depend on how many.
 
 The step size depends on the network and on the data: `sign-ext calibrate`
 shows what each one does to the images, and proposes one.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import PositiveInt
 
@@ -32,9 +32,12 @@ from sign_ext.commands.shared import (
     checkpoint_source,
     read_checkpoint,
     resolve_device,
+    say_converted,
+    say_found,
 )
 
 if TYPE_CHECKING:
+    from sign_ext.data.summary import DataSummary
     from sign_ext.store import StoreRun
     from sign_ext.store.coordination import Ranks
 
@@ -45,7 +48,7 @@ EXAMPLES = (
     "    --dtype bfloat16 --on-error skip --memory 8GB --profile --out /shared/transformed",
 )
 
-TINY = 0.1  # grey levels rms: less is hardly a change, and likely a step size left at its default
+TINY = 0.1  # grey levels rms; less is hardly a change: probably the step size is still the default
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,49 +64,49 @@ class Options(SignOptions, CheckpointOptions):
     split: str = option(
         "train",
         type=Literal["train", "validation", "test", "all"],
-        help="Which part to transform; all is the three after one another.",
+        help="Which split to transform; all is the three in order.",
     )
     train_size: int | None = option(
         None, type=PositiveInt, help="As in `sign-ext train`: a subset of the training images."
     )
     shard_size: int | None = option(
-        None, type=PositiveInt, help="Images a shard. Default: as many as make 64 MiB."
+        None, type=PositiveInt, help="Images per shard. Default: as many as fill 64 MiB."
     )
     dtype: str = option(
         "float32",
         type=Literal["float32", "float16", "bfloat16"],
-        help="Of the stored images; the shorter ones round.",
+        help="Dtype of the stored images; the 16-bit ones round.",
     )
     on_error: str = option(
         "fail",
         type=Literal["fail", "skip"],
-        help="What an unreadable image does: end the run, or be left out and listed.",
+        help="On an unreadable image: end the run, or skip and list it.",
     )
     memory: str | None = option(
         None,
-        help="What this process may take in all, each of several: 4GB. Default: 4 GiB more than "
+        help="Memory limit of each process, e.g. 4GB. Default: 4 GiB more than "
         "before the first image.",
         metavar="SIZE",
     )
     readers: int = option(
-        2, type=PositiveInt, help="Chunks of images that are read and decoded at a time."
+        2, type=PositiveInt, help="Chunks of images that are read and decoded at the same time."
     )
     tune: bool = option(
         False,
         type=bool,
-        help="Measure the fused backend's choices first; they are kept in the manifest and obeyed "
-        "by every process and rerun.",
+        help="Tune the fused backend first; the manifest keeps what was chosen, for all processes "
+        "and reruns.",
     )
     trust: bool = option(
         False,
         type=bool,
-        help="Of shards that are there look at sizes only: for stores that take long to read.",
+        help="Check existing shards by size only, for stores that take long to read.",
     )
     profile: bool = option(
         False, type=bool, help="Print where the time went: decoding, computing, writing."
     )
     overwrite: bool = option(
-        False, type=bool, help="Begin anew where OUT holds what other settings made."
+        False, type=bool, help="Start over if OUT was made with other settings."
     )
 
 
@@ -124,6 +127,8 @@ def run(options: Options) -> None:
     device = resolve_device(_own_device(options.device))
     model, config = read_checkpoint(options.checkpoint, device)
     source = checkpoint_source(options, config, options.split, train_size=options.train_size)
+    if ranks.first:
+        say_found(source.summary())
     began = time.perf_counter()
     sign = SignTransform(
         model,
@@ -159,11 +164,11 @@ def run(options: Options) -> None:
             progress=report if ranks.first else False,
             say=console.say if ranks.first else None,
         )
-    _print(options, done, ranks, time.perf_counter() - began)
+    _print(options, done, ranks, time.perf_counter() - began, source.summary())
 
 
 def _own_device(name: str) -> str:
-    """Each process of a machine takes a GPU of its own, by the launcher's LOCAL_RANK."""
+    """Choose the GPU of this process by the launcher's LOCAL_RANK."""
     import os
 
     import torch
@@ -184,7 +189,9 @@ def _snapshots(options: Options) -> tuple[int, ...]:
     return snapshots
 
 
-def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> None:
+def _print(
+    options: Options, done: StoreRun, ranks: Ranks, seconds: float, data: DataSummary
+) -> None:
     from sign_ext.store.inspect import describe, in_words
 
     if options.profile:
@@ -192,6 +199,7 @@ def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> No
         console.say(process + done.shares.in_words())
     if not ranks.first:
         return
+    say_converted(data)
     store = describe(options.out)
     rms = [change["rms"] for change in store["change"].values()]
     if rms and max(rms) < TINY:
@@ -202,12 +210,14 @@ def _print(options: Options, done: StoreRun, ranks: Ranks, seconds: float) -> No
         numbers = {name: store[name] for name in ("images", "of", "shards", "change", "skipped")}
         shares = {"profile": dataclasses.asdict(done.shares)} if options.profile else {}
         made = {"made": done.made, "kept": done.kept, "seconds": seconds}
-        console.print_json({"out": options.out, **numbers, **made, **shares})
+        console.print_json(
+            {"out": options.out, "data": data.to_dict(), **numbers, **made, **shares}
+        )
         return
     from sign_ext.formatting import duration
 
     for name, text in in_words(store):
         print(f"{name:<11}{text}")
     own = "of its own " if ranks.world > 1 else ""
-    whole: Any = f"{done.kept:,} were there" if done.kept else "none was there"
-    print(f"{'this run':<11}made {done.made:,} shards, {own}{whole} ({duration(seconds)})")
+    kept = f"{done.kept:,} existed" if done.kept else "none existed"
+    print(f"{'this run':<11}made {done.made:,} shards, {own}{kept} ({duration(seconds)})")

@@ -1,8 +1,8 @@
-"""Check a store of transformed images: read every shard, compare it with the manifest.
+"""Check a store of transformed images: read every shard and compare it with the manifest.
 
-Exit code 0 means that every shard is there with the right checksum, 1 that
-something is wrong; each fault is a line on stdout. The `sign-ext transform`
-command that made the store, run again, mends what is missing or damaged.
+Exit code 0 means that every shard exists with the right checksum, 1 that
+something is wrong; each fault is a line on stdout. Run the `sign-ext transform`
+command that made the store again to repair what is missing or damaged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Options(StoreOptions):
 
 
 def run(options: Options) -> None:
-    """Verify; print the faults.
+    """Verify the store and print the faults.
 
     Raises:
         StoreError: something is wrong.
@@ -40,11 +40,11 @@ def run(options: Options) -> None:
             console.say(f"note: {note}")
     if verdict.faults:
         raise StoreError(
-            f"{options.store} is not whole: {verdict.whole:,} of {verdict.shards:,} shards are as "
-            "they should be; run its `sign-ext transform` again to mend it"
+            f"{options.store} is damaged or incomplete: {verdict.whole:,} of {verdict.shards:,} "
+            "shards are intact; run its `sign-ext transform` again to repair it"
         )
     if not options.json:
         print(
-            f"{options.store} is whole: {verdict.shards:,} shards, "
+            f"{options.store} is intact: {verdict.shards:,} shards, "
             f"{bytes_in_words(verdict.bytes)} read"
         )

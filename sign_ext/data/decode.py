@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sign_ext.data.bit_depth import BIT_DEPTHS, deep_bits, reopener, scale_to_8_bits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,13 +27,81 @@ if TYPE_CHECKING:
 # file extensions. A closed list, because Pillow starts other programs to read some formats (EPS).
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# More than 8 bits a channel: converting to RGB would silently clip these to 255.
-_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY_MODES = ("1", "L", "LA")
+# Pillow's limit on pixels is one for the whole process.
+_PILLOWS_LIMIT = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What images may be decoded beyond 8-bit ones of a usual size.
+
+    Args:
+        bit_depth: 12 or 16: of an image with more than 8 bits a channel so many are used, and
+            scaled to 8; None refuses such images.
+        max_pixels: the largest number of pixels of an image; None for Pillow's limit.
+
+    Raises:
+        ValueError: another depth, or no positive number of pixels.
+    """
+
+    bit_depth: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values before any file is opened."""
+        if self.bit_depth not in (None, *BIT_DEPTHS):
+            accepted = ", ".join(map(str, BIT_DEPTHS))
+            raise ValueError(f"bit_depth={self.bit_depth}; accepted: {accepted}, or None.")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise ValueError(f"max_pixels={self.max_pixels}; accepted: 1 or more, or None.")
+
+
+class Conversions:
+    """Which images were changed when they were decoded, and how.
+
+    Args:
+        count: number of images.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Begin with no image changed."""
+        self._count = count
+        # A flag an image, since an image that is decoded twice counts once.
+        self._flags: dict[str, np.ndarray] = {}
+
+    def of(self, position: int) -> Callable[[str], None]:
+        """Return what `decode_rgb` is to call about one image; several threads may call it.
+
+        Args:
+            position: the image's.
+        """
+
+        def notice(kind: str) -> None:
+            self._flags.setdefault(kind, np.zeros(self._count, dtype=bool))[position] = True
+
+        return notice
+
+    def counts(self, positions: np.ndarray) -> dict[str, int]:
+        """Return kind → number of changed images among some that were decoded so far.
+
+        Args:
+            positions: int64 (n,).
+        """
+        found = {kind: int(flags[positions].sum()) for kind, flags in sorted(self._flags.items())}
+        return {kind: count for kind, count in found.items() if count}
+
+
+def _ignore(kind: str) -> None:
+    """Take no notice of a change."""
 
 
 def decode_rgb(
-    image_data: Path | bytes, size: int | None, formats: tuple[str, ...] | None = None
+    image_data: Path | bytes,
+    size: int | None,
+    formats: tuple[str, ...] | None = None,
+    decoding: Decoding = Decoding(),
+    notice: Callable[[str], None] = _ignore,
 ) -> np.ndarray:
     """Decode one image to RGB, rotated by its EXIF orientation.
 
@@ -42,28 +114,87 @@ def decode_rgb(
         size: resize to size × size pixels (bilinear, antialiased, without keeping the aspect
             ratio); None keeps the image's own size.
         formats: Pillow's names of the formats to accept; None for every format that it reads.
+        decoding: bit depth and number of pixels to accept.
+        notice: called with ``"transparency"``, ``"frames"``, ``"pages"`` or ``"scaled"`` if the
+            result lacks something of the image.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        ValueError: more than 8 bits a channel.
+        ValueError: more than 8 bits a channel and no ``bit_depth``, or too many pixels.
         OSError: not a readable image.
     """
     from PIL import Image, ImageOps
 
-    file: Any = io.BytesIO(image_data) if isinstance(image_data, bytes) else image_data
-    with Image.open(file, formats=formats) as image:
-        if image.mode in _DEEP_MODES:
+    reopen = reopener(image_data, lambda file: _open(file, formats, decoding.max_pixels))
+    with reopen() as image:
+        bits = deep_bits(image)
+        if bits is None:
+            upright = ImageOps.exif_transpose(image if size is None else _reduced(image, size))
+            if _is_transparent(upright):
+                notice("transparency")
+        elif decoding.bit_depth is None:
             raise ValueError(
-                f"its pixels have mode {image.mode!r}, more than 8 bits a channel; save it as an "
-                "8-bit image"
+                f"it has {bits} bits a channel ({image.mode}), more than 8 bits; save it with 8 "
+                "bits, or pass bit_depth=12 or 16 (--bit-depth), the bits that are used"
             )
-        upright = ImageOps.exif_transpose(image if size is None else _reduced(image, size))
+        else:
+            upright = scale_to_8_bits(image, reopen, bits, decoding.bit_depth, notice)
+            notice("scaled")
+        _notice_frames(image, notice)
+        if upright.mode == "P" and "transparency" in upright.info:
+            upright = upright.convert("RGBA")  # or Pillow warns
         rgb = upright.convert("RGB")
         if size is not None and rgb.size != (size, size):
             rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
         return np.asarray(rgb)
+
+
+def _open(file: Any, formats: tuple[str, ...] | None, max_pixels: int | None) -> Any:
+    """Open an image; raise ValueError if it has more pixels than are accepted."""
+    from PIL import Image
+
+    if max_pixels is None:
+        try:
+            return Image.open(file, formats=formats)
+        except Image.DecompressionBombError as error:
+            raise ValueError(
+                f"{str(error).rstrip('.')}; pass max_pixels (--max-pixels) if it is what it should "
+                "be"
+            ) from error
+    with _PILLOWS_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise ValueError(
+            f"it has {width:,}×{height:,} = {width * height:,} pixels; accepted: at most "
+            f"{max_pixels:,}, the value of max_pixels (--max-pixels)"
+        )
+    return image
+
+
+def _is_transparent(image: Image) -> bool:
+    """Return whether converting a loaded image to RGB drops an opacity below 100%."""
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return False
+    opaque = image if "A" in image.getbands() else image.convert("RGBA")
+    lowest: Any = opaque.getchannel("A").getextrema()[0]
+    return bool(lowest < 255)
+
+
+def _notice_frames(image: Image, notice: Callable[[str], None]) -> None:
+    """Report frames or pages after the first, of an image that is loaded."""
+    animated = False
+    with suppress(Exception):  # damaged behind the first frame, which was read
+        animated = bool(getattr(image, "is_animated", False))
+    if animated:
+        notice("frames" if image.format in ("GIF", "PNG", "WEBP") else "pages")
 
 
 def _reduced(image: Image, size: int) -> Image:
@@ -82,7 +213,12 @@ def _reduced(image: Image, size: int) -> Image:
 
 
 def decode_file(
-    path: Path, size: int | None, advice: str, formats: tuple[str, ...] | None = None
+    path: Path,
+    size: int | None,
+    advice: str,
+    formats: tuple[str, ...] | None = None,
+    decoding: Decoding = Decoding(),
+    notice: Callable[[str], None] = _ignore,
 ) -> np.ndarray:
     """Decode one image file; any failure is a ValueError that names the file.
 
@@ -91,6 +227,8 @@ def decode_file(
         size: as for `decode_rgb`.
         advice: what to try next; ends the error message.
         formats: as for `decode_rgb`.
+        decoding: as for `decode_rgb`.
+        notice: as for `decode_rgb`.
 
     Returns:
         uint8 (H, W, 3).
@@ -99,7 +237,7 @@ def decode_file(
         ValueError: the file is missing, or cannot be read as an image.
     """
     with decode_errors(f"{path} cannot be read as an image", advice):
-        return decode_rgb(path, size, formats)
+        return decode_rgb(path, size, formats, decoding, notice)
 
 
 @contextmanager

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sign_ext.data.decode import Conversions, Decoding
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.resize import resize_images
 from sign_ext.data.source import ImageSource
@@ -22,6 +25,7 @@ from sign_ext.data.splits import (
     stratified_choice,
     three_way_split,
 )
+from sign_ext.data.summary import DataSummary, count_classes
 
 SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")
 # Height and width of the images where a format does not fix them, as CIFAR-10's.
@@ -46,6 +50,7 @@ class ImageIndex:
             its encoded bytes, or what is known of them, such as their number.
         keys: positions (n,) → what the source calls each image; None where images have no names.
         resident_bytes: what the index holds in memory, or will hold, besides labels and names.
+        conversions: which images were changed in decoding; None where none can be.
     """
 
     labels: np.ndarray
@@ -54,6 +59,7 @@ class ImageIndex:
     identities: Callable[[np.ndarray], Iterable[bytes]]
     keys: Callable[[np.ndarray], list[str]] | None = None
     resident_bytes: int = 0
+    conversions: Conversions | None = None
 
 
 # A split: an index, and the increasing positions in it, int64 (N,), that belong to the split.
@@ -71,6 +77,9 @@ class LazyDataset:
         class_names: one name a class.
         splits: training, validation and test.
         subset: subset sizes and image size.
+        left_out: kind → number of files that are not among the images.
+        cut: the parts that are cut out of the training images.
+        hints: lines for whoever starts a command with this data.
 
     Raises:
         ValueError: a subset larger than its split.
@@ -83,12 +92,18 @@ class LazyDataset:
         class_names: tuple[str, ...],
         splits: IndexedSplits,
         subset: SubsetSpec,
+        *,
+        left_out: Mapping[str, int] | None = None,
+        cut: tuple[str, ...] = (),
+        hints: tuple[str, ...] = (),
     ) -> None:
         """Choose the subsets, so that their sizes are checked before any image is decoded."""
         self.name = name
         self.note = note
         self.class_names = tuple(class_names)
         self.image_size = subset.image_size
+        self._decoding = subset.decoding
+        self._found = _summarize(name, note, class_names, splits, left_out or {}, cut, hints)
         self._subsets: dict[str, _Subset] = {}
         sizes = (subset.train_size, None, subset.test_size)
         for split, size, (index, positions) in zip(SPLIT_NAMES, sizes, splits, strict=True):
@@ -117,7 +132,11 @@ class LazyDataset:
             )
             for subset in self._subsets.values()
         )
-        return Splits(train, validation, test, self.name, self.note)
+        return Splits(train, validation, test, self.name, self.note, self.summary())
+
+    def summary(self) -> DataSummary:
+        """Return what the data set holds, and what was changed in the images decoded so far."""
+        return _converted(self._found, tuple(self._subsets.values()))
 
     def source(self, split: str) -> ImageSource:
         """Open one split as a source that is read on demand.
@@ -141,6 +160,8 @@ class LazyDataset:
             self.class_names,
             tuple(self._subsets[name] for name in names),
             self.image_size,
+            self._decoding,
+            self._found,
         )
 
 
@@ -178,6 +199,8 @@ def _concatenated_source(
     class_names: tuple[str, ...],
     subsets: tuple[_Subset, ...],
     image_size: int | None,
+    decoding: Decoding,
+    found: DataSummary,
 ) -> ImageSource:
     """Join one or three subsets end to end."""
     ends = np.cumsum([len(subset.positions) for subset in subsets]).tolist()
@@ -210,21 +233,53 @@ def _concatenated_source(
         np.concatenate([subset.labels() for subset in subsets]),
         class_names,
         (3, size, size),
-        _fingerprint(class_names, subsets, size),
+        _fingerprint(class_names, subsets, size, decoding),
         note,
         sum(index.resident_bytes for index in indexes.values()),
         reader,
         namer,
+        lambda: _converted(found, subsets),
     )
 
 
-def _fingerprint(class_names: tuple[str, ...], subsets: tuple[_Subset, ...], size: int) -> str:
+def _summarize(
+    name: str,
+    note: str,
+    class_names: tuple[str, ...],
+    splits: IndexedSplits,
+    left_out: Mapping[str, int],
+    cut: tuple[str, ...],
+    hints: tuple[str, ...],
+) -> DataSummary:
+    """Count the images of each part and class, before subsets are chosen."""
+    labels = np.concatenate([index.labels[positions] for index, positions in splits])
+    counts = np.bincount(labels, minlength=len(class_names)).tolist()
+    parts = zip(SPLIT_NAMES, (len(positions) for _, positions in splits), strict=True)
+    classes = count_classes(tuple(class_names), counts)
+    left_out = {kind: count for kind, count in left_out.items() if count}
+    return DataSummary(name, note, dict(parts), classes, left_out, {}, cut, hints)
+
+
+def _converted(found: DataSummary, subsets: tuple[_Subset, ...]) -> DataSummary:
+    """Add the number of images that were changed in decoding so far."""
+    total: Counter[str] = Counter()
+    for subset in subsets:
+        if subset.index.conversions is not None:
+            total.update(subset.index.conversions.counts(subset.positions))
+    return dataclasses.replace(found, converted=dict(sorted(total.items())))
+
+
+def _fingerprint(
+    class_names: tuple[str, ...], subsets: tuple[_Subset, ...], size: int, decoding: Decoding
+) -> str:
     """Hash what identifies the images, but not where they are stored or what that is called.
 
     Keys made of the data set's name would change with it, so positions in the index replace them.
     """
     counts = [len(subset.positions) for subset in subsets]
     head = {"version": FINGERPRINT_VERSION, "classes": class_names, "size": size, "images": counts}
+    if decoding.bit_depth is not None:
+        head["bit_depth"] = decoding.bit_depth  # which changes the pixels, not the files
     digest = hashlib.sha256(json.dumps(head).encode())
     for subset in subsets:
         digest.update(subset.labels().astype("<i8").tobytes())
@@ -250,8 +305,9 @@ def splits_from(
     """Make the three splits of what a path holds.
 
     Args:
-        indexes: one index called ``""``, which is split here, or indexes called ``"train"``,
-            ``"test"`` and, optionally, ``"validation"`` or ``"val"``.
+        indexes: one index called ``""`` or ``"train"``, which is split here, or indexes called
+            ``"train"`` and ``"validation"``, ``"test"`` or both. What is missing is cut out of the
+            training images.
         class_names: one name a class.
         location: what an error message calls the data set.
 
@@ -261,13 +317,23 @@ def splits_from(
     Raises:
         ValueError: too few images of a class.
     """
-    if "" in indexes:
-        _check_class_counts(indexes[""].labels, class_names, 3, location)
-        return split_index(indexes[""])
-    validation = indexes.get("validation", indexes.get("val"))
-    if validation is None:
+    if len(indexes) == 1:
+        (index,) = indexes.values()
+        _check_class_counts(index.labels, class_names, 3, location)
+        return split_index(index)
+    if len(indexes) < 3:
         _check_class_counts(indexes["train"].labels, class_names, 2, f"{location}, train")
-    return predefined_splits(indexes["train"], validation, indexes["test"])
+    return predefined_splits(indexes["train"], indexes.get("validation"), indexes.get("test"))
+
+
+def parts_cut(indexes: Iterable[str]) -> tuple[str, ...]:
+    """Return the parts that `splits_from` cuts out of the training images.
+
+    Args:
+        indexes: the names of the indexes that it is given.
+    """
+    given = set(indexes)
+    return tuple(split for split in ("validation", "test") if split not in given)
 
 
 def split_index(index: ImageIndex) -> IndexedSplits:
@@ -284,25 +350,29 @@ def split_index(index: ImageIndex) -> IndexedSplits:
 
 
 def predefined_splits(
-    train: ImageIndex, validation: ImageIndex | None, test: ImageIndex
+    train: ImageIndex, validation: ImageIndex | None, test: ImageIndex | None
 ) -> IndexedSplits:
-    """Keep splits as they come; without validation images hold out 15% of the training images.
+    """Keep splits as they come; what is missing is 15% of the training images, held out.
 
     Args:
-        train: without validation images at least two images of each class that occurs.
+        train: at least two images of each class that occurs if a split is missing.
         validation: the validation images, or None.
-        test: the test images.
+        test: the test images, or None; at most one of the two is None.
 
     Returns:
         Training, validation and test.
     """
-    whole_train, whole_test = np.arange(len(train.labels)), np.arange(len(test.labels))
-    if validation is not None:
-        whole_validation = np.arange(len(validation.labels))
-        return (train, whole_train), (validation, whole_validation), (test, whole_test)
-    count = max(len(np.unique(train.labels)), round(HELD_OUT_SHARE * len(whole_train)))
-    held_out = stratified_choice(train.labels, count, seed=SPLIT_SEED)
-    return (train, np.setdiff1d(whole_train, held_out)), (train, held_out), (test, whole_test)
+    whole = np.arange(len(train.labels))
+    held_out, rest = whole[:0], whole
+    if validation is None or test is None:
+        count = max(len(np.unique(train.labels)), round(HELD_OUT_SHARE * len(whole)))
+        held_out = stratified_choice(train.labels, count, seed=SPLIT_SEED)
+        rest = np.setdiff1d(whole, held_out)
+    validation_part, test_part = (
+        (train, held_out) if each is None else (each, np.arange(len(each.labels)))
+        for each in (validation, test)
+    )
+    return (train, rest), validation_part, test_part
 
 
 def _check_class_counts(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sign_ext.data.datasets import find_root
+from sign_ext.data.decode import Decoding
 from sign_ext.data.formats.webdataset import compressed_tars_in, is_tar_name, tars_in
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.lazy import LazyDataset
@@ -36,6 +37,10 @@ def load_data(
     train_size: int | None = None,
     test_size: int | None = None,
     image_size: int | None = None,
+    labels: str | Path | None = None,
+    label_columns: Sequence[str] | None = None,
+    bit_depth: int | None = None,
+    max_pixels: int | None = None,
 ) -> Splits:
     """Read a data set into memory, given its name or the path of its files.
 
@@ -56,6 +61,12 @@ def load_data(
         test_size: the same for the test split.
         image_size: height and width of the images; None for the data set's own (299 for
             ``"isic2017"``, else 32).
+        labels: a CSV, TSV or JSON file with the labels of a folder of images.
+        label_columns: in ``labels`` the columns of the file names and of the classes; None to
+            guess them.
+        bit_depth: 12 or 16, the bits that are used in images with more than 8 bits a channel,
+            which are then scaled to 8; None refuses such images.
+        max_pixels: the largest number of pixels of an image; None for Pillow's limit.
 
     Returns:
         The training, validation and test splits, uint8 images (N, 3, H, W) in 0–255.
@@ -71,7 +82,18 @@ def load_data(
         >>> len(splits.train), splits.image_shape
         (100, (3, 32, 32))
     """
-    return _find(name, root, SubsetSpec(train_size, test_size, seed, image_size)).read()
+    return find_data(
+        name,
+        root,
+        seed=seed,
+        train_size=train_size,
+        test_size=test_size,
+        image_size=image_size,
+        labels=labels,
+        label_columns=label_columns,
+        bit_depth=bit_depth,
+        max_pixels=max_pixels,
+    ).read()
 
 
 def open_data(
@@ -83,6 +105,10 @@ def open_data(
     train_size: int | None = None,
     test_size: int | None = None,
     image_size: int | None = None,
+    labels: str | Path | None = None,
+    label_columns: Sequence[str] | None = None,
+    bit_depth: int | None = None,
+    max_pixels: int | None = None,
 ) -> ImageSource:
     """Open one split of a data set, whose images are then read on demand.
 
@@ -96,6 +122,10 @@ def open_data(
         train_size: as for `load_data`.
         test_size: as for `load_data`.
         image_size: as for `load_data`.
+        labels: as for `load_data`.
+        label_columns: as for `load_data`.
+        bit_depth: as for `load_data`.
+        max_pixels: as for `load_data`.
 
     Returns:
         The source; its labels, names and fingerprint are known, and no image is decoded yet.
@@ -111,7 +141,64 @@ def open_data(
         >>> [len(source.read(start, start + 599)) for start in range(0, len(source), 599)]
         [599, 599, 599]
     """
-    return _find(name, root, SubsetSpec(train_size, test_size, seed, image_size)).source(split)
+    return find_data(
+        name,
+        root,
+        seed=seed,
+        train_size=train_size,
+        test_size=test_size,
+        image_size=image_size,
+        labels=labels,
+        label_columns=label_columns,
+        bit_depth=bit_depth,
+        max_pixels=max_pixels,
+    ).source(split)
+
+
+def find_data(
+    name: str | Path,
+    root: str | Path | None = None,
+    *,
+    seed: int = 0,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    image_size: int | None = None,
+    labels: str | Path | None = None,
+    label_columns: Sequence[str] | None = None,
+    bit_depth: int | None = None,
+    max_pixels: int | None = None,
+) -> LazyDataset:
+    """List a data set without decoding an image: what `load_data` and `open_data` begin with.
+
+    Args:
+        name: as for `load_data`.
+        root: as for `load_data`.
+        seed: as for `load_data`.
+        train_size: as for `load_data`.
+        test_size: as for `load_data`.
+        image_size: as for `load_data`.
+        labels: as for `load_data`.
+        label_columns: as for `load_data`.
+        bit_depth: as for `load_data`.
+        max_pixels: as for `load_data`.
+
+    Returns:
+        The data set; its ``summary()`` says what was found.
+    """
+    decoding = Decoding(bit_depth, max_pixels)
+    subset = SubsetSpec(train_size, test_size, seed, image_size, decoding)
+    if labels is None:
+        if label_columns is not None:
+            raise ValueError("label_columns needs labels, a CSV or JSON file.")
+        return _find(name, root, subset)
+    if name in (*DATA_NAMES, *OOD_NAMES) or not Path(name).is_dir():
+        raise ValueError(
+            f"labels={str(labels)!r} with name={str(name)!r}; accepted: labels of a folder of "
+            "images, by its path."
+        )
+    from sign_ext.data.formats.labels import open_labelled_folder
+
+    return open_labelled_folder(Path(name), Path(labels), label_columns, subset)
 
 
 def load_ood(
@@ -215,15 +302,16 @@ def _find(name: str | Path, root: str | Path | None, subset: SubsetSpec) -> Lazy
 def _find_in_folder(folder: Path, subset: SubsetSpec) -> LazyDataset:
     """Recognise the format of a folder by its content, and list its images."""
     from sign_ext.data.formats.huggingface import MARKERS, is_huggingface, open_huggingface
-    from sign_ext.data.formats.image_folder import open_image_folder, subfolders
+    from sign_ext.data.formats.image_folder import open_image_folder
     from sign_ext.data.formats.webdataset import open_webdataset
+    from sign_ext.data.listing import has_images, subfolders
 
     if is_huggingface(folder):
         return open_huggingface(folder, subset)
     names = subfolders(folder)
     if tars_in(folder) or any(tars_in(folder / name) for name in names):
         return open_webdataset(folder, subset)
-    if not names:
+    if not names and not has_images(folder):
         compressed = compressed_tars_in(folder)
         hint = f" Decompress {compressed[0].name} first." if compressed else ""
         raise ValueError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.data.image_set import ImageSet, fingerprint
+from sign_ext.data.summary import DataSummary, count_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,7 @@ class ImageSource:
             Parquet files.
         reader: (start, stop) → uint8 (stop − start, 3, H, W); only called with start < stop.
         namer: (start, stop) → stop − start keys.
+        summarize: what `summary` returns; None for images that come from no files.
 
     Example:
         >>> from sign_ext.data import open_data
@@ -50,6 +52,7 @@ class ImageSource:
     resident_bytes: int
     reader: Callable[[int, int], Tensor] = dataclasses.field(repr=False)
     namer: Callable[[int, int], list[str]] = dataclasses.field(repr=False)
+    summarize: Callable[[], DataSummary] | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
     def in_memory(cls, images: ImageSet, note: str = "") -> ImageSource:
@@ -82,6 +85,14 @@ class ImageSource:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
+
+    def summary(self) -> DataSummary:
+        """Return what the whole data set holds, and what was changed in the images read so far."""
+        if self.summarize is not None:
+            return self.summarize()
+        counts = np.bincount(self.labels, minlength=len(self.class_names)).tolist()
+        classes = count_classes(self.class_names, counts)
+        return DataSummary(self.name, self.note, {self.name: len(self)}, classes)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Decode some images; several threads may do so at once.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
+from sign_ext.data.decode import Decoding
 from sign_ext.data.image_set import ImageSet
+from sign_ext.data.summary import DataSummary, count_classes
 
 # The splits are part of an experiment's definition, so neither their seed nor the share of the
 # images that is held out is an option.
@@ -24,6 +28,7 @@ class Splits:
         test: what results are reported on, used once.
         name: the data set's name.
         note: what the data really is, one line for reports.
+        found: what the files hold, before subsets; None for images that come from no files.
     """
 
     train: ImageSet
@@ -31,6 +36,22 @@ class Splits:
     test: ImageSet
     name: str
     note: str
+    found: DataSummary | None = None
+
+    @property
+    def summary(self) -> DataSummary:
+        """The classes and parts with their numbers of images, and what was left out."""
+        if self.found is not None:
+            return self.found
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        labels = np.concatenate([part.labels.numpy() for part in parts.values()])
+        counts = np.bincount(labels, minlength=len(self.class_names)).tolist()
+        return DataSummary(
+            self.name,
+            self.note,
+            {name: len(part) for name, part in parts.items()},
+            count_classes(self.class_names, counts),
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -44,11 +65,14 @@ class Splits:
         return channels, height, width
 
     def part(self, name: str) -> ImageSet:
-        """The split called "train", "validation" or "test".
+        """The split called "train", "validation" or "test", or "all": the three in this order.
 
         Args:
             name: one of these.
         """
+        if name == "all":
+            parts = [self.train, self.validation, self.test]
+            return ImageSet.concatenate(parts, f"{self.name}/all")
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
@@ -61,6 +85,7 @@ class SubsetSpec:
         test_size: the same for the test split.
         seed: chooses the subsets; the splits themselves never change.
         image_size: height and width in pixels; None for the data set's own.
+        decoding: bit depth and number of pixels of images to accept.
 
     Raises:
         ValueError: an image size or a seed out of range.
@@ -70,6 +95,7 @@ class SubsetSpec:
     test_size: int | None = None
     seed: int = 0
     image_size: int | None = None
+    decoding: Decoding = dataclasses.field(default_factory=Decoding)
 
     def __post_init__(self) -> None:
         """Check the values before any file is opened."""
@@ -77,6 +103,53 @@ class SubsetSpec:
             raise ValueError(f"image_size={self.image_size}; accepted: 1 or more pixels.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}; accepted: 0 to 2**32 − 1.")
+
+
+# What folders and splits of a data set are called, in any case: train, Training, training_set,
+# valid, val2017, TEST images. A common prefix is allowed where two or more share it: seg_train.
+_WORDS = {
+    "train": "train(?:ing)?|trn",
+    "validation": "val|valid(?:ation|ate)?|dev(?:el(?:opment)?)?",
+    "test": "test(?:ing)?|tst|eval(?:uation)?|hold[-_ ]?out",
+}
+_SPLIT_NAME = re.compile(
+    "(?:(?P<prefix>.+?)[-_. ]+)?(?:"
+    + "|".join(f"(?P<{split}>{words})" for split, words in _WORDS.items())
+    + r")(?:[-_. ]?(?:set|data|dataset|split|part|folder|images?|imgs?))?(?:[-_. ]?(?:19|20)\d\d)?",
+    re.IGNORECASE,
+)
+
+
+def split_names(names: list[str]) -> dict[str, str]:
+    """Find the names of splits among some names, in their common spellings.
+
+    Args:
+        names: of folders, or of a data set's splits.
+
+    Returns:
+        Name → ``"train"``, ``"validation"`` or ``"test"``, for those names that are a split's.
+
+    Example:
+        >>> split_names(["Training", "cat", "VAL", "test_set"])
+        {'Training': 'train', 'VAL': 'validation', 'test_set': 'test'}
+        >>> split_names(["seg_train", "seg_test"]), split_names(["toy_train", "toy_car"])
+        ({'seg_train': 'train', 'seg_test': 'test'}, {})
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name in names:
+        match = _SPLIT_NAME.fullmatch(name.strip())
+        if match is not None:
+            split = next(split for split in _WORDS if match[split] is not None)
+            found[name] = (split, (match["prefix"] or "").lower())
+    prefixes = {
+        prefix: {s for s, other in found.values() if other == prefix}
+        for _, prefix in found.values()
+    }
+    return {
+        name: split
+        for name, (split, prefix) in found.items()
+        if not prefix or len(prefixes[prefix]) > 1
+    }
 
 
 def shares(counts: np.ndarray, size: int) -> np.ndarray:

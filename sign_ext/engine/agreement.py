@@ -53,7 +53,7 @@ def check_gradient(program: Program, phi: Phi, image: Tensor) -> None:
     """
     error = distance_from_autograd(program, phi, image)
     if error > TOLERANCE[image.dtype] and image.dtype != torch.float64:
-        exact = Phi(copy.deepcopy(phi.model).double(), phi.source)
+        exact = Phi(copy.deepcopy(phi.model).double(), phi.source, phi.kwargs)
         image = image.double()
         graph = trace(exact, image)
         error = distance_from_autograd(build(graph, image.dtype), exact, image)

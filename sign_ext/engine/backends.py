@@ -8,7 +8,7 @@ its answer and `Engines.start` acts on it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,13 @@ class Engines:
     """The backends of one network, with what they have compiled and recorded."""
 
     def __init__(
-        self, settings: Settings, network: nn.Module, plan: TuningPlan, *, measure: bool = False
+        self,
+        settings: Settings,
+        network: nn.Module,
+        plan: TuningPlan,
+        *,
+        measure: bool = False,
+        eager_only: str = "",
     ) -> None:
         """Compile nothing yet.
 
@@ -121,7 +127,9 @@ class Engines:
             network: the network.
             plan: the fused backend's algorithm choices.
             measure: whether the fused backend measures what the plan lacks.
+            eager_only: why no step may be compiled or recorded, or "" if it may.
         """
+        self._eager_only = eager_only
         self._backend = settings.backend
         self._precision = settings.precision
         self._layouts = EagerLayouts()
@@ -140,6 +148,14 @@ class Engines:
 
     def candidates(self, device: torch.device) -> list[BackendChoice]:
         """The backends to try for images on `device`; BackendError if none can run there."""
+        if self._eager_only:
+            if self._backend not in ("auto", "autograd"):
+                raise BackendError(
+                    f"backend={self._backend!r} cannot run this call: {self._eager_only}. Use "
+                    'backend="auto" or "autograd"'
+                )
+            (autograd,) = candidates("autograd", device)
+            return [replace(autograd, reason=self._eager_only)]
         return candidates(self._backend, device, self._precision)
 
     def resolve(self, problem: Problem, images: Tensor) -> BackendChoice:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sign_ext.change import exceeds_rounding
+from sign_ext.model_inputs import NO_INPUTS, ModelInputs
 from sign_ext.ops import sign_update_
 from sign_ext.ops.watch import NEVER, new_counts, new_watch, reset_counts
 from sign_ext.settings import Settings
+from sign_ext.source_layer import Phi
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,25 @@ class Problem:
         phi: Φ up to its source layer, from images (N, ...) to outputs.
         settings: the options of SIGN.
         model_dtype: what Φ takes; the iterate is cast to it for each product.
+        inputs: what else the network is given in this call.
     """
 
     phi: Callable[[Tensor], Tensor]
     settings: Settings
     model_dtype: torch.dtype
+    inputs: ModelInputs = NO_INPUTS
+
+    def for_images(self, rows: slice) -> Problem:
+        """The same with Φ for some of the call's images, where each has further inputs of its own.
+
+        Args:
+            rows: which images.
+        """
+        if not self.inputs.per_image:
+            return self
+        assert isinstance(self.phi, Phi)
+        phi = Phi(self.phi.model, self.phi.source, self.inputs[rows])
+        return replace(self, phi=phi)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """The caller's autocast switched off, or bfloat16 switched on where that was asked for."""
@@ -115,7 +131,7 @@ class Trajectory:
     def __init__(
         self, problem: Problem, images: Tensor, layout: torch.memory_format | None = None
     ) -> None:
-        """Allocate for batches shaped as `images` (N, ...); the default is compiled steps' layout."""
+        """Allocate for batches shaped as `images` (N, ...); None: the compiled steps' layout."""
         self.problem = problem
         dtype = iterate_dtype(problem.model_dtype)
         layout = layout or compiled_layout(images)

@@ -1,4 +1,7 @@
-"""What is measured of a trained classifier."""
+"""Measurements of a trained classifier: accuracy, calibration, uncertainty, features.
+
+May import models, data and the core; report, experiments and commands use it.
+"""
 
 from sign_ext.evaluation.accuracy import (
     PresentClassAccuracy,

@@ -1,4 +1,4 @@
-"""Logits of a data set, and accuracy overall and class by class."""
+"""Logits of a data set, and accuracies: overall, by class, and with some classes absent."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 512) -> Tenso
     device, dtype = placement(model)
     # Convolutions on the CPU take about half the time in channels_last.
     fast = device.type == "cpu" and images.ndim == 4
-    layout = torch.channels_last if fast else torch.contiguous_format
+    memory_format = torch.channels_last if fast else torch.contiguous_format
     logits = []
-    with eval_mode(model), torch.inference_mode():
+    with _eval_mode(model), torch.inference_mode():
         for batch in images.split(batch_size):
             inputs = batch.to(device=device, dtype=dtype)
             try:
-                outputs = model(inputs.contiguous(memory_format=layout))
+                outputs = model(inputs.contiguous(memory_format=memory_format))
             except RuntimeError:
-                # A model that calls view() on its features takes the plain layout only.
-                if layout is torch.contiguous_format:
+                # A model that calls view() on its features fails with channels_last.
+                if memory_format is torch.contiguous_format:
                     raise
-                layout = torch.contiguous_format
+                memory_format = torch.contiguous_format
                 outputs = model(inputs.contiguous())
             logits.append(outputs.to(device="cpu", dtype=torch.float32))
     # Outside inference mode, so that the result is an ordinary tensor.
@@ -60,10 +60,10 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 512) -> Tenso
 
 
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return where a model's numbers are, and of which floating type.
+    """Return the device and the floating-point dtype of a model.
 
     Args:
-        model: any module; one without parameters and buffers counts as float32 on the CPU.
+        model: any module; without parameters and buffers it counts as float32 on the CPU.
     """
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point():
@@ -72,11 +72,11 @@ def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Hold a model in eval mode and give every module its own training flag back.
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Hold a model in eval mode, then restore each module's training flag.
 
     Args:
-        model: the model; modules may differ in their flags (a frozen BatchNorm, say).
+        model: the model; its modules may have different flags (a frozen BatchNorm, for example).
     """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -88,7 +88,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def class_accuracy(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[float, list[float]]:
-    """Compute the share of images whose largest logit is their label's.
+    """Compute the share of images whose largest logit is that of their label.
 
     Args:
         logits: float tensor (N, num_classes).
@@ -96,8 +96,8 @@ def class_accuracy(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[fl
         num_classes: number of classes.
 
     Returns:
-        The accuracy over all images, and over the images of each class; NaN for a class that has
-        none.
+        The accuracy over all images, and over the images of each class; NaN for a class without
+        images.
 
     Raises:
         ValueError: no images, logits that are not finite, or shapes that do not fit.
@@ -113,33 +113,32 @@ def class_accuracy(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[fl
     if logits.shape != (len(labels), num_classes):
         raise ValueError(
             f"logits has shape {tuple(logits.shape)}; accepted: {(len(labels), num_classes)}, one "
-            "row a label and one column a class."
+            "row per label and one column per class."
         )
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(
-            "logits has values that are not finite; the model has diverged or its input is not in "
+            "logits has NaN or infinite values; the model has diverged or its input is not in "
             "pixel units 0–255."
         )
-    # Columns 0 and 4 count a class's hits and its images; shares of counts are exact to float64.
+    # Columns 0 and 4 count a class's correct images and its images. Dividing the counts here is
+    # exact in float64; torchmetrics would divide in float32.
     scores = multiclass_stat_scores(logits, labels, num_classes, average=None)
-    right, there = scores[:, 0].tolist(), scores[:, 4].tolist()
+    correct, present = scores[:, 0].tolist(), scores[:, 4].tolist()
     per_class = [
-        hits / images if images else math.nan for hits, images in zip(right, there, strict=True)
+        right / images if images else math.nan
+        for right, images in zip(correct, present, strict=True)
     ]
-    return sum(right) / sum(there), per_class
-
-
-# Accuracy on a test set in which only some of the classes occur (Table 3).
+    return sum(correct) / sum(present), per_class
 
 
 class PresentClassAccuracy(NamedTuple):
-    """Accuracies (0–1) where some classes have no test images.
+    """Accuracies (0–1) on a test set that lacks some of the classes (Table 3).
 
     Attributes:
         overall: over all images. This is Table 3's "Mean (643)": the paper's class accuracies times
-            its counts give 335, 306 and 353 right images of 643, and so its 0.5210, 0.4759 and
-            0.5490; the means of its five class accuracies would be 0.6406, 0.5979 and 0.6571.
-        per_class: label → accuracy, of the classes that have images.
+            its counts give 335, 306 and 353 correct images of 643, which are its 0.5210, 0.4759
+            and 0.5490; the means of its five class accuracies are 0.6406, 0.5979 and 0.6571.
+        per_class: label → accuracy, for the classes with images.
     """
 
     overall: float
@@ -147,31 +146,30 @@ class PresentClassAccuracy(NamedTuple):
 
     @property
     def class_mean(self) -> float:
-        """The mean of `per_class`, each class counting the same however many images it has."""
+        """The mean of `per_class`, each class with the same weight."""
         return statistics.fmean(self.per_class.values())
 
 
 def present_class_accuracy(
     logits: Tensor, labels: Tensor, num_classes: int
 ) -> PresentClassAccuracy:
-    """Compute accuracies on a test set that holds some of a classifier's classes only.
+    """Compute accuracies on a test set that lacks some of a classifier's classes.
 
-    A prediction may be any of the classes: one that the test set lacks is simply wrong.
+    A prediction may be any class; one that the test set lacks is wrong.
 
     Args:
         logits: float tensor (N, num_classes).
         labels: int64 (N,).
-        num_classes: number of classes the classifier knows.
+        num_classes: number of the classifier's classes.
 
     Returns:
-        The accuracy over images and by class present, to be unpacked as a pair; the mean over
-        classes is its property `class_mean`.
+        The accuracy over images and by class present, which unpacks as a pair; its property
+        `class_mean` is the mean over classes.
 
     Raises:
         ValueError: no images, logits that are not finite, or shapes that do not fit.
 
     Example:
-        >>> import torch
         >>> found = present_class_accuracy(torch.eye(4)[[1, 0, 3]], torch.tensor([1, 1, 3]), 4)
         >>> found.overall, found.per_class, found.class_mean
         (0.6666666666666666, {1: 0.5, 3: 1.0}, 0.75)

@@ -1,4 +1,4 @@
-"""Area under the ROC curve of a two-class classifier, and the curve."""
+"""The ROC curve of a two-class classifier, and the area under it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def roc_auc(logits: Tensor, labels: Tensor) -> float:
-    """Compute the area under the ROC curve: how often a positive image scores above a negative one.
+    """Compute the area under the ROC curve: how often a positive image outscores a negative one.
 
     The score is the difference of the logits, log p(1)/p(0). The area is Mann and Whitney's
     statistic: the share of the pairs (positive, negative) in which the positive's score is
@@ -21,8 +21,7 @@ def roc_auc(logits: Tensor, labels: Tensor) -> float:
         The area, 0–1; 0.5 is chance.
 
     Raises:
-        ValueError: shapes that do not fit, other labels, only one class, or values that are not
-            finite.
+        ValueError: shapes that do not fit, other labels, only one class, or NaN or infinite values.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 3.0]])
@@ -35,7 +34,7 @@ def roc_auc(logits: Tensor, labels: Tensor) -> float:
 
 
 def roc_curve(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the ROC curve: the error among negatives that each share of found positives costs.
+    """Compute the ROC curve: the false positive rate for each true positive rate.
 
     Args:
         logits: as for `roc_auc`.
@@ -43,8 +42,8 @@ def roc_curve(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The false positive rate and the true positive rate, float32 on the CPU, one value for each
-        distinct score from the highest down, from (0, 0) to (1, 1). By the trapezoidal rule the
-        area under them is `roc_auc`.
+        distinct score from the highest down, from (0, 0) to (1, 1). The area under
+        them by the trapezoidal rule is `roc_auc`.
 
     Raises:
         ValueError: as `roc_auc`.
@@ -62,25 +61,25 @@ def roc_curve(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scores(logits: Tensor, labels: Tensor) -> Tensor:
-    """Check both and return scores in 0–1, float64 (N,), in the order of the logit differences.
+    """Check both, and return scores in 0–1, float64 (N,), ordered as the logit differences.
 
-    torchmetrics squashes scores outside 0–1 by the logistic function, where large ones become
-    equal. The order is all that the curve depends on, so their ranks stand for them.
+    torchmetrics applies the logistic function to scores outside 0–1, which makes large ones equal.
+    The curve depends only on the order of the scores, so their ranks are returned.
     """
     if labels.ndim != 1 or logits.shape != (len(labels), 2):
         raise ValueError(
             f"logits has shape {tuple(logits.shape)} and labels {tuple(labels.shape)}; accepted: "
-            "(N, 2) and (N,). For more than two classes take class_accuracy."
+            "(N, 2) and (N,). For more than two classes use class_accuracy."
         )
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(
-            "logits has values that are not finite; the model has diverged or its input is not in "
+            "logits has NaN or infinite values; the model has diverged or its input is not in "
             "pixel units 0–255."
         )
-    there = sorted(set(labels.tolist()))
-    if there != [0, 1]:
+    present = sorted(set(labels.tolist()))
+    if present != [0, 1]:
         raise ValueError(
-            f"labels has the values {there[:5]}; accepted: 0 and 1, both of them present: a ROC "
+            f"labels has the values {present[:5]}; accepted: 0 and 1, both of them present: a ROC "
             "curve compares positive with negative images."
         )
     difference = logits[:, 1].double() - logits[:, 0].double()

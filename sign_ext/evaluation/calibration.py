@@ -1,4 +1,4 @@
-"""How far a model's probabilities can be believed: calibration, likelihood, entropy."""
+"""How good a model's probabilities are: calibration, likelihood, entropy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class UncertaintyScores:
-    """How good a model's probabilities are, over all images.
+    """Scores of a model's probabilities, over all images.
 
     Attributes:
         entropy: mean predictive entropy in nats.
@@ -38,8 +38,8 @@ class Reliability:
     """A reliability diagram: images binned by the probability of their predicted class.
 
     Attributes:
-        confidence: float64 (bins,), its mean in each bin; NaN in an empty one.
-        accuracy: float64 (bins,), the share of right predictions; NaN in an empty one.
+        confidence: float64 (bins,), mean confidence in each bin; NaN in an empty bin.
+        accuracy: float64 (bins,), share of correct predictions; NaN in an empty bin.
         count: int64 (bins,), images in each bin.
     """
 
@@ -48,7 +48,7 @@ class Reliability:
     count: Tensor
 
     def to_dict(self) -> dict[str, list[float | int | None]]:
-        """Return lists for JSON: NaN, which JSON has not, becomes None."""
+        """Return lists for JSON; NaN becomes None."""
         fields: dict[str, list[float | int | None]] = finite(
             {name: values.tolist() for name, values in vars(self).items()}
         )
@@ -61,16 +61,16 @@ def uncertainty_scores(
     """Score a model's probabilities: entropy, negative log likelihood, calibration error.
 
     Args:
-        probabilities: float (N, C), each row summing to 1; of any model, also a plain softmax.
+        probabilities: float (N, C), each row summing to 1; also of a model that is not aleatoric.
         labels: int64 (N,).
-        bins: of the calibration error, equally wide over 0–1.
+        bins: of the calibration error, of equal width over 0–1.
 
     Returns:
-        Means over all images. A correct class of probability 0 counts as float64's smallest
-        normal number, 708 nats, so that one image cannot make the mean infinite.
+        Means over all images. A probability of 0 counts as float64's smallest normal number, 708
+        nats, so that one image cannot make the mean infinite.
 
     Raises:
-        ValueError: shapes that do not fit, no images, rows that are no probabilities, or no bin.
+        ValueError: shapes that do not fit, no images, rows that are not probabilities, or no bins.
 
     Example:
         >>> uncertainty_scores(torch.full((2, 4), 0.25), torch.tensor([0, 1])).entropy
@@ -82,8 +82,8 @@ def uncertainty_scores(
     if bins < 1:
         raise ValueError(f"bins={bins}; accepted: 1 or more.")
     correct = p.gather(1, labels[:, None])[:, 0]
-    # torchmetrics would take a sum of 1 + 1e-16 for a logit, and gives exactly 1, to which
-    # float32 rounds a confident prediction, a bin of its own.
+    # Clamped, because torchmetrics takes values above 1 (1 + 1e-16 by rounding) for logits, and
+    # puts exactly 1, to which float32 rounds confident predictions, into a bin of its own.
     error = multiclass_calibration_error(
         p.clamp(max=_BELOW_ONE), labels, num_classes=p.shape[1], n_bins=bins, norm="l1"
     )
@@ -102,13 +102,13 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     Args:
         probabilities: float (N, C), each row summing to 1.
         labels: int64 (N,).
-        bins: equally wide over 0–1; each holds its lower bound, the last both.
+        bins: of equal width over 0–1; a bin includes its lower bound, the last one both bounds.
 
     Returns:
         Mean confidence, accuracy and number of images of each bin.
 
     Raises:
-        ValueError: shapes that do not fit, no images, rows that are no probabilities, or no bin.
+        ValueError: shapes that do not fit, no images, rows that are not probabilities, or no bins.
 
     Example:
         >>> p = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
@@ -122,16 +122,16 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     bounds = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     index = torch.bucketize(confidence, bounds[1:-1], right=True)
     count = torch.bincount(index, minlength=bins)
-    right = (predicted == labels).double()
+    correct = (predicted == labels).double()
     return Reliability(
         confidence=torch.bincount(index, confidence, bins) / count,
-        accuracy=torch.bincount(index, right, bins) / count,
+        accuracy=torch.bincount(index, correct, bins) / count,
         count=count,
     )
 
 
 def check_probabilities(probabilities: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Return probabilities as float64 on the labels' device, or say what is wrong with them.
+    """Check probabilities, and return them as float64 on the labels' device.
 
     Args:
         probabilities: float (N, num_classes).
@@ -146,13 +146,13 @@ def check_probabilities(probabilities: Tensor, labels: Tensor, num_classes: int)
     if probabilities.shape != (len(labels), num_classes):
         raise ValueError(
             f"probabilities has shape {tuple(probabilities.shape)}; accepted: "
-            f"{(len(labels), num_classes)}, one row a label and one column a class."
+            f"{(len(labels), num_classes)}, one row per label and one column per class."
         )
     p = probabilities.to(labels.device, torch.float64)
     sums_to_one = bool(((p.sum(dim=1) - 1).abs() <= _SUM_TOLERANCE).all())
     if not sums_to_one or bool((p < 0).any()):
         raise ValueError(
-            "probabilities has rows that are not 0 or more with a sum of 1; give softmax(logits), "
-            "or the probabilities of predict_aleatoric."
+            "probabilities has rows with negative values or a sum other than 1; give "
+            "softmax(logits), or the probabilities of predict_aleatoric."
         )
     return p

@@ -11,9 +11,9 @@ def pixels_off(images: Tensor, n: int = 50, *, generator: torch.Generator) -> Te
 
     Args:
         images: tensor (N, C, H, W) in pixel units, any dtype and device.
-        n: distinct positions an image, 0 … H·W (Table 5: 50).
-        generator: draws the positions, on its own device: a CPU generator chooses the same ones
-            wherever the images are.
+        n: number of distinct positions in each image, 0 … H·W (Table 5: 50).
+        generator: draws the positions on its own device; a CPU generator draws the same ones for
+            images on any device.
 
     Returns:
         A new tensor of the same shape, dtype and device.
@@ -31,9 +31,10 @@ def pixels_off(images: Tensor, n: int = 50, *, generator: torch.Generator) -> Te
     count, _, height, width = images.shape
     if not 0 <= n <= height * width:
         raise ValueError(
-            f"n={n} positions; accepted: 0 to {height * width}, as many as an image has."
+            f"n={n} positions; accepted: 0 to {height * width}, the positions of an image."
         )
-    # The n largest of independent random numbers are a uniform choice without repetition.
+    # The positions of the n largest of independent random numbers are a uniform sample without
+    # replacement.
     scores = torch.rand(count, height * width, generator=generator, device=generator.device)
     off = torch.zeros(count, height * width, dtype=torch.bool, device=generator.device)
     off.scatter_(1, scores.topk(n, dim=1, sorted=False).indices, True)
@@ -45,7 +46,7 @@ def gaussian_noise(images: Tensor, sigma: float = 10.0, *, generator: torch.Gene
 
     Args:
         images: tensor (N, C, H, W) in pixel units, uint8 or float, any device.
-        sigma: standard deviation in grey levels, 0 or more (Table 5: 10, read as of 0–255).
+        sigma: standard deviation in grey levels, 0 or more (Table 5: 10, taken to mean of 0–255).
         generator: draws the noise, on its own device.
 
     Returns:
@@ -69,17 +70,17 @@ def gaussian_noise(images: Tensor, sigma: float = 10.0, *, generator: torch.Gene
 def corruption_examples(
     images: Tensor, seed: int, *, num_off: int = 50, sigma: float = 10.0
 ) -> dict[str, Tensor]:
-    """Make the rows of Figure 6: images as they are, with pixels off, and with noise.
+    """Make the rows of Figure 6: images unchanged, with pixels off, and with noise.
 
     Args:
         images: uint8 or float tensor (n, 3, H, W) in pixel units.
-        seed: 0 or more; chooses the pixels and the noise.
+        seed: of the pixels and the noise, 0 or more.
         num_off: positions turned off in each image.
         sigma: standard deviation of the noise in grey levels.
 
     Returns:
-        "normal", "pixels off" and "noise" in this order → new float32 tensor (n, 3, H, W). The
-        noisy images leave 0–255 in places: clip them to draw them.
+        "normal", "pixels off" and "noise" in this order → new float32 tensor (n, 3, H, W). Clip
+        the noisy images to 0–255 to draw them.
 
     Raises:
         ValueError: a number out of range, or images of another rank.

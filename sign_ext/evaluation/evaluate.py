@@ -1,4 +1,4 @@
-"""A classifier's row of the paper's tables: accuracy by class (Table 1) and corrupted (Table 5)."""
+"""A classifier's row in the paper's tables: accuracy by class (Table 1), corrupted (Table 5)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sign_ext.evaluation.accuracy import class_accuracy, predict
 from sign_ext.evaluation.corruption import gaussian_noise, pixels_off
 from sign_ext.formatting import finite
 
-# Random numbers are drawn for this many images at a time whatever the batch size, so that the
-# batch size does not change which pixels are off.
+# Random numbers are drawn for this many images at a time, so that the corruptions do not depend on
+# the batch size.
 BLOCK = 64
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
@@ -29,15 +29,15 @@ class Evaluation:
     """Accuracies (0–1) of one model on one test set.
 
     Args:
-        accuracy: on the images as they are.
+        accuracy: on the clean images.
         per_class: class name → accuracy; NaN for a class without test images.
-        pixels_off_mean: mean accuracy over the draws with pixels turned off, 50 an image unless
-            `evaluate` was told otherwise.
+        pixels_off_mean: mean accuracy over the draws with pixels turned off, by default 50 per
+            image.
         pixels_off_std: sample standard deviation over the draws; NaN for a single draw.
-        noise_mean: mean accuracy over the draws of Gaussian noise, σ = 10 grey levels unless
-            `evaluate` was told otherwise.
-        noise_std: the same for the noise.
-        draws: how often each corruption was drawn.
+        noise_mean: mean accuracy over the draws of Gaussian noise, by default with
+            σ = 10 grey levels.
+        noise_std: sample standard deviation for the noise.
+        draws: number of draws of each corruption.
         images: number of test images.
     """
 
@@ -51,7 +51,7 @@ class Evaluation:
     images: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-able values: NaN, which JSON has not, becomes None."""
+        """Return the fields as values for JSON; NaN becomes None."""
         fields: dict[str, Any] = finite(asdict(self))
         return fields
 
@@ -70,24 +70,25 @@ def evaluate(
     """Measure a model on clean and corrupted test images.
 
     The paper's Table 5 gives means with tiny deviations and no procedure; here each corruption is
-    drawn ``draws`` times with its own seed. The same seed gives the same corrupted images whatever
-    the batch size and the device.
+    drawn ``draws`` times with its own seed. The corrupted images depend on the seed, not on batch
+    size or device.
 
     Args:
-        model: float images (n, 3, H, W) in 0–255 → logits (n, classes); it is left as it was.
+        model: float images (n, 3, H, W) in 0–255 → logits (n, classes); its training flags are
+            restored.
         test: the test images.
-        draws: times each corruption is drawn, 1 or more.
+        draws: number of draws of each corruption, 1 or more.
         num_off: positions turned off in each image, 0 … H·W (Table 5: 50 of 1,024).
         sigma: standard deviation of the noise in grey levels, 0 or more (Table 5: 10).
-        seed: 0 or more; chooses the corruptions.
-        batch_size: images at once; this bounds the memory in use.
-        progress: called with (images done, images in all) after every batch.
+        seed: of the corruptions, 0 or more.
+        batch_size: images at once, which bounds memory.
+        progress: called with (images done, total) after every batch.
 
     Returns:
         Accuracies over all images and by class, mean and sample standard deviation over the draws.
 
     Raises:
-        ValueError: an empty test set, a number out of range, or logits that are not finite.
+        ValueError: an empty test set, a number out of range, or NaN or infinite logits.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
@@ -108,7 +109,7 @@ def evaluate(
         "pixels_off": lambda images, generator: pixels_off(images, num_off, generator=generator),
         "noise": lambda images, generator: gaussian_noise(images, sigma, generator=generator),
     }
-    for corrupt in corruptions.values():  # options out of range are refused before the work
+    for corrupt in corruptions.values():  # raises on options out of range before any work
         corrupt(test.images[:1], torch.Generator())
     runs = 1 + draws * len(corruptions)
     done = 0
@@ -151,7 +152,7 @@ def _logits(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> Tensor:
-    """Predict images, corrupted a few blocks at a time so that no full float copy is made."""
+    """Predict images, corrupting a few blocks at a time to avoid a float copy of all."""
     logits = []
     for part in images.split(BLOCK * max(1, batch_size // BLOCK)):
         inputs = part
@@ -163,10 +164,10 @@ def _logits(
 
 
 def _stream_seed(*numbers: int) -> int:
-    """Mix numbers into one seed; streams whose numbers differ share nothing."""
+    """Hash numbers to one seed; different numbers give independent streams."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _deviation(values: list[float]) -> float:
-    """Return the sample standard deviation, which a single value has not."""
+    """Return the sample standard deviation; NaN for a single value."""
     return statistics.stdev(values) if len(values) > 1 else math.nan

@@ -1,4 +1,4 @@
-"""Φ's outputs: an image's features at the layer that SIGN starts from (Figure 5)."""
+"""Features, Φ's outputs, with their class compactness and t-SNE maps (Figure 5)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from sign_ext.eval_state import computing, unwrap
 from sign_ext.evaluation.accuracy import placement, predict
 from sign_ext.source_layer import Phi, check_source, find_source_layer, named_source_layer
 
+# The silhouette compares all pairs of samples; above this many samples, a subset is taken.
+MAX_SILHOUETTE_SAMPLES = 5000
+COMPONENTS = 50  # principal components kept before t-SNE, as its authors usually do
+# Placing samples in a finished map needs few neighbours: openTSNE's own default.
+TRANSFORM_PERPLEXITY = 5.0
+
 
 def features(
     model: nn.Module, images: Tensor, *, layer: str | None = None, batch_size: int = 512
 ) -> Tensor:
     """Compute Φ(images), "the output of the last layer (before the logits)" of Section 3.
 
-    The layer is found as `SignTransform` finds it, and what follows it is not computed.
+    The layer is found as `SignTransform` finds it, and layers after it are not computed.
 
     Args:
         model: float images (n, 3, H, W) in pixel units 0–255 → logits (n, classes). It runs in
-            eval mode and in IEEE float32, and is left as it was.
+            eval mode and in IEEE float32; its state is restored.
         images: uint8 or float tensor (N, 3, H, W) on any device; one batch of it is converted at a
             time.
-        layer: take this module's output instead; None finds the final classifier and takes its
-            input.
+        layer: the module whose output is taken; None takes the input of the final classifier.
         batch_size: images at once.
 
     Returns:
@@ -37,7 +42,7 @@ def features(
     Raises:
         ValueError: no images, a batch size below 1, an unknown layer, or a network whose samples
             interact.
-        SourceLayerError: Φ cannot be found, or is one that SIGN refuses.
+        SourceLayerError: Φ cannot be found, or SIGN does not support it.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
@@ -50,7 +55,7 @@ def features(
     network = unwrap(model)
     device, dtype = placement(network)
     with computing(network), torch.autocast(device.type, enabled=False):
-        # Copied, because autograd refuses what was created in inference mode.
+        # Copied, because autograd does not accept tensors created in inference mode.
         probe = torch.empty_like(images[:1], device=device, dtype=dtype).copy_(images[:1])
         source = named_source_layer(network, layer) if layer else find_source_layer(network, probe)
         check_source(network, source, probe)
@@ -58,7 +63,7 @@ def features(
 
 
 class _Features(nn.Module):
-    """Φ as a module, one row a sample, for `predict` to run batch by batch."""
+    """Φ as a module with one row per sample, for `predict`."""
 
     def __init__(self, phi: Phi) -> None:
         super().__init__()
@@ -69,26 +74,19 @@ class _Features(nn.Module):
         return self.phi(images).reshape(len(images), -1)
 
 
-# How compact classes are in feature space, in numbers: what Figure 5 shows as a picture.
-
-
-# The silhouette compares every sample with every other one; above this many, a subset's is taken.
-MOST_FOR_SILHOUETTE = 5000
-
-
 @dataclass(frozen=True)
 class Compactness:
-    """Two measures of the same features and labels; neither depends on the features' unit.
+    """How compact the classes are in feature space, by two measures without unit.
 
     Attributes:
-        silhouette: mean over samples of (b − a) / max(a, b), with a the mean Euclidean distance to
-            the other samples of its class and b that to the nearest other class; −1 to 1, higher
-            is more compact.
+        silhouette: mean over samples of (b − a) / max(a, b), where a is the mean Euclidean distance
+            to the other samples of its class and b the one to the nearest other class; −1 to 1,
+            higher is more compact.
         scatter_ratio: trace(S_w) / trace(S_b), 0 or more, lower is more compact. The within-class
             scatter is trace(S_w) = Σ_c Σ_{i in c} ‖x_i − m_c‖², the between-class scatter is
-            trace(S_b) = Σ_c n_c ‖m_c − m‖², with m_c the mean of class c's n_c samples and m that
-            of all; their sum is the total scatter. Infinite where all class means are equal, NaN
-            where all features are.
+            trace(S_b) = Σ_c n_c ‖m_c − m‖², where m_c is the mean of class c's n_c samples and m
+            the mean of all; their sum is the total scatter. Infinite if all class means are equal,
+            NaN if all features are equal.
     """
 
     silhouette: float
@@ -96,20 +94,20 @@ class Compactness:
 
 
 def compactness(features: Tensor, labels: Tensor, *, seed: int = 0) -> Compactness:
-    """Measure how close the samples of a class are to each other, beside the other classes.
+    """Measure how close samples of a class are to each other, relative to other classes.
 
     Args:
         features: float tensor (N, D), finite.
         labels: int64 (N,): at least two classes, and more samples than classes.
-        seed: chooses the 5,000 samples, class proportions kept, whose silhouette is taken where
-            there are more; the scatter is always that of all.
+        seed: of the stratified subset of 5,000 samples whose silhouette is computed if there are
+            more; the scatter ratio is always that of all samples.
 
     Returns:
         Both measures.
 
     Raises:
-        ValueError: shapes that do not fit, too few classes or samples, or features that are not
-            finite.
+        ValueError: shapes that do not fit, too few classes or samples, or NaN or infinite
+            features.
 
     Example:
         >>> apart = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
@@ -124,7 +122,7 @@ def compactness(features: Tensor, labels: Tensor, *, seed: int = 0) -> Compactne
             "accepted: (N, D) and (N,)."
         )
     if not bool(torch.isfinite(features).all()):
-        raise ValueError("features has values that are not finite; the model has diverged.")
+        raise ValueError("features has NaN or infinite values; the model has diverged.")
     classes, members = labels.cpu().unique(return_inverse=True)
     if not 2 <= len(classes) < len(labels):
         raise ValueError(
@@ -133,15 +131,15 @@ def compactness(features: Tensor, labels: Tensor, *, seed: int = 0) -> Compactne
         )
     values = features.detach().cpu()
     chosen = torch.arange(len(values))
-    if len(values) > MOST_FOR_SILHOUETTE:
-        subset = stratified_choice(members.numpy(), MOST_FOR_SILHOUETTE, seed=seed)
+    if len(values) > MAX_SILHOUETTE_SAMPLES:
+        subset = stratified_choice(members.numpy(), MAX_SILHOUETTE_SAMPLES, seed=seed)
         chosen = torch.from_numpy(subset)
     silhouette = silhouette_score(values[chosen].double().numpy(), members[chosen].numpy())
     return Compactness(float(silhouette), _scatter_ratio(values, members))
 
 
 def _scatter_ratio(values: Tensor, members: Tensor) -> float:
-    """Return trace(S_w) / trace(S_b), in float64; one class at a time is copied to it."""
+    """Return trace(S_w) / trace(S_b) in float64, converting one class at a time."""
     centre = values.mean(0, dtype=torch.float64)
     within = between = 0.0
     for each in members.unique():
@@ -154,14 +152,6 @@ def _scatter_ratio(values: Tensor, members: Tensor) -> float:
     return within / between
 
 
-# t-SNE maps of features: the picture of Figure 5.
-
-
-COMPONENTS = 50  # principal components kept before t-SNE, its authors' usual number
-# Transforming into a finished map needs few neighbours only: openTSNE's own default.
-TRANSFORM_PERPLEXITY = 5.0
-
-
 def embed(
     train_features: Tensor,
     other_features: Tensor,
@@ -170,28 +160,27 @@ def embed(
     perplexity: float = 30.0,
     iterations: int = 500,
 ) -> tuple[Tensor, Tensor]:
-    """Draw the t-SNE map of training features, and place other features in that map.
+    """Compute the t-SNE map of training features, and place other features in it.
 
     Both are standardised (mean 0, deviation 1 for each feature) and reduced to 50 principal
     components; means, deviations and components are the training features'. Each other sample is
-    placed beside its neighbours among the training samples; the map and the remaining samples do
-    not move for it. Distances within the map, and sizes of clusters, mean little: take
-    `compactness` for numbers.
+    placed next to its neighbours among the training samples, which does not move any other
+    sample. Distances and sizes of clusters in the map mean little: use `compactness` for numbers.
 
     Args:
         train_features: float tensor (N, D), finite, N ≥ 4.
-        other_features: float tensor (M, D), finite, M ≥ 1: validation features, say.
-        seed: 0 or more. One thread computes, so the same seed gives the same bits on one machine.
-        perplexity: about how many neighbours count, 1 or more. At most (N − 1) / 3 is used:
-            t-SNE looks at three times as many neighbours, and there are N − 1.
-        iterations: of gradient descent; half as many go before with early exaggeration, and half
-            as many place the others.
+        other_features: float tensor (M, D), finite, M ≥ 1; validation features, for example.
+        seed: 0 or more. One thread computes, so results are bit-identical on one machine.
+        perplexity: roughly the number of neighbours that count, 1 or more. It is limited to
+            (N − 1) / 3, because t-SNE uses three times as many neighbours.
+        iterations: of gradient descent; half as many precede with early exaggeration, and half as
+            many place the other features.
 
     Returns:
         float32 (N, 2) and (M, 2) on the CPU.
 
     Raises:
-        ValueError: shapes that do not fit, too few samples, features that are not finite, or a
+        ValueError: shapes that do not fit, too few samples, NaN or infinite features, or a
             number out of range.
 
     Example:
@@ -205,30 +194,34 @@ def embed(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    _check(train_features, other_features, seed, perplexity, iterations)
+    _check_embed(train_features, other_features, seed, perplexity, iterations)
     train, other = (f.detach().cpu().double().numpy() for f in (train_features, other_features))
     reduce = make_pipeline(
         StandardScaler(), PCA(min(COMPONENTS, len(train) - 1, train.shape[1]), random_state=seed)
     )
     train = reduce.fit_transform(train)
     other = reduce.transform(other)
-    most = (len(train) - 1) / 3
+    max_perplexity = (len(train) - 1) / 3
     tsne = TSNE(
-        perplexity=min(perplexity, most),
+        perplexity=min(perplexity, max_perplexity),
         early_exaggeration_iter=iterations // 2,
         n_iter=iterations,
         n_jobs=1,
         random_state=seed,
     )
-    drawn = tsne.fit(train)
-    # Placing others recentres the map in place, so the training samples are read afterwards.
-    placed = drawn.transform(
-        other, perplexity=min(TRANSFORM_PERPLEXITY, perplexity, most), n_iter=iterations // 2
+    embedding = tsne.fit(train)
+    # `transform` recentres the embedding in place, so it is read afterwards.
+    placed = embedding.transform(
+        other,
+        perplexity=min(TRANSFORM_PERPLEXITY, perplexity, max_perplexity),
+        n_iter=iterations // 2,
     )
-    return torch.tensor(drawn, dtype=torch.float32), torch.tensor(placed, dtype=torch.float32)
+    return torch.tensor(embedding, dtype=torch.float32), torch.tensor(placed, dtype=torch.float32)
 
 
-def _check(train: Tensor, other: Tensor, seed: int, perplexity: float, iterations: int) -> None:
+def _check_embed(
+    train: Tensor, other: Tensor, seed: int, perplexity: float, iterations: int
+) -> None:
     if train.ndim != 2 or other.ndim != 2 or train.shape[1] != other.shape[1]:
         raise ValueError(
             f"train_features has shape {tuple(train.shape)} and other_features "
@@ -239,7 +232,7 @@ def _check(train: Tensor, other: Tensor, seed: int, perplexity: float, iteration
             f"{len(train)} training and {len(other)} other samples; accepted: at least 4 and 1."
         )
     if not bool(torch.isfinite(train).all() and torch.isfinite(other).all()):
-        raise ValueError("features have values that are not finite; the model has diverged.")
+        raise ValueError("features have NaN or infinite values; the model has diverged.")
     if seed < 0:
         raise ValueError(f"seed={seed}; accepted: 0 or more.")
     if not 1 <= perplexity < float("inf"):

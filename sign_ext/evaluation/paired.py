@@ -1,4 +1,4 @@
-"""Two methods over the same seeds: did they differ, and what difference could have been seen?"""
+"""Two methods over the same seeds: paired t-test, detectable difference, Holm's correction."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Paired:
-    """Paired differences a − b and what they tell.
+    """Statistics of paired differences a − b.
 
     Attributes:
         difference: their mean.
         deviation: their sample standard deviation; None for one pair.
-        p_value: two-sided paired t-test; None for one pair and where all differences are equal:
-            a deviation of 0 is no estimate to test against.
+        p_value: of the two-sided paired t-test; None for one pair, and if all differences are
+            equal, because a deviation of 0 is no estimate to test against.
         low: lower end of the 95% confidence interval of the mean difference; None like `p_value`.
         high: its upper end.
-        detectable: the smallest true difference that so many pairs with this deviation show with
-            80% power at the 5% level; None like `p_value`.
-        pairs: how many pairs had both values.
+        detectable: the smallest true difference that this many pairs with this deviation detect
+            with 80% power at the 5% level; None like `p_value`.
+        pairs: number of pairs with both values.
     """
 
     difference: float
@@ -40,10 +40,10 @@ def paired(values_a: Sequence[float | None], values_b: Sequence[float | None]) -
     """Compare two methods seed by seed.
 
     Args:
-        values_a: one value a seed; None where there is none. NaN and infinities count as None, as
-            they do in JSON.
-        values_b: the same seeds' values of the method compared with. A seed that lacks either
-            value is left out.
+        values_a: one value per seed; None if missing. NaN and infinities count as None, as in our
+            JSON.
+        values_b: the values of the other method for the same seeds. Seeds that lack either value
+            are omitted.
 
     Returns:
         The mean difference with its uncertainty, in the values' unit.
@@ -64,7 +64,7 @@ def paired(values_a: Sequence[float | None], values_b: Sequence[float | None]) -
     if n == 1:
         return Paired(mean, None, None, None, None, None, n)
     deviation = statistics.stdev(differences)
-    # Equal differences of decimal numbers differ in their last bits.
+    # Differences that are equal as decimal numbers can differ in their last bits.
     if deviation <= 1e-12 * max(abs(value) for pair in kept for value in pair):
         return Paired(mean, 0.0, None, None, None, None, n)
     test = stats.ttest_1samp(differences, 0.0)
@@ -86,8 +86,8 @@ def complete_pairs(
     """Return the pairs of which both values are finite numbers; see `paired`."""
     if len(values_a) != len(values_b):
         raise ValueError(
-            f"{len(values_a)} values against {len(values_b)}; accepted: one of each a seed, None "
-            "where it is missing."
+            f"{len(values_a)} values against {len(values_b)}; accepted: one of each per seed, None "
+            "if missing."
         )
     kept = [
         (float(a), float(b))
@@ -95,9 +95,7 @@ def complete_pairs(
         if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)
     ]
     if not kept:
-        raise ValueError(
-            f"none of {len(values_a)} seeds has both values; compare where at least one has."
-        )
+        raise ValueError(f"none of {len(values_a)} seeds has both values; at least one must.")
     return kept
 
 
@@ -107,9 +105,9 @@ def detectable_difference(
     """Compute the smallest true mean difference that a paired t-test finds with a given power.
 
     With a true difference d, the statistic of n pairs follows the noncentral t distribution with
-    n − 1 degrees of freedom and noncentrality d √n / deviation; d is solved for, so that it is
-    beyond the two-sided critical value with probability `power`. No normal approximation is made,
-    which for 3 pairs would name less than half of the right value.
+    n − 1 degrees of freedom and noncentrality d √n / deviation; d is solved for so that the
+    statistic exceeds the two-sided critical value with probability `power`. A normal approximation
+    would give less than half of the right value for 3 pairs.
 
     Args:
         pairs: n, 2 or more.
@@ -139,16 +137,16 @@ def detectable_difference(
     freedom = pairs - 1
     critical = float(t.ppf(1 - level / 2, freedom))
 
-    def missing(noncentrality: float) -> float:
+    def excess_power(noncentrality: float) -> float:
         upper = nct.sf(critical, freedom, noncentrality)
-        # By symmetry; scipy's cdf is NaN that far in the lower tail.
+        # By symmetry, because scipy's cdf is NaN far in the lower tail.
         lower = nct.sf(critical, freedom, -noncentrality)
         return float(upper + lower) - power
 
     high = 1.0
-    while missing(high) < 0:
+    while excess_power(high) < 0:
         high *= 2
-    noncentrality = float(brentq(missing, 0.0, high, xtol=1e-10))
+    noncentrality = float(brentq(excess_power, 0.0, high, xtol=1e-10))
     return noncentrality * deviation / math.sqrt(pairs)
 
 
@@ -160,8 +158,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     (m − k + 1) p, but not less than those before it, and 1 at most.
 
     Args:
-        p_values: in any order, each 0–1; None, where no test was made, stays None and counts for
-            nothing.
+        p_values: in any order, each 0–1; None (no test was made) stays None and is not
+            counted.
 
     Returns:
         The adjusted values in the same order.
@@ -177,8 +175,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     if any(not 0 <= p <= 1 for p, _ in tested):
         raise ValueError(f"p_values={list(p_values)}; accepted: 0–1 or None each.")
     adjusted: list[float | None] = [None] * len(p_values)
-    reached = 0.0
+    largest = 0.0
     for k, (p, i) in enumerate(sorted(tested)):
-        reached = max(reached, min(1.0, (len(tested) - k) * p))
-        adjusted[i] = reached
+        largest = max(largest, min(1.0, (len(tested) - k) * p))
+        adjusted[i] = largest
     return adjusted

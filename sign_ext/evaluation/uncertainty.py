@@ -1,4 +1,4 @@
-"""The aleatoric model's predictions, and what Table 2 says of those with low confidence."""
+"""Aleatoric networks: predictions, low-confidence rows (Table 2), and all measures at once."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sign_ext.evaluation.calibration import check_probabilities, reliability, un
 from sign_ext.formatting import finite
 from sign_ext.models import AleatoricOutput, sample_logits
 
-# Noise is drawn for this many images at a time: it bounds the memory, and the batch size of the
-# network has no say in it.
+# Noise is drawn for this many images at a time, which bounds memory and makes the noise independent
+# of the network's batch size.
 BLOCK = 64
 
 
 class AleatoricPrediction(NamedTuple):
-    """What the aleatoric model predicts for N images, on the CPU.
+    """Predictions of an aleatoric model for N images, on the CPU.
 
     Attributes:
         probabilities: float64 (N, C), the mean of the softmax over T draws of the logits.
-        sigma: float64 (N,), the mean of σ over the classes, Table 2's uncertainty.
+        sigma: float64 (N,), the mean of σ over the classes: Table 2's uncertainty.
     """
 
     probabilities: Tensor
@@ -38,9 +38,9 @@ class LowConfidenceRow:
     """Correctly classified images whose correct class has a probability of at most 0.5.
 
     Attributes:
-        probability: its mean; NaN if there is no such image.
-        count: how many there are.
-        uncertainty: mean of their `sigma`; NaN if there is none.
+        probability: mean probability of the correct class; NaN without such images.
+        count: number of such images.
+        uncertainty: mean of their `sigma`; NaN without such images.
     """
 
     probability: float
@@ -53,7 +53,7 @@ class LowConfidence:
     """Table 2's rows "p ≤ 0.5" of one model.
 
     Attributes:
-        per_class: one row a class, in the classes' order.
+        per_class: one row per class, in order.
         total: over all images.
         smallest: the smallest probability of the correct class among all correctly classified
             images (the text's "threshold"); NaN if none is correct.
@@ -64,10 +64,10 @@ class LowConfidence:
     smallest: float
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Return the fields as JSON-able values: NaN, which JSON has not, becomes None.
+        """Return the fields as values for JSON; NaN becomes None.
 
         Args:
-            class_names: the keys of the classes' rows, in the classes' order.
+            class_names: the keys of the classes' rows, in order.
         """
         rows = zip(class_names, self.per_class, strict=True)
         fields: dict[str, Any] = finite(
@@ -90,21 +90,21 @@ def predict_aleatoric(
 ) -> AleatoricPrediction:
     """Predict with an aleatoric model: probabilities averaged over draws of the logits (Eq. 11).
 
-    The same seed draws the same noise whatever the batch size and the device.
+    The noise depends on the seed, not on batch size or device.
 
     Args:
         model: float images (n, 3, H, W) in pixel units 0–255 → `AleatoricOutput`; run in eval
-            mode and left as it was.
+            mode; its flags are restored.
         images: uint8 or float tensor (N, 3, H, W) on any device.
         samples: T, draws of the logits for each image, 1 or more.
-        seed: 0 or more; of the draws.
+        seed: of the draws, 0 or more.
         batch_size: images at once through the network.
 
     Returns:
         Probabilities and mean σ.
 
     Raises:
-        TypeError: the model gives something else.
+        TypeError: the model returns something else.
         ValueError: no images, or a number out of range.
 
     Example:
@@ -117,7 +117,7 @@ def predict_aleatoric(
         raise ValueError(f"samples={samples}; accepted: 1 or more (the paper's T).")
     if seed < 0:
         raise ValueError(f"seed={seed}; accepted: 0 or more.")
-    joined = predict(_Joined(model), images, batch_size=batch_size).double()
+    joined = predict(_Concatenated(model), images, batch_size=batch_size).double()
     output = AleatoricOutput(*joined.chunk(2, dim=1))
     generator = torch.Generator().manual_seed(seed)
     blocks = zip(output.logits.split(BLOCK), output.sigma.split(BLOCK), strict=True)
@@ -128,8 +128,8 @@ def predict_aleatoric(
     return AleatoricPrediction(torch.cat(probabilities), output.sigma.mean(dim=1))
 
 
-class _Joined(nn.Module):
-    """Puts the two parts of an aleatoric output side by side, as `predict` wants one tensor."""
+class _Concatenated(nn.Module):
+    """Concatenates the two parts of an aleatoric output, because `predict` takes one tensor."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class _Joined(nn.Module):
         output = self.model(images)
         if not isinstance(output, AleatoricOutput):
             raise TypeError(
-                f"model gives {type(output).__name__}; accepted: AleatoricOutput. Build it with "
+                f"model returns {type(output).__name__}; accepted: AleatoricOutput. Build it with "
                 "build_model(..., aleatoric=True)."
             )
         return torch.cat(output, dim=1)
@@ -152,7 +152,7 @@ def low_confidence(
     num_classes: int,
     threshold: float = 0.5,
 ) -> LowConfidence:
-    """Compute Table 2's rows: the correctly classified images of low confidence.
+    """Compute Table 2's rows: the correctly classified images with low confidence.
 
     Args:
         probabilities: float (N, num_classes), each row summing to 1.
@@ -166,7 +166,7 @@ def low_confidence(
         class and in total, and the smallest such probability of all correctly classified images.
 
     Raises:
-        ValueError: shapes that do not fit, no images, rows that are no probabilities, or a
+        ValueError: shapes that do not fit, no images, rows that are not probabilities, or a
             threshold out of range.
 
     Example:
@@ -179,14 +179,14 @@ def low_confidence(
         raise ValueError(f"sigma has shape {tuple(sigma.shape)}; accepted: {tuple(labels.shape)}.")
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold}; accepted: a probability, 0 to 1.")
-    right = p.argmax(dim=1) == labels
-    correct = p.gather(1, labels[:, None])[:, 0]
-    low = right & (correct <= threshold)
+    correct = p.argmax(dim=1) == labels
+    label_probability = p.gather(1, labels[:, None])[:, 0]
+    low = correct & (label_probability <= threshold)
 
     def row(chosen: Tensor) -> LowConfidenceRow:
         # The mean of an empty tensor is NaN.
         return LowConfidenceRow(
-            probability=float(correct[chosen].mean()),
+            probability=float(label_probability[chosen].mean()),
             count=int(chosen.sum()),
             uncertainty=float(sigma[chosen].double().mean()),
         )
@@ -194,27 +194,26 @@ def low_confidence(
     return LowConfidence(
         per_class=tuple(row(low & (labels == c)) for c in range(num_classes)),
         total=row(low),
-        smallest=float(correct[right].min()) if bool(right.any()) else math.nan,
+        smallest=float(label_probability[correct].min()) if bool(correct.any()) else math.nan,
     )
-
-
-# All that Tables 2 and 3 say of an aleatoric network, and its calibration, on one test set.
 
 
 def measure_uncertainty(
     model: nn.Module, images: ImageSet, *, samples: int = 100, seed: int = 0
 ) -> dict[str, Any]:
-    """Measure an aleatoric network: accuracy, low-confidence rows, uncertainty and calibration.
+    """Measure an aleatoric network on a test set: all of Tables 2 and 3, and calibration.
 
     Args:
-        model: built with `build_model(..., aleatoric=True)`; run in eval mode, left as it was.
-        images: the test set; classes without images are left out.
+        model: built with `build_model(..., aleatoric=True)`; run in eval mode; its flags are
+            restored.
+        images: the test set; classes without images are omitted.
         samples: T, draws of the logits for each image (Eq. 11).
         seed: of the draws.
 
     Returns:
-        JSON-able: accuracy, per_class and counts by class name; low, Table 2's rows "p ≤ 0.5";
-        sigma, its mean over the images; scores (NLL, entropy, ECE …); reliability; images.
+        Values for JSON: accuracy; per_class and counts by class name; low, Table 2's rows
+        "p ≤ 0.5"; sigma, its mean over the images; scores (NLL, entropy, ECE …); reliability;
+        images, their number.
 
     Raises:
         TypeError: the model is not aleatoric.

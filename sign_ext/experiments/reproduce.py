@@ -17,8 +17,8 @@ from sign_ext.experiments.stages.runner import StageRunner, total_seconds
 from sign_ext.experiments.stages.sources import Sources
 from sign_ext.experiments.stages.stage import Stage, topological_order
 from sign_ext.progress import Reporter, Silent
+from sign_ext.report.results_page import write_report
 from sign_ext.report.schema import Experiment, Results
-from sign_ext.report.write import write_report
 
 
 @dataclass

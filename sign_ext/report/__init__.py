@@ -1,1 +1,4 @@
-"""Results for people: numbers, figures and one self-contained HTML page."""
+"""Tables, figures and pages of results.
+
+May import store, training, evaluation and everything below them; experiments and commands use it.
+"""

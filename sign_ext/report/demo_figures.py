@@ -1,13 +1,13 @@
-"""Figures by matplotlib: training curves, accuracies with error bars, the picture of samples."""
+"""The demo's figures: training curves, accuracies with error bars, the picture of samples."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sign_ext.formatting import binomial_error, mean_and_deviation
+from sign_ext.report.plots import DARK, LIGHT, Theme, new_figure, style_axes, svg_file
 from sign_ext.report.samples import Samples
 
 if TYPE_CHECKING:
@@ -26,25 +26,10 @@ CONDITIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a figure; the methods' ones are told apart by colour-blind readers too."""
-
-    text: str
-    quiet: str
-    methods: dict[str, str]
-
-
-LIGHT = Theme(
-    "#1f2328",
-    "#d5d9de",
-    {"classical": "#7a8594", "classical_same_steps": "#0072b2", "sign": "#d55e00"},
-)
-DARK = Theme(
-    "#e6e8eb",
-    "#3a4048",
-    {"classical": "#98a3b3", "classical_same_steps": "#56b4e9", "sign": "#f08c42"},
-)
+COLORS = {
+    LIGHT: {"classical": "#7a8594", "classical_same_steps": "#0072b2", "sign": "#d55e00"},
+    DARK: {"classical": "#98a3b3", "classical_same_steps": "#56b4e9", "sign": "#f08c42"},
+}
 LINES = {"classical": "--", "classical_same_steps": "-.", "sign": "-"}
 MARKERS = {"classical": "s", "classical_same_steps": "D", "sign": "o"}
 
@@ -68,8 +53,8 @@ def training_curves(run: dict[str, Any], key: str, label: str, theme: Theme) -> 
         history = _whole_epochs(training["history"]) if key == "train_loss" else training["history"]
         steps = [row["steps"] for row in history]
         values = [factor * row[key] for row in history]
-        color = theme.methods[method]
-        # The first on top: where the classical runs coincide, its dashes show on the other's line.
+        color = COLORS[theme][method]
+        # The first on top: where the classical runs coincide, its dashes stay visible.
         style: dict[str, Any] = {"linewidth": 1.8, "zorder": 5 - order}
         axes.plot(steps, values, LINES[method], color=color, label=name, **style)
         best = min(training["best_epoch"], len(history)) - 1
@@ -104,7 +89,7 @@ def accuracies(runs: Sequence[dict[str, Any]], theme: Theme) -> bytes:
             middles,
             yerr=errors,
             fmt=MARKERS[method],
-            color=theme.methods[method],
+            color=COLORS[theme][method],
             capsize=3,
             markersize=7,
             linewidth=1.4,
@@ -123,7 +108,7 @@ def accuracy_with_error(
 ) -> tuple[float, float]:
     """Return a method's mean accuracy over seeds and its standard error.
 
-    The error joins the finite test set (binomial) and, with several seeds, their spread.
+    The error combines the finite test set (binomial) and, with several seeds, their spread.
 
     Args:
         runs: One dict a seed with `evaluation` of each method.
@@ -138,7 +123,7 @@ def accuracy_with_error(
 
 
 def samples_picture(samples: Samples) -> bytes:
-    """Draw the images before and after, a row a version, as a PNG about 1200 pixels wide."""
+    """Draw the images before and after, one row per version, as a PNG about 1200 pixels wide."""
     from matplotlib.figure import Figure
 
     rows = samples.rows()
@@ -166,7 +151,7 @@ def samples_picture(samples: Samples) -> bytes:
 
 
 def _whole_epochs(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out a last epoch cut short by max_steps: its few batches' loss misleads the eye."""
+    """Drop a last epoch cut short by max_steps: the loss of its few batches is misleading."""
     if len(history) < 2:
         return history
     last = history[-1]["steps"] - history[-2]["steps"]
@@ -174,27 +159,11 @@ def _whole_epochs(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _axes(theme: Theme) -> tuple[Figure, Axes]:
-    # Figure without pyplot: no global state, no window system.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    figure = new_figure(5.4, 3.6)
     figure.patch.set_alpha(0)
     axes = figure.subplots()
-    dress(axes, theme)
+    style_axes(axes, theme)
     return figure, axes
-
-
-def dress(axes: Axes, theme: Theme) -> None:
-    """Give axes the page's look: no box, quiet lines, a grid behind the data."""
-    axes.patch.set_alpha(0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(theme.quiet)
-    axes.tick_params(colors=theme.text, labelsize=11)
-    axes.tick_params(which="both", color=theme.quiet)
-    axes.xaxis.label.set(color=theme.text, fontsize=12)
-    axes.yaxis.label.set(color=theme.text, fontsize=12)
-    axes.grid(color=theme.quiet, linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def _legend(figure: Figure, theme: Theme) -> None:
@@ -208,19 +177,3 @@ def _legend(figure: Figure, theme: Theme) -> None:
         handlelength=1.6,
         columnspacing=1.2,
     )
-
-
-def svg_file(figure: Figure, dpi: int = 100) -> bytes:
-    """Write a figure as SVG; the same numbers give the same bytes.
-
-    Args:
-        figure: drawn without pyplot.
-        dpi: of what is rasterised in it.
-    """
-    import matplotlib
-
-    buffer = io.BytesIO()
-    # A fixed salt and no date.
-    with matplotlib.rc_context({"svg.hashsalt": "sign-ext"}):
-        figure.savefig(buffer, format="svg", dpi=dpi, metadata={"Date": None})
-    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The demo's page: one self-contained HTML file, and the picture of samples beside it."""
+"""The demo's page: one self-contained HTML file, and the picture of samples next to it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from sign_ext.files import write_whole
 from sign_ext.formatting import binomial_error, mean_and_deviation, percent
 from sign_ext.report.demo_figures import (
     CONDITIONS,
-    DARK,
-    LIGHT,
     METHODS,
     accuracies,
     samples_picture,
     training_curves,
 )
-from sign_ext.report.html import environment
-from sign_ext.report.samples import Samples, data_uri, png
+from sign_ext.report.html import data_uri, environment
+from sign_ext.report.plots import DARK, LIGHT
+from sign_ext.report.samples import Samples, png
 
 TEMPLATE = "page.html.j2"
 
@@ -26,8 +25,8 @@ def write_page(out: Path, metrics: dict[str, Any], samples: Samples) -> None:
     """Write OUT/index.html and OUT/samples.png.
 
     Args:
-        out: The folder, which is there.
-        metrics: What `run_demo` puts into metrics.json.
+        out: An existing folder.
+        metrics: The content of metrics.json, which `run_demo` writes.
         samples: Images before and after.
     """
     write_whole(out / "samples.png", samples_picture(samples))
@@ -35,10 +34,10 @@ def write_page(out: Path, metrics: dict[str, Any], samples: Samples) -> None:
 
 
 def render_page(metrics: dict[str, Any], samples: Samples) -> str:
-    """Return the page's HTML; everything it shows is inside it.
+    """Return the page's HTML, self-contained.
 
     Args:
-        metrics: What `run_demo` puts into metrics.json.
+        metrics: The content of metrics.json, which `run_demo` writes.
         samples: Images before and after.
     """
     return (
@@ -66,16 +65,16 @@ def render_page(metrics: dict[str, Any], samples: Samples) -> str:
 
 
 def _sample_columns(samples: Samples) -> list[dict[str, Any]]:
-    """Return an entry an image: its class and the picture of each row, with its description."""
+    """Return one entry per image: its class, and the picture of each row with its description."""
     rows = samples.rows()
-    said = {"p": "before", "δ": f"change δ after K = {samples.last}"}
+    descriptions = {"p": "before", "δ": f"change δ after K = {samples.last}"}
     return [
         {
             "label": label,
             "pictures": [
                 {
                     "uri": data_uri(png(images[i]), "png"),
-                    "alt": f"{label}, {said.get(name, 'after ' + name)}",
+                    "alt": f"{label}, {descriptions.get(name, 'after ' + name)}",
                 }
                 for name, images in rows.items()
             ],
@@ -85,7 +84,7 @@ def _sample_columns(samples: Samples) -> list[dict[str, Any]]:
 
 
 def _table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row a condition: for each method mean and deviation, and what the latter is."""
+    """Return one row per condition, with each method's mean and spread."""
     rows = []
     for condition, name in CONDITIONS.items():
         cells = [_cell(runs, method, condition) for method in METHODS]
@@ -94,7 +93,7 @@ def _table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cell(runs: list[dict[str, Any]], method: str, condition: str) -> dict[str, Any]:
-    """Return the mean over seeds, and beside it the spread over seeds, or with one over draws."""
+    """Return the mean over seeds, and the spread over seeds, or over draws with a single seed."""
     evaluations = [run["evaluation"][method] for run in runs]
     key = condition if condition == "accuracy" else f"{condition}_mean"
     mean, deviation = mean_and_deviation([evaluation[key] for evaluation in evaluations])
@@ -105,7 +104,7 @@ def _cell(runs: list[dict[str, Any]], method: str, condition: str) -> dict[str, 
 
 
 def _counts(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows that say how long each method was trained, of the first seed."""
+    """Return the rows about the length of each method's training, for the first seed."""
     trained = [runs[0]["training"][method] for method in METHODS]
     validation = [
         mean_and_deviation([run["training"][m]["best_validation_accuracy"] for run in runs])[0]
@@ -150,7 +149,7 @@ def _accuracy_figure(runs: list[dict[str, Any]]) -> dict[str, str]:
 
 def _curves(run: dict[str, Any]) -> list[dict[str, str]]:
     """Return each curve's light and dark version, its description and its caption."""
-    said = {
+    curves = {
         "validation_accuracy": ("validation accuracy, %", "Validation accuracy while training"),
         "train_loss": ("training loss", "Training loss (augmented images, logarithmic)"),
     }
@@ -162,5 +161,5 @@ def _curves(run: dict[str, Any]) -> list[dict[str, str]]:
             "metrics.json.",
             "caption": f"{title}; the mark is the epoch that was kept.",
         }
-        for key, (label, title) in said.items()
+        for key, (label, title) in curves.items()
     ]

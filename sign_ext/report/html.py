@@ -1,7 +1,8 @@
-"""The Jinja environment of both pages: their folder, their strictness and their filters."""
+"""What the HTML pages share: the Jinja environment, and images as data URIs."""
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 from sign_ext.formatting import duration, percent
@@ -11,10 +12,9 @@ if TYPE_CHECKING:
 
 
 def environment() -> Environment:
-    """Make an environment that finds this package's templates.
+    """Return a Jinja environment for this package's templates.
 
-    Returns:
-        What is put into a page is escaped, and a name that a page is not given is an error.
+    Values are escaped, and an undefined name is an error.
 
     Example:
         >>> environment().from_string("{{ 75 | duration }}, {{ x }}").render(x="<b>")
@@ -22,12 +22,17 @@ def environment() -> Environment:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    made = Environment(
+    jinja = Environment(
         loader=PackageLoader("sign_ext", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"percent": percent, "duration": duration}
-    return made
+    jinja.filters |= {"percent": percent, "duration": duration}
+    return jinja
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return a data: URI of an image, kind "png" or "svg+xml"."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

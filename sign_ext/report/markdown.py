@@ -7,34 +7,32 @@ from collections.abc import Mapping, Sequence
 
 from sign_ext.formatting import duration
 from sign_ext.report.schema import Experiment, Figure, Results
-from sign_ext.report.view import TableView, view
+from sign_ext.report.view import CellText, ComparisonText, TableView, view
 from sign_ext.report.wording import (
     HINTS,
     P_VALUES,
     SCALES,
-    Judged,
-    Shown,
-    made_with,
-    seeds_of,
-    settings_of,
-    spread_of,
+    describe_spread,
+    format_seeds,
+    format_settings,
+    provenance,
 )
 
 Names = Mapping[tuple[int, int], str]
 
 
 def render_markdown(results: Results, names: Names) -> str:
-    """Return the report as GitHub's Markdown.
+    """Return the report as GitHub-flavoured Markdown.
 
     Args:
-        results: what `sign-ext reproduce` found.
+        results: what `sign-ext reproduce` measured.
         names: (experiment's index, figure's index), from 0 → path of the figure's file.
     """
     tables = [view(table) for each in results.experiments for table in each.tables]
     blocks = ["# SIGN: the paper’s experiments, run again"]
     blocks.append(
-        f"Scale “{escaped(results.scale)}”, {seeds_of(results)}, {duration(results.seconds)} of "
-        f"computing. {spread_of(results)}"
+        f"Scale “{escaped(results.scale)}”, {format_seeds(results)}, "
+        f"{duration(results.seconds)} of computing. {describe_spread(results)}"
     )
     if any(table.in_paper for table in tables):
         blocks[-1] += " The paper’s number stands in parentheses, where it has one."
@@ -46,12 +44,12 @@ def render_markdown(results: Results, names: Names) -> str:
         blocks.append("  \n".join([f"**{escaped(experiment.title)}**", *map(escaped, found)]))
     for index, experiment in enumerate(results.experiments):
         blocks += _experiment(index, experiment, names, results.seeds)
-    blocks += _made(results, any(table.comparisons for table in tables))
+    blocks += _how_it_was_made(results, any(table.comparisons for table in tables))
     return "\n\n".join(blocks) + "\n"
 
 
 def escaped(text: str) -> str:
-    """Keep a text from being read as Markdown or HTML, on one line.
+    """Escape a text for Markdown and HTML, on one line.
 
     Example:
         >>> escaped("a|b <c> *d*")
@@ -76,7 +74,7 @@ def _experiment(
         blocks += _figure(figure, names[index, place])
     if experiment.settings:
         blocks.append("**Settings**")
-        blocks.append(_grid(("name", "value"), settings_of(experiment.settings, seeds)))
+        blocks.append(_grid(("name", "value"), format_settings(experiment.settings, seeds)))
     if experiment.command:
         blocks.append(_code(experiment.command))
     blocks.append(f"Computing took {duration(experiment.seconds)}.")
@@ -91,7 +89,7 @@ def _table(table: TableView) -> list[str]:
             blocks.append(f"*{escaped(group.heading)}*")
         rows = [
             [escaped(row.label) + (f" <sup>{row.note}</sup>" if row.note else "")]
-            + [_cell(shown) for shown in row.cells]
+            + [_cell(cell) for cell in row.cells]
             for row in group.rows
         ]
         blocks.append(_grid(heads, rows, right=True, raw=True))
@@ -128,8 +126,10 @@ def _comparisons(table: TableView) -> list[str]:
     return [title, _grid((*heads, "Test set’s error", "Verdict"), rows)]
 
 
-def _verdict(judged: Judged) -> str:
-    return f"{judged.verdict}: {judged.because}" if judged.because else judged.verdict
+def _verdict(comparison: ComparisonText) -> str:
+    return (
+        f"{comparison.verdict}: {comparison.because}" if comparison.because else comparison.verdict
+    )
 
 
 def _figure(figure: Figure, name: str) -> list[str]:
@@ -140,7 +140,7 @@ def _figure(figure: Figure, name: str) -> list[str]:
     ]
 
 
-def _made(results: Results, compared: bool) -> list[str]:
+def _how_it_was_made(results: Results, compared: bool) -> list[str]:
     blocks = ["## How this was made"]
     if results.command:
         blocks.append(_code(results.command))
@@ -150,16 +150,16 @@ def _made(results: Results, compared: bool) -> list[str]:
         blocks += ["**Data**", _list(results.data)]
     if results.settings:
         blocks.append(f"**Settings of scale “{escaped(results.scale)}”**")
-        blocks.append(_grid(("name", "value"), settings_of(results.settings, results.seeds)))
-    blocks += ["**Machine, versions and seeds**", _grid(("name", "value"), made_with(results))]
+        blocks.append(_grid(("name", "value"), format_settings(results.settings, results.seeds)))
+    blocks += ["**Machine, versions and seeds**", _grid(("name", "value"), provenance(results))]
     blocks.append("All numbers, of each seed, are in results.json.")
     return blocks
 
 
-def _cell(shown: Shown) -> str:
-    text = " ".join(part for part in (shown.ours, shown.spread) if part)
-    inside = [shown.counted] if shown.counted else []
-    inside += [f"paper {shown.paper}"] if shown.paper else []
+def _cell(cell: CellText) -> str:
+    text = " ".join(part for part in (cell.ours, cell.spread) if part)
+    inside = [cell.counted] if cell.counted else []
+    inside += [f"paper {cell.paper}"] if cell.paper else []
     return f"{text} ({', '.join(inside)})" if inside else text
 
 

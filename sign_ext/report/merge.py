@@ -8,18 +8,206 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from sign_ext.evaluation.paired import complete_pairs
 from sign_ext.formatting import finite
-from sign_ext.report.schema import Cell, Column, Comparison, Experiment, Figure, Results, Row, Table
-from sign_ext.report.wording import many
+from sign_ext.report.schema import (
+    Cell,
+    Column,
+    Comparison,
+    Experiment,
+    Figure,
+    Results,
+    Row,
+    Table,
+)
+from sign_ext.report.verdict import compare_rows
+from sign_ext.report.wording import plural
 
-# Compare the rows of a joined table again, as the tables that it was joined from did.
+T = TypeVar("T", bound=Hashable)
+# What `_figure` appends to a caption; a caption that has it already stays as it is.
+DRAWN_FROM = re.compile(r" Drawn from seeds? [\d, ]+ alone\.$")
+
+Seeds = tuple[int, ...]
+Summarize = Callable[[Table], Sequence[str]]
+# Identifies a comparison in a table: column, group, method, baseline's group, baseline.
+ComparisonKey = tuple[str, str, str, str, str]
 
 
-Pair = tuple[str, str, str, str, str]
+def merge(results: Sequence[Results], *, summarize: Summarize | None = None) -> Results:
+    """Join results seed by seed, and compare the rows again.
+
+    Experiments that several results hold are joined; one in a single result is kept unchanged.
+    Figures are those of the lowest seeds, and their captions say so. Findings are recomputed from
+    the joined tables that hold comparisons; an experiment without comparisons keeps the findings
+    of each result, prefixed with its seeds.
+
+    Args:
+        results: one or more of the same scale and settings; no experiment twice with one seed.
+        summarize: writes the findings of a joined table that holds comparisons; without it, all
+            experiments keep the findings of each result.
+
+    Returns:
+        The joined results, seeds ascending; a single result unchanged.
+
+    Raises:
+        ValueError: no results, a seed twice, scales, settings or tables that differ, or
+            experiments that would end up with different seeds.
+
+    Example:
+        >>> joined = merge([Results("small", (1,), ()), Results("small", (0,), ())])
+        >>> joined.seeds
+        (0, 1)
+    """
+    if not results:
+        raise ValueError("no results to join; give at least one.")
+    if len(results) == 1:
+        return results[0]
+    for other in results[1:]:
+        _same("scale", results[0].scale, other.scale)
+    slices: dict[str, list[tuple[Seeds, Experiment]]] = {}
+    for name in _order(results):
+        found = [(r.seeds, e) for r in results for e in r.experiments if e.name == name]
+        slices[name] = sorted(found, key=lambda pair: pair[0])
+    seeds = _all_seeds(results, slices)
+    return Results(
+        scale=results[0].scale,
+        seeds=seeds,
+        experiments=tuple(_experiment(found, summarize) for found in slices.values()),
+        data=_union(line for r in results for line in r.data),
+        settings=_settings("settings of the scale", [(r.seeds, r.settings) for r in results]),
+        machine=_either([r.machine for r in results]),
+        versions=_either([r.versions for r in results]),
+        commit=", ".join(_union(r.commit for r in results if r.commit)),
+        command="\n".join(_union(r.command for r in results if r.command)),
+        seconds=sum(r.seconds for r in results),
+    )
 
 
-def compare_again(joined: Table, tables: Sequence[Table]) -> tuple[Comparison, ...]:
-    """Make each comparison of `tables` from the joined rows.
+def _order(results: Sequence[Results]) -> list[str]:
+    """Merge the orders of names: a new name goes after its predecessor, or before its successor."""
+    order: list[str] = []
+    for result in results:
+        names = [experiment.name for experiment in result.experiments]
+        for i, name in enumerate(names):
+            if name in order:
+                continue
+            later = [order.index(other) for other in names[i + 1 :] if other in order]
+            place = order.index(names[i - 1]) + 1 if i else min(later, default=len(order))
+            order.insert(place, name)
+    return order
+
+
+def _all_seeds(
+    results: Sequence[Results],
+    slices: Mapping[str, Sequence[tuple[Seeds, Experiment]]],
+) -> Seeds:
+    """Return the seeds, which must be the same for every experiment, each once."""
+    by_name = {}
+    for name, found in slices.items():
+        seeds = sorted(itertools.chain.from_iterable(seeds for seeds, _ in found))
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(
+                f"experiment {name!r} has seed {_listed(twice)} in more than one of the results; "
+                "give each seed once."
+            )
+        by_name[name] = tuple(seeds)
+    if len(set(by_name.values())) > 1:
+        each_with_seeds = "; ".join(f"{name}: {_listed(seeds)}" for name, seeds in by_name.items())
+        raise ValueError(
+            f"joined, the experiments would have different seeds ({each_with_seeds}), but a report "
+            "has the same ones for all; add the missing results, or write two reports."
+        )
+    if by_name:
+        return next(iter(by_name.values()))
+    return tuple(sorted({seed for result in results for seed in result.seeds}))
+
+
+def _experiment(
+    slices: Sequence[tuple[Seeds, Experiment]], summarize: Summarize | None
+) -> Experiment:
+    """Join one experiment's slices, sorted by seed."""
+    (first_seeds, first), *others = slices
+    if not others and first_seeds == tuple(sorted(first_seeds)):
+        return first
+    name = f"experiment {first.name!r}"
+    for _, other in others:
+        _same(f"{name}: title", first.title, other.title)
+        _same(f"{name}: stand-ins", first.stand_ins, other.stand_ins)
+        _same(f"{name}: tables", _titles(first.tables), _titles(other.tables))
+    settings = _settings(f"{name}: settings", [(seeds, each.settings) for seeds, each in slices])
+    tables = tuple(
+        _table(f"{name}, {group[0].title}", [seeds for seeds, _ in slices], group)
+        for group in zip(*(each.tables for _, each in slices), strict=True)
+    )
+    return replace(
+        first,
+        settings=settings,
+        tables=tables,
+        figures=tuple(_figure(figure, first_seeds, bool(others)) for figure in first.figures),
+        findings=_findings(tables, slices, summarize),
+        command="\n".join(_union(each.command for _, each in slices if each.command)),
+        seconds=sum(each.seconds for _, each in slices),
+    )
+
+
+def _findings(
+    tables: Sequence[Table],
+    slices: Sequence[tuple[Seeds, Experiment]],
+    summarize: Summarize | None,
+) -> tuple[str, ...]:
+    compared = [table for table in tables if table.comparisons]
+    if not slices[1:]:
+        return slices[0][1].findings
+    if summarize is not None and compared:
+        return tuple(sentence for table in compared for sentence in summarize(table))
+    return tuple(
+        f"Seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}: {sentence}"
+        for seeds, each in slices
+        for sentence in each.findings
+    )
+
+
+def _table(name: str, seeds: Sequence[Seeds], tables: Sequence[Table]) -> Table:
+    first = tables[0]
+    for other in tables[1:]:
+        for part in ("caption", "columns", "images"):
+            _same(f"{name}: {part}", getattr(first, part), getattr(other, part))
+        _same(f"{name}: rows", _labels(first), _labels(other))
+    methods = zip(*(table.rows for table in tables), strict=True)
+    joined = replace(first, rows=tuple(_row(name, seeds, rows) for rows in methods))
+    return replace(joined, comparisons=_compare_again(joined, tables))
+
+
+def _row(name: str, seeds: Sequence[Seeds], rows: Sequence[Row]) -> Row:
+    name = f"{name}, row {rows[0].label!r}"
+    for other in rows[1:]:
+        _same(f"{name}: cells", sorted(rows[0].cells), sorted(other.cells))
+        _same(f"{name}: note", rows[0].note, other.note)
+    cells = {
+        key: _cell(f"{name}, column {key!r}", seeds, [row.cells[key] for row in rows])
+        for key in rows[0].cells
+    }
+    return replace(rows[0], cells=cells)
+
+
+def _cell(name: str, seeds: Sequence[Seeds], cells: Sequence[Cell]) -> Cell:
+    values: dict[int, float | None] = {}
+    for mine, cell in zip(seeds, cells, strict=True):
+        _same(f"{name}: the paper's number", cells[0].paper, cell.paper)
+        if not any(each.values for each in cells):
+            continue  # the row holds the paper's numbers only
+        if len(cell.values) != len(mine):
+            raise ValueError(
+                f"{name}: {plural(len(cell.values), 'value')} for {plural(len(mine), 'seed')}; "
+                "accepted: one a seed."
+            )
+        values |= dict(zip(mine, cell.values, strict=True))
+    return Cell(tuple(values[seed] for seed in sorted(values)), cells[0].paper)
+
+
+def _compare_again(joined: Table, tables: Sequence[Table]) -> tuple[Comparison, ...]:
+    """Repeat the comparisons of `tables` on the rows they were joined into.
 
     Args:
         joined: the table with all seeds' values.
@@ -28,28 +216,26 @@ def compare_again(joined: Table, tables: Sequence[Table]) -> tuple[Comparison, .
     Raises:
         ValueError: a comparison names a row or column that is not there.
     """
-    from sign_ext.report.verdict import compare_rows
-
     rows = {(row.group, row.label): row for row in joined.rows}
     columns = {column.key: column for column in joined.columns}
-    known: dict[Pair, list[tuple[Comparison, Table]]] = {}
+    known: dict[ComparisonKey, list[tuple[Comparison, Table]]] = {}
     for table in tables:
         for each in table.comparisons:
-            known.setdefault(_pair(each), []).append((each, table))
-    told = []
-    for pair, found in known.items():
-        key, group, method, baseline_group, baseline = pair
+            known.setdefault(_key(each), []).append((each, table))
+    compared = []
+    for key, found in known.items():
+        column_key, group, method, baseline_group, baseline = key
         try:
-            column = columns[key]
+            column = columns[column_key]
             judged, other = rows[group, method], rows[baseline_group, baseline]
         except KeyError as error:
             raise ValueError(
                 f"{joined.title} compares {method!r} ({group}) with {baseline!r} "
-                f"({baseline_group}) in column {key!r}, but has no {error}."
+                f"({baseline_group}) in column {column_key!r}, but has no {error}."
             ) from error
-        told.append(
+        compared.append(
             compare_rows(
-                key,
+                column_key,
                 judged,
                 other,
                 images=_images(found),
@@ -57,10 +243,10 @@ def compare_again(joined: Table, tables: Sequence[Table]) -> tuple[Comparison, .
                 higher_is_better=_higher_is_better(column, [each for each, _ in found]),
             )
         )
-    return tuple(told)
+    return tuple(compared)
 
 
-def _pair(comparison: Comparison) -> Pair:
+def _key(comparison: Comparison) -> ComparisonKey:
     return (
         comparison.column,
         comparison.group,
@@ -71,10 +257,10 @@ def _pair(comparison: Comparison) -> Pair:
 
 
 def _images(found: Sequence[tuple[Comparison, Table]]) -> int | None:
-    """Return how many test images a comparison's shares were counted on.
+    """Return the number of test images behind a comparison's shares; None where they are no shares.
 
-    Where a table does not say it, the test set's standard error does: a(1−a) + b(1−b) over its
-    square, with the mean accuracies a and b.
+    Where no table states it, it follows from the test set's standard error e and the mean
+    accuracies a and b: (a(1−a) + b(1−b)) / e².
     """
     for comparison, table in found:
         if comparison.test_error is None:
@@ -97,8 +283,6 @@ def _images(found: Sequence[tuple[Comparison, Table]]) -> int | None:
 
 def _variances(comparison: Comparison, table: Table) -> float:
     """Return a(1−a) + b(1−b) of the mean shares over the seeds that have both."""
-    from sign_ext.evaluation.paired import complete_pairs
-
     rows = {(row.group, row.label): row for row in table.rows}
     judged = rows[comparison.group, comparison.method]
     other = rows[comparison.baseline_group, comparison.baseline]
@@ -108,204 +292,23 @@ def _variances(comparison: Comparison, table: Table) -> float:
 
 
 def _higher_is_better(column: Column, comparisons: Sequence[Comparison]) -> bool:
-    """Return what the verdicts have been made by; the column says it where all are undecided."""
+    """Infer it from a decided verdict; the column states it where all are undecided."""
     for each in comparisons:
         if each.verdict != "undecided":
             return (each.difference > 0) == (each.verdict == "better")
     return column.higher_is_better
 
 
-T = TypeVar("T", bound=Hashable)
-FROM = re.compile(r" Drawn from seeds? [\d, ]+ alone\.$")
-
-Tell = Callable[[Table], Sequence[str]]
-
-
-def merge(results: Sequence[Results], *, tell: Tell | None = None) -> Results:
-    """Join results seed by seed, and compare the rows again.
-
-    An experiment that several of them hold is joined; one that a single result holds is kept as it
-    is. Figures are those of the lowest seeds, and say so. Findings are made anew from the joined
-    tables that hold comparisons; an experiment without any keeps what each result found, and says
-    with which seeds.
-
-    Args:
-        results: one or more of the same scale and settings; no experiment twice with one seed.
-        tell: the findings of a joined table that holds comparisons; without it all experiments
-            keep what each result found.
-
-    Returns:
-        The joined results, seeds ascending; a single result unchanged.
-
-    Raises:
-        ValueError: none given, a seed twice, scales, settings or tables that differ, or
-            experiments that would end up with different seeds.
-
-    Example:
-        >>> joined = merge([Results("small", (1,), ()), Results("small", (0,), ())])
-        >>> joined.seeds
-        (0, 1)
-    """
-    if not results:
-        raise ValueError("no results to join; give at least one.")
-    if len(results) == 1:
-        return results[0]
-    for other in results[1:]:
-        _same("scale", results[0].scale, other.scale)
-    slices: dict[str, list[tuple[tuple[int, ...], Experiment]]] = {}
-    for name in _order(results):
-        found = [(r.seeds, e) for r in results for e in r.experiments if e.name == name]
-        slices[name] = sorted(found, key=lambda pair: pair[0])
-    seeds = _all_seeds(results, slices)
-    return Results(
-        scale=results[0].scale,
-        seeds=seeds,
-        experiments=tuple(_experiment(found, tell) for found in slices.values()),
-        data=_union(line for r in results for line in r.data),
-        settings=_settings("settings of the scale", [(r.seeds, r.settings) for r in results]),
-        machine=_either([r.machine for r in results]),
-        versions=_either([r.versions for r in results]),
-        commit=", ".join(_union(r.commit for r in results if r.commit)),
-        command="\n".join(_union(r.command for r in results if r.command)),
-        seconds=sum(r.seconds for r in results),
-    )
-
-
-def _order(results: Sequence[Results]) -> list[str]:
-    """Experiments' names: a new one stands behind its neighbour before it, else before the next."""
-    order: list[str] = []
-    for result in results:
-        names = [experiment.name for experiment in result.experiments]
-        for i, name in enumerate(names):
-            if name in order:
-                continue
-            later = [order.index(other) for other in names[i + 1 :] if other in order]
-            place = order.index(names[i - 1]) + 1 if i else min(later, default=len(order))
-            order.insert(place, name)
-    return order
-
-
-def _all_seeds(
-    results: Sequence[Results],
-    slices: Mapping[str, Sequence[tuple[tuple[int, ...], Experiment]]],
-) -> tuple[int, ...]:
-    """Return the seeds, which must be the same for every experiment, each once."""
-    by_name = {}
-    for name, found in slices.items():
-        seeds = sorted(itertools.chain.from_iterable(seeds for seeds, _ in found))
-        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-        if twice:
-            raise ValueError(
-                f"experiment {name!r} has seed {_listed(twice)} in more than one of the results; "
-                "give each seed once."
-            )
-        by_name[name] = tuple(seeds)
-    if len(set(by_name.values())) > 1:
-        told = "; ".join(f"{name}: {_listed(seeds)}" for name, seeds in by_name.items())
-        raise ValueError(
-            f"joined, the experiments would have different seeds ({told}), and a report has the "
-            "same ones for all; add the results that are missing, or make two reports."
-        )
-    if by_name:
-        return next(iter(by_name.values()))
-    return tuple(sorted({seed for result in results for seed in result.seeds}))
-
-
-def _experiment(
-    slices: Sequence[tuple[tuple[int, ...], Experiment]], tell: Tell | None
-) -> Experiment:
-    """Join one experiment's slices, which come by rising seeds."""
-    (first_seeds, first), *others = slices
-    if not others and first_seeds == tuple(sorted(first_seeds)):
-        return first
-    name = f"experiment {first.name!r}"
-    for _, other in others:
-        _same(f"{name}: title", first.title, other.title)
-        _same(f"{name}: stand-ins", first.stand_ins, other.stand_ins)
-        _same(f"{name}: tables", _titles(first.tables), _titles(other.tables))
-    settings = _settings(f"{name}: settings", [(seeds, each.settings) for seeds, each in slices])
-    tables = tuple(
-        _table(f"{name}, {group[0].title}", [seeds for seeds, _ in slices], group)
-        for group in zip(*(each.tables for _, each in slices), strict=True)
-    )
-    return replace(
-        first,
-        settings=settings,
-        tables=tables,
-        figures=tuple(_figure(figure, first_seeds, bool(others)) for figure in first.figures),
-        findings=_findings(tables, slices, tell),
-        command="\n".join(_union(each.command for _, each in slices if each.command)),
-        seconds=sum(each.seconds for _, each in slices),
-    )
-
-
-def _findings(
-    tables: Sequence[Table],
-    slices: Sequence[tuple[tuple[int, ...], Experiment]],
-    tell: Tell | None,
-) -> tuple[str, ...]:
-    compared = [table for table in tables if table.comparisons]
-    if not slices[1:]:
-        return slices[0][1].findings
-    if tell is not None and compared:
-        return tuple(sentence for table in compared for sentence in tell(table))
-    return tuple(
-        f"Seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}: {sentence}"
-        for seeds, each in slices
-        for sentence in each.findings
-    )
-
-
-def _table(name: str, seeds: Sequence[tuple[int, ...]], tables: Sequence[Table]) -> Table:
-    first = tables[0]
-    for other in tables[1:]:
-        for part in ("caption", "columns", "images"):
-            _same(f"{name}: {part}", getattr(first, part), getattr(other, part))
-        _same(f"{name}: rows", _labels(first), _labels(other))
-    methods = zip(*(table.rows for table in tables), strict=True)
-    joined = replace(first, rows=tuple(_row(name, seeds, rows) for rows in methods))
-    return replace(joined, comparisons=compare_again(joined, tables))
-
-
-def _row(name: str, seeds: Sequence[tuple[int, ...]], rows: Sequence[Row]) -> Row:
-    name = f"{name}, row {rows[0].label!r}"
-    for other in rows[1:]:
-        _same(f"{name}: cells", sorted(rows[0].cells), sorted(other.cells))
-        _same(f"{name}: note", rows[0].note, other.note)
-    cells = {
-        key: _cell(f"{name}, column {key!r}", seeds, [row.cells[key] for row in rows])
-        for key in rows[0].cells
-    }
-    return replace(rows[0], cells=cells)
-
-
-def _cell(name: str, seeds: Sequence[tuple[int, ...]], cells: Sequence[Cell]) -> Cell:
-    values: dict[int, float | None] = {}
-    for mine, cell in zip(seeds, cells, strict=True):
-        _same(f"{name}: the paper's number", cells[0].paper, cell.paper)
-        if not any(each.values for each in cells):
-            continue  # only the paper has it
-        if len(cell.values) != len(mine):
-            raise ValueError(
-                f"{name}: {many(len(cell.values), 'value')} for {many(len(mine), 'seed')}; "
-                "accepted: one a seed."
-            )
-        values |= dict(zip(mine, cell.values, strict=True))
-    return Cell(tuple(values[seed] for seed in sorted(values)), cells[0].paper)
-
-
-def _figure(figure: Figure, seeds: tuple[int, ...], joined: bool) -> Figure:
-    """Say which seeds a figure shows, unless it says so from an earlier joining."""
-    if not joined or FROM.search(figure.caption):
+def _figure(figure: Figure, seeds: Seeds, joined: bool) -> Figure:
+    """Say in the caption which seeds a figure shows, unless an earlier join has."""
+    if not joined or DRAWN_FROM.search(figure.caption):
         return figure
     word = "seeds" if len(seeds) > 1 else "seed"
     return replace(figure, caption=f"{figure.caption} Drawn from {word} {_listed(seeds)} alone.")
 
 
-def _settings(
-    name: str, settings: Sequence[tuple[tuple[int, ...], Mapping[str, Any]]]
-) -> dict[str, Any]:
-    """Return the settings all agree on; what each seed has its own of is joined."""
+def _settings(name: str, settings: Sequence[tuple[Seeds, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the settings, which must agree; values by seed are joined."""
     joined = dict(settings[0][1])
     for _, other in settings[1:]:
         _same(f"{name}: names", sorted(joined), sorted(other))
@@ -320,26 +323,27 @@ def _settings(
     return joined
 
 
-def _by_seed(seeds: tuple[int, ...], value: Any) -> bool:
-    """Whether a setting is {seed: value, …} of just these seeds."""
+def _by_seed(seeds: Seeds, value: Any) -> bool:
+    """Whether a setting is {seed: value, …} for exactly these seeds."""
     return isinstance(value, Mapping) and {str(key) for key in value} == set(map(str, seeds))
 
 
 def _either(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join descriptions: where they differ, all of what they say."""
+    """Join descriptions; values that differ are listed, separated by slashes."""
     joined = {}
     for key in _union(key for record in records for key in record):
-        said = [record[key] for record in records if key in record]
-        same = all(each == said[0] for each in said)
-        joined[key] = said[0] if same else " / ".join(_union(str(each) for each in said))
+        values = [record[key] for record in records if key in record]
+        same = all(each == values[0] for each in values)
+        joined[key] = values[0] if same else " / ".join(_union(str(each) for each in values))
     return joined
 
 
 def _same(name: str, first: Any, other: Any) -> None:
-    first, other = finite(first), finite(other)  # tuples and lists are the same in JSON
+    first, other = finite(first), finite(other)  # tuples become lists, as in JSON
     if first == other:
         return
     if isinstance(first, list) and isinstance(other, list):
+        # Long lists differ in an entry or two: name those alone.
         lost, new = [x for x in first if x not in other], [x for x in other if x not in first]
         if lost or new:
             first, other = lost, new

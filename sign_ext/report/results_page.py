@@ -1,33 +1,82 @@
-"""The page of `sign-ext reproduce`: one self-contained HTML file, made from a Results alone."""
+"""The report of `sign-ext reproduce`: its files, and its page, one self-contained HTML file."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
-from sign_ext.report.demo_figures import DARK, LIGHT
-from sign_ext.report.html import environment
-from sign_ext.report.plots import draw, fitting
-from sign_ext.report.samples import data_uri
+from sign_ext.files import write_whole
+from sign_ext.report.html import data_uri, environment
+from sign_ext.report.markdown import render_markdown
+from sign_ext.report.plots import DARK, LIGHT, draw, figure_errors
 from sign_ext.report.schema import Experiment, Figure, Results
 from sign_ext.report.view import view
 from sign_ext.report.wording import (
     HINTS,
     P_VALUES,
     SCALES,
-    made_with,
-    seeds_of,
-    settings_of,
-    spread_of,
+    describe_spread,
+    format_seeds,
+    format_settings,
+    provenance,
 )
 
 TEMPLATE = "results.html.j2"
+JSON, MARKDOWN, PAGE, FIGURES = "results.json", "results.md", "index.html", "figures"
+
+
+def write_report(out: Path, results: Results) -> list[Path]:
+    """Write OUT/results.json, results.md, index.html and figures/, each file whole or not at all.
+
+    Args:
+        out: an existing folder; an earlier report in it is replaced.
+        results: what `sign-ext reproduce` measured.
+
+    Returns:
+        The files in the order they were written: results.json first, index.html last.
+
+    Raises:
+        ValueError: a figure's data is not that of its kind; results.json has been written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> [path.name for path in write_report(folder, Results("smoke", (0,), ()))]
+        ['results.json', 'results.md', 'index.html']
+    """
+    results.write(out / JSON)
+    written = [out / JSON]
+    names = {}
+    for index, experiment in enumerate(results.experiments):
+        for place, figure in enumerate(experiment.figures):
+            # On white, because Markdown takes one picture for light and dark viewers.
+            drawing = draw(figure, LIGHT, background="white")
+            name = f"{FIGURES}/{file_name(experiment.name)}-{place + 1}{drawing.suffix}"
+            (out / FIGURES).mkdir(exist_ok=True)
+            write_whole(out / name, drawing.content)
+            names[index, place] = name
+            written.append(out / name)
+    write_whole(out / MARKDOWN, render_markdown(results, names))
+    write_whole(out / PAGE, render_results(results))
+    return [*written, out / MARKDOWN, out / PAGE]
+
+
+def file_name(name: str) -> str:
+    """Turn an experiment's name into a file name: letters, digits, "-" and "_" only.
+
+    Example:
+        >>> file_name("../table 1")
+        'table-1'
+    """
+    return re.sub(r"[^\w-]+", "-", name).strip("-") or "experiment"
 
 
 def render_results(results: Results) -> str:
-    """Return the page's HTML; everything it shows is inside it.
+    """Return the page's HTML, self-contained.
 
     Args:
-        results: what `sign-ext reproduce` found.
+        results: what `sign-ext reproduce` measured.
 
     Raises:
         ValueError: a figure's data is not that of its kind.
@@ -42,11 +91,11 @@ def render_results(results: Results) -> str:
         .render(
             results=results,
             experiments=experiments,
-            seeds=seeds_of(results),
-            spread=spread_of(results),
+            seeds=format_seeds(results),
+            spread=describe_spread(results),
             scale_notice=SCALES.get(results.scale, ""),
-            settings=settings_of(results.settings, results.seeds),
-            made=made_with(results),
+            settings=format_settings(results.settings, results.seeds),
+            made=provenance(results),
             in_paper=any(table.in_paper for table in tables),
             compared=any(table.comparisons for table in tables),
             p_values=P_VALUES,
@@ -63,7 +112,7 @@ def _experiment(number: int, experiment: Experiment, seeds: tuple[int, ...]) -> 
         "findings": experiment.findings,
         "tables": [view(table) for table in experiment.tables],
         "figures": [_figure(figure) for figure in experiment.figures],
-        "settings": settings_of(experiment.settings, seeds),
+        "settings": format_settings(experiment.settings, seeds),
         "command": experiment.command,
         "seconds": experiment.seconds,
     }
@@ -71,14 +120,14 @@ def _experiment(number: int, experiment: Experiment, seeds: tuple[int, ...]) -> 
 
 def _figure(figure: Figure) -> dict[str, Any]:
     """Return what the template shows: a table of images, or a light and a dark picture."""
-    words = {"title": figure.title, "caption": figure.caption, "alt": figure.alt}
-    words["hint"] = HINTS.get(figure.kind, "")
+    texts = {"title": figure.title, "caption": figure.caption, "alt": figure.alt}
+    texts["hint"] = HINTS.get(figure.kind, "")
     if figure.kind == "samples":
-        with fitting(figure):
-            return {**words, "samples": _samples(figure.data)}
+        with figure_errors(figure):
+            return {**texts, "samples": _samples(figure.data)}
     light = draw(figure, LIGHT)
     return {
-        **words,
+        **texts,
         "samples": None,
         "light": data_uri(light.content, light.kind),
         "dark": data_uri(draw(figure, DARK).content, light.kind),
@@ -88,7 +137,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
 
 
 def _samples(data: Any) -> dict[str, Any]:
-    """Return the images row by row, each with its description; a row may lack its last ones."""
+    """Return the images row by row with their descriptions; short rows are filled with None."""
     rows = []
     for row in data["rows"]:
         pictures: list[dict[str, str] | None] = [

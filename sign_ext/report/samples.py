@@ -1,8 +1,7 @@
-"""A few images before and after SIGN: which ones, and as pixels that a screen can show."""
+"""A few images before and after SIGN: their choice, and their pixels for the screen."""
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from sign_ext.data import ImageSet
 
-MOST = 10  # a column an image: more do not fit on a page
+MAX_SAMPLES = 10  # one column each: more do not fit on a page
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,13 @@ class Samples:
 
     @property
     def scale(self) -> float:
-        """The grey levels that δ is shown white (black when negative): 99.5% of |δ| is below."""
+        """The grey levels of δ that are shown as white (negated, black): 99.5% of |δ| is below."""
         return max(float(np.quantile(self.delta.abs().numpy(), 0.995)), 1e-6)
 
     def rows(self) -> dict[str, np.ndarray]:
-        """Return what each row shows as uint8 arrays (n, H, W, 3), its name as key.
+        """Return each row's name and pixels, uint8 (n, H, W, 3).
 
-        p*_K is clipped to 0–255 for showing; δ is drawn around grey, 128, which is no change.
+        p*_K is clipped to 0–255; δ is drawn around grey, 128, which means no change.
         """
         shown = {"p": _pixels(self.originals)}
         shown |= {f"K = {k}": _pixels(images) for k, images in sorted(self.snapshots.items())}
@@ -55,23 +54,23 @@ class Samples:
 
 
 def pick_samples(train: ImageSet, snapshots: dict[int, Tensor], *, each: int = 1) -> Samples:
-    """Take the first images of each class, ten in all at most.
+    """Take the first images of each class, at most ten in total.
 
     Args:
         train: The originals.
         snapshots: K → float32 (N, 3, H, W), in the originals' order.
-        each: how many images of each class, where there are so many.
+        each: images per class; fewer if a class has fewer.
     """
     labels = train.labels.tolist()
     firsts = [
         [place for place, label in enumerate(labels) if label == wanted][:each]
         for wanted in sorted(set(labels))
     ]
-    where = [place for places in firsts for place in places][:MOST]
+    chosen = [place for places in firsts for place in places][:MAX_SAMPLES]
     return Samples(
-        tuple(train.class_names[labels[place]] for place in where),
-        train.float()[where],
-        {k: images[where] for k, images in snapshots.items()},
+        tuple(train.class_names[labels[place]] for place in chosen),
+        train.float()[chosen],
+        {k: images[chosen] for k, images in snapshots.items()},
     )
 
 
@@ -82,11 +81,6 @@ def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Return a data: URI of an image, kind "png" or "svg+xml"."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _pixels(images: Tensor) -> np.ndarray:

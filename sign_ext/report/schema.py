@@ -1,6 +1,6 @@
-"""What `sign-ext reproduce` finds, as plain data: tables, figures and comparisons.
+"""The results of `sign-ext reproduce` as plain data: tables, figures and comparisons.
 
-The JSON of a `Results` is the truth; Markdown and HTML are made from it and from nothing else.
+The JSON of a `Results` is authoritative: Markdown and HTML are made from it and nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Column:
     """A column of a table.
 
     Attributes:
-        key: by which cells name it.
+        key: its name in `Row.cells`.
         label: its heading.
         kind: "share" (0–1, shown in percent), "number" or "count".
         higher_is_better: False for uncertainties, calibration errors and the like.
@@ -40,12 +40,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One measured quantity over seeds, and the paper's.
+    """One measured quantity over seeds, and the paper's value.
 
     Attributes:
-        values: one a seed, in the order of `Results.seeds`; None where it does not exist (the mean
-            over no images, say).
-        paper: the paper's number, in the same unit; None where the paper has none.
+        values: one per seed, in the order of `Results.seeds`; None where undefined (a mean over no
+            images, for example).
+        paper: the paper's number in the same unit; None if the paper has none.
     """
 
     values: tuple[float | None, ...]
@@ -57,12 +57,12 @@ class Row:
     """A method.
 
     Attributes:
-        label: the method's name, as in the paper where it is there.
-        group: rows of a group stand together under this heading: the network and the protocol
-            (equal epochs, or equal gradient steps).
+        label: the method's name, the paper's if it has one.
+        group: the heading above the rows of a group: the network and the protocol (equal epochs,
+            or equal gradient steps).
         cells: a column's key → cell.
         note: what a reader must know about this row; "" for nothing.
-        stages: keys of the artefacts that made it, the first seed's, so that it can be traced.
+        stages: keys of the first seed's artefacts that it was computed from, for tracing.
     """
 
     label: str
@@ -80,16 +80,16 @@ class Comparison:
         column: its key.
         group: of the first row.
         method: label of the row that is judged.
-        baseline: label of the row it is judged against.
+        baseline: label of the row it is compared with.
         baseline_group: of that row.
         difference: mean over seeds of method − baseline.
         deviation: sample standard deviation of the paired differences; None for one seed.
         p_value: two-sided paired t-test; None where it cannot be computed.
         low, high: 95% confidence interval of the difference; None for one seed.
-        detectable: smallest true difference that this many seeds with this deviation show with 80%
-            power at the 5% level; None for one seed.
+        detectable: smallest true difference that this many seeds with this deviation detect with
+            80% power at the 5% level; None for one seed.
         test_error: standard error of the difference from the finite test set alone (binomial, the
-            two taken as independent); None where the column is no share of test images.
+            two taken as independent); None if the column is not a share of test images.
         seeds: how many.
         verdict: "better", "worse" or "undecided".
     """
@@ -112,7 +112,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows beside the paper's.
+    """Our rows, with the paper's numbers.
 
     Attributes:
         title: the paper's own name where it has one, e.g. "Table 1".
@@ -120,8 +120,8 @@ class Table:
         columns: in order.
         rows: in order; rows of one group stand next to each other.
         comparisons: between rows.
-        images: test images that the columns compared are shares of; None where they are no such
-            shares. `merge` compares with it again.
+        images: number of test images that the compared columns are shares of; None if they are
+            not such shares. `merge` needs it to repeat the comparisons.
     """
 
     title: str
@@ -139,7 +139,7 @@ class Figure:
     Attributes:
         title: e.g. "Figure 3".
         caption: what is shown.
-        alt: what a reader who cannot see it must know.
+        alt: the text alternative.
         kind: what `data` holds:
             "samples": {"columns": [label, …], "rows": [{"label": str, "images": [base64 PNG, …]}]};
             "lines": {"x": str, "y": str, "log_x": bool, "percent": bool, "lines": [{"label": str,
@@ -160,21 +160,21 @@ class Figure:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table or figure of the paper, or one that it lacks.
+    """One table or figure of the paper, or an additional one.
 
     Attributes:
         name: as `sign-ext reproduce` takes it.
         title: the heading, e.g. "Table 1: CIFAR-10 accuracy".
-        about: one paragraph: what was done, on what, and where the paper leaves it open.
-        stand_ins: what stands for what, where the data is not the paper's; empty else.
-        settings: name → value, all that a reader needs to repeat it (step size, epochs, …). What
-            each seed has its own of, a calibrated step size say, is {seed: value, …}, so that
+        about: one paragraph: what was done, on which data, and what the paper leaves open.
+        stand_ins: what replaces the paper's data; empty if nothing does.
+        settings: name → value, all that a reader needs to repeat it (step size, epochs, …). A value
+            that differs between seeds, such as a calibrated step size, is {seed: value, …}, so that
             `merge` can join it.
         tables: in order.
         figures: in order.
-        findings: sentences in plain words, made from the numbers.
-        command: the command that makes this experiment.
-        seconds: of computing that the stages took when they ran.
+        findings: sentences computed from the numbers.
+        command: the command that reproduces this experiment.
+        seconds: computing time of its stages when they ran.
     """
 
     name: str
@@ -191,19 +191,19 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything one `sign-ext reproduce` found.
+    """All results of one `sign-ext reproduce`.
 
     Attributes:
         scale: "smoke", "small" or "paper".
         seeds: in order.
         experiments: in the paper's order.
-        data: one line a data set: what it really is, and how many images.
+        data: one line per data set: what it is, and how many images it has.
         settings: of the scale, name → value.
         machine: see `environment.machine`.
         versions: see `environment.versions`.
-        commit: of the checkout, "" outside one; "+changes" is appended where files differ from it.
-        command: that made it.
-        seconds: of computing that all stages took when they ran.
+        commit: of the checkout, "" outside one; "+changes" is appended if files differ from it.
+        command: the command that was run.
+        seconds: computing time of all stages when they ran.
     """
 
     scale: str
@@ -218,7 +218,7 @@ class Results:
     seconds: float = 0.0
 
     def write(self, path: Path) -> None:
-        """Write the results as JSON, whole or not at all."""
+        """Write the results as JSON, atomically."""
         record = {"format": FORMAT, "format_version": FORMAT_VERSION, **finite(asdict(self))}
         write_whole(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -227,8 +227,8 @@ class Results:
         """Read what `write` wrote.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not such a file, or of another version.
+            FileNotFoundError: the file does not exist.
+            ValueError: it holds no results, or has another format version.
         """
         try:
             record = json.loads(path.read_text("utf-8"))
@@ -248,7 +248,7 @@ class Results:
             return _results(record)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} lacks a part of its results, or has one too many: {error}. Reproduce "
+                f"{path} has missing or unknown fields: {error}. Reproduce "
                 "again, or use the version of sign-ext that wrote it."
             ) from error
 

@@ -1,4 +1,4 @@
-"""Is a method better than another in one column of a table? The rule, in one place."""
+"""The rule that decides whether one method is better than another in a column of a table."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ def compare_rows(
 ) -> Comparison:
     """Compare two rows of a table in one column, seed by seed, and judge.
 
-    Two kinds of chance are excluded before a difference counts. Other seeds: the paired t-test's
-    p-value must be below 0.05. Another test set: the difference must exceed two standard errors
+    A difference must be significant against two sources of chance. Seeds: the paired t-test's
+    p-value must be below 0.05. The test set: the difference must exceed two standard errors
     √(a(1−a)/n + b(1−b)/n) of accuracies a and b on n images. All seeds share one test set, so more
-    seeds do not lower that error; the two methods see the same images, so taking them as
-    independent makes it too large rather than too small. With one seed only the second can be
-    asked; with several whose differences are all equal the first cannot, and nothing is decided.
+    seeds do not lower that error. Both methods see the same images, so treating them as
+    independent overestimates it rather than underestimates it. With one seed, only the test set's
+    error can be checked. With several seeds whose differences are all equal, there is no t-test,
+    and the verdict is "undecided".
 
     Args:
         column: the column's key.
         method_row: the row that is judged.
-        baseline_row: the row it is judged against, with the same seeds.
-        images: number of test images that the column's shares were counted on; None where they
-            are no such shares (an area under the curve, say).
-        kind: the column's; `images` matters for "share" only.
+        baseline_row: the row it is compared with, with the same seeds.
+        images: number of test images that the column's shares were counted on; None if they are
+            not such shares (an area under the curve, for example).
+        kind: the column's; `images` is used for "share" only.
         higher_is_better: False for uncertainties, calibration errors and the like.
 
     Returns:
-        All numbers of the comparison, with the verdict; p-values as they are, not adjusted for the
-        number of comparisons (`holm` does that).
+        All numbers of the comparison, with the verdict. The p-value is not adjusted for the number
+        of comparisons (`holm` does that).
 
     Raises:
-        ValueError: a row lacks the column, no seed has both values, no test images, or counted
-            shares outside 0–1.
+        ValueError: a row lacks the column, no seed has both values, there are no test images, or
+            shares are outside 0–1.
 
     Example:
         >>> from sign_ext.report.schema import Cell

@@ -1,14 +1,20 @@
-"""A table as a reader sees it: rows by group, numbers as text; HTML and Markdown share it."""
+"""A table as a reader sees it: numbers as text, rows by group; HTML and Markdown share it."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from sign_ext.report.schema import Row, Table
-from sign_ext.report.wording import Judged, Shown, judge, show, style_of
+from sign_ext.evaluation.paired import LEVEL
+from sign_ext.formatting import mean_and_deviation
+from sign_ext.report.schema import Cell, Column, Comparison, Kind, Row, Table
+from sign_ext.report.verdict import TEST_ERRORS
 
-WIDE = 8  # columns; beyond, the page sets them smaller
+MISSING = "–"
+FIGURES = 4  # significant ones, of the largest number of a column of numbers
+MANY_COLUMNS = 8  # with more, the page sets the table in smaller type
 
 
 @dataclass(frozen=True)
@@ -17,19 +23,19 @@ class RowView:
 
     Attributes:
         label: the method's name.
-        note: which of the table's notes belongs to it, from 1; None without one.
-        cells: one a column.
+        note: the number of its note in the table's notes, from 1; None without one.
+        cells: one per column.
         stages: keys of its artefacts.
     """
 
     label: str
     note: int | None
-    cells: tuple[Shown, ...]
+    cells: tuple[CellText, ...]
     stages: tuple[str, ...]
 
     @property
     def in_paper(self) -> bool:
-        """Whether the paper has a number for it."""
+        """Whether the paper has a number in this row."""
         return any(cell.paper for cell in self.cells)
 
 
@@ -47,11 +53,11 @@ class TableView:
 
     Attributes:
         title, caption: as in `schema.Table`.
-        headings: (label, unit) a column; the unit is "%" or "".
+        headings: (label, unit) of each column; the unit is "%" or "".
         groups: in order.
         notes: on rows, in order.
         comparisons: in order.
-        wide: whether it has many columns.
+        wide: whether it has more than `MANY_COLUMNS` columns.
     """
 
     title: str
@@ -59,12 +65,12 @@ class TableView:
     headings: tuple[tuple[str, str], ...]
     groups: tuple[GroupView, ...]
     notes: tuple[str, ...]
-    comparisons: tuple[Judged, ...]
+    comparisons: tuple[ComparisonText, ...]
     wide: bool
 
     @property
     def in_paper(self) -> bool:
-        """Whether the paper has any number for it."""
+        """Whether the paper has any number in this table."""
         return any(row.in_paper for group in self.groups for row in group.rows)
 
     @property
@@ -84,13 +90,13 @@ def view(table: Table) -> TableView:
     Args:
         table: with rows of one group next to each other.
     """
-    styles = [style_of(column, table.rows) for column in table.columns]
+    formats = [column_format(column, table.rows) for column in table.columns]
     notes = list(dict.fromkeys(row.note for row in table.rows if row.note))
 
     def row_view(row: Row) -> RowView:
         cells = tuple(
-            show(row.cells.get(column.key), style)
-            for column, style in zip(table.columns, styles, strict=True)
+            cell_text(row.cells.get(column.key), number_format)
+            for column, number_format in zip(table.columns, formats, strict=True)
         )
         note = notes.index(row.note) + 1 if row.note else None
         return RowView(row.label, note, cells, row.stages)
@@ -104,6 +110,257 @@ def view(table: Table) -> TableView:
             for heading, rows in itertools.groupby(table.rows, key=lambda row: row.group)
         ),
         notes=tuple(notes),
-        comparisons=tuple(judge(comparison, table) for comparison in table.comparisons),
-        wide=len(table.columns) > WIDE,
+        comparisons=tuple(comparison_text(comparison, table) for comparison in table.comparisons),
+        wide=len(table.columns) > MANY_COLUMNS,
     )
+
+
+@dataclass(frozen=True)
+class ColumnFormat:
+    """How the numbers of one column are written, all with the same decimals.
+
+    Attributes:
+        kind: "share" (shown in percent), "number" or "count".
+        decimals: digits after the decimal point.
+        scientific: written as 1.2e-05, because all numbers of the column are tiny.
+    """
+
+    kind: Kind
+    decimals: int
+    scientific: bool = False
+
+    def value(self, number: float | None) -> str:
+        """Write a number; a share in percent, without the percent sign.
+
+        Example:
+            >>> ColumnFormat("share", 1).value(0.8637)
+            '86.4'
+        """
+        if number is None or not math.isfinite(number):
+            return MISSING
+        shown = 100 * number if self.kind == "share" else number
+        text = f"{shown:.{self.decimals}{'e' if self.scientific else 'f'}}"
+        if not self.scientific and abs(shown) >= 1000:
+            text = f"{shown:,.{self.decimals}f}"
+        if float(text.replace(",", "")) == 0:
+            text = text.lstrip("-")
+        return text.replace("-", "−")
+
+    def difference(self, number: float | None) -> str:
+        """Write a difference with its sign; one that rounds to zero gets none.
+
+        Example:
+            >>> ColumnFormat("share", 1).difference(-0.0123)
+            '−1.2'
+        """
+        text = self.value(number)
+        digits = text.replace("−", "").replace(",", "")
+        if text == MISSING or text.startswith("−") or float(digits) == 0:
+            return text
+        return f"+{text}"
+
+
+def column_format(column: Column, rows: Iterable[Row]) -> ColumnFormat:
+    """Choose the decimals of a column from the numbers it holds.
+
+    Shares get one decimal of a percent. Counts get none, or one where means over seeds need it.
+    Numbers get as many as show the column's largest with four significant figures.
+
+    Args:
+        column: of a table.
+        rows: of that table.
+    """
+    found: list[float] = []
+    for row in rows:
+        cell = row.cells.get(column.key)
+        if cell is not None:
+            found += [v for v in (*summarize_cell(cell)[:2], cell.paper) if v is not None]
+    largest = max((abs(value) for value in found if math.isfinite(value)), default=0.0)
+    if column.kind == "share":
+        return ColumnFormat("share", 1)
+    if column.kind == "count":
+        whole = largest >= 1000 or all(float(value).is_integer() for value in found)
+        return ColumnFormat("count", 0 if whole else 1)
+    if 0 < largest < 1e-3:
+        return ColumnFormat("number", 2, scientific=True)
+    before = len(str(int(largest))) if largest >= 1 else 0
+    return ColumnFormat("number", max(FIGURES - before, 0))
+
+
+def difference_format(column: Column, rows: Iterable[Row]) -> ColumnFormat:
+    """Return the format of differences within a column: one decimal more than its cells have.
+
+    Args:
+        column: of a table.
+        rows: of that table.
+    """
+    number_format = column_format(column, rows)
+    return replace(number_format, decimals=number_format.decimals + 1)
+
+
+@dataclass(frozen=True)
+class CellText:
+    """A cell as text; parts that it lacks are "".
+
+    Attributes:
+        ours: mean over seeds.
+        spread: sample standard deviation over seeds, with more than one.
+        counted: how many seeds have the quantity, if not all do.
+        paper: the paper's number.
+        difference: ours − the paper's.
+    """
+
+    ours: str
+    spread: str = ""
+    counted: str = ""
+    paper: str = ""
+    difference: str = ""
+
+
+def summarize_cell(cell: Cell) -> tuple[float | None, float | None, int]:
+    """Return a cell's mean and deviation over the seeds that have a value, and their number.
+
+    Returns:
+        None for the mean without any such seed, and for the deviation with fewer than two.
+
+    Example:
+        >>> summarize_cell(Cell((1.0, None, 3.0)))
+        (2.0, 1.4142135623730951, 2)
+    """
+    known = [v for v in cell.values if v is not None and math.isfinite(v)]
+    if not known:
+        return None, None, 0
+    mean, deviation = mean_and_deviation(known)
+    return mean, deviation if len(known) > 1 else None, len(known)
+
+
+def cell_text(cell: Cell | None, number_format: ColumnFormat) -> CellText:
+    """Write a cell.
+
+    Args:
+        cell: of a row; None if the row has none in this column.
+        number_format: of the column.
+
+    Example:
+        >>> cell_text(Cell((0.85, 0.87), paper=0.864), ColumnFormat("share", 1))
+        CellText(ours='86.0', spread='± 1.4', counted='', paper='86.4', difference='−0.4')
+    """
+    if cell is None:
+        return CellText(MISSING)
+    mean, deviation, count = summarize_cell(cell)
+    if number_format.kind == "count" and deviation == 0:
+        deviation = None  # a count that is the same for all seeds, such as gradient steps
+    return CellText(
+        ours=number_format.value(mean),
+        spread="" if deviation is None else f"± {number_format.value(deviation)}",
+        counted=f"{count} of {len(cell.values)} seeds" if 0 < count < len(cell.values) else "",
+        paper="" if cell.paper is None else number_format.value(cell.paper),
+        difference=""
+        if cell.paper is None or mean is None
+        else number_format.difference(mean - cell.paper),
+    )
+
+
+@dataclass(frozen=True)
+class ComparisonText:
+    """A comparison as text.
+
+    Attributes:
+        column: the heading of its column, with the unit of the numbers here.
+        group: the group of both rows; "" if they differ, and then each row's name includes its own.
+        method: the row that is judged.
+        baseline: the row it is compared with.
+        difference: with its sign.
+        interval: 95%, or –.
+        p: of the t-test, or –.
+        detectable: smallest detectable difference, or –.
+        test_error: standard error of the test set alone, or –.
+        verdict: "better", "worse" or "undecided".
+        because: why it is undecided, otherwise "".
+    """
+
+    column: str
+    group: str
+    method: str
+    baseline: str
+    difference: str
+    interval: str
+    p: str
+    detectable: str
+    test_error: str
+    verdict: str
+    because: str
+
+
+def comparison_text(comparison: Comparison, table: Table) -> ComparisonText:
+    """Write a comparison.
+
+    Args:
+        comparison: one of the table's.
+        table: whose columns give it its heading and unit.
+    """
+    column = _column(comparison, table)
+    number_format = difference_format(column, table.rows)
+    same = comparison.group == comparison.baseline_group
+    method, baseline = comparison.method, comparison.baseline
+    if not same:
+        method += f" ({comparison.group})"
+        baseline += f" ({comparison.baseline_group})"
+    return ComparisonText(
+        column=f"{column.label}, points" if column.kind == "share" else column.label,
+        group=comparison.group if same else "",
+        method=method,
+        baseline=baseline,
+        difference=number_format.difference(comparison.difference),
+        interval=_interval(comparison, number_format),
+        p=format_p_value(comparison.p_value),
+        detectable=number_format.value(comparison.detectable),
+        test_error=number_format.value(comparison.test_error),
+        verdict=comparison.verdict,
+        because=_because(comparison),
+    )
+
+
+def format_p_value(p: float | None) -> str:
+    """Write a p-value: two significant figures, three decimals at most.
+
+    Example:
+        >>> format_p_value(0.0312), format_p_value(0.00002), format_p_value(0.6789)
+        ('0.031', '< 0.001', '0.68')
+    """
+    if p is None:
+        return MISSING
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.2f}" if p >= 0.0995 else f"{p:.3f}"
+
+
+def _interval(comparison: Comparison, number_format: ColumnFormat) -> str:
+    if comparison.low is None or comparison.high is None:
+        return MISSING
+    return (
+        f"{number_format.difference(comparison.low)} to {number_format.difference(comparison.high)}"
+    )
+
+
+def _because(comparison: Comparison) -> str:
+    """Say why a comparison is undecided; `report.verdict.compare_rows` has the rule."""
+    if comparison.verdict != "undecided":
+        return ""
+    reasons = []
+    if comparison.seeds == 1:
+        reasons.append("one seed")
+    elif comparison.p_value is None:
+        reasons.append("no spread over seeds")
+    elif comparison.p_value >= LEVEL:
+        reasons.append("zero is in the interval")
+    error = comparison.test_error
+    if error is not None and abs(comparison.difference) <= TEST_ERRORS * error:
+        reasons.append("within twice the test set’s error")
+    return ", ".join(reasons)
+
+
+def _column(comparison: Comparison, table: Table) -> Column:
+    key = comparison.column
+    named = (column for column in table.columns if column.key == key)
+    return next(named, Column(key, key, "number"))

@@ -1,4 +1,7 @@
-"""Transformed data sets on disk: sharded, checked, resumable, made by many processes."""
+"""Stores: transformed data sets on disk, in shards, checksummed and resumable.
+
+May import data, sign and what is below them; never training, evaluation or augment.
+"""
 
 from sign_ext.errors import StoreError, StoreInUseError
 from sign_ext.store.inspect import Verdict, verify

@@ -1,4 +1,4 @@
-"""What a transform holds in memory, and how it keeps within what it may."""
+"""The memory that a transform takes, and the plan that keeps it within a budget."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from pathlib import Path
 from sign_ext.formatting import bytes_in_words
 from sign_ext.store.manifest import DTYPES
 
-CHUNK_BYTES = 16 << 20  # of float32 images handed to the engine at once: calls cost little then
-MORE = 4 << 30  # than before the first image, where nobody said what may be taken
-SLACK = 64 << 20  # the allocator's own, headers, decoders
+# Float32 images passed to the engine at once: large enough to make a call's overhead negligible.
+CHUNK_BYTES = 16 << 20
+DEFAULT_EXTRA = 4 << 30  # on top of what the process takes before the first image
+SLACK = 64 << 20  # for the allocator, headers and decoders
 
 
 @dataclass(frozen=True)
 class Load:
-    """Sizes that decide what lies in memory.
+    """The sizes that determine the memory needed.
 
     Attributes:
         image: values of one image, C·H·W.
-        snapshots: how many are kept.
-        dtype: they are stored in.
-        shard: images a shard.
+        snapshots: number of snapshots stored.
+        dtype: of the stored images.
+        shard: images per shard.
         batch: images the engine takes at once.
-        on_cpu: whether the images stay in the host's memory while they are computed.
-        least: images that the engine may be given at once where `batch` do not fit; None for no
-            fewer than `batch`, because the caller asked for them.
+        on_cpu: whether images are computed in host memory.
+        min_batch: images that the engine may take at once if `batch` do not fit; None if the
+            caller asked for `batch`, which is then not lowered.
     """
 
     image: int
@@ -36,27 +37,27 @@ class Load:
     shard: int
     batch: int
     on_cpu: bool
-    least: int | None = None
+    min_batch: int | None = None
 
     @property
     def shard_bytes(self) -> int:
-        """One shard under way: snapshots, and the originals, which its fingerprint joins."""
+        """Memory of one shard: its snapshots, its originals, and their copy for fingerprinting."""
         return self.shard * self.image * (self.snapshots * DTYPES[self.dtype].itemsize + 2)
 
     def chunk_bytes(self, chunk: int) -> int:
-        """One chunk while it is computed: float32 images, and results not yet in their shard."""
+        """Host memory of a chunk being computed: float32 images, results not yet in their shard."""
         direct = not self.on_cpu or self.dtype == "float32"
         return chunk * self.image * 4 * (1 + (0 if direct else self.snapshots)) * self.on_cpu
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChunkPlan:
     """How much is read and computed at a time.
 
     Attributes:
-        chunk: images read, and handed to the engine, together.
-        ahead: chunks that are read before they are needed.
-        bytes: the peak of the process's memory by this plan.
+        chunk: images that are read and passed to the engine together.
+        ahead: chunks read before they are needed.
+        bytes: the planned peak of the process's memory.
     """
 
     chunk: int
@@ -65,17 +66,17 @@ class Plan:
 
 
 def peak() -> int:
-    """The process's peak resident memory, since it began or since `forget_peak`, in bytes."""
+    """Return the process's peak resident memory, since its start or `reset_peak`, in bytes."""
     try:
-        # What getrusage tells on Linux counts the process that this one was forked from, too.
+        # Not getrusage: on Linux its maximum includes the process this one was forked from.
         return _status("VmHWM")
     except (OSError, StopIteration):
         found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return found if sys.platform == "darwin" else found * 1024
 
 
-def forget_peak() -> None:
-    """Let `peak` begin anew, where the system can do that: a long life may have seen much."""
+def reset_peak() -> None:
+    """Restart the measurement of `peak` where the system can, so that the past does not count."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -88,34 +89,35 @@ def _status(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def plan_memory(load: Load, budget: int | None, base: int, ahead: int) -> Plan:
-    """Fit chunks and what is read ahead into a budget.
+def plan_memory(load: Load, budget: int | None, base: int, ahead: int) -> ChunkPlan:
+    """Choose the size and number of chunks that fit into a budget.
 
-    Two shards are under way at a time: one is filled while the one before it is written.
+    Two shards are in memory at a time: one is filled while the previous one is written.
 
     Args:
         load: sizes.
-        budget: bytes that the process may take in all; None for `MORE` than `base`.
+        budget: bytes that the process may take in total; None is `DEFAULT_EXTRA` more than `base`.
         base: bytes that it takes before the first image.
         ahead: chunks to read ahead, if they fit.
 
     Raises:
-        ValueError: not even the least fits; the message says what would.
+        ValueError: even the smallest plan does not fit; the message says what would.
     """
     if budget is None:
-        budget = base + MORE
+        budget = base + DEFAULT_EXTRA
+    # A multiple of the batch, so that the batches are the same in every chunk.
     chunk = max(load.batch, CHUNK_BYTES // (4 * load.image) // load.batch * load.batch)
     chunk = min(chunk, load.shard)
     sizes = [(chunk, ahead), (chunk, 1), (min(load.batch, load.shard), 1)]
-    if load.least is not None:
-        sizes.append((min(load.least, load.batch, load.shard), 1))
+    if load.min_batch is not None:
+        sizes.append((min(load.min_batch, load.batch, load.shard), 1))
     for size, depth in sizes:
         need = _need(load, base, size, depth)
         if need <= budget:
-            return Plan(size, depth, need)
+            return ChunkPlan(size, depth, need)
     least = _need(load, base, *sizes[-1])
-    room = budget - (least - 2 * load.shard_bytes)
-    fits = room // (2 * load.shard_bytes // load.shard)
+    space = budget - (least - 2 * load.shard_bytes)
+    fits = space // (2 * load.shard_bytes // load.shard)
     instead = f"or --shard-size to at most {fits:,} (now {load.shard:,})" if fits >= 1 else ""
     raise ValueError(
         f"this takes {bytes_in_words(least)}, memory (--memory) allows {bytes_in_words(budget)}: "
@@ -124,16 +126,16 @@ def plan_memory(load: Load, budget: int | None, base: int, ahead: int) -> Plan:
 
 
 def _need(load: Load, base: int, chunk: int, ahead: int) -> int:
-    # What is read ahead, and one more chunk that the computing holds.
+    # The chunks read ahead, and one more that is being computed.
     waiting = (ahead + 1) * chunk * load.image
     return base + SLACK + waiting + load.chunk_bytes(chunk) + 2 * load.shard_bytes
 
 
 def parse_size(text: str) -> int:
-    """Read a number of bytes: "4GB", "512 MiB", "1.5e9".
+    """Parse a number of bytes: "4GB", "512 MiB", "1.5e9".
 
     Args:
-        text: a number and a unit: B, kB, MB, GB, TB, KiB, MiB, GiB or TiB; none is bytes.
+        text: a number and a unit (B, kB, MB, GB, TB, KiB, MiB, GiB or TiB); without one, bytes.
 
     Raises:
         ValueError: anything else.
@@ -153,5 +155,5 @@ def parse_size(text: str) -> int:
     except (ValueError, KeyError, OverflowError):
         size = 0
     if size < 1:
-        raise ValueError(f"{text!r} is no size; accepted: a number with a unit, such as 4GB")
+        raise ValueError(f"{text!r} is not a size; accepted: a number with a unit, such as 4GB")
     return size

@@ -13,7 +13,7 @@ SAMPLED_IMAGES = 256  # of a shard, evenly spaced: a mean over so many is within
 
 
 def change_of(snapshots: Mapping[int, Tensor], originals: Tensor) -> dict[int, Change]:
-    """Compare snapshots with what they were made from.
+    """Compare snapshots with the images they were made from.
 
     Args:
         snapshots: number of steps K → p*_K, (n, C, H, W) on the CPU.
@@ -37,10 +37,10 @@ def merge_changes(changes: Iterable[Mapping[int, Change]]) -> dict[int, Change]:
     """Combine the changes of several shards, by number of steps.
 
     Args:
-        changes: of each shard.
+        changes: one mapping per shard.
     """
     by_step: dict[int, list[Change]] = {}
-    for each in changes:
-        for step, change in each.items():
+    for shard in changes:
+        for step, change in shard.items():
             by_step.setdefault(step, []).append(change)
     return {step: combine(parts) for step, parts in sorted(by_step.items())}

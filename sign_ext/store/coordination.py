@@ -1,8 +1,14 @@
-"""One run at a time writes a store: a lock that the system lets go of when its holder dies."""
+"""Who writes a store: one run at a time (a file lock), of one or several processes (ranks).
+
+Separate runs are kept apart by a lock on a file in the store. The processes of one run share the
+shards among them: the launcher (torchrun, or anything that sets its variables) gives each process
+its rank and hosts a key-value store. Rank 0 sends "go" when the store is ready to be written, and
+every rank sends "done". Everything else goes through the file system.
+"""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import socket
 import warnings
@@ -16,156 +22,158 @@ from typing import Any
 from sign_ext.errors import StoreError, StoreInUseError
 from sign_ext.store.manifest import LOCK
 
+# A run that finishes removes its lock file, which fails an attempt made at that moment. Retrying
+# for this long tells such a run from one that is still writing.
+LOCK_TIMEOUT = 0.5  # seconds
+
+# What flock reports on file systems without locks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+DONE_TIMEOUT = timedelta(days=100)  # a process may compute for long before it sends "done"
+REQUIRED_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Hold a store's lock, and remove its file at the end.
 
-    A killed holder's file stays; its lock does not, so the next run takes it. Where the file
-    system has no locks a warning says so: two runs on one store then only waste work, since they
-    write the same bytes and files appear whole.
+    The operating system releases the lock of a killed process; the file it leaves does not keep
+    the next run from taking the lock. On a file system without locks a warning is given instead:
+    two runs on one store then waste work but do no harm, because they write the same bytes and
+    files appear whole.
 
     Args:
         folder: the store.
 
     Raises:
-        StoreInUseError: another process holds it.
+        StoreInUseError: another run holds the lock.
     """
+    from filelock import FileLock, Timeout
+
     path = folder / LOCK
-    descriptor = _locked(path)
+    # filelock's substitute where flock is missing, a file that must not exist, would survive a
+    # killed process.
+    lock = FileLock(path, timeout=LOCK_TIMEOUT, fallback_to_soft=False)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        lock.acquire()
+    except Timeout:
+        raise StoreInUseError(
+            f"{folder} is being written by another run ({_holder(path)}): wait for it, stop it, "
+            "or choose another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(
+            f"{folder} is on a file system without locks ({error.strerror}): a second run on the "
+            "same store would not be noticed",
+            stacklevel=3,
+        )
+    try:
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
     finally:
-        # Before it is let go of: who opened the old file notices that its name is gone.
+        # Before the release: a run that opened the old file finds it unlinked and opens a new
+        # one. After it, another run could already hold the file that is removed.
         path.unlink(missing_ok=True)
-        os.close(descriptor)
+        lock.release()
 
 
-def _locked(path: Path) -> int:
-    """Open and lock the file that bears the lock's name."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise StoreInUseError(
-                f"{path.parent} is being written by another run ({holder or 'unknown'}): wait for "
-                "it, stop it, or choose another folder"
-            ) from None
-        except OSError as error:
-            warnings.warn(
-                f"{path.parent} lies on a file system without locks ({error.strerror}): a second "
-                "run on the same store would not be noticed",
-                stacklevel=4,
-            )
-            return descriptor
-        if _bears_its_name(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # its holder removed it between our opening and our lock
-
-
-def _bears_its_name(descriptor: int, path: Path) -> bool:
+def _holder(path: Path) -> str:
+    """Read who holds the lock from its file."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-# Several processes on one store: who this one is, and the two words they exchange.
-#
-# The launcher (torchrun, or anything that sets its variables) tells each process its number and
-# hosts a key-value store. The first process says "go" when the store is ready to be written, and
-# every process says "done". All else is in the file system.
-
-
-PATIENCE = timedelta(days=100)  # a process may be at work for long before it says "done"
-NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        return path.read_text("utf-8", "replace")[:200].strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all.
+    """This process among those of the run.
 
     Attributes:
         rank: its number, from 0.
-        world: how many there are.
-        words: the launcher's key-value store, a `torch.distributed.Store`; None for one alone.
+        world: the number of processes.
+        messages: the launcher's key-value store, a `torch.distributed.Store`; None in a single
+            process.
     """
 
     rank: int = 0
     world: int = 1
-    words: Any = None
+    messages: Any = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Ranks:
-        """Find out from the launcher's variables.
+        """Read the launcher's variables and connect to its key-value store.
 
         Args:
             environment: variables; by default this process's.
 
         Raises:
-            ValueError: some of the variables are there, but not all.
+            ValueError: some of the variables are set, but not all.
         """
-        there = os.environ if environment is None else environment
-        world = int(there.get("WORLD_SIZE", "1"))
+        variables = os.environ if environment is None else environment
+        world = int(variables.get("WORLD_SIZE", "1"))
         if world == 1:
             return cls()
-        if missing := [name for name in NEEDED if name not in there]:
+        if missing := [name for name in REQUIRED_VARIABLES if name not in variables]:
             raise ValueError(
                 f"WORLD_SIZE is {world}, but {', '.join(missing)} not set: start the processes "
                 "with torchrun, or set what it sets"
             )
         from torch.distributed import rendezvous
 
-        words, rank, world = next(rendezvous("env://"))
-        words.set_timeout(PATIENCE)
-        return cls(rank, world, words)
+        messages, rank, world = next(rendezvous("env://"))
+        messages.set_timeout(DONE_TIMEOUT)
+        if rank == 0:
+            # torchrun keeps its key-value store when it restarts the processes. A "go" of the
+            # attempt before would let the others write while this process still cleans up. They
+            # ask for it only after loading the network and computing a first step.
+            for key in ("go", *(f"done {each}" for each in range(world))):
+                messages.delete_key(key)
+        return cls(rank, world, messages)
 
     @property
     def first(self) -> bool:
-        """Whether this process prepares and finishes the store."""
+        """Whether this process creates and finishes the store."""
         return self.rank == 0
 
     def owns(self, shard: int) -> bool:
-        """Whether a shard is this process's to make.
+        """Whether this process makes a shard.
 
         Args:
             shard: its index.
         """
         return shard % self.world == self.rank
 
-    def say_go(self, ready: bool) -> None:
-        """Tell the others that the store is ready, or that it will never be; by the first.
+    def send_go(self, ready: bool) -> None:
+        """Tell the other processes whether the store is ready; called by the first.
 
         Args:
-            ready: which of the two.
+            ready: False ends the others with an error.
         """
-        if self.words is not None:
-            self.words.set("go", "yes" if ready else "no")
+        if self.messages is not None:
+            self.messages.set("go", "yes" if ready else "no")
 
     def wait_for_go(self) -> None:
-        """Wait until the first process has said go.
+        """Wait until the first process has created the store.
 
         Raises:
-            StoreError: it cannot begin.
+            StoreError: it could not.
         """
-        if self.words is not None and self.words.get("go") != b"yes":
-            raise StoreError(f"process {self.rank} stops, since the first one cannot begin")
+        if self.messages is not None and self.messages.get("go") != b"yes":
+            raise StoreError(f"process {self.rank} stops, because the first one cannot begin")
 
-    def say_done(self) -> None:
-        """Tell the first process that this one's shards are all there."""
-        if self.words is not None:
-            self.words.set(f"done {self.rank}", "yes")
+    def send_done(self) -> None:
+        """Tell the first process that all shards of this one are written."""
+        if self.messages is not None:
+            self.messages.set(f"done {self.rank}", "yes")
 
     def wait_for_all(self) -> None:
-        """Wait until every process is done; by the first.
+        """Wait until every process is done; called by the first.
 
-        A process that dies is the launcher's to notice: torchrun ends the others.
+        A dead process is the launcher's business: torchrun ends the others.
         """
-        if self.words is not None:
+        if self.messages is not None:
             for rank in range(self.world):
-                self.words.get(f"done {rank}")
+                self.messages.get(f"done {rank}")

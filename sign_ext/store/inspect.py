@@ -1,4 +1,4 @@
-"""What a store is, as plain data and in words, without reading its shards."""
+"""Looking at a store: a description from its manifest, and verification of every shard."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from sign_ext.formatting import bytes_in_words
 from sign_ext.store.change import merge_changes
-from sign_ext.store.lifecycle import entries
+from sign_ext.store.lifecycle import shard_entries
 from sign_ext.store.manifest import (
     DTYPES,
     LOCK,
     MANIFEST,
     Manifest,
     ShardEntry,
-    is_ours,
+    is_store_file,
     read_manifest,
     shard_file,
     tensor_name,
@@ -28,49 +28,49 @@ from sign_ext.store.shard import fault_of
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
-    """Say what a store is, without reading its shards.
+    """Describe a store without reading its shards.
 
     Args:
         folder: the store, finished or not.
 
     Returns:
-        Plain data: counts, sizes, what is there, and the recipe.
+        Plain data: counts, sizes, what is made so far, and the recipe.
 
     Raises:
-        FileNotFoundError: no manifest.
-        ValueError: a manifest of another format.
+        FileNotFoundError: there is no manifest.
+        ValueError: the manifest has another format.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    known = entries(folder, manifest)
-    there = [i for i in range(manifest.shard_count) if (folder / shard_file(i)).is_file()]
+    known = shard_entries(folder, manifest)
+    made = [i for i in range(manifest.shard_count) if (folder / shard_file(i)).is_file()]
     skipped = [each for entry in known.values() for each in entry.skipped]
     return {
         "folder": str(folder),
         "complete": manifest.complete,
-        "images": sum(known[i].images for i in there if i in known),
+        "images": sum(known[i].images for i in made if i in known),
         "of": manifest.images,
         "image_shape": list(manifest.image_shape),
         "snapshots": list(manifest.snapshots),
         "dtype": manifest.dtype,
         "classes": len(manifest.class_names),
         "class_names": list(manifest.class_names),
-        "shards": len(there),
+        "shards": len(made),
         "of_shards": manifest.shard_count,
         "shard_size": manifest.shard_size,
-        "bytes": sum(known[i].bytes for i in there if i in known),
+        "bytes": sum(known[i].bytes for i in made if i in known),
         "change": {
             step: {"rms": each.rms, "largest": each.largest}
             for step, each in merge_changes(entry.change for entry in known.values()).items()
         },
-        "skipped": [{"index": s.index, "key": s.key, "why": s.why} for s in skipped],
+        "skipped": [{"index": each.index, "key": each.key, "why": each.why} for each in skipped],
         "choices": manifest.choices,
         "recipe": manifest.recipe,
     }
 
 
 def in_words(store: dict[str, Any]) -> list[tuple[str, str]]:
-    """The main lines of `describe`, as (name, text).
+    """Format a description for people, as lines of (name, text).
 
     Args:
         store: what `describe` returned.
@@ -92,7 +92,7 @@ def in_words(store: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [
         (
             f"K = {step}",
-            f"changed by {each['rms']:.3g} grey levels rms, at most {each['largest']:.3g}",
+            f"changed by {each['rms']:.3g} grey levels rms, {each['largest']:.3g} at most",
         )
         for step, each in store["change"].items()
     ]
@@ -102,18 +102,15 @@ def in_words(store: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-# Whether a store is whole: every shard read and compared with the manifest.
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What `verify` found.
 
     Attributes:
-        shards: that the store should have.
-        whole: that are there, with the checksum and the tensors that the manifest says.
-        faults: one line for each thing that is wrong; none means that the store is whole.
-        notes: what is not wrong, but not of the store either.
+        shards: number of shards of the whole store.
+        whole: number of those that match their checksum and the manifest.
+        faults: one line for each fault; a store without faults is whole.
+        notes: one line for each file that is not part of the store.
         bytes: read.
     """
 
@@ -132,23 +129,22 @@ def verify(folder: str | Path, *, progress: Callable[[int, int], None] | None = 
         progress: called with (shards read, all shards).
 
     Returns:
-        What is wrong; running the store's `sign-ext transform` again mends it all.
+        The faults. Running the store's `sign-ext transform` command again repairs all of them.
 
     Raises:
-        FileNotFoundError: no manifest.
-        ValueError: a manifest of another format.
+        FileNotFoundError: there is no manifest.
+        ValueError: the manifest has another format.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    known = entries(folder, manifest)
+    known = shard_entries(folder, manifest)
     faults, whole, size = [], 0, 0
     if not manifest.complete:
         faults.append(f"{MANIFEST} lists no shards yet: the store is unfinished")
-    look = partial(_look, folder, manifest, known)
-    # SHA-256 lets go of the interpreter: a few shards at a time.
+    check = partial(_shard_fault, folder, manifest, known)
+    # Threads, because hashlib releases the GIL.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(look, range(manifest.shard_count))
-        for index, fault in enumerate(results):
+        for index, fault in enumerate(pool.map(check, range(manifest.shard_count))):
             if fault is None:
                 whole += 1
                 size += known[index].bytes
@@ -156,19 +152,22 @@ def verify(folder: str | Path, *, progress: Callable[[int, int], None] | None = 
                 faults.append(fault)
             if progress is not None:
                 progress(index + 1, manifest.shard_count)
-    return Verdict(manifest.shard_count, whole, tuple(faults), _strangers(folder, manifest), size)
+    return Verdict(manifest.shard_count, whole, tuple(faults), _notes(folder, manifest), size)
 
 
-def _look(folder: Path, manifest: Manifest, known: dict[int, ShardEntry], index: int) -> str | None:
-    """What is wrong with one shard."""
+def _shard_fault(
+    folder: Path, manifest: Manifest, known: dict[int, ShardEntry], index: int
+) -> str | None:
+    """Return what is wrong with a shard, or None."""
     if index not in known:
-        there = (folder / shard_file(index)).exists()
-        return f"{shard_file(index)} " + ("has no record" if there else "is missing")
-    return fault_of(folder, index, known[index]) or _misfit(folder, manifest, known[index], index)
+        exists = (folder / shard_file(index)).exists()
+        return f"{shard_file(index)} " + ("has no record" if exists else "is missing")
+    fault = fault_of(folder, index, known[index])
+    return fault or _content_fault(folder, manifest, known[index], index)
 
 
-def _misfit(folder: Path, manifest: Manifest, entry: ShardEntry, index: int) -> str | None:
-    """What a shard with the right checksum has that the manifest does not say."""
+def _content_fault(folder: Path, manifest: Manifest, entry: ShardEntry, index: int) -> str | None:
+    """Compare the tensors of a shard, whose checksum is right, with the manifest."""
     from safetensors import safe_open
 
     wanted: dict[str, Any] = {
@@ -186,17 +185,17 @@ def _misfit(folder: Path, manifest: Manifest, entry: ShardEntry, index: int) -> 
     return None
 
 
-def _strangers(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Files that are no part of the store."""
+def _notes(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """List the files that are not part of the finished store."""
     shards = {shard_file(index) for index in range(manifest.shard_count)}
-    found = []
+    notes = []
     for name in sorted(os.listdir(folder)):
         if name == LOCK:
-            found.append(f"{LOCK} is there: a run is writing, or was killed")
-        elif name.endswith(".tmp") and is_ours(name):
-            found.append(f"{name} was left by a killed run; the next one removes it")
-        elif name not in shards and name != MANIFEST and not is_ours(name):
-            found.append(f"{name} is not of this store")
+            notes.append(f"{LOCK} exists: a run is writing, or was killed")
+        elif name.endswith(".tmp") and is_store_file(name):
+            notes.append(f"{name} was left by a killed run; the next run removes it")
+        elif name not in shards and name != MANIFEST and not is_store_file(name):
+            notes.append(f"{name} is not part of this store")
         elif name.endswith(".safetensors") and name not in shards:
-            found.append(f"{name} is beyond the {manifest.shard_count} shards")
-    return tuple(found)
+            notes.append(f"{name} is beyond the {manifest.shard_count} shards")
+    return tuple(notes)

@@ -1,4 +1,4 @@
-"""A store from its beginning, where a changed recipe is refused, to its finished manifest."""
+"""The life of a store on disk: created or resumed, then completed by its finished manifest."""
 
 from __future__ import annotations
 
@@ -11,83 +11,88 @@ from sign_ext.store.manifest import MANIFEST, Manifest, ShardEntry, differences,
 from sign_ext.store.shard import read_record, remove_all, remove_leftovers
 
 
-def begin(
-    folder: Path, wanted: Manifest, *, overwrite: bool = False, anew: bool = False
+def resume_or_create(
+    folder: Path, wanted: Manifest, *, overwrite: bool = False, rewrite: bool = False
 ) -> Manifest:
-    """Take up the store that is there, or begin one; by the holder of its lock.
+    """Resume or create a store. The caller holds its lock.
 
     Args:
-        folder: the store, there.
-        wanted: what this run would make, without shards.
-        overwrite: begin anew where another recipe made what is there.
-        anew: begin anew in any case, but never over another recipe's store.
+        folder: the store; it exists.
+        wanted: the manifest of what this run would make, without shards.
+        overwrite: replace a store that was made with other settings.
+        rewrite: discard the shards of an existing store, but only if its settings are the same.
 
     Returns:
         The manifest on disk, with the shards and choices of earlier runs.
 
     Raises:
-        FileExistsError: another recipe made what is there; the message lists what differs.
+        FileExistsError: the existing store was made with other settings; the message lists the
+            differences.
     """
     remove_leftovers(folder)
-    there = _there(folder, overwrite)
-    if there is not None and not any(folder.glob("shard-*.safetensors")):
-        there = None  # nothing was made yet, so nothing is lost
-    changed = [] if there is None else _changes(there, wanted)
-    if there is not None and changed and not overwrite:
+    existing = _existing_manifest(folder, overwrite)
+    if existing is not None and not any(folder.glob("shard-*.safetensors")):
+        existing = None  # no shard was made yet, so nothing is lost
+    changed = [] if existing is None else _changes(existing, wanted)
+    if changed and not overwrite:
         raise FileExistsError(
-            f"{folder} holds images that were made otherwise: {'; '.join(changed)}. Choose another "
-            "folder, or overwrite them (--overwrite)"
+            f"{folder} holds images that were made with other settings: {'; '.join(changed)}. "
+            "Choose another folder, or overwrite them (--overwrite)"
         )
-    if there is not None and not changed and not anew:
-        return there
-    # The manifest first: no shard may ever lie under a manifest that did not make it.
+    if existing is not None and not changed and not rewrite:
+        return existing
+    # In this order a kill at any point is safe: no shard is ever next to a manifest of other
+    # settings. The old manifest goes first, so shards that survive a kill belong to no manifest
+    # and are removed by the next run; the new manifest comes after the last old shard is gone.
     (folder / MANIFEST).unlink(missing_ok=True)
     remove_all(folder)
     wanted.write(folder)
     return wanted
 
 
-def take_up(folder: Path, wanted: Manifest) -> Manifest:
-    """Read the manifest that the first process began, and see that this one would do the same.
+def join_store(folder: Path, wanted: Manifest) -> Manifest:
+    """Read the manifest that the first process wrote, and check it against this process's own.
 
     Args:
         folder: the store.
-        wanted: what this process would make.
+        wanted: the manifest of what this process would make.
 
     Raises:
-        StoreError: another machine, package or data set than the first process has.
+        StoreError: hardware, packages or data differ from the first process's.
     """
-    there = read_manifest(folder)
-    if changed := _changes(there, wanted):
+    existing = read_manifest(folder)
+    if changed := _changes(existing, wanted):
         raise StoreError(
-            f"this process would make other images than the first one: {'; '.join(changed)}. All "
-            "processes need the same hardware, versions and data"
+            "this process would make other images than the first one: "
+            f"{'; '.join(changed)}. All processes need the same hardware, versions and data"
         )
-    return there
+    return existing
 
 
-def entries(
-    folder: Path, manifest: Manifest, which: Iterable[int] | None = None
+def shard_entries(
+    folder: Path, manifest: Manifest, shards: Iterable[int] | None = None
 ) -> dict[int, ShardEntry]:
-    """What is known of shards: from records, which are newer, or from the manifest.
+    """Collect the entries of shards, from their records or from the manifest.
+
+    A record is newer than the manifest's entry, so it wins.
 
     Args:
         folder: the store.
         manifest: on disk.
-        which: the shards whose records are opened; all of them if None.
+        shards: those whose records are read; None reads all.
     """
     known = dict(enumerate(manifest.shards))
-    for index in range(manifest.shard_count) if which is None else which:
+    for index in range(manifest.shard_count) if shards is None else shards:
         if record := read_record(folder, index):
             known[index] = record
     return known
 
 
 def finish(folder: Path, manifest: Manifest) -> Manifest:
-    """List every shard in the manifest, then remove the records; by the holder of the lock.
+    """List every shard in the manifest, then remove the records. The caller holds the lock.
 
     Args:
-        folder: the store; all shards are there.
+        folder: the store, with all its shards.
         manifest: on disk.
 
     Returns:
@@ -96,18 +101,19 @@ def finish(folder: Path, manifest: Manifest) -> Manifest:
     Raises:
         StoreError: a shard has no record.
     """
-    known = entries(folder, manifest)
+    known = shard_entries(folder, manifest)
     if missing := [index for index in range(manifest.shard_count) if index not in known]:
         raise StoreError(f"{folder} has no record of shards {missing[:10]}: run the command again")
     complete = replace(manifest, shards=tuple(known[i] for i in range(manifest.shard_count)))
     if complete != manifest:
         complete.write(folder)
+    # Only now: until the manifest lists them, the records are all that is known of the shards.
     remove_leftovers(folder, records=True)
     return complete
 
 
-def _there(folder: Path, overwrite: bool) -> Manifest | None:
-    """The manifest in a folder, None if there is none (or none worth keeping)."""
+def _existing_manifest(folder: Path, overwrite: bool) -> Manifest | None:
+    """Read the manifest in a folder; None if there is none, or an unreadable one to overwrite."""
     if not (folder / MANIFEST).exists():
         return None
     try:
@@ -121,16 +127,16 @@ def _there(folder: Path, overwrite: bool) -> Manifest | None:
         ) from error
 
 
-def _changes(there: Manifest, wanted: Manifest) -> list[str]:
-    """What differs between two manifests, but for choices and shards."""
+def _changes(existing: Manifest, wanted: Manifest) -> list[str]:
+    """List the differences between two manifests, except in choices and shards."""
     left, right = (
-        {**vars(each), "shards": (), "choices": {}, "recipe": {}} for each in (there, wanted)
+        {**vars(each), "shards": (), "choices": {}, "recipe": {}} for each in (existing, wanted)
     )
-    return differences(there.recipe, wanted.recipe) + differences(
-        {name: _listed(value) for name, value in left.items()},
-        {name: _listed(value) for name, value in right.items()},
+    return differences(existing.recipe, wanted.recipe) + differences(
+        {name: _as_list(value) for name, value in left.items()},
+        {name: _as_list(value) for name, value in right.items()},
     )
 
 
-def _listed(value: object) -> object:
+def _as_list(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value

@@ -1,11 +1,19 @@
-"""A store's manifest: what its images are, how they were made, and which shards hold them."""
+"""A store's manifest and the names of its files.
+
+STORE/
+  manifest.json               what the images are, how they were made, the list of shards
+  shard-000000.safetensors    images 0 … N−1 at every snapshot, labels, keys
+  shard-000001.safetensors    …
+  shard-000001.json           a shard's record, until the manifest lists it
+  .store.lock                 held while a run writes
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +23,34 @@ from sign_ext.change import Change
 from sign_ext.errors import StoreError
 from sign_ext.files import write_whole
 
-# Names and formats of a store's files: a manifest, and shards that hold a range of images each.
-#
-# STORE/
-# manifest.json               what the images are, how they were made, the list of shards
-# shard-000000.safetensors    images 0 … N−1 at every snapshot, labels, keys
-# shard-000001.safetensors    …
-# shard-000001.json           a shard's record, until the manifest lists it
-# .store.lock                 held while a run writes
-
-
 FORMAT = "sign_ext.store"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 LOCK = ".store.lock"
 
+# Everything that determines a store's images, as JSON holds it; "recipe" in the manifest.
+Provenance = dict[str, Any]
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-# One shard's images where nobody chose: large enough that opening files costs nothing, small
-# enough to lose without regret.
+# Default size of a shard: large enough to make the cost of opening files negligible, small enough
+# that losing one to a kill costs little.
 SHARD_BYTES = 64 << 20
 
-_OURS = re.compile(r"shard-\d{6,}\.(safetensors|json)(\..+\.tmp)?|manifest\.json\..+\.tmp")
+_STORE_FILE = re.compile(r"shard-\d{6,}\.(safetensors|json)(\..+\.tmp)?|manifest\.json\..+\.tmp")
 
 
-def is_ours(name: str) -> bool:
-    """Tell whether a file name is of a shard, a record or what a killed writer left of one.
+def is_store_file(name: str) -> bool:
+    """Return whether a name is that of a shard, a record, or a killed writer's temporary file.
 
     Args:
         name: without folders.
 
     Example:
-        >>> is_ours("shard-000012.safetensors"), is_ours("notes.txt")
+        >>> is_store_file("shard-000012.safetensors"), is_store_file("notes.txt")
         (True, False)
     """
-    return _OURS.fullmatch(name) is not None
+    return _STORE_FILE.fullmatch(name) is not None
 
 
 def shard_file(index: int) -> str:
@@ -91,8 +92,8 @@ def default_shard_size(image_bytes: int, images: int) -> int:
     """Return how many images make a shard of about `SHARD_BYTES`.
 
     Args:
-        image_bytes: what one image takes, all its snapshots together.
-        images: in the data set; a shard is never larger.
+        image_bytes: of one image with all its snapshots.
+        images: in the data set; an upper limit.
 
     Example:
         >>> default_shard_size(2 * 3 * 32 * 32 * 4, 50_000)
@@ -102,11 +103,11 @@ def default_shard_size(image_bytes: int, images: int) -> int:
 
 
 def shard_range(index: int, shard_size: int, images: int) -> range:
-    """Return the positions in the data set that a shard is made from.
+    """Return the positions in the data set of a shard's images.
 
     Args:
         index: of the shard.
-        shard_size: images a shard.
+        shard_size: images per shard.
         images: in the data set.
 
     Example:
@@ -117,10 +118,10 @@ def shard_range(index: int, shard_size: int, images: int) -> range:
 
 
 def shard_count(shard_size: int, images: int) -> int:
-    """Return how many shards a data set makes.
+    """Return the number of shards of a data set.
 
     Args:
-        shard_size: images a shard.
+        shard_size: images per shard.
         images: in the data set.
 
     Example:
@@ -130,19 +131,14 @@ def shard_count(shard_size: int, images: int) -> int:
     return -(-images // shard_size)
 
 
-Recipe = dict[str, Any]
-
-_ABSENT = object()
-
-
 @dataclass(frozen=True)
 class Skipped:
     """An image that could not be read.
 
     Attributes:
         index: its position in the data set.
-        key: what the data set calls it.
-        why: the reader's words.
+        key: its name in the data set.
+        why: the reader's error message.
     """
 
     index: int
@@ -152,15 +148,15 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What the manifest says of a shard.
+    """The manifest's entry for a shard.
 
     Attributes:
-        images: how many it holds.
-        bytes: the file's size.
-        sha256: the file's SHA-256.
-        originals: `sign_ext.data.fingerprint` of the images that it was made from, or None.
+        images: number of images in it.
+        bytes: size of the file.
+        sha256: of the file.
+        originals: `sign_ext.data.fingerprint` of the images it was made from, or None.
         skipped: images that could not be read.
-        change: number of steps → how far images were moved; {} where unknown.
+        change: number of steps → how far SIGN moved the images; {} if unknown.
     """
 
     images: int
@@ -172,33 +168,33 @@ class ShardEntry:
 
     @classmethod
     def from_dict(cls, content: Any) -> ShardEntry:
-        """Read what `asdict` made of one, refusing anything else."""
+        """Rebuild an entry from the output of `asdict`; reject anything else."""
         skipped = tuple(Skipped(**each) for each in content["skipped"])
         change = {int(step): Change(**each) for step, each in content["change"].items()}
         entry = cls(**{**content, "skipped": skipped, "change": change})
-        whole = isinstance(entry.images, int) and isinstance(entry.bytes, int)
-        if not whole or not re.fullmatch(r"[0-9a-f]{64}", str(entry.sha256)):
-            raise TypeError("a shard's entry has no proper images, bytes and sha256")
+        counts = isinstance(entry.images, int) and isinstance(entry.bytes, int)
+        if not counts or not re.fullmatch(r"[0-9a-f]{64}", str(entry.sha256)):
+            raise TypeError("images, bytes or sha256 of a shard's entry is invalid")
         return entry
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a store.
+    """What a store holds and how it was made.
 
     Attributes:
-        recipe: all that determines the images, as JSON has it; equal recipes make equal bytes.
-        images: in the data set; the store has as many but those skipped.
-        shard_size: images a shard, as positions in the data set.
+        recipe: everything that determines the images; equal recipes give equal bytes.
+        images: number in the data set; the store lacks those that were skipped.
+        shard_size: positions of the data set per shard.
         snapshots: numbers of steps, ascending.
         dtype: of the stored images: "float32", "float16" or "bfloat16".
         image_shape: (C, H, W).
-        class_names: in label order; () where unknown.
-        choices: the engine's measured algorithm choices, obeyed by every rank and rerun.
+        class_names: in label order; () if unknown.
+        choices: the engine's measured choice of algorithms, used by every rank and rerun.
         shards: entries in order; empty until the store is complete.
     """
 
-    recipe: Recipe
+    recipe: Provenance
     images: int
     shard_size: int
     snapshots: tuple[int, ...]
@@ -215,15 +211,11 @@ class Manifest:
 
     @property
     def shard_count(self) -> int:
-        """How many shards the data set makes."""
+        """The number of shards of the data set."""
         return shard_count(self.shard_size, self.images)
 
-    def unfinished(self) -> Manifest:
-        """The same before any shard was listed."""
-        return replace(self, shards=())
-
     def write(self, folder: Path) -> None:
-        """Put it in place, whole.
+        """Write manifest.json, atomically.
 
         Args:
             folder: the store.
@@ -233,7 +225,7 @@ class Manifest:
             {"file": shard_file(index), **entry} for index, entry in enumerate(body.pop("shards"))
         ]
         head = {"format": FORMAT, "format_version": FORMAT_VERSION, "complete": self.complete}
-        write_whole(folder / MANIFEST, _lines({**head, **body}, shards))
+        write_whole(folder / MANIFEST, _as_text({**head, **body}, shards))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -244,13 +236,13 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is of another format or version, or was changed.
+        ValueError: its format or version is another, or it was edited.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: {folder} is not a store of transformed images. Make one with "
-            "`sign-ext transform`, or give the folder that it wrote."
+            "`sign-ext transform`, or give the folder it wrote."
         )
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -264,16 +256,16 @@ def read_manifest(folder: Path) -> Manifest:
             f"{FORMAT_VERSION}. Use the version of sign_ext that wrote it, or transform again."
         )
     try:
-        return _parsed(content)
+        return _parse(content)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} was changed ({error!r}). Transform again.") from error
+        raise ValueError(f"{path} was edited ({error!r}). Transform again.") from error
 
 
-def _parsed(content: dict[str, Any]) -> Manifest:
+def _parse(content: dict[str, Any]) -> Manifest:
     shards = content["shards"]
     for index, shard in enumerate(shards):
         if shard.pop("file") != shard_file(index):
-            raise ValueError(f"shard {index} has another file's name")
+            raise ValueError(f"shard {index} has the wrong file name")
     manifest = Manifest(
         recipe=dict(content["recipe"]),
         images=int(content["images"]),
@@ -286,58 +278,63 @@ def _parsed(content: dict[str, Any]) -> Manifest:
         shards=tuple(ShardEntry.from_dict(shard) for shard in shards),
     )
     if manifest.dtype not in DTYPES or manifest.shard_size < 1 or not manifest.snapshots:
-        raise ValueError("dtype, shard_size or snapshots cannot be")
+        raise ValueError("dtype, shard_size or snapshots is invalid")
     if manifest.complete != content["complete"]:
         raise ValueError(f"it lists {len(shards)} of {manifest.shard_count} shards")
     return manifest
 
 
-def _lines(head: dict[str, Any], shards: Iterable[dict[str, Any]]) -> str:
-    """JSON with one line a shard, so that a manifest of a million is still read and compared."""
+def _as_text(head: dict[str, Any], shards: Iterable[dict[str, Any]]) -> str:
+    """Write JSON with one line per shard, so that people can read and diff a long manifest."""
     text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False)
     rows = ",\n    ".join(json.dumps(shard, ensure_ascii=False) for shard in shards)
     listed = f"[\n    {rows}\n  ]" if rows else "[]"
     return f'{text[:-2]},\n  "shards": {listed}\n}}\n'
 
 
-def as_json(recipe: Recipe) -> Recipe:
-    """A recipe as it comes back from a manifest: tuples as lists, keys as strings.
+def as_json(provenance: Provenance) -> Provenance:
+    """Convert to what a manifest gives back: tuples become lists, keys become strings.
 
     Args:
-        recipe: JSON-able settings.
+        provenance: JSON-able settings.
 
     Raises:
         TypeError: JSON cannot hold them.
     """
     try:
-        content: Recipe = json.loads(json.dumps(recipe, allow_nan=False))
+        content: Provenance = json.loads(json.dumps(provenance, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise TypeError(f"the recipe cannot be written as JSON: {error}.") from error
     return content
 
 
-def differences(there: Any, now: Any, name: str = "") -> list[str]:
-    """What differs between two recipes, a line each: "settings.steps: 50 in the store, 100 now".
+_ABSENT = object()
+
+
+def differences(stored: Any, current: Any, name: str = "") -> list[str]:
+    """List the differences between two nested dicts, one line each.
 
     Args:
-        there: of the store.
-        now: of this run.
-        name: of the part that is compared.
+        stored: of the store.
+        current: of this run.
+        name: of the part that is compared, for the recursion.
 
     Example:
         >>> differences({"steps": 50, "clamp": None}, {"steps": 100, "clamp": None})
         ['steps: 50 in the store, 100 now']
     """
-    if isinstance(there, dict) and isinstance(now, dict):
+    if isinstance(stored, dict) and isinstance(current, dict):
         prefix = f"{name}." if name else ""
         return [
             line
-            for key in sorted({*there, *now})
-            for line in differences(there.get(key, _ABSENT), now.get(key, _ABSENT), prefix + key)
+            for key in sorted({*stored, *current})
+            for line in differences(
+                stored.get(key, _ABSENT), current.get(key, _ABSENT), prefix + key
+            )
         ]
-    if there == now:
+    if stored == current:
         return []
-    return [f"{name}: {_short(there)} in the store, {_short(now)} now"]
+    return [f"{name}: {_short(stored)} in the store, {_short(current)} now"]
 
 
 def _short(value: Any) -> str:
@@ -348,14 +345,14 @@ def _short(value: Any) -> str:
 
 
 def require_complete(folder: Path, manifest: Manifest) -> None:
-    """Refuse a store that is not finished.
+    """Raise unless a store is finished.
 
     Raises:
         StoreError: shards are missing.
     """
     if not manifest.complete:
-        there = sum((folder / shard_file(i)).is_file() for i in range(manifest.shard_count))
+        made = sum((folder / shard_file(i)).is_file() for i in range(manifest.shard_count))
         raise StoreError(
-            f"{folder} is unfinished: {there} of {manifest.shard_count} shards are there. Run the "
-            "`sign-ext transform` command that began it again; it does what is missing"
+            f"{folder} is unfinished: it has {made} of {manifest.shard_count} shards. Run its "
+            "`sign-ext transform` command again to make the missing ones"
         )

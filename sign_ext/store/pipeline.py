@@ -1,4 +1,4 @@
-"""Shards on their way: chunks read ahead, computed in order, whole shards written behind."""
+"""The pipeline that makes shards: read ahead, compute in order, write in the background."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from sign_ext.data import ImageSet, ImageSource, fingerprint
 from sign_ext.errors import DivergenceError, StoreError
 from sign_ext.sign import SignTransform
-from sign_ext.store.budget import Plan
+from sign_ext.store.budget import ChunkPlan
 from sign_ext.store.change import change_of
 from sign_ext.store.manifest import DTYPES, Manifest, shard_file
-from sign_ext.store.prefetch import Ahead, Chunk, OnError, Piece, pieces, read_piece
+from sign_ext.store.prefetch import Chunk, OnError, Piece, Prefetcher, pieces, read_piece
 from sign_ext.store.shard import ShardContent, write_shard
 from sign_ext.store.staging import Staging, staging_for
 
@@ -30,12 +30,12 @@ class Shares:
     """Where a run's time went, in seconds; the first three add up to the run.
 
     Attributes:
-        compute: the engine at work, and what little lies between.
-        wait_for_images: the engine waiting for reading and decoding.
-        wait_for_disk: the engine waiting for shards to be written.
-        decode: reading and decoding beside it, summed over threads.
-        write: writing beside it.
-        images: transformed.
+        compute: the engine, and the little else that this thread does.
+        wait_for_images: the engine idle because images are not decoded yet.
+        wait_for_disk: the engine idle because a shard is still being written.
+        decode: reading and decoding in the background, summed over threads.
+        write: writing in the background.
+        images: number transformed.
     """
 
     compute: float = 0.0
@@ -46,27 +46,27 @@ class Shares:
     images: int = 0
 
     def in_words(self) -> str:
-        """One line: shares of the time, and what went on beside the computing."""
+        """Return one line: each share of the time, and the seconds of background work."""
         total = max(self.compute + self.wait_for_images + self.wait_for_disk, 1e-9)
         return (
             f"{self.images:,} images in {total:.1f} s: computing {self.compute / total:.1%}, "
             f"waiting for decoding {self.wait_for_images / total:.1%} and for writing "
-            f"{self.wait_for_disk / total:.1%}; beside it {self.decode:.1f} s of decoding and "
-            f"{self.write:.1f} s of writing"
+            f"{self.wait_for_disk / total:.1%}; in the background {self.decode:.1f} s of decoding "
+            f"and {self.write:.1f} s of writing"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What filling shards needs.
+    """What `fill_shards` works with.
 
     Attributes:
         sign: the transform, with snapshots.
         source: the data set.
         folder: the store.
         manifest: on disk.
-        plan: how much at a time.
-        readers: threads that read.
+        plan: how much is read and computed at a time.
+        readers: number of reading threads.
         on_error: what an image that cannot be read does.
     """
 
@@ -74,7 +74,7 @@ class Work:
     source: ImageSource
     folder: Path
     manifest: Manifest
-    plan: Plan
+    plan: ChunkPlan
     readers: int
     on_error: OnError
 
@@ -86,7 +86,7 @@ class Filling:
     Attributes:
         index: of the shard.
         buffers: number of steps → rows for the images of a shard, of the stored dtype.
-        chunks: what has been computed into it.
+        chunks: computed so far.
         filled: rows in use.
     """
 
@@ -96,30 +96,22 @@ class Filling:
     filled: int = 0
 
     def rows(self, count: int) -> dict[int, Tensor]:
-        """The next rows of each snapshot."""
+        """Return the next free rows of each snapshot."""
         return {k: each[self.filled : self.filled + count] for k, each in self.buffers.items()}
 
     def content(self, labels: Tensor) -> ShardContent:
-        """What is to be written; labels are of the whole data set."""
+        """Return what is written; `labels` are those of the whole data set."""
         indices = torch.cat([chunk.indices for chunk in self.chunks])
         keys = tuple(key for chunk in self.chunks for key in chunk.keys)
         images = {step: each[: self.filled] for step, each in self.buffers.items()}
         return ShardContent(images, labels[indices], indices, keys)
 
 
-def _buffers(work: Work, staging: Staging) -> dict[int, Tensor]:
-    """Memory for a shard."""
-    manifest = work.manifest
-    shape = (min(manifest.shard_size, manifest.images), *manifest.image_shape)
-    make = partial(torch.empty, shape, dtype=DTYPES[manifest.dtype], pin_memory=staging.pinned)
-    return {step: make() for step in manifest.snapshots}
-
-
 def fill_shards(work: Work, shards: Sequence[int], report: Report | None) -> Shares:
     """Make shards, one after the other.
 
     Args:
-        work: what it needs.
+        work: what they are made from.
         shards: indices.
         report: called with the image-steps done.
 
@@ -132,34 +124,45 @@ def fill_shards(work: Work, shards: Sequence[int], report: Report | None) -> Sha
     """
     shares, began = Shares(), time.perf_counter()
     staging = staging_for(next(work.sign.model.parameters()).device)
-    ahead: Ahead[Chunk] = Ahead(work.plan.ahead, work.readers)
-    chunks = ahead.run(_reads(work, shards, staging))
+    prefetcher: Prefetcher[Chunk] = Prefetcher(work.plan.ahead, work.readers)
+    chunks = prefetcher.run(_reading_jobs(work, shards, staging))
     labels = torch.tensor(work.source.labels)
     writer = ThreadPoolExecutor(1, thread_name_prefix="sign-ext-write")
     writing: Future[float] | None = None
     try:
-        # Taken once: one is filled while the other one is written.
-        memory = [_buffers(work, staging) for _ in range(min(2, len(shards)))]
+        # Two sets of buffers, used in turn: one is filled while the other is written. `_wait`
+        # comes before the next write starts, so at most one is ever being written.
+        buffers = [_buffers(work, staging) for _ in range(min(2, len(shards)))]
         for turn, index in enumerate(shards):
-            filling = Filling(index, memory[turn % 2])
-            for chunk in _until_whole(chunks):
+            filling = Filling(index, buffers[turn % 2])
+            for chunk in _chunks_of_a_shard(chunks):
                 shares.decode += chunk.seconds
                 _compute(work, chunk, filling, staging, shares.images, report)
                 shares.images += len(chunk.indices)
             _wait(writing, shares)
-            writing = writer.submit(_write, work, filling, labels, staging.landed())
+            writing = writer.submit(_write, work, filling, labels, staging.download_barrier())
         _wait(writing, shares)
     finally:
         chunks.close()
         writer.shutdown(wait=True)
-    shares.wait_for_images = ahead.waited
+    shares.wait_for_images = prefetcher.seconds_waited
     total = time.perf_counter() - began
     shares.compute = total - shares.wait_for_images - shares.wait_for_disk
     return shares
 
 
-def _reads(work: Work, shards: Sequence[int], staging: Staging) -> Iterator[Callable[[], Chunk]]:
-    """The jobs of the reading threads."""
+def _buffers(work: Work, staging: Staging) -> dict[int, Tensor]:
+    """Allocate the rows of a shard."""
+    manifest = work.manifest
+    shape = (min(manifest.shard_size, manifest.images), *manifest.image_shape)
+    make = partial(torch.empty, shape, dtype=DTYPES[manifest.dtype], pin_memory=staging.pinned)
+    return {step: make() for step in manifest.snapshots}
+
+
+def _reading_jobs(
+    work: Work, shards: Sequence[int], staging: Staging
+) -> Iterator[Callable[[], Chunk]]:
+    """Yield the jobs of the reading threads: read a piece and start its upload."""
     size, images = work.manifest.shard_size, work.manifest.images
 
     def read(piece: Piece) -> Chunk:
@@ -171,8 +174,8 @@ def _reads(work: Work, shards: Sequence[int], staging: Staging) -> Iterator[Call
         yield partial(read, piece)
 
 
-def _until_whole(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """The chunks of one shard."""
+def _chunks_of_a_shard(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Yield chunks up to the last one of a shard."""
     for chunk in chunks:
         yield chunk
         if chunk.piece.last:
@@ -187,22 +190,23 @@ def _compute(
     before: int,
     report: Report | None,
 ) -> None:
-    """Transform a chunk into its shard's rows."""
+    """Transform a chunk into its shard's rows; `before` images were transformed earlier."""
     count, steps = len(chunk.indices), work.manifest.snapshots[-1]
     filling.chunks.append(chunk)
     if not count:
         return
-    images, rows = staging.arrived(chunk.uploaded), filling.rows(count)
+    images, rows = staging.receive(chunk.uploaded), filling.rows(count)
     chunk.uploaded = None
 
     def progress(done: int, total: int) -> None:
         assert report is not None
         report(before * steps + done)
 
-    straight = images.device.type == "cpu" and work.manifest.dtype == "float32"
+    # The engine writes float32 results on the CPU straight into the shard's rows.
+    in_place = images.device.type == "cpu" and work.manifest.dtype == "float32"
     try:
         results = work.sign.transform(
-            images, out=rows if straight else None, progress=progress if report else False
+            images, out=rows if in_place else None, progress=progress if report else False
         )
     except DivergenceError as error:
         raise DivergenceError(
@@ -210,15 +214,17 @@ def _compute(
             error.step,
         ) from error
     assert isinstance(results, dict)
-    if not straight:
+    if not in_place:
         staging.download(results, rows)
     filling.filled += count
 
 
-def _write(work: Work, filling: Filling, labels: Tensor, landed: Callable[[], None]) -> float:
-    """Write a shard, on the writing thread; return the seconds that it took."""
+def _write(
+    work: Work, filling: Filling, labels: Tensor, wait_for_downloads: Callable[[], None]
+) -> float:
+    """Write a shard; runs on the writing thread. Returns the seconds it took."""
     began = time.perf_counter()
-    landed()
+    wait_for_downloads()
     content = filling.content(labels)
     _require_finite(work, filling.index, content)
     images = torch.cat([chunk.images for chunk in filling.chunks])
@@ -237,7 +243,7 @@ def _write(work: Work, filling: Filling, labels: Tensor, landed: Callable[[], No
 
 
 def _require_finite(work: Work, index: int, content: ShardContent) -> None:
-    """Refuse values that the stored dtype cannot hold: float16 ends at 65,504."""
+    """Raise if the stored dtype cannot hold a value: the largest float16 is 65,504."""
     if work.manifest.dtype != "float16":
         return
     for step, images in content.snapshots.items():
@@ -249,7 +255,7 @@ def _require_finite(work: Work, index: int, content: ShardContent) -> None:
 
 
 def _wait(writing: Future[float] | None, shares: Shares) -> None:
-    """Wait for the shard that is being written; its error is raised here."""
+    """Wait for the shard that is being written; raises its error."""
     if writing is not None:
         began = time.perf_counter()
         shares.write += writing.result()

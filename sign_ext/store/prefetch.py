@@ -1,4 +1,4 @@
-"""Images of the shards to be made, read a chunk ahead of the computing, in order."""
+"""Images of the shards to be made, read ahead of the computation, in order."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of positions that is read, computed and kept together.
+    """A range of positions that is read and computed together.
 
     Attributes:
-        shard: whose images they are.
+        shard: that the images belong to.
         start, stop: positions in the data set.
-        last: whether the shard is whole after it.
+        last: whether it is the last piece of its shard.
     """
 
     shard: int
@@ -38,16 +38,16 @@ class Piece:
 
 @dataclass(eq=False)
 class Chunk:
-    """Images that have been read.
+    """The images of a piece.
 
     Attributes:
         piece: where they come from.
         images: uint8 (n, 3, H, W) on the CPU.
         indices: int64 (n,), positions in the data set.
-        keys: n of them.
-        skipped: those of the piece that could not be read.
-        seconds: that reading took.
-        uploaded: what the staging's upload made of the images, until they are computed.
+        keys: n names.
+        skipped: images of the piece that could not be read.
+        seconds: spent reading.
+        uploaded: what `Staging.upload` returned, until the images are computed.
     """
 
     piece: Piece
@@ -64,19 +64,19 @@ def pieces(shards: Iterable[int], shard_size: int, images: int, chunk: int) -> I
 
     Args:
         shards: indices.
-        shard_size: images a shard.
+        shard_size: images per shard.
         images: in the data set.
-        chunk: images a piece at most.
+        chunk: images per piece at most.
     """
     for shard in shards:
-        where = shard_range(shard, shard_size, images)
-        for start in range(where.start, where.stop, chunk):
-            stop = min(start + chunk, where.stop)
-            yield Piece(shard, start, stop, stop == where.stop)
+        positions = shard_range(shard, shard_size, images)
+        for start in range(positions.start, positions.stop, chunk):
+            stop = min(start + chunk, positions.stop)
+            yield Piece(shard, start, stop, stop == positions.stop)
 
 
 def read_piece(source: ImageSource, piece: Piece, on_error: OnError) -> Chunk:
-    """Read a piece; where that fails, an image at a time.
+    """Read a piece at once, or image by image if that fails.
 
     Args:
         source: the data set.
@@ -95,10 +95,10 @@ def read_piece(source: ImageSource, piece: Piece, on_error: OnError) -> Chunk:
     except ValueError as error:
         if on_error == "fail":
             raise StoreError(
-                f"{error} Repair it, or leave such images out with --on-error skip; what is "
-                "written already stays"
+                f"{error} Repair it, or skip such images with --on-error skip; finished shards "
+                "are kept"
             ) from error
-        images, kept = _one_by_one(source, piece, keys, skipped)
+        images, kept = _read_readable(source, piece, keys, skipped)
     return Chunk(
         piece,
         images,
@@ -109,9 +109,10 @@ def read_piece(source: ImageSource, piece: Piece, on_error: OnError) -> Chunk:
     )
 
 
-def _one_by_one(
+def _read_readable(
     source: ImageSource, piece: Piece, keys: list[str], skipped: list[Skipped]
 ) -> tuple[Tensor, list[int]]:
+    """Return the readable images of a piece and their positions; add the others to `skipped`."""
     found, kept = [], []
     for position in range(piece.start, piece.stop):
         try:
@@ -124,24 +125,57 @@ def _one_by_one(
     return torch.cat([empty, *found]), kept
 
 
-@dataclass
-class Ahead(Generic[T]):
-    """Work done on other threads a few items before it is asked for, in order.
+def sample_images(source: ImageSource, count: int, on_error: OnError) -> Tensor:
+    """Read the first images, for finding Φ and trying the engine.
+
+    With `on_error` "skip", one readable image is enough.
 
     Args:
-        depth: items under way or waiting at most.
-        threads: how many work at a time.
+        source: the data set.
+        count: number of images at most.
+        on_error: as in `read_piece`.
+
+    Returns:
+        float32 (n, 3, H, W) with n ≥ 1.
+
+    Raises:
+        StoreError: an image cannot be read, and `on_error` is "fail".
+        ValueError: none of the first hundred can be read.
+    """
+    stop = min(count, len(source))
+    if on_error == "fail":
+        return read_piece(source, Piece(0, 0, stop, False), "fail").images.to(torch.float32)
+    try:
+        return source.read(0, stop).to(torch.float32)
+    except ValueError:
+        pass
+    tried = min(100, len(source))
+    for position in range(tried):
+        try:
+            return source.read(position, position + 1).to(torch.float32)
+        except ValueError as error:
+            last = error
+    raise ValueError(f"none of the first {tried} images can be read: {last}")
+
+
+@dataclass
+class Prefetcher(Generic[T]):
+    """Runs jobs on threads ahead of their use and yields the results in order.
+
+    Args:
+        depth: jobs running or waiting to be used at most.
+        threads: jobs running at most.
 
     Attributes:
-        waited: seconds that the consumer spent waiting.
+        seconds_waited: by the consumer.
     """
 
     depth: int
     threads: int
-    waited: float = 0.0
+    seconds_waited: float = 0.0
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
-        """Yield each job's result in order; its error, if it has one, is raised in its turn.
+        """Yield each job's result in order; a job's error is raised when its turn comes.
 
         Args:
             jobs: called on the threads.
@@ -157,7 +191,7 @@ class Ahead(Generic[T]):
                     return
                 began = time.perf_counter()
                 result = queue.popleft().result()
-                self.waited += time.perf_counter() - began
+                self.seconds_waited += time.perf_counter() - began
                 yield result
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

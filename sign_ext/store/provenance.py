@@ -1,4 +1,4 @@
-"""All that determines a store's images: network, options, data, machine and versions."""
+"""Everything that determines a store's images: network, options, data, machine and versions."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from sign_ext.environment import versions
 from sign_ext.eval_state import unwrap
 from sign_ext.explanation import Explanation
 from sign_ext.sign import SignTransform
-from sign_ext.store.manifest import Recipe, as_json
+from sign_ext.store.manifest import Provenance, as_json
 
-# Of a run's packages these compute; others may change between a run and its rerun.
+# The packages that compute; others may change between a run and its rerun.
 COMPUTING = ("sign-ext", "torch")
 
 
-def recipe_of(
+def provenance_of(
     sign: SignTransform,
     source: ImageSource,
     explanation: Explanation,
-    about: Recipe | None = None,
-) -> Recipe:
-    """Write down what makes the images: who repeats all of it gets the same bytes.
+    about: Provenance | None = None,
+) -> Provenance:
+    """Describe what determines the images: repeating all of it gives the same bytes.
 
     Args:
         sign: the transform.
         source: the data set.
         explanation: of the transform, for images of the data set.
-        about: what else the caller knows, such as where the network was trained.
+        about: what else the caller knows, such as the origin of the network.
 
     Returns:
         JSON-able.
@@ -66,10 +66,10 @@ def recipe_of(
 
 
 def machine_kind(device: torch.device) -> str:
-    """Name what the bits depend on: the GPU, or the processor's vector instructions.
+    """Name the hardware that rounding depends on: the GPU, or the CPU's vector instructions.
 
     Args:
-        device: where it is computed.
+        device: that computes.
     """
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
@@ -89,30 +89,3 @@ def weights_sha256(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def first_readable(source: ImageSource, count: int) -> Tensor:
-    """Read the first images that can be read, to find Φ on and to try the engine with.
-
-    Args:
-        source: the data set.
-        count: how many at most.
-
-    Returns:
-        float32 (n, 3, H, W) with n ≥ 1.
-
-    Raises:
-        ValueError: none of the first hundred can be read.
-    """
-    stop = min(count, len(source))
-    try:
-        return source.read(0, stop).to(torch.float32)
-    except ValueError:
-        pass
-    tried = min(100, len(source))
-    for position in range(tried):
-        try:
-            return source.read(position, position + 1).to(torch.float32)
-        except ValueError as error:
-            last = error
-    raise ValueError(f"none of the first {tried} images can be read: {last}")

@@ -1,4 +1,4 @@
-"""Transformed images as they lie on disk: mapped into memory, read at random or whole."""
+"""Reading a store: memory-mapped, by position or as a whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sign_ext.data import ImageSet, fingerprint
 from sign_ext.errors import StoreError
 from sign_ext.store.manifest import (
     Manifest,
-    Recipe,
+    Provenance,
     Skipped,
     read_manifest,
     require_complete,
@@ -31,16 +31,17 @@ OPEN_SHARDS = 64  # files kept mapped at a time
 
 
 def load_transformed(folder: str | Path) -> Transformed:
-    """Open a store of transformed images; nothing but its manifest is read yet.
+    """Open a store of transformed images.
 
-    Sizes of its files are looked at; `sign-ext verify` reads them all against their checksums.
+    This reads the manifest and compares the sizes of the files. `sign-ext verify` compares their
+    checksums.
 
     Args:
         folder: what `sign-ext transform` or `save_transformed` wrote.
 
     Returns:
         The store: `snapshots[50]` is p*_50 of all images as one tensor, `at(50)` a
-        `torch.utils.data.Dataset` of (image, label), read at random from the mapped files.
+        `torch.utils.data.Dataset` of (image, label), read from the mapped files on access.
 
     Raises:
         FileNotFoundError: no manifest.
@@ -64,8 +65,8 @@ def load_transformed(folder: str | Path) -> Transformed:
     for index, entry in enumerate(manifest.shards):
         if fault := fault_of(folder, index, entry, checksum=False):
             raise StoreError(
-                f"{folder}: {fault}. Run the `sign-ext transform` command that made it again; it "
-                "does what is missing"
+                f"{folder}: {fault}. Run its `sign-ext transform` command again to make what is "
+                "missing"
             )
     return Transformed(folder, manifest)
 
@@ -82,7 +83,7 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Remember where the shards are."""
+        """Compute the first row of each shard."""
         self.folder = folder
         self.manifest = manifest
         counts = (entry.images for entry in manifest.shards)
@@ -90,7 +91,7 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the mapped files out."""
+        """Drop the mapped files."""
         return {**self.__dict__, "_open": OrderedDict()}
 
     def __len__(self) -> int:
@@ -98,8 +99,8 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
         return self._starts[-1]
 
     @property
-    def recipe(self) -> Recipe:
-        """All that determined the images."""
+    def recipe(self) -> Provenance:
+        """Everything that determined the images."""
         return self.manifest.recipe
 
     @property
@@ -109,27 +110,27 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The class names in label order; () where the store has none."""
+        """The class names in label order; () if unknown."""
         return self.manifest.class_names
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """The images of the data set that could not be read, and are not here."""
+        """Images of the data set that the store lacks because they could not be read."""
         return tuple(each for entry in self.manifest.shards for each in entry.skipped)
 
     @cached_property
     def labels(self) -> Tensor:
         """int64 (N,)."""
-        return self._joined("labels")
+        return self._concatenated("labels")
 
     @cached_property
     def indices(self) -> Tensor:
-        """int64 (N,): each image's position in the data set it was made from."""
-        return self._joined("indices")
+        """int64 (N,): each image's position in the data set."""
+        return self._concatenated("indices")
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """What the data set calls each image: a path, a tar's key …"""
+        """Each image's name in the data set: a path, a key in a tar …"""
         found: list[str] = []
         for shard in range(len(self.manifest.shards)):
             file = self._shard(shard)
@@ -138,7 +139,7 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
 
     @property
     def snapshots(self) -> dict[int, Tensor]:
-        """Every snapshot whole, in memory: number of steps K → p*_K, float32 (N, C, H, W)."""
+        """Every snapshot in memory: number of steps K → p*_K, float32 (N, C, H, W)."""
         return {step: self.tensor(step) for step in self.steps}
 
     def tensor(
@@ -151,8 +152,8 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
 
         Args:
             step: number of steps, one of `steps`.
-            device: where; a shard at a time goes there.
-            dtype: float32, or torch.float16 or bfloat16 for half the memory.
+            device: of the result; shards are copied there one by one.
+            dtype: of the result: float16 and bfloat16 take half the memory.
 
         Returns:
             p*_step, (N, C, H, W) in pixel units, not clipped.
@@ -181,24 +182,24 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
         return Snapshot(self, step)
 
     def images(self, step: int, positions: Sequence[int]) -> Tensor:
-        """Some images of a snapshot, read from the mapped files.
+        """Read images of a snapshot from the mapped files.
 
         Args:
             step: number of steps.
-            positions: 0 … N − 1, any order; negative ones count from the end.
+            positions: 0 … N − 1 in any order; negative ones count from the end.
 
         Returns:
             float32 (n, C, H, W).
 
         Raises:
-            IndexError: a position outside.
+            IndexError: a position is out of range.
             KeyError: the store has no such snapshot.
         """
         name = self._name(step)
         found = torch.empty((len(positions), *self.manifest.image_shape))
         for row, position in enumerate(positions):
-            shard, at = self._place(position)
-            found[row] = self._shard(shard).get_slice(name)[at]
+            shard, shard_row = self._locate(position)
+            found[row] = self._shard(shard).get_slice(name)[shard_row]
         return found
 
     def __getitem__(self, position: int) -> tuple[dict[int, Tensor], int]:
@@ -214,7 +215,8 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
         """
         return slice(self._starts[shard], self._starts[shard + 1])
 
-    def _place(self, position: int) -> tuple[int, int]:
+    def _locate(self, position: int) -> tuple[int, int]:
+        """Return an image's shard and its row there."""
         count = len(self)
         if not -count <= position < count:
             raise IndexError(f"position {position}; {self.folder} holds {count} images")
@@ -227,12 +229,12 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
             raise KeyError(f"{self.folder} has no snapshot {step!r}; it has {list(self.steps)}")
         return tensor_name(step)
 
-    def _joined(self, name: str) -> Tensor:
+    def _concatenated(self, name: str) -> Tensor:
         shards = range(len(self.manifest.shards))
         return torch.cat([self._shard(shard).get_tensor(name) for shard in shards])
 
     def _shard(self, index: int) -> Any:
-        """A mapped shard, kept open with the last few."""
+        """Return a mapped shard; the least recently used one is closed beyond `OPEN_SHARDS`."""
         from safetensors import safe_open
 
         file = self._open.pop(index, None)
@@ -242,8 +244,8 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
                 file = safe_open(path, framework="pt")
             except Exception as error:  # safetensors raises several kinds for a damaged file
                 raise StoreError(
-                    f"{path} cannot be read ({error}): `sign-ext verify {self.folder}` tells what "
-                    "is wrong, running its `sign-ext transform` again mends it"
+                    f"{path} cannot be read ({error}): `sign-ext verify {self.folder}` finds "
+                    "the fault, running its `sign-ext transform` again repairs it"
                 ) from error
         self._open[index] = file
         if len(self._open) > OPEN_SHARDS:
@@ -260,7 +262,7 @@ class Snapshot(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, store: Transformed, step: int) -> None:
-        """Remember both."""
+        """Keep both."""
         self.store = store
         self.step = step
 
@@ -279,11 +281,8 @@ class Snapshot(Dataset[tuple[Tensor, int]]):
         return list(zip(images, labels, strict=True))
 
 
-# Whether a store was made from the images at hand: its shards remember their originals.
-
-
 def require_made_from(store: Transformed, originals: ImageSet) -> None:
-    """Refuse to join a store with images that it was not made from.
+    """Raise unless a store was made from these images, so that the two may be joined.
 
     Args:
         store: open for reading.
@@ -293,18 +292,23 @@ def require_made_from(store: Transformed, originals: ImageSet) -> None:
         ValueError: a shard was made from other images, or in another order.
     """
     data = store.recipe.get("data", {})
-    what = (
+    content = (
         f"{store.folder} holds {data.get('name', 'unknown data')}, {store.manifest.images:,} images"
     )
     hint = "use the same --data, --train-size, --image-size and --seed in both commands"
     if store.manifest.images != len(originals):
         raise ValueError(
-            f"{store.folder} was not made from this training set ({what}; these are "
+            f"{store.folder} was not made from this training set ({content}; these are "
             f"{len(originals):,}): {hint}"
         )
     for shard, entry in enumerate(store.manifest.shards):
         if entry.originals is None:
-            raise ValueError(f"{what}, but not which: it was not made by `sign-ext transform`")
+            raise ValueError(
+                f"{content}, but does not record which ones: it was not made by "
+                "`sign-ext transform`"
+            )
         rows = store.indices[store.shard_rows(shard)]
         if fingerprint(originals.subset(rows)) != entry.originals:
-            raise ValueError(f"{store.folder} was not made from this training set ({what}): {hint}")
+            raise ValueError(
+                f"{store.folder} was not made from this training set ({content}): {hint}"
+            )

@@ -1,4 +1,4 @@
-"""Images that are in memory already, as a store."""
+"""Saving images that are already in memory as a store."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sign_ext.store.coordination import only_writer
-from sign_ext.store.lifecycle import begin, finish
+from sign_ext.store.coordination import exclusive_lock
+from sign_ext.store.lifecycle import finish, resume_or_create
 from sign_ext.store.manifest import (
     DTYPES,
     Manifest,
-    Recipe,
+    Provenance,
     as_json,
     default_shard_size,
     shard_count,
@@ -27,7 +27,7 @@ def save_transformed(
     snapshots: Mapping[int, Tensor],
     labels: Tensor,
     *,
-    recipe: Recipe,
+    recipe: Provenance,
     class_names: Sequence[str] = (),
     dtype: str = "float32",
     shard_size: int | None = None,
@@ -36,25 +36,25 @@ def save_transformed(
     """Write snapshots and labels as a store.
 
     Args:
-        folder: made if needed; a store there that the same recipe made is written anew.
+        folder: created if needed; an existing store with the same recipe is written again.
         snapshots: number of steps K → p*_K, float32 (N, C, H, W), any device, pixel units.
         labels: int64 (N,).
-        recipe: JSON-able settings that determine the images (model, data, steps, step size …).
-            Leave out what differs from run to run, such as times.
+        recipe: JSON-able settings that determine the images (model, data, steps, step size …),
+            without anything that differs from run to run, such as times.
         class_names: in label order.
-        dtype: "float32", or "float16" or "bfloat16", which round.
-        shard_size: images a shard; by default as many as make 64 MiB.
-        overwrite: replace a store that another recipe made.
+        dtype: of the stored images: "float32", "float16" or "bfloat16"; the last two round.
+        shard_size: images per shard; by default as many as fill 64 MiB.
+        overwrite: replace a store with another recipe.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: the folder holds a store made by another recipe.
-        StoreError: the disk is full or cannot be written; StoreInUseError: another run writes it.
-        TypeError: images that are not float32, labels that are not int64, or a recipe that JSON
-            cannot hold.
-        ValueError: shapes that do not fit, or an unknown dtype.
+        FileExistsError: the folder holds a store with another recipe.
+        StoreError: the disk is full or cannot be written.
+        StoreInUseError: another run is writing the store.
+        TypeError: images are not float32, labels are not int64, or JSON cannot hold the recipe.
+        ValueError: shapes do not match, or the dtype is unknown.
 
     Example:
         >>> import tempfile
@@ -80,16 +80,16 @@ def save_transformed(
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder):
-        begin(folder, manifest, overwrite=overwrite, anew=True)
+    with exclusive_lock(folder):
+        resume_or_create(folder, manifest, overwrite=overwrite, rewrite=True)
         for index in range(shard_count(size, len(labels))):
-            where = shard_range(index, size, len(labels))
-            rows = slice(where.start, where.stop)
+            positions = shard_range(index, size, len(labels))
+            rows = slice(positions.start, positions.stop)
             content = ShardContent(
                 {k: snapshots[k][rows].to(DTYPES[dtype]) for k in manifest.snapshots},
                 labels[rows],
-                torch.arange(where.start, where.stop),
-                tuple(str(position) for position in where),
+                torch.arange(positions.start, positions.stop),
+                tuple(str(position) for position in positions),
             )
             write_shard(folder, index, content)
         finish(folder, manifest)
@@ -97,7 +97,7 @@ def save_transformed(
 
 
 def _check(snapshots: Mapping[int, Tensor], labels: Tensor, dtype: str) -> None:
-    """Refuse what could not be read back as it was given."""
+    """Raise unless the images can be stored and read back unchanged."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; accepted: {', '.join(DTYPES)}.")
     if not snapshots:

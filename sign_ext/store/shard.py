@@ -1,4 +1,4 @@
-"""One shard: written whole or not at all, with a record of what it holds; checked against it."""
+"""One shard: written atomically with a record of what it holds, and verified against it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sign_ext.store.manifest import (
     FORMAT_VERSION,
     ShardEntry,
     Skipped,
-    is_ours,
+    is_store_file,
     record_file,
     shard_file,
     tensor_name,
@@ -31,13 +31,13 @@ from sign_ext.store.manifest import (
 
 @dataclass(frozen=True, eq=False)
 class ShardContent:
-    """What a shard holds.
+    """The content of a shard.
 
     Attributes:
         snapshots: number of steps K → p*_K, (n, C, H, W) in the stored dtype, pixel units.
         labels: int64 (n,).
         indices: int64 (n,), positions in the data set.
-        keys: what the data set calls each image.
+        keys: each image's name in the data set.
     """
 
     snapshots: Mapping[int, Tensor]
@@ -46,30 +46,30 @@ class ShardContent:
     keys: tuple[str, ...]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All as tensors on the CPU, as safetensors wants them."""
+        """Return everything as tensors on the CPU, as safetensors requires."""
         text, ends = pack_keys(self.keys)
         images = {tensor_name(k): each for k, each in self.snapshots.items()}
-        return _apart(
+        return _unshared(
             {**images, "labels": self.labels, "indices": self.indices}
             | {"keys": text, "key_ends": ends}
         )
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors on the CPU, contiguous, no two in the same memory, as safetensors wants them."""
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Move tensors to the CPU, contiguous, and copy those that share memory with another."""
     result: dict[str, Tensor] = {}
-    taken = set()
+    storages = set()
     for name, tensor in tensors.items():
-        there = tensor.detach().cpu().contiguous()
-        if there.untyped_storage().data_ptr() in taken:
-            there = there.clone()
-        taken.add(there.untyped_storage().data_ptr())
-        result[name] = there
+        plain = tensor.detach().cpu().contiguous()
+        if plain.untyped_storage().data_ptr() in storages:
+            plain = plain.clone()
+        storages.add(plain.untyped_storage().data_ptr())
+        result[name] = plain
     return result
 
 
 def pack_keys(keys: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Lay texts end to end: uint8 UTF-8, and int64 (n,) where each one ends.
+    """Concatenate texts: uint8 UTF-8, and int64 (n,) with the end of each.
 
     Args:
         keys: texts.
@@ -85,7 +85,7 @@ def pack_keys(keys: tuple[str, ...]) -> tuple[Tensor, Tensor]:
 
 
 def unpack_keys(text: Tensor, ends: Tensor) -> tuple[str, ...]:
-    """Return the texts that `pack_keys` laid end to end.
+    """Undo `pack_keys`.
 
     Args:
         text: uint8.
@@ -108,24 +108,24 @@ def write_shard(
     skipped: tuple[Skipped, ...] = (),
     change: Mapping[int, Change] | None = None,
 ) -> ShardEntry:
-    """Write a shard and its record; a process killed here leaves either the shard or no shard.
+    """Write a shard and its record. A process killed here leaves a whole shard or none.
 
-    The record goes first: a shard that is there always has one. A record whose shard is missing
-    or does not fit it means that the shard is to be made.
+    The record is in place before the shard, so every shard has one. A record whose shard is
+    missing or does not match means that the shard must be made.
 
     Args:
         folder: the store.
         index: of the shard.
-        content: what it holds.
+        content: of the shard.
         originals: fingerprint of the images it was made from.
         skipped: images that could not be read.
-        change: how far the images were moved, by number of steps.
+        change: number of steps → how far SIGN moved the images.
 
     Returns:
         The record.
 
     Raises:
-        StoreError: the disk is full, or cannot be written; earlier shards are as they were.
+        StoreError: the disk is full or cannot be written. Earlier shards are unchanged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -148,36 +148,36 @@ def write_shard(
         put_in_place(temporary, path)
     except (OSError, SafetensorError) as error:
         size = sum(each.numel() * each.element_size() for each in tensors.values())
-        raise StoreError(_why_not(path, size, error)) from error
+        raise StoreError(_write_failure(path, size, error)) from error
     finally:
         _remove(temporary)
     return entry
 
 
 def _remove(path: Path) -> None:
-    # A failing disk may refuse even this; the error under way says more.
+    # On a failing disk this fails too; the error already being raised says more.
     try:
         path.unlink(missing_ok=True)
     except OSError:
         return
 
 
-def _why_not(path: Path, size: int, error: Exception) -> str:
-    kept = "The shards that are there are kept; run the same command again to go on"
+def _write_failure(path: Path, size: int, error: Exception) -> str:
+    kept = "Finished shards are kept; run the same command again to continue"
     try:
         free = shutil.disk_usage(path.parent).free
     except OSError:
         return f"{path} cannot be written ({error}). {kept} once the folder can be written"
     if free < size or "os error 28" in str(error) or getattr(error, "errno", None) == 28:
         return (
-            f"the disk is full: {path} needs {size:,} bytes, {free:,} are free in {path.parent}. "
-            f"{kept} once there is room"
+            f"the disk is full: {path} needs {size:,} bytes, and {free:,} are free in "
+            f"{path.parent}. {kept} once there is space"
         )
-    return f"{path} cannot be written ({error}). {kept} once that is mended"
+    return f"{path} cannot be written ({error}). {kept} once that is fixed"
 
 
 def read_record(folder: Path, index: int) -> ShardEntry | None:
-    """Read a shard's record; None if there is none, or none that can be read.
+    """Read a shard's record; None if it is missing or unreadable.
 
     Args:
         folder: the store.
@@ -190,19 +190,22 @@ def read_record(folder: Path, index: int) -> ShardEntry | None:
 
 
 def fault_of(folder: Path, index: int, entry: ShardEntry, *, checksum: bool = True) -> str | None:
-    """Say what is wrong with a shard, None if nothing is.
+    """Return what is wrong with a shard, or None.
 
     Args:
         folder: the store.
         index: of the shard.
         entry: what it should be.
-        checksum: read it all; else look at its size only.
+        checksum: False compares only the file's size, without reading it.
     """
     path = folder / shard_file(index)
     try:
         size = path.stat().st_size
         if size != entry.bytes:
-            return f"{path.name} has {size:,} bytes, not {entry.bytes:,}: it is truncated or not it"
+            return (
+                f"{path.name} has {size:,} bytes, not {entry.bytes:,}: it is truncated or another "
+                "file"
+            )
         if checksum and (found := sha256_of(path)) != entry.sha256:
             return f"{path.name} is damaged: its SHA-256 is {found}, not {entry.sha256}"
     except FileNotFoundError:
@@ -213,7 +216,7 @@ def fault_of(folder: Path, index: int, entry: ShardEntry, *, checksum: bool = Tr
 
 
 def remove_all(folder: Path) -> None:
-    """Remove every shard, record and leftover of a store; nothing else in the folder.
+    """Remove every shard, record and temporary file of a store, and nothing else.
 
     Args:
         folder: the store.
@@ -223,11 +226,11 @@ def remove_all(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, records: bool = False) -> None:
-    """Remove what killed writers left, and records where a manifest has replaced them.
+    """Remove temporary files of killed writers and, on request, the records.
 
     Args:
         folder: the store.
-        records: remove the records too.
+        records: remove them too, because the manifest now lists the shards.
     """
     for path in _files(folder):
         if path.suffix == ".tmp" or (records and path.suffix == ".json"):
@@ -236,4 +239,4 @@ def remove_leftovers(folder: Path, records: bool = False) -> None:
 
 def _files(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        return [folder / each.name for each in entries if is_ours(each.name)]
+        return [folder / each.name for each in entries if is_store_file(each.name)]

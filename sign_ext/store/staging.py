@@ -1,4 +1,4 @@
-"""Images on their way to the device and back, beside the computing."""
+"""Transfers between host and device that overlap with computing."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from torch import Tensor
 
 
 class Staging:
-    """On a CPU: images become float32, results are written where they belong.
+    """On a CPU there is no transfer: images are converted, results are copied to their rows.
 
     Args:
-        device: where the network is.
+        device: of the network.
     """
 
-    pinned = False
+    pinned = False  # whether the rows that results are copied to must be pinned memory
 
     def __init__(self, device: torch.device) -> None:
-        """Remember the device."""
+        """Keep the device."""
         self.device = device
 
     def upload(self, images: Tensor) -> Any:
-        """Begin to bring images to the device; called on the reading threads.
+        """Start copying images to the device; called on the reading threads.
 
         Args:
             images: uint8 (n, C, H, W) on the CPU.
         """
         return images
 
-    def arrived(self, uploaded: Any) -> Tensor:
-        """Take what `upload` began, as float32 on the device.
+    def receive(self, uploaded: Any) -> Tensor:
+        """Return uploaded images as float32 on the device.
 
         Args:
-            uploaded: what it returned.
+            uploaded: what `upload` returned.
         """
         images: Tensor = uploaded
         return images.to(torch.float32)
 
     def download(self, results: Mapping[int, Tensor], into: Mapping[int, Tensor]) -> None:
-        """Begin to bring results back, rounded to the dtype of where they go.
+        """Start copying results to the host, rounded to the dtype of their rows.
 
         Args:
             results: number of steps → float32 images on the device.
@@ -50,22 +50,22 @@ class Staging:
             if into[step].data_ptr() != images.data_ptr():
                 into[step].copy_(images)
 
-    def landed(self) -> Callable[[], None]:
-        """Return a function that waits until every download begun so far is done."""
+    def download_barrier(self) -> Callable[[], None]:
+        """Return a function that waits for every download started so far."""
         return lambda: None
 
 
 class CudaStaging(Staging):
-    """On CUDA: a stream for each way, from and to pinned memory; the computing never waits.
+    """On CUDA: pinned memory and one stream in each direction; the computing stream never waits.
 
     Args:
-        device: where the network is.
+        device: of the network.
     """
 
     pinned = True
 
     def __init__(self, device: torch.device) -> None:
-        """Make the two streams."""
+        """Create the two streams."""
         super().__init__(device)
         self._up = torch.cuda.Stream(device)
         self._down = torch.cuda.Stream(device)
@@ -73,16 +73,18 @@ class CudaStaging(Staging):
     def upload(self, images: Tensor) -> tuple[Tensor, torch.cuda.Event]:
         """Copy from pinned memory on the upload stream."""
         with torch.cuda.device(self.device), torch.cuda.stream(self._up):
-            there = images.pin_memory().to(self.device, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record(self._up)
-        return there, arrived
+            on_device = images.pin_memory().to(self.device, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record(self._up)
+        return on_device, copied
 
-    def arrived(self, uploaded: Any) -> Tensor:
-        """Let the computing stream, not this thread, wait for the copy."""
+    def receive(self, uploaded: Any) -> Tensor:
+        """Make the computing stream, not this thread, wait for the copy."""
         images: Tensor = uploaded[0]
         current = torch.cuda.current_stream(self.device)
         current.wait_event(uploaded[1])
+        # Allocated on the upload stream: the allocator must not reuse the memory before the
+        # computing stream has read it.
         images.record_stream(current)
         return images.to(torch.float32)
 
@@ -93,19 +95,19 @@ class CudaStaging(Staging):
         with torch.cuda.stream(self._down):
             for images, rows in ready:
                 rows.copy_(images, non_blocking=True)
-                images.record_stream(self._down)
+                images.record_stream(self._down)  # as in `receive`, the other way round
 
-    def landed(self) -> Callable[[], None]:
-        """Mark the download stream as it is now."""
+    def download_barrier(self) -> Callable[[], None]:
+        """Record an event on the download stream."""
         event = torch.cuda.Event()
         event.record(self._down)
         return event.synchronize
 
 
 def staging_for(device: torch.device) -> Staging:
-    """The staging of a device.
+    """Return the staging of a device.
 
     Args:
-        device: where the network is.
+        device: of the network.
     """
     return CudaStaging(device) if device.type == "cuda" else Staging(device)

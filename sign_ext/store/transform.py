@@ -1,4 +1,4 @@
-"""A data set through SIGN into a store: read ahead, computed, and written behind."""
+"""`transform_to_store`: a whole data set through SIGN into a store."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.errors import NegligibleDeltaWarning, StoreError
 from sign_ext.progress import Progress, reporting
 from sign_ext.sign import SignTransform
-from sign_ext.store.budget import Load, forget_peak, peak, plan_memory
-from sign_ext.store.coordination import Ranks, only_writer
-from sign_ext.store.lifecycle import begin, entries, finish, take_up
+from sign_ext.store.budget import Load, peak, plan_memory, reset_peak
+from sign_ext.store.coordination import Ranks, exclusive_lock
+from sign_ext.store.lifecycle import finish, join_store, resume_or_create, shard_entries
 from sign_ext.store.manifest import (
     DTYPES,
     Manifest,
-    Recipe,
+    Provenance,
     default_shard_size,
     shard_file,
     shard_range,
 )
 from sign_ext.store.pipeline import Shares, Work, fill_shards
-from sign_ext.store.prefetch import OnError, Piece, read_piece
-from sign_ext.store.provenance import first_readable, recipe_of
+from sign_ext.store.prefetch import OnError, sample_images
+from sign_ext.store.provenance import provenance_of
 from sign_ext.store.shard import fault_of
 
 
@@ -41,10 +41,10 @@ class StoreRun:
 
     Attributes:
         folder: the store.
-        manifest: complete on the first process, as it was begun on the others.
-        made: shards that this process made.
-        kept: shards of its own that were there and whole.
-        damaged: what was wrong with those of its own that it made again.
+        manifest: complete on the first process; without shards on the others.
+        made: number of shards this process made.
+        kept: number of its shards that existed and were whole.
+        damaged: what was wrong with those of its shards that it made again.
         shares: where its time went.
     """
 
@@ -68,43 +68,43 @@ def transform_to_store(
     readers: int = 2,
     overwrite: bool = False,
     trust: bool = False,
-    about: Recipe | None = None,
+    about: Provenance | None = None,
     ranks: Ranks | None = None,
     progress: Progress = False,
     say: Callable[[str], None] | None = None,
 ) -> StoreRun:
-    """Transform a data set of any size into a folder of shards; run again, do what is missing.
+    """Transform a data set of any size into a folder of shards, or complete an existing one.
 
-    Under torchrun every process calls this with the same arguments and makes the shards whose
-    index leaves its rank; the bytes are the same however many there are. A process killed at any
-    moment loses the shard that it was at.
+    Under torchrun every process calls this with the same arguments. Each makes the shards whose
+    index modulo the number of processes is its rank; the bytes do not depend on that number. A
+    process killed at any point loses only the shards in progress.
 
     Args:
-        sign: the transform; its `snapshots` are what is stored.
+        sign: the transform; its `snapshots` are stored.
         source: the data set, see `sign_ext.data.open_data`.
-        folder: the store, made if needed.
-        shard_size: images a shard; by default as many as make 64 MiB.
+        folder: the store, created if needed.
+        shard_size: images per shard; by default as many as fill 64 MiB.
         dtype: of the stored images: "float32", "float16" or "bfloat16".
-        on_error: what an image that cannot be read does: "fail", or "skip" and be listed.
-        memory: bytes that the process may take in all; None for 4 GiB more than it takes
-            before the first image.
-        readers: chunks of images that are read at a time, on threads.
-        overwrite: begin anew where the folder holds what another recipe made.
-        trust: of shards that are there look at the size only, not at the checksum.
+        on_error: what to do about an image that cannot be read: "fail", or "skip" and list it.
+        memory: bytes that the process may take in total; None is 4 GiB more than it takes before
+            the first image.
+        readers: number of threads that read and decode.
+        overwrite: replace a store that was made with other settings.
+        trust: check existing shards by their size only, not by their checksum.
         about: what else belongs in the recipe, such as the checkpoint's configuration.
-        ranks: which process this is; by default from the launcher's variables.
-        progress: True for a bar, or a function of (image-steps done, all of this process).
-        say: called with messages, the first being what `explain` says of the transform.
+        ranks: this process among several; by default from the launcher's variables.
+        progress: True for a bar, or a function of (image-steps done, image-steps of this process).
+        say: called with messages for people; the first is the transform's `explain`.
 
     Returns:
-        What was done.
+        What this process did.
 
     Raises:
-        FileExistsError: the folder holds what another recipe made; the message says what differs.
-        StoreError: an image cannot be read, the disk is full, or another process cannot go on.
-        StoreInUseError: another run writes this store.
+        FileExistsError: the store was made with other settings; the message lists the differences.
+        StoreError: an image cannot be read, the disk is full, or the first process failed.
+        StoreInUseError: another run is writing this store.
         DivergenceError: an iterate is not finite.
-        ValueError: an option out of range, or more memory needed than allowed.
+        ValueError: an option is out of range, or `memory` is too small.
 
     Example:
         >>> import tempfile
@@ -121,48 +121,49 @@ def transform_to_store(
     _check(source, dtype, shard_size, on_error, readers)
     sign = sign.with_options(snapshots=sign.settings.stops)
     device = next(sign.model.parameters()).device
-    tune, sign = sign, sign.with_options(tune=False)
-    one = _sample(source, 1, on_error).to(device)
+    # Measuring, if asked for, happens once and under the lock, in `_choices`.
+    tuning, sign = sign, sign.with_options(tune=False)
+    one = sample_images(source, 1, on_error).to(device)
     explanation = sign.explain(one)
     if say:
         say(str(explanation))
-    recipe = recipe_of(tune, source, explanation, about)
-    wanted = _wanted(recipe, source, sign.settings.stops, dtype, shard_size)
+    provenance = provenance_of(tuning, source, explanation, about)
+    wanted = _wanted(provenance, source, sign.settings.stops, dtype, shard_size)
     batch = min(sign.images_at_once(one), wanted.shard_size)  # shards are transformed one by one
-    sample = _sample(source, batch, on_error).to(device)
-    forget_peak()
-    _try_out(sign, sample)  # the engine's memory, which the budget has to hold too
+    sample = sample_images(source, batch, on_error).to(device)
+    reset_peak()
+    _try_out(sign, sample)  # allocates the engine's memory, which the budget must include
     load = Load(
-        math.prod(source.image_shape),
-        len(wanted.snapshots),
-        dtype,
-        wanted.shard_size,
-        batch,
-        device.type == "cpu",
-        DEFAULT_BATCH if sign.settings.batch_size is None else None,
+        image=math.prod(source.image_shape),
+        snapshots=len(wanted.snapshots),
+        dtype=dtype,
+        shard=wanted.shard_size,
+        batch=batch,
+        on_cpu=device.type == "cpu",
+        min_batch=DEFAULT_BATCH if sign.settings.batch_size is None else None,
     )
     plan = plan_memory(load, memory, peak(), ahead=readers + 1)
     folder = Path(folder)
     with ExitStack() as stack:
-        there = _prepared(stack, folder, wanted, ranks, overwrite, tune, sample)
-        if there.choices:
-            sign = sign.with_options(tune=TuningPlan.from_dict(there.choices))
-        missing, kept, damaged = _missing(folder, there, ranks, trust)
+        manifest = _prepare(stack, folder, wanted, ranks, overwrite, tuning, sample)
+        if manifest.choices:
+            sign = sign.with_options(tune=TuningPlan.from_dict(manifest.choices))
+        missing, kept, damaged = _missing(folder, manifest, ranks, trust)
         if say:
             for fault in damaged:
                 say(f"{fault}; it is made again")
         shares = Shares()
         if missing:
-            steps = there.snapshots[-1]
-            todo = sum(len(_range(there, shard)) for shard in missing) * steps
-            report = stack.enter_context(reporting(progress, todo, "transforming"))
-            work = Work(sign, source, folder, there, plan, readers, on_error)
+            images = sum(len(_positions(manifest, shard)) for shard in missing)
+            total = images * manifest.snapshots[-1]
+            report = stack.enter_context(reporting(progress, total, "transforming"))
+            work = Work(sign, source, folder, manifest, plan, readers, on_error)
             shares = fill_shards(work, missing, report)
-        ranks.say_done()
+        ranks.send_done()
         if ranks.first:
             ranks.wait_for_all()
-            there = finish(folder, there)
-    return StoreRun(folder, there, len(missing), kept, tuple(damaged), shares)
+            manifest = finish(folder, manifest)
+    return StoreRun(folder, manifest, len(missing), kept, tuple(damaged), shares)
 
 
 def _check(
@@ -179,26 +180,17 @@ def _check(
             raise ValueError(f"{name} is {value}; accepted: 1 or more")
 
 
-def _sample(source: ImageSource, batch: int, on_error: OnError) -> Tensor:
-    """A batch to find Φ on and to try the engine with."""
-    if on_error == "fail":
-        return read_piece(
-            source, Piece(0, 0, min(batch, len(source)), False), "fail"
-        ).images.float()
-    return first_readable(source, batch)
-
-
 def _wanted(
-    recipe: Recipe,
+    provenance: Provenance,
     source: ImageSource,
     snapshots: tuple[int, ...],
     dtype: str,
     shard_size: int | None,
 ) -> Manifest:
-    """The manifest of the store that is asked for."""
+    """Return the manifest of the store that is asked for, without shards."""
     image_bytes = len(snapshots) * math.prod(source.image_shape) * DTYPES[dtype].itemsize
     return Manifest(
-        recipe=recipe,
+        recipe=provenance,
         images=len(source),
         shard_size=shard_size or default_shard_size(image_bytes, len(source)),
         snapshots=snapshots,
@@ -208,49 +200,53 @@ def _wanted(
     )
 
 
-def _prepared(
+def _prepare(
     stack: ExitStack,
     folder: Path,
     wanted: Manifest,
     ranks: Ranks,
     overwrite: bool,
-    sign: SignTransform,
+    tuning: SignTransform,
     sample: Tensor,
 ) -> Manifest:
-    """The manifest on disk: the first process begins it under the lock, the others take it up."""
+    """Return the manifest on disk; the first process writes it under the lock, which it keeps.
+
+    Whatever goes wrong in the first process, the others are told: they are waiting for "go".
+    """
     if not ranks.first:
         ranks.wait_for_go()
-        return take_up(folder, wanted)
+        return join_store(folder, wanted)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(only_writer(folder))
-        there = begin(folder, wanted, overwrite=overwrite)
-        if not there.choices and (choices := _choices(sign, sample)):
-            there = replace(there, choices=choices)
-            there.write(folder)
+        stack.enter_context(exclusive_lock(folder))
+        manifest = resume_or_create(folder, wanted, overwrite=overwrite)
+        if not manifest.choices and (choices := _choices(tuning, sample)):
+            manifest = replace(manifest, choices=choices)
+            manifest.write(folder)
     except OSError as error:
-        ranks.say_go(False)
+        ranks.send_go(False)
+        # Of `resume_or_create`, about other settings; the system's own has an errno.
         if isinstance(error, FileExistsError) and error.errno is None:
             raise
         raise StoreError(
             f"{folder} cannot be written ({error.strerror}); choose another folder"
         ) from error
     except BaseException:
-        ranks.say_go(False)
+        ranks.send_go(False)
         raise
-    ranks.say_go(True)
-    return there
+    ranks.send_go(True)
+    return manifest
 
 
-def _choices(sign: SignTransform, sample: Tensor) -> dict[str, Any]:
-    """The engine's choices for a batch, measured or given; {} where the fixed rule is to hold."""
-    if sign.engines.fused.measure:
-        sign = _try_out(sign, sample)
-    return sign.plan.to_dict() if sign.plan.choices else {}
+def _choices(tuning: SignTransform, sample: Tensor) -> dict[str, Any]:
+    """Return the engine's choices for a batch, measured or given; {} for the fixed rule's."""
+    if tuning.engines.fused.measure:
+        tuning = _try_out(tuning, sample)
+    return tuning.plan.to_dict() if tuning.plan.choices else {}
 
 
 def _try_out(sign: SignTransform, sample: Tensor) -> SignTransform:
-    """Take one step of one batch; whether the images move is told by the real steps."""
+    """Take one step of one batch, without the warning about a negligible δ: the run gives it."""
     once = sign.with_options(steps=1, snapshots=(1,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NegligibleDeltaWarning)
@@ -261,22 +257,26 @@ def _try_out(sign: SignTransform, sample: Tensor) -> SignTransform:
 def _missing(
     folder: Path, manifest: Manifest, ranks: Ranks, trust: bool
 ) -> tuple[list[int], int, list[str]]:
-    """This process's shards that are to be made, how many others are whole, and what was wrong."""
+    """Check this process's shards.
+
+    Returns:
+        The shards to be made, the number of whole ones, and what was wrong with damaged ones.
+    """
     missing, damaged, kept = [], [], 0
     own = [shard for shard in range(manifest.shard_count) if ranks.owns(shard)]
-    known = entries(folder, manifest, own)
+    known = shard_entries(folder, manifest, own)
     for shard in own:
         entry = known.get(shard)
-        there = (folder / shard_file(shard)).exists()
+        exists = (folder / shard_file(shard)).exists()
         fault = fault_of(folder, shard, entry, checksum=not trust) if entry else "no record"
         if fault is None:
             kept += 1
             continue
         missing.append(shard)
-        if there and entry:
+        if exists and entry:
             damaged.append(fault)
     return missing, kept, damaged
 
 
-def _range(manifest: Manifest, shard: int) -> range:
+def _positions(manifest: Manifest, shard: int) -> range:
     return shard_range(shard, manifest.shard_size, manifest.images)

@@ -1,7 +1,7 @@
 """Checkpoints: weights and the configuration that rebuilds their model, without pickle.
 
-model.safetensors is complete in itself: the configuration is in its header. model.json beside it
-is the same configuration for people and scripts to read.
+model.safetensors is self-contained: the configuration is in its header. model.json next to it
+holds the same configuration for people and scripts.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _MODEL_KEYS = ("name", "num_classes", "image_shape", "options")
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Write a model's weights and configuration to PATH, and the configuration beside it as JSON.
+    """Write a model's weights and configuration to PATH, and the configuration as JSON next to it.
 
-    Killed at any moment it leaves a checkpoint that loads: the old one or the new one.
+    A process killed at any point leaves a checkpoint that loads: the old one or the new one.
 
     Args:
-        path: of the .safetensors file; its folder is made. The JSON has the same name, .json.
+        path: of the .safetensors file; its folder is created. The JSON has the same name, .json.
         model: whose state_dict is written, from any device, in contiguous layout.
         config: plain JSON values. `config["model"]` with name, num_classes, image_shape and
             options (and "aleatoric": true for the model of Section 3.2) is what
@@ -58,11 +58,11 @@ def save_checkpoint(path: str | Path, model: nn.Module, config: Mapping[str, Any
     except (TypeError, ValueError) as error:
         raise ValueError(f"config must hold plain, finite JSON values: {error}.") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    side = path.with_suffix(".json")
-    # In this order no moment has weights of one model beside the configuration of another.
-    side.unlink(missing_ok=True)
+    json_path = path.with_suffix(".json")
+    # In this order weights are never next to the configuration of another model.
+    json_path.unlink(missing_ok=True)
     write_tensors(path, model.state_dict(), {_CONFIG_KEY: text})
-    write_json(side, json.loads(text))
+    write_json(json_path, json.loads(text))
 
 
 def load_checkpoint(
@@ -72,15 +72,15 @@ def load_checkpoint(
 
     Args:
         path: the .safetensors file, or a folder that holds model.safetensors.
-        device: where the model is put.
+        device: of the model.
 
     Returns:
         The model, in eval mode, and its configuration.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, is no checkpoint of this package, does not say how to
-            build its model, disagrees with the JSON beside it, or its tensors do not fit.
+        ValueError: the file is damaged, is not a checkpoint of this package, does not say how to
+            build its model, disagrees with the JSON next to it, or its tensors do not match.
 
     Example: see :func:`save_checkpoint`.
     """
@@ -91,7 +91,7 @@ def load_checkpoint(
     if "model" not in config:
         raise ValueError(
             f"{path} does not say which model it holds (its configuration has no 'model'): build "
-            "the model yourself and fill it with safetensors.torch.load_model(model, path)."
+            "the model yourself and load it with safetensors.torch.load_model(model, path)."
         )
     spec = config["model"]
     _check_model_config(spec, f"the 'model' part of {path}")
@@ -108,18 +108,18 @@ def load_checkpoint(
 
 
 def _find(path: Path) -> Path:
-    """Turn a file or folder into the checkpoint file that is meant."""
+    """Return the checkpoint file that a file or folder names."""
     if path.is_dir():
         inside = path / CHECKPOINT_NAME
         if inside.is_file():
             return inside
         unfinished = (path / "last.safetensors").is_file()
-        why = (
+        hint = (
             "its training run has not finished; resume it first (train(..., resume=True))"
             if unfinished
             else "give the folder that a training run wrote, or the file itself"
         )
-        raise FileNotFoundError(f"The folder {path} holds no {CHECKPOINT_NAME}: {why}.")
+        raise FileNotFoundError(f"The folder {path} holds no {CHECKPOINT_NAME}: {hint}.")
     if not path.is_file():
         raise FileNotFoundError(
             f"No checkpoint at {path}: give a .safetensors file, or a folder that holds "
@@ -129,7 +129,7 @@ def _find(path: Path) -> Path:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors and configuration, and check the JSON beside them if it is there."""
+    """Read tensors and configuration; if there is JSON next to them, check that it agrees."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -144,12 +144,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "sign-ext train wrote."
         )
     config: dict[str, Any] = json.loads(metadata[_CONFIG_KEY])
-    side = path.with_suffix(".json")
-    if side.is_file() and _read_json(side) != config:
+    json_path = path.with_suffix(".json")
+    if json_path.is_file() and _read_json(json_path) != config:
         raise ValueError(
-            f"{side} is not the configuration of {path}: one of the two comes from another run or "
-            f"was edited. The .safetensors file is complete in itself; if it is the one you want, "
-            f"remove {side.name}."
+            f"{json_path} is not the configuration of {path}: one of the two comes from another "
+            "run or was edited. The .safetensors file is self-contained; if it is the one you "
+            f"want, remove {json_path.name}."
         )
     return tensors, config
 
@@ -188,19 +188,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def _check_tensors(
-    path: Path, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str
+    path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], name: str
 ) -> None:
-    """Raise with the first few differences between a model and a file's tensors."""
-    differences = [f"{k} is missing" for k in wanted if k not in given]
-    differences += [f"{k} is not in the model" for k in given if k not in wanted]
+    """Raise ValueError with the first differences between a model's and a file's tensors."""
+    differences = [f"{k} is missing" for k in wanted if k not in found]
+    differences += [f"{k} is not in the model" for k in found if k not in wanted]
     differences += [
-        f"{k} is {tuple(given[k].shape)}, the model's {tuple(wanted[k].shape)}"
+        f"{k} is {tuple(found[k].shape)}, the model's {tuple(wanted[k].shape)}"
         for k in wanted
-        if k in given and given[k].shape != wanted[k].shape
+        if k in found and found[k].shape != wanted[k].shape
     ]
     if differences:
         shown = "; ".join(differences[:3]) + ("; …" if len(differences) > 3 else "")
         raise ValueError(
-            f"The tensors in {path} do not fit model {name!r} as its configuration builds it: "
+            f"The tensors in {path} do not match model {name!r} as its configuration builds it: "
             f"{shown}. It was written by another version or edited."
         )

@@ -1,4 +1,4 @@
-"""What must hold before a training run begins, so that it fails early and says why."""
+"""Checks before a training run starts, so that it fails early with a clear message."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sign_ext.training.objective import Objective
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Turn a device argument into a device with its index, or say why it cannot be.
+    """Turn a device argument into a device with its index.
 
     Raises:
-        ValueError: neither a CPU nor a CUDA device, or no such CUDA device here.
+        ValueError: it is neither a CPU nor a CUDA device, or this machine lacks the CUDA device.
     """
     try:
         place = torch.device(device)
@@ -33,7 +33,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         )
     index = torch.cuda.current_device() if place.index is None else place.index
     if index >= torch.cuda.device_count():
-        raise ValueError(f"device={str(device)!r}: there are {torch.cuda.device_count()} here.")
+        raise ValueError(
+            f"device={str(device)!r}, but there are {torch.cuda.device_count()} CUDA devices here."
+        )
     return torch.device("cuda", index)
 
 
@@ -46,7 +48,7 @@ def check_sets(train_set: ImageSet, validation: ImageSet) -> None:
             raise ValueError(f"{name} ({images.name}) holds images with NaN or Inf.")
     a, b = tuple(train_set.images.shape[1:]), tuple(validation.images.shape[1:])
     if a != b:
-        raise ValueError(f"train_set has images of shape {a}, validation {b}: they must agree.")
+        raise ValueError(f"train_set has images of shape {a}, validation {b}: they must be equal.")
     if tuple(train_set.class_names) != tuple(validation.class_names):
         raise ValueError(
             f"train_set and validation name different classes: {train_set.class_names} and "
@@ -57,15 +59,15 @@ def check_sets(train_set: ImageSet, validation: ImageSet) -> None:
 def check_model(
     model: nn.Module, train_set: ImageSet, device: torch.device, objective: Objective
 ) -> None:
-    """Raise ValueError unless the model is trainable float32 and its outputs suit the objective.
+    """Raise ValueError unless the model is trainable float32 and its outputs fit the objective.
 
-    One image goes through it in eval mode; the caller has forked the random number generators and
-    puts the training flags back.
+    One image goes through it in eval mode. The caller has forked the random number generators and
+    restores the training flags.
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
             "model has no parameter with requires_grad=True: nothing would be trained. Call "
-            "model.requires_grad_(True), on the part that is to learn."
+            "requires_grad_(True) on the model or on the part to be trained."
         )
     dtypes = {p.dtype for p in model.parameters()}
     if dtypes != {torch.float32}:
@@ -88,10 +90,10 @@ def check_model(
 def trains_all_parameters(
     model: nn.Module, train_set: ImageSet, device: torch.device, objective: Objective
 ) -> bool:
-    """Say whether the loss depends on every parameter with requires_grad=True.
+    """Return whether the loss depends on every parameter with requires_grad=True.
 
-    Two images go through the model in training mode; its buffers stay as they are. The caller has
-    forked the random number generators and puts the training flags back.
+    Two images go through the model in training mode, without changing its buffers. The caller has
+    forked the random number generators and restores the training flags.
     """
     model.train()
     images, labels = train_set.images[:2].to(device, torch.float32), train_set.labels[:2].to(device)

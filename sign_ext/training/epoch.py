@@ -1,42 +1,57 @@
-"""One pass over the training set, and one over the validation set, with all data on the device."""
+"""One pass over the training set and one over the validation set, with all data on the device.
+
+Random numbers are a function of (seed, epoch, purpose, rank). Nothing random is carried from one
+epoch to the next, so a resumed run needs no saved generator state to draw what an uninterrupted
+run draws.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sign_ext.augment import Augment
 from sign_ext.data import ImageSet
 from sign_ext.errors import SignError
-from sign_ext.training import rng
 from sign_ext.training.objective import CrossEntropy, Objective, as_dtype
-from sign_ext.training.processes import ALONE, Processes
+from sign_ext.training.processes import ONE_PROCESS, Processes
 from sign_ext.training.settings import TrainSettings, steps_per_epoch
 
-# Reading a loss waits for the device, so on CUDA losses are looked at only this often.
+# Reading a loss waits for the device, so on CUDA losses are checked only this often.
 STEPS_BETWEEN_CHECKS = 50
 VALIDATION_BATCH = 512
 
+Purpose = Literal["order", "augment", "model"]
+_STREAMS: dict[str, int] = {"order": 0, "augment": 1, "model": 2}
+
 
 class TrainingDivergedError(SignError):
-    """The loss is no longer a finite number.
+    """The loss is not finite.
 
     Attributes:
         epoch: counted from 1.
         step: the gradient step, counted from 1 over the whole run.
-        raised_everywhere: True, because all processes of a run know the same loss.
+        raised_everywhere: True, because all processes of a run see the same loss.
     """
 
     raised_everywhere = True
 
-    def __init__(self, what: str, epoch: int, step: int) -> None:
-        """Say where it happened and what to change."""
+    def __init__(self, loss: str, epoch: int, step: int) -> None:
+        """Build the message: where it happened and what to change.
+
+        Args:
+            loss: "The training loss" or "The validation loss".
+            epoch: counted from 1.
+            step: counted from 1 over the whole run.
+        """
         super().__init__(
-            f"{what} is NaN or Inf in epoch {epoch} at gradient step {step}. Lower learning_rate "
+            f"{loss} is NaN or Inf in epoch {epoch} at gradient step {step}. Lower learning_rate "
             "(a tenth is a good first try), or use precision='float32' if it was 'bfloat16'; if "
             "it happens at step 1, look at the images and the model's first layers."
         )
@@ -46,12 +61,12 @@ class TrainingDivergedError(SignError):
 
 @dataclass(frozen=True)
 class DeviceSet:
-    """A data set on the training device: uint8 stays uint8 there and is converted by the batch.
+    """A data set on the training device; uint8 images are converted to float32 batch by batch.
 
     Attributes:
         images: uint8 or float32 (N, C, H, W), 0–255.
         labels: int64 (N,).
-        memory_format: of the float32 batches that are cut from it.
+        memory_format: of the float32 batches.
     """
 
     images: Tensor
@@ -66,7 +81,7 @@ class DeviceSet:
         memory_format: torch.memory_format,
         rows: slice = slice(None),
     ) -> DeviceSet:
-        """Copy a set, or some rows of it, to the device, once."""
+        """Copy a set, or some of its rows, to the device."""
         return cls(source.images[rows].to(device), source.labels[rows].to(device), memory_format)
 
     def __len__(self) -> int:
@@ -74,13 +89,13 @@ class DeviceSet:
         return len(self.labels)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Cut a batch: images as float32, labels; a model that works in place may change them."""
+        """Return a batch, float32 images and labels; a copy, so a model may work in place."""
         return self.images[index].to(torch.float32, copy=True), self.labels[index]
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """What every epoch of a run needs.
+    """Trains a model, epoch by epoch.
 
     Attributes:
         model: in its training layout, on the data's device.
@@ -88,10 +103,10 @@ class Trainer:
         settings: of the run.
         augment: called on each batch.
         data: the training set.
-        total_steps: of the whole run, for the learning rate.
+        total_steps: of the whole run; the learning rate depends on it.
         objective: what is minimised.
-        forward: the model's forward pass in training, compiled perhaps; None is the model itself.
-        processes: among which each batch is divided.
+        forward: the forward pass in training, possibly compiled; None is the model itself.
+        processes: that share each batch.
     """
 
     model: nn.Module
@@ -102,7 +117,7 @@ class Trainer:
     total_steps: int
     objective: Objective = field(default_factory=CrossEntropy)
     forward: Callable[[Tensor], Any] | None = None
-    processes: Processes = ALONE
+    processes: Processes = ONE_PROCESS
 
     def run_epoch(
         self, epoch: int, steps_done: int, report: Callable[[int], None]
@@ -110,24 +125,24 @@ class Trainer:
         """Train for one epoch, or up to the run's last step.
 
         Args:
-            epoch: counted from 1; with the settings' seed it fixes everything random.
+            epoch: counted from 1; with the seed of the settings it determines every random number.
             steps_done: gradient steps taken before this epoch.
             report: called after each step with the steps done.
 
         Returns:
-            Mean loss and accuracy over the epoch's batches, of all processes, and the steps done
-            by now.
+            Mean loss and accuracy over the epoch's batches in all processes, and the steps done so
+            far.
 
         Raises:
             TrainingDivergedError: a loss is not finite.
         """
         device, settings = self.data.labels.device, self.settings
         order = torch.randperm(
-            len(self.data), generator=rng.generator(settings.seed, epoch, "order")
+            len(self.data), generator=_generator(settings.seed, epoch, "order")
         ).to(device)
-        draws = rng.generator(settings.seed, epoch, "augment")
+        draws = _generator(settings.seed, epoch, "augment")
         rank = self.processes.rank
-        rng.seed_model(device, rng.derived_seed(settings.seed, epoch, "model", rank))
+        _seed_model(device, derived_seed(settings.seed, epoch, "model", rank))
         count = min(
             steps_per_epoch(len(self.data), settings.batch_size), self.total_steps - steps_done
         )
@@ -139,7 +154,8 @@ class Trainer:
         for i, index in enumerate(batches):
             self._set_rate(steps_done + i)
             images, labels = self.data.batch(index)
-            # Of the whole batch, in every process: what it draws does not depend on their number.
+            # On the whole batch in every process, so that what is drawn does not depend on their
+            # number.
             images, targets = self.augment(images, labels, draws)
             losses[i], hits = self._step(images, targets)
             correct += hits
@@ -163,15 +179,15 @@ class Trainer:
         images, targets = images[share.rows], targets[share.rows]
         images = images.contiguous(memory_format=self.data.memory_format)
         self.optimizer.zero_grad(set_to_none=True)
-        # Not `or`: a module may have no truth value.
+        # Not `or`: a module may define __len__ or __bool__.
         forward = self.model if self.forward is None else self.forward
-        lower = self.settings.precision == "bfloat16"
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=lower):
+        bfloat16 = self.settings.precision == "bfloat16"
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=bfloat16):
             outputs = forward(images)
         outputs = as_dtype(outputs, torch.float32)
         logits = self.objective.logits(outputs)
         loss = self.objective.loss(outputs, targets) * share.fraction
-        # The gradients become their mean over the processes; their sum is wanted.
+        # DistributedDataParallel averages the gradients over the processes; we need their sum.
         (loss * self.processes.count).backward()
         self.optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
@@ -191,14 +207,14 @@ class Trainer:
 
 
 def batch_indices(order: Tensor, batch_size: int) -> list[Tensor]:
-    """Cut an order of images into the batches that steps_per_epoch counts.
+    """Cut a permutation of the images into the batches that steps_per_epoch counts.
 
     Args:
         order: int64 (N,), a permutation.
         batch_size: of every batch but the last, which holds 2 to batch_size + 1 images.
 
     Returns:
-        One int64 tensor a batch; together they are `order`.
+        One int64 tensor per batch; concatenated they are `order`.
     """
     count = steps_per_epoch(len(order), batch_size)
     starts = [i * batch_size for i in range(count)]
@@ -206,18 +222,18 @@ def batch_indices(order: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def validate(
-    model: nn.Module, data: DeviceSet, objective: Objective, processes: Processes = ALONE
+    model: nn.Module, data: DeviceSet, objective: Objective, processes: Processes = ONE_PROCESS
 ) -> tuple[float, float]:
-    """Measure a model in eval mode and float32, whatever precision it is trained in.
+    """Evaluate a model in eval mode and float32, whatever precision it is trained in.
 
     Args:
         model: left in eval mode.
         data: the validation set, or this process's part of it, which may be empty.
-        objective: what the run minimises.
-        processes: that measure a part each.
+        objective: of the run.
+        processes: each of which evaluates a part.
 
     Returns:
-        Mean loss, from outputs converted to float64, and accuracy, on all parts together.
+        Mean loss, from outputs converted to float64, and accuracy, over all parts.
     """
     model.eval()
     device = data.labels.device
@@ -233,3 +249,33 @@ def validate(
     sums = torch.stack((loss, correct, loss.new_tensor(len(data))))
     all_loss, all_correct, images = processes.total(sums).tolist()
     return all_loss / images, all_correct / images
+
+
+def derived_seed(seed: int, epoch: int, purpose: Purpose, rank: int = 0) -> int:
+    """Return the seed of an epoch's batch order, its augmentation, or dropout inside the model.
+
+    With several processes each has its own `rank` and thus its own dropout. Order and augmentation
+    use rank 0 in all of them. Rank 0 draws what a single process draws.
+    """
+    # Rank 0 is left out, so that seeds are those of runs from before there were ranks.
+    sequence = np.random.SeedSequence([seed, epoch, _STREAMS[purpose], *([rank] if rank else [])])
+    return int(sequence.generate_state(1, np.uint32)[0])
+
+
+def _generator(seed: int, epoch: int, purpose: Purpose) -> torch.Generator:
+    """Return a CPU generator for an epoch, so that every device gets the same draws."""
+    return torch.Generator().manual_seed(derived_seed(seed, epoch, purpose))
+
+
+def _seed_model(device: torch.device, seed: int) -> None:
+    """Seed the global generators that dropout draws from, on the CPU and on `device` only."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+
+
+@contextmanager
+def forked_rng(device: torch.device) -> Iterator[None]:
+    """Restore PyTorch's global generators of the CPU and of `device` when the block ends."""
+    with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []):
+        yield

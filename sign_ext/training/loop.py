@@ -1,17 +1,18 @@
-"""The training loop: data on the device, the epoch that is best on validation kept, resumable.
+"""The training loop: data on the device, best epoch on validation kept, resumable.
 
-In one process it is plain PyTorch: what Lightning Fabric would do there is a `.to(device)` and an
-autocast. Where a run spans several processes (`sign_ext.training.processes`), Fabric joins them and
-wraps the forward pass of training in DistributedDataParallel, and nothing else: the model and the
-optimiser stay the plain ones, whose tensors the run's state file needs by name.
+In one process it is plain PyTorch, because Fabric would only add a `.to(device)` and an autocast
+there. If a run spans several processes (`sign_ext.training.processes`), Lightning Fabric joins
+them and wraps the forward pass of training in DistributedDataParallel. It wraps neither the model
+nor the optimiser, whose tensors the run's state file stores by name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,33 @@ from sign_ext.eval_state import arithmetic
 from sign_ext.progress import Progress, reporting
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 from sign_ext.training.checks import check_model, check_sets, trains_all_parameters
-from sign_ext.training.epoch import DeviceSet, Trainer, TrainingDivergedError, validate
+from sign_ext.training.epoch import (
+    DeviceSet,
+    Trainer,
+    TrainingDivergedError,
+    forked_rng,
+    validate,
+)
 from sign_ext.training.objective import CrossEntropy, Objective
 from sign_ext.training.prepare_model import (
-    flags_put_back,
-    synchronised,
+    restored_flags,
+    synchronised_batch_norm,
     training_forward,
     training_layout,
 )
 from sign_ext.training.processes import join_processes
-from sign_ext.training.result import TrainResult
-from sign_ext.training.rng import forked_rng
 from sign_ext.training.run_folder import (
+    ScalarLog,
     check_same_call,
     complete,
     full_config,
     holds_state,
     open_folder,
     run_identity,
+    scalar_log,
 )
-from sign_ext.training.scalars import ScalarLog, scalar_log
 from sign_ext.training.settings import TrainSettings
-from sign_ext.training.state import RunState, load_state, save_state
+from sign_ext.training.state import RunState, TrainResult, load_state, save_state
 
 
 def train(
@@ -63,35 +69,35 @@ def train(
     progress: Progress = False,
     config: Mapping[str, Any] | None = None,
 ) -> TrainResult:
-    """Train a model and leave in it the weights of the epoch that is best on validation.
+    """Train a model; it ends with the weights of the epoch that is best on validation.
 
     The paper selects "the epochs corresponding to the highest accuracies on the validation sets";
-    of equal epochs the earlier is kept. The objective is minimised on shuffled batches. The run is
-    a function of the settings, the data, the augmentation, the objective and the model's initial
-    weights: equal calls give equal bits on a CPU (with the same number of threads), and the
-    caller's random number generators are as before afterwards.
+    of equal epochs the first is kept. The objective is minimised on shuffled batches. The run is a
+    function of the settings, the data, the augmentation, the objective and the model's initial
+    weights. On a CPU equal calls are bit-identical, given the same number of threads. The caller's
+    random number generators are restored afterwards.
 
-    Under torchrun the processes train one model together: each calls this with the same arguments
-    and computes its part of each batch, `settings.batch_size` counting the images of all. Every
-    one returns the same; the first writes `out` and shows the progress. See docs/training.md for
-    what agrees with one process, and how far.
+    Under torchrun the processes train one model together. Each calls this with the same arguments
+    and computes its part of every batch; `settings.batch_size` counts the images of all. All
+    return the same result; the first writes `out` and shows the progress. docs/training.md says
+    how closely the result agrees with that of one process.
 
     Args:
-        model: float32 pixels 0–255 in, (N, classes) logits out, or what `objective` is for.
-            Trained in place and moved to `device`, where it stays; its training flags are put
-            back at the end. Parameters with requires_grad=False stay as they are.
+        model: takes float32 pixels 0–255 and returns (N, classes) logits, or what `objective`
+            expects. It is trained in place and moved to `device`, where it stays. Its training
+            flags are restored at the end. Parameters with requires_grad=False do not change.
         train_set: uint8 or float32 images (N, C, H, W), copied to the device once.
-        validation: measured after each epoch; it also moves to the device.
+        validation: evaluated after each epoch; also copied to the device.
         settings: TrainSettings() if None.
-        augment: called on each training batch on the device; none if None.
-        objective: CrossEntropy() if None; Aleatoric() for a model that was built with
-            aleatoric=True (Section 3.2).
-        device: "cpu", "cuda" or "cuda:INDEX"; of several processes each takes the CUDA device of
+        augment: called on each training batch on the device; None does not augment.
+        objective: CrossEntropy() if None; Aleatoric() for a model built with aleatoric=True
+            (Section 3.2).
+        device: "cpu", "cuda" or "cuda:INDEX"; with several processes each uses the CUDA device of
             its rank on its machine.
         out: folder for the run: last.safetensors after each epoch, tensorboard/ curves, and
             model.safetensors with model.json when the run is complete. None writes nothing.
-        resume: continue the run in `out`; begin one if there is none yet; return at once what a
-            complete one returned. Bit for bit on a CPU what an uninterrupted run gives.
+        resume: continue the run in `out`, or start one if there is none. A complete run returns
+            its result at once. On a CPU the result is bit-identical to an uninterrupted run's.
         overwrite: discard the run in `out`.
         progress: True for a bar on stderr, or a callable(done, total) in gradient steps, called
             before the first step (done is above 0 in a resumed run) and after each.
@@ -102,11 +108,12 @@ def train(
         The run's history and its selected epoch.
 
     Raises:
-        ValueError: settings, sets, model or `out` that do not fit; the message says which.
-        FileExistsError: `out` holds a run and neither resume nor overwrite was asked for.
+        ValueError: settings, sets, model or `out` are invalid or do not match; the message says
+            which.
+        FileExistsError: `out` holds a run and neither resume nor overwrite is True.
         ModuleNotFoundError: there are several processes, and Lightning Fabric is not installed.
-        TrainingDivergedError: the loss became NaN or Inf; `out` keeps the last good epoch, the
-            model what the last step left in it (so it does after any other exception).
+        TrainingDivergedError: the loss became NaN or Inf; `out` keeps the last good epoch.
+            The model, as after any other exception, keeps the weights of the last step.
 
     Example:
         >>> from sign_ext.augment import Classical
@@ -129,37 +136,32 @@ def train(
     folder = None if out is None or not processes.first else Path(out)
     identity: dict[str, Any] = {}
     with ExitStack() as stack:
-        with processes.agreeing():
+        with processes.raising_together():
             check_sets(train_set, validation)
             shown = progress if processes.first else False
             report = stack.enter_context(reporting(shown, total, "training"))
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(arithmetic(settings.precision))
-            stack.enter_context(forked_rng(place))
-            stack.enter_context(flags_put_back(model))
+            stack.enter_context(_training_mode(model, place, settings))
             check_model(model.to(place), train_set, place, objective)
             all_trained = not several or trains_all_parameters(model, train_set, place, objective)
             if out is None and (resume or overwrite):
-                raise ValueError(
-                    "resume and overwrite are about the run in `out`: give out=FOLDER."
-                )
+                raise ValueError("resume and overwrite need the folder of a run: give out=FOLDER.")
             if out is not None or several:
-                made_from = (model, train_set, validation, settings, augment, objective, processes)
-                identity = run_identity(*made_from)
+                identity = run_identity(
+                    model, train_set, validation, settings, augment, objective, processes
+                )
         if several:
             check_same_call(identity, processes)
-        with processes.agreeing():
+        with processes.raising_together():
             if folder is not None:
                 open_folder(folder, resume=resume, overwrite=overwrite)
             layout = stack.enter_context(training_layout(model, place, settings))
             trainable = [p for p in model.parameters() if p.requires_grad]
             optimizer = settings.build_optimizer(trainable)
             data = DeviceSet.place(train_set, place, layout)
-            mine = processes.part(len(validation))
-            measured = DeviceSet.place(validation, place, layout, mine)
-            stack.enter_context(synchronised(model, processes))
-        all_trained = processes.tell(all_trained)
+            own_part = processes.part(len(validation))
+            validation_part = DeviceSet.place(validation, place, layout, own_part)
+            stack.enter_context(synchronised_batch_norm(model, processes))
+        all_trained = processes.broadcast(all_trained)
         forward = training_forward(model, settings, processes, all_trained=all_trained)
         trainer = Trainer(
             model=model,
@@ -172,26 +174,46 @@ def train(
             forward=stack.enter_context(forward),
             processes=processes,
         )
-        run = _Run(trainer, measured, folder, identity, RunState())
-        if processes.tell(holds_state(folder)):
+        run = _Run(trainer, validation_part, folder, identity, RunState())
+        if processes.broadcast(holds_state(folder)):
             run.state = load_state(folder, model, optimizer, identity, processes)
-        with processes.agreeing():
+        with processes.raising_together():
             logged = folder if run.state.steps < total else None
             log = stack.enter_context(scalar_log(logged, run.state.steps))
-        run.to_the_end(report or _nothing, log)
-        processes.copy_first(run.state.best_weights.values())
+        run.finish_epochs(report or _ignore, log)
+        processes.broadcast_tensors(run.state.best_weights.values())
         model.load_state_dict(run.state.best_weights)
-    result = run.result()
-    with processes.agreeing():
+    result = run.state.result()
+    with processes.raising_together():
         if folder is not None and not complete(folder):
-            told = (config, train_set, settings, augment, objective, result, processes.count)
-            save_checkpoint(folder / CHECKPOINT_NAME, model, full_config(*told))
+            save_checkpoint(
+                folder / CHECKPOINT_NAME,
+                model,
+                full_config(
+                    config, train_set, settings, augment, objective, result, processes.count
+                ),
+            )
     return result
+
+
+@contextmanager
+def _training_mode(
+    model: nn.Module, device: torch.device, settings: TrainSettings
+) -> Iterator[None]:
+    """Set PyTorch's global modes for training; restore them, the generators and the flags."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        arithmetic(settings.precision),
+        forked_rng(device),
+        restored_flags(model),
+    ):
+        yield
 
 
 @dataclasses.dataclass
 class _Run:
-    """A run under way: its trainer, its validation set, and where it stands."""
+    """A run in progress: its trainer, its validation set and its state so far."""
 
     trainer: Trainer
     validation: DeviceSet
@@ -199,32 +221,35 @@ class _Run:
     identity: dict[str, Any]
     state: RunState
 
-    def to_the_end(self, report: Callable[[int], None], log: ScalarLog) -> None:
-        """Take the epochs that are left, saving the state after each."""
+    def finish_epochs(self, report: Callable[[int], None], log: ScalarLog) -> None:
+        """Train the remaining epochs, saving the state after each."""
         state, total, processes = self.state, self.trainer.total_steps, self.trainer.processes
         began = time.monotonic() - state.seconds
         report(state.steps)
         while state.steps < total:
             row = self._epoch(state.epoch + 1, state.steps, report)
             state.add_epoch(row, self.trainer.model)
-            state.seconds = processes.tell(time.monotonic() - began)
-            with processes.agreeing():
+            state.seconds = processes.broadcast(time.monotonic() - began)
+            with processes.raising_together():
+                # Curves before the state: an epoch that is logged but not saved is taken again,
+                # and its points are then dropped (`scalar_log`).
                 log(row, self.trainer.settings.rate_at(state.steps - 1, total))
                 if self.folder is not None:
-                    made = (self.trainer.model, self.trainer.optimizer, self.identity)
-                    save_state(self.folder, state, *made, processes.count)
+                    trained = (self.trainer.model, self.trainer.optimizer, self.identity)
+                    save_state(self.folder, state, *trained, processes.count)
 
     def _epoch(
         self, epoch: int, steps_done: int, report: Callable[[int], None]
     ) -> dict[str, float | int]:
+        """Train and validate one epoch; return its row of the history."""
         trainer = self.trainer
         loss, accuracy, steps = trainer.run_epoch(epoch, steps_done, report)
-        # Running statistics are each process's own until the first one's are taken for all.
-        trainer.processes.copy_first(trainer.model.buffers())
+        # On CPUs running statistics differ between processes: those of the first are kept.
+        trainer.processes.broadcast_tensors(trainer.model.buffers())
         validation_loss, validation_accuracy = validate(
             trainer.model, self.validation, trainer.objective, trainer.processes
         )
-        if validation_loss - validation_loss != 0:  # NaN or Inf
+        if not math.isfinite(validation_loss):
             raise TrainingDivergedError("The validation loss", epoch, steps)
         row: dict[str, float | int] = {
             "epoch": epoch,
@@ -234,15 +259,8 @@ class _Run:
             "validation_accuracy": validation_accuracy,
             "steps": steps,
         }
-        return trainer.processes.tell(row)
-
-    def result(self) -> TrainResult:
-        """Sum the run up."""
-        state = self.state
-        return TrainResult(
-            state.history, state.best_epoch, state.best_accuracy, state.steps, state.seconds
-        )
+        return trainer.processes.broadcast(row)
 
 
-def _nothing(done: int) -> None:
-    """Stand in for a report where nobody listens."""
+def _ignore(done: int) -> None:
+    """Stand in for a progress report that nobody asked for."""

@@ -1,4 +1,4 @@
-"""What a run minimises: cross-entropy, or the aleatoric loss of Section 3.2."""
+"""The objective of a run: cross-entropy, or the aleatoric loss of Section 3.2."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from sign_ext.models import AleatoricOutput, aleatoric_loss
 
 @runtime_checkable
 class Objective(Protocol):
-    """A loss of a model's outputs, and where in them the logits are.
+    """A loss of a model's outputs, and the logits among them.
 
-    An implementation is a frozen dataclass: its fields are its options, so a run's state file can
-    hold them and a resumed run can tell whether they changed.
+    An implementation is a frozen dataclass whose fields are its options: a run's state file stores
+    them, and a resumed run checks that they are unchanged.
     """
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         """Compute the mean loss of a batch.
 
         Args:
-            outputs: what the model gives, a tensor or a named tuple of tensors.
+            outputs: of the model, a tensor or a named tuple of tensors.
             targets: int64 (N,), or float (N, classes) with the probability of each class.
 
         Returns:
-            A scalar. Its random numbers, if any, come from torch's global generators, which are
-            seeded anew for each epoch.
+            A scalar. Random numbers, if any, come from torch's global generators, which are seeded
+            for each epoch.
         """
         ...
 
     def logits(self, outputs: Any) -> Tensor:
-        """Return the logits (N, classes) whose largest is the prediction.
+        """Return the logits (N, classes); the largest is the prediction.
 
         Raises:
-            ValueError: outputs of another kind than the objective is for.
+            ValueError: the objective is for another kind of outputs.
         """
         ...
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Cross-entropy of a model that gives logits.
+    """Cross-entropy of a model that returns logits.
 
     Example:
         >>> import torch
@@ -59,25 +59,26 @@ class CrossEntropy:
     def logits(self, outputs: Any) -> Tensor:
         """Return the outputs themselves."""
         if not isinstance(outputs, Tensor):
-            more = isinstance(outputs, AleatoricOutput)
+            aleatoric = isinstance(outputs, AleatoricOutput)
+            advice = "Use objective=Aleatoric()." if aleatoric else "Return only those."
             raise ValueError(
-                f"model gives {type(outputs).__name__}; CrossEntropy accepts logits (N, classes) "
-                f"in one tensor. {'Give objective=Aleatoric().' if more else 'Return those alone.'}"
+                f"model returns {type(outputs).__name__}; CrossEntropy accepts logits (N, classes) "
+                f"in one tensor. {advice}"
             )
         return outputs
 
 
 @dataclass(frozen=True)
 class Aleatoric:
-    """The negative of Eq. 10, of a model that gives an `AleatoricOutput`.
+    """The negative of Eq. 10, of a model that returns an `AleatoricOutput`.
 
-    Predictions, and so the selection of an epoch, go by the largest f, not by drawn logits.
+    Predictions, and thus the selection of an epoch, use the largest f, not drawn logits.
 
     Args:
-        samples: T, how often the logits are drawn (Eq. 11); the paper does not state it.
+        samples: T, the number of draws of the logits (Eq. 11); the paper does not state it.
 
     Raises:
-        ValueError: fewer than one sample.
+        ValueError: `samples` is below 1.
 
     Example:
         >>> import torch
@@ -101,17 +102,17 @@ class Aleatoric:
         """Return f."""
         if not isinstance(outputs, AleatoricOutput):
             raise ValueError(
-                f"model gives {type(outputs).__name__}; Aleatoric accepts an AleatoricOutput. "
+                f"model returns {type(outputs).__name__}; Aleatoric accepts an AleatoricOutput. "
                 "Build the model with build_model(..., aleatoric=True)."
             )
         return outputs.logits
 
 
 def as_dtype(outputs: Any, dtype: torch.dtype) -> Any:
-    """Convert a model's outputs, so that the loss is computed in that precision.
+    """Convert a model's outputs to the dtype in which the loss is computed.
 
     Args:
-        outputs: a tensor or a named tuple of tensors; it is kept so.
+        outputs: a tensor or a named tuple of tensors; the structure is kept.
         dtype: of the result.
     """
     if isinstance(outputs, Tensor):

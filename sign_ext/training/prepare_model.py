@@ -1,6 +1,6 @@
-"""The model's form while it trains, put back afterwards.
+"""What training changes about a model, undone afterwards.
 
-Its flags, its memory layout, its batch normalisation in several processes, its compiled code.
+Training flags, memory layout, synchronised batch normalisation, compilation.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sign_ext.training.processes import ALONE, Processes
+from sign_ext.training.processes import ONE_PROCESS, Processes
 from sign_ext.training.settings import TrainSettings
 
 
 @contextmanager
-def flags_put_back(model: nn.Module) -> Iterator[None]:
-    """Put every module's training flag back, and drop the gradients of training."""
+def restored_flags(model: nn.Module) -> Iterator[None]:
+    """Restore every module's training flag when the block ends, and drop the gradients."""
     flags = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -35,12 +35,12 @@ def training_layout(
 ) -> Iterator[torch.memory_format]:
     """Keep convolution weights channels_last while training, contiguous afterwards.
 
-    oneDNN's convolutions are quicker so on a CPU (BasicCNN trains 1.3 times as fast), and NHWC is
-    the layout of CUDA's matrix units; IEEE float32 on CUDA does not use those and stays
-    contiguous.
+    oneDNN's convolutions are faster in this layout on a CPU (BasicCNN trains 1.3 times as fast),
+    and NHWC is the layout of CUDA's matrix units. IEEE float32 on CUDA does not use those and
+    stays contiguous.
     """
-    wanted = device.type == "cpu" or settings.precision != "float32"
-    layout = torch.channels_last if wanted else torch.contiguous_format
+    channels_last = device.type == "cpu" or settings.precision != "float32"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     try:
         model.to(memory_format=layout)
         yield layout
@@ -49,31 +49,32 @@ def training_layout(
 
 
 @contextmanager
-def synchronised(model: nn.Module, processes: Processes) -> Iterator[None]:
-    """Have batch normalisation take its statistics from all processes, on CUDA devices.
+def synchronised_batch_norm(model: nn.Module, processes: Processes) -> Iterator[None]:
+    """On CUDA, let batch normalisation compute its statistics over all processes.
 
-    PyTorch has no such layer for CPUs: there each process normalises by its own images.
+    PyTorch has no such layer for CPUs, where each process normalises by its own images.
 
     Raises:
-        ValueError: a batch normalisation of a class that has no synchronised form.
+        ValueError: a batch normalisation layer has no synchronised form.
     """
     if processes.count == 1 or processes.device.type != "cuda":
         yield
         return
-    own: list[tuple[nn.Module, str, nn.Module]] = []
-    made: dict[nn.Module, nn.Module] = {}
+    originals: list[tuple[nn.Module, str, nn.Module]] = []
+    # One form per layer, also of a layer that the model uses in several places.
+    forms: dict[nn.Module, nn.Module] = {}
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
-                own.append((parent, name, child))
-                made.setdefault(child, _synchronised_form(child))
+                originals.append((parent, name, child))
+                forms.setdefault(child, _synchronised_form(child))
     try:
-        for parent, name, child in own:
-            parent._modules[name] = made[child]
+        for parent, name, child in originals:
+            parent._modules[name] = forms[child]
         yield
     finally:
-        # Weights and statistics are the same tensors in both.
-        for parent, name, child in own:
+        # Both forms share their weights and statistics, so there is nothing to copy back.
+        for parent, name, child in originals:
             parent._modules[name] = child
 
 
@@ -82,13 +83,13 @@ def _synchronised_form(layer: nn.Module) -> nn.Module:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
         return converted
     if type(layer).__module__.partition(".")[0] == "timm":
-        from timm.layers import convert_sync_batchnorm  # theirs has the activation in it
+        from timm.layers import convert_sync_batchnorm  # these layers include the activation
 
         return convert_sync_batchnorm(layer)  # type: ignore[no-any-return]
     raise ValueError(
-        f"model has batch normalisation of class {type(layer).__qualname__}, for which there is no "
-        "form that takes its statistics from several processes: use torch.nn.BatchNorm2d, or "
-        "train in one process."
+        f"model has batch normalisation of class {type(layer).__qualname__}, which cannot "
+        "compute its statistics over several processes: use torch.nn.BatchNorm2d, or train in one "
+        "process."
     )
 
 
@@ -96,16 +97,16 @@ def _synchronised_form(layer: nn.Module) -> nn.Module:
 def training_forward(
     model: nn.Module,
     settings: TrainSettings,
-    processes: Processes = ALONE,
+    processes: Processes = ONE_PROCESS,
     *,
     all_trained: bool = True,
 ) -> Iterator[Callable[[Tensor], Any]]:
-    """Give the forward pass of training: the model itself, or compiled by torch.compile.
+    """Yield the forward pass of training: the model, or the model compiled by torch.compile.
 
-    In several processes it is wrapped, so that gradients are averaged over them; collective.
+    With several processes it is wrapped so that gradients are averaged over them; collective.
 
-    A run has two sizes of batch at most. Each is compiled for itself, and whole, so that a resumed
-    run runs the code that an uninterrupted one does, and nothing goes back to eager silently.
+    A run has at most two batch sizes. Each is compiled separately and as one graph, so that a
+    resumed run executes the same code as an uninterrupted one, and nothing falls back to eager.
     """
     if not settings.compile:
         yield processes.wrap(model, all_trained=all_trained)
@@ -114,5 +115,5 @@ def training_forward(
         compiled = torch.compile(model, fullgraph=True, dynamic=False)
         yield processes.wrap(compiled, all_trained=all_trained)
     finally:
-        # Else the runs of one process would share, and reach, the limit on recompilations.
+        # Otherwise all runs in a process would share the limit on recompilations, and reach it.
         torch.compiler.reset()

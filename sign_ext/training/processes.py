@@ -1,8 +1,8 @@
-"""The processes of one run: which one this is, its part of each batch, and how they agree.
+"""The processes of one run: their ranks, their parts of each batch, and their communication.
 
-torchrun starts the processes and tells each in its environment which it is. Lightning Fabric joins
-them and puts DistributedDataParallel around the model. In one process, the ordinary case, all of
-this does nothing and Fabric is not imported.
+torchrun starts the processes and sets each one's rank in its environment. Lightning Fabric joins
+them and wraps the model in DistributedDataParallel. With one process, the usual case, nothing here
+has an effect and Fabric is not imported.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Share:
-    """What one process computes of a batch.
+    """The part of a batch that one process computes.
 
     Attributes:
         rows: of the batch.
-        copies: how many processes compute these same rows: 1, or all of them.
-        fraction: of the batch's mean loss that the mean loss of these rows is; the fractions of
-            all processes add up to 1.
+        copies: number of processes that compute these rows: 1, or all of them.
+        fraction: the weight of these rows' mean loss in the batch's mean loss; over all processes
+            the weights add up to 1.
     """
 
     rows: slice
@@ -44,40 +44,40 @@ class Share:
 class Processes:
     """This process among those of the run.
 
-    What is called "collective" must be called by every process, in the same order.
+    Methods marked "collective" must be called by every process, in the same order.
 
     Attributes:
-        rank: 0 to count − 1; 0 writes the files and shows the progress.
-        count: how many there are.
-        here: how many of them are on this machine.
-        device: this process's own.
-        fabric: Lightning Fabric, that joins them; None if there is but one.
+        rank: 0 to count − 1; rank 0 writes the files and shows the progress.
+        count: number of processes.
+        local_count: number of those on this machine.
+        device: of this process.
+        fabric: Lightning Fabric, which joins them; None for a single process.
     """
 
     rank: int = 0
     count: int = 1
-    here: int = 1
+    local_count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     fabric: Any = None
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and shows."""
+        """Whether this process writes the files and shows the progress."""
         return self.rank == 0
 
     def part(self, length: int) -> slice:
-        """Return this process's contiguous part of `length` things; sizes differ by 1 at most."""
+        """Return this process's contiguous part of `length` items; sizes differ by 1 at most."""
         return slice(
             self.rank * length // self.count,
             (self.rank + 1) * length // self.count,
         )
 
     def share(self, batch: int) -> Share:
-        """Say what this process computes of a batch of `batch` images.
+        """Return the part of a batch of `batch` images that this process computes.
 
-        Each takes its part. A batch that would leave a process without two images, from which
-        batch normalisation could not estimate a variance, is computed whole by every process:
-        the mean of equal gradients is that gradient, and none has to sit out a collective call.
+        If a process would get fewer than two images, of which batch normalisation cannot estimate
+        a variance, every process computes the whole batch: the mean of equal gradients is that
+        gradient, and no process misses a collective call.
         """
         if batch < 2 * self.count:
             return Share(slice(0, batch), self.count, 1 / self.count)
@@ -85,30 +85,35 @@ class Processes:
         return Share(rows, 1, (rows.stop - rows.start) / batch)
 
     def wrap(self, forward: Any, *, all_trained: bool = True) -> Any:
-        """Wrap a module, so that its gradients become the mean over the processes; collective.
+        """Wrap a module so that its gradients are averaged over the processes; collective.
 
-        The first process's weights and buffers go to all.
+        All processes get the first one's weights and buffers.
 
         Args:
             forward: the model, or its compiled form.
-            all_trained: the loss depends on every parameter. Otherwise each step looks for those
-                it does not depend on, which then keep no gradient, as in one process.
+            all_trained: whether the loss depends on every parameter. If not, each step searches
+                for unused parameters, which then get no gradient, as in one process.
         """
         if self.count == 1:
             return forward
-        fabric = self.fabric if all_trained else _fabric(self.device, self.here, self.count, False)
-        # Compiled code stays inside: Fabric would compile the wrapper, which cannot be done whole.
+        fabric = (
+            self.fabric
+            if all_trained
+            else _fabric(self.device, self.local_count, self.count, False)
+        )
+        # Keep the compiled module inside: Fabric would compile the wrapper instead, which cannot
+        # be captured as one graph.
         return fabric.setup_module(forward, move_to_device=False, _reapply_compile=False)
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Add a tensor up over the processes; collective."""
+        """Sum a tensor over the processes; collective."""
         if self.count == 1:
             return tensor
-        added: Tensor = self.fabric.all_reduce(tensor.clone(), reduce_op="sum")
-        return added
+        summed: Tensor = self.fabric.all_reduce(tensor.clone(), reduce_op="sum")
+        return summed
 
-    def copy_first(self, tensors: Iterable[Tensor]) -> None:
-        """Write the first process's values into tensors, in place; collective."""
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with the first process's values; collective."""
         if self.count == 1:
             return
         with torch.no_grad():
@@ -117,46 +122,45 @@ class Processes:
                 torch.distributed.broadcast(values, src=0)
                 tensor.copy_(values)
 
-    def tell(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Return the first process's value; collective."""
         if self.count == 1:
             return value
-        told: T = self.fabric.broadcast(value, src=0)
-        return told
+        received: T = self.fabric.broadcast(value, src=0)
+        return received
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns on the first process, the only one to call it; collective."""
-        made: Any = None
-        with self.agreeing():
+    def call_on_first(self, function: Callable[[], T]) -> T:
+        """Call a function on the first process only and return its result on all; collective."""
+        result: Any = None
+        with self.raising_together():
             if self.first:
-                made = make()
-        return self.tell(made)
+                result = function()
+        return self.broadcast(result)
 
     @contextmanager
-    def agreeing(self) -> Iterator[None]:
-        """Raise on every process what the block raises on any of them; collective.
+    def raising_together(self) -> Iterator[None]:
+        """Raise on every process if the block raises on any of them; collective.
 
-        Else one process would stop, and the others wait for it. Of several errors a process
-        raises its own, or that of the lowest rank.
+        Otherwise the failing process would stop and the others would wait for it forever. A
+        process raises its own error, or else that of the lowest rank.
         """
         if self.count == 1:
             yield
             return
-        mine: Exception | None = None
+        own: Exception | None = None
         try:
             yield
         except Exception as error:
-            mine = error
-        told: list[Exception | None] = [None] * self.count
-        torch.distributed.all_gather_object(told, mine and self._portable(mine))
-        raised = mine or next((error for error in told if error is not None), None)
+            own = error
+        errors: list[Exception | None] = [None] * self.count
+        torch.distributed.all_gather_object(errors, own and self._portable(own))
+        raised = own or next((error for error in errors if error is not None), None)
         if raised is not None:
             raised.raised_everywhere = True  # type: ignore[attr-defined]
             raise raised
 
     def _portable(self, error: Exception) -> Exception:
-        """Return an error that can travel to another process: the same, or one that quotes it."""
-        where = f"Raised by process {self.rank} of {self.count}."
+        """Return an error that can be sent to another process: the same, or one that quotes it."""
         try:
             copy: Exception = pickle.loads(pickle.dumps(error))
             same = type(copy) is type(error) and str(copy) == str(error)
@@ -164,32 +168,33 @@ class Processes:
             same = False
         if not same:
             copy = RuntimeError(f"{type(error).__name__}: {error}")
-        copy.add_note(where)
+        copy.add_note(f"Raised by process {self.rank} of {self.count}.")
         return copy
 
 
-ALONE = Processes()
+ONE_PROCESS = Processes()
 
 
 def raised_everywhere(error: BaseException) -> bool:
-    """Say whether every process of the run raises this error, so that one may tell of it."""
+    """Return whether every process of the run raises this error, so that one report is enough."""
     return bool(getattr(error, "raised_everywhere", False))
 
 
 def join_processes(device: str | torch.device) -> Processes:
-    """Join the processes that a launcher started for this run, or be the only one; collective.
+    """Join the processes that a launcher started for this run, if there are several; collective.
 
-    They stay joined until the interpreter ends: a later call finds them so.
+    They stay joined until the interpreter exits, so further calls are allowed.
 
     Args:
-        device: "cpu", or "cuda" for each process's own: that of its rank on its machine.
+        device: "cpu", or "cuda" for the device of each process's rank on its machine.
 
     Returns:
-        This process among them, by the launcher's RANK, WORLD_SIZE and LOCAL_RANK in the
-        environment. Without WORLD_SIZE, or if it is 1, the process is alone.
+        This process, as described by RANK, WORLD_SIZE and LOCAL_RANK in the environment. It is the
+        only one if WORLD_SIZE is not set or 1.
 
     Raises:
-        ValueError: no such device, fewer devices than processes, or half a launcher's variables.
+        ValueError: there is no such device, there are fewer devices than processes, or some of the
+            launcher's variables are missing.
         ModuleNotFoundError: there are several processes, and Lightning Fabric is not installed.
 
     Example:
@@ -200,21 +205,22 @@ def join_processes(device: str | torch.device) -> Processes:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return Processes(device=place)
     rank, count, local = _number("RANK"), _number("WORLD_SIZE"), _number("LOCAL_RANK")
-    here = _number("LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in os.environ else count
-    if count % here:
+    local_count = _number("LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in os.environ else count
+    if count % local_count:
         raise ValueError(
-            f"WORLD_SIZE={count} is no multiple of LOCAL_WORLD_SIZE={here}: start equally many "
-            "processes on each machine (torchrun --nnodes=M --nproc-per-node=N)."
+            f"WORLD_SIZE={count} is no multiple of LOCAL_WORLD_SIZE={local_count}: start the "
+            "same number of processes on each machine (torchrun --nnodes=M --nproc-per-node=N)."
         )
     if place.type == "cuda":
-        if torch.cuda.device_count() < here:
+        if torch.cuda.device_count() < local_count:
             raise ValueError(
-                f"{here} processes on this machine and {torch.cuda.device_count()} CUDA devices: "
-                "give each process its own (torchrun --nproc-per-node=DEVICES), or device='cpu'."
+                f"{local_count} processes on this machine and {torch.cuda.device_count()} CUDA "
+                "devices: give each process its own (torchrun --nproc-per-node=DEVICES), or "
+                "device='cpu'."
             )
         place = torch.device("cuda", local)
-    processes = Processes(rank, count, here, place, _fabric(place, here, count, True))
-    with processes.agreeing():
+    processes = Processes(rank, count, local_count, place, _fabric(place, local_count, count, True))
+    with processes.raising_together():
         if torch.device(device).index not in (None, place.index):
             raise ValueError(
                 f"device={str(device)!r} in the process of LOCAL_RANK={local}: give 'cuda', and "
@@ -234,8 +240,8 @@ def _number(name: str) -> int:
         ) from None
 
 
-def _fabric(place: torch.device, here: int, count: int, all_trained: bool) -> Any:
-    """Join the processes, if they are not: gloo on CPUs, NCCL on CUDA devices."""
+def _fabric(place: torch.device, local_count: int, count: int, all_trained: bool) -> Any:
+    """Join the processes unless they are already: gloo on CPUs, NCCL on CUDA devices."""
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments import TorchElasticEnvironment
@@ -248,26 +254,26 @@ def _fabric(place: torch.device, here: int, count: int, all_trained: bool) -> An
         ) from error
     logger = logging.getLogger("lightning_fabric")
     level = logger.level
-    logger.setLevel(logging.WARNING)  # else each process announces itself on stderr
+    logger.setLevel(logging.WARNING)  # or each process announces itself on stderr
     try:
         fabric = Fabric(
             accelerator=place.type,
-            devices=here,
-            num_nodes=count // here,
+            devices=local_count,
+            num_nodes=count // local_count,
             strategy=DDPStrategy(find_unused_parameters=not all_trained),
             plugins=[TorchElasticEnvironment()],
         )
         fabric.launch()
     finally:
         logger.setLevel(level)
-    # Their threads have to end before the interpreter does: left to its last moments, one in some
-    # ten runs was aborted after all its work was done. Registered once, whatever calls this again.
-    atexit.unregister(_part)
-    atexit.register(_part)
+    # The group's threads must end before the interpreter does: without this about one run in ten
+    # was aborted on exit, after all its work was done. Unregistered first, so that it runs once.
+    atexit.unregister(_leave)
+    atexit.register(_leave)
     return fabric
 
 
-def _part() -> None:
-    """Leave the other processes; by itself, without waiting for them."""
+def _leave() -> None:
+    """Leave the process group without waiting for the others."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

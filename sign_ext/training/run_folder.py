@@ -1,40 +1,50 @@
-"""The folder of a run: made, opened or refused at the start, complete at the end."""
+"""The folder of a run: opened, resumed or refused at the start, complete at the end.
+
+It holds the state file, TensorBoard curves and in the end the checkpoint. A run's identity tells
+whether a folder belongs to the run that is requested.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import sign_ext
 from sign_ext.augment import Augment
 from sign_ext.data import ImageSet, fingerprint
+from sign_ext.environment import versions
 from sign_ext.training.checkpoints import CHECKPOINT_NAME
 from sign_ext.training.objective import Objective
-from sign_ext.training.processes import ALONE, Processes
-from sign_ext.training.result import TrainResult
-from sign_ext.training.scalars import remove_scalars
+from sign_ext.training.processes import ONE_PROCESS, Processes
 from sign_ext.training.settings import TrainSettings
-from sign_ext.training.state import STATE_NAME, describe_differences, peek
+from sign_ext.training.state import STATE_NAME, TrainResult, describe_differences, peek
+
+TENSORBOARD = "tensorboard"
+_TAGS = {
+    "train_loss": "train/loss",
+    "train_accuracy": "train/accuracy",
+    "validation_loss": "validation/loss",
+    "validation_accuracy": "validation/accuracy",
+}
 
 
 def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder, and settle what happens to a run that it holds.
+    """Create the folder, or decide what happens to a run in it.
 
     Args:
         folder: of the run.
-        resume: a run in it is continued.
-        overwrite: a run in it is discarded.
+        resume: continue a run in it.
+        overwrite: discard a run in it.
 
     Raises:
-        ValueError: both were asked for.
-        FileExistsError: it holds a run, and neither was; or a checkpoint without a state.
+        ValueError: both are True.
+        FileExistsError: it holds a run and neither is True, or it holds a checkpoint without state.
     """
     if resume and overwrite:
         raise ValueError("resume continues the run in `out`, overwrite discards it: give one.")
@@ -42,7 +52,7 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     if overwrite:
         for file in (checkpoint, checkpoint.with_suffix(".json"), state):
             file.unlink(missing_ok=True)
-        remove_scalars(folder)
+        _remove_scalars(folder)
     elif checkpoint.exists() and not state.exists():
         raise FileExistsError(
             f"{folder} holds {CHECKPOINT_NAME} but no {STATE_NAME} to resume from: give another "
@@ -58,31 +68,67 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def holds_state(folder: Path | None) -> bool:
-    """Say whether there is a run to resume."""
+    """Return whether there is a run to resume."""
     return folder is not None and (folder / STATE_NAME).is_file()
 
 
 def complete(folder: Path) -> bool:
-    """Say whether the run's checkpoint has been written whole."""
+    """Return whether the run's checkpoint has been written completely."""
     checkpoint = folder / CHECKPOINT_NAME
     return checkpoint.is_file() and checkpoint.with_suffix(".json").is_file()
 
 
-# A run in plain values: what it is made from, and the configuration its checkpoint carries.
+class ScalarLog(Protocol):
+    """Takes one row of a training history after each epoch."""
+
+    def __call__(self, row: Mapping[str, float | int], learning_rate: float) -> None:
+        """Write the row's values at its gradient step."""
+        ...
+
+
+@contextmanager
+def scalar_log(folder: Path | None, steps_done: int) -> Iterator[ScalarLog]:
+    """Open the TensorBoard curves for the duration of a run; without a folder nothing is written.
+
+    Args:
+        folder: of the run.
+        steps_done: gradient steps in the run's state. Later points, of an interrupted attempt, are
+            dropped, because those steps are taken again.
+    """
+    if folder is None:
+        yield lambda row, learning_rate: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder / TENSORBOARD), purge_step=steps_done + 1) as writer:
+
+        def log(row: Mapping[str, float | int], learning_rate: float) -> None:
+            for key, tag in _TAGS.items():
+                writer.add_scalar(tag, row[key], int(row["steps"]))
+            writer.add_scalar("train/learning_rate", learning_rate, int(row["steps"]))
+            writer.flush()
+
+        yield log
+
+
+def _remove_scalars(folder: Path) -> None:
+    """Remove the event files of an earlier run."""
+    for file in (folder / TENSORBOARD).glob("events.out.tfevents.*"):
+        file.unlink()
 
 
 def describe_part(part: Augment | Objective) -> dict[str, Any]:
-    """Name an augmentation or objective, with its options, and so its parts, if a dataclass."""
-    described = _plain(part)
-    if isinstance(described, dict):
-        return described
+    """Return the class of an augmentation or objective and, for a dataclass, its fields."""
+    values = _plain(part)
+    if isinstance(values, dict):
+        return values
     return {"class": type(part).__qualname__}
 
 
 def _plain(value: Any) -> Any:
-    """Turn dataclasses, however deep in tuples, into dicts that name their class.
+    """Turn dataclasses, also nested in tuples, into dicts with their class.
 
-    Tuples of dataclasses become dicts by position, so that a difference names the entry.
+    A tuple of dataclasses becomes a dict by position, so that a difference names the entry.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -102,19 +148,19 @@ def run_identity(
     settings: TrainSettings,
     augment: Augment,
     objective: Objective,
-    processes: Processes = ALONE,
+    processes: Processes = ONE_PROCESS,
 ) -> dict[str, Any]:
-    """What a run is made from, besides its initial weights, for telling whether it changed.
+    """Return what determines a run, except its initial weights, to detect changes on resuming.
 
-    The number of processes is in it only where it changes what is computed, and not only how it
-    is rounded and which numbers dropout draws: with batch normalisation on CPUs.
+    The number of processes is part of it only if it changes more than the rounding and dropout's
+    random numbers: with batch normalisation on CPUs, which is per process.
     """
     layers = {
         name or "whole": f"{type(m).__name__}({' '.join(m.extra_repr().split())})"
         for name, m in model.named_modules()
     }
     sets = {"train_set": train_set, "validation": validation}
-    apart = (
+    separate_statistics = (
         processes.count > 1
         and processes.device.type == "cpu"
         and any(isinstance(m, _BatchNorm) for m in model.modules())
@@ -128,19 +174,23 @@ def run_identity(
             for key, s in sets.items()
         },
         "model": {"parameters": sum(p.numel() for p in model.parameters()), "layers": layers},
-        **({"batch_statistics": f"of each of {processes.count} processes"} if apart else {}),
+        **(
+            {"batch_statistics": f"of each of {processes.count} processes"}
+            if separate_statistics
+            else {}
+        ),
     }
 
 
 def check_same_call(identity: Mapping[str, Any], processes: Processes) -> None:
-    """Raise ValueError, on every process, unless all were called with the same; collective.
+    """Raise ValueError on every process unless all were called with the same; collective.
 
     Args:
-        identity: what this process was called with, from :func:`run_identity`.
+        identity: of the run that this process was called for.
         processes: of the run.
     """
-    first = processes.tell(identity)
-    with processes.agreeing():
+    first = processes.broadcast(identity)
+    with processes.raising_together():
         places = ("in process 0", f"in process {processes.rank}")
         differences = describe_differences(first, identity, places)
         if differences:
@@ -160,8 +210,8 @@ def full_config(
     result: TrainResult,
     processes: int = 1,
 ) -> dict[str, Any]:
-    """Fill in what the caller's configuration does not say."""
-    described = {
+    """Complete the caller's configuration with what the run knows."""
+    run = {
         "settings": settings.to_dict(),
         "augment": describe_part(augment),
         "objective": describe_part(objective),
@@ -171,13 +221,14 @@ def full_config(
         "steps": result.steps,
         **({"processes": processes} if processes > 1 else {}),
     }
+    installed = versions()
     defaults: dict[str, Any] = {
-        "train": described,
+        "train": run,
         "class_names": list(train_set.class_names),
         "versions": {
-            "sign_ext": sign_ext.__version__,
+            "sign_ext": installed["sign-ext"],
             "torch": torch.__version__,
-            "python": platform.python_version(),
+            "python": installed["python"],
         },
     }
     return {**defaults, **(config or {})}

@@ -1,4 +1,4 @@
-"""The settings of a training run, and what follows from them alone: steps, rates, optimiser."""
+"""The settings of a training run, and what follows from them: steps, rates, optimiser."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ SCHEDULES = ("constant", "cosine")
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a training run does, besides its model, data and augmentation.
+    """The settings of a training run, apart from model, data, augmentation and objective.
 
     Args:
         epochs: passes over the training set.
-        batch_size: images a gradient step (128 in the paper).
-        learning_rate: of the optimiser; the paper states neither.
+        batch_size: images per gradient step (128 in the paper).
+        learning_rate: of the optimiser; the paper states neither of the two.
         optimizer: "adam", "adamw", or "sgd" (with Nesterov momentum 0.9).
         weight_decay: L2 term for "adam" and "sgd", decoupled for "adamw".
         schedule: "constant", or "cosine" from learning_rate to 0 over the run's steps.
         max_steps: stop after this many gradient steps even if epochs remain, so that training
-            sets of different sizes can get equal numbers of updates; None sets no cap.
+            sets of different sizes can get the same number of updates; None sets no cap.
         precision: "float32" (IEEE), "tf32" (CUDA's matrix units, float32 in memory) or "bfloat16"
             (forward and backward under autocast; weights, optimiser and validation stay float32).
-        compile: run the model through torch.compile while training. It takes from seconds to
-            minutes once for each size of batch, so it pays in long runs; CPU code needs a C++
-            compiler. A model that cannot be compiled whole is an error.
-        seed: of the batch order, the augmentation, dropout and a loss that draws.
+        compile: use torch.compile while training. Compiling takes seconds to minutes for each
+            batch size, so it pays off in long runs; on a CPU it needs a C++ compiler. A model that
+            cannot be compiled as one graph is an error.
+        seed: of the batch order, the augmentation, dropout and losses that draw.
 
     Raises:
-        ValueError: a value that makes no sense; the message names it.
+        ValueError: a value is out of range; the message names it.
 
     Example:
         >>> TrainSettings(epochs=3, schedule="cosine").total_steps(1000)
@@ -78,13 +78,13 @@ class TrainSettings:
         return full if self.max_steps is None else min(full, self.max_steps)
 
     def rate_at(self, step: int, total: int) -> float:
-        """Give the learning rate of gradient step `step` (from 0) of `total`."""
+        """Return the learning rate of gradient step `step` (from 0) of `total`."""
         if self.schedule == "constant":
             return self.learning_rate
         return 0.5 * self.learning_rate * (1.0 + math.cos(math.pi * step / total))
 
     def build_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Build the optimiser, in PyTorch's fused form: one pass over each weight."""
+        """Build the optimiser in PyTorch's fused form: one pass over each weight."""
         options: dict[str, Any] = {
             "lr": self.learning_rate,
             "weight_decay": self.weight_decay,

@@ -1,12 +1,13 @@
-"""A run's state after each epoch, in one file, so that an interrupted run continues exactly.
+"""The state of a run after each epoch, in one file from which an interrupted run continues.
 
-last.safetensors holds the model, the optimiser's tensors and the best weights so far; history,
-settings and what the run was made from are JSON in the same file's header. One file, replaced in
-one step: killed at any moment, a run leaves its last whole epoch. Nothing is unpickled.
+last.safetensors holds the model, the optimiser's tensors and the best weights so far. History,
+settings and the run's identity are JSON in its header. It is a single file and replaced
+atomically, so a run killed at any point leaves its last complete epoch. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Mapping
@@ -18,15 +19,41 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.training.checkpoints import write_tensors
-from sign_ext.training.processes import ALONE, Processes
+from sign_ext.training.processes import ONE_PROCESS, Processes
 
 STATE_NAME = "last.safetensors"
 _KEY = "sign_ext.run"
 
 
+@dataclass(frozen=True)
+class TrainResult:
+    """The history of a training run and its selected epoch.
+
+    Attributes:
+        history: one dict per epoch with the keys epoch (from 1), train_loss and train_accuracy
+            (averages over the epoch's augmented batches, while the weights were changing),
+            validation_loss and validation_accuracy (after the epoch), and steps (gradient steps so
+            far). An epoch that max_steps cut short has a row too.
+        best_epoch: the epoch with the highest validation accuracy, the first of equals.
+        best_validation_accuracy: in 0–1.
+        steps: gradient steps taken.
+        seconds: wall-clock time of training and validation, over all resumed parts.
+    """
+
+    history: list[dict[str, float | int]]
+    best_epoch: int
+    best_validation_accuracy: float
+    steps: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
 @dataclass
 class RunState:
-    """Where a run stands after a whole epoch.
+    """A run after a complete epoch.
 
     Attributes:
         epoch: epochs done.
@@ -47,16 +74,22 @@ class RunState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def add_epoch(self, row: dict[str, float | int], model: nn.Module) -> None:
-        """Take in an epoch's row, and the model's weights if it is the best so far."""
+        """Add an epoch's row, and copy the model's weights if it is the best so far."""
         self.epoch, self.steps = int(row["epoch"]), int(row["steps"])
         self.history.append(row)
-        # Strictly better: of equal epochs the earlier one stays.
+        # Strictly greater: the first of equal epochs is kept.
         if row["validation_accuracy"] > self.best_accuracy:
             self.best_epoch, self.best_accuracy = self.epoch, float(row["validation_accuracy"])
             self.best_weights = {
                 name: t.detach().clone(memory_format=torch.contiguous_format)
                 for name, t in model.state_dict().items()
             }
+
+    def result(self) -> TrainResult:
+        """Return what `train` returns."""
+        return TrainResult(
+            self.history, self.best_epoch, self.best_accuracy, self.steps, self.seconds
+        )
 
 
 _SCALARS = ("epoch", "steps", "seconds", "history", "best_epoch", "best_accuracy")
@@ -70,15 +103,15 @@ def save_state(
     identity: Mapping[str, Any],
     processes: int = 1,
 ) -> None:
-    """Write last.safetensors, replacing the epoch before.
+    """Write last.safetensors, replacing that of the previous epoch.
 
     Args:
         folder: of the run.
         state: after the epoch.
         model: after the epoch.
         optimizer: after the epoch.
-        identity: what the run is made from, as :func:`load_state` compares it.
-        processes: how many train the model.
+        identity: of the run, which :func:`load_state` compares.
+        processes: number of processes that train the model.
     """
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     tensors |= {f"best.{name}": t for name, t in state.best_weights.items()}
@@ -99,22 +132,22 @@ def load_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
-    processes: Processes = ALONE,
+    processes: Processes = ONE_PROCESS,
 ) -> RunState:
-    """Put a run's model and optimiser back as they were, and return the rest of its state.
+    """Restore a run's model and optimiser, and return the rest of its state.
 
     Args:
-        folder: that holds last.safetensors; only the first process reads it, so others have None.
+        folder: with last.safetensors; None on all processes but the first, which reads it.
         model: of the run's architecture; its weights are replaced.
         optimizer: fresh, over the model's parameters.
-        identity: of the run that is asked for now.
-        processes: that train the model; every one calls this and gets the same state.
+        identity: of the run that is requested now.
+        processes: that train the model; all call this and get the same state.
 
     Returns:
         The state, its tensors on the model's device.
 
     Raises:
-        ValueError: the file is damaged, or belongs to a run made from something else; the message
+        ValueError: the file is damaged, or belongs to a run with another identity; the message
             lists the differences.
     """
 
@@ -122,16 +155,16 @@ def load_state(
         assert folder is not None
         tensors, run = _read(folder / STATE_NAME)
         _check_identity(folder, run["identity"], identity)
-        # A file from before runs could span processes does not say that it was one.
+        # Files from before runs could span processes do not record their number.
         before = {"processes": 1, **run["environment"]}
-        _warn_of_environment(before, _environment(model, processes.count))
+        _warn_about_environment(before, _environment(model, processes.count))
         return tensors, run
 
-    tensors, run = processes.from_first(read)
-    model.load_state_dict(_part(tensors, "model."))
+    tensors, run = processes.call_on_first(read)
+    model.load_state_dict(_with_prefix(tensors, "model."))
     for i, parameter in enumerate(_parameters(optimizer)):
-        for key, value in _part(tensors, f"optimizer.{i}.").items():
-            # In the parameter's own layout: the fused step walks both in memory order.
+        for key, value in _with_prefix(tensors, f"optimizer.{i}.").items():
+            # In the parameter's layout, because the fused step goes through both in memory order.
             same_shape = value.shape == parameter.shape
             target = torch.empty_like(
                 parameter if same_shape else value, device=parameter.device, dtype=value.dtype
@@ -139,12 +172,12 @@ def load_state(
             optimizer.state[parameter][key] = target.detach().copy_(value)
     state = RunState(**{name: run[name] for name in _SCALARS})
     device = next(model.parameters()).device
-    state.best_weights = {name: t.to(device) for name, t in _part(tensors, "best.").items()}
+    state.best_weights = {name: t.to(device) for name, t in _with_prefix(tensors, "best.").items()}
     return state
 
 
 def peek(folder: Path) -> tuple[int, int]:
-    """Read the epochs and steps done of the run in a folder."""
+    """Return the epochs and steps done by the run in a folder."""
     _, run = _read(folder / STATE_NAME, tensors=False)
     return run["epoch"], run["steps"]
 
@@ -154,9 +187,10 @@ def _check_identity(folder: Path, before: Mapping[str, Any], now: Mapping[str, A
     if differences:
         shown = differences[:8] + [f"and {len(differences) - 8} more"] * (len(differences) > 8)
         raise ValueError(
-            f"The run in {folder} cannot be resumed, because it was made from something else:\n  "
+            f"The run in {folder} cannot be resumed, because this call differs from the one that "
+            "started it:\n  "
             + "\n  ".join(shown)
-            + "\nGive what it was started with, another folder, or overwrite=True to begin anew."
+            + "\nUse the original arguments, another folder, or overwrite=True to start over."
         )
 
 
@@ -165,7 +199,7 @@ def describe_differences(
     now: Mapping[str, Any],
     places: tuple[str, str] = ("in the folder", "now"),
 ) -> list[str]:
-    """List what differs between two nested dicts, one line each, with both values.
+    """List the differences between two nested dicts, one line each with both values.
 
     Example:
         >>> describe_differences({"settings": {"epochs": 2}}, {"settings": {"epochs": 3}})
@@ -197,7 +231,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
@@ -219,7 +253,7 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[
 
 
 def _environment(model: nn.Module, processes: int) -> dict[str, Any]:
-    """What changes the last bits of a result, and which numbers dropout draws; nothing else."""
+    """Return what affects only the rounding of a result and the numbers that dropout draws."""
     return {
         "torch": torch.__version__,
         "device": next(model.parameters()).device.type,
@@ -228,11 +262,11 @@ def _environment(model: nn.Module, processes: int) -> dict[str, Any]:
     }
 
 
-def _warn_of_environment(before: dict[str, Any], now: dict[str, Any]) -> None:
+def _warn_about_environment(before: dict[str, Any], now: dict[str, Any]) -> None:
     differences = describe_differences(before, now)
     if differences:
         warnings.warn(
-            "The resumed run continues where it was, but not bit for bit: "
+            "The resumed run continues, but will not be bit-identical to an uninterrupted one: "
             + "; ".join(differences),
             stacklevel=6,
         )

@@ -10,14 +10,29 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sign_ext.data.decode import FORMATS, decode_all, decode_errors, decode_rgb
-from sign_ext.data.lazy import DEFAULT_SIZE, LARGEST_LABEL, ImageIndex, LazyDataset, splits_from
-from sign_ext.data.splits import SubsetSpec
+from sign_ext.data.decode import (
+    FORMATS,
+    Conversions,
+    Decoding,
+    decode_all,
+    decode_errors,
+    decode_rgb,
+)
+from sign_ext.data.lazy import (
+    DEFAULT_SIZE,
+    LARGEST_LABEL,
+    ImageIndex,
+    LazyDataset,
+    parts_cut,
+    splits_from,
+)
+from sign_ext.data.splits import SubsetSpec, split_names
 
 # The files by which such a folder is recognised: of a Dataset and of a DatasetDict.
 MARKERS = ("state.json", "dataset_dict.json")
 ACCEPTED = (
-    "accepted: train and test with, optionally, validation (or val); or one split of any name"
+    "accepted: train with validation, test or both, in their common spellings; or one split of any "
+    "name"
 )
 _ADVICE = "Replace it, or filter the row out and save the data set again."
 
@@ -58,13 +73,13 @@ def open_huggingface(folder: Path, subset: SubsetSpec) -> LazyDataset:
     for split, table in _load(folder).items():
         location = f"{folder}, {split}" if split else str(folder)
         with _format_errors(location):
-            indexes[split], names_in_split[split] = _index(table, location, size)
+            indexes[split], names_in_split[split] = _index(table, location, size, subset.decoding)
     class_names = _class_names(names_in_split, indexes, folder)
     splits = splits_from(indexes, class_names, str(folder))
     total = sum(len(positions) for _, positions in splits)
     note = f"images of {name} ({total:,} in {len(class_names)} classes, saved by Hugging Face's "
     note += f"datasets, resized to {size}×{size})"
-    return LazyDataset(name, note, class_names, splits, subset)
+    return LazyDataset(name, note, class_names, splits, subset, cut=parts_cut(indexes))
 
 
 def _load(folder: Path) -> dict[str, Any]:
@@ -85,10 +100,11 @@ def _load(folder: Path) -> dict[str, Any]:
         return {"": loaded}
     if len(loaded) == 1:
         return {"": next(iter(loaded.values()))}
-    validation = [name for name in loaded if name in ("validation", "val")]
-    if {*loaded} - {*validation} != {"train", "test"} or len(validation) > 1:
+    names = split_names(list(loaded))
+    by_split = {split: loaded[name] for name, split in names.items()}
+    if len(by_split) != len(loaded) or "train" not in by_split:
         raise ValueError(f"{folder} has the splits {', '.join(loaded)}; {ACCEPTED}.")
-    return dict(loaded)
+    return by_split
 
 
 @contextmanager
@@ -128,7 +144,9 @@ def _columns(features: Any) -> tuple[str, str]:
     return image, classes[0]
 
 
-def _index(table: Any, location: str, size: int) -> tuple[ImageIndex, tuple[str, ...] | None]:
+def _index(
+    table: Any, location: str, size: int, decoding: Decoding
+) -> tuple[ImageIndex, tuple[str, ...] | None]:
     """List the rows of one split; also return its class names if it has any."""
     from datasets import ClassLabel, Image
 
@@ -140,12 +158,14 @@ def _index(table: Any, location: str, size: int) -> tuple[ImageIndex, tuple[str,
     # decode=False gives a row's encoded bytes instead of an image that the library decodes.
     rows = table.with_format(None).select_columns([image]).cast_column(image, Image(decode=False))
     arrow = rows.with_format("arrow")
+    conversions = Conversions(len(labels))
 
     def read(positions: np.ndarray) -> Tensor:
         def decode(number: int) -> np.ndarray:
             row = int(positions[number])
             with decode_errors(f"{location}, row {row} cannot be read as an image", _ADVICE):
-                return decode_rgb(_image_data(rows[row][image]), size, FORMATS)
+                data = _image_data(rows[row][image])
+                return decode_rgb(data, size, FORMATS, decoding, conversions.of(row))
 
         return decode_all(len(positions), size, decode)
 
@@ -158,7 +178,7 @@ def _index(table: Any, location: str, size: int) -> tuple[ImageIndex, tuple[str,
         pairs = zip(lengths.to_pylist(), paths.to_pylist(), strict=True)
         return [f"{length} {path}".encode("utf-8", "surrogateescape") for length, path in pairs]
 
-    return ImageIndex(labels, read, size, identities), class_names
+    return ImageIndex(labels, read, size, identities, conversions=conversions), class_names
 
 
 def _labels(table: Any, column: str, classes: int) -> np.ndarray:

@@ -6,29 +6,53 @@ from several threads, so here the headers of a tar are read once, and each image
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
 import re
 import tarfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from sign_ext.data.decode import EXTENSIONS, FORMATS, decode_all, decode_errors, decode_rgb
-from sign_ext.data.formats.image_folder import subfolders
-from sign_ext.data.lazy import DEFAULT_SIZE, LARGEST_LABEL, ImageIndex, LazyDataset, splits_from
-from sign_ext.data.splits import SubsetSpec
+from sign_ext.data.decode import (
+    EXTENSIONS,
+    FORMATS,
+    Conversions,
+    Decoding,
+    decode_all,
+    decode_errors,
+    decode_rgb,
+)
+from sign_ext.data.lazy import (
+    DEFAULT_SIZE,
+    LARGEST_LABEL,
+    SPLIT_NAMES,
+    ImageIndex,
+    LazyDataset,
+    parts_cut,
+    splits_from,
+)
+from sign_ext.data.listing import (
+    COMPRESSED_TARS,
+    count_beside,
+    holds_images,
+    is_hidden,
+    subfolders,
+)
+from sign_ext.data.splits import SubsetSpec, split_names
+from sign_ext.data.summary import with_left_out
 
 CLASSES_FILE = "classes.txt"
 ACCEPTED = (
-    "accepted: photos.tar, photos-{000..013}.tar, ROOT/*.tar, or ROOT/train/*.tar with "
-    "ROOT/test/*.tar and, optionally, ROOT/validation (or ROOT/val)"
+    "accepted: photos.tar, photos-{000..013}.tar, ROOT/*.tar, or ROOT/train/*.tar with, "
+    "optionally, ROOT/validation/*.tar and ROOT/test/*.tar (in their common spellings)"
 )
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -68,10 +92,13 @@ def open_webdataset(path: str | Path, subset: SubsetSpec) -> LazyDataset:
     else:
         name = _RANGE.sub("", root.name).removesuffix(".tar").strip("-_.") or "tars"
         tars_of_split = {"": expand_pattern(str(path))}
+    left_out: Counter[str] = Counter()
+    if root.is_dir():
+        _count_unread(root, tars_of_split, left_out)
     indexes = {}
     classes_content = None  # of the first tar of the first split whose first tar has one
     for split, tars in tars_of_split.items():
-        indexes[split], content = _index(tars, size)
+        indexes[split], content = _index(tars, size, subset.decoding, left_out)
         classes_content = content if classes_content is None else classes_content
     first = next(iter(tars_of_split.values()))[0]
     folders = [first.parent, root] if root.is_dir() else [first.parent]
@@ -81,7 +108,15 @@ def open_webdataset(path: str | Path, subset: SubsetSpec) -> LazyDataset:
     count = sum(len(tars) for tars in tars_of_split.values())
     note = f"images of {name} ({len(labels):,} in {len(class_names)} classes, from {count:,} "
     note += f"{'tar' if count == 1 else 'tars'}, resized to {size}×{size})"
-    return LazyDataset(name, note, class_names, splits, subset)
+    return LazyDataset(
+        name,
+        with_left_out(note, left_out),
+        class_names,
+        splits,
+        subset,
+        left_out=left_out,
+        cut=parts_cut(indexes),
+    )
 
 
 def is_tar_name(path: str) -> bool:
@@ -94,7 +129,7 @@ def is_tar_name(path: str) -> bool:
         >>> is_tar_name("photos-{000..013}.tar"), is_tar_name("photos")
         (True, False)
     """
-    return path.lower().endswith((".tar", *_COMPRESSED))
+    return path.lower().endswith((".tar", *COMPRESSED_TARS))
 
 
 def tars_in(folder: Path) -> list[Path]:
@@ -123,7 +158,7 @@ def compressed_tars_in(folder: Path) -> list[Path]:
     return sorted(
         entry
         for entry in folder.iterdir()
-        if entry.name.lower().endswith(_COMPRESSED) and not entry.name.startswith(".")
+        if entry.name.lower().endswith(COMPRESSED_TARS) and not entry.name.startswith(".")
     )
 
 
@@ -172,24 +207,46 @@ def _tars_of_split(root: Path) -> dict[str, list[Path]]:
     tars = tars_in(root)
     tars_in_folder = {name: tars_in(root / name) for name in subfolders(root)}
     if tars:
-        if tars_in_folder:
+        others = [
+            name for name, found in tars_in_folder.items() if found or holds_images(root / name)
+        ]
+        if others:
             raise ValueError(
-                f"{root} holds {tars[0].name} and the folders {list(tars_in_folder)}, so it may be "
+                f"{root} holds {tars[0].name} and the folders {others}, so it may be "
                 f"a folder of tars or one of images; keep one kind in it. For tars {ACCEPTED}."
             )
         return {"": tars}
-    known = ("train", "validation", "val", "test")
-    unknown = [name for name in tars_in_folder if name not in known]
-    empty = [name for name, found in tars_in_folder.items() if not found]
-    both = {"validation", "val"} <= set(tars_in_folder)
-    if unknown or empty or both or not {"train", "test"} <= set(tars_in_folder):
+    names = split_names(list(tars_in_folder))
+    unknown = [name for name, found in tars_in_folder.items() if found and name not in names]
+    empty = [
+        name
+        for name, found in tars_in_folder.items()
+        if not found and (name in names or holds_images(root / name))
+    ]
+    twice = len(set(names.values())) < len(names)
+    if unknown or empty or twice or "train" not in names.values():
         raise ValueError(
             f"{root} holds the folders {list(tars_in_folder)}"
             + (f", of which {empty[0]} has no tars" if empty else "")
             + f"; {ACCEPTED}."
         )
+    if len(names) == 1:
+        return {"": tars_in_folder[next(iter(names))]}
     # Training first: its tars are the first place to look for the class names.
-    return {"train": tars_in_folder.pop("train"), **tars_in_folder}
+    by_split = {split: tars_in_folder[name] for name, split in names.items()}
+    return {split: by_split[split] for split in SPLIT_NAMES if split in by_split}
+
+
+def _count_unread(root: Path, tars_of_split: dict[str, list[Path]], left_out: Counter[str]) -> None:
+    """Count what lies in the folders of the tars and is not read."""
+    folders: dict[Path, list[str]] = {}
+    for tars in tars_of_split.values():
+        for tar in tars:
+            folders.setdefault(tar.parent, []).append(tar.name)
+    if root not in folders:
+        folders[root] = [folder.name for folder in folders]
+    for folder, used in folders.items():
+        count_beside(folder, [*used, CLASSES_FILE], left_out)
 
 
 def _class_names(
@@ -215,7 +272,9 @@ def _class_names(
     return names
 
 
-def _index(tars: list[Path], size: int) -> tuple[ImageIndex, bytes | None]:
+def _index(
+    tars: list[Path], size: int, decoding: Decoding, left_out: Counter[str]
+) -> tuple[ImageIndex, bytes | None]:
     """List the samples of some tars; also return the classes.txt of the first."""
     keys: list[str] = []
     columns: list[np.ndarray] = []
@@ -223,6 +282,7 @@ def _index(tars: list[Path], size: int) -> tuple[ImageIndex, bytes | None]:
     for number, tar in enumerate(tars):
         contents = index_tar(tar)
         classes = contents.classes if number == 0 else classes
+        left_out.update(contents.left_out)
         keys += [sample.key for sample in contents.samples]
         rows = [
             (sample.label, number, sample.offset, sample.size, sample.modified)
@@ -233,14 +293,15 @@ def _index(tars: list[Path], size: int) -> tuple[ImageIndex, bytes | None]:
     if not keys:
         raise ValueError(f"{tars[0]} holds no samples; accepted: files KEY.jpg and KEY.cls.")
     labels, tar_numbers, offsets, sizes, times = np.concatenate(columns, axis=1)
+    conversions = Conversions(len(keys))
 
     def read(positions: np.ndarray) -> Tensor:
         def decode(number: int) -> np.ndarray:
-            row = positions[number]
+            row = int(positions[number])
             tar = tars[tar_numbers[row]]
             with decode_errors(f"{tar}: {keys[row]!r} cannot be read as an image", _ADVICE):
                 data = _read_member(tar, int(offsets[row]), int(sizes[row]))
-                return decode_rgb(data, size, FORMATS)
+                return decode_rgb(data, size, FORMATS, decoding, conversions.of(row))
 
         return decode_all(len(positions), size, decode)
 
@@ -250,7 +311,8 @@ def _index(tars: list[Path], size: int) -> tuple[ImageIndex, bytes | None]:
     def keys_at(positions: np.ndarray) -> list[str]:
         return [keys[row] for row in positions]
 
-    return ImageIndex(labels, read, size, identities, keys_at), classes
+    index = ImageIndex(labels, read, size, identities, keys_at, conversions=conversions)
+    return index, classes
 
 
 @dataclass
@@ -282,10 +344,12 @@ class TarIndex:
     Args:
         samples: in the order in which they begin.
         classes: the content of its ``classes.txt``; None if there is none.
+        left_out: kind → number of members that are not read.
     """
 
     samples: list[Sample]
     classes: bytes | None
+    left_out: Counter[str]
 
 
 def index_tar(path: Path) -> TarIndex:
@@ -293,7 +357,7 @@ def index_tar(path: Path) -> TarIndex:
 
     Members with the same key are one sample: an image (by its extension), and the label as an
     integer in ``.cls``, or else as ``"label"`` in ``.json``. Other members of a sample and hidden
-    files are ignored.
+    files are left out and counted. Tars that were joined with ``cat`` are read one after another.
 
     Args:
         path: an uncompressed tar.
@@ -305,42 +369,82 @@ def index_tar(path: Path) -> TarIndex:
         ValueError: a tar that is compressed, cut short or damaged, or a sample with no image, two
             images or no label; the message names tar and key.
     """
+    samples: list[Sample] = []
+    found = TarIndex(samples, None, Counter())
+    start: int | None = 0
+    with path.open("rb", buffering=0) as file:
+        _refuse_compressed(path, file.read(8))
+        while start is not None:
+            found, start = _index_archive(path, file, start, found)
+    return found
+
+
+def _index_archive(
+    path: Path, file: io.FileIO, start: int, found: TarIndex
+) -> tuple[TarIndex, int | None]:
+    """Add what an archive within a file holds; also return where the next one begins, if any."""
     samples: dict[str, Sample] = {}
-    classes = None
-    last = "its beginning"
+    classes = found.classes
+    last = "its beginning" if not start else f"the tar that ends at byte {start:,}"
+    descriptor = file.fileno()
     try:
-        with path.open("rb", buffering=0) as file:
-            _refuse_compressed(path, file.read(8))
-            with tarfile.open(path, "r:") as tar:
-                while (member := tar.next()) is not None:
-                    # tarfile would keep every member: millions of objects for large data sets.
-                    tar.members = []  # type: ignore[attr-defined]
-                    last = repr(member.name)
-                    folder, _, base = member.name.rpartition("/")
-                    if member.isdir() or base.startswith("."):
-                        continue
-                    if not member.isreg() or member.issparse():
-                        raise ValueError(
-                            f"{path}: {member.name} is a link or another special file; accepted: "
-                            "files. Make the tar with tar --dereference --hard-dereference."
-                        )
-                    if member.name.removeprefix("./") == CLASSES_FILE:
-                        classes = _pread(file.fileno(), member.offset_data, member.size)
-                        continue
-                    stem, _, extension = base.partition(".")
-                    key = f"{folder}/{stem}".removeprefix("./") if folder else stem
-                    sample = samples.setdefault(key, Sample(key))
-                    _add_member(sample, member, extension.lower(), path, file.fileno())
-                # tarfile takes a file that is cut at a member's end for a whole one.
-                if _pread(file.fileno(), tar.offset, _BLOCK) != bytes(_BLOCK):
-                    raise tarfile.ReadError("the end-of-archive block is missing")
-            for sample in samples.values():
-                _complete(sample, path, file.fileno())
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                # tarfile would keep every member: millions of objects for large data sets.
+                tar.members = []  # type: ignore[attr-defined]
+                last = repr(member.name)
+                folder, _, base = member.name.rpartition("/")
+                if member.isdir():
+                    continue
+                if base.startswith(".") or any(is_hidden(part) for part in _folders(folder)):
+                    found.left_out["hidden"] += 1
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise ValueError(
+                        f"{path}: {member.name} is a link or another special file; accepted: "
+                        "files. Make the tar with tar --dereference --hard-dereference."
+                    )
+                if member.name.removeprefix("./") == CLASSES_FILE:
+                    if classes is None:
+                        classes = _pread(descriptor, member.offset_data, member.size)
+                    continue
+                stem, _, extension = base.partition(".")
+                key = f"{folder}/{stem}".removeprefix("./") if folder else stem
+                sample = samples.setdefault(key, Sample(key))
+                if not _add_member(sample, member, extension.lower(), path, descriptor):
+                    found.left_out["members"] += 1
+            # tarfile takes a file that is cut at a member's end for a whole one.
+            if _pread(descriptor, tar.offset, _BLOCK) != bytes(_BLOCK):
+                raise tarfile.ReadError("the end-of-archive block is missing")
+            following = _next_archive(descriptor, tar.offset)
+        for sample in samples.values():
+            _complete(sample, path, descriptor)
     except (tarfile.TarError, OSError, EOFError, OverflowError) as error:
         raise ValueError(
             f"{path} is cut short or damaged after {last}: {error}. Download or make it again."
         ) from error
-    return TarIndex(list(samples.values()), classes)
+    found.samples.extend(samples.values())
+    return TarIndex(found.samples, classes, found.left_out), following
+
+
+def _folders(path: str) -> list[str]:
+    """Return the names of the folders in a member's path, without "." for the current one."""
+    return [part for part in path.split("/") if part not in ("", ".", "..")]
+
+
+def _next_archive(descriptor: int, offset: int) -> int | None:
+    """Return where the zeros after an archive end; None if the file ends with them.
+
+    ``cat a.tar b.tar`` leaves the zeros that end the first one in the middle of the file.
+    """
+    chunk = 1 << 20
+    while data := os.pread(descriptor, chunk, offset):
+        rest = data.lstrip(b"\0")
+        if rest:
+            return (offset + len(data) - len(rest)) // _BLOCK * _BLOCK
+        offset += len(data)
+    return None
 
 
 def _refuse_compressed(path: Path, start: bytes) -> None:
@@ -355,8 +459,8 @@ def _refuse_compressed(path: Path, start: bytes) -> None:
 
 def _add_member(
     sample: Sample, member: tarfile.TarInfo, extension: str, path: Path, descriptor: int
-) -> None:
-    """Record a member that is the image or the label of a sample."""
+) -> bool:
+    """Record a member that is the image or the label of a sample; return whether it is."""
     if f".{extension}" in EXTENSIONS:
         if sample.size >= 0:
             raise ValueError(
@@ -376,6 +480,9 @@ def _add_member(
     elif extension == "json":
         # Read in _complete, and only if there is no .cls, which may come later in the tar.
         sample.json = (member.offset_data, member.size)
+    else:
+        return False
+    return True
 
 
 def _complete(sample: Sample, path: Path, descriptor: int) -> None:

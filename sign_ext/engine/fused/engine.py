@@ -130,6 +130,10 @@ class FusedEngine:
         Raises:
             UnsupportedOperation: the compiler does not know an operation of the network.
         """
+        if images.dim() != 4:
+            raise UnsupportedOperation(
+                f"the compiler takes images (N, C, H, W), not {images.dim()}-d"
+            )
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
             # Only the shape and the dtype of the first image are compiled in; its values serve

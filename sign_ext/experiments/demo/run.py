@@ -264,6 +264,8 @@ def _announce(settings: DemoSettings, splits: Splits, reporter: Reporter) -> Non
         f"{splits.note}: {len(splits.train):,} training, {len(splits.validation):,} validation "
         f"and {len(splits.test):,} test images, {settings.epochs} epochs"
     )
+    for line in splits.summary.lines()[1:]:
+        reporter.say(line)
     if reason:
         reporter.say(f"(sizes {reason})")
 

@@ -1,0 +1,179 @@
+"""Every command on forty real digits: files, numbers, JSON, and what goes wrong at run time.
+
+Those that work with stores are in test_store_commands.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_parts import TINY, from_stdout
+
+from sign_ext.cli import main
+from sign_ext.data import fingerprint, load_data
+from sign_ext.ops.native import NATIVE
+from sign_ext.training import load_checkpoint
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+
+def test_train_leaves_a_checkpoint_that_can_be_rebuilt(trained: Path) -> None:
+    model, config = load_checkpoint(trained / "model.safetensors")
+    assert config == json.loads((trained / "model.json").read_text())
+    assert config["model"]["name"] == "basic_cnn"
+    assert config["model"]["image_shape"] == [3, 16, 16]
+    train = load_data("digits", seed=3, train_size=40, image_size=16).train
+    assert config["data"]["fingerprint"] == fingerprint(train)
+    assert model(train.float()).shape == (40, 10)
+
+
+def test_train_refuses_to_overwrite_by_accident(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / "model.safetensors").read_bytes()
+    again = ["train", *TINY, "--model", "basic_cnn", "--epochs", "1", "--out", str(trained)]
+    assert main(again) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*again, "--resume", "--overwrite"]) == 2
+    assert main([*again, "--resume", "--json"]) == 0  # complete: nothing is left to do
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_train_seed_fixes_weights(trained: Path, tmp_path: Path) -> None:
+    arguments = ["train", *TINY, "--model", "basic_cnn", "--epochs", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "same")]) == 0
+    assert main([*arguments, "--seed", "4", "--out", str(tmp_path / "other")]) == 0
+    first, _ = load_checkpoint(trained)
+    same, _ = load_checkpoint(tmp_path / "same")
+    other, _ = load_checkpoint(tmp_path / "other")
+    pairs = zip(first.parameters(), same.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    pairs = zip(first.parameters(), other.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("mode", "count"), [("add", 120), ("replace", 80)])
+def test_train_on_originals_and_snapshots(
+    transformed: Path, tmp_path: Path, mode: str, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sign"
+    arguments = ["train", *TINY, "--model", "basic_cnn", "--epochs", "1", "--batch-size", "40"]
+    arguments += ["--augment", "classical", "--sign", str(transformed), "--sign-mode", mode]
+    assert main([*arguments, "--out", str(out), "--json"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["steps"] == count // 40
+    assert "without flips" in captured.err
+    config = json.loads((out / "model.json").read_text())
+    assert config["data"]["images"] == count
+    assert config["sign"] == {"folders": [str(transformed)], "mode": mode, "random_k": False}
+
+
+def test_snapshots_of_other_images_are_refused(
+    transformed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = ["--data", "digits", "--train-size", "40", "--image-size", "16", "--seed", "5"]
+    arguments = ["train", *other, "--model", "basic_cnn", "--epochs", "1"]
+    assert main([*arguments, "--sign", str(transformed), "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "was not made from this training set" in error
+    assert "--seed" in error
+
+
+def test_evaluate_prints_json_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "--checkpoint", str(trained), "--test-size", "30", "--draws", "2"]
+    assert main([*arguments, "--json"]) == 0
+    result = from_stdout(capsys)
+    model, _ = load_checkpoint(trained)
+    test = load_data("digits", test_size=30, image_size=16).test
+    with torch.no_grad():
+        right = model(test.float()).argmax(1) == test.labels
+    assert result["accuracy"] == pytest.approx(float(right.double().mean()))
+    assert result["images"] == 30
+    assert set(result["per_class"]) == set(test.class_names)
+
+
+def test_evaluate_prints_a_table(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "--checkpoint", str(trained), "--test-size", "30", "--draws", "2"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    for row in ("clean", "50 pixels off", "Gaussian noise", "class seven"):
+        assert row in text
+
+
+def test_calibrate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["calibrate", "--checkpoint", str(trained), "--images", "20", "--steps", "2"]
+    arguments += ["--step-sizes", "1", "10"]
+    assert main([*arguments, "--json"]) == 0
+    result = from_stdout(capsys)
+    rms = {row["step_size"]: row["rms"] for row in result["rows"]}
+    assert rms[0] == 0
+    assert 0 < rms[1] < rms[10]
+    assert result["proposed"] > 0
+    assert result["images"] == 20
+    assert main(arguments) == 0
+    assert "proposed" in capsys.readouterr().out
+
+
+def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--checkpoint", str(trained), "--device", "cpu", "--json"]) == 0
+    facts = from_stdout(capsys)
+    assert facts["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"native", "cuda"} <= set(facts["build"])
+    assert facts["backends"]["autograd"] == "yes"
+    assert facts["backends"]["graphed"].startswith("no: ")
+    assert facts["sign"]["backend"] == ("fused" if NATIVE.loaded else "autograd")
+    assert facts["checkpoint"]["config"]["model"]["name"] == "basic_cnn"
+    assert main(["info", "--checkpoint", str(trained), "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert "versions" in text
+    assert "Linear" in text  # Φ, the input of the final Linear
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["train", "--data", "digit", "--model", "basic_cnn", "--out", "OUT"], 2, "cifar10"),
+        (["train", "--data", "digits", "--model", "basic-cnn", "--out", "OUT"], 2, "'basic_cnn'"),
+        (["demo", "--model", "cnn", "--out", "OUT"], 2, "mobilenet_v2"),
+        (["demo", "--model", "zzz", "--out", "OUT"], 2, "--model is 'zzz'; accepted: basic_cnn"),
+        (["demo", "--data", "nowhere", "--out", "OUT"], 2, "nowhere"),
+        (["evaluate", "--checkpoint", "OUT/none.safetensors"], 1, "none.safetensors"),
+        (["transform", "--checkpoint", "OUT/none", "--out", "OUT"], 1, "No checkpoint"),
+        (["calibrate", "--checkpoint", "OUT"], 1, "holds no model.safetensors"),
+        (["demo", "--data", "cifar10", "--data-root", "OUT", "--out", "OUT"], 1, "cifar"),
+        (["demo", "--out", "FILE/demo"], 1, "cannot be written"),
+        (["train", "--data", "digits", "--model", "basic_cnn", "--out", "FILE"], 1, "FILE"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_one_line(
+    arguments: list[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "FILE").write_text("a file, not a folder")
+    (tmp_path / "OUT").mkdir()
+    places = {"OUT": str(tmp_path / "OUT"), "FILE": str(tmp_path / "FILE")}
+    for name, place in places.items():
+        arguments = [word.replace(name, place) for word in arguments]
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("sign-ext: error: ")]
+    assert len(lines) == 1
+    assert says.lower() in lines[0].lower()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("command", [["demo"], ["reproduce", "table1"]])
+def test_what_runs_in_one_process_says_so(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*command, "--out", "/nowhere/at/all"]) == 2
+    assert "runs in one process, and WORLD_SIZE is 2" in capsys.readouterr().err

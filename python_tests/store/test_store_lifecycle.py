@@ -1,0 +1,102 @@
+"""Existing shards are kept, missing ones are made, and other settings are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from store_parts import SHARD, flip, make_net, make_sign, make_source
+
+from sign_ext import SignTransform
+from sign_ext.store import (
+    StoreError,
+    load_transformed,
+    transform_to_store,
+    verify,
+)
+
+CHANGES = {
+    "settings.steps: 3 in the store, 4 now": {"steps": 4},
+    "settings.step_size: 2.0 in the store, 2.5 now": {"step_size": 2.5},
+    "settings.clamp: null in the store, [0.0, 255.0] now": {"clamp": (0, 255)},
+    "settings.batch_size: 4 in the store, 5 now": {"batch_size": 5},
+    "engine.backend: fused in the store, autograd now": {"backend": "autograd"},
+}
+
+
+def test_trust_looks_at_sizes_only(store, sign, source):
+    flip(store / SHARD, 4000)
+    assert transform_to_store(sign, source, store, shard_size=5, trust=True).made == 0
+    (store / SHARD).write_bytes(b"short")
+    assert transform_to_store(sign, source, store, shard_size=5, trust=True).made == 1
+
+
+def test_a_complete_store_is_left_alone(store, sign, source):
+    before = {each: each.stat().st_mtime_ns for each in store.iterdir()}
+    run = transform_to_store(sign, source, store, shard_size=5)
+    assert (run.made, run.kept, run.shares.images) == (0, 5, 0)
+    assert {each: each.stat().st_mtime_ns for each in store.iterdir()} == before
+
+
+@pytest.mark.parametrize("words", CHANGES)
+def test_a_changed_setting_is_refused_with_the_difference(words, store, source, content_of):
+    before = content_of(store)
+    with pytest.raises(FileExistsError) as refused:
+        transform_to_store(make_sign(**CHANGES[words]), source, store, shard_size=5)
+    assert words in str(refused.value)
+    assert "--overwrite" in str(refused.value)
+    assert content_of(store) == before
+
+
+def test_a_changed_network_or_data_set_or_shape_is_refused(store, sign, source):
+    other = SignTransform(make_net(4), **vars(make_sign().settings))
+    with pytest.raises(FileExistsError, match=r"network\.weights_sha256"):
+        transform_to_store(other, source, store, shard_size=5)
+    with pytest.raises(FileExistsError, match=r"data\.fingerprint"):
+        transform_to_store(sign, make_source(seed=6), store, shard_size=5)
+    with pytest.raises(FileExistsError, match=r"images: 23 in the store, 24 now"):
+        transform_to_store(sign, make_source(24), store, shard_size=5)
+    with pytest.raises(FileExistsError, match=r"shard_size: 5 in the store, 6 now"):
+        transform_to_store(sign, source, store, shard_size=6)
+    with pytest.raises(FileExistsError, match=r"dtype: float32 in the store, float16 now"):
+        transform_to_store(sign, source, store, shard_size=5, dtype="float16")
+    with pytest.raises(FileExistsError, match=r"photos: nothing in the store, 7 now"):
+        transform_to_store(sign, source, store, shard_size=5, about={"photos": 7})
+
+
+def test_overwrite_replaces_a_store_of_other_settings_only(store, sign, source):
+    other_file = store / "notes.txt"
+    other_file.write_text("mine")
+    assert transform_to_store(sign, source, store, shard_size=5, overwrite=True).made == 0
+    run = transform_to_store(make_sign(steps=4), source, store, shard_size=9, overwrite=True)
+    assert run.made == 3
+    assert verify(store).faults == ()
+    assert sorted(each.name for each in store.glob("shard*")) == [
+        f"shard-00000{i}.safetensors" for i in range(3)
+    ]
+    assert other_file.read_text() == "mine"
+    assert verify(store).notes == ("notes.txt is not part of this store",)
+
+
+def test_leftovers_of_a_killed_run_are_removed(store, sign, source, content_of):
+    whole = content_of(store)
+    for name in ("shard-000001.safetensors.host-12.tmp", "shard-000001.json.12.tmp"):
+        (store / name).write_bytes(b"half")
+    (store / "manifest.json.77.tmp").write_text("{")
+    assert len(verify(store).notes) == 3
+    transform_to_store(sign, source, store, shard_size=5)
+    assert content_of(store) == whole
+
+
+def test_an_unfinished_store_says_how_far_it_is(store, sign, source):
+    path = store / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "shards": [], "complete": False}))
+    (store / SHARD).unlink()
+    with pytest.raises(StoreError, match=r"4 of 5 shards"):
+        load_transformed(store)
+    faults = verify(store).faults
+    assert any("unfinished" in fault for fault in faults)
+    assert any("has no record" in fault for fault in faults)
+    # Shards without a record cannot be trusted, so all are made.
+    assert transform_to_store(sign, source, store, shard_size=5).made == 5

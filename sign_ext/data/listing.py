@@ -1,0 +1,244 @@
+"""What lies below a folder: every file is listed as an image, or counted by the reason it is not.
+
+Links are followed. A folder that is reached twice is read once, so that no image is in two splits
+and a link to a parent does not run in circles.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from sign_ext.data.decode import EXTENSIONS
+
+# Why something on the disk is not among the images: kind → singular and plural, for notes.
+LEFT_OUT = {
+    "hidden": ("hidden or tool's file", "hidden or tools' files"),
+    "other": ("file of another kind", "files of other kinds"),
+    "loose_images": ("image beside the class folders", "images beside the class folders"),
+    "unlabelled": ("image without a label", "images without a label"),
+    "broken_links": ("broken link", "broken links"),
+    "linked_twice": ("link to a folder read already", "links to folders read already"),
+    "special": ("pipe, socket or device", "pipes, sockets or devices"),
+    "compressed_tars": ("compressed tar", "compressed tars"),
+    "members": ("other member of tars", "other members of tars"),
+}
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+# Folders that tools leave behind and that do not begin with a dot, in lower case.
+_TOOL_FOLDERS = (
+    *("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "__pycache__"),
+    *("lost+found", "system volume information"),
+)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or a tool's folder such as ``__MACOSX``.
+
+    Args:
+        name: its name without folders.
+
+    Example:
+        >>> is_hidden(".ipynb_checkpoints"), is_hidden("@eaDir"), is_hidden("cat")
+        (True, True, False)
+    """
+    return name.startswith(".") or name.lower() in _TOOL_FOLDERS
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file's extension is that of an image format that is read.
+
+    Args:
+        name: its name.
+    """
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, without hidden and tools' ones, sorted.
+
+    Args:
+        folder: the folder; there are none if it does not exist.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry.name for entry in _scan(folder) if not is_hidden(entry.name) and _is_folder(entry)
+    )
+
+
+def kind_of(entry: os.DirEntry[str]) -> str:
+    """Return what something that is not a folder is: ``"image"`` or a key of `LEFT_OUT`.
+
+    Args:
+        entry: a file, link, pipe, socket or device.
+    """
+    try:
+        status = entry.stat()
+    except OSError:  # its target is missing, or it links to itself
+        return "broken_links"
+    if not stat.S_ISREG(status.st_mode):
+        return "special"
+    if is_hidden(entry.name):
+        return "hidden"
+    if entry.name.lower().endswith(COMPRESSED_TARS):
+        return "compressed_tars"
+    return "image" if is_image_name(entry.name) else "other"
+
+
+def list_images(
+    folders: list[tuple[Path, str]], left_out: Counter[str]
+) -> list[list[tuple[str, int]]]:
+    """List the images at any depth below some folders.
+
+    Args:
+        folders: each with what the paths of its images begin with.
+        left_out: what is not an image is added here, by kind (see `LEFT_OUT`).
+
+    Returns:
+        For each folder (path, bytes) of its images by path: strings rather than Path objects, so
+        that a listing of millions takes a few hundred MB.
+
+    Raises:
+        ValueError: a folder that cannot be listed.
+    """
+    images: list[list[tuple[str, int]]] = [[] for _ in folders]
+    # Links wait until every real folder is read: a folder belongs to where it is, and not to the
+    # class that links to it.
+    real: list[tuple[str, str, int]] = []
+    links: list[tuple[str, str, int]] = []
+    for number, (folder, prefix) in enumerate(folders):
+        (links if folder.is_symlink() else real).append((str(folder), prefix, number))
+    # A link to a folder above would lead here again.
+    above = {parent for folder, _ in folders for parent in folder.absolute().parents}
+    seen = {(status.st_dev, status.st_ino) for status in map(os.stat, above)}
+    while real or links:
+        directory, prefix, number = real.pop() if real else links.pop(0)
+        status = os.stat(directory)
+        identity = (status.st_dev, status.st_ino)
+        if identity in seen and status.st_ino:
+            left_out["linked_twice"] += 1
+            continue
+        seen.add(identity)
+        for entry in _scan(Path(directory)):
+            path = f"{prefix}/{entry.name}" if prefix else entry.name
+            if _is_folder(entry):
+                if is_hidden(entry.name):
+                    left_out["hidden"] += _count_files(entry.path)
+                else:
+                    (links if entry.is_symlink() else real).append((entry.path, path, number))
+            elif (kind := kind_of(entry)) == "image":
+                images[number].append((path, entry.stat().st_size))
+            else:
+                left_out[kind] += 1
+    return [sorted(each) for each in images]
+
+
+def count_beside(folder: Path, used: list[str], left_out: Counter[str]) -> None:
+    """Count what lies in a folder beside the sub-folders that are read.
+
+    Args:
+        folder: the folder.
+        used: names of the files and sub-folders that are read.
+        left_out: the counts are added here; an image counts as loose.
+    """
+    unread: list[tuple[Path, str]] = []
+    for entry in _scan(folder):
+        if entry.name in used:
+            continue
+        if not _is_folder(entry):
+            kind = kind_of(entry)
+            left_out["loose_images" if kind == "image" else kind] += 1
+        elif is_hidden(entry.name):
+            left_out["hidden"] += _count_files(entry.path)
+        else:
+            unread.append((Path(entry.path), ""))
+    loose = sum(len(images) for images in list_images(unread, left_out))
+    if loose:
+        left_out["loose_images"] += loose
+
+
+def has_images(folder: Path) -> bool:
+    """Return whether a folder holds an image itself, not only in its sub-folders.
+
+    Args:
+        folder: an existing folder.
+    """
+    return any(not _is_folder(entry) and kind_of(entry) == "image" for entry in _scan(folder))
+
+
+def holds_images(folder: Path) -> bool:
+    """Return whether there is an image at any depth below a folder.
+
+    Args:
+        folder: an existing folder.
+    """
+    seen: set[str] = set()
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        real = os.path.realpath(current)
+        if real in seen:
+            continue
+        seen.add(real)
+        if has_images(current):
+            return True
+        waiting += [current / name for name in subfolders(current)]
+    return False
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """List the files in a folder that may hold labels: CSV, TSV, JSON.
+
+    Args:
+        folder: an existing folder.
+    """
+    endings = (".csv", ".tsv", ".json", ".jsonl")
+    return sorted(
+        Path(entry.path)
+        for entry in _scan(folder)
+        if entry.name.lower().endswith(endings) and not is_hidden(entry.name)
+    )
+
+
+def in_words(left_out: dict[str, int]) -> str:
+    """Write counts of what was left out for a note.
+
+    Args:
+        left_out: kind → number.
+
+    Example:
+        >>> in_words({"hidden": 2, "broken_links": 1})
+        "2 hidden or tools' files, 1 broken link"
+    """
+    shown = []
+    for kind, count in left_out.items():
+        singular, plural = LEFT_OUT[kind]
+        shown.append(f"{count:,} {singular if count == 1 else plural}")
+    return ", ".join(shown)
+
+
+def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of a folder; a folder that cannot be read is an error, not an empty one."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be listed: {error.strerror}. Make it readable, or remove it."
+        ) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _count_files(folder: str) -> int:
+    """Count the files at any depth below a folder."""
+    return sum(len(files) for _, _, files in os.walk(folder))
