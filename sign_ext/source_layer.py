@@ -156,6 +156,7 @@ class _Run:
         self.weighted: dict[Any, str] = {}
         self.made: dict[Any, str] = {}
         self.reentrant = False  # whether a graph ends at a reentrant checkpoint
+        self.no_derivative = False  # whether an operation in the graph has none
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -201,6 +202,7 @@ class _Run:
             seen.add(node)
             kind = node.name()
             self.reentrant |= kind.startswith("CheckpointFunction")
+            self.no_derivative |= "NotImplemented" in kind
             name = self.weighted.get(node)
             if name is not None and self._is_layer(name):
                 found.add(name)
@@ -262,7 +264,7 @@ class _Run:
         return bool((both - of_a - of_b + of_zero).norm() <= tolerance * size)
 
     def feeding(self, name: str) -> set[str]:
-        """The modules whose outputs a module reads, through operations outside of modules."""
+        """The modules, run once, whose outputs a module reads; what is no module is passed."""
         found: set[str] = set()
         seen: set[Any] = set()
         todo = [tensor.grad_fn for tensor in _tensors(self.inputs.get(name))]
@@ -271,7 +273,7 @@ class _Run:
             if node is None or node in seen:
                 continue
             seen.add(node)
-            if node in self.made:
+            if self.calls.get(self.made.get(node, ""), 0) == 1 and self.made.get(node):
                 found.add(self.made[node])
             else:
                 todo.extend(parent for parent, _ in node.next_functions)
@@ -300,6 +302,11 @@ def _no_classifier(
     model, network = ran.model, type(ran.model).__name__
     if ran.reentrant:
         return _REENTRANT.format(f"this {network}")
+    if ran.no_derivative:
+        return (
+            f"an operation between the layers of this {network} and its output has no derivative in"
+            f" PyTorch, as quantised layers have none: pass the network in floating point, or {ask}"
+        )
     if tensors and not any(t.requires_grad for t in tensors):
         how = "torch.inference_mode()" if tensors[0].is_inference() else "torch.no_grad()"
         return (
