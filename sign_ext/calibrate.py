@@ -133,8 +133,8 @@ def calibrate(
         The table and the proposal.
 
     Raises:
-        ValueError: nothing to measure (no images, δ zero everywhere), labels of another length,
-            or a step size, target or range that is not positive.
+        ValueError: nothing to measure (no images, δ zero everywhere), labels of another length
+            or beyond the network's outputs, or a step size, target or range that is not positive.
         DivergenceError: every step size of the grid diverges.
         TypeError, SourceLayerError, BackendError: as `SignTransform.transform`.
 
@@ -284,10 +284,22 @@ def _row(
     if logits is not None:
         confidence = float(logits.softmax(1).amax(1).mean())
         if labels is not None:
+            _check_labels(labels, logits.shape[1])
             accuracy = float((logits.argmax(1) == labels).double().mean())
     change = describe_change(moved, images)
     rms, largest, negative = (change[name] for name in ("rms", "largest", "share_negative"))
     return CalibrationRow(step_size, rms, largest, negative, accuracy, confidence)
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    """Raise ValueError for labels that no output of the network can match."""
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= classes:
+        raise ValueError(
+            f"labels range from {lowest} to {highest}, and the network has {classes} outputs: pass "
+            f"labels 0 to {classes - 1}, or None"
+            + (" (subtract 1 from every label)" if lowest == 1 else "")
+        )
 
 
 def _diverged(step_size: float) -> CalibrationRow:

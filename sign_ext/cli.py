@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sign_ext.commands import COMMANDS
-from sign_ext.commands.console import FAILED, INTERRUPTED, OK, USAGE, UsageError
+from sign_ext.commands.console import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    UsageError,
+    tolerate_any_text,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -55,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    tolerate_any_text(sys.stdout)
     debug = "--debug" in arguments or os.environ.get("SIGN_EXT_DEBUG", "0") not in ("", "0")
     name = next((word for word in arguments if word in COMMANDS), None)
     try:
@@ -158,6 +166,10 @@ def _print_error(error: object, debug: bool) -> None:
     elif debug:
         traceback.print_exc()
     text = str(error)
+    if details := getattr(error, "details", ()):
+        for line in details:
+            print(" ".join(line.split()), file=sys.stderr)
+        text = getattr(error, "summary", text)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, KeyError) or not text:

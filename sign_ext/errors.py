@@ -33,7 +33,15 @@ class DivergenceError(SignError):
 
 
 class StoreError(SignError):
-    """A store is unfinished, damaged, or cannot be written."""
+    """A store is unfinished, damaged, or cannot be written.
+
+    Attributes:
+        details: a line for each of several faults that the message lists.
+        summary: the message without those lines.
+    """
+
+    details: tuple[str, ...] = ()
+    summary: str = ""
 
 
 class StoreInUseError(StoreError):

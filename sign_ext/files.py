@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -25,6 +29,57 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; NaN and Inf are refused."""
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """Write a value as JSON text that is valid UTF-8, with characters as they are.
+
+    The bytes of file names that are not UTF-8 are surrogates in Python's strings. They become
+    escapes, which `json.loads` turns back into the same strings.
+
+    Args:
+        value: plain data.
+        **options: of `json.dumps`.
+
+    Example:
+        >>> json_text({"é": "caf\\udce9"})
+        '{"é": "caf\\\\udce9"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@contextmanager
+def utf_8_path(path: Path) -> Iterator[Path]:
+    """Yield a path, or a temporary link to it if it is not UTF-8, for libraries that refuse those.
+
+    Args:
+        path: an existing file or folder.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="sign-ext-") as folder:
+            link = Path(folder) / "link"
+            link.symlink_to(path.absolute(), target_is_directory=path.is_dir())
+            yield link
+    else:
+        yield path
+
+
+def open_tensors(path: Path) -> Any:
+    """Open a safetensors file for reading, as `safetensors.safe_open` does.
+
+    Args:
+        path: the file, of any name; it stays mapped until the result is closed.
+
+    Raises:
+        safetensors.SafetensorError: it is not a whole safetensors file.
+    """
+    from safetensors import safe_open
+
+    with utf_8_path(path) as readable:
+        return safe_open(readable, framework="pt")
 
 
 @contextmanager

@@ -253,12 +253,10 @@ def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, 
 
 
 def _write(path: str, result: dict[str, Any]) -> None:
-    import json
-
-    from sign_ext.files import write_whole
+    from sign_ext.files import json_text, write_whole
     from sign_ext.formatting import finite
 
-    text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json_text(finite(result), indent=2, allow_nan=False)
     write_whole(Path(path), text + "\n")
     console.say(f"written: {path}")
 

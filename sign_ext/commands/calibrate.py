@@ -20,6 +20,7 @@ from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,
     checkpoint_data,
+    on_error_option,
     read_checkpoint,
     resolve_device,
 )
@@ -51,6 +52,7 @@ class Options(SignOptions, CheckpointOptions):
         type=PositiveFloat,
         help="Wanted rms change after K steps, as a share of the pixel range (0–255).",
     )
+    on_error: str = on_error_option()
 
 
 def run(options: Options) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import codecs
+import io
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sign_ext.files import json_text
 from sign_ext.formatting import duration, finite
 
 if TYPE_CHECKING:
@@ -49,15 +51,37 @@ def say(message: str) -> None:
 
 def print_json(result: Any) -> None:
     """Print `result` as JSON alone on stdout."""
-    text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False)
-    # A name that is no UTF-8 has lone surrogates, which become JSON's own escapes.
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    print(json_text(finite(result), indent=2, allow_nan=False))
 
 
 def print_rich(renderable: Any) -> None:
-    """Print a rich table (or text) on stdout, never narrower than 100 columns in a pipe."""
-    console = Console() if sys.stdout.isatty() else Console(width=100)
-    console.print(renderable)
+    """Print a rich table (or text) on stdout, never narrower than 100 columns in a pipe.
+
+    Its text is printed as it is: in the name of a class, "[b]" and ":cat:" mean nothing.
+    """
+    width = None if sys.stdout.isatty() else 100
+    Console(width=width, markup=False, emoji=False).print(renderable)
+
+
+def tolerate_any_text(stream: Any) -> None:
+    """Let a stream print every text, also one that its encoding cannot represent.
+
+    The bytes of a file name that is not in the system's encoding are written as they are
+    (surrogateescape), other such characters as escapes (backslashreplace).
+
+    Args:
+        stream: stdout, or what takes its place.
+    """
+    codecs.register_error("sign_ext", _escape)
+    if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+        stream.reconfigure(errors="sign_ext")
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 @contextmanager
@@ -93,7 +117,7 @@ def progress(description: str) -> Iterator[ProgressCallback]:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

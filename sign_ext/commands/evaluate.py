@@ -19,8 +19,10 @@ from sign_ext.commands.options import option
 from sign_ext.commands.shared import (
     CheckpointOptions,
     checkpoint_data,
+    on_error_option,
     read_checkpoint,
     resolve_device,
+    skipped_as_json,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Options(CheckpointOptions):
         "as many.",
     )
     batch_size: int = option(512, type=PositiveInt, help="Images in a batch.")
+    on_error: str = on_error_option()
 
 
 def run(options: Options) -> None:
@@ -76,6 +79,7 @@ def run(options: Options) -> None:
         "checkpoint": options.checkpoint,
         "data": {**splits.summary.to_dict(), "name": name, "split": options.split},
         "note": splits.note,
+        "skipped": skipped_as_json(splits),
     }
     if config["model"].get("aleatoric"):
         uncertain = _measure_uncertainty(options, model, part)
@@ -139,10 +143,10 @@ def _uncertainty_table(found: dict[str, Any], name: str, split: str) -> Any:
     for column in ("class", "accuracy", "correct with p ≤ 0.5", "their mean p", "their mean σ"):
         table.add_column(column, justify="left" if column == "class" else "right")
     low = found["low"]
-    rows = {"all": (found["accuracy"], low["total"])}
+    rows = [("all", found["accuracy"], low["total"])]  # a list: a class may be called "all"
     for class_name, accuracy in found["per_class"].items():
-        rows[class_name] = (accuracy, low["per_class"][class_name])
-    for class_name, (accuracy, row) in rows.items():
+        rows.append((class_name, accuracy, low["per_class"][class_name]))
+    for class_name, accuracy, row in rows:
         means = (row["probability"], row["uncertainty"])
         shown = ("–" if mean is None else f"{mean:.3f}" for mean in means)
         table.add_row(class_name, percent(accuracy), f"{row['count']:,}", *shown)

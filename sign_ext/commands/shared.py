@@ -7,7 +7,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sign_ext.data import ImageSource, Splits
     from sign_ext.data.summary import DataSummary
 
+
+SHOWN = 20  # lines about single images, or labels, that are printed
 
 DATA_HELP = (
     "digits, digits_imbalanced (stands for isic2017), cifar10 or isic2017 (both need --data-root), "
@@ -80,6 +82,24 @@ class CheckpointOptions(DataOptions):
     )
     image_size: int | None = option(
         None, type=PositiveInt, help="Height and width in pixels. Default: the network's."
+    )
+    same_classes: bool = option(
+        False,
+        type=bool,
+        help="Take the classes for the network's, in order, although they are called otherwise.",
+    )
+
+
+def on_error_option(what: str = "leave it out and list it") -> Any:
+    """Declare --on-error.
+
+    Args:
+        what: what skip does, for the help.
+    """
+    return option(
+        "fail",
+        type=Literal["fail", "skip"],
+        help=f"On an unreadable image: end the run, or {what}.",
     )
 
 
@@ -218,22 +238,42 @@ def check_data_name(name: str) -> None:
         raise UsageError(f"--data is {name!r}; accepted: {known}, or an existing folder or tar")
 
 
-def read_data(options: Any, name: str, **sizes: Any) -> Splits:
-    """Load the splits of a data set with a command's --data-root and --seed.
+def read_data(
+    options: Any,
+    name: str,
+    check: Callable[[tuple[str, ...]], None] | None = None,
+    **sizes: Any,
+) -> Splits:
+    """Load the splits of a data set with a command's --data-root, --seed and --on-error.
 
-    What was found is printed before an image is decoded.
+    What was found is printed before an image is decoded, and what was skipped afterwards.
+
+    Args:
+        options: the command's options.
+        name: of the data set.
+        check: called with the class names before an image is decoded; it raises if they are wrong.
+        **sizes: arguments of `find_data`.
 
     Raises:
         UsageError: `name` is neither a data set nor a path.
+        ValueError: images that cannot be read, unless they are skipped; the message lists them.
     """
+    from sign_ext.data import UnreadableImages
     from sign_ext.data.load import find_data
 
     check_data_name(name)
     sizes = {**options.reading(), **sizes}
     data = find_data(name, options.data_root, seed=options.seed, **sizes)
     say_found(data.summary())
-    splits = data.read()
+    if check is not None:
+        check(data.class_names)
+    try:
+        splits = data.read(options.on_error)
+    except UnreadableImages as error:
+        advice = "Or leave such images out: --on-error skip"
+        raise UnreadableImages(error.images, advice) from error
     say_converted(splits.summary)
+    say_skipped(splits)
     return splits
 
 
@@ -247,6 +287,24 @@ def say_converted(summary: DataSummary) -> None:
     """Print how many of the images that were read lost something, if any did."""
     if words := summary.converted_in_words():
         console.say(words)
+
+
+def say_skipped(splits: Splits) -> None:
+    """Print which images were skipped, the first ones if there are many."""
+    skipped = splits.skipped
+    for image in skipped[:SHOWN]:
+        console.say(f"skipped: {' '.join(image.why.split())}")
+    if skipped:
+        more = f"; --json lists the other {len(skipped) - SHOWN:,}"
+        images = "1 image" if len(skipped) == 1 else f"{len(skipped):,} images"
+        console.say(
+            f"left out {images} that cannot be read" + (more if len(skipped) > SHOWN else "")
+        )
+
+
+def skipped_as_json(splits: Splits) -> list[dict[str, Any]]:
+    """Return the skipped images for --json."""
+    return [dataclasses.asdict(image) for image in splits.skipped]
 
 
 def read_checkpoint(path: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
@@ -267,16 +325,20 @@ def checkpoint_data(
         **sizes: train_size or test_size for `load_data`.
 
     Returns:
-        The splits and the data set's name.
+        The splits, with the labels and class names of the network, and the data set's name.
 
     Raises:
         UsageError: no data set is named, here or in the checkpoint.
-        ValueError: image shape or number of classes differ from the network's.
+        ValueError: image shape or classes differ from the network's.
     """
     name, size = _wanted_data(options, config)
-    splits = read_data(options, name, image_size=size, **_reading(options, config), **sizes)
-    _check_classes(options, config, name, splits.class_names)
-    return splits, name
+
+    def check(class_names: tuple[str, ...]) -> None:
+        _check_classes(options, config, name, class_names)
+
+    sizes = {"image_size": size, **_reading(options, config), **sizes}
+    splits = read_data(options, name, check, **sizes)
+    return _with_network_classes(options, config, name, splits), name
 
 
 def checkpoint_source(
@@ -292,7 +354,7 @@ def checkpoint_source(
 
     Raises:
         UsageError: no data set is named, here or in the checkpoint.
-        ValueError: the number of classes differs from the network's.
+        ValueError: the classes differ from the network's.
     """
     from sign_ext.data import open_data
 
@@ -329,12 +391,69 @@ def _reading(options: CheckpointOptions, config: dict[str, Any]) -> dict[str, An
 def _check_classes(
     options: CheckpointOptions, config: dict[str, Any], name: str, class_names: tuple[str, ...]
 ) -> None:
-    classes = config["model"]["num_classes"]
-    if len(class_names) != classes:
+    """Raise ValueError unless the classes of a data set are all among the network's."""
+    from sign_ext.data.classes import match_classes
+    from sign_ext.training.checkpoints import class_names_of
+
+    count, known = config["model"]["num_classes"], class_names_of(config)
+    network = f"the network in {options.checkpoint}"
+    if known is not None and not options.same_classes:
+        try:
+            match_classes(class_names, known, (name, network))
+        except ValueError as error:
+            same = len(class_names) == count
+            cure = ", or pass --same-classes if each label means the same in both" if same else ""
+            raise ValueError(
+                f"{error}. {name} has {len(class_names)} classes, {network} {count}: use the data "
+                f"set it was trained on, or train another network{cure}"
+            ) from error
+        return
+    if len(class_names) != count:
         raise ValueError(
-            f"{name} has {len(class_names)} classes, the network in {options.checkpoint} "
-            f"{classes}: use the data set it was trained on, or train another network"
+            f"{name} has {len(class_names)} classes, {network} {count}: use the data set it was "
+            "trained on, or train another network"
         )
+    if known is None:
+        console.say(
+            f"{options.checkpoint} does not name its classes: those of {name} are taken for them, "
+            "in order"
+        )
+
+
+def _with_network_classes(
+    options: CheckpointOptions, config: dict[str, Any], name: str, splits: Splits
+) -> Splits:
+    """Give images, whose classes were checked, a network's labels; print how they change."""
+    import torch
+
+    from sign_ext.data import ImageSet
+    from sign_ext.data.classes import match_classes
+    from sign_ext.training.checkpoints import class_names_of
+
+    found, known = splits.class_names, class_names_of(config)
+    if known is None or known == found:
+        return splits
+    labels = None if options.same_classes else match_classes(found, known, (name, "the network"))
+    if labels is not None:
+        changed = [
+            f"{a} {old} → {labels[old]}" for old, a in enumerate(found) if labels[old] != old
+        ]
+        shown = changed[:SHOWN] + ["…"] * (len(changed) > SHOWN)
+        console.say(
+            f"{name} has other labels than the network for the same classes: they are changed to "
+            f"the network's ({', '.join(shown) or 'it lacks the last classes'})"
+        )
+
+    def converted(part: ImageSet) -> ImageSet:
+        own = part.labels if labels is None else torch.from_numpy(labels)[part.labels]
+        return ImageSet(part.images, own, known, part.name)
+
+    return dataclasses.replace(
+        splits,
+        train=converted(splits.train),
+        validation=converted(splits.validation),
+        test=converted(splits.test),
+    )
 
 
 def is_own(name: str) -> bool:

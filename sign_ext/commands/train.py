@@ -11,7 +11,7 @@ network together, and --batch-size counts the images of all.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,8 +25,10 @@ from sign_ext.commands.shared import (
     DataOptions,
     check_folder,
     check_name,
+    on_error_option,
     read_data,
     resolve_device,
+    skipped_as_json,
 )
 
 if TYPE_CHECKING:
@@ -120,6 +122,7 @@ class Options(DataOptions):
     compile: bool = option(
         False, type=bool, help="Compile the network for training (torch.compile); for long runs."
     )
+    on_error: str = on_error_option()
     resume: bool = option(False, type=bool, help="Continue the run that was stopped in OUT.")
     overwrite: bool = option(False, type=bool, help="Discard the run that is in OUT.")
 
@@ -151,9 +154,13 @@ def _train(options: Options, processes: Processes) -> None:
         settings = options.train_settings()
         policies = read_policies(options)
         out = _out_folder(options) if processes.first else Path(options.out)
-        sizes = {"train_size": options.train_size, "image_size": options.image_size}
+        sizes: dict[str, Any] = {
+            "train_size": options.train_size,
+            "image_size": options.image_size,
+        }
         splits = read_data(options, options.data, **sizes)
-        train_set = training_set(options, splits.train)
+        skipped = [each.index for each in splits.skipped if each.split == "train"]
+        train_set = training_set(options, splits.train, skipped)
 
         torch.manual_seed(options.seed)
         spec: dict[str, Any] = {
@@ -207,8 +214,13 @@ def _out_folder(options: Options) -> Path:
     return out
 
 
-def training_set(options: Options, originals: ImageSet) -> ImageSet:
+def training_set(options: Options, originals: ImageSet, skipped: Sequence[int] = ()) -> ImageSet:
     """Return the originals, or with --sign, their union with the transformed versions.
+
+    Args:
+        options: the command's options.
+        originals: the training images.
+        skipped: positions in the data set of those that could not be read.
 
     Raises:
         ValueError: a folder was made from other images.
@@ -230,10 +242,9 @@ def training_set(options: Options, originals: ImageSet) -> ImageSet:
     parts = [originals] if options.sign_mode == "add" else []
     for folder in options.sign:
         store = load_transformed(folder)
-        require_made_from(store, originals)
+        rows = require_made_from(store, originals, skipped)
         # If images were skipped, the store has versions of the others only.
-        complete = len(store) == len(originals)
-        sources = originals if complete else originals.subset(store.indices)
+        sources = originals if len(rows) == len(originals) else originals.subset(rows)
         versions = sign_training_set(sources, store.snapshots, mode="replace", random_k=random_k)
         parts.append(versions)
     return ImageSet.concatenate(parts)
@@ -294,6 +305,7 @@ def _config(
             "seed": options.seed,
             **({"reading": options.reading()} if options.reading() else {}),
             "images": len(train_set),
+            **({"skipped": len(splits.skipped)} if splits.skipped else {}),
             "fingerprint": fingerprint(train_set),
         },
         "sign": {
@@ -306,8 +318,8 @@ def _config(
 
 def _print(options: Options, result: Any, checkpoint: str, splits: Splits) -> None:
     if options.json:
-        data = splits.summary.to_dict()
-        console.print_json({"checkpoint": checkpoint, "data": data, **result.to_dict()})
+        found = {"data": splits.summary.to_dict(), "skipped": skipped_as_json(splits)}
+        console.print_json({"checkpoint": checkpoint, **found, **result.to_dict()})
         return
     from sign_ext.formatting import duration
 

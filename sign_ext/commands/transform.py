@@ -30,6 +30,7 @@ from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,
     checkpoint_source,
+    on_error_option,
     read_checkpoint,
     resolve_device,
     say_converted,
@@ -77,11 +78,7 @@ class Options(SignOptions, CheckpointOptions):
         type=Literal["float32", "float16", "bfloat16"],
         help="Dtype of the stored images; the 16-bit ones round.",
     )
-    on_error: str = option(
-        "fail",
-        type=Literal["fail", "skip"],
-        help="On an unreadable image: end the run, or skip and list it.",
-    )
+    on_error: str = on_error_option()
     memory: str | None = option(
         None,
         help="Memory limit of each process, e.g. 4GB. Default: 4 GiB more than "

@@ -8,6 +8,7 @@ from sign_ext.data.image_set import ImageSet, fingerprint
 from sign_ext.data.load import DATA_NAMES, OOD_NAMES, load_data, load_ood, open_data
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits
+from sign_ext.data.unreadable import Unreadable, UnreadableImages
 
 __all__ = [
     "DATA_NAMES",
@@ -15,6 +16,8 @@ __all__ = [
     "ImageSet",
     "ImageSource",
     "Splits",
+    "Unreadable",
+    "UnreadableImages",
     "fingerprint",
     "load_data",
     "load_ood",

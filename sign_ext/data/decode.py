@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.data.bit_depth import BIT_DEPTHS, deep_bits, reopener, scale_to_8_bits
+from sign_ext.data.unreadable import Unreadable, UnreadableImages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -330,17 +331,26 @@ def decode_all(
         threads: number of threads; by default one a core, at most eight.
 
     Returns:
-        uint8 (count, 3, size, size), in order. If images fail, the first error is raised.
+        uint8 (count, 3, size, size), in order.
+
+    Raises:
+        UnreadableImages: ``decode`` raised ValueError for some images; it lists all of them.
     """
     pixels = np.empty((count, 3, size, size), dtype=np.uint8)
     workers = threads or min(8, os.cpu_count() or 1)
     chunk = max(1, min(256, -(-count // workers)))
 
-    def fill(start: int) -> None:
+    def fill(start: int) -> list[Unreadable]:
+        unreadable = []
         for position in range(start, min(start + chunk, count)):
-            pixels[position] = decode(position).transpose(2, 0, 1)
+            try:
+                pixels[position] = decode(position).transpose(2, 0, 1)
+            except ValueError as error:
+                unreadable.append(Unreadable(position, str(error)))
+        return unreadable
 
     with ThreadPoolExecutor(workers) as executor:
-        for _ in executor.map(fill, range(0, count, chunk)):
-            pass
+        unreadable = [each for part in executor.map(fill, range(0, count, chunk)) for each in part]
+    if unreadable:
+        raise UnreadableImages(unreadable)
     return torch.from_numpy(pixels)

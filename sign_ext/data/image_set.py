@@ -70,6 +70,7 @@ class ImageSet:
                 raise ValueError(
                     f"labels range from {lowest} to {highest}; accepted: 0 to {classes - 1}, for "
                     f"the {classes} class_names."
+                    + (" Subtract 1 from every label." if lowest == 1 else "")
                 )
         object.__setattr__(self, "images", self.images.contiguous())
         object.__setattr__(self, "class_names", tuple(self.class_names))

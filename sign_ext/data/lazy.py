@@ -26,6 +26,14 @@ from sign_ext.data.splits import (
     three_way_split,
 )
 from sign_ext.data.summary import DataSummary, count_classes
+from sign_ext.data.unreadable import (
+    OnError,
+    Unreadable,
+    UnreadableImages,
+    check_on_error,
+    find_unreadable,
+    read_readable,
+)
 
 SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")
 # Height and width of the images where a format does not fix them, as CIFAR-10's.
@@ -114,25 +122,49 @@ class LazyDataset:
                 )
             self._subsets[split] = _Subset(f"{name}/{split}", index, positions[chosen], chosen)
 
-    def read(self) -> Splits:
+    def read(self, on_error: OnError = "fail") -> Splits:
         """Read all three splits into memory.
+
+        Args:
+            on_error: what to do about images that cannot be read: "fail", or "skip" and list them.
 
         Returns:
             The splits.
 
         Raises:
-            ValueError: an image that cannot be read.
+            UnreadableImages: images that cannot be read; it lists those of all splits.
+            ValueError: another ``on_error``, or a split none of whose images can be read.
         """
-        train, validation, test = (
-            ImageSet(
-                resize_images(subset.index.read(subset.positions), self.image_size),
-                torch.from_numpy(subset.labels()),
-                self.class_names,
-                subset.name,
-            )
-            for subset in self._subsets.values()
+        check_on_error(on_error)
+        found: list[tuple[_Subset, Tensor | None, np.ndarray]] = []
+        skipped: list[Unreadable] = []
+        for split, subset in self._subsets.items():
+            if on_error == "fail" and skipped:  # the others are only looked through
+                problems = find_unreadable(subset.index.read, subset.positions)
+            else:
+                pixels, kept, problems = read_readable(subset.index.read, subset.positions)
+                found.append((subset, pixels, kept))
+            skipped += [subset.named(each, split) for each in problems]
+        if skipped and on_error == "fail":
+            raise UnreadableImages(skipped)
+        train, validation, test = (self._image_set(*each) for each in found)
+        return Splits(
+            train, validation, test, self.name, self.note, self.summary(), skipped=tuple(skipped)
         )
-        return Splits(train, validation, test, self.name, self.note, self.summary())
+
+    def _image_set(self, subset: _Subset, pixels: Tensor | None, kept: np.ndarray) -> ImageSet:
+        """Make the set of those images of a split that could be read."""
+        if pixels is None:
+            raise ValueError(
+                f"{subset.name}: none of its {len(subset.positions):,} images can be read. Repair "
+                "some of them."
+            )
+        return ImageSet(
+            resize_images(pixels, self.image_size),
+            torch.from_numpy(subset.labels()[kept]),
+            self.class_names,
+            subset.name,
+        )
 
     def summary(self) -> DataSummary:
         """Return what the data set holds, and what was changed in the images decoded so far."""
@@ -192,6 +224,11 @@ class _Subset:
             return [f"{self.name}/{number}" for number in self.numbers[span]]
         return self.index.keys(self.positions[span])
 
+    def named(self, image: Unreadable, split: str) -> Unreadable:
+        """Add to one of the images that cannot be read its key and its split."""
+        key = self.keys(slice(image.index, image.index + 1))[0]
+        return dataclasses.replace(image, key=key, split=split)
+
 
 def _concatenated_source(
     name: str,
@@ -217,10 +254,19 @@ def _concatenated_source(
         return found
 
     def reader(start: int, stop: int) -> Tensor:
-        pieces = [
-            resize_images(subset.index.read(subset.positions[span]), image_size)
-            for subset, span in spans(start, stop)
-        ]
+        pieces: list[Tensor] = []
+        unreadable: list[Unreadable] = []
+        before = 0
+        for subset, span in spans(start, stop):
+            try:
+                pieces.append(resize_images(subset.index.read(subset.positions[span]), image_size))
+            except UnreadableImages as error:
+                unreadable += [
+                    dataclasses.replace(each, index=before + each.index) for each in error.images
+                ]
+            before += span.stop - span.start
+        if unreadable:
+            raise UnreadableImages(unreadable)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def namer(start: int, stop: int) -> list[str]:

@@ -16,6 +16,7 @@ from sign_ext.data.image_set import ImageSet
 from sign_ext.data.lazy import LazyDataset
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits, SubsetSpec
+from sign_ext.data.unreadable import OnError, check_on_error
 
 DATA_NAMES: tuple[str, ...] = ("digits", "cifar10", "isic2017", "digits_imbalanced")
 # Out-of-distribution test sets: images of a training set's classes from another source.
@@ -41,6 +42,7 @@ def load_data(
     label_columns: Sequence[str] | None = None,
     bit_depth: int | None = None,
     max_pixels: int | None = None,
+    on_error: OnError = "fail",
 ) -> Splits:
     """Read a data set into memory, given its name or the path of its files.
 
@@ -67,6 +69,8 @@ def load_data(
         bit_depth: 12 or 16, the bits that are used in images with more than 8 bits a channel,
             which are then scaled to 8; None refuses such images.
         max_pixels: the largest number of pixels of an image; None for Pillow's limit.
+        on_error: what to do about images that cannot be read: ``"fail"``, or ``"skip"``, which
+            leaves them out and lists them in ``skipped`` of the result.
 
     Returns:
         The training, validation and test splits, uint8 images (N, 3, H, W) in 0–255.
@@ -75,6 +79,7 @@ def load_data(
         FileNotFoundError: missing files; the message lists those that are accepted.
         ModuleNotFoundError: a library of ``pip install 'sign-ext[experiments]'`` (or
             ``[huggingface]``) is missing.
+        UnreadableImages: images that cannot be read, a ValueError that lists all of them.
         ValueError: an unknown name, a damaged file, or a size out of range.
 
     Example:
@@ -82,6 +87,7 @@ def load_data(
         >>> len(splits.train), splits.image_shape
         (100, (3, 32, 32))
     """
+    check_on_error(on_error)
     return find_data(
         name,
         root,
@@ -93,7 +99,7 @@ def load_data(
         label_columns=label_columns,
         bit_depth=bit_depth,
         max_pixels=max_pixels,
-    ).read()
+    ).read(on_error)
 
 
 def open_data(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sign_ext.data.image_set import ImageSet, fingerprint
 from sign_ext.data.summary import DataSummary, count_classes
+from sign_ext.data.unreadable import Unreadable, find_unreadable, read_readable
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +107,55 @@ class ImageSource:
 
         Raises:
             IndexError: positions out of range.
-            ValueError: an image that cannot be read, or whose file is gone; the message names it.
+            ValueError: an image that cannot be read, or whose file is gone; the message names it,
+                and all others of this range.
         """
         self._check(start, stop)
         if start == stop:
             return torch.empty(0, *self.image_shape, dtype=torch.uint8)
         return self.reader(start, stop)
+
+    def read_readable(self, start: int, stop: int) -> tuple[Tensor, list[int], list[Unreadable]]:
+        """Decode those of some images that can be read.
+
+        Args:
+            start: position of the first image.
+            stop: position after the last image; start ≤ stop ≤ N.
+
+        Returns:
+            uint8 (n, 3, H, W); the positions of these images; and the others, with their positions
+            and keys.
+        """
+        self._check(start, stop)
+        pixels, kept, problems = read_readable(self._read_at, np.arange(start, stop))
+        if pixels is None:
+            pixels = torch.empty(0, *self.image_shape, dtype=torch.uint8)
+        return pixels, (start + kept).tolist(), self._named(start, problems)
+
+    def find_unreadable(self, start: int, stop: int) -> list[Unreadable]:
+        """List those of some images that cannot be read, with their positions and keys.
+
+        Args:
+            start: position of the first image.
+            stop: position after the last image; start ≤ stop ≤ N.
+        """
+        self._check(start, stop)
+        return self._named(start, find_unreadable(self._read_at, np.arange(start, stop)))
+
+    def _named(self, start: int, problems: list[Unreadable]) -> list[Unreadable]:
+        """Turn indices into positions, and add the keys."""
+        positions = [start + each.index for each in problems]
+        return [
+            dataclasses.replace(each, index=position, key=self.keys(position, position + 1)[0])
+            for each, position in zip(problems, positions, strict=True)
+        ]
+
+    def _read_at(self, positions: np.ndarray) -> Tensor:
+        """Decode images at increasing positions, each run of neighbours at once."""
+        breaks = np.flatnonzero(np.diff(positions) > 1) + 1
+        runs = np.split(positions, breaks)
+        pieces = [self.reader(int(run[0]), int(run[-1]) + 1) for run in runs]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def keys(self, start: int, stop: int) -> list[str]:
         """Return the names of some images.

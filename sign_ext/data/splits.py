@@ -11,6 +11,7 @@ import numpy as np
 from sign_ext.data.decode import Decoding
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.summary import DataSummary, count_classes
+from sign_ext.data.unreadable import Unreadable
 
 # The splits are part of an experiment's definition, so neither their seed nor the share of the
 # images that is held out is an option.
@@ -29,6 +30,8 @@ class Splits:
         name: the data set's name.
         note: what the data really is, one line for reports.
         found: what the files hold, before subsets; None for images that come from no files.
+        skipped: the images that could not be read and were left out, in the order of the splits;
+            ``index`` is the position in the whole split, with them.
     """
 
     train: ImageSet
@@ -37,6 +40,7 @@ class Splits:
     name: str
     note: str
     found: DataSummary | None = None
+    skipped: tuple[Unreadable, ...] = ()
 
     @property
     def summary(self) -> DataSummary:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sign_ext.data.classes import unique_names
 from sign_ext.data.listing import in_words
 
 # What may happen to an image when it is decoded: kind → how a note says it.
@@ -101,14 +102,7 @@ def count_classes(class_names: tuple[str, ...], counts: list[int]) -> dict[str, 
         >>> count_classes(("cat", "cat"), [3, 4])
         {'cat': 3, 'cat (2)': 4}
     """
-    found: dict[str, int] = {}
-    for name, count in zip(class_names, counts, strict=True):
-        unique, number = name, 1
-        while unique in found:
-            number += 1
-            unique = f"{name} ({number})"
-        found[unique] = count
-    return found
+    return dict(zip(unique_names(class_names), counts, strict=True))
 
 
 def with_left_out(note: str, left_out: Mapping[str, int]) -> str:

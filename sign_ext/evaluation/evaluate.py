@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sign_ext.data.classes import unique_names, with_classes_of
 from sign_ext.data.image_set import ImageSet
 from sign_ext.evaluation.accuracy import class_accuracy, predict
 from sign_ext.evaluation.corruption import gaussian_noise, pixels_off
@@ -30,7 +31,8 @@ class Evaluation:
 
     Args:
         accuracy: on the clean images.
-        per_class: class name → accuracy; NaN for a class without test images.
+        per_class: class name → accuracy; NaN for a class without test images. A name that occurs
+            twice gets a number: "dog", "dog (2)".
         pixels_off_mean: mean accuracy over the draws with pixels turned off, by default 50 per
             image.
         pixels_off_std: sample standard deviation over the draws; NaN for a single draw.
@@ -75,7 +77,8 @@ def evaluate(
 
     Args:
         model: float images (n, 3, H, W) in 0–255 → logits (n, classes); its training flags are
-            restored.
+            restored. With an attribute ``class_names``, as `load_checkpoint` and `train` set it,
+            the images' classes are matched with the model's by name.
         test: the test images.
         draws: number of draws of each corruption, 1 or more.
         num_off: positions turned off in each image, 0 … H·W (Table 5: 50 of 1,024).
@@ -88,7 +91,8 @@ def evaluate(
         Accuracies over all images and by class, mean and sample standard deviation over the draws.
 
     Raises:
-        ValueError: an empty test set, a number out of range, or NaN or infinite logits.
+        ValueError: an empty test set, classes that the model lacks, a number out of range, or NaN
+            or infinite logits.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
@@ -99,6 +103,7 @@ def evaluate(
     """
     if len(test) == 0:
         raise ValueError(f"test={test.name!r} is empty; give at least one image.")
+    test = with_classes_of(model, test)
     if draws < 1:
         raise ValueError(f"draws={draws}; accepted: 1 or more.")
     if batch_size < 1:
@@ -134,7 +139,7 @@ def evaluate(
     }
     return Evaluation(
         accuracy=overall,
-        per_class=dict(zip(test.class_names, per_class, strict=True)),
+        per_class=dict(zip(unique_names(test.class_names), per_class, strict=True)),
         pixels_off_mean=statistics.fmean(corrupted["pixels_off"]),
         pixels_off_std=_deviation(corrupted["pixels_off"]),
         noise_mean=statistics.fmean(corrupted["noise"]),

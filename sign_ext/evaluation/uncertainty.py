@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sign_ext.data.classes import unique_names, with_classes_of
 from sign_ext.data.image_set import ImageSet
 from sign_ext.evaluation.accuracy import predict, present_class_accuracy
 from sign_ext.evaluation.calibration import check_probabilities, reliability, uncertainty_scores
@@ -69,7 +70,7 @@ class LowConfidence:
         Args:
             class_names: the keys of the classes' rows, in order.
         """
-        rows = zip(class_names, self.per_class, strict=True)
+        rows = zip(unique_names(class_names), self.per_class, strict=True)
         fields: dict[str, Any] = finite(
             {
                 "per_class": {name: asdict(row) for name, row in rows},
@@ -205,7 +206,7 @@ def measure_uncertainty(
 
     Args:
         model: built with `build_model(..., aleatoric=True)`; run in eval mode; its flags are
-            restored.
+            restored. Classes are matched by name, as in `evaluate`.
         images: the test set; classes without images are omitted.
         samples: T, draws of the logits for each image (Eq. 11).
         seed: of the draws.
@@ -227,7 +228,8 @@ def measure_uncertainty(
         >>> found["images"]
         20
     """
-    names = images.class_names
+    images = with_classes_of(model, images)
+    names = unique_names(images.class_names)
     found = predict_aleatoric(model, images.images, samples=samples, seed=seed)
     accuracy = present_class_accuracy(found.probabilities, images.labels, len(names))
     low = low_confidence(found.probabilities, found.sigma, images.labels, len(names))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sign_ext.files import write_whole
+from sign_ext.files import json_text, write_whole
 from sign_ext.formatting import finite
 
 FORMAT = "sign_ext.results"
@@ -220,7 +220,7 @@ class Results:
     def write(self, path: Path) -> None:
         """Write the results as JSON, atomically."""
         record = {"format": FORMAT, "format_version": FORMAT_VERSION, **finite(asdict(self))}
-        write_whole(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_whole(path, json_text(record, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:

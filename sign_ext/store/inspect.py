@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sign_ext.files import open_tensors
 from sign_ext.formatting import bytes_in_words
 from sign_ext.store.change import merge_changes
 from sign_ext.store.lifecycle import shard_entries
@@ -168,14 +169,12 @@ def _shard_fault(
 
 def _content_fault(folder: Path, manifest: Manifest, entry: ShardEntry, index: int) -> str | None:
     """Compare the tensors of a shard, whose checksum is right, with the manifest."""
-    from safetensors import safe_open
-
     wanted: dict[str, Any] = {
         tensor_name(step): [entry.images, *manifest.image_shape] for step in manifest.snapshots
     }
-    with safe_open(folder / shard_file(index), framework="pt") as file:
+    with open_tensors(folder / shard_file(index)) as file:
         for name, shape in wanted.items():
-            if name not in file.keys():  # noqa: SIM118  a safe_open is no mapping
+            if name not in file.keys():  # noqa: SIM118  the file is no mapping
                 return f"{shard_file(index)} has no {name}"
             found = file.get_slice(name)
             if found.get_shape() != shape:

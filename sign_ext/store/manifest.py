@@ -21,7 +21,7 @@ import torch
 
 from sign_ext.change import Change
 from sign_ext.errors import StoreError
-from sign_ext.files import write_whole
+from sign_ext.files import json_text, write_whole
 
 FORMAT = "sign_ext.store"
 FORMAT_VERSION = 1
@@ -286,8 +286,8 @@ def _parse(content: dict[str, Any]) -> Manifest:
 
 def _as_text(head: dict[str, Any], shards: Iterable[dict[str, Any]]) -> str:
     """Write JSON with one line per shard, so that people can read and diff a long manifest."""
-    text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False)
-    rows = ",\n    ".join(json.dumps(shard, ensure_ascii=False) for shard in shards)
+    text = json_text(head, indent=2, allow_nan=False)
+    rows = ",\n    ".join(json_text(shard) for shard in shards)
     listed = f"[\n    {rows}\n  ]" if rows else "[]"
     return f'{text[:-2]},\n  "shards": {listed}\n}}\n'
 

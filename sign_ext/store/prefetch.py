@@ -6,18 +6,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from sign_ext.data import ImageSource
+from sign_ext.data import ImageSource, UnreadableImages
+from sign_ext.data.unreadable import OnError
 from sign_ext.errors import StoreError
 from sign_ext.store.manifest import Skipped, shard_range
 
-OnError = Literal["fail", "skip"]
 T = TypeVar("T")
+
+ADVICE = "Repair it, or skip such images with --on-error skip; finished shards are kept"
+SEARCHED = 1024  # images decoded at a time when all that cannot be read are looked for
+
+
+class UnreadableImageError(StoreError):
+    """An image cannot be read; its cause says which."""
 
 
 @dataclass(frozen=True)
@@ -81,48 +89,29 @@ def read_piece(source: ImageSource, piece: Piece, on_error: OnError) -> Chunk:
     Args:
         source: the data set.
         piece: which images.
-        on_error: "fail" at the first image that cannot be read, or "skip" it.
+        on_error: "fail" if an image cannot be read, or "skip" it.
 
     Raises:
-        StoreError: an image cannot be read.
+        UnreadableImageError: an image cannot be read.
     """
     began = time.perf_counter()
     start, stop = piece.start, piece.stop
     keys = source.keys(start, stop)
-    skipped: list[Skipped] = []
-    try:
-        images, kept = source.read(start, stop), list(range(start, stop))
-    except ValueError as error:
-        if on_error == "fail":
-            raise StoreError(
-                f"{error} Repair it, or skip such images with --on-error skip; finished shards "
-                "are kept"
-            ) from error
-        images, kept = _read_readable(source, piece, keys, skipped)
+    if on_error == "skip":
+        images, kept, problems = source.read_readable(start, stop)
+    else:
+        try:
+            images, kept, problems = source.read(start, stop), list(range(start, stop)), []
+        except ValueError as error:
+            raise UnreadableImageError(f"{error} {ADVICE}") from error
     return Chunk(
         piece,
         images,
         torch.tensor(kept, dtype=torch.int64),
         tuple(keys[position - start] for position in kept),
-        tuple(skipped),
+        tuple(Skipped(each.index, each.key, each.why) for each in problems),
         time.perf_counter() - began,
     )
-
-
-def _read_readable(
-    source: ImageSource, piece: Piece, keys: list[str], skipped: list[Skipped]
-) -> tuple[Tensor, list[int]]:
-    """Return the readable images of a piece and their positions; add the others to `skipped`."""
-    found, kept = [], []
-    for position in range(piece.start, piece.stop):
-        try:
-            found.append(source.read(position, position + 1))
-            kept.append(position)
-        except ValueError as error:
-            key = keys[position - piece.start]
-            skipped.append(Skipped(position, key, str(error)))
-    empty = torch.empty((0, *source.image_shape), dtype=torch.uint8)
-    return torch.cat([empty, *found]), kept
 
 
 def sample_images(source: ImageSource, count: int, on_error: OnError) -> Tensor:
@@ -139,7 +128,7 @@ def sample_images(source: ImageSource, count: int, on_error: OnError) -> Tensor:
         float32 (n, 3, H, W) with n ≥ 1.
 
     Raises:
-        StoreError: an image cannot be read, and `on_error` is "fail".
+        UnreadableImageError: an image cannot be read, and `on_error` is "fail".
         ValueError: none of the first hundred can be read.
     """
     stop = min(count, len(source))
@@ -156,6 +145,35 @@ def sample_images(source: ImageSource, count: int, on_error: OnError) -> Tensor:
         except ValueError as error:
             last = error
     raise ValueError(f"none of the first {tried} images can be read: {last}")
+
+
+@contextmanager
+def listing_unreadable(source: ImageSource, say: Callable[[str], None] | None) -> Iterator[None]:
+    """When an image cannot be read, look through all others, so that one run finds them all.
+
+    Args:
+        source: the data set.
+        say: called with what the user should know meanwhile.
+
+    Raises:
+        StoreError: an image could not be read inside the block; it lists every one that cannot be.
+    """
+    try:
+        yield
+    except UnreadableImageError as error:
+        if say:
+            say(f"{error.__cause__} Looking for other images that cannot be read …")
+        found = [
+            each
+            for start in range(0, len(source), SEARCHED)
+            for each in source.find_unreadable(start, min(start + SEARCHED, len(source)))
+        ]
+        if not found:  # it can be read by now
+            raise
+        listed = UnreadableImages(found, ADVICE)
+        failure = StoreError(str(listed))
+        failure.details, failure.summary = listed.details, listed.summary
+        raise failure from error
 
 
 @dataclass

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sign_ext.data import ImageSet, fingerprint
+from sign_ext.data.classes import class_differences
 from sign_ext.errors import StoreError
+from sign_ext.files import open_tensors
 from sign_ext.store.manifest import (
     Manifest,
     Provenance,
@@ -235,13 +237,11 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
 
     def _shard(self, index: int) -> Any:
         """Return a mapped shard; the least recently used one is closed beyond `OPEN_SHARDS`."""
-        from safetensors import safe_open
-
         file = self._open.pop(index, None)
         if file is None:
             path = self.folder / shard_file(index)
             try:
-                file = safe_open(path, framework="pt")
+                file = open_tensors(path)
             except Exception as error:  # safetensors raises several kinds for a damaged file
                 raise StoreError(
                     f"{path} cannot be read ({error}): `sign-ext verify {self.folder}` finds "
@@ -281,25 +281,47 @@ class Snapshot(Dataset[tuple[Tensor, int]]):
         return list(zip(images, labels, strict=True))
 
 
-def require_made_from(store: Transformed, originals: ImageSet) -> None:
+def require_made_from(
+    store: Transformed, originals: ImageSet, skipped: Sequence[int] = ()
+) -> Tensor:
     """Raise unless a store was made from these images, so that the two may be joined.
 
     Args:
         store: open for reading.
         originals: the images, in the order of the data set.
+        skipped: positions in the data set of the images that `originals` lacks because they could
+            not be read.
+
+    Returns:
+        int64 (len(store),): the position in `originals` of each image of the store, which lacks
+        those that could not be read when it was made.
 
     Raises:
-        ValueError: a shard was made from other images, or in another order.
+        ValueError: a shard was made from other images, or in another order, or the classes have
+            other names; the message shows the difference.
     """
+    hint = "use the same --data, --train-size, --image-size and --seed in both commands"
+    names = store.class_names
+    if names and names != originals.class_names:
+        different = class_differences(
+            names, originals.class_names, (str(store.folder), originals.name)
+        )
+        raise ValueError(f"{different}: {hint}")
     data = store.recipe.get("data", {})
     content = (
         f"{store.folder} holds {data.get('name', 'unknown data')}, {store.manifest.images:,} images"
     )
-    hint = "use the same --data, --train-size, --image-size and --seed in both commands"
-    if store.manifest.images != len(originals):
+    rows = _rows_of(store, originals, skipped)
+    if rows is None:
         raise ValueError(
             f"{store.folder} was not made from this training set ({content}; these are "
-            f"{len(originals):,}): {hint}"
+            f"{len(originals) + len(skipped):,}): {hint}"
+        )
+    if len(missing := store.indices[rows < 0]):
+        raise ValueError(
+            f"{store.folder} has a version of {store.keys[int((rows < 0).nonzero()[0])]!r} "
+            f"and of {len(missing) - 1:,} other images that cannot be read any more: put them back "
+            "as they were, or transform again"
         )
     for shard, entry in enumerate(store.manifest.shards):
         if entry.originals is None:
@@ -307,8 +329,26 @@ def require_made_from(store: Transformed, originals: ImageSet) -> None:
                 f"{content}, but does not record which ones: it was not made by "
                 "`sign-ext transform`"
             )
-        rows = store.indices[store.shard_rows(shard)]
-        if fingerprint(originals.subset(rows)) != entry.originals:
+        if fingerprint(originals.subset(rows[store.shard_rows(shard)])) != entry.originals:
             raise ValueError(
                 f"{store.folder} was not made from this training set ({content}): {hint}"
             )
+    return rows
+
+
+def _rows_of(store: Transformed, originals: ImageSet, skipped: Sequence[int]) -> Tensor | None:
+    """Find a store's images among the originals by position; -1 for those that were skipped.
+
+    None if the numbers of images do not fit.
+    """
+    count = store.manifest.images
+    if len(originals) + len(skipped) == count:
+        row_of = torch.full((count,), -1, dtype=torch.int64)
+        there = torch.ones(count, dtype=torch.bool)
+        there[torch.tensor(skipped, dtype=torch.int64)] = False
+        row_of[there] = torch.arange(len(originals))
+        return row_of[store.indices]
+    if len(originals) == len(store) and not len(skipped):
+        # Those that the store lacks were removed from the data set since.
+        return torch.arange(len(store))
+    return None

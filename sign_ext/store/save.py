@@ -65,7 +65,7 @@ def save_transformed(
         ...     load_transformed(folder).recipe
         {'steps': 50}
     """
-    _check(snapshots, labels, dtype)
+    _check(snapshots, labels, dtype, len(class_names))
     first = next(iter(snapshots.values()))
     image_bytes = sum(each[0].numel() for each in snapshots.values()) * DTYPES[dtype].itemsize
     size = shard_size or default_shard_size(image_bytes, len(labels))
@@ -96,7 +96,7 @@ def save_transformed(
     return folder
 
 
-def _check(snapshots: Mapping[int, Tensor], labels: Tensor, dtype: str) -> None:
+def _check(snapshots: Mapping[int, Tensor], labels: Tensor, dtype: str, classes: int) -> None:
     """Raise unless the images can be stored and read back unchanged."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; accepted: {', '.join(DTYPES)}.")
@@ -106,6 +106,13 @@ def _check(snapshots: Mapping[int, Tensor], labels: Tensor, dtype: str) -> None:
         raise TypeError(f"labels has dtype {labels.dtype}; accepted: torch.int64.")
     if not len(labels):
         raise ValueError("there are no images; give at least one.")
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or (classes and highest >= classes):
+        accepted = f"0 to {classes - 1}, for the {classes} class_names" if classes else "0 or more"
+        raise ValueError(
+            f"labels range from {lowest} to {highest}; accepted: {accepted}."
+            + (" Subtract 1 from every label." if lowest == 1 else "")
+        )
     for step, images in snapshots.items():
         if not isinstance(step, int) or isinstance(step, bool) or step < 1:
             raise ValueError(f"snapshots has the key {step!r}; accepted: a number of steps ≥ 1.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sign_ext.change import Change
 from sign_ext.errors import StoreError
-from sign_ext.files import put_in_place, sha256_of, write_whole
+from sign_ext.files import json_text, put_in_place, sha256_of, write_whole
 from sign_ext.store.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -143,7 +143,7 @@ def write_shard(
             skipped=skipped,
             change=dict(change or {}),
         )
-        record = json.dumps(asdict(entry), ensure_ascii=False)
+        record = json_text(asdict(entry))
         write_whole(folder / record_file(index), record + "\n")
         put_in_place(temporary, path)
     except (OSError, SafetensorError) as error:

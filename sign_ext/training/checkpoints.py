@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sign_ext.files import replacing, write_json
+from sign_ext.data.classes import remember_classes
+from sign_ext.files import open_tensors, replacing, write_json
 
 CHECKPOINT_NAME = "model.safetensors"
 _CONFIG_KEY = "sign_ext.config"
@@ -75,7 +76,8 @@ def load_checkpoint(
         device: of the model.
 
     Returns:
-        The model, in eval mode, and its configuration.
+        The model, in eval mode, and its configuration. The model's attribute ``class_names`` holds
+        the names of its classes, if the checkpoint has them, for `sign_ext.evaluation`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -104,7 +106,24 @@ def load_checkpoint(
     )
     _check_tensors(path, model.state_dict(), tensors, spec["name"])
     model.load_state_dict(tensors)
+    if class_names := class_names_of(config):
+        remember_classes(model, class_names)
     return model.to(device).eval(), config
+
+
+def class_names_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return a network's class names, in the order of its outputs.
+
+    Args:
+        config: of a checkpoint.
+
+    Returns:
+        The names; None for a checkpoint that does not have them, as those of early versions.
+    """
+    names, count = config.get("class_names"), config["model"]["num_classes"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) if len(names) == count else None
 
 
 def _find(path: Path) -> Path:
@@ -130,10 +149,10 @@ def _find(path: Path) -> Path:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and configuration; if there is JSON next to them, check that it agrees."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from sign_ext.data import ImageSet
+from sign_ext.data.classes import class_differences
 from sign_ext.training.objective import Objective
 
 
@@ -49,11 +50,9 @@ def check_sets(train_set: ImageSet, validation: ImageSet) -> None:
     a, b = tuple(train_set.images.shape[1:]), tuple(validation.images.shape[1:])
     if a != b:
         raise ValueError(f"train_set has images of shape {a}, validation {b}: they must be equal.")
-    if tuple(train_set.class_names) != tuple(validation.class_names):
-        raise ValueError(
-            f"train_set and validation name different classes: {train_set.class_names} and "
-            f"{validation.class_names}."
-        )
+    names = train_set.class_names, validation.class_names
+    if names[0] != names[1]:
+        raise ValueError(f"{class_differences(*names, ('train_set', 'validation'))}.")
 
 
 def check_model(

@@ -21,6 +21,7 @@ from torch import nn
 
 from sign_ext.augment import Augment, NoAugment
 from sign_ext.data import ImageSet
+from sign_ext.data.classes import remember_classes
 from sign_ext.eval_state import arithmetic
 from sign_ext.progress import Progress, reporting
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
@@ -105,7 +106,8 @@ def train(
             the model. "train", "class_names" and "versions" are filled in if absent.
 
     Returns:
-        The run's history and its selected epoch.
+        The run's history and its selected epoch. The model's attribute ``class_names`` is set to
+        the names of its classes, for `sign_ext.evaluation`.
 
     Raises:
         ValueError: settings, sets, model or `out` are invalid or do not match; the message says
@@ -183,6 +185,7 @@ def train(
         run.finish_epochs(report or _ignore, log)
         processes.broadcast_tensors(run.state.best_weights.values())
         model.load_state_dict(run.state.best_weights)
+        remember_classes(model, train_set.class_names)
     result = run.state.result()
     with processes.raising_together():
         if folder is not None and not complete(folder):

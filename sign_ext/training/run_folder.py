@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sign_ext.augment import Augment
 from sign_ext.data import ImageSet, fingerprint
 from sign_ext.environment import versions
+from sign_ext.files import utf_8_path
 from sign_ext.training.checkpoints import CHECKPOINT_NAME
 from sign_ext.training.objective import Objective
 from sign_ext.training.processes import ONE_PROCESS, Processes
@@ -100,7 +101,12 @@ def scalar_log(folder: Path | None, steps_done: int) -> Iterator[ScalarLog]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder / TENSORBOARD), purge_step=steps_done + 1) as writer:
+    curves = folder / TENSORBOARD
+    curves.mkdir(exist_ok=True)
+    with (
+        utf_8_path(curves) as path,
+        SummaryWriter(str(path), purge_step=steps_done + 1) as writer,
+    ):
 
         def log(row: Mapping[str, float | int], learning_rate: float) -> None:
             for key, tag in _TAGS.items():
@@ -173,6 +179,8 @@ def run_identity(
             key: {"name": s.name, "images": len(s), "sha256": fingerprint(s)}
             for key, s in sets.items()
         },
+        # By label, so that a difference names the class.
+        "class_names": {str(i): name for i, name in enumerate(train_set.class_names)},
         "model": {"parameters": sum(p.numel() for p in model.parameters()), "layers": layers},
         **(
             {"batch_statistics": f"of each of {processes.count} processes"}

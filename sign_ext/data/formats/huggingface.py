@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from sign_ext.data.classes import check_numbered
 from sign_ext.data.decode import (
     FORMATS,
     Conversions,
@@ -226,5 +227,7 @@ def _class_names(
     class_names = distinct.pop()
     if class_names is not None:
         return class_names
-    largest = max(int(index.labels.max()) for index in indexes.values())
-    return tuple(str(label) for label in range(largest + 1))
+    labels = np.concatenate([index.labels for index in indexes.values()])
+    cure = "cast the column to ClassLabel, which names all classes, and save the data set again"
+    count = check_numbered(labels, str(folder), cure)
+    return tuple(str(label) for label in range(count))

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from sign_ext.data.classes import check_numbered
 from sign_ext.data.decode import (
     EXTENSIONS,
     FORMATS,
@@ -257,6 +258,8 @@ def _class_names(
     candidates = [folder / CLASSES_FILE for folder in folders]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None and classes_content is None:
+        cure = f"name all classes in {folders[-1] / CLASSES_FILE}, one a line"
+        check_numbered(labels, str(first.parent if len(folders) > 1 else first), cure)
         return tuple(str(label) for label in range(count))
     location = str(file) if file is not None else f"{first}: {CLASSES_FILE}"
     content = file.read_bytes() if file is not None else classes_content or b""
@@ -264,6 +267,12 @@ def _class_names(
         names = tuple(line.strip() for line in content.decode("utf-8-sig").strip().splitlines())
     except UnicodeDecodeError as error:
         raise ValueError(f"{location} is not UTF-8 text: {error}.") from error
+    if len(names) == count - 1 and "" not in names and not (labels == 0).any():
+        raise ValueError(
+            f"{location} has {len(names)} lines, and the labels begin at {int(labels.min())}; "
+            "accepted: labels from 0, the first line's. Subtract 1 from every label, or name a "
+            "class 0 in the first line."
+        )
     if len(names) < count or "" in names:
         raise ValueError(
             f"{location} has {len(names)} lines{', some of them empty' if '' in names else ''}; "

@@ -5,7 +5,6 @@ Tables 1 and 5 of the paper in miniature: classical augmentation with and withou
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate
 from sign_ext.experiments.demo.comparison import compare
 from sign_ext.experiments.demo.settings import DemoSettings, reason_for_sizes
-from sign_ext.files import write_whole
+from sign_ext.files import json_text, write_whole
 from sign_ext.formatting import duration, finite, percent
 from sign_ext.models import build_model
 from sign_ext.progress import Clock, Reporter, Silent
@@ -91,7 +90,7 @@ def run_demo(
     )
     assert samples is not None  # seeds is at least 1
     write_page(out, metrics, samples)
-    write_whole(out / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    write_whole(out / "metrics.json", json_text(metrics, indent=2) + "\n")
     reporter.say(comparison.headline)
     reporter.say(f"{out / 'index.html'} ({duration(clock.total())})")
     return dict(metrics)

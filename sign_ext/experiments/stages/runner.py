@@ -16,7 +16,7 @@ from sign_ext.data import Splits
 from sign_ext.environment import commit, machine, versions
 from sign_ext.experiments.stages.sources import Source
 from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage, topological_order
-from sign_ext.files import write_whole
+from sign_ext.files import json_text, write_whole
 from sign_ext.formatting import duration, finite
 from sign_ext.progress import Reporter, Silent
 
@@ -121,7 +121,7 @@ class StageRunner:
                 "versions": versions(),
             }
             # Written last: a folder without it is an attempt that did not finish.
-            text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+            text = json_text(record, indent=1, allow_nan=False)
             write_whole(folder / RECORD, text + "\n")
             stage.clean_up(folder)
         self._outcomes[stage.key] = Outcome(stage, folder, numbers, seconds)
