@@ -46,7 +46,10 @@ def iterate(
         while k < stop:  # line 2
             # Steps that nobody watches go in one call: a backend may reorder images within it.
             steps = 1 if report is not None else stop - k
-            trajectory.advance(steps)  # lines 3 and 4
+            try:
+                trajectory.advance(steps)  # lines 3 and 4
+            except Exception as error:
+                raise _StepFailed(error) from error
             k += steps
             if report is not None:
                 report(k)
@@ -86,14 +89,34 @@ def walk(
     for first in range(0, len(images), batch_size):
         rows = slice(first, min(first + batch_size, len(images)))
         part = problem.for_images(rows)
-        trajectory = engines.start(part, images[rows].detach())  # line 1
-        iterates = iterate(trajectory, stops, _report_batch(report, rows, stops[-1]))
+        of_batch = _report_batch(report, rows, stops[-1])
+        trajectory, iterates = _run(part, engines, images[rows].detach(), of_batch)
         _check_finite(trajectory, problem, images, rows)
         # One batch that moves is enough; the others need not be asked, which waits for the device.
         moved = moved or trajectory.moved()
         write(rows, iterates)  # line 6
         engines.finish_reading(images.device)
     return moved
+
+
+class _StepFailed(Exception):
+    """A step raised `error`: told apart from what the caller's own `report` raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _run(
+    problem: Problem, engines: Engines, p: Tensor, report: Callable[[int], None] | None
+) -> tuple[Trajectory, dict[int, Tensor]]:
+    """A batch's trajectory at p*_K and its iterates, by the first backend whose steps run."""
+    while True:  # each failure rules one out
+        trajectory = engines.start(problem, p)  # line 1
+        try:
+            return trajectory, iterate(trajectory, problem.settings.stops, report)
+        except _StepFailed as failed:
+            if not engines.step_failed(problem, p, failed.error):
+                raise failed.error from None
 
 
 def _report_batch(

@@ -68,6 +68,10 @@ class BoundedCache(Generic[K, V]):
         self._entries[key] = value
         return value
 
+    def drop_key(self, key: K) -> None:
+        """Drop the entry of `key`, if there is one."""
+        self._entries.pop(key, None)
+
     def drop(self, is_stale: Callable[[V], bool]) -> None:
         """Drop the entries for which `is_stale` is true."""
         for key in [key for key, value in self._entries.items() if is_stale(value)]:

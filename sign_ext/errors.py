@@ -50,3 +50,10 @@ class StoreInUseError(StoreError):
 
 class NegligibleDeltaWarning(UserWarning):
     """δ is so small that the images do not change: usually a source layer with a constant sum."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, with its class unless it is one of ours."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    kind = type(error).__name__
+    return line if isinstance(error, SignError) else f"{kind}: {line}" if line else kind

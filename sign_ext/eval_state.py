@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sign_ext.inner_wrappers import passed_by
+
 
 @contextmanager
 def computing(model: nn.Module, precision: str = "float32") -> Iterator[None]:
@@ -30,7 +32,7 @@ def computing(model: nn.Module, precision: str = "float32") -> Iterator[None]:
         model: the network.
         precision: as in `arithmetic`.
     """
-    with torch.inference_mode(False), frozen(model), arithmetic(precision):
+    with torch.inference_mode(False), frozen(model), passed_by(model), arithmetic(precision):
         yield
 
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from sign_ext.checks import device_of
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.engine.backends import Engines
+from sign_ext.engine.batch import DEFAULT_BATCH
+from sign_ext.engine.eager import Layout
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.onchip.cost import work_of
 from sign_ext.engine.timing import ceilings
-from sign_ext.engine.trajectory import Problem, iterate_dtype
+from sign_ext.engine.trajectory import Problem, compiled_layout, iterate_dtype
 from sign_ext.formatting import bytes_in_words
 from sign_ext.ops import sign_update_route
 
@@ -106,13 +108,18 @@ def explain(
     device = device_of(network) if images is None else images.device
     shape = (3, 32, 32) if images is None else images.shape[1:]
     iterate = torch.empty((1, *shape), dtype=iterate_dtype(dtype), device=device)
-    iterate = iterate.contiguous(memory_format=problem.memory_format)
     details: dict[str, Any] = {}
     if images is None:
         choice = engines.last_choice(device)
+        layout = Layout(compiled_layout(iterate))
     else:
         choice = engines.resolve(problem, images)
+        batch = images[: settings.batch_size or DEFAULT_BATCH]
+        layout = engines.layout(choice.backend, problem, batch)
         details = _details(choice.backend, problem, engines, images)
+    iterate = torch.empty_like(iterate, memory_format=layout.format)
+    if layout.why:
+        notes = [f"runs in the layout of the images: {layout.why}", *notes]
     if len(settings.stops) > 1:
         steps = ", ".join(map(str, settings.stops))
         notes = [f"snapshots {steps} come from one trajectory", *notes]
@@ -124,7 +131,7 @@ def explain(
         reason=choice.reason,
         device=str(device),
         arithmetic=arithmetic.replace("torch.", ""),
-        layout=str(problem.memory_format).removeprefix("torch."),
+        layout=str(layout.format).removeprefix("torch."),
         update=sign_update_route(iterate, torch.empty_like(iterate, dtype=dtype)),
         products=1 if settings.linearize_at == "input" else settings.stops[-1],
         **details,

@@ -27,12 +27,12 @@ from sign_ext.checks import (
 )
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.backends import Engines
-from sign_ext.engine.batch import Batches
+from sign_ext.engine.batch import DEFAULT_BATCH, Batches
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.onchip.network import OnChipNetwork
-from sign_ext.engine.trajectory import Problem, iterate_dtype, memory_format
-from sign_ext.errors import BackendError, NegligibleDeltaWarning
+from sign_ext.engine.trajectory import Problem, iterate_dtype
+from sign_ext.errors import BackendError, NegligibleDeltaWarning, SignError, first_line
 from sign_ext.eval_state import computing, unwrap
 from sign_ext.explanation import Explanation, explain
 from sign_ext.model_inputs import NO_INPUTS, ModelInputs, blaming_inputs
@@ -383,28 +383,76 @@ class SignTransform:
 
         Φ is found and checked on one image of each call: the network may have changed since.
         """
-        probe = images[:1]
         with torch.autocast(images.device.type, enabled=False):
-            probe = torch.empty_like(probe, dtype=dtype).copy_(probe)
             engines, _ = self._engines_for(inputs)
             structure = engines.fused.structure
-            with structure.running(), blaming_inputs(self._network, inputs, probe):
-                kwargs = inputs[:1]
-                source = self._named or find_source_layer(self._network, probe, kwargs)
-                varies = check_source(self._network, source, probe, kwargs)
-            check_inputs(self._network, source, probe, inputs)
-            layout, like = memory_format(self._network, images), statistics_of(images)
-            phi = Phi(self._network, source, kwargs)
-            problem = Problem(phi, self.settings, dtype, layout, inputs, like)
+            try:
+                with structure.running():
+                    source, varies = self._source(images[:1], dtype, inputs)
+            except (SignError, TypeError):
+                raise
+            except Exception as error:  # whatever the network raises
+                if inputs:
+                    raise
+                with structure.running():
+                    source, varies = self._source_of_a_batch(images, dtype, error)
+            like = statistics_of(images)
+            phi = Phi(self._network, source, inputs[:1])
+            problem = Problem(phi, self.settings, dtype, inputs, like)
             state = (structure.key(problem), weights_versions(self._network), inputs.key)
 
             def phi_for(count: int) -> Phi:
                 """Φ for as many images, which all have the first one's further inputs."""
                 return Phi(self._network, source, inputs[[0] * count])
 
-            check_samples(phi_for, probe, like, state)
+            image = torch.empty_like(images[:1], dtype=dtype).copy_(images[:1])
+            check_samples(phi_for, image, like, state)
         self._seen = source
         return problem, source, varies
+
+    def _source(
+        self, few: Tensor, dtype: torch.dtype, inputs: ModelInputs = NO_INPUTS
+    ) -> tuple[SourceLayer, bool]:
+        """Where Φ is read, found and checked on a few images, and whether its sum varies.
+
+        Further inputs are those of a call, whose first image is given.
+        """
+        probe = torch.empty_like(few, dtype=dtype).copy_(few)
+        with blaming_inputs(self._network, inputs, probe):
+            kwargs = inputs[:1]
+            source = self._named or find_source_layer(self._network, probe, kwargs)
+            varies = check_source(self._network, source, probe, kwargs)
+        check_inputs(self._network, source, probe, inputs)
+        return source, varies
+
+    def _source_of_a_batch(
+        self, images: Tensor, dtype: torch.dtype, error: Exception
+    ) -> tuple[SourceLayer, bool]:
+        """The same on a whole batch, where one image alone raised `error`.
+
+        A network that was exported or traced may take batches of one size only.
+        """
+        size = min(self.settings.batch_size or DEFAULT_BATCH, len(images))
+        hint = "pass batch_size=B and a multiple of B images if the network takes B at a time"
+        if size == 1:
+            error.add_note(f"The network was run on one image: {hint}")
+            raise error
+        try:
+            found = self._source(images[:size], dtype)
+        except SignError:
+            raise
+        except Exception as failed:
+            failed.add_note(f"The network was run on one image, then on {size} images: {hint}")
+            raise failed from None
+        if rest := len(images) % size:
+            try:
+                self._source(images[:rest], dtype)
+            except Exception as failed:
+                raise ValueError(
+                    f"the network runs on {size} images but not on the last batch of these "
+                    f"{len(images)}, which has {rest} ({first_line(failed)}): {hint}"
+                ) from failed
+        return found
 
     @contextmanager
     def _prepared(
@@ -541,8 +589,7 @@ class SignTransform:
             layer = f"{guess}, a guess until images are seen"
         image = torch.zeros(1, 3, 32, 32, device=device_of(self._network))
         dtype, _ = place_of(self._network, image)
-        layout = memory_format(self._network, image)
-        problem = Problem(self._network, self.settings, dtype, layout)
+        problem = Problem(self._network, self.settings, dtype)
         with self._one_call:
             return explain(problem, self.engines, None, network=self._network, source_layer=layer)
 

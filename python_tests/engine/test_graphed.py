@@ -267,7 +267,7 @@ def step_of(model: nn.Module, **options):
     model.eval().requires_grad_(False)
     phi = Phi(model, guess_source_layer(model))
     settings = Settings(step_size=100.0, **options)
-    problem = Problem(phi, settings, torch.float32, torch.channels_last)
+    problem = Problem(phi, settings, torch.float32)
     images = torch.rand(2, 3, 32, 32) * 255
     trajectory = Trajectory(problem, images)
     trajectory.start(images)

@@ -52,7 +52,7 @@ def called_by(work: Callable[[], object]) -> Counter[str]:
 def problem_of(model: nn.Module, images: torch.Tensor, **options: object) -> Problem:
     model.eval().requires_grad_(False)
     phi = Phi(model, guess_source_layer(model))
-    return Problem(phi, Settings(**options), torch.float32, torch.channels_last)
+    return Problem(phi, Settings(**options), torch.float32)
 
 
 def fused(model: nn.Module, images: torch.Tensor, **options: object) -> FusedTrajectory:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.compiler.memory_plan import MemoryPlan
+from sign_ext.engine.eager import AutogradEngine, EagerLayouts, Layout
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.graphed import GraphedEngine
 from sign_ext.engine.onchip.engine import OnChipEngine
-from sign_ext.engine.trajectory import AutogradEngine, Problem, Trajectory
-from sign_ext.errors import BackendError
+from sign_ext.engine.trajectory import Problem, Trajectory, compiled_layout
+from sign_ext.errors import BackendError, first_line
 from sign_ext.ops.native import NATIVE
 from sign_ext.settings import Settings
 
@@ -134,12 +135,15 @@ class Engines:
         self._backend = settings.backend
         self._precision = settings.precision
         self.fused = FusedEngine(network, plan, measure=measure)
+        self._layouts = EagerLayouts(self.fused.structure)
         self.onchip = OnChipEngine(self.fused)
         self._engines: dict[str, OnChipEngine | FusedEngine | GraphedEngine | AutogradEngine] = {
             "onchip": self.onchip,
             "fused": self.fused,
-            "graphed": GraphedEngine(network, structure=self.fused.structure),
-            "autograd": AutogradEngine(),
+            "graphed": GraphedEngine(
+                network, structure=self.fused.structure, layouts=self._layouts
+            ),
+            "autograd": AutogradEngine(self._layouts),
         }
         self._buffers_read: torch.cuda.Event | None = None
         # What `auto` tried to start and could not, by kind of images and the network's structure:
@@ -180,13 +184,19 @@ class Engines:
                 continue
             try:
                 self._check(candidate.backend, problem, images)
-            except BackendError as error:
-                if self._backend != "auto":
+            except Exception as error:  # what no compiler foresaw is no reason to fail
+                if not self._may_go_on(candidate.backend, error):
                     raise
-                failures[candidate.backend] = str(error)
+                failures[candidate.backend] = first_line(error)
             else:
                 return _chosen(candidate, failures)
         raise AssertionError("autograd runs every network")
+
+    def _may_go_on(self, backend: str, error: Exception) -> bool:
+        """Whether the next backend is to be tried after one has failed."""
+        if self._backend != "auto" or backend == "autograd":
+            return False
+        return not isinstance(error, torch.OutOfMemoryError)
 
     def _check(self, backend: str, problem: Problem, images: Tensor) -> None:
         """Raise BackendError where it is known without a step that the backend cannot run."""
@@ -226,8 +236,10 @@ class Engines:
             return None
         try:
             return self.fused.memory(problem, images)
-        except BackendError:  # `start` meets it again, and raises or goes on to the next backend
-            return None
+        except Exception as error:  # `start` meets it again, and raises or tries the next backend
+            if isinstance(error, BackendError) or self._may_go_on("fused", error):
+                return None
+            raise
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, ...), which are copied.
@@ -242,13 +254,44 @@ class Engines:
             choice = self.resolve(problem, images)
             try:
                 trajectory = self._engines[choice.backend].start(problem, images)
-            except BackendError as error:
-                if self._backend != "auto":
+            except Exception as error:
+                if not self._may_go_on(choice.backend, error):
                     raise
-                self._remember(problem, images, {**choice.failures, choice.backend: str(error)})
+                self._remember(
+                    problem, images, {**choice.failures, choice.backend: first_line(error)}
+                )
             else:
                 self._remember(problem, images, choice.failures)
                 return trajectory
+
+    def step_failed(self, problem: Problem, images: Tensor, error: Exception) -> bool:
+        """Rule out what ran a step that raised; False where nothing is left to try.
+
+        Args:
+            problem: the call's.
+            images: the batch.
+            error: what a step of its trajectory raised.
+        """
+        choice = self.resolve(problem, images)
+        if self._may_go_on(choice.backend, error):
+            self._remember(problem, images, {**choice.failures, choice.backend: first_line(error)})
+            return True
+        if choice.backend != "autograd" or isinstance(error, torch.OutOfMemoryError):
+            return False
+        why = f"channels_last fails: {first_line(error)}"
+        return self._layouts.rule_out(problem, images, why)
+
+    def layout(self, backend: str, problem: Problem, images: Tensor) -> Layout:
+        """How a backend lays out the iterates of images like these.
+
+        Args:
+            backend: its name.
+            problem: the call's.
+            images: (N, ...), N ≥ 1.
+        """
+        if backend in ("onchip", "fused"):
+            return Layout(compiled_layout(images))
+        return self._layouts.choose(problem, images)
 
     def _remember(self, problem: Problem, images: Tensor, failures: Mapping[str, str]) -> None:
         """Keep why backends cannot run images like these."""

@@ -22,8 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sign_ext.bounded_cache import BoundedCache
 from sign_ext.engine.capture_streams import CaptureStream, CaptureStreams, RecordedStep
+from sign_ext.engine.eager import EagerLayouts
 from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
 from sign_ext.errors import BackendError
+from sign_ext.inner_wrappers import why_not_recorded
 from sign_ext.network_state import StructureWatch
 from sign_ext.probe import pullback, random_images, relative_distances, statistics_of
 
@@ -141,9 +143,11 @@ def _capture(
 class GraphedTrajectory(Trajectory):
     """A trajectory whose step is recorded when it is made and replayed from then on."""
 
-    def __init__(self, problem: Problem, images: Tensor, record: Record) -> None:
-        """Allocate the buffers and record a step on them."""
-        super().__init__(problem, images)
+    def __init__(
+        self, problem: Problem, images: Tensor, record: Record, layout: torch.memory_format
+    ) -> None:
+        """Allocate the buffers in a layout and record a step on them."""
+        super().__init__(problem, images, layout)
         self.changes = 0  # of δ at an image, when the recorded step was last known to be right
         # Warm-up steps are real steps: they need finite images, and `start` resets what they moved.
         super().start(images)
@@ -183,6 +187,7 @@ class GraphedEngine:
         model: nn.Module,
         record: Record = record_cuda_graph,
         structure: StructureWatch | None = None,
+        layouts: EagerLayouts | None = None,
     ) -> None:
         """Keep graphs of a network.
 
@@ -190,10 +195,12 @@ class GraphedEngine:
             model: the network.
             record: turns a step into its replay.
             structure: the network's watch; None makes one.
+            layouts: decides the iterates' layout; None makes one.
         """
         self._model = model
-        self._record = record
         self._structure = structure if structure is not None else StructureWatch(model)
+        self._layouts = layouts or EagerLayouts(self._structure)
+        self._record = record
         self._kept: BoundedCache[object, GraphedTrajectory] = BoundedCache(GRAPHS_KEPT)
         # By kind of image: one image, and δ there in the last call.
         self._seen: dict[Hashable, _Seen] = {}
@@ -203,14 +210,17 @@ class GraphedEngine:
 
         It is valid until the next call that starts one of the same shape.
         """
+        if why := why_not_recorded(self._model):
+            raise _not_capturable(why)
         changes = self._changes(problem, images)
         batch = (images.shape, images.dtype, images.device)
         network = (self._structure.key(problem), weights_key(self._model))
-        key = (batch, problem.settings, problem.memory_format, network)
+        layout = self._layouts.choose(problem, images).format
+        key = (batch, problem.settings, layout, network)
         trajectory = self._kept.get_or_make(
             key,
-            lambda: GraphedTrajectory(problem, images, self._record),
-            lambda kept: kept.changes == changes or _steps_as_eager(kept, problem, images),
+            lambda: GraphedTrajectory(problem, images, self._record, layout),
+            lambda kept: kept.changes == changes or _steps_as_eager(kept, problem, images, layout),
         )
         trajectory.changes = changes
         trajectory.start(images)
@@ -244,11 +254,13 @@ class GraphedEngine:
         return changes
 
 
-def _steps_as_eager(kept: GraphedTrajectory, problem: Problem, images: Tensor) -> bool:
+def _steps_as_eager(
+    kept: GraphedTrajectory, problem: Problem, images: Tensor, layout: torch.memory_format
+) -> bool:
     """Whether a recorded step moves the first image as an eager one does."""
     kept.start(images)
     kept.advance(1)
-    eager = Trajectory(problem, images[:1])
+    eager = Trajectory(problem, images[:1], layout)
     eager.start(images[:1])
     start = eager.iterate.clone()
     eager.step()

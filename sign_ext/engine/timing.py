@@ -71,7 +71,7 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     b = torch.randn(size, size, device=device, dtype=dtype)
     out = torch.empty_like(a)
     product = _fastest(lambda: torch.mm(a, b, out=out), device)
-    source = torch.randn((1 << 28 if on_cuda else 1 << 24), device=device)
+    source = torch.randn((1 << 28 if on_cuda else 1 << 24), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     copy = _fastest(lambda: target.copy_(source), device)
     copied = 2 * source.numel() * source.element_size()

@@ -2,8 +2,8 @@
 
 `Trajectory` itself is the `autograd` backend: any module, on any device, one eager forward and
 backward pass a step. It is leaner than a naive loop already: parameters are frozen, so no weight
-gradient is computed, and networks of 2-d convolutions run in channels_last. The other backends
-derive from it.
+gradient is computed, and 2-d convolutions run in channels_last where that works (`eager.py`). The
+other backends derive from it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sign_ext.change import exceeds_rounding
 from sign_ext.model_inputs import NO_INPUTS, ModelInputs
@@ -33,7 +33,6 @@ class Problem:
         phi: Φ up to its source layer, from images (N, ...) to outputs.
         settings: the options of SIGN.
         model_dtype: what Φ takes; the iterate is cast to it for each product.
-        memory_format: layout of the iterate, channels_last for networks of 2-d convolutions.
         inputs: what else the network is given in this call.
         like: the images' statistics, for random ones that resemble them; None: each batch's own.
     """
@@ -41,7 +40,6 @@ class Problem:
     phi: Callable[[Tensor], Tensor]
     settings: Settings
     model_dtype: torch.dtype
-    memory_format: torch.memory_format
     inputs: ModelInputs = NO_INPUTS
     like: ImageStatistics | None = field(default=None, compare=False)
 
@@ -65,17 +63,23 @@ class Problem:
         # No weight cache: it would keep copies from one step, or graph, to the next.
         return torch.autocast(device.type, torch.bfloat16, enabled=wanted, cache_enabled=False)
 
+    def pullback_of_ones(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """δ = Σ_a ∂Φ^a/∂x^i at p, in the network's dtype, and Φ(p) with its graph."""
+        with torch.enable_grad(), self.autocast(p.device):
+            x = p.detach().to(self.model_dtype).requires_grad_()
+            value = self.phi(x)
+        (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        return delta, value
+
 
 def iterate_dtype(model_dtype: torch.dtype) -> torch.dtype:
     """float64 for a float64 network, else float32: p* is never kept in fewer bits than that."""
     return torch.float64 if model_dtype == torch.float64 else torch.float32
 
 
-def memory_format(network: nn.Module, images: Tensor) -> torch.memory_format:
-    """Layout of the iterate: 2-d convolutions are faster in channels_last."""
-    if images.dim() == 4 and any(isinstance(m, nn.Conv2d) for m in network.modules()):
-        return torch.channels_last
-    return torch.contiguous_format
+def compiled_layout(images: Tensor) -> torch.memory_format:
+    """Layout of the iterate for compiled steps, whose operators have the channels innermost."""
+    return torch.channels_last if images.dim() == 4 else torch.contiguous_format
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
@@ -127,11 +131,14 @@ class Trajectory:
     finite, and the host reads that once, after the last one.
     """
 
-    def __init__(self, problem: Problem, images: Tensor) -> None:
-        """Allocate for batches shaped as `images` (N, ...)."""
+    def __init__(
+        self, problem: Problem, images: Tensor, layout: torch.memory_format | None = None
+    ) -> None:
+        """Allocate for batches shaped as `images` (N, ...); None: the compiled steps' layout."""
         self.problem = problem
         dtype = iterate_dtype(problem.model_dtype)
-        self.iterate = torch.empty_like(images, dtype=dtype, memory_format=problem.memory_format)
+        layout = layout or compiled_layout(images)
+        self.iterate = torch.empty_like(images, dtype=dtype, memory_format=layout)
         settings = problem.settings
         self.velocity = torch.empty_like(self.iterate) if settings.momentum else None
         # δ at p, where it is taken once for all steps.
@@ -164,11 +171,7 @@ class Trajectory:
 
     def pullback_of_ones(self) -> Tensor:
         """δ = Σ_a ∂Φ^a/∂x^i at the iterate, in the network's dtype."""
-        with torch.enable_grad(), self.problem.autocast(self.iterate.device):
-            x = self.iterate.detach().to(self.problem.model_dtype).requires_grad_()
-            value = self.problem.phi(x)
-        (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
-        return delta
+        return self.problem.pullback_of_ones(self.iterate)[0]
 
     def step(self) -> None:
         """Lines 3 and 4 of Algorithm 1: δ_{k+1}, and p*_{k+1} = p*_k + δ_{k+1}."""
@@ -206,15 +209,3 @@ class Trajectory:
         factor = abs(settings.step_size) / (1 - settings.momentum)
         reach = self._watch[0] * factor * self._counts[0]
         return exceeds_rounding(reach, self.iterate)
-
-
-class AutogradEngine:
-    """Starts eager trajectories."""
-
-    name = "autograd"
-
-    def start(self, problem: Problem, images: Tensor) -> Trajectory:
-        """A trajectory at p*_0 = `images` (N, ...), which are copied."""
-        trajectory = Trajectory(problem, images)
-        trajectory.start(images)
-        return trajectory

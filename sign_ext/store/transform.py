@@ -232,10 +232,10 @@ def _prepare(
         ranks.wait_for_go()
         return join_store(folder, wanted)
     # Of several processes each checks its own shards, so nobody knows yet whether all are whole.
-    if ranks.world > 1 and not os.access(folder, os.W_OK):
-        if finished := finished_manifest(folder, wanted):
-            ranks.send_go(True)
-            return finished
+    is_read_only = ranks.world > 1 and not os.access(folder, os.W_OK)
+    if is_read_only and (finished := finished_manifest(folder, wanted)):
+        ranks.send_go(True)
+        return finished
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(exclusive_lock(folder))

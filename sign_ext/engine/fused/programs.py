@@ -23,6 +23,7 @@ from sign_ext.engine.agreement import check_gradient, distance_from_autograd
 from sign_ext.engine.trajectory import Problem
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.eval_state import same_bits
+from sign_ext.inner_wrappers import why_not_recorded
 from sign_ext.network_state import StructureWatch, constants_of, weights_digest
 from sign_ext.probe import ImageStatistics, random_images, statistics_of
 from sign_ext.source_layer import Phi
@@ -75,6 +76,8 @@ class ProgramCache:
         assert isinstance(phi, Phi)
         if dtype not in SUPPORTED:
             raise UnsupportedOperation(f"networks in {str(dtype).removeprefix('torch.')}")
+        if why := why_not_recorded(self._network):
+            raise UnsupportedOperation(why)
         like = problem.like or statistics_of(images)
         image_kind = (images.shape[1:], dtype, images.device)
 

@@ -122,10 +122,14 @@ def is_faster_fused(
     """
     device = block.expand.weight.device
     generator = torch.Generator(device).manual_seed(0)
-    x = torch.randn((images, *block.in_shapes[0]), generator=generator, device=device)
+    x = torch.randn(
+        (images, *block.in_shapes[0]), generator=generator, dtype=torch.float32, device=device
+    )
     x = x.to(torch.float64 if dtype == torch.float64 else torch.float32)
     x = x.to(memory_format=torch.channels_last)
-    seed = torch.randn(block.shape, generator=generator, device=device).to(block.expand.weight)
+    seed = torch.randn(block.shape, generator=generator, dtype=torch.float32, device=device).to(
+        block.expand.weight
+    )
     precision = "tf32" if tf32 and dtype == torch.float32 else str(dtype).removeprefix("torch.")
     try:
         apart, fused = (

@@ -113,7 +113,9 @@ def pack_constants(trunk: Trunk, seed: Tensor | None, device: torch.device) -> C
         return at
 
     def row(constant: Tensor | None, channels: int, size: int, default: float) -> Tensor:
-        values = torch.full((channels,), default) if constant is None else constant
+        values = (
+            torch.full((channels,), default, dtype=torch.float32) if constant is None else constant
+        )
         return F.pad(values.float().cpu(), (0, size - channels))
 
     channels, size = trunk.layers[0].in_shape[0], trunk.layers[0].in_channels
