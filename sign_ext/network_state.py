@@ -214,7 +214,7 @@ def weights_digest(network: nn.Module, constants: Sequence[Tensor] = ()) -> tupl
     with torch.no_grad():
         longest = max((t.numel() for t in tensors), default=0)
         for device in {t.device for t in tensors}:
-            ramp = torch.linspace(0.5, 1.5, max(longest, 1), device=device)
+            ramp = torch.linspace(0.5, 1.5, max(longest, 1), dtype=torch.float32, device=device)
             for tensor in (t for t in tensors if t.device == device and t.is_floating_point()):
                 flat = tensor.detach().float().flatten()
                 sums.append(torch.dot(flat, ramp[: flat.numel()]))

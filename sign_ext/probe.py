@@ -91,13 +91,13 @@ def random_images(like: ImageStatistics, shape: torch.Size, count: int, seed: in
         seed: of the generator, which is this function's own.
     """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((count, *shape), generator=generator)
-    patches = torch.randn(
-        (count, shape[0], *(-(-size // COARSE) for size in shape[1:])), generator=generator
-    )
+    noise = torch.randn((count, *shape), generator=generator, dtype=torch.float32)
+    coarse = (count, shape[0], *(-(-size // COARSE) for size in shape[1:]))
+    patches = torch.randn(coarse, generator=generator, dtype=torch.float32)
     for axis, size in enumerate(shape[1:], start=2):
         patches = patches.repeat_interleave(COARSE, axis).narrow(axis, 0, size)
-    contrast = torch.tensor([CONTRASTS[i % len(CONTRASTS)] for i in range(count)])
+    contrasts = [CONTRASTS[i % len(CONTRASTS)] for i in range(count)]
+    contrast = torch.tensor(contrasts, dtype=torch.float32)
     noise = (noise + patches) * 0.5**0.5 * contrast.view(-1, *[1] * len(shape))
     drawn = like.mean + like.std * noise.to(like.mean)
     return torch.minimum(torch.maximum(drawn, like.low), like.high)
