@@ -1,18 +1,18 @@
-# One command each for using, checking and measuring sign_ext. `make help` lists them.
-# Everything but gpu-check works in .venv/, which the first command that needs it makes.
+# Commands for using, checking and measuring sign_ext. `make help` lists them.
+# All but gpu-check use .venv/, which is created by the first command that needs it.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# The interpreter .venv is made from (and, for gpu-check, the one that holds torch).
+# The interpreter that creates .venv (for gpu-check: the one that has torch).
 PYTHON ?= python3
-# Extra words for pip, the demo, pytest and gpu-check: make test PYTEST_ARGS="-k sign_update -x"
+# Extra arguments for pip, the demo, pytest and gpu-check: make test PYTEST_ARGS="-k sign_update -x"
 PIP_FLAGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
-# Where bench and gpu-check leave their JSON.
+# The folder for the JSON of bench and gpu-check.
 OUT ?= benchmarks/results
 export OUT PYTHON PIP_FLAGS
 
@@ -24,22 +24,22 @@ CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-venv:  ## Make or repair .venv: pinned torch, the package (editable, native), test and lint tools
+venv:  ## Create or repair .venv: pinned torch, the package (editable, native), test and lint tools
 	@tools/venv.sh
 
-demo: venv  ## Train, transform, retrain and evaluate on real images; writes a page (under 3 minutes)
+demo: venv  ## Train, transform, retrain and evaluate on real images; writes an HTML page (under 3 minutes)
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} $(VENV)/sign-ext demo $(DEMO_ARGS)
 
-test: venv  ## The quick tests, some of every module: C++ under sanitizers (ctest), then Python (pytest)
+test: venv  ## Quick tests of every module: C++ under sanitizers (ctest), then Python (pytest)
 	@tools/test.sh quick $(PYTEST_ARGS)
 
-test-all: venv  ## Every test that can run here, as CI does
+test-all: venv  ## All tests that can run on this machine, as in CI
 	@tools/test.sh all $(PYTEST_ARGS)
 
-test-oldest:  ## The core's tests with the oldest torch supported, built in an environment of its own
+test-oldest:  ## The core's tests with the oldest supported torch, in a separate environment
 	@tools/test_oldest.sh $(PYTEST_ARGS)
 
-lint: venv  ## ruff (lint and format), import-linter, mypy and clang-format, nothing changed
+lint: venv  ## Check with ruff (lint and format), import-linter, mypy and clang-format; changes nothing
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/lint-imports --no-cache --no-logo
@@ -48,30 +48,30 @@ lint: venv  ## ruff (lint and format), import-linter, mypy and clang-format, not
 	@echo "clang-format: $(words $(CPP_SOURCES)) files"
 	@$(VENV)/clang-format --dry-run -Werror $(CPP_SOURCES)
 
-format: venv  ## Rewrite the sources as ruff and clang-format want them
+format: venv  ## Format the sources with ruff and clang-format
 	$(VENV)/ruff check --fix .
 	$(VENV)/ruff format .
 	$(VENV)/clang-format -i $(CPP_SOURCES)
 
-bench: venv  ## Our backends against their peers on this machine; prints ratios, writes $OUT/bench.json
+bench: venv  ## Benchmark our backends against peers; prints ratios, writes $OUT/bench.json
 	@mkdir -p build
 	@$(VENV)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt $$($(VENV)/python tools/requirements.py bench)
 	$(VENV)/python -m pytest benchmarks --benchmark-json=build/bench-raw.json \
 		--benchmark-columns=median,rounds $(PYTEST_ARGS)
 	@$(VENV)/python tools/bench_table.py build/bench-raw.json --out "$$OUT/bench.json"
 
-gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (30 minutes; in parts, beginning with --part first: see the tool)
+gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (30 minutes; GPU_CHECK_ARGS="--part first" first)
 	@$(PYTHON) tools/gpu_check.py --out "$$OUT" $(GPU_CHECK_ARGS)
 
-docs: venv  ## The documentation as HTML, in docs/_build/html
+docs: venv  ## Build the documentation as HTML in docs/_build/html
 	@$(VENV)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt $$($(VENV)/python tools/requirements.py docs)
 	$(VENV)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	@echo "docs: open docs/_build/html/index.html"
 
-constraints:  ## Refresh constraints.txt: the newest version of everything that pyproject.toml allows
+constraints:  ## Refresh constraints.txt with the newest versions that pyproject.toml allows
 	@$(PYTHON) tools/refresh_constraints.py
 
-clean:  ## Remove what was built (not .venv: the next command brings the extension back into it)
+clean:  ## Remove build products, but keep .venv (the next command rebuilds the extension)
 	rm -rf build dist docs/_build ./*.egg-info sign_ext/*.so sign_ext/_build_info.json \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .venv/.sign-ext-installed
 	find sign_ext python_tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
-"""PEP 517 and 660 backend: setuptools, plus finding the torch to build the extension against.
+"""PEP 517 and 660 backend: setuptools, plus the search for the torch to build against.
 
-Under build isolation the torch of the target environment is hidden. These hooks look for it where
-the package is going, and ask for torch as a build requirement only where there is none.
+Build isolation hides the torch of the target environment. These hooks look for it in the folders
+that the package will be installed to, and require torch for the build only if there is none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from setuptools import build_meta  # type: ignore[import-untyped]
 
-# Front ends make importable this module and nothing beside it.
+# A front end makes only this module importable, not its folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from build_tools import environment, extension  # needs the line above
@@ -24,7 +24,7 @@ build_sdist = build_meta.build_sdist
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
-    """What isolation must install beyond build-system.requires: torch, where there is none."""
+    """Build requirements beyond build-system.requires: torch, if none is installed."""
     pure = os.environ.get("SIGN_EXT_BUILD", "").strip().lower() == "none"
     return [] if pure or environment.usable_torch_installed() else ["torch>=2.11"]
 
@@ -35,14 +35,14 @@ def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
 
 
 def get_requires_for_build_sdist(config_settings: Any = None) -> list[str]:
-    """Nothing: a source distribution compiles nothing."""
+    """None: building a source distribution compiles nothing."""
     return []
 
 
 def build_wheel(
     wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None
 ) -> str:
-    """Build a wheel; the last line of output says what is in it and why."""
+    """Build a wheel; the last line of output says what it contains and why."""
     environment.add_target_folders()
     name = build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
     print(extension.last_summary, flush=True)

@@ -1,4 +1,4 @@
-"""What a job on a cluster comes to on paper: operations, bytes, files, and what disks must do."""
+"""Closed-form estimates of a cluster job: operations, bytes, files and disk requests."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from cluster import RECORD_REQUESTS
 
-# Dense peaks of an H100 or H200 SXM in NVIDIA's data sheets, FLOP/s; float32 is without TF32.
+# Dense peaks of an H100 or H200 SXM in NVIDIA's data sheets, FLOP/s; float32 means without TF32.
 PEAKS = {"float32": 67e12, "tf32": 494.7e12, "bfloat16": 989.4e12}
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# A step is a forward pass and a backward pass to the image, which costs about as much.
+# A step is a forward pass and a backward pass to the image, which cost about the same.
 PASSES = 2
-# `sign-ext transform` chooses shards of about this many bytes.
+# Default shard size of `sign-ext transform`, in bytes.
 DEFAULT_SHARD_BYTES = 64 << 20
-# A shard's line in the manifest, its digits and names counted.
+# Bytes of a shard's line in the manifest.
 MANIFEST_LINE = 300
-# For a shard: two files made (itself and its record) and both renamed, each flushed, and its
-# folder too; later the record is removed.
+# Per shard: two files (the shard and its record) are created, flushed and renamed, and their folder
+# is flushed each time; later the record is removed.
 CREATES, RENAMES, FLUSHES = 2, 2, 4
 
 
@@ -28,11 +28,11 @@ class Case:
     """A data set and the network it is transformed with.
 
     Attributes:
-        title: for tables.
-        images: in the data set.
-        side: pixels of an image's side.
-        source_bytes: that an image takes where it is read.
-        forward: floating-point operations of one image's forward pass up to the source layer.
+        title: Title in tables.
+        images: Images in the data set.
+        side: Width and height of an image in pixels.
+        source_bytes: Bytes of an image in the source data set.
+        forward: Floating-point operations of one image's forward pass up to the source layer.
     """
 
     title: str
@@ -43,20 +43,20 @@ class Case:
 
     @property
     def values(self) -> int:
-        """Values of an image; as many bytes as it is read."""
+        """Values of an image; also its decoded bytes."""
         return 3 * self.side**2
 
     @property
     def step(self) -> float:
-        """Operations of one step of one image."""
+        """Operations of one step for one image."""
         return PASSES * self.forward
 
     def image_bytes(self, dtype: str, snapshots: int) -> int:
-        """Bytes that an image takes in the store, all its snapshots together."""
+        """Bytes of an image in the store, all snapshots together."""
         return snapshots * self.values * BYTES[dtype]
 
     def gpu_rate(self, precision: str, utilisation: float, steps: int) -> float:
-        """Images a second of one GPU that reaches a share of its peak."""
+        """Images per second of one GPU at the given share of its peak."""
         return PEAKS[precision] * utilisation / (steps * self.step)
 
 
@@ -69,16 +69,16 @@ CASES = {
 
 
 def measured_rate(file: Path, network: str, contender: str, steps: int) -> float:
-    """Images a second of one process, from a result of `make bench`.
+    """Images per second of one process, from a result of `make bench`.
 
     Args:
-        file: of benchmarks/results.
-        network: of the race's facts.
-        contender: the row.
-        steps: K of the job; a race's images take its own number of steps.
+        file: A file of benchmarks/results.
+        network: The network of the race.
+        contender: The contender in the race.
+        steps: K of the job, to which the race's rate is scaled.
 
     Raises:
-        ValueError: no race of that network, or no such row.
+        ValueError: There is no race of that network, or no such contender.
     """
     races = json.loads(file.read_text("utf-8"))["races"]
     of_network = {
@@ -97,7 +97,7 @@ Rows = list[list[str]]
 
 
 def job(steps: int, snapshots: int, hash_rate: float) -> Rows:
-    """The table of what a job is, a column a case."""
+    """The table of a job's size, one column per case."""
     cases = list(CASES.values())
 
     def stored(dtype: str) -> list[str]:
@@ -124,7 +124,7 @@ def job(steps: int, snapshots: int, hash_rate: float) -> Rows:
 
 
 def compute(case: Case, ranks: int, utilisation: float, steps: int, snapshots: int) -> Rows:
-    """The table of what GPUs need, a row a precision."""
+    """The table of GPU time and data rates, one row per precision."""
     rows = [
         [
             "precision",
@@ -167,7 +167,7 @@ def shards(
     snapshots: int,
     request_seconds: float,
 ) -> Rows:
-    """The table of what a shard size means, a row a size; the first is what the tool chooses."""
+    """The table of the effects of the shard size, one row per size, the default first."""
     rows = [
         [
             "images per shard",
@@ -187,7 +187,7 @@ def shards(
     for each in [default, *sizes]:
         count = math.ceil(case.images / each)
         work = each / rate
-        a_second = min(ranks, count) / work
+        shards_per_second = min(ranks, count) / work
         rows.append(
             [
                 f"{each:,}" + (" (default)" if each == default else ""),
@@ -196,7 +196,7 @@ def shards(
                 f"{math.ceil(count / ranks):,}",
                 duration(work),
                 size(2 * each * (image_bytes + case.values)),
-                f"{a_second * (CREATES + RENAMES):,.0f}/s",
+                f"{shards_per_second * (CREATES + RENAMES):,.0f}/s",
                 size(count * MANIFEST_LINE),
                 duration(count * RECORD_REQUESTS * request_seconds),
                 f"{ranks * work / 2 / 3600:.2g} GPU hours",
@@ -206,7 +206,7 @@ def shards(
 
 
 def duration(seconds: float) -> str:
-    """Seconds with three digits and a unit that suits them.
+    """Format seconds with three digits and a suitable unit.
 
     >>> duration(90), duration(5000), duration(2e5)
     ('90 s', '83.3 min', '55.6 h')
@@ -223,7 +223,7 @@ def duration(seconds: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes with three digits and a unit that suits them.
+    """Format bytes with three digits and a suitable unit.
 
     >>> size(1_234_567)
     '1.23 MB'
@@ -232,7 +232,7 @@ def size(value: float) -> str:
 
 
 def flop(value: float) -> str:
-    """Operations with three digits and a unit that suits them.
+    """Format operations with three digits and a suitable unit.
 
     >>> flop(52.6e9)
     '52.6 GFLOP'

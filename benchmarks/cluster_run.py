@@ -1,12 +1,13 @@
-"""A simulated run of `sign-ext transform` on many processes: how long it takes, and what is wasted.
+"""Simulate `sign-ext transform` on many processes: how long it takes, and where time is wasted.
 
-What is simulated is what the store does. Shard i belongs to rank i mod ranks. A rank computes its
-shards in order and writes one behind: while a shard is hashed, written and renamed the next one is
-computed, and a shard that is ready before the last one is written waits. A pre-emption ends all
-ranks (torchrun restarts the whole job); they start up, list the data set, look at what is there and
-make what is missing. When all are done, rank 0 reads the records and writes the manifest.
+The simulation follows the store. Shard i belongs to rank i mod ranks. A rank computes its shards in
+order and writes them in the background: while a shard is hashed, written and renamed, the next one
+is computed, and a computed shard waits until the previous one is written. A pre-emption ends all
+ranks (torchrun restarts the whole job). After it they start up, list the data set, check the
+finished shards and compute the missing ones. When all ranks are done, rank 0 reads the records and
+writes the manifest.
 
-Time goes from event to event, and every second of every rank is put to one account.
+This is a discrete-event simulation; every second of every rank is booked to one category.
 """
 
 from __future__ import annotations
@@ -19,43 +20,43 @@ import numpy as np
 from cluster import RECORD_REQUESTS, WASTE, Cluster, HopelessError, Outcome
 from cluster_disk import Disk
 
-# Attempts in a row that finish no shard before a run is given up.
+# Consecutive attempts without a finished shard after which a run is given up.
 HOPELESS = 1000
 
 
 @dataclass
 class _Run:
-    """A run under way: what lasts from one attempt to the next."""
+    """The state of a run that survives a pre-emption."""
 
     cluster: Cluster
-    times: list[float]  # of each shard's computation
-    done: np.ndarray  # of each rank: its shards that are finished
-    bytes_there: np.ndarray  # of each rank
+    times: list[float]  # seconds to compute each shard
+    done: np.ndarray  # finished shards of each rank
+    bytes_written: np.ndarray  # by each rank
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WASTE, 0.0))
 
     def size(self, shard: int) -> int:
-        """Images of a shard; the last one has what is left."""
+        """Images of a shard; the last one may be smaller."""
         return min(self.cluster.shard_size, self.cluster.images - shard * self.cluster.shard_size)
 
 
 def simulate(cluster: Cluster, seed: int = 0) -> Outcome:
-    """Run a job once.
+    """Simulate a job once.
 
     Args:
-        cluster: the job and its machines.
-        seed: of the stragglers and the pre-emptions; the same seed gives the same numbers.
+        cluster: The job and its machines.
+        seed: Seed of stragglers and pre-emptions; equal seeds give equal results.
 
     Returns:
-        How it went. The ideal rank-seconds and all waste add up to ranks × seconds.
+        The outcome. The ideal rank-seconds and all waste add up to ranks × seconds.
 
     Raises:
-        HopelessError: attempt after attempt was pre-empted before any rank finished a shard.
+        HopelessError: Too many consecutive attempts were pre-empted without a finished shard.
 
     Example:
         >>> simulate(Cluster(images=100, shard_size=10, ranks=4, rate=2.0)).seconds
         15.0
     """
-    # Streams of their own: the stragglers stay the same whatever the pre-emptions do.
+    # Separate random streams: the stragglers do not depend on the pre-emptions.
     noise, slow, ends = np.random.default_rng(seed).spawn(3)
     run = _Run(
         cluster,
@@ -74,16 +75,16 @@ def simulate(cluster: Cluster, seed: int = 0) -> Outcome:
         hopeless = hopeless + 1 if int(run.done.sum()) == before else 0
         if hopeless == HOPELESS:
             raise HopelessError(
-                f"{HOPELESS} attempts in a row were pre-empted, {1 / cluster.hazard:.3g} s apart "
-                "in the mean, before anything more was finished: try smaller shards, fewer ranks "
-                "or a shorter start-up"
+                f"{HOPELESS} consecutive attempts were pre-empted, on average after "
+                f"{1 / cluster.hazard:.3g} s, without a finished shard: try smaller shards, fewer "
+                "ranks or a shorter start-up"
             )
 
 
 def _shard_seconds(
     cluster: Cluster, noise: np.random.Generator, slow: np.random.Generator
 ) -> np.ndarray:
-    """Seconds that each shard's images take its rank."""
+    """Seconds that each shard takes its rank to compute."""
     sizes = np.full(cluster.shards, cluster.shard_size, dtype=np.float64)
     sizes[-1] = cluster.images - (cluster.shards - 1) * cluster.shard_size
     factors = np.exp(cluster.sigma * noise.standard_normal(cluster.shards) - cluster.sigma**2 / 2)
@@ -95,7 +96,7 @@ def _shard_seconds(
 
 
 def _attempt(run: _Run, launched: float, until: float, *, again: bool) -> float | None:
-    """Go on from a launch to the end, which is returned, or to the pre-emption at `until`."""
+    """Run from a launch to the end, which is returned, or to the pre-emption at `until`."""
     c, spent = run.cluster, run.spent
     delay = c.start_up if not again or c.restart is None else c.restart
     started = launched + delay
@@ -104,10 +105,10 @@ def _attempt(run: _Run, launched: float, until: float, *, again: bool) -> float 
     spent["files"] += c.ranks * max(0.0, min(listed, until) - started)
     if listed >= until:
         return None
-    opened = -(-c.shards // c.ranks)  # a rank opens the records of its own shards
+    opened = -(-c.shards // c.ranks)  # each rank opens the records of its own shards
     scan = max(opened * c.request_seconds, c.ranks * opened / c.open_rate)
     speed = min(c.hash_rate, c.link, c.bandwidth / c.ranks)
-    ready = listed + scan + (np.zeros(c.ranks) if c.trust else run.bytes_there / speed)
+    ready = listed + scan + (np.zeros(c.ranks) if c.trust else run.bytes_written / speed)
     spent["recheck"] += float(np.sum(np.minimum(ready, until) - listed))
     free = _work(run, ready, until)
     last = float(free.max())
@@ -120,7 +121,7 @@ def _attempt(run: _Run, launched: float, until: float, *, again: bool) -> float 
 
 
 def _work(run: _Run, ready: np.ndarray, until: float) -> np.ndarray:
-    """Make what is missing; returns when each rank is out of work, infinity if not by `until`."""
+    """Compute the missing shards; returns when each rank is done, infinity if not by `until`."""
     c = run.cluster
     disk = Disk(c.bandwidth, c.link, c.operations / c.operation_rate)
     ranks = _Ranks(run, disk)
@@ -133,9 +134,9 @@ def _work(run: _Run, ready: np.ndarray, until: float) -> np.ndarray:
         if now >= until:
             break
         if soon <= now:
-            there = disk.advance(now)
-            if there is not None:
-                ranks.landed(there, now)
+            finished = disk.advance(now)
+            if finished is not None:
+                ranks.written(finished, now)
         else:
             ranks.computed(now)
     ranks.stop(until)
@@ -143,64 +144,66 @@ def _work(run: _Run, ready: np.ndarray, until: float) -> np.ndarray:
 
 
 class _Ranks:
-    """What each rank is at: computing a shard, perhaps with the one before it being written.
+    """The state of each rank: the shard it computes, and the one being written.
 
     Args:
-        run: what is there, and the accounts.
-        disk: where shards are written to.
+        run: The finished shards and the booked time.
+        disk: The file system that shards are written to.
     """
 
     def __init__(self, run: _Run, disk: Disk) -> None:
-        """Begin with all ranks idle."""
+        """Start with all ranks idle."""
         c = run.cluster
         self.run, self.disk, self.shards = run, disk, c.shards
-        self.free = [math.inf] * c.ranks  # when each was out of work
-        self._at = [int(rank + done * c.ranks) for rank, done in enumerate(run.done)]
-        self._since = [math.inf] * c.ranks  # when each began that shard, or began to wait
-        self._waits = [False] * c.ranks  # the shard is computed, the one before it not written
+        self.free = [math.inf] * c.ranks  # when each rank ran out of work
+        self._shard = [int(rank + done * c.ranks) for rank, done in enumerate(run.done)]
+        self._since = [math.inf] * c.ranks  # when each rank started that shard, or started to wait
+        self._waits = [
+            False
+        ] * c.ranks  # the shard is computed, but the previous one not yet written
         self._writing = [-1] * c.ranks
         self._computing: list[tuple[float, int]] = []
-        self._own = (c.image_bytes + c.hashed_bytes) / c.hash_rate
+        self._hash_seconds = (c.image_bytes + c.hashed_bytes) / c.hash_rate
         self._moved = c.image_bytes + c.source_bytes
 
     def next(self) -> float:
-        """When a rank has computed a shard next."""
+        """The time at which the next shard is computed."""
         return self._computing[0][0] if self._computing else math.inf
 
     def compute(self, rank: int, now: float) -> None:
-        """Begin a rank's next shard; without one it is out of work, or waits for its last write."""
+        """Start a rank's next shard; if there is none, it is done or waits for its last write."""
         self._since[rank] = now
-        if self._at[rank] < self.shards:
-            heapq.heappush(self._computing, (now + self.run.times[self._at[rank]], rank))
+        if self._shard[rank] < self.shards:
+            heapq.heappush(self._computing, (now + self.run.times[self._shard[rank]], rank))
         elif self._writing[rank] < 0:
             self.free[rank] = now
 
     def computed(self, now: float) -> None:
-        """Go on from the end of a computation."""
+        """Handle the end of a computation."""
         rank = heapq.heappop(self._computing)[1]
         if self._writing[rank] < 0:
             self._write(rank, now)
         else:
             self._since[rank], self._waits[rank] = now, True
 
-    def landed(self, rank: int, now: float) -> None:
-        """Go on from the end of a write."""
+    def written(self, rank: int, now: float) -> None:
+        """Handle the end of a write."""
         run, shard = self.run, self._writing[rank]
         images = run.size(shard)
         run.done[rank] += 1
-        run.bytes_there[rank] += images * run.cluster.image_bytes
+        run.bytes_written[rank] += images * run.cluster.image_bytes
         run.spent["slowness"] += run.times[shard] - images / run.cluster.rate
         self._writing[rank] = -1
         if self._waits[rank]:
             run.spent["files"] += now - self._since[rank]
             self._waits[rank] = False
             self._write(rank, now)
-        elif self._at[rank] >= self.shards:
+        elif self._shard[rank] >= self.shards:
             run.spent["files"] += now - self._since[rank]
             self.free[rank] = now
 
     def stop(self, until: float) -> None:
-        """Put to account what a pre-emption finds under way; nothing is, where a run has ended."""
+        """Book the work in progress at a pre-emption; after a finished run there is none."""
         spent, times = self.run.spent, self.run.times
         for rank, since in enumerate(self._since):
             if self.free[rank] < math.inf or since == math.inf:
@@ -208,14 +211,14 @@ class _Ranks:
             if self._writing[rank] >= 0:
                 spent["lost"] += times[self._writing[rank]]
             if self._waits[rank]:
-                spent["lost"] += times[self._at[rank]]
-            at_work = self._at[rank] < self.shards and not self._waits[rank]
-            spent["lost" if at_work else "files"] += until - since
+                spent["lost"] += times[self._shard[rank]]
+            computing = self._shard[rank] < self.shards and not self._waits[rank]
+            spent["lost" if computing else "files"] += until - since
 
     def _write(self, rank: int, now: float) -> None:
-        images = self.run.size(self._at[rank])
-        own = self.run.cluster.shard_seconds + images * self._own
+        images = self.run.size(self._shard[rank])
+        own = self.run.cluster.shard_seconds + images * self._hash_seconds
         self.disk.write(rank, now, own, images * self._moved)
-        self._writing[rank] = self._at[rank]
-        self._at[rank] += self.run.cluster.ranks
+        self._writing[rank] = self._shard[rank]
+        self._shard[rank] += self.run.cluster.ranks
         self.compute(rank, now)

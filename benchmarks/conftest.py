@@ -1,7 +1,7 @@
-"""What benchmarks share: the device, the facts of the machine, and a fair race between peers.
+"""Shared by the benchmarks: the device, machine facts, and a fair race between contenders.
 
-A benchmark is one race a test: every contender does the same work, and they take turns, so that
-a busy machine slows all of them alike. `make bench` prints each race's medians and ratios.
+Each benchmark test is one race: all contenders do the same work and take turns, so that a busy
+machine slows all of them equally. `make bench` prints the medians and ratios of each race.
 
     @pytest.mark.benchmark(group="sign_update_ float32")
     def test_sign_update(race, device):
@@ -25,30 +25,30 @@ STARTED = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what a run of benchmarks can be told: where, who takes part, how much and how long."""
+    """Add the options of a benchmark run: device, contenders, sizes and time limit."""
     add = parser.getgroup("sign_ext benchmarks").addoption
-    add("--device", default=None, help="cpu or cuda (default: cuda where there is)")
-    add("--all-peers", action="store_true", help="also peers and networks that take minutes each")
-    add("--images", type=int, default=None, help="images a race (default: its own numbers)")
-    add("--steps", type=int, default=None, help="K of a race (default: its own)")
+    add("--device", default=None, help="cpu or cuda (default: cuda if available)")
+    add("--all-peers", action="store_true", help="include peers and networks that take minutes")
+    add("--images", type=int, default=None, help="images per race (default: the race's own)")
+    add("--steps", type=int, default=None, help="K of each race (default: the race's own)")
     add(
         "--seconds",
         type=float,
         default=float(os.environ.get("BENCH_SECONDS", "inf")),
-        help="start no benchmark after this long, skip it (default: $BENCH_SECONDS, else no limit)",
+        help="skip benchmarks that would start later than this (default: $BENCH_SECONDS, or none)",
     )
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Note when --seconds begin."""
+    """Store the start time for --seconds."""
     session.config.stash[STARTED] = time.monotonic()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what would start after --seconds, so that a run with a limit still reports the rest."""
+    """Skip what would start after --seconds, so that a limited run still reports the rest."""
     spent = time.monotonic() - item.config.stash[STARTED]
     if spent > item.config.getoption("--seconds"):
-        pytest.skip(f"{spent:.0f} s are spent, more than --seconds")
+        pytest.skip(f"the run has taken {spent:.0f} s, more than --seconds")
 
 
 def device_of(config: pytest.Config) -> torch.device:
@@ -64,7 +64,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip benchmarks marked `gpu` where they would have no GPU to run on."""
+    """Skip benchmarks marked `gpu` if there is no GPU to run on."""
     if torch.cuda.is_available() and config.getoption("--device") != "cpu":
         return
     for item in items:
@@ -75,14 +75,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
-    """Put beside the numbers what they depend on, and leave out the machine's name."""
+    """Record what the numbers depend on, without the machine's host name."""
     machine_info.clear()
     machine_info.update(environment.machine_details())
 
 
 @pytest.fixture
 def race(benchmark: Any, device: torch.device) -> Callable[..., dict[str, float]]:
-    """Time contenders in turns; see the module's docstring for an example."""
+    """A function that times contenders in turns; see the module's docstring for an example."""
 
     def run(
         contenders: Mapping[str, Callable[[], object]],
@@ -96,12 +96,12 @@ def race(benchmark: Any, device: torch.device) -> Callable[..., dict[str, float]
         """Time every contender `rounds` times, interleaved.
 
         Args:
-            contenders: Name → what to call. All do the same work at equal precision.
-            baseline: The contender that the ratios are against.
-            rounds: Turns that each contender gets.
-            warmup: Untimed calls of each before (compilation, caches, allocator).
-            calls: Calls a turn, timed together: more where one call is shorter than a launch.
-            **facts: Kept beside the numbers, such as shape="128x3x32x32" or bytes_moved=...
+            contenders: Name → function. All do the same work at equal precision.
+            baseline: The contender that ratios refer to.
+            rounds: Turns per contender.
+            warmup: Untimed calls per contender first (compilation, caches, allocator).
+            calls: Calls per turn, timed together; more if a call is shorter than a launch.
+            **facts: Stored with the numbers, such as shape="128x3x32x32" or bytes_moved=...
 
         Returns:
             Name → median seconds.
@@ -119,8 +119,8 @@ def race(benchmark: Any, device: torch.device) -> Callable[..., dict[str, float]
             device=device.type,
             baseline=baseline,
             contenders={
-                name: {"median": median, "fastest": min(of), "rounds": len(of)}
-                for (name, of), median in zip(turns.times.items(), medians.values(), strict=True)
+                name: {"median": median, "fastest": min(times), "rounds": len(times)}
+                for (name, times), median in zip(turns.times.items(), medians.values(), strict=True)
             },
         )
         return medians

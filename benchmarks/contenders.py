@@ -1,6 +1,6 @@
-"""Who takes part in a race: every peer and every backend of ours that can run it, by name.
+"""The contenders of a race, by name: every peer and every backend of ours that can run it.
 
-What cannot run is not dropped in silence: it is returned beside the others with the reason.
+Contenders that cannot run are not dropped silently: they are returned with the reason.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sign_ext.settings import BACKENDS
 
 DEFAULTS = "naive, default flags"
 LONG = "left out: compiles for minutes (--all-peers)"
-# torch.compile of this many modules takes minutes.
+# torch.compile takes minutes for networks with more modules than this.
 MANY_MODULES = 400
 TUNED = "fused, tuned"
 OURS = (*(name for name in BACKENDS if name != "auto"), TUNED)
-# Why some of them take no part on a CPU.
+# Why some of our backends do not take part on a CPU.
 NOT_ON_A_CPU = {"graphed": NO_GPU, "onchip": NO_GPU, TUNED: "on a CPU measuring takes minutes"}
 
 
@@ -35,17 +35,17 @@ class Task(task.Task):
     """One race.
 
     Attributes:
-        network: its name in `sign_ext.models`.
-        all_peers: also those that compile for minutes.
+        network: Its name in `sign_ext.models`.
+        all_peers: Include peers that compile for minutes.
     """
 
     network: str
     all_peers: bool = False
 
 
-def by_torch(task: Task) -> dict[str, Callable[[], Run]]:
-    """The peers that torch alone is enough for, each still to be built."""
-    precision, how = task.precision, (task.steps, task.step_size)
+def torch_peers(task: Task) -> dict[str, Callable[[], Run]]:
+    """The peers that need only torch: name → function that builds the peer."""
+    precision, loop_args = task.precision, (task.steps, task.step_size)
 
     def folded() -> nn.Module:
         phi = task.phi()
@@ -56,29 +56,31 @@ def by_torch(task: Task) -> dict[str, Callable[[], Run]]:
         return loops.with_precision(precision, run, tuned=True)
 
     found = {
-        NAIVE: lambda: loops.with_precision(precision, loops.naive(task.phi(), *how)),
+        NAIVE: lambda: loops.with_precision(precision, loops.naive(task.phi(), *loop_args)),
         "torchattacks' loop": lambda: loops.with_precision(
-            precision, peers.attack_style(task.phi(), *how)
+            precision, peers.attack_style(task.phi(), *loop_args)
         ),
         "frozen autograd.grad": lambda: loops.with_precision(
-            precision, loops.frozen(task.phi(), *how)
+            precision, loops.frozen(task.phi(), *loop_args)
         ),
-        "frozen, channels_last": lambda: tuned(loops.frozen(task.phi(), *how, channels_last=True)),
-        "BatchNorm folded": lambda: tuned(loops.frozen(folded(), *how, channels_last=True)),
-        "torch.func.grad": lambda: tuned(peers.functional(task.phi(), *how)),
-        "torch.compile": lambda: tuned(loops.compiled(task.phi(), *how)),
+        "frozen, channels_last": lambda: tuned(
+            loops.frozen(task.phi(), *loop_args, channels_last=True)
+        ),
+        "BatchNorm folded": lambda: tuned(loops.frozen(folded(), *loop_args, channels_last=True)),
+        "torch.func.grad": lambda: tuned(peers.functional(task.phi(), *loop_args)),
+        "torch.compile": lambda: tuned(loops.compiled(task.phi(), *loop_args)),
         "torch.compile max-autotune": lambda: tuned(
-            loops.compiled(folded(), *how, mode="max-autotune")
+            loops.compiled(folded(), *loop_args, mode="max-autotune")
         ),
-        "CUDA graph by hand": lambda: tuned(loops.captured(folded(), *how)),
+        "CUDA graph by hand": lambda: tuned(loops.captured(folded(), *loop_args)),
     }
     if task.precision == "float32" and task.images.is_cuda:
-        found[DEFAULTS] = lambda: loops.naive(task.phi(), *how)
+        found[DEFAULTS] = lambda: loops.naive(task.phi(), *loop_args)
     return found
 
 
-def refused(task: Task, name: str) -> str | None:
-    """Why a peer of `by_torch` takes no part, or None."""
+def exclusion_reason(task: Task, name: str) -> str | None:
+    """Why a peer of `torch_peers` does not take part, or None."""
     modules = list(task.model.modules())
     if name == "CUDA graph by hand" and not task.images.is_cuda:
         return NO_GPU
@@ -91,23 +93,23 @@ def refused(task: Task, name: str) -> str | None:
     return None
 
 
-def own(task: Task, way: str) -> Run:
-    """One of ours: a backend by its name, or the fused one with its choices measured."""
-    return ours(task, "fused", tune=True) if way == TUNED else ours(task, way)
+def build_ours(task: Task, backend: str) -> Run:
+    """One of our contenders: a backend by name, or `TUNED`, fused with measured choices."""
+    return ours(task, "fused", tune=True) if backend == TUNED else ours(task, backend)
 
 
-def enter(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
+def build_contenders(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
     """Build every contender and run it once.
 
     Args:
-        task: the race.
+        task: The race.
 
     Returns:
         The contenders by name, ours last, and name → reason for those that cannot run here. Peers
-        that compile may fail for reasons of the machine (no compiler, no Triton), so an error of
-        theirs is a reason too; of the others it is an error.
+        that compile may fail because of the machine (no compiler, no Triton), so their exceptions
+        count as reasons. Exceptions of other contenders are raised.
     """
-    torch.compiler.reset()  # it gives up on code that was compiled often, as by earlier races
+    torch.compiler.reset()  # it stops compiling code that earlier races have recompiled often
     runs: dict[str, Run] = {}
     absent: dict[str, str] = {}
 
@@ -120,8 +122,8 @@ def enter(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
         else:
             runs[name] = run
 
-    for name, build in by_torch(task).items():
-        reason = refused(task, name)
+    for name, build in torch_peers(task).items():
+        reason = exclusion_reason(task, name)
         if reason:
             absent[name] = reason
         else:
@@ -132,8 +134,8 @@ def enter(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
     if reason:
         absent[label] = reason
     else:
-        how = (task.steps, task.step_size, precision)
-        add(label, lambda: jax_peer.compiled(task.network, task.phi(), *how), (Exception,))
+        loop_args = (task.steps, task.step_size, precision)
+        add(label, lambda: jax_peer.compiled(task.network, task.phi(), *loop_args), (Exception,))
 
     try:
         saving = peers.memory_saving(task.phi())
@@ -143,9 +145,9 @@ def enter(task: Task) -> tuple[dict[str, Run], dict[str, str]]:
         run = loops.with_precision(precision, loops.frozen(saving, task.steps, task.step_size))
         add("memsave_torch", lambda: run, (Exception,))
 
-    for way in OURS:
-        if way in NOT_ON_A_CPU and not task.images.is_cuda:
-            absent[f"sign_ext {way}"] = NOT_ON_A_CPU[way]
+    for backend in OURS:
+        if backend in NOT_ON_A_CPU and not task.images.is_cuda:
+            absent[f"sign_ext {backend}"] = NOT_ON_A_CPU[backend]
         else:
-            add(f"sign_ext {way}", lambda each=way: own(task, each), (BackendError,))
+            add(f"sign_ext {backend}", lambda each=backend: build_ours(task, each), (BackendError,))
     return runs, absent

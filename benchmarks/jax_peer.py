@@ -1,9 +1,9 @@
 """Algorithm 1 in JAX, with the weights of a torch network.
 
-BasicCNN and MobileNetV2 in plain `jax.lax` convolutions, NHWC, BatchNorm folded. On a GPU the K
-steps are one program, `jit(lax.scan(...))`. On a CPU a step is a program that is called K times:
-inside a loop XLA's CPU backend computes the gradient of a convolution about 30 times slower than
-outside (jax-ml/jax#12868), and nobody would keep that.
+BasicCNN and MobileNetV2 as plain `jax.lax` convolutions in NHWC with BatchNorm folded. On a GPU the
+K steps are one program, `jit(lax.scan(...))`. On a CPU one step is a program that is called K
+times: inside a loop, XLA's CPU backend computes the gradient of a convolution about 30 times slower
+(jax-ml/jax#12868), so a JAX user would not write it that way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 
 from sign_ext.benchmarking.loops import Run
 
-# JAX would take three quarters of the GPU's memory when it starts, beside torch.
+# By default JAX reserves three quarters of the GPU's memory at start, which torch needs, too.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}
@@ -32,7 +32,7 @@ Layer = Callable[[list[Any], Any], Any]  # (weights of all layers, x) → the la
 
 
 def missing(network: str, device: torch.device) -> str | None:
-    """Why JAX cannot run a network of ours on a device, or None where it can."""
+    """Why JAX cannot run one of our networks on a device, or None."""
     try:
         jax = importlib.import_module("jax")
     except ImportError:
@@ -42,7 +42,7 @@ def missing(network: str, device: torch.device) -> str | None:
     try:
         jax.devices(device.type)
     except RuntimeError:
-        return f"the jax installed has no {device.type}"
+        return f"the installed jax has no {device.type}"
     return None
 
 
@@ -74,7 +74,7 @@ def _convolution(conv: nn.Conv2d, weights: list[Any], dtype: Any) -> Layer:
 
 
 def _dense(linear: nn.Linear, channels: int, weights: list[Any], dtype: Any) -> Layer:
-    """A Linear after Flatten: torch flattens (C, H, W), here (H, W, C) is flattened."""
+    """A Linear after Flatten: torch flattens (C, H, W), JAX (H, W, C)."""
     kernel, bias = len(weights), len(weights) + 1
     side = int((linear.in_features // channels) ** 0.5)
     grid = linear.weight.view(-1, channels, side, side).permute(2, 3, 1, 0)
@@ -88,10 +88,10 @@ def _dense(linear: nn.Linear, channels: int, weights: list[Any], dtype: Any) -> 
 
 
 def _max_pool(pool: nn.MaxPool2d, weights: list[Any], x: Any) -> Any:
-    """Windows that do not overlap, as a reshape: XLA's own pooling has a slow gradient on CPUs.
+    """Max pooling without overlap as a reshape: the gradient of XLA's own pooling is slow on CPUs.
 
-    Its gradient differs where values of a window tie, which after a ReLU they do at 0 only, where
-    the ReLU's gradient is 0 as well.
+    The gradient differs if values of a window are equal. After a ReLU that happens only at 0, where
+    the gradient of the ReLU is 0, too.
     """
     side = int(pool.kernel_size)
     count, height, width, channels = x.shape
@@ -101,12 +101,12 @@ def _max_pool(pool: nn.MaxPool2d, weights: list[Any], x: Any) -> Any:
 
 
 def _layers(module: nn.Module, weights: list[Any], dtype: Any) -> list[Layer]:
-    """The layers of a folded torch network in order; their weights are added to the list."""
+    """The layers of a folded torch network in order; appends their weights to `weights`."""
     jax = importlib.import_module("jax")
     if isinstance(module, nn.Conv2d):
         return [_convolution(module, weights, dtype)]
     if isinstance(module, nn.Linear):
-        channels = weights[-1].shape[0]  # of the last convolution's bias
+        channels = weights[-1].shape[0]  # the bias of the last convolution
         return [_dense(module, channels, weights, dtype)]
     if isinstance(module, nn.MaxPool2d):
         return [partial(_max_pool, module)]
@@ -131,7 +131,7 @@ def _apply(layers: list[Layer], weights: list[Any], x: Any) -> Any:
 
 
 def label(device: torch.device) -> str:
-    """How the race names this way."""
+    """The contender's name in the race."""
     return "JAX jit(lax.scan)" if device.type == "cuda" else "JAX jit"
 
 
@@ -139,17 +139,17 @@ def compiled(name: str, phi: nn.Module, steps: int, step_size: float, precision:
     """K steps compiled by XLA.
 
     Args:
-        name: one of `NETWORKS`.
-        phi: the torch network without its classifier, `Sequential(normalize, network)`; it is not
-            changed.
+        name: One of `NETWORKS`.
+        phi: The torch network without its classifier, `Sequential(normalize, network)`; it is not
+            modified.
         steps: K.
-        step_size: factor of each step.
-        precision: "float32", "tf32" or "bfloat16" (weights and activations, the iterate in
+        step_size: Step size η of each step.
+        precision: "float32", "tf32" or "bfloat16" (weights and activations; the iterate stays
             float32).
 
     Returns:
-        From images (N, C, H, W) to p*_K, both torch tensors on one device, which the libraries
-        share without a copy.
+        A function from images (N, C, H, W) to p*_K, both torch tensors on the same device. The
+        libraries share them without a copy.
     """
     jax, jnp = importlib.import_module("jax"), importlib.import_module("jax.numpy")
     phi = copy.deepcopy(phi).eval()

@@ -1,12 +1,12 @@
-"""Measure `sign-ext transform` against the bare engine: throughput, memory, one and two processes.
+"""Measure `sign-ext transform` against the engine alone: throughput, memory, two processes.
 
     python benchmarks/measure_stores.py throughput memory processes \\
         --out benchmarks/results/stores_cpu.json
 
-throughput  the engine alone on images in memory, and the whole command's work on the same images
-            (reading, computing, hashing, writing, manifest), taking turns; the ratio of medians
-memory      the peak of a process that transforms 50,000 images, beside the budget it was given
-processes   images a second of one process and of two under torchrun, one thread each, taking turns
+throughput  ratio of medians of the engine alone on images in memory to the whole command on the
+            same images (reading, computing, hashing, writing, manifest), in turns
+memory      peak of a process that transforms 50,000 images, and its memory budget
+processes   images per second of one process and of two under torchrun, one thread each, in turns
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BUDGET = 1_500_000_000
 
 
 def source_of(count: int) -> ImageSource:
-    """Random images that are made when they are read: no memory of their own."""
+    """A source of random images, generated when they are read, so that they take no memory."""
 
     def read(start: int, stop: int) -> torch.Tensor:
         rng = np.random.default_rng(start)
@@ -55,14 +55,14 @@ def source_of(count: int) -> ImageSource:
 
 
 def sign_of(model: str, steps: int) -> SignTransform:
-    """A network with random weights: the work is the same as with trained ones."""
+    """SIGN for a network with random weights; trained ones would take the same work."""
     torch.manual_seed(0)
     network = build_model(model, num_classes=10, image_shape=SHAPE).eval()
     return SignTransform(network, steps, step_size=100.0, snapshots=(steps // 2, steps))
 
 
 def throughput(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the bare engine and of the whole store, in turns."""
+    """Seconds of the engine alone and of the whole store, in turns."""
     source, sign = source_of(options.images), sign_of(options.model, options.steps)
     images = source.read(0, len(source)).float()
     sign.transform(images[:256])
@@ -92,21 +92,21 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:
-    """Peak of a process of its own that transforms 50,000 images within a budget."""
+    """Peak memory of a separate process that transforms 50,000 images within a budget."""
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         command = [sys.executable, __file__, "worker", "--out", folder, "--model", options.model]
         command += ["--images", "50000", "--steps", "2", "--threads", "2"]
-        told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        numbers = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     print(
-        f"50,000 images, float32, K = 1 and 2: peak {told['peak'] / 1e6:.0f} MB of a budget of "
-        f"{BUDGET / 1e6:.0f} MB; before the first image {told['base'] / 1e6:.0f} MB; "
-        f"the store has {told['bytes'] / 1e6:.0f} MB"
+        f"50,000 images, float32, K = 1 and 2: peak {numbers['peak'] / 1e6:.0f} MB of a budget of "
+        f"{BUDGET / 1e6:.0f} MB; before the first image {numbers['base'] / 1e6:.0f} MB; "
+        f"the store has {numbers['bytes'] / 1e6:.0f} MB"
     )
-    return {**told, "budget": BUDGET}
+    return {**numbers, "budget": BUDGET}
 
 
 def processes(options: argparse.Namespace) -> dict[str, Any]:
-    """Images a second of one and of two processes, one thread each, in turns."""
+    """Images per second of one and of two processes, one thread each, in turns."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(options.rounds):
         for count, found in rates.items():
@@ -114,7 +114,7 @@ def processes(options: argparse.Namespace) -> dict[str, Any]:
                 found.append(options.images / _slowest(count, folder, options))
     ratio = statistics.median(rates[2]) / statistics.median(rates[1])
     print(
-        f"{options.model}, K = {options.steps}, one thread a process: "
+        f"{options.model}, K = {options.steps}, one thread per process: "
         f"{statistics.median(rates[1]):.1f} images/s by one, {statistics.median(rates[2]):.1f} "
         f"by two: {ratio:.2f} times"
     )
@@ -128,18 +128,20 @@ def processes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _slowest(count: int, folder: str, options: argparse.Namespace) -> float:
-    """The longest that any of `count` processes was at its shards."""
+    """Seconds that the slowest of `count` processes spent on its shards."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={count}", __file__, "worker", "--out", folder]
     command += ["--model", options.model, "--images", str(options.images)]
     command += ["--steps", str(options.steps), "--threads", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return max(json.loads(line)["seconds"] for line in done.stdout.splitlines() if line)
+    finished = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=environment
+    )
+    return max(json.loads(line)["seconds"] for line in finished.stdout.splitlines() if line)
 
 
 def worker(options: argparse.Namespace) -> None:
-    """One process; tells its numbers on stdout."""
+    """Run one process and print its numbers as JSON to stdout."""
     torch.set_num_threads(options.threads)
     sign = sign_of(options.model, options.steps)
     base = peak()
@@ -169,23 +171,25 @@ MEASUREMENTS = {"throughput": throughput, "memory": memory, "processes": process
 
 
 def main() -> None:
-    """Read the command line, measure, write JSON."""
+    """Parse the command line, measure and write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="+", choices=[*MEASUREMENTS, "worker"], metavar="WHAT")
-    parser.add_argument("--out", help="JSON file of the results (a worker's: the store)")
+    parser.add_argument(
+        "measurements", nargs="+", choices=[*MEASUREMENTS, "worker"], metavar="WHAT"
+    )
+    parser.add_argument("--out", help="JSON file for the results (for a worker: the store)")
     parser.add_argument("--model", default="basic_cnn")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of a worker")
-    parser.add_argument("--scratch", help="folder for the stores (default: the system's)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a worker")
+    parser.add_argument("--scratch", help="folder for the stores (default: a temporary folder)")
     options = parser.parse_args()
-    if options.what == ["worker"]:
+    if options.measurements == ["worker"]:
         worker(options)
         return
-    found: dict[str, Any] = {name: MEASUREMENTS[name](options) for name in options.what}
+    found: dict[str, Any] = {name: MEASUREMENTS[name](options) for name in options.measurements}
     found["machine"] = {
         "processor": platform.machine(),
         "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""How much memory a step takes for a further image, and how much autograd saves."""
+"""Measure the memory of a step per image, and the bytes that autograd saves for backward."""
 
 from __future__ import annotations
 
@@ -11,40 +11,39 @@ from sign_ext.benchmarking.measure import step_bytes
 
 
 def step_rows(build: Callable[[], Callable[[Tensor], Tensor]], images: Tensor) -> dict[str, float]:
-    """Peak extra memory of a step, at all images and at half of them.
+    """Peak extra memory of a step, with all images and with half of them.
 
     Args:
-        build: makes the way of computing anew, with whatever weights it needs; its own
-            allocations are not counted.
+        build: Builds the contender; its own allocations (weights) are not counted.
         images: (N, C, H, W), N ≥ 2.
 
     Returns:
-        "peak" bytes; "per_image", the peak over N; "per_further_image", what grew from half the
-        images to all.
+        "peak" in bytes; "per_image", the peak divided by N; "per_further_image", the growth per
+        image from half of the images to all.
     """
     half = len(images) // 2
-    some, peak = (step_bytes(build(), images[:count]) for count in (half, len(images)))
+    half_peak, peak = (step_bytes(build(), images[:count]) for count in (half, len(images)))
     return {
         "peak": peak,
         "per_image": peak / len(images),
-        "per_further_image": (peak - some) / (len(images) - half),
+        "per_further_image": (peak - half_peak) / (len(images) - half),
     }
 
 
 def saved_bytes(phi: nn.Module, images: Tensor) -> int:
-    """Bytes that autograd keeps from the forward pass for the backward pass.
+    """Bytes that autograd saves in the forward pass for the backward pass.
 
-    Each storage counts once, however many operations save it; parameters, buffers and the images
+    Each storage counts once, even if several operations save it. Parameters, buffers and the images
     do not count.
 
     Args:
-        phi: the network; what its parameters want (requires_grad) decides what is saved.
+        phi: The network; requires_grad of its parameters determines what is saved.
         images: (N, C, H, W).
     """
     known = {tensor.untyped_storage().data_ptr() for tensor in phi.state_dict().values()}
     x = images.detach().requires_grad_()
     known.add(x.untyped_storage().data_ptr())
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used again
+    kept: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -60,10 +59,10 @@ def saved_bytes(phi: nn.Module, images: Tensor) -> int:
 
 
 def saved_per_image(build: Callable[[], nn.Module], images: Tensor) -> float:
-    """Bytes that autograd keeps for each further image; see `saved_bytes`.
+    """Bytes that autograd saves per additional image; see `saved_bytes`.
 
     Args:
-        build: makes the network.
+        build: Builds the network.
         images: (N, C, H, W), N ≥ 2.
     """
     half = len(images) // 2

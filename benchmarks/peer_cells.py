@@ -1,8 +1,8 @@
-"""The cells of the peer table: which there are, where each was measured, and the file of them.
+"""The cells of the peer table, their origins, and the file that stores them.
 
-A cell is one contender of one race (network, precision, images, K). It has an origin: the machine,
-its libraries and the sources that were measured. Cells of another origin stay in the file, apart:
-they are neither counted nor shown beside those of this one.
+A cell is one contender in one race (network, precision, images, K). Its origin is the machine, the
+libraries and the sources that were measured. Cells of other origins stay in the file, but are
+neither counted nor shown together with those of the current one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sign_ext import environment
 from sign_ext.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-WHAT, FORMAT = "sign_ext peer table", 1
-# What a time depends on. Documents, tests, data sets and the command line may change.
+KIND, FORMAT = "sign_ext peer table", 1
+# The files that a time depends on. Documents, tests, data sets and the command line do not matter.
 MEASURED = (
     "csrc/**/*",
     "sign_ext/*.py",
@@ -31,13 +31,13 @@ MEASURED = (
     *(f"benchmarks/{name}.py" for name in ("contenders", "jax_peer", "peer_measure", "peers")),
 )
 UNMEASURED = {"tests", "testing", "cli.py", "__pycache__"}
-SAME = ("gpu", "cpu", "threads", "driver", "torch", "sources")
-OFTEN = 2  # times that a cell is begun before it counts as one that ends the process
+ORIGIN_FACTS = ("gpu", "cpu", "threads", "driver", "torch", "sources")
+MAX_ATTEMPTS = 2  # a cell that was started this often without finishing is given up
 
 
 @dataclass(frozen=True)
 class Race:
-    """What contenders are compared on."""
+    """The work that contenders are compared on."""
 
     network: str
     precision: str
@@ -46,7 +46,7 @@ class Race:
     device: str
 
     def __str__(self) -> str:
-        """What it is called."""
+        """The name that is printed."""
         return f"{self.network}, {self.precision}, {self.images} images, K = {self.steps}"
 
 
@@ -59,18 +59,18 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What finds it in the file."""
+        """The cell's key in the file."""
         return "/".join(map(str, (*asdict(self.race).values(), self.contender)))
 
     def __str__(self) -> str:
-        """What it is called."""
+        """The name that is printed."""
         return f"{self.race}: {self.contender}"
 
 
 def sources(root: Path = ROOT) -> str:
     """A digest of the files that a time depends on, tracked by git or not.
 
-    It depends on their contents only: moving a file does not make what was measured out of date.
+    It depends only on their contents: moving a file does not invalidate measurements.
     """
     found = {path for pattern in MEASURED for path in root.glob(pattern)}
     contents = sorted(
@@ -82,10 +82,10 @@ def sources(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> tuple[str, bool]:
-    """The checkout's commit ("unknown" without git), and whether files differ from it."""
+    """The checkout's commit ("unknown" without git), and whether there are uncommitted changes."""
 
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
@@ -95,71 +95,73 @@ def commit(root: Path = ROOT) -> tuple[str, bool]:
 
 
 def origin_here(device: torch.device) -> dict[str, Any]:
-    """The machine, the libraries and the sources of a measurement now."""
+    """The origin of cells measured now: machine, libraries and sources."""
     head, changed = commit()
     facts = {**environment.machine_details(device), "commit": head, "uncommitted_changes": changed}
     return {**facts, "sources": sources()}
 
 
-def name_of(origin: dict[str, Any]) -> str:
-    """What an origin is called in the file: the same for the same machine and sources."""
-    text = json.dumps([origin.get(fact) for fact in SAME])
+def origin_key(origin: dict[str, Any]) -> str:
+    """The key of an origin in the file: equal for the same machine, libraries and sources."""
+    text = json.dumps([origin.get(fact) for fact in ORIGIN_FACTS])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Table:
-    """The file of cells, whole after each cell.
+    """The file of cells, written atomically after each cell.
 
     Args:
-        path: where it is, or will be.
-        origin: that of what is measured now.
-        start: another file to begin from where there is none at `path` yet.
+        path: The file; it need not exist.
+        origin: The origin of the cells that will be added.
+        start: Another file to start from if `path` does not exist.
 
     Raises:
-        ValueError: the file is something else.
+        ValueError: The file is not a peer table.
     """
 
     def __init__(self, path: Path, origin: dict[str, Any], start: Path | None = None) -> None:
-        """Read what is there."""
+        """Read the file."""
         self.path = path
         self.origin = origin
-        self.here = name_of(origin)
+        self.origin_key = origin_key(origin)
         first = path if path.exists() or start is None or not start.exists() else start
         self.content = read(first)
-        # The facts noted first stay; the commit is each cell's own.
-        self.content["origins"].setdefault(self.here, origin)
+        # The facts stored first are kept; the commit is stored per cell.
+        self.content["origins"].setdefault(self.origin_key, origin)
 
     def cells(self) -> dict[str, dict[str, Any]]:
-        """Key → cell, of this origin."""
-        return {cell["key"]: cell for cell in self.content["cells"] if cell["origin"] == self.here}
+        """Key → cell, for the current origin."""
+        return {
+            cell["key"]: cell for cell in self.content["cells"] if cell["origin"] == self.origin_key
+        }
 
-    def apart(self) -> int:
-        """How many cells are of another origin."""
-        return sum(cell["origin"] != self.here for cell in self.content["cells"])
+    def count_of_other_origins(self) -> int:
+        """The number of cells of other origins."""
+        return sum(cell["origin"] != self.origin_key for cell in self.content["cells"])
 
-    def missing(self, wanted: Iterable[Cell]) -> list[Cell]:
-        """Those that have not been measured here."""
-        there = self.cells()
-        return [cell for cell in wanted if cell.key not in there]
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
+        """The cells that have not been measured for the current origin."""
+        measured = self.cells()
+        return [cell for cell in cells if cell.key not in measured]
 
     def begin(self, cell: Cell) -> bool:
-        """Note that a cell is begun; False if it has ended the process too often already."""
+        """Record that a cell is started; False if it has ended the process too often."""
         begun = self.content["begun"]
-        name = f"{self.here}/{cell.key}"
+        name = f"{self.origin_key}/{cell.key}"
         begun[name] = begun.get(name, 0) + 1
         self._write()
-        return bool(begun[name] <= OFTEN)
+        return bool(begun[name] <= MAX_ATTEMPTS)
 
     def add(self, cell: Cell, facts: dict[str, Any]) -> None:
-        """Put a finished cell in the file, in place of an older one of this origin."""
+        """Store a finished cell; it replaces an older one of the current origin."""
         row = {"key": cell.key, **asdict(cell.race), "contender": cell.contender}
         others = [
             each
             for each in self.content["cells"]
-            if (each["origin"], each["key"]) != (self.here, cell.key)
+            if (each["origin"], each["key"]) != (self.origin_key, cell.key)
         ]
-        self.content["cells"] = [*others, {**row, "origin": self.here, **facts}]
-        self.content["begun"].pop(f"{self.here}/{cell.key}", None)
+        self.content["cells"] = [*others, {**row, "origin": self.origin_key, **facts}]
+        self.content["begun"].pop(f"{self.origin_key}/{cell.key}", None)
         self._write()
 
     def _write(self) -> None:
@@ -168,28 +170,28 @@ class Table:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file of cells, or an empty one where there is none.
+    """Read a file of cells; a missing file counts as empty.
 
     Raises:
-        ValueError: the file is something else.
+        ValueError: The file is not a peer table.
     """
     if not path.exists():
-        return {"what": WHAT, "format": FORMAT, "origins": {}, "begun": {}, "cells": []}
+        return {"what": KIND, "format": FORMAT, "origins": {}, "begun": {}, "cells": []}
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = (content["what"], content["format"])
-        if found != (WHAT, FORMAT):
-            raise ValueError(f"it says {found}, not {(WHAT, FORMAT)}")
+        if found != (KIND, FORMAT):
+            raise ValueError(f"it says {found}, not {(KIND, FORMAT)}")
         keys = [(cell["origin"], cell["key"]) for cell in content["cells"]]
         if len(set(keys)) < len(keys):
-            raise ValueError("it has a cell twice")
+            raise ValueError("a cell is in it twice")
         if not {origin for origin, _ in keys} <= set(content["origins"]):
             raise ValueError("a cell's origin is not in it")
         if not isinstance(content["begun"], dict):
-            raise ValueError('its "begun" is no object')
+            raise ValueError('its "begun" is not an object')
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is no file of this script ({type(error).__name__}: {error}), so nothing was "
-            "measured or written: give another --out, or move it away"
+            f"{path} is not a peer table ({type(error).__name__}: {error}), so nothing was "
+            "measured or written: give another --out, or move the file away"
         ) from error
     return content

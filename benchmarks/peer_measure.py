@@ -1,9 +1,9 @@
 """Measure one cell of the peer table: a contender's time, error and memory.
 
-A contender takes turns with the naive loop and with nothing else, so that a cell can be measured
-by itself: whoever ends the process, fills the memory or compiles for minutes costs no other cell
-anything, and measuring goes on after any of them. What a busy machine or a hot chip does shows in
-both, so ratios to the naive loop are fair; two contenders are compared by these ratios.
+A contender takes turns with the naive loop only, so that each cell is measured independently: a
+contender that ends the process, fills the memory or compiles for minutes affects no other cell. A
+busy machine or a hot chip slows both, so ratios to the naive loop are fair, and two contenders are
+compared by these ratios.
 """
 
 from __future__ import annotations
@@ -32,18 +32,23 @@ from sign_ext.benchmarking.race import Reference
 from sign_ext.models import build_model
 
 SAVING = "memsave_torch"
-LONG = "max-autotune"  # compiles for minutes: of the two networks that claims are made for
+LONG = "max-autotune"  # compiles for minutes: measured only for the networks below
 LONG_FOR = ("basic_cnn", "mobilenet_v2")
-MOVE = 0.5  # grey levels rms that a first step moves images by
-LOOSE = 0.1  # the error allowed to PyTorch's default flags, whose convolutions are TF32
-# Where rounding alone moves the naive loop's result so far (a deep untrained network in bfloat16),
-# errors tell nobody apart: they are kept beside the times, and nobody is left out.
-UNTOLD = 0.5
-ROUNDS, SECONDS, LEAST = 5, 8.0, 3  # turns of a cell, fewer once that much time is spent
+MOVE = 0.5  # RMS change of the pixels (0–255) in the first step; sets the step size
+LOOSE_TOLERANCE = 0.1  # error allowed with PyTorch's default flags: TF32 convolutions
+# If rounding alone changes the naive loop's result by this much (a deep untrained network in
+# bfloat16), errors do not distinguish right from wrong: they are stored, and no contender is
+# excluded.
+INDISTINCT = 0.5
+ROUNDS, SECONDS, LEAST = (
+    5,
+    8.0,
+    3,
+)  # turns per cell, time limit for them, and minimum number of turns
 
 
 def names(race: Race) -> list[str]:
-    """Every contender of a race, whether it can run or not."""
+    """The names of all contenders of a race, including those that cannot run."""
     empty = Task(
         network=race.network,
         model=nn.Identity(),
@@ -52,15 +57,15 @@ def names(race: Race) -> list[str]:
         step_size=1.0,
         precision=race.precision,
     )
-    found = list(contenders.by_torch(empty))
+    found = list(contenders.torch_peers(empty))
     if race.device == "cuda" and race.precision == "float32":
         found.insert(1, contenders.DEFAULTS)
     found += [jax_peer.label(torch.device(race.device)), SAVING]
-    return found + [f"sign_ext {way}" for way in contenders.OURS]
+    return found + [f"sign_ext {backend}" for backend in contenders.OURS]
 
 
-def why_not(task: Task, name: str) -> str | None:
-    """Why a contender cannot take part, as far as it can be told without running it, or None."""
+def absence_reason(task: Task, name: str) -> str | None:
+    """Why a contender cannot take part, as far as is known without running it, or None."""
     device = task.images.device
     if name == jax_peer.label(device):
         return jax_peer.missing(task.network, device)
@@ -73,33 +78,33 @@ def why_not(task: Task, name: str) -> str | None:
     if name.startswith("sign_ext "):
         on_cpu = contenders.NOT_ON_A_CPU.get(name.removeprefix("sign_ext "))
         return None if task.images.is_cuda else on_cpu
-    reason = contenders.refused(task, name)
+    reason = contenders.exclusion_reason(task, name)
     return reason.partition(" (--")[0] if reason else None
 
 
 def build(task: Task, name: str) -> Run:
-    """A contender, from images to p*_K."""
-    how = (task.steps, task.step_size)
+    """Build a contender: a function from images to p*_K."""
+    loop_args = (task.steps, task.step_size)
     if name == jax_peer.label(task.images.device):
-        return jax_peer.compiled(task.network, task.phi(), *how, task.precision)
+        return jax_peer.compiled(task.network, task.phi(), *loop_args, task.precision)
     if name == SAVING:
-        saving = loops.frozen(peers.memory_saving(task.phi()), *how)
+        saving = loops.frozen(peers.memory_saving(task.phi()), *loop_args)
         return loops.with_precision(task.precision, saving)
     if name.startswith("sign_ext "):
-        return contenders.own(task, name.removeprefix("sign_ext "))
-    return contenders.by_torch(task)[name]()
+        return contenders.build_ours(task, name.removeprefix("sign_ext "))
+    return contenders.torch_peers(task)[name]()
 
 
-def trim() -> None:
-    """Give back what earlier cells left, so that each finds the same memory."""
+def free_memory() -> None:
+    """Free the memory of earlier cells, so that each cell starts with the same memory."""
     torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def is_lost(device: torch.device) -> bool:
-    """Whether an error took the GPU's context with it, so that nothing runs here any more."""
+def context_is_lost(device: torch.device) -> bool:
+    """Whether an error has destroyed the CUDA context, so that this process cannot continue."""
     try:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -108,21 +113,21 @@ def is_lost(device: torch.device) -> bool:
     return False
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the memory is full, as compilers and JAX wrap it in their own."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means out of memory; compilers and JAX wrap it in their own exceptions."""
     return "out of memory" in str(error).lower() or "RESOURCE_EXHAUSTED" in str(error)
 
 
-class Course:
-    """A race's network and images, at as many images as were asked for or fewer.
+class PreparedRace:
+    """The network and images of a race, ready to measure contenders.
 
     Args:
-        race: the race.
-        images: how many images to run with.
+        race: The race.
+        images: Number of images; fewer than the race's if those do not fit in memory.
     """
 
     def __init__(self, race: Race, images: int) -> None:
-        """Build the network; its weights and the images are the same in every process."""
+        """Build the network; weights and images are the same in every process."""
         side = 299 if race.network == "inception_resnet_v2" else 32
         device = torch.device(race.device)
         torch.manual_seed(0)
@@ -142,27 +147,27 @@ class Course:
 
     @cached_property
     def reference(self) -> Reference:
-        """What contenders must agree with."""
+        """The result that contenders must agree with."""
         return Reference(self.task)
 
     @cached_property
     def layers(self) -> list[roofline.Layer]:
-        """What a step needs at least, layer by layer."""
+        """The minimum work of a step, by layer."""
         return roofline.layers_of(self.task.phi(), self.task.images, self.race.precision)
 
     @cached_property
     def machine(self) -> roofline.Machine:
-        """What the machine reaches now."""
+        """The machine's peak rates, measured now."""
         return roofline.measure(self.race.precision, self.task.images.device)
 
     def measure(self, name: str) -> dict[str, Any]:
-        """What a cell holds: numbers, or "absent" with the reason.
+        """Measure a cell: its numbers, or "absent" with the reason.
 
         Raises:
-            torch.OutOfMemoryError: it does not fit.
+            torch.OutOfMemoryError: The contender does not fit in memory.
         """
         task = self.task
-        if reason := why_not(task, name):
+        if reason := absence_reason(task, name):
             return {"absent": reason}
         try:
             run = build(task, name)
@@ -171,34 +176,34 @@ class Course:
                 return {"absent": objection, "error": error}
             facts = {"ran_with": len(task.images), "error": error, **self._times(name, run)}
             compiled = "torch.compile" in name
-            later = _second(run, task) if compiled else None
+            peak = _peak_when_compiled(run, task) if compiled else None
             del run
-            trim()
-            facts |= self._memory(name, later)
+            free_memory()
+            facts |= self._memory(name, peak)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever it is, it is this contender's
-            if is_full(error):
+        except Exception as error:  # any failure concerns this contender only
+            if is_out_of_memory(error):
                 raise torch.OutOfMemoryError(first_line(error)) from error
             return {"absent": first_line(error)}
         return facts
 
     def _objection(self, name: str, error: float) -> str | None:
         """Why a contender with this error is not timed, or None."""
-        if self.reference.rounding > UNTOLD and not math.isnan(error):
+        if self.reference.rounding > INDISTINCT and not math.isnan(error):
             return None
-        if name == contenders.DEFAULTS and error <= LOOSE:
+        if name == contenders.DEFAULTS and error <= LOOSE_TOLERANCE:
             return None
         return self.reference.objection(error)
 
     def _times(self, name: str, run: Run) -> dict[str, Any]:
         images, inputs = self.task.images, mirrored(self.task.images)
-        ways: dict[str, Callable[[], object]] = {name: on_each(run, inputs)}
+        runs: dict[str, Callable[[], object]] = {name: on_each(run, inputs)}
         if name != NAIVE:
             naive = build(self.task, NAIVE)
             naive(images)
-            ways[NAIVE] = on_each(naive, inputs)
-        turns = Turns(ways, images.device)
+            runs[NAIVE] = on_each(naive, inputs)
+        turns = Turns(runs, images.device)
         spent = 0.0
         while len(turns.times[name]) < ROUNDS:
             turns.round()
@@ -224,17 +229,17 @@ class Course:
             found |= {"floor_seconds": bound, "share_of_floor": bound / median}
         return found
 
-    def _memory(self, name: str, later: int | None) -> dict[str, Any]:
-        """Peak bytes beyond weights, images and result; JAX's allocator is not torch's."""
+    def _memory(self, name: str, peak: int | None) -> dict[str, Any]:
+        """Peak bytes beyond weights, images and result; JAX, with its own allocator, has none."""
         if name == jax_peer.label(self.task.images.device):
             return {}
-        if later is None:
-            one = replace(self.task, steps=1, tuned=False)
-            later = measure.step_bytes(build(one, name), self.task.images)
-        return {"peak": later, "per_image": later / len(self.task.images)}
+        if peak is None:
+            one_step = replace(self.task, steps=1, tuned=False)
+            peak = measure.step_bytes(build(one_step, name), self.task.images)
+        return {"peak": peak, "per_image": peak / len(self.task.images)}
 
 
-def _second(run: Run, task: Task) -> int:
-    """Peak bytes of a call after compilation; more steps take no more memory."""
+def _peak_when_compiled(run: Run, task: Task) -> int:
+    """Peak bytes of a call after compilation; the number of steps does not affect it."""
     peak = measure.memory_usage(lambda: run(task.images), task.images.device).peak
     return peak - task.images.numel() * 4

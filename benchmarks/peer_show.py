@@ -1,4 +1,4 @@
-"""Show the file of cells: a generated section of a document, and a picture."""
+"""Show the peer table: as a generated section of a document, and as a picture."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import bench_table  # noqa: E402
 
 NAIVE = "naive .backward()"
 RACE = ("network", "precision", "images", "steps", "device")
-OURS, THEIRS, BASE = "#4477aa", "#bbbbbb", "#888888"
+OURS, PEER, BASELINE = "#4477aa", "#bbbbbb", "#888888"
 
 
 def newest(content: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
-    """The origin that was measured last, its cells, and how many cells are of others.
+    """The most recently measured origin, its cells, and the number of cells of other origins.
 
     Raises:
-        ValueError: there is no cell.
+        ValueError: There is no cell.
     """
     if not content["cells"]:
         raise ValueError("the file has no cell yet: measure first, without --markdown and --plot")
@@ -35,7 +35,7 @@ def newest(content: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]
 
 
 def races(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Cells as the races that tools/bench_table.py prints."""
+    """Group cells into the races that tools/bench_table.py prints."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for cell in cells:
         found.setdefault(tuple(cell[fact] for fact in RACE), []).append(cell)
@@ -53,7 +53,7 @@ def _race(key: tuple[Any, ...], cells: list[dict[str, Any]]) -> dict[str, Any]:
         note = f" (with {cell['ran_with']} images: more do not fit)" if smaller else ""
         rows.append({**cell, "name": cell["contender"] + note, "ratio": cell["speed"]})
     naive = [row["naive_median"] for row in rows if row["ran_with"] == facts["images"]]
-    if naive:  # how steady the yardstick was over the cells of the race
+    if naive:  # how much the baseline varied over the cells of the race
         facts["naive_spread"] = max(naive) / min(naive) - 1
     for fact in ("matmul_flop_per_s", "copy_bytes_per_s", "floor_seconds"):
         at_full = [row[fact] for row in rows if fact in row and row["ran_with"] == facts["images"]]
@@ -73,7 +73,7 @@ def fill_document(document: Path, source: str, content: dict[str, Any]) -> None:
     """Fill a document's section `<!-- generated from SOURCE … -->`.
 
     Raises:
-        ValueError: there is no cell, or the document has no such section.
+        ValueError: There is no cell, or the document has no such section.
     """
     origin, cells, others = newest(content)
     commits = sorted({cell["commit"] for cell in cells})
@@ -89,12 +89,12 @@ def fill_document(document: Path, source: str, content: dict[str, Any]) -> None:
 
 
 def plot(path: Path, content: dict[str, Any]) -> None:
-    """Draw how many times as fast as the naive loop each contender is.
+    """Draw the speed of each contender relative to the naive loop.
 
-    A panel for each network and precision, at its largest batch.
+    One panel per network and precision, at the largest batch.
 
     Raises:
-        ValueError: there is no cell.
+        ValueError: There is no cell.
         ImportError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure
@@ -104,12 +104,14 @@ def plot(path: Path, content: dict[str, Any]) -> None:
     origin, cells, _ = newest(content)
     shown = _largest([race for race in races(cells) if race["rows"]])
     if not shown:
-        raise ValueError("no contender of any race has been timed: there is nothing to draw")
-    across = min(3, len(shown))
-    down = -(-len(shown) // across)
+        raise ValueError("no contender has been timed yet, so there is nothing to draw")
+    columns = min(3, len(shown))
+    rows_of_panels = -(-len(shown) // columns)
     most = max(len(race["rows"]) for race in shown)
-    figure = Figure(figsize=(5.2 * across, (0.28 * most + 1.1) * down), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False).flatten()
+    figure = Figure(
+        figsize=(5.2 * columns, (0.28 * most + 1.1) * rows_of_panels), layout="constrained"
+    )
+    panels = figure.subplots(rows_of_panels, columns, squeeze=False).flatten()
     for panel, race in zip(panels, shown, strict=False):
         rows = sorted(race["rows"], key=lambda row: row["ratio"])
         colors = [_color(row["name"]) for row in rows]
@@ -129,7 +131,7 @@ def plot(path: Path, content: dict[str, Any]) -> None:
 
 
 def _largest(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each network and precision the race with most images."""
+    """The race with the most images for each network and precision."""
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for race in found:
         kind = (race["facts"]["network"], race["facts"]["precision"])
@@ -139,7 +141,7 @@ def _largest(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _color(name: str) -> str:
-    """Ours, the yardstick, or a peer."""
+    """The colour of one of ours, of the baseline or of a peer."""
     if name.startswith("sign_ext"):
         return OURS
-    return BASE if name.startswith("naive") else THEIRS
+    return BASELINE if name.startswith("naive") else PEER

@@ -1,12 +1,12 @@
-"""The table of peers: every network, precision, batch and contender, measured cell by cell.
+"""The peer table: every network, precision, batch and contender, measured cell by cell.
 
-    python benchmarks/peer_table.py --out build/peer_table.json --seconds 500    # again and again
+    python benchmarks/peer_table.py --out build/peer_table.json --seconds 500    # repeatedly
     python benchmarks/peer_table.py --list                                       # what is missing
     python benchmarks/peer_table.py --markdown docs/performance.md --plot docs/images/peers.svg
 
-Each cell goes into the file as soon as it is measured, so the script can be stopped at any time
-and called again until it says "nothing left". Cells of other sources, machines or versions of
-torch stay in the file, apart: they are not counted and not shown beside this one's.
+Each cell is stored as soon as it is measured, so the script can be stopped at any time; call it
+until it prints "nothing left". Cells of other sources, machines or versions of torch stay in the
+file, but are neither counted nor shown.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from sign_ext.settings import PRECISIONS
 NETWORKS = ("basic_cnn", "mobilenet_v2", "nasnet_mobile", "inception_resnet_v2")
 IMAGES = {"inception_resnet_v2": (64, 4)}
 USUAL_IMAGES = (1024, 64)
-# More where a step is short, so that what a call costs but once weighs little.
+# More steps if a step is short, so that the fixed cost of a call matters little.
 STEPS = {"nasnet_mobile": 10, "inception_resnet_v2": 5}
 USUAL_STEPS = 50
 
 
 def options() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("build/peer_table.json"), help="the file of cells")
-    add("--start", type=Path, help="a file to begin from where --out is not there yet")
-    add("--seconds", type=float, default=float("inf"), help="begin no cell after this long")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is")
+    add("--start", type=Path, help="file to start from if --out does not exist")
+    add("--seconds", type=float, default=float("inf"), help="start no cell after this time")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    add("--precisions", nargs="+", choices=PRECISIONS, help="default: float32 alone on a CPU")
-    add("--images", nargs="+", type=int, help="batches, in place of each network's two")
-    add("--steps", type=int, help="K, in place of each network's")
-    add("--contenders", nargs="+", metavar="NAME", help="these only")
-    add("--list", action="store_true", help="print what is missing and measure nothing")
+    add("--precisions", nargs="+", choices=PRECISIONS, help="default: all; on a CPU only float32")
+    add("--images", nargs="+", type=int, help="batch sizes (default: two for each network)")
+    add("--steps", type=int, help="K (default: depends on the network)")
+    add("--contenders", nargs="+", metavar="NAME", help="measure only these contenders")
+    add("--list", action="store_true", help="print the missing cells; measures nothing")
     add("--markdown", type=Path, help="document whose section to fill; measures nothing")
     add("--plot", type=Path, help="SVG to draw (needs matplotlib); measures nothing")
     found = parser.parse_args()
@@ -59,82 +59,82 @@ def options() -> argparse.Namespace:
         list(PRECISIONS) if found.device == "cuda" else ["float32"]
     )
     for name in ("images", "steps"):
-        given = getattr(found, name)
-        if given is not None and min([given] if isinstance(given, int) else given) < 1:
-            parser.error(f"--{name}: {given} was given, at least 1 is accepted")
+        value = getattr(found, name)
+        if value is not None and min([value] if isinstance(value, int) else value) < 1:
+            parser.error(f"--{name}: {value} was given, at least 1 is accepted")
     return found
 
 
-def wanted(given: argparse.Namespace) -> list[Cell]:
-    """Every cell asked for, race after race; what compiles for minutes last of all."""
+def requested_cells(arguments: argparse.Namespace) -> list[Cell]:
+    """All requested cells, race after race; contenders that compile for minutes come last."""
     races = [
         Race(
             network=network,
             precision=precision,
             images=images,
-            steps=given.steps or STEPS.get(network, USUAL_STEPS),
-            device=given.device,
+            steps=arguments.steps or STEPS.get(network, USUAL_STEPS),
+            device=arguments.device,
         )
-        for place in range(len(given.images or USUAL_IMAGES))
-        for network in given.networks
-        for precision in given.precisions
-        for images in [(given.images or IMAGES.get(network, USUAL_IMAGES))[place]]
+        for place in range(len(arguments.images or USUAL_IMAGES))
+        for network in arguments.networks
+        for precision in arguments.precisions
+        for images in [(arguments.images or IMAGES.get(network, USUAL_IMAGES))[place]]
     ]
     cells = [Cell(race, name) for race in races for name in peer_measure.names(race)]
-    if given.contenders:
+    if arguments.contenders:
         known = {cell.contender for cell in cells}
-        if unknown := set(given.contenders) - known:
+        if unknown := set(arguments.contenders) - known:
             raise ValueError(
                 f"--contenders: {', '.join(sorted(unknown))} was given; accepted are "
                 f"{', '.join(sorted(known))}"
             )
-        cells = [cell for cell in cells if cell.contender in given.contenders]
+        cells = [cell for cell in cells if cell.contender in arguments.contenders]
     return sorted(cells, key=lambda cell: peer_measure.LONG in cell.contender)
 
 
 def command() -> str:
-    """This call, without the folders of the machine."""
-    said = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join(["python", "benchmarks/peer_table.py", *said])
+    """This command line, without absolute paths of the machine."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", "benchmarks/peer_table.py", *words])
 
 
 class LostError(RuntimeError):
-    """This process can measure nothing more; another one can."""
+    """The CUDA context is lost: this process cannot measure any more, a new one can."""
 
 
-class Measuring:
+class CellMeasurer:
     """Measures cells in order, keeping a race's network between its cells."""
 
     def __init__(self, table: Table) -> None:
-        """Nothing is built yet."""
+        """Start without a network; it is built on demand."""
         self._table = table
-        self._course: peer_measure.Course | None = None
+        self._prepared: peer_measure.PreparedRace | None = None
 
-    def _at(self, race: Race, images: int) -> peer_measure.Course:
-        course = self._course
-        if course is None or (course.race, len(course.task.images)) != (race, images):
-            self._course = course = None  # before the next is built: both may not fit
-            peer_measure.trim()
-            self._course = course = peer_measure.Course(race, images)
-        return course
+    def _prepare(self, race: Race, images: int) -> peer_measure.PreparedRace:
+        prepared = self._prepared
+        if prepared is None or (prepared.race, len(prepared.task.images)) != (race, images):
+            self._prepared = prepared = None  # free it first: two may not fit in memory
+            peer_measure.free_memory()
+            self._prepared = prepared = peer_measure.PreparedRace(race, images)
+        return prepared
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """A cell's facts, with half the images, and half again, where they do not fit."""
+        """Measure a cell; halve the number of images until it fits in memory."""
         images = cell.race.images
         while True:
-            peer_measure.trim()
+            peer_measure.free_memory()
             try:
-                return self._at(cell.race, images).measure(cell.contender)
-            except ImportError as error:  # of the network: timm, say
+                return self._prepare(cell.race, images).measure(cell.contender)
+            except ImportError as error:  # the network needs a missing library such as timm
                 return {"absent": first_line(error)}
             except torch.OutOfMemoryError:
-                self._course = None
+                self._prepared = None
                 if images == 1:
                     return {"absent": "out of memory with one image"}
                 images //= 2
 
     def add(self, cell: Cell) -> str:
-        """Measure a cell and put it in the file; returns what came out in a few words."""
+        """Measure a cell and store it; returns a short description of the result."""
         if self._table.begin(cell):
             facts = self.measure(cell)
         else:
@@ -147,43 +147,45 @@ class Measuring:
         return f"{facts['median']:.4g} s, {facts['speed']:.2f} times the naive loop"
 
 
-def fill(given: argparse.Namespace, table: Table) -> None:
-    """Measure what is missing for as long as there is time, and say what is left."""
-    until = time.monotonic() + given.seconds
-    cells = wanted(given)
+def measure_missing(arguments: argparse.Namespace, table: Table) -> None:
+    """Measure missing cells until the time is up, and print how many are left."""
+    until = time.monotonic() + arguments.seconds
+    cells = requested_cells(arguments)
     left = table.missing(cells)
-    measuring = Measuring(table)
+    measurer = CellMeasurer(table)
     while left and time.monotonic() < until:
         print(f"{left[0]} ... ", end="", flush=True)
-        print(measuring.add(left[0]), flush=True)
+        print(measurer.add(left[0]), flush=True)
         left = left[1:]
-        if peer_measure.is_lost(torch.device(given.device)):
-            raise LostError(f"that took the GPU's context with it: {len(left)} left, call again")
+        if peer_measure.context_is_lost(torch.device(arguments.device)):
+            raise LostError(
+                f"the last cell destroyed the CUDA context: {len(left)} left, call again"
+            )
     state = f"{len(left)} left, call again" if left else "nothing left"
     print(f"{state}: {len(cells) - len(left)} of {len(cells)} cells are in {table.path.name}")
 
 
 def main() -> int:
-    """Measure, list or show; 2 where the file or an option is wrong, 3 where the GPU is lost."""
-    given = options()
+    """Measure, list or show; returns 2 for a wrong file or option, 3 if the GPU is lost."""
+    arguments = options()
     try:
-        if given.markdown or given.plot:
-            content = read(given.out)
-            if given.markdown:
-                fill_document(given.markdown, given.out.name, content)
-                print(f"filled: {given.markdown}")
-            if given.plot:
-                plot(given.plot, content)
-                print(f"drawn: {given.plot}")
+        if arguments.markdown or arguments.plot:
+            content = read(arguments.out)
+            if arguments.markdown:
+                fill_document(arguments.markdown, arguments.out.name, content)
+                print(f"filled: {arguments.markdown}")
+            if arguments.plot:
+                plot(arguments.plot, content)
+                print(f"drawn: {arguments.plot}")
             return 0
-        table = Table(given.out, origin_here(torch.device(given.device)), given.start)
-        if table.apart():
-            print(f"{table.apart()} cells of other sources or machines are kept, and not counted")
-        if given.list:
-            left = table.missing(wanted(given))
+        table = Table(arguments.out, origin_here(torch.device(arguments.device)), arguments.start)
+        if others := table.count_of_other_origins():
+            print(f"{others} cells of other sources or machines are kept, but not counted")
+        if arguments.list:
+            left = table.missing(requested_cells(arguments))
             print("\n".join(map(str, left)) if left else "nothing left")
         else:
-            fill(given, table)
+            measure_missing(arguments, table)
     except (ValueError, ImportError) as error:
         print(f"peer_table: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
-"""Other ways to run Algorithm 1, each as its own users would write it at its best.
+"""Peers: other implementations of Algorithm 1, each as a skilled user of it would write it.
 
-Those that `sign-ext bench` compares too are in `sign_ext.benchmarking.loops`.
+The peers that `sign-ext bench` also runs are in `sign_ext.benchmarking.loops`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from sign_ext.benchmarking.loops import Run, freeze
 
 
 def fold(phi: nn.Module) -> int:
-    """Fold each BatchNorm into the convolution that stands before it, in place.
+    """Fold each BatchNorm into the convolution before it, in place.
 
     Args:
-        phi: a network in evaluation mode whose convolutions and BatchNorms are neighbours in
-            their parent, as in torchvision's and timm's; timm's BatchNorm brings its activation.
+        phi: A network in evaluation mode in which convolution and BatchNorm are adjacent children,
+            as in torchvision and timm. timm's BatchNorm includes the activation, which is kept.
 
     Returns:
-        How many were folded.
+        The number of folded BatchNorms.
     """
     count = 0
     for parent in list(phi.modules()):
@@ -36,7 +36,7 @@ def fold(phi: nn.Module) -> int:
 
 
 def store(phi: nn.Module, precision: str) -> nn.Module:
-    """Keep the weights in bfloat16 where that is the precision, so that no step casts them."""
+    """Store the weights in bfloat16 if that is the precision, so that no step casts them."""
     if precision == "bfloat16":
         for module in phi.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -45,7 +45,7 @@ def store(phi: nn.Module, precision: str) -> nn.Module:
 
 
 def attack_style(phi: nn.Module, steps: int, step_size: float) -> Run:
-    """The loop of torchattacks' PGD: gradients of the images alone, the weights left trainable."""
+    """The loop of torchattacks' PGD: gradients of the images only, weights still trainable."""
 
     def run(images: Tensor) -> Tensor:
         images = images.clone().detach()
@@ -60,7 +60,7 @@ def attack_style(phi: nn.Module, steps: int, step_size: float) -> Run:
 
 
 def functional(phi: nn.Module, steps: int, step_size: float) -> Run:
-    """`torch.func.grad` of the sum; channels_last."""
+    """`torch.func.grad` of the sum of the outputs, in channels_last."""
     layout = freeze(phi, channels_last=True)
     gradient = torch.func.grad(lambda x: phi(x).sum())
 
@@ -74,7 +74,7 @@ def functional(phi: nn.Module, steps: int, step_size: float) -> Run:
 
 
 def memory_saving(phi: nn.Module) -> nn.Module:
-    """Φ with the layers of memsave_torch, which keep no input where their weights are frozen.
+    """Φ with the layers of memsave_torch, which save no inputs if their weights are frozen.
 
     Raises:
         ImportError: memsave_torch is not installed.

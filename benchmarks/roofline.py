@@ -1,7 +1,7 @@
-"""What the machine can do and what a step needs: the floor that a contender's time is held to.
+"""Roofline model: the machine's peak rates, a step's work, and the floor that follows.
 
-A step is a forward pass and a backward pass to the input, so twice the forward pass's operations.
-Work beyond that (gradients of weights, copies) does not count as achieved.
+A step is a forward pass and a backward pass to the input, so it takes twice the operations of the
+forward pass. Additional work (gradients of weights, copies) does not count as useful.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from sign_ext.benchmarking.loops import precision_context
 from sign_ext.engine.timing import clock
 
-# rows × inner × columns: convolutions of the networks here as matrix products, and square ones.
+# rows × inner × columns: convolutions of the networks as matrix products, and square products.
 SHAPES = {
     "cpu": [(16384, 288, 64), (4096, 576, 64), (4096, 384, 256), (1024, 1024, 1024)],
     "cuda": [(65536, 576, 128), (32768, 1152, 256), (8192, 8192, 8192), (4096, 4096, 4096)],
 }
-COPIED = 2**30  # bytes read, and as many written
-# Each reads its input and writes its output once; what is pointwise can be part of a neighbour.
+COPIED = 2**30  # bytes read, and the same number written
+# Each reads its input and writes its output once; pointwise layers can be fused into a neighbour.
 PASSES = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one layer does in a step, for all images.
+    """The work of one layer in a step, for all images.
 
     Attributes:
-        flop: operations, forward and backward to its input.
-        moved: bytes of its input, output and weights, forward and backward, each once.
+        flop: Floating-point operations, forward and backward to the input.
+        moved: Bytes of input, output and weights, forward and backward, each once.
     """
 
     flop: int
@@ -42,11 +42,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the machine reached just now.
+    """The machine's measured peak rates.
 
     Attributes:
-        flop_per_s: the best matrix product's rate at the race's precision.
-        bytes_per_s: a copy's, read and written bytes together; None where it was not measured.
+        flop_per_s: Rate of the fastest matrix product at the race's precision.
+        bytes_per_s: Rate of a copy, bytes read plus bytes written; None if not measured.
     """
 
     flop_per_s: float
@@ -54,15 +54,15 @@ class Machine:
 
 
 def layers_of(phi: nn.Module, images: Tensor, precision: str) -> list[Layer]:
-    """What each layer of a step needs at least, when layers are computed one after another.
+    """The minimum work of each layer of a step, if layers are computed one after another.
 
     Args:
-        phi: the network without its classifier, in evaluation mode.
+        phi: The network without its classifier, in evaluation mode.
         images: (N, C, H, W).
-        precision: "float32", "tf32" or "bfloat16" (activations of two bytes).
+        precision: "float32", "tf32" or "bfloat16" (two-byte activations).
 
     Returns:
-        One entry a convolution, linear layer and pooling; the rest is one entry without bytes.
+        One entry per convolution, linear layer and pooling; the rest is one entry without bytes.
     """
     size = 2 if precision == "bfloat16" else 4
     found: list[Layer] = []
@@ -94,23 +94,23 @@ def layers_of(phi: nn.Module, images: Tensor, precision: str) -> list[Layer]:
 
 
 def flop_of(layers: list[Layer]) -> int:
-    """Operations of a step."""
+    """Floating-point operations of a step."""
     return sum(layer.flop for layer in layers)
 
 
 def floor(layers: list[Layer], machine: Machine) -> float:
-    """Seconds below which no engine gets that computes layer by layer.
+    """Lower bound in seconds for any engine that computes layer by layer.
 
     Args:
-        layers: a step, from `layers_of`.
-        machine: its two rates; without a copy's rate only the operations count.
+        layers: A step, from `layers_of`.
+        machine: The machine's rates; without a copy rate only the operations count.
     """
     rate = machine.bytes_per_s or float("inf")
     return sum(max(each.flop / machine.flop_per_s, each.moved / rate) for each in layers)
 
 
 def _best(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """The shortest time of a call among those that fit in `seconds`, at least three."""
+    """The shortest time of a call, of at least three calls and as many as fit in `seconds`."""
     work()
     times = [clock(work, 1, device) for _ in range(3)]
     until = time.perf_counter() + seconds
@@ -120,12 +120,12 @@ def _best(work: Callable[[], object], device: torch.device, seconds: float) -> f
 
 
 def matmul_rate(precision: str, device: torch.device, seconds: float = 0.2) -> float:
-    """Operations a second of the best matrix product, at a race's precision.
+    """Operations per second of the fastest matrix product, at a race's precision.
 
     Args:
         precision: "float32", "tf32" or "bfloat16".
-        device: where to multiply.
-        seconds: how long each shape is tried.
+        device: Where to multiply.
+        seconds: Time spent on each shape.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     rates = []
@@ -140,14 +140,14 @@ def matmul_rate(precision: str, device: torch.device, seconds: float = 0.2) -> f
 
 
 def copy_rate(device: torch.device, count: int = COPIED, seconds: float = 0.2) -> float:
-    """Bytes a second that a copy of `count` bytes reads and writes, together."""
+    """Bytes per second of a copy of `count` bytes, read plus written."""
     source, target = (torch.empty(count, dtype=torch.uint8, device=device) for _ in range(2))
     source.fill_(1)
     return 2 * count / _best(lambda: target.copy_(source), device, seconds)
 
 
 def measure(precision: str, device: torch.device) -> Machine:
-    """The machine's rates now: matrix products, and on a GPU a copy's too."""
-    # A CPU's caches hold the activations of a batch, so that a copy's rate bounds nothing there.
+    """Measure the machine's rates: matrix products, and on a GPU also a copy."""
+    # On a CPU the activations of a batch stay in caches, so a copy's rate is no bound there.
     copied = copy_rate(device) if device.type == "cuda" else None
     return Machine(matmul_rate(precision, device), copied)

@@ -1,12 +1,14 @@
-"""Plan `sign-ext transform` on a cluster: its arithmetic, and a simulated run with what is wasted.
+"""Plan `sign-ext transform` on a cluster: estimates in closed form, and simulated runs.
 
-    simulate_cluster.py job | compute | shards | assumptions     tables of arithmetic
+    simulate_cluster.py job | compute | shards | assumptions     tables of estimates
     simulate_cluster.py run --ranks 1000 --shard-size 512        a simulated run
-    simulate_cluster.py run --vary ranks 8 64 512                a table of them
-    simulate_cluster.py fill docs/scaling.md                     run a document's commands again
+    simulate_cluster.py run --vary ranks 8 64 512                a table of simulated runs
+    simulate_cluster.py breaks                                   effects of other assumptions
+    simulate_cluster.py fill docs/scaling.md                     regenerate a document's tables
 
-A process's rate is given (--rate), measured (--rate-from benchmarks/results/FILE.json) or an
-assumed share of a GPU's peak (--precision, --utilisation). Seconds, bytes and images throughout.
+The rate of a process is given (--rate), read from a benchmark (--rate-from
+benchmarks/results/FILE.json) or an assumed share of a GPU's peak (--precision, --utilisation). All
+units are seconds, bytes and images.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ import cluster_arithmetic as arithmetic
 import numpy as np
 from cluster import WASTE, Cluster, HopelessError, Outcome
 from cluster_arithmetic import BYTES, CASES, CREATES, FLUSHES, PEAKS, RENAMES, Rows, duration
-from cluster_document import filled, markdown
+from cluster_document import markdown, refresh_tables
 from cluster_run import simulate
 
-# Field of Cluster → (default, what it is, where the default comes from).
+# Field of Cluster → (default, description, source of the default).
 ASSUMED: dict[str, tuple[float | None, str, str]] = {
     "shard_size": (512, "images per shard", "choice"),
     "ranks": (1000, "processes, one GPU each", "choice"),
@@ -53,7 +55,7 @@ ASSUMED: dict[str, tuple[float | None, str, str]] = {
     "list_seconds": (40e-6, "seconds to list one image in tars", "measured: one core, AMD EPYC"),
     "list_rate": (4e5, "images listed per second, all ranks together", "assumption"),
 }
-# What may be otherwise than assumed, as words of a command line.
+# Title → command-line options that change one assumption.
 SCENARIOS = {
     "as assumed": "",
     "shards of 64 MiB": "--shard-size 62",
@@ -72,54 +74,63 @@ SCENARIOS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     top = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("assumptions", help="the defaults of `run`, and where they come from")
-    for name, tells in (
+    commands.add_parser("assumptions", help="the defaults of `run` and their sources")
+    for name, text in (
         ("job", "operations and bytes of the cases"),
-        ("compute", "what GPUs need, by precision"),
-        ("shards", "what a shard size means"),
-        ("run", "a simulated run, or a table of them"),
+        ("compute", "GPU time and data rates, by precision"),
+        ("shards", "effects of the shard size"),
+        ("run", "a simulated run, or a table of runs"),
     ):
-        each = commands.add_parser(name, help=tells, description=tells)
+        each = commands.add_parser(name, help=text, description=text)
         _add_options(each)
-    each = commands.add_parser("breaks", help="what changes if an assumption does, worst first")
+    each = commands.add_parser("breaks", help="effects of other assumptions, worst first")
     each.add_argument("--seeds", type=int, default=10)
-    each = commands.add_parser("fill", help="run again the commands that a document shows")
+    each = commands.add_parser("fill", help="regenerate the tables of a document")
     each.add_argument("document", type=Path)
     commands.choices["shards"].add_argument(
         "--sizes", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096], metavar="N"
     )
     run = commands.choices["run"]
     add = run.add_argument
-    add("--trust", action="store_true", help="a restart looks at sizes only")
+    add("--trust", action="store_true", help="a restart checks sizes only, not checksums")
     add("--seed", type=int, default=0)
-    add("--seeds", type=int, default=10, help="runs whose means are printed (default: 10)")
-    add("--vary", nargs="+", metavar=("OPTION", "VALUE"), help="a row for each value of an option")
-    add("--json", action="store_true", help="all numbers as JSON")
+    add("--seeds", type=int, default=10, help="number of runs to average (default: 10)")
+    add("--vary", nargs="+", metavar=("OPTION", "VALUE"), help="one row per value of an option")
+    add("--json", action="store_true", help="print all numbers as JSON")
     return top
 
 
 def _add_options(to: argparse.ArgumentParser) -> None:
     add = to.add_argument
     add("--case", choices=CASES, default="imagenet21k", help="data set and network")
-    add("--images", type=int, help="in place of the case's")
+    add("--images", type=int, help="number of images (default: the case's)")
     add("--steps", type=int, default=100, help="K (default: 100)")
-    add("--snapshots", type=int, default=2, help="kept of an image (default: 2)")
-    add("--dtype", choices=BYTES, default="float16", help="of the store (default: float16)")
-    add("--rate", type=float, help="images/s of one process, K steps each")
+    add("--snapshots", type=int, default=2, help="snapshots per image (default: 2)")
+    add("--dtype", choices=BYTES, default="float16", help="dtype of the store (default: float16)")
+    add("--rate", type=float, help="images/s of one process, with K steps each")
     add("--rate-from", type=Path, metavar="JSON", help="a result of `make bench`")
-    add("--network", default="basic_cnn", help="of --rate-from (default: basic_cnn)")
-    add("--contender", default="sign_ext fused", help="of --rate-from (default: sign_ext fused)")
-    add("--precision", choices=PEAKS, default="bfloat16", help="of an H100's peak")
+    add("--network", default="basic_cnn", help="network in --rate-from (default: basic_cnn)")
+    add(
+        "--contender",
+        default="sign_ext fused",
+        help="contender in --rate-from (default: sign_ext fused)",
+    )
+    add(
+        "--precision",
+        choices=PEAKS,
+        default="bfloat16",
+        help="precision of the H100 peak (default: bfloat16)",
+    )
     add("--utilisation", type=float, default=0.3, help="assumed share of the peak (default: 0.3)")
-    for name, (default, tells, _) in ASSUMED.items():
+    for name, (default, text, _) in ASSUMED.items():
         kind = int if name in ("shard_size", "ranks") else float
         option = "--" + name.replace("_", "-")
-        add(option, type=kind, default=default, help=f"{tells} (default: {default:g})")
+        add(option, type=kind, default=default, help=f"{text} (default: {default:g})")
 
 
 def _case(options: argparse.Namespace) -> arithmetic.Case:
@@ -138,7 +149,7 @@ def _rate(options: argparse.Namespace) -> float:
 
 
 def cluster_of(options: argparse.Namespace) -> Cluster:
-    """The job that a command line describes."""
+    """The job that the command line describes."""
     case = _case(options)
     return Cluster(
         images=case.images,
@@ -159,7 +170,7 @@ def variants(options: argparse.Namespace) -> tuple[str, list[Cluster]]:
     name = options.vary[0].lstrip("-").replace("-", "_")
     if name not in (*ASSUMED, "rate") or len(options.vary) < 2:
         raise ValueError(
-            f"--vary {' '.join(options.vary)}: wanted is an option and its values, as in "
+            f"--vary {' '.join(options.vary)}: give an option and its values, as in "
             f"--vary ranks 8 64; accepted: rate, {', '.join(ASSUMED)}."
         )
     kind = int if name in ("shard_size", "ranks") else float
@@ -168,14 +179,14 @@ def variants(options: argparse.Namespace) -> tuple[str, list[Cluster]]:
 
 
 def summary(cluster: Cluster, seeds: Sequence[int]) -> dict[str, Any]:
-    """Means over several runs; the efficiency and the shares of waste make 1.
+    """Average several runs; the efficiency and the shares of waste sum to 1.
 
     Args:
-        cluster: the job.
-        seeds: one run each.
+        cluster: The job.
+        seeds: One run per seed.
 
     Returns:
-        seconds (mean, least and most), ideal seconds, efficiency, pre-emptions, waste in
+        Seconds (mean, minimum and maximum), ideal seconds, efficiency, pre-emptions, waste in
         rank-seconds and as shares; or the reason why a run never ends.
     """
     try:
@@ -198,7 +209,7 @@ def summary(cluster: Cluster, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Simulate, and print a table or JSON."""
+    """Simulate and print a table or JSON."""
     name, clusters = variants(options)
     seeds = range(options.seed, options.seed + options.seeds)
     found = [(each, summary(each, seeds)) for each in clusters]
@@ -225,35 +236,35 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _finite(cluster: Cluster) -> dict[str, Any]:
-    """A cluster's settings for JSON, which has no infinity: None where there is no limit."""
+    """A cluster's settings for JSON, which has no infinity: None means no limit."""
     settings = dataclasses.asdict(cluster)
     return {name: None if value == float("inf") else value for name, value in settings.items()}
 
 
 def breaks(seeds: int) -> Rows:
-    """The table of what each change of an assumption does, the worst first."""
+    """The table of the effects of other assumptions, worst first."""
     found = []
-    for label, words in SCENARIOS.items():
-        options = parser().parse_args(["run", *words.split()])
-        found.append((label, words, summary(cluster_of(options), range(seeds))))
+    for label, changes in SCENARIOS.items():
+        options = parser().parse_args(["run", *changes.split()])
+        found.append((label, changes, summary(cluster_of(options), range(seeds))))
     found.sort(key=lambda each: -each[2].get("seconds", float("inf")))
     rows = [["", "options", "time", "efficiency", "largest waste"]]
-    for label, words, numbers in found:
+    for label, changes, numbers in found:
         cells = ["never ends", "", ""]
         if "seconds" in numbers:
             name, share = max(numbers["waste_shares"].items(), key=lambda each: each[1])
             cells = [duration(numbers["seconds"]), f"{numbers['efficiency']:.1%}"]
             cells.append(f"{name.replace('_', '-')}, {share:.0%}")
-        rows.append([label, f"`{words}`" if words else "", *cells])
+        rows.append([label, f"`{changes}`" if changes else "", *cells])
     return rows
 
 
 def tables(options: argparse.Namespace) -> Rows:
-    """The rows of a command that only calculates."""
+    """The table of a command without simulation, or of `breaks`."""
     if options.command == "assumptions":
         rows = [
-            [f"`--{name.replace('_', '-')}`", f"{default:g}", tells, source]
-            for name, (default, tells, source) in ASSUMED.items()
+            [f"`--{name.replace('_', '-')}`", f"{default:g}", text, source]
+            for name, (default, text, source) in ASSUMED.items()
         ]
         return [["option", "default", "what", "source"], *rows]
     if options.command == "breaks":
@@ -274,15 +285,15 @@ def tables(options: argparse.Namespace) -> Rows:
     )
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run a command line."""
-    options = parser().parse_args(words)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line (default: the process's)."""
+    options = parser().parse_args(arguments)
     try:
         if options.command == "run":
             run(options)
         elif options.command == "fill":
             text = options.document.read_text("utf-8")
-            options.document.write_text(filled(text, main), "utf-8")
+            options.document.write_text(refresh_tables(text, main), "utf-8")
         else:
             print(markdown(tables(options)))
     except (ValueError, OSError) as error:

@@ -1,8 +1,8 @@
-"""activate against the same written with torch's own operators, and against a copy.
+"""activate against torch's own operators, and against a copy.
 
-The operator also writes the bit mask, which torch's has no need of: there autograd keeps y. The
-floor is a copy of as many bytes: `fraction_of_copy` is the share of a plain copy's bandwidth,
-measured in the same race, that the operator reaches.
+The operator also writes the bit mask; torch does not need one because autograd keeps y. The floor
+is a copy of the same number of bytes: `fraction_of_copy` is the share of a plain copy's bandwidth
+that the operator reaches in the same race.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sign_ext.ops.activate import activate
 from sign_ext.ops.activation import RELU, mask_shape
 from sign_ext.ops.native import route
 
-# What a convolution leaves: in a cache on a CPU, more than any cache holds on a GPU.
+# A convolution's output: it fits a CPU's cache, but no cache of a GPU.
 SHAPES = {"cpu": (4, 64, 32, 32), "cuda": (256, 256, 56, 56)}
 CALLS = {"cpu": 50, "cuda": 20}
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}

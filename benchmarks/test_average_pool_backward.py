@@ -1,4 +1,4 @@
-"""average_pool_backward and the ReLU below it against torch's, and a copy of as many bytes."""
+"""average_pool_backward with the ReLU before it against torch's, and against a copy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pool_layers import CALLS, MEANS, NAMES, channels_last
+from pool_layers import AVERAGE_POOLS, CALLS, NAMES, channels_last
 
 from sign_ext.ops.activation import RELU, mask_shape, pack_bits
 from sign_ext.ops.average_pool_backward import average_pool_backward
@@ -16,7 +16,7 @@ from sign_ext.ops.native import route
 
 @pytest.mark.benchmark(group="average_pool_backward")
 @pytest.mark.parametrize("dtype", NAMES, ids=NAMES.values())
-@pytest.mark.parametrize("name", MEANS)
+@pytest.mark.parametrize("name", AVERAGE_POOLS)
 def test_average_pool_backward(
     race: Callable[..., dict[str, float]],
     benchmark: Any,
@@ -24,7 +24,7 @@ def test_average_pool_backward(
     name: str,
     dtype: torch.dtype,
 ) -> None:
-    pool = MEANS[name]
+    pool = AVERAGE_POOLS[name]
     generator = torch.Generator(device).manual_seed(0)
     x = channels_last(pool.input_shape(device), generator, dtype).relu_()
     g = channels_last(pool.output_shape(device), generator, dtype)

@@ -1,8 +1,8 @@
 """depthwise and depthwise_backward against torch's own convolution at the same precision.
 
-A layer is the convolution with its bias and ReLU6, and its way back. Torch keeps the activation's
-value for that, the operators its bit mask. `bytes_moved` is the operator's floor: what it reads and
-writes, each once.
+A layer is the convolution with its bias and ReLU6, and its backward pass. For that torch keeps the
+activation's value, the operators its bit mask. `bytes_moved` is the operator's floor: everything
+that it reads and writes, once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sign_ext.ops.activation import RELU6, mask_shape
 from sign_ext.ops.depthwise import depthwise, depthwise_backward
 from sign_ext.ops.native import route
 
-# name -> (channels, size, side, stride): of MobileNetV2 and NASNet on 32×32 images.
+# name → (channels, image size, kernel size, stride) in MobileNetV2 and NASNet on 32×32 images.
 LAYERS = {
     "mobilenet-32": (96, 32, 3, 1),
     "mobilenet-32-stride-2": (96, 32, 3, 2),

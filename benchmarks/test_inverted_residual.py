@@ -1,8 +1,8 @@
-"""A block of MobileNetV2 as one operator against its convolutions one by one, forward and back.
+"""A MobileNetV2 block as one operator against its separate convolutions, forward and backward.
 
-Both are the fused backend's own steps, replayed as graphs: cuDNN's 1×1 convolutions, `activate` and
-`depthwise`, or `inverted_residual`. `bytes_moved` is the block's floor: what goes in and comes out,
-and the bits, each once in each direction. There is no kernel for CPUs.
+Both are steps of the fused backend, replayed as CUDA graphs: cuDNN's 1×1 convolutions, `activate`
+and `depthwise`, or `inverted_residual`. `bytes_moved` is the block's floor: its input, output and
+residue bits, each once per direction. There is no CPU kernel.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from inverted_residual_ways import blocks, bytes_moved, input_of, steps
+from inverted_residual_variants import blocks, bytes_moved, input_of, steps
 from torch import nn
 
 from sign_ext.engine.graphed import record_cuda_graph
 from sign_ext.eval_state import computing
 
-# name -> which of the network's blocks, at which size of image.
+# name → (index of the block, image size).
 BLOCKS = {
     "16x16, 16-96-24, stride 2": (0, 32),
     "8x8, 24-144-24": (1, 32),
@@ -45,13 +45,14 @@ def test_block(
     precision: str,
     images: int,
 ) -> None:
-    which, size = BLOCKS[name]
-    op = blocks(size, device)[which]
+    index, size = BLOCKS[name]
+    op = blocks(size, device)[index]
     x = input_of(op, images)
     moved = bytes_moved(op, images, precision)
     with computing(nn.Identity(), precision), torch.no_grad():
         contenders: dict[str, Callable[[], object]] = {
-            what: record_cuda_graph(step, device) for what, step in steps(op, x, precision).items()
+            variant: record_cuda_graph(step, device)
+            for variant, step in steps(op, x, precision).items()
         }
         medians = race(
             contenders,

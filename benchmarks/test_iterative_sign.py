@@ -1,7 +1,7 @@
 """K steps of SIGN: our backends against their peers, at equal precision, in one process.
 
-Every contender is first compared with a naive loop in IEEE float32. "naive, default flags" (on a
-GPU, float32) is what PyTorch does out of the box: TF32 convolutions.
+Every contender's result is first compared with that of a naive loop in IEEE float32. "naive,
+default flags" (float32 on a GPU) is PyTorch with its default flags: TF32 convolutions.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from sign_ext.benchmarking.measure import mirrored, on_each
 from sign_ext.benchmarking.task import step_size_for
 from sign_ext.models import build_model
 
-MOVE = 0.5  # grey levels rms that a first step moves images by
+MOVE = 0.5  # RMS change of the pixels (0–255) in the first step; sets the step size
 LARGE = "inception_resnet_v2"
-# Distance of a result from the naive one in IEEE float32, over what the steps moved. Networks here
-# are untrained: many ReLUs' inputs are close to 0, and rounding decides on which side.
+# Distance of a result from the naive one in IEEE float32, relative to the total change. The
+# networks are untrained: many ReLU inputs are close to 0, and rounding decides their sign.
 TOLERANCE = {LARGE: 0.05}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A race's work: a network, its images and steps, and the precision."""
+    """The work of a race: a network, a number of images and steps, and the precision."""
 
     network: str
     precision: str
@@ -45,18 +45,18 @@ class Case:
 
     @property
     def label(self) -> str:
-        """What the race is called, and `-k` selects by."""
+        """The race's name, which `-k` selects by."""
         return f"{self.network}-{self.precision}-{self.images}"
 
 
 def cases(config: pytest.Config) -> list[Case]:
-    """The races of this run, those that matter most first."""
+    """The races of this run, most important first."""
     small, images, steps = (
         ("basic_cnn", "mobilenet_v2"),
         config.getoption("--images"),
         config.getoption("--steps"),
     )
-    if config.getoption("--benchmark-disable"):  # try the contenders out, measure nothing
+    if config.getoption("--benchmark-disable"):  # run the contenders without measuring
         images, steps = images or 4, steps or 2
     if device_of(config).type == "cuda":
         found = [
@@ -74,7 +74,7 @@ def cases(config: pytest.Config) -> list[Case]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One race a case."""
+    """One race per case."""
     found = cases(metafunc.config)
     metafunc.parametrize("case", found, ids=[case.label for case in found])
 
@@ -100,27 +100,27 @@ def test_iterative_sign(
         precision=case.precision,
         all_peers=request.config.getoption("--all-peers"),
     )
-    ways, absent = contenders.enter(task)
+    runs, absent = contenders.build_contenders(task)
 
     exact = loops.with_precision("float32", loops.naive(task.phi(), case.steps, step_size))(images)
     errors = {
-        way: float((run(images) - exact).norm() / (exact - images).norm())
-        for way, run in ways.items()
+        name: float((run(images) - exact).norm() / (exact - images).norm())
+        for name, run in runs.items()
     }
-    # As close as the naive loop gets at this precision, and not just anything.
+    # Allow the naive loop's own error at this precision plus a margin, but never nearly 100%.
     allowed = min(TOLERANCE.get(case.network, 0.01) + 1.5 * errors[contenders.NAIVE], 0.9)
-    for way, error in errors.items():
-        loose = 0.1 if way == contenders.DEFAULTS else allowed
-        assert error <= loose, f"{way} computes something else: {error:.3g} is above {loose:.3g}"
+    for name, error in errors.items():
+        loose = 0.1 if name == contenders.DEFAULTS else allowed
+        assert error <= loose, f"{name} computes something else: {error:.3g} is above {loose:.3g}"
 
     inputs = mirrored(images)
     layers = roofline.layers_of(task.phi(), images, case.precision)
     before = roofline.measure(case.precision, device)
     medians = race(
-        {way: on_each(run, inputs) for way, run in ways.items()},
+        {name: on_each(run, inputs) for name, run in runs.items()},
         baseline=contenders.NAIVE,
         rounds=5,
-        warmup=0,  # each has run twice by now
+        warmup=0,  # each has already run
         network=case.network,
         images=case.images,
         steps=case.steps,
@@ -140,8 +140,8 @@ def test_iterative_sign(
         benchmark.extra_info["copy_bytes_per_s"] = machine.bytes_per_s
         benchmark.extra_info["floor_seconds"] = bound
     benchmark.extra_info["absent"] = absent
-    for way, row in benchmark.extra_info["contenders"].items():
-        row["error"] = errors[way]
-        row["share_of_matmul"] = flop / medians[way] / machine.flop_per_s
+    for name, row in benchmark.extra_info["contenders"].items():
+        row["error"] = errors[name]
+        row["share_of_matmul"] = flop / medians[name] / machine.flop_per_s
         if machine.bytes_per_s:
-            row["share_of_floor"] = bound / medians[way]
+            row["share_of_floor"] = bound / medians[name]

@@ -1,8 +1,8 @@
-"""masked_cotangent against the same written with torch's own operators, and against a copy.
+"""masked_cotangent against torch's own operators, and against a copy.
 
-Torch reads the derivative off the activation's value, the operator off its bit mask. The floor is a
-copy of as many bytes: `fraction_of_copy` is the share of a plain copy's bandwidth, measured in the
-same race, that the operator reaches.
+Torch derives the mask from the activation's value, the operator reads a bit mask. The floor is a
+copy of the same number of bytes: `fraction_of_copy` is the share of a plain copy's bandwidth that
+the operator reaches in the same race.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sign_ext.ops.activation import RELU, mask_shape
 from sign_ext.ops.masked_cotangent import masked_cotangent
 from sign_ext.ops.native import route
 
-# What a layer's backward leaves: in a cache on a CPU, more than any cache holds on a GPU.
+# A layer's cotangent: it fits a CPU's cache, but no cache of a GPU.
 SHAPES = {"cpu": (4, 64, 32, 32), "cuda": (256, 256, 56, 56)}
 CALLS = {"cpu": 50, "cuda": 20}
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}

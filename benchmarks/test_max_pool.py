@@ -1,8 +1,8 @@
-"""max_pool against torch's pooling, bias and ReLU, and against a copy of as many bytes.
+"""max_pool against torch's pooling, bias and ReLU, and against a copy of the same bytes.
 
-torch's own also finds the winners, which its backward needs; the operator writes them in a few bits
-and the activation's bits too. `fraction_of_copy` is the share of a copy's bandwidth, measured in
-the same race, that the operator reaches.
+Both also return the positions of the maxima for the backward pass, the operator in a few bits,
+along with the bit mask of the activation. `fraction_of_copy` is the share of a copy's bandwidth
+that the operator reaches in the same race.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from pool_layers import CALLS, MAXIMA, NAMES, channels_last
+from pool_layers import CALLS, MAX_POOLS, NAMES, channels_last
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import RELU, mask_shape
@@ -22,7 +22,7 @@ from sign_ext.ops.native import route
 
 @pytest.mark.benchmark(group="max_pool")
 @pytest.mark.parametrize("dtype", NAMES, ids=NAMES.values())
-@pytest.mark.parametrize("name", MAXIMA)
+@pytest.mark.parametrize("name", MAX_POOLS)
 def test_max_pool(
     race: Callable[..., dict[str, float]],
     benchmark: Any,
@@ -30,7 +30,7 @@ def test_max_pool(
     name: str,
     dtype: torch.dtype,
 ) -> None:
-    pool = MAXIMA[name]
+    pool = MAX_POOLS[name]
     generator = torch.Generator(device).manual_seed(0)
     x = channels_last(pool.input_shape(device), generator, dtype)
     y = channels_last(pool.output_shape(device), generator, dtype)

@@ -1,4 +1,4 @@
-"""max_pool_backward against torch's ReLU and pooling backward, and a copy of as many bytes."""
+"""max_pool_backward against torch's ReLU and pooling backward, and against a copy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pool_layers import CALLS, MAXIMA, NAMES, channels_last
+from pool_layers import CALLS, MAX_POOLS, NAMES, channels_last
 from torch.nn import functional as F
 
 from sign_ext.ops.activation import RELU, mask_shape
@@ -17,7 +17,7 @@ from sign_ext.ops.native import route
 
 @pytest.mark.benchmark(group="max_pool_backward")
 @pytest.mark.parametrize("dtype", NAMES, ids=NAMES.values())
-@pytest.mark.parametrize("name", MAXIMA)
+@pytest.mark.parametrize("name", MAX_POOLS)
 def test_max_pool_backward(
     race: Callable[..., dict[str, float]],
     benchmark: Any,
@@ -25,7 +25,7 @@ def test_max_pool_backward(
     name: str,
     dtype: torch.dtype,
 ) -> None:
-    pool = MAXIMA[name]
+    pool = MAX_POOLS[name]
     generator = torch.Generator(device).manual_seed(0)
     x = channels_last(pool.input_shape(device), generator, dtype)
     y, g = (channels_last(pool.output_shape(device), generator, dtype) for _ in range(2))

@@ -1,7 +1,7 @@
-"""Peak memory of a step of SIGN beyond weights, images and the result, and what autograd saves.
+"""Peak memory of a step of SIGN beyond weights, images and result, and the bytes autograd saves.
 
-One step; K steps take no more, since each starts when the one before it has released its memory.
-`memory.py` says what is counted.
+K steps take no more memory than one, since each step releases its memory before the next starts.
+`memory.py` defines what is counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sign_ext.benchmarking.loops import Run
 from sign_ext.models import build_model
 
 IMAGES = {"basic_cnn": 64, "mobilenet_v2": 64, "inception_resnet_v2": 2}
-ON_GPU = 4  # times as many
+ON_GPU = 4  # factor on the number of images
 EAGER, FROZEN, SAVING = "autograd", "autograd, weights frozen", "memsave_torch"
 BACKENDS = ("autograd", "fused")
 
@@ -44,7 +44,7 @@ def test_memory(
     def at_float32(run: Run) -> Run:
         return loops.with_precision("float32", run)
 
-    ways: dict[str, Callable[[], Run]] = {
+    builders: dict[str, Callable[[], Run]] = {
         EAGER: lambda: at_float32(loops.naive(task.phi(), 1, 1.0)),
         FROZEN: lambda: at_float32(loops.frozen(task.phi(), 1, 1.0)),
         "autograd, frozen, channels_last": lambda: at_float32(
@@ -53,7 +53,7 @@ def test_memory(
         SAVING: lambda: at_float32(loops.frozen(peers.memory_saving(task.phi()), 1, 1.0)),
     }
     for backend in BACKENDS:
-        ways[f"sign_ext {backend}"] = lambda backend=backend: contenders.ours(task, backend)
+        builders[f"sign_ext {backend}"] = lambda backend=backend: contenders.ours(task, backend)
     networks: dict[str, Callable[[], nn.Module]] = {
         EAGER: task.phi,
         FROZEN: lambda: task.phi().requires_grad_(False),
@@ -64,18 +64,20 @@ def test_memory(
     absent: dict[str, str] = {}
 
     def measure() -> None:
-        for way, build in ways.items():
+        for contender, build in builders.items():
             try:
-                rows[way] = memory.step_rows(build, images)
+                rows[contender] = memory.step_rows(build, images)
             except ImportError:
-                absent[way] = "not installed"
+                absent[contender] = "not installed"
             except (BackendError, ValueError) as error:
-                if not way.startswith("sign_ext"):
+                if not contender.startswith("sign_ext"):
                     raise
-                absent[way] = contenders.first_line(error)
+                absent[contender] = contenders.first_line(error)
             else:
-                if way in networks:
-                    rows[way]["saved_per_image"] = memory.saved_per_image(networks[way], images)
+                if contender in networks:
+                    rows[contender]["saved_per_image"] = memory.saved_per_image(
+                        networks[contender], images
+                    )
 
     benchmark.pedantic(measure, rounds=1, iterations=1)
     assert all(row["per_image"] > 0 for row in rows.values())

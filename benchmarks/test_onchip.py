@@ -1,7 +1,7 @@
-"""Steps on chip against the fused backend's, with 128, 256 and 512 threads a block (GPU only).
+"""The onchip backend with 128, 256 and 512 threads per block against the fused one (GPU only).
 
-Shared memory sets the floor: the clocks that the kernel's loads from it take, by
-`sign_ext.engine.onchip.cost`, at the multiprocessor's highest clock rate.
+The floor is given by shared memory: the clock cycles of the kernel's loads from it
+(`sign_ext.engine.onchip.cost`) at the multiprocessor's highest clock rate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def test_basic_cnn(
     race: Callable[..., dict[str, float]], benchmark: Any, device: torch.device
 ) -> None:
     if device.type != "cuda":
-        pytest.skip("on chip means in the shared memory of a GPU")
+        pytest.skip("the onchip backend needs a GPU")
     torch.manual_seed(0)
     model = build_model("basic_cnn", image_shape=(3, 32, 32)).to(device).eval()
     images = 255 * torch.rand(IMAGES, 3, 32, 32, device=device)
@@ -45,10 +45,10 @@ def test_basic_cnn(
         trajectory.start(images)
         trajectory.record(sign.engines.onchip._record)
         name = f"on chip, {threads} threads"
-        contenders[name] = lambda one=trajectory: one.advance(STEPS)  # type: ignore[misc]
+        contenders[name] = lambda each=trajectory: each.advance(STEPS)  # type: ignore[misc]
         clocks[name] = work_of(network).clocks * IMAGES * STEPS / chip.multi_processor_count
     medians = race(contenders, baseline="fused", calls=3, images=IMAGES, steps=STEPS)
-    rate = getattr(chip, "clock_rate", 0) * 1e3  # Hz; torch tells it from some release on
+    rate = getattr(chip, "clock_rate", 0) * 1e3  # Hz; only recent releases of torch have it
     for name, count in clocks.items():
         benchmark.extra_info[f"{name}: microseconds an image and step"] = (
             medians[name] / IMAGES / STEPS * 1e6

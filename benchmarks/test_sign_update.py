@@ -1,7 +1,7 @@
-"""sign_update_ against the same update written with torch's own operators, and against a copy.
+"""sign_update_ against the same update with torch's own operators, and against a copy.
 
-The floor of an update is a copy of as many bytes: `fraction_of_copy` is the share of a plain copy's
-bandwidth, measured in the same race, that the operator reaches.
+The floor is a copy of the same number of bytes: `fraction_of_copy` is the share of a plain copy's
+bandwidth that the operator reaches in the same race.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from sign_ext.ops import sign_update_, sign_update_route
 
-# Images of 3×32×32: more than any cache holds, on a GPU with room for three turns of them.
+# Images of 3×32×32: too many for any cache; a GPU's memory holds three sets of them.
 IMAGES = {"cpu": 4096, "cuda": 32768}
 STEP, MOMENTUM, LOW, HIGH = 0.5, 0.9, 0.0, 255.0
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -33,7 +33,7 @@ def test_sign_update(
 ) -> None:
     shape = (IMAGES[device.type], 3, 32, 32)
     generator = torch.Generator(device).manual_seed(0)
-    # A turn takes the next set, so that what one left in a cache serves none.
+    # Each call uses the next of three sets, so that no data is left in a cache.
     turns: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
     for _ in range(3):
         p, delta, velocity = (

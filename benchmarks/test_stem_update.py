@@ -1,7 +1,7 @@
-"""stem_update_ against torch's input backward of the convolution and its update of the image.
+"""stem_update_ against torch's convolution backward to the input and update of the image.
 
-The arithmetic is the floor on a CPU, so a race also tells the multiply-adds a second; on a GPU the
-bytes count about as much.
+On a CPU the arithmetic is the floor, so a race also reports multiply-adds per second; on a GPU the
+bytes matter about as much.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What setup.py and build_backend.py need to build the extension; never installed."""
+"""Helpers with which setup.py and build_backend.py build the extension; not installed."""

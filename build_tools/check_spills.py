@@ -1,7 +1,7 @@
 """Compiles every .cu file and fails if a kernel spills registers.
 
-Run as `python -m build_tools.check_spills`. It reads what ptxas reports: it needs nvcc, but no GPU
-and no torch. Without nvcc it says so and passes. All of nvcc's warnings are errors here.
+Run `python -m build_tools.check_spills`. It reads the report of ptxas, so it needs nvcc, but no GPU
+and no torch. Without nvcc it prints a note and passes. All warnings of nvcc are errors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-# python build_tools/check_spills.py works too.
+# For `python build_tools/check_spills.py`.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from build_tools.decide import Missing
@@ -22,23 +22,23 @@ from build_tools.environment import cores, find_toolkit
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 ARCHES = ("sm_80", "sm_90")
-# Kernels that may spill: a part of the kernel's mangled name, and why the spill is worth it.
+# Kernels that may spill: part of the mangled name → why the spill is acceptable.
 EXCEPTIONS: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What ptxas says of one kernel on one architecture."""
+    """ptxas's report on one kernel for one architecture."""
 
     name: str
     arch: str
     registers: int
-    stack: int  # bytes a thread
-    spilled: int  # bytes a thread, stores and loads
+    stack: int  # bytes per thread
+    spilled: int  # bytes per thread, stores and loads
 
 
 def parse_ptxas(report: str) -> list[Kernel]:
-    """The kernels in the output of nvcc -Xptxas -v."""
+    """Parse the output of nvcc -Xptxas -v."""
     pattern = re.compile(
         r"Compiling entry function '(?P<name>\w+)' for '(?P<arch>\w+)'.*?"
         r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -58,7 +58,7 @@ def parse_ptxas(report: str) -> list[Kernel]:
 
 
 def offenders(kernels: list[Kernel], exceptions: dict[str, str]) -> list[Kernel]:
-    """The kernels that spill, or keep an array on the stack, without a listed reason."""
+    """The kernels that spill or have a stack frame and are not listed as exceptions."""
     return [
         kernel
         for kernel in kernels
@@ -67,7 +67,7 @@ def offenders(kernels: list[Kernel], exceptions: dict[str, str]) -> list[Kernel]
 
 
 def compile_report(nvcc: str, source: Path, arch: str) -> str:
-    """ptxas's report on one source for one architecture, warnings made errors."""
+    """Compile one source for one architecture, with warnings as errors; returns ptxas's report."""
     with tempfile.TemporaryDirectory() as folder:
         command = [nvcc, "-std=c++20", "-O3", f"-arch={arch}", f"-I{CSRC}", "-Xptxas", "-v"]
         command += ["-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror"]
@@ -81,20 +81,20 @@ def compile_report(nvcc: str, source: Path, arch: str) -> str:
 
 
 def main() -> int:
-    """Check every source on every architecture; the exit status says whether all is well."""
+    """Check every source for every architecture; returns the exit status."""
     toolkit = find_toolkit()
     if isinstance(toolkit, Missing):
-        print(f"spill check left out, there is no nvcc: {toolkit.why}")
+        print(f"spill check skipped, nvcc not found: {toolkit.why}")
         return 0
     nvcc = f"{toolkit.home}/bin/nvcc"
-    work = [(source, arch) for source in sorted(CSRC.glob("*/*.cu")) for arch in ARCHES]
+    jobs = [(source, arch) for source in sorted(CSRC.glob("*/*.cu")) for arch in ARCHES]
     kernels: list[Kernel] = []
     with ThreadPoolExecutor(cores()) as pool:
-        reports = pool.map(lambda pair: compile_report(nvcc, *pair), work)
-        for (source, arch), report in zip(work, reports, strict=True):
+        reports = pool.map(lambda pair: compile_report(nvcc, *pair), jobs)
+        for (source, arch), report in zip(jobs, reports, strict=True):
             found = parse_ptxas(report)
             if not found:
-                raise SystemExit(f"no kernel was found in ptxas's report on {source.name}, {arch}")
+                raise SystemExit(f"ptxas's report contains no kernel for {source.name}, {arch}")
             most = max(kernel.registers for kernel in found)
             count = f"{len(found)} kernels, at most {most} registers"
             print(f"{source.name} {arch}: {count}", flush=True)

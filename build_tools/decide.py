@@ -1,4 +1,4 @@
-"""Which operators to build, and why: pure functions of what was asked for and what is here."""
+"""Decide which operators to build: pure functions of the request and the machine's tools."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 CHOICES = ("auto", "cpu", "cuda", "none")
 OLDEST_TORCH = (2, 11)
-# Built where no GPU is visible: one cubin a generation, and PTX for what comes after the last.
+# Used if no GPU is visible: one cubin per generation, and PTX for GPUs newer than the last.
 DEFAULT_ARCHES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
-BYTES_PER_JOB = 3 * 2**29  # what one compiler process was seen to need, with room to spare
+BYTES_PER_JOB = 3 * 2**29  # measured peak of one compiler process, with a margin
 
 
 class BuildError(Exception):
-    """The build cannot go on; the message is one sentence for the person who started it."""
+    """The build cannot continue. The message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that was looked for and not found, and where it was looked for."""
+    """Something that was not found; `why` says where it was looked for."""
 
     why: str
 
@@ -41,7 +41,7 @@ class Toolkit:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is built."""
+    """What to build, and why."""
 
     kind: str  # "cuda" (CPU and CUDA operators), "cpu" or "none"
     why: str
@@ -56,16 +56,16 @@ def decide(
     """Choose what to build.
 
     Args:
-        requested: SIGN_EXT_BUILD, one of `CHOICES`.
-        torch: the torch found, or where it was looked for.
-        toolkit: the CUDA toolkit found, or where it was looked for.
-        compiler: the C++ compiler found, or what it lacks.
+        requested: Value of SIGN_EXT_BUILD, one of `CHOICES`.
+        torch: The torch found, or where it was looked for.
+        toolkit: The CUDA toolkit found, or where it was looked for.
+        compiler: The C++ compiler found, or what it lacks.
 
     Returns:
         The decision, with its reason.
 
     Raises:
-        BuildError: what was asked for by name cannot be built here.
+        BuildError: The requested kind cannot be built on this machine.
     """
     if requested not in CHOICES:
         raise BuildError(f"SIGN_EXT_BUILD={requested!r} is not one of {', '.join(CHOICES)}")
@@ -107,7 +107,7 @@ def decide(
 
 
 def cuda_obstacle(torch: Torch, toolkit: Toolkit | Missing) -> str | None:
-    """Why CUDA operators cannot be built, or None. Whether this host has a GPU plays no part."""
+    """Why CUDA operators cannot be built, or None. It does not matter whether there is a GPU."""
     if torch.cuda is None:
         return f"torch {torch.version} has no CUDA"
     if isinstance(toolkit, Missing):
@@ -121,21 +121,21 @@ def cuda_obstacle(torch: Torch, toolkit: Toolkit | Missing) -> str | None:
 
 
 def is_too_old(version: str) -> bool:
-    """Whether a torch version is older than the oldest that works."""
+    """Whether a torch version is older than the oldest supported one."""
     major, minor = version.split("+")[0].split(".")[:2]
     return (int(major), int(minor)) < OLDEST_TORCH
 
 
 def default_arches(visible: Iterable[str], supported: Iterable[str]) -> str:
-    """The architectures to build for when TORCH_CUDA_ARCH_LIST does not say.
+    """The architectures to build for if TORCH_CUDA_ARCH_LIST is not set.
 
     Args:
-        visible: compute capabilities of the GPUs of this host ("9.0"), possibly none.
-        supported: those that this nvcc can compile for.
+        visible: Compute capabilities of this host's GPUs ("9.0"); may be empty.
+        supported: Compute capabilities that this nvcc can compile for.
 
     Returns:
-        A list in TORCH_CUDA_ARCH_LIST's form, with PTX for the newest. A GPU newer than nvcc knows
-        is served by the PTX of the newest architecture below it.
+        A list in the format of TORCH_CUDA_ARCH_LIST, with PTX for the newest. A GPU newer than
+        nvcc supports uses the PTX of the newest supported architecture.
     """
     known = sorted(set(supported), key=_number)
     chosen = set()
@@ -154,15 +154,15 @@ def _number(arch: str) -> tuple[int, int]:
 
 
 def parallel_jobs(cores: int, free_bytes: int) -> int:
-    """Compiler processes to run at once: one a core, as far as free memory goes."""
+    """Number of parallel compiler processes: one per core, limited by free memory."""
     return max(1, min(cores, free_bytes // BYTES_PER_JOB))
 
 
 def summary(decision: Decision, arches: str = "") -> str:
     """The last line of the build's output."""
-    what = {
+    result = {
         "cuda": f"the CPU and CUDA operators ({arches}) are built",
         "cpu": "the CPU operators are built, the CUDA operators are not",
         "none": "no native operator is built, everything runs on plain torch, which is slower",
     }[decision.kind]
-    return f"sign_ext: {what}. Why: {decision.why}."
+    return f"sign_ext: {result}. Why: {decision.why}."

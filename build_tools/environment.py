@@ -1,4 +1,4 @@
-"""What is here to build with: torch, a CUDA toolkit, a C++ compiler, memory."""
+"""Find what the build needs: torch, a CUDA toolkit, a C++ compiler, cores and memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from build_tools.decide import Missing, Toolkit, Torch, is_too_old
 def target_folders() -> list[str]:
     """The package folders of the environment that the package is being installed into.
 
-    pip's build isolation runs the target's own interpreter with its package folders hidden, so
-    sysconfig still names them. uv isolates in an environment of its own and does not say which one
-    is the target: there, the folders of the activated environments and of .venv follow.
+    pip's build isolation runs the target's interpreter and only hides its package folders, so
+    sysconfig still names them. uv builds in a separate environment and does not name the target;
+    under uv the folders of the activated environments and of .venv are added.
     """
     folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     config = Path(sys.prefix, "pyvenv.cfg")
@@ -38,7 +38,7 @@ def target_folders() -> list[str]:
 
 
 def _outer_environments() -> list[Path]:
-    """Environments that the person who started the build has likely in mind, nearest first."""
+    """Environments that are likely the target of the build, most likely first."""
     prefixes = [Path(entry).parent for entry in os.environ.get("PATH", "").split(os.pathsep)]
     prefixes.append(Path(__file__).resolve().parent.parent / ".venv")
     environments = [prefix for prefix in prefixes if (prefix / "pyvenv.cfg").is_file()]
@@ -48,19 +48,19 @@ def _outer_environments() -> list[Path]:
 
 
 def _packages_of(prefix: Path) -> str:
-    """An environment's package folder for this version of Python (which need not exist)."""
+    """An environment's package folder for this Python version; it may not exist."""
     return sysconfig.get_path("purelib", vars={"base": str(prefix), "platbase": str(prefix)})
 
 
 def add_target_folders() -> None:
-    """Make the target's packages importable, behind everything that is already."""
-    # At the end, never in front: the build's own setuptools must not be shadowed by an older one.
+    """Append the target's package folders to sys.path."""
+    # At the end: an older setuptools of the target must not shadow the build's own.
     sys.path += [folder for folder in target_folders() if folder not in sys.path]
     importlib.invalidate_caches()
 
 
 def usable_torch_installed() -> bool:
-    """Whether a torch that is new enough is here, without importing it."""
+    """Whether a supported torch is installed, determined without importing it."""
     path = [*sys.path, *target_folders()]
     for distribution in importlib.metadata.distributions(name="torch", path=path):
         return not is_too_old(distribution.version)
@@ -78,20 +78,20 @@ def find_torch() -> Torch | Missing:
 
 
 def wheel_cuda_folders(part: str) -> list[str]:
-    """`part` ("include", "lib", "bin") of the nvidia-* wheels that came with torch."""
+    """The folders `part` ("include", "lib", "bin") of the nvidia-* wheels that torch depends on."""
     try:
         import torch
     except (ImportError, OSError):
         return []
     nvidia = Path(torch.__file__).parent.parent / "nvidia"
     major = (torch.version.cuda or "").split(".")[0]
-    # CUDA 13 wheels share one folder, those of CUDA 12 have one each.
+    # CUDA 13 wheels share one folder, CUDA 12 wheels have one each.
     folders = [nvidia / f"cu{major}" / part, *sorted(nvidia.glob(f"cuda_*/{part}"))]
     return [str(folder) for folder in folders if folder.is_dir()]
 
 
 def find_toolkit() -> Toolkit | Missing:
-    """The CUDA toolkit: CUDA_HOME or CUDA_PATH where set, else nvcc's on PATH, else as usual."""
+    """Find the CUDA toolkit: CUDA_HOME or CUDA_PATH if set, else PATH, else the usual folders."""
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     on_path = shutil.which("nvcc")
     if named:
@@ -103,14 +103,14 @@ def find_toolkit() -> Toolkit | Missing:
         candidates += [Path(folder, "nvcc") for folder in wheel_cuda_folders("bin")]
         where = "nvcc is not on PATH, CUDA_HOME is not set and /usr/local/cuda has none"
     for nvcc in candidates:
-        toolkit = _ask_nvcc(nvcc)
+        toolkit = _toolkit_of(nvcc)
         if toolkit is not None:
             return toolkit
     return Missing(where)
 
 
-def _ask_nvcc(nvcc: Path) -> Toolkit | None:
-    """The toolkit that an nvcc belongs to, by its own word: nvcc on PATH may be a wrapper."""
+def _toolkit_of(nvcc: Path) -> Toolkit | None:
+    """The toolkit that an nvcc reports as its own; an nvcc on PATH may be a wrapper script."""
     try:
         version = _output([str(nvcc), "--version"])
         with tempfile.TemporaryDirectory() as folder:
@@ -130,13 +130,13 @@ def _ask_nvcc(nvcc: Path) -> Toolkit | None:
 
 
 def supported_arches(toolkit: Toolkit) -> list[str]:
-    """The compute capabilities that the toolkit compiles for."""
+    """The compute capabilities that the toolkit can compile for."""
     listed = _output([os.path.join(toolkit.home, "bin", "nvcc"), "--list-gpu-arch"])
     return [f"{major}.{minor}" for major, minor in re.findall(r"compute_(\d+)(\d)\b", listed)]
 
 
 def visible_arches() -> list[str]:
-    """The compute capabilities of this host's GPUs; none where there is no GPU."""
+    """The compute capabilities of this host's GPUs; empty without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -146,7 +146,7 @@ def visible_arches() -> list[str]:
 
 
 def find_compiler() -> str | Missing:
-    """The C++ compiler, once it has compiled a few lines that need C++20 and Python's headers."""
+    """Find the C++ compiler and check that it compiles C++20 with Python's headers."""
     if sys.platform == "win32":
         return "cl"
     command = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")[:1]
@@ -163,15 +163,15 @@ def find_compiler() -> str | Missing:
         probe = [*command, "-std=c++20", "-fsyntax-only", f"-I{include}", str(source)]
         result = subprocess.run(probe, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        complaint = next(
+        message = next(
             (line for line in result.stderr.splitlines() if "error" in line), "it failed"
         )
-        return Missing(f"{command[0]} does not compile C++20 with Python's headers: {complaint}")
+        return Missing(f"{command[0]} does not compile C++20 with Python's headers: {message}")
     return command[0]
 
 
 def free_memory() -> int:
-    """Bytes that can be allocated without swapping, within the control group's limit."""
+    """Bytes that can be allocated without swapping, within the cgroup's limit."""
     free = []
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

@@ -1,4 +1,4 @@
-"""From a decision to setuptools' arguments: sources, flags, commands, the record of it."""
+"""Turn the build decision into setuptools' arguments: sources, flags, commands, build record."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from build_tools.decide import (
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = "_build_info.json"
-# setup.py also runs for an sdist and for metadata, where nothing is compiled and torch may be away.
+# setup.py also runs for an sdist and for metadata: nothing is compiled, and torch may be missing.
 BUILDING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "develop", "install"}
 
-last_summary: str | None = None  # what the latest build did, for build_backend to print last
+last_summary: str | None = None  # result of the latest build, printed last by build_backend
 
 
 def setup_arguments(argv: list[str]) -> dict[str, Any]:
     """setuptools.setup's arguments for this run of setup.py.
 
     Raises:
-        SystemExit: with one sentence, when what was asked for cannot be built.
+        SystemExit: The requested kind cannot be built; the message is one sentence.
     """
     global last_summary
     if not BUILDING.intersection(argv):
@@ -58,29 +58,29 @@ def setup_arguments(argv: list[str]) -> dict[str, Any]:
 
 
 def _decide_here(requested: str) -> tuple[Decision, Toolkit | None]:
-    """The decision for this machine, and the toolkit if there is one."""
-    unasked = Missing("not looked for")
+    """Decide for this machine; returns the decision and the toolkit, if there is one."""
+    not_searched = Missing("not looked for")
     if requested in ("auto", "cpu", "cuda"):
         torch = environment.find_torch()
         compiler = environment.find_compiler()
     else:
-        torch, compiler = unasked, unasked
+        torch, compiler = not_searched, not_searched
     look = requested in ("auto", "cuda") and not isinstance(torch, Missing)
-    toolkit = environment.find_toolkit() if look else unasked
+    toolkit = environment.find_toolkit() if look else not_searched
     decision = decide(requested, torch, toolkit, compiler)
     return decision, None if isinstance(toolkit, Missing) else toolkit
 
 
 def _choose_arches(toolkit: Toolkit) -> str:
-    """TORCH_CUDA_ARCH_LIST if the user set it, else the default, which is set for torch to read."""
-    # Read by torch's extension builder when it is imported, so both before that.
+    """TORCH_CUDA_ARCH_LIST if the user set it, else the default, which is exported for torch."""
+    # torch's extension builder reads both variables at import, so they must be set before.
     os.environ["CUDA_HOME"] = toolkit.home
-    asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
-    if not asked or asked == "native":
+    arches = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    if not arches or arches == "native":
         supported = environment.supported_arches(toolkit)
-        asked = default_arches(environment.visible_arches(), supported)
-        os.environ["TORCH_CUDA_ARCH_LIST"] = asked
-    return asked.replace(" ", ";")
+        arches = default_arches(environment.visible_arches(), supported)
+        os.environ["TORCH_CUDA_ARCH_LIST"] = arches
+    return arches.replace(" ", ";")
 
 
 def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Extension:
@@ -94,8 +94,8 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
         for path in (ROOT / "csrc").glob(pattern)
     )
     posix = sys.platform != "win32"
-    # Error messages name the source file: relative to the project, wherever it was built.
-    # Named here: torch 2.11 would take C++17.
+    # -std: torch 2.11 would use C++17. -ffile-prefix-map: error messages name source files relative
+    # to the project, independent of the build folder.
     host = [
         "-std=c++20",
         "-O3",
@@ -111,11 +111,11 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
     libraries = ["torch_cpu"]
     link: list[str] = []
     if decision.kind == "cuda" and toolkit is not None:
-        # USE_CUDA shows the stable ABI's CUDA declarations.
+        # USE_CUDA enables the CUDA declarations of the stable ABI.
         macros += [("SIGN_EXT_WITH_CUDA", None), ("USE_CUDA", None)]
         macros += [("SIGN_EXT_ARCHES", f'"{arches}"'), ("SIGN_EXT_TOOLKIT", f'"{toolkit.version}"')]
         libraries.append("torch_cuda")
-        # A system include folder is searched after nvcc's own: it adds headers, it replaces none.
+        # -isystem folders are searched after nvcc's own: they add headers but replace none.
         extra = [
             flag for f in environment.wheel_cuda_folders("include") for flag in ("-isystem", f)
         ]
@@ -135,7 +135,7 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
 
 
 def _pybind11_folder() -> list[str]:
-    """Where pybind11's headers are; torch brings its own where it is not installed."""
+    """The folder of pybind11's headers; if it is not installed, torch's copy is used."""
     try:
         import pybind11
     except ImportError:  # without build isolation
@@ -146,8 +146,8 @@ def _pybind11_folder() -> list[str]:
 def _link_cuda_runtime(toolkit: Toolkit) -> list[str]:
     """Linker arguments for the CUDA runtime.
 
-    The shared one, which torch has loaded already: two runtimes in one process would each have
-    their own idea of the current device.
+    The shared library, which torch has already loaded: two runtimes in one process would each keep
+    their own current device.
     """
     home = Path(toolkit.home)
     folders = [home / "lib64", home / "lib", *home.glob("targets/*/lib")]
@@ -163,7 +163,7 @@ def _link_cuda_runtime(toolkit: Toolkit) -> list[str]:
 
 
 def _build_extension_command() -> type[Command]:
-    """torch's build_ext, whose failures end in a sentence that says what can be done."""
+    """torch's build_ext, with a failure message that names the alternatives."""
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildNative(BuildExtension):  # type: ignore[misc, valid-type]  # made at run time by torch
@@ -182,7 +182,7 @@ def _build_extension_command() -> type[Command]:
 
 
 def _recording_build_py(decision: Decision) -> type[Command]:
-    """build_py that leaves the decision beside the modules, for sign_ext.build_config()."""
+    """build_py that also writes the decision into the package, for sign_ext.build_config()."""
 
     class RecordingBuildPy(build_py):
         def run(self) -> None:

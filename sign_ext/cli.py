@@ -19,8 +19,11 @@ from sign_ext.commands.console import (
     FAILED,
     INTERRUPTED,
     OK,
+    OUTPUT_CLOSED,
     USAGE,
     UsageError,
+    close_output,
+    output_is_closed,
     tolerate_any_text,
 )
 
@@ -45,6 +48,7 @@ exit codes:
        the traceback)
   2    the command line is wrong: an unknown option, name or value
   130  interrupted
+  141  nobody reads the output any more (as with `| head -1`)
 """
 
 
@@ -55,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; by default those of this process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong command line, 130 interrupted.
+        The exit code: 0 done, 1 failed, 2 wrong command line, 130 interrupted, 141 nobody reads
+        the output any more.
 
     Example:
         >>> main(["--version"])  # doctest: +SKIP
@@ -66,22 +71,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments or os.environ.get("SIGN_EXT_DEBUG", "0") not in ("", "0")
     name = next((word for word in arguments if word in COMMANDS), None)
     try:
-        return _run(arguments)
-    except UsageError as error:
+        try:
+            code = _run(arguments)
+            _flush()
+        except Exception as error:
+            code = _report(error, name, debug)
+    except KeyboardInterrupt:
+        print("sign-ext: interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = OUTPUT_CLOSED
+    close_output()
+    return code
+
+
+def _flush() -> None:
+    """Write what is buffered, so that a full disk or a closed pipe is noticed here."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _report(error: Exception, name: str | None, debug: bool) -> int:
+    """Print an error, and return the exit code."""
+    if isinstance(error, BrokenPipeError) and output_is_closed():
+        return OUTPUT_CLOSED
+    if isinstance(error, UsageError):
         _print_error(error, debug)
         print(f"Try: sign-ext {name + ' ' if name else ''}--help", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
-        print("sign-ext: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except ModuleNotFoundError as error:
+    if isinstance(error, ModuleNotFoundError):
         if (error.name or "").partition(".")[0] == "sign_ext":
-            raise
+            raise error
         _print_error(f"the package {error.name!r} is missing; {INSTALL_EXTRAS}", debug)
         return FAILED
-    except Exception as error:
-        _print_error(error, debug)
-        return FAILED
+    _print_error(error, debug)
+    return FAILED
 
 
 def _run(arguments: list[str]) -> int:

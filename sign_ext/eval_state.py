@@ -1,20 +1,23 @@
 """The state in which Φ is computed, entered and left as one, whatever state the caller is in.
 
-`frozen` holds a network still: evaluation mode, no parameter gradients. `arithmetic` sets PyTorch's
+`frozen` holds a network still: evaluation mode, no parameter gradients; its buffers and the random
+states come back. `arithmetic` sets PyTorch's
 float32 switches, which belong to the process. `computing` is both, outside of inference mode. Each
 puts back what it found, also after an exception.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -51,7 +54,18 @@ class _Hold:
 
     training: list[nn.Module] = field(default_factory=list)
     trainable: list[nn.Parameter] = field(default_factory=list)
+    buffers: list[BufferCopy] = field(default_factory=list)
     holders: int = 0
+
+
+@dataclass
+class BufferCopy:
+    """A buffer as it was, which a forward pass may write (observers, statistics, counters)."""
+
+    module: nn.Module
+    name: str
+    tensor: Tensor
+    copy: Tensor
 
 
 _holds: dict[int, _Hold] = {}  # by the network's id; guarded by _holds_lock
@@ -63,17 +77,19 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no parameter gradients inside the block; afterwards all as before.
 
     Restored, also after an exception: every module's training flag, every parameter's
-    requires_grad and the random number generators of the CPU and of the model's devices.
-    Gradients and the caller's hooks are not touched. Several threads may hold one model at once.
+    requires_grad, every buffer and its values, and the random number generators of Python, numpy,
+    the CPU and the model's devices. Gradients and the caller's hooks are not touched. Several
+    threads may hold one model at once; other threads see the flags of evaluation mode meanwhile.
     """
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _other_random_states():
         with _holds_lock:
             hold = _holds.setdefault(id(model), _Hold())
             if hold.holders == 0:
                 # Flags are set directly: a network's own train() may do more than set them.
                 hold.training = [m for m in model.modules() if m.training]
                 hold.trainable = [p for p in model.parameters() if p.requires_grad]
+                hold.buffers = copies_of_buffers(model)
                 for module in hold.training:
                     module.training = False
                 for parameter in hold.trainable:
@@ -90,6 +106,81 @@ def frozen(model: nn.Module) -> Iterator[None]:
                     for parameter in hold.trainable:
                         parameter.requires_grad_(True)
                     del _holds[id(model)]
+                    restore_buffers(hold.buffers)
+
+
+@contextmanager
+def _other_random_states() -> Iterator[None]:
+    """Python's and numpy's global generators, put back if something was drawn from them."""
+    # The global generator of numpy is what a network draws from, whoever wrote it.
+    python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        if random.getstate() != python:
+            random.setstate(python)
+        np.random.set_state(numbers)  # noqa: NPY002
+
+
+def copies_of_buffers(model: nn.Module) -> list[BufferCopy]:
+    """Every buffer that holds plain values, with a copy.
+
+    Args:
+        model: the network.
+    """
+    with torch.no_grad():
+        return [
+            BufferCopy(module, name, tensor, tensor.clone())
+            for module in model.modules()
+            for name, tensor in module._buffers.items()
+            if type(tensor) is Tensor
+            and tensor.layout == torch.strided
+            and not (tensor.is_quantized or tensor.is_meta)
+        ]
+
+
+def restore_buffers(buffers: list[BufferCopy]) -> None:
+    """Put back the tensors that were replaced, and the values that were changed.
+
+    What did not change is not written: its version counter, by which a change is noticed, stays.
+
+    Args:
+        buffers: from `copies_of_buffers`.
+    """
+    changed = []
+    maybe: dict[torch.device, list[tuple[BufferCopy, Tensor]]] = {}
+    for buffer in buffers:
+        held = buffer.module._buffers
+        if buffer.name in held and held[buffer.name] is not buffer.tensor:
+            held[buffer.name] = buffer.tensor
+        if buffer.tensor.shape != buffer.copy.shape:
+            changed.append(buffer)
+        elif buffer.tensor.numel():
+            # As bytes: a NaN equals itself.
+            differ = (_bytes_of(buffer.tensor) != _bytes_of(buffer.copy)).any()
+            maybe.setdefault(differ.device, []).append((buffer, differ))
+    for pairs in maybe.values():  # the host waits once for each device
+        flags = torch.stack([differ for _, differ in pairs]).tolist()
+        changed += [buffer for (buffer, _), flag in zip(pairs, flags, strict=True) if flag]
+    with torch.no_grad():
+        for buffer in changed:
+            if buffer.tensor.shape != buffer.copy.shape:
+                buffer.tensor.resize_(buffer.copy.shape)
+            buffer.tensor.copy_(buffer.copy)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, a NaN to itself as well.
+
+    Args:
+        one: a dense tensor.
+        other: of the same dtype.
+    """
+    return one.shape == other.shape and torch.equal(_bytes_of(one), _bytes_of(other))
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1).view(torch.uint8)
 
 
 # The per-operation switches, and the older two that they replace.

@@ -36,6 +36,8 @@ from sign_ext.errors import BackendError, NegligibleDeltaWarning
 from sign_ext.eval_state import computing, unwrap
 from sign_ext.explanation import Explanation, explain
 from sign_ext.model_inputs import NO_INPUTS, ModelInputs, blaming_inputs
+from sign_ext.network_state import weights_versions
+from sign_ext.probe import check_samples, forget, statistics_of
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings
 from sign_ext.source_layer import (
@@ -255,6 +257,25 @@ class SignTransform:
         moved = self.transform(images)
         return (moved, *others) if others else moved
 
+    def reset(self) -> None:
+        """Forget what was compiled, recorded and found out; the next call begins anew.
+
+        Changes to the network are noticed as a rule. Call this after one that cannot be, as the
+        guide (docs/guide.md, "Changes between calls") says.
+
+        Example:
+            >>> from torch import nn
+            >>> sign = SignTransform(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)))
+            >>> sign.reset()
+        """
+        with self._one_call:
+            self._seen = None
+            forget(self._network)
+            measure = self.engines.fused.measure
+            self.engines = Engines(self.settings, self._network, self.plan, measure=measure)
+            self._batches = Batches(self.engines, self.settings.batch_size)
+            self._with_inputs = BoundedCache(INPUTS_KEPT)
+
     def transform(
         self,
         images: Tensor,
@@ -365,15 +386,25 @@ class SignTransform:
         probe = images[:1]
         with torch.autocast(images.device.type, enabled=False):
             probe = torch.empty_like(probe, dtype=dtype).copy_(probe)
-            with blaming_inputs(self._network, inputs, probe):
+            engines, _ = self._engines_for(inputs)
+            structure = engines.fused.structure
+            with structure.running(), blaming_inputs(self._network, inputs, probe):
                 kwargs = inputs[:1]
                 source = self._named or find_source_layer(self._network, probe, kwargs)
                 varies = check_source(self._network, source, probe, kwargs)
             check_inputs(self._network, source, probe, inputs)
+            layout, like = memory_format(self._network, images), statistics_of(images)
+            phi = Phi(self._network, source, kwargs)
+            problem = Problem(phi, self.settings, dtype, layout, inputs, like)
+            state = (structure.key(problem), weights_versions(self._network), inputs.key)
+
+            def phi_for(count: int) -> Phi:
+                """Φ for as many images, which all have the first one's further inputs."""
+                return Phi(self._network, source, inputs[[0] * count])
+
+            check_samples(phi_for, probe, like, state)
         self._seen = source
-        phi = Phi(self._network, source, kwargs)
-        layout = memory_format(self._network, images)
-        return Problem(phi, self.settings, dtype, layout, inputs), source, varies
+        return problem, source, varies
 
     @contextmanager
     def _prepared(

@@ -1,9 +1,9 @@
-"""Turn pytest-benchmark's JSON into a short result file and tables of what was measured.
+"""Turn pytest-benchmark's JSON into a short result file and into tables.
 
     bench_table.py build/bench-raw.json --out benchmarks/results/bench.json
     bench_table.py benchmarks/results/bench_cpu.json --markdown docs/performance.md
 
-The second fills the section of a document that is marked as generated from bench_cpu.json.
+The second form fills the section of a document that is marked as generated from bench_cpu.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from files import write_whole
 
 END = "<!-- end of what is generated -->"
-# Rates and counts among a race's facts, and the units that they are printed in.
+# Rates and counts among a race's facts → the unit that they are printed in.
 UNITS = {
     "matmul_flop_per_s": (1e9, "GFLOP/s"),
     "copy_bytes_per_s": (1e9, "GB/s"),
@@ -27,17 +27,17 @@ UNITS = {
 
 
 def condense(raw: dict[str, Any]) -> dict[str, Any]:
-    """Keep of a benchmark run what a reader compares, and what it depends on.
+    """Reduce a benchmark run to the numbers that readers compare, and what they depend on.
 
     Args:
         raw: The content of a --benchmark-json file.
 
     Returns:
-        machine, commit, date, and races: each a name, what it measures ("time" or "memory"), its
-        baseline, the facts that were noted, rows, and who was absent with the reason. A row of
-        time has the contender's name, median seconds and ratio (the baseline's median over this
-        one's: how many times as fast); a row of memory has bytes an image and ratio (this one's
-        over the baseline's). A benchmark that timed one thing alone is a race of one.
+        machine, commit, date and races. A race has a name, what it measures ("time" or "memory"),
+        its baseline, facts, rows, and the absent contenders with reasons. A row of a time race has
+        the contender's name, median seconds and ratio (the baseline's median over its own: how
+        many times as fast). A row of a memory race has bytes per image and ratio (its own over the
+        baseline's). A benchmark of a single function is a race with one contender.
     """
     races = []
     for benchmark in raw["benchmarks"]:
@@ -82,7 +82,7 @@ def condense(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def seconds(value: float) -> str:
-    """A duration with three digits and a unit that suits it.
+    """Format a duration with three digits and a suitable unit.
 
     >>> seconds(0.00123)
     '1.23 ms'
@@ -94,7 +94,7 @@ def seconds(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """A number of bytes with three digits and a unit that suits it.
+    """Format a number of bytes with three digits and a suitable unit.
 
     >>> size(1_234_567)
     '1.23 MB'
@@ -106,7 +106,7 @@ def size(value: float) -> str:
 
 
 def fact(key: str, value: object) -> str:
-    """One fact of a race as words: its name and its value in a readable unit.
+    """Format a fact of a race: its name and its value in a readable unit.
 
     >>> fact("matmul_flop_per_s", 95.2e9)
     'matmul 95.2 GFLOP/s'
@@ -120,7 +120,7 @@ def fact(key: str, value: object) -> str:
 
 
 def columns(race: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """A race as headings and rows of text; a column that no row fills is left out."""
+    """A race as headings and rows of text, without columns that are empty in every row."""
     if race.get("measures", "time") == "memory":
         shown: dict[str, Any] = {
             "peak": lambda row: size(row["peak"]),
@@ -138,11 +138,11 @@ def columns(race: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             "peak memory": lambda row: size(row["peak"]),
         }
     table: dict[str, list[str]] = {}
-    for heading, word in shown.items():
+    for heading, render in shown.items():
         cells = []
         for row in race["rows"]:
             try:
-                cells.append(word(row))
+                cells.append(render(row))
             except KeyError:
                 cells.append("")
         if any(cells):
@@ -151,8 +151,8 @@ def columns(race: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["", *table], [list(each) for each in zip(names, *table.values(), strict=True)]
 
 
-def where(result: dict[str, Any]) -> str:
-    """The machine and the versions behind the numbers, in one line."""
+def provenance(result: dict[str, Any]) -> str:
+    """The machine, versions and commit of the numbers, in one line."""
     machine = result.get("machine", result)
     place = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('threads')} threads"
     changed = " with uncommitted changes" if result.get("uncommitted_changes") else ""
@@ -160,7 +160,7 @@ def where(result: dict[str, Any]) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The races of a condensed result as text, one contender a line."""
+    """The races of a condensed result as text, one contender per line."""
     races = result["races"]
     names = [row["name"] for race in races for row in [*race["rows"], *race.get("absent", [])]]
     width = max((len(name) for name in names), default=0)
@@ -180,13 +180,13 @@ def table(result: dict[str, Any]) -> str:
             note = "  baseline" if len(rows) > 1 and name == race["baseline"] else ""
             lines.append(f"  {name:<{width}}  {line}{note}".rstrip())
         lines += [f"  {e['name']:<{width}}  {e['reason']}" for e in race.get("absent", [])]
-    lines.append(f"medians and peaks on {where(result)}")
+    lines.append(f"medians and peaks on {provenance(result)}")
     return "\n".join(lines)
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The races of a result (of `make bench`, or gpu_check.json) as Markdown tables."""
-    lines = [f"Measured on {where(result)}, {str(result.get('date'))[:10]}."]
+    lines = [f"Measured on {provenance(result)}, {str(result.get('date'))[:10]}."]
     for race in result.get("races", result.get("benchmarks", [])):
         headings, rows = columns(race)
         facts = ", ".join(fact(key, value) for key, value in race["facts"].items())
@@ -201,15 +201,15 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def fill(document: str, source: str, text: str) -> str:
-    """Put generated text where a document wants it.
+    """Replace the generated section of a document.
 
     Args:
-        document: Has a line `<!-- generated from SOURCE … -->` and, later, `END`.
-        source: The name of the file that the text comes from.
-        text: What goes between the two.
+        document: Contains a line `<!-- generated from SOURCE … -->` and, later, `END`.
+        source: Name of the file that the text is generated from.
+        text: The new content between the two lines.
 
     Raises:
-        ValueError: The document has no such place.
+        ValueError: The document has no such section.
     """
     begin = f"<!-- generated from {source}"
     before, found, rest = document.partition(begin)
@@ -221,14 +221,16 @@ def fill(document: str, source: str, text: str) -> str:
 
 
 def main() -> None:
-    """Read a file, print the table, write the condensed file or the section of a document."""
+    """Print the table of a file; write the condensed file or a section of a document."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("source", type=Path, help="what pytest --benchmark-json wrote, or a result")
-    parser.add_argument("--out", type=Path, help="where the short result goes")
+    parser.add_argument(
+        "source", type=Path, help="JSON from pytest --benchmark-json, or a condensed result"
+    )
+    parser.add_argument("--out", type=Path, help="file for the condensed result")
     parser.add_argument("--markdown", type=Path, help="document whose generated section to fill")
-    parser.add_argument("--command", default="make bench", help="noted in the result")
+    parser.add_argument("--command", default="make bench", help="command to record in the result")
     arguments = parser.parse_args()
     result = json.loads(arguments.source.read_text(encoding="utf-8"))
     if "machine_info" in result:

@@ -1,6 +1,7 @@
-"""Say at once, in one message, everything that this machine lacks for `make venv`.
+"""List everything that this machine lacks for `make venv`, in one message.
 
-Uses nothing newer than Python 3.7, since an interpreter that is too old must be able to say so.
+This script runs on Python 3.7 and later, so that an interpreter that is too old can still report
+it.
 """
 
 from __future__ import annotations
@@ -16,33 +17,33 @@ OLDEST = (3, 11)
 
 
 def has_compiler(environ: Mapping[str, str]) -> bool:
-    """Whether a C++ compiler answers under the names that build tools try."""
+    """Whether a C++ compiler is found under the names that build tools try."""
     for name in (environ.get("CXX", ""), "c++", "g++", "clang++"):
-        # CXX may hold a launcher and flags ("ccache g++"): its first word must be there.
+        # CXX may hold a launcher and flags ("ccache g++"): only its first word is looked up.
         if name.split() and shutil.which(name.split()[0], path=environ.get("PATH")):
             return True
     return False
 
 
 def missing(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
-    """What has to be installed first.
+    """Find what must be installed first.
 
     Args:
-        environ: The environment variables to go by (CXX, PATH, SIGN_EXT_BUILD).
+        environ: The environment variables to use (CXX, PATH, SIGN_EXT_BUILD).
 
     Returns:
-        Pairs of what is missing and the Debian package that has it ("" for none).
+        Pairs of what is missing and the Debian package that provides it ("" for none).
     """
-    here = sys.executable
+    python = sys.executable
     if sys.version_info < OLDEST:
         needed = ".".join(map(str, OLDEST))
-        given = ".".join(map(str, sys.version_info[:2]))
-        return [(f"Python {needed}: {here} is {given} (another: make venv PYTHON=...)", "")]
+        actual = ".".join(map(str, sys.version_info[:2]))
+        return [(f"Python {needed}: {python} is {actual} (another: make venv PYTHON=...)", "")]
     found = []
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
-        found.append((f"the modules venv and ensurepip of {here}", "python3-venv"))
+        found.append((f"the modules venv and ensurepip of {python}", "python3-venv"))
     if environ.get("SIGN_EXT_BUILD") == "none":
-        return found  # pure Python: nothing is compiled
+        return found  # pure Python needs no compiler
     if not has_compiler(environ):
         found.append(("a C++ compiler (c++, g++ or clang++; CXX names another)", "g++"))
     header = os.path.join(sysconfig.get_path("include"), "Python.h")
@@ -52,9 +53,9 @@ def missing(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
 
 
 def message(found: list[tuple[str, str]]) -> str:
-    """What is missing and how to get it, as text for a person."""
+    """Format what is missing and how to install it."""
     lines = ["make venv: this machine lacks"]
-    lines += [f"  - {what}" for what, _ in found]
+    lines += [f"  - {item}" for item, _ in found]
     packages = [package for _, package in found if package]
     if packages:
         lines.append("On Debian or Ubuntu:  apt-get install " + " ".join(packages))

@@ -1,6 +1,6 @@
-"""Draw docs/images/engine_step.png: what is alive at each instruction of one step of BasicCNN.
+"""Draw docs/images/engine_step.png: the tensors alive at each instruction of a BasicCNN step.
 
-Run as `python tools/engine_picture.py`; it needs sign_ext and matplotlib.
+Run `python tools/engine_picture.py`; needs sign_ext and matplotlib.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KINDS = {
 
 
 def alive_bytes(schedule: Schedule) -> list[dict[str, float]]:
-    """Kilobytes alive during each instruction, by kind of tensor."""
+    """Kilobytes alive at each instruction, by kind of tensor."""
     now = dict.fromkeys(KINDS, 0.0)
     found = []
     first_of_stem = len(schedule.instructions) - schedule.stem
@@ -41,7 +41,7 @@ def alive_bytes(schedule: Schedule) -> list[dict[str, float]]:
 
 
 def label(program: Program, instruction: Instruction, is_last: bool) -> str:
-    """What an instruction does, in a few words."""
+    """The label of an instruction in the picture."""
     if instruction.kind == "seed":
         return "cotangent of ones"
     op = program.ops[instruction.op]
@@ -54,7 +54,7 @@ def label(program: Program, instruction: Instruction, is_last: bool) -> str:
 
 
 def draw(path: Path) -> None:
-    """The picture."""
+    """Draw the picture to `path`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -68,11 +68,11 @@ def draw(path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(11, 5.2), layout="constrained")
     bottom = [0.0] * len(alive)
     for kind, (name, colour) in KINDS.items():
-        heights = [at[kind] for at in alive]
+        heights = [kilobytes[kind] for kilobytes in alive]
         axes.bar(range(len(alive)), heights, bottom=bottom, color=colour, label=name, width=0.92)
         bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
-    for t, (at, top) in enumerate(zip(alive, bottom, strict=True)):
-        bits = at["bit mask"] + at["pool index"]
+    for t, (kilobytes, top) in enumerate(zip(alive, bottom, strict=True)):
+        bits = kilobytes["bit mask"] + kilobytes["pool index"]
         axes.text(t, top + 3, f"{top:.0f} kB\nbits {bits:.1f}", ha="center", fontsize=7)
     last = len(instructions) - 1
     names = [label(step.program, one, t == last) for t, one in enumerate(instructions)]
@@ -91,7 +91,7 @@ def draw(path: Path) -> None:
 
 
 def main() -> None:
-    """Draw to the file named, or to the documentation."""
+    """Parse the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     default = Path(__file__).resolve().parent.parent / "docs/images/engine_step.png"
     parser.add_argument("--out", type=Path, default=default)

@@ -1,4 +1,4 @@
-"""A file of facts, one JSON object a line, that is readable whenever its writer is killed."""
+"""A file of facts, one JSON object per line, that stays readable if its writer is killed."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ class Facts:
     """Appends facts to a file; several processes may append to it in turn.
 
     Args:
-        file: Where, made if it is not there.
-        step: Which step of the check the facts are from.
-        began: When the check began, by `time.time`.
+        file: The file, created if missing.
+        step: The step of the check that records these facts.
+        began: Start time of the check, from `time.time`.
     """
 
     def __init__(self, file: Path, step: str, began: float) -> None:
-        """Nothing is written yet."""
+        """Store the arguments; nothing is written yet."""
         self.file, self.step, self._began = file, step, began
 
-    def tell(self, fact: str, **values: Any) -> Fact:
-        """Write a line, to the disk, before returning.
+    def record(self, fact: str, **values: Any) -> Fact:
+        """Append a fact and flush it to disk (fsync) before returning.
 
         Args:
-            fact: What is known now.
-            **values: Plain data: the numbers, their units in their names, and what they hold for.
+            fact: Name of the fact.
+            **values: Plain data: the numbers, with units in their names, and what they apply to.
 
         Returns:
-            What was written.
+            The object that was written.
         """
         at = round(time.time() - self._began, 1)
         line: Fact = {"step": self.step, "at_s": at, "fact": fact, **_plain(values)}
         text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
         descriptor = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            # A writer that was killed may have left half a line.
+            # A killed writer may have left a partial line: start on a new one.
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             os.write(descriptor, ("\n" * torn + text).encode())
@@ -50,7 +50,7 @@ class Facts:
 
 
 def read(file: Path) -> list[Fact]:
-    """The facts of a file in order, without a line that is not whole."""
+    """The facts of a file in order; a partial line is skipped."""
     if not file.exists():
         return []
     found = []
@@ -63,7 +63,7 @@ def read(file: Path) -> list[Fact]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers with six digits, and words for those that JSON does not have."""
+    """Round floats to six digits; infinity and NaN, which JSON lacks, become strings."""
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

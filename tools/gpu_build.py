@@ -1,6 +1,6 @@
-"""The package that the GPU check works with: built once for a state of the sources, then reused.
+"""Build the package for the GPU check once per state of the sources, then reuse it.
 
-It may be built on another machine, too: gpu_package.py fills the same folder there.
+It can also be built on another machine: gpu_package.py fills the same folder there.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from stages import Outcome, Stage
 
 SOURCES = ("csrc", "sign_ext", "build_tools", "setup.py", "build_backend.py", "pyproject.toml")
 GENERATED = ("*.so", "*.pyc", "_build_info.json")
-TESTS = ("csrc/tests", "csrc/testing")  # no part of the package
+TESTS = ("csrc/tests", "csrc/testing")  # not part of the package
 MARKER = "finished"
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "runs", "*.egg-info", "*.so", "__pycache__", ".*_cache"
 )
 
 BUILD_SECONDS, IMPORT_SECONDS = 200.0, 120.0  # a first import may read gigabytes from a slow disk
-# The marker stands only where the package was imported as it should be, and is written last. Where
-# there is a GPU, a launch shows that the machine code is for it.
+# The marker is written last, after the package was imported from the right place. On a GPU, a
+# launch also checks that the machine code matches the GPU.
 IMPORT = """
 import pathlib, sys
 home, cuda, marker = sys.argv[1], sys.argv[2] == "cuda", pathlib.Path(sys.argv[3])
@@ -49,14 +49,15 @@ print(", ".join(f"{key} {value}" for key, value in config.items()))
 """
 
 
-def compatible(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """What two machines must share for a package built on one to run on the other.
+def compatibility_key(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The properties that two machines must share for a package built on one to run on the other.
 
-    Python's ABI (which names the platform), torch's minor version and CUDA's major one, and the
-    GPU's kind. Patch versions are compatible; what is not is found when the package is imported.
+    Python's ABI tag (which includes the platform), torch's minor version, CUDA's major version and
+    the compute capability. Patch versions are assumed compatible; if they are not, the import
+    fails.
 
     Args:
-        facts: What `gpu_check.probe` found; a fact that is absent is empty.
+        facts: The result of `gpu_check.probe`; a missing fact counts as empty.
     """
 
     def first(name: str, parts: int) -> str:
@@ -67,17 +68,17 @@ def compatible(facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def build_folder(root: Path, facts: Mapping[str, Any], *, on_gpu: bool) -> Path:
-    """Where the package built from these sources, for such a Python, torch and GPU, is or goes.
+    """The folder of the package built from these sources for this Python, torch and GPU.
 
     Args:
         root: The checkout; the folder is under its build/.
-        facts: What `gpu_check.probe` found.
+        facts: The result of `gpu_check.probe`.
         on_gpu: Whether the build is for CUDA.
     """
-    digest = hashlib.sha256(repr((compatible(facts), on_gpu)).encode())
+    digest = hashlib.sha256(repr((compatibility_key(facts), on_gpu)).encode())
     for source in SOURCES:
-        place = root / source
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        path = root / source
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             name = file.relative_to(root).as_posix()
             if not file.is_file() or any(file.match(pattern) for pattern in GENERATED):
                 continue
@@ -93,7 +94,7 @@ def has_module(python: str, name: str) -> bool:
 
 
 def prepare(root: Path, work: Path, home: Path) -> None:
-    """Where no finished build is, clear what an unfinished one left and copy the sources."""
+    """Unless there is a finished build, remove an unfinished one and copy the sources."""
     if not (home / MARKER).is_file():
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
@@ -108,18 +109,18 @@ def build_stages(
     python: str = sys.executable,
     seconds: float = BUILD_SECONDS,
 ) -> list[Stage]:
-    """Build the package and import it, which finishes the build; a finished one is only imported.
+    """The stages that build and import the package; a finished build is only imported.
 
     Args:
-        work: A temporary folder, with the sources under it (`prepare`).
-        home: What `build_folder` says; the package goes to site under it.
+        work: A temporary folder that contains the sources (`prepare`).
+        home: The result of `build_folder`; the package is installed in its subfolder site.
         on_gpu: Whether the build is for CUDA.
         python: The interpreter that the package is for.
-        seconds: What the build may take.
+        seconds: Time limit of the build.
     """
     site, source = home / "site", work / "source"
     environ = {"SIGN_EXT_BUILD": "cuda" if on_gpu else "none"}
-    # ninja and friends stand beside the interpreter, which need not be on the PATH.
+    # ninja is in the interpreter's folder, which need not be on PATH.
     environ["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])
     if (home / MARKER).is_file():
         build = Stage("build", (), 0, reason=f"built before, in build/gpu-check/{home.name}")
@@ -135,12 +136,12 @@ def build_stages(
             install = [python, "-c", script, str(source), str(site)]
         build = Stage("build", install, seconds, environ)
     command = [python, "-c", IMPORT, str(site), "cuda" if on_gpu else "cpu", str(home / MARKER)]
-    # This import may keep what Python compiles: torch's thousands of files, if nobody did yet.
-    environ = {**searching(home), "PYTHONDONTWRITEBYTECODE": ""}
+    # This import may write .pyc files: compiling torch's thousands of files again takes long.
+    environ = {**import_environ(home), "PYTHONDONTWRITEBYTECODE": ""}
     return [build, Stage("import", command, IMPORT_SECONDS, environ)]
 
 
-def provide(
+def ensure_package(
     root: Path,
     work: Path,
     home: Path,
@@ -150,20 +151,20 @@ def provide(
     log: Path,
     seconds: float = BUILD_SECONDS,
 ) -> list[Outcome]:
-    """Have the package: import what was built before; where it is absent or fails, build it.
+    """Import the package built before; if there is none or the import fails, build it.
 
     Args:
         root: The checkout.
         work: A temporary folder.
-        home: What `build_folder` says.
+        home: The result of `build_folder`.
         on_gpu: Whether the package is for CUDA.
-        deadline: When to stop, by `time.monotonic`.
-        log: File that all output is added to.
-        seconds: What a build may take.
+        deadline: When to stop, in the clock of `time.monotonic`.
+        log: File to which all output is appended.
+        seconds: Time limit of a build.
 
     Returns:
-        How each stage went. A package of before that does not import is no failure where it could
-        be built anew.
+        The outcome of each stage. A failed import of an earlier build counts as skipped, because
+        the package is then built again.
     """
 
     def run() -> list[Outcome]:
@@ -180,6 +181,6 @@ def provide(
     return [failed, *run()]
 
 
-def searching(home: Path) -> dict[str, str]:
-    """Variables with which Python finds the package that was built."""
+def import_environ(home: Path) -> dict[str, str]:
+    """Environment variables with which Python imports the package that was built."""
     return {"PYTHONPATH": str(home / "site"), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,27 +1,27 @@
 """`make gpu-check`: build, test, sanitize and measure on a machine with an NVIDIA GPU.
 
-Works without a network and without a virtual environment, in the Python that runs it, which must
-hold torch, numpy, pytest, pytest-benchmark and hypothesis, and to build: pip or setuptools,
-pybind11, ninja and a CUDA toolkit. Nothing is installed there: the package goes to a folder under
-build/, which later calls use again while the sources, torch and the GPU's kind stay the same. Ends
-with a short table; writes gpu_check.json, and gpu_check.log with all output. A stage out of time is
-interrupted as by Ctrl-C, so that it tells what it found, and killed 20 s later.
+It needs no network and no virtual environment. The Python that runs it must have torch, numpy,
+pytest, pytest-benchmark and hypothesis; building also needs pip or setuptools, pybind11, ninja and
+a CUDA toolkit. Nothing is installed into that Python: the package goes to a folder under build/,
+which later calls reuse while the sources, torch and the GPU model stay the same. The check ends
+with a short table and writes gpu_check.json, and gpu_check.log with all output. A stage that
+exceeds its time limit is interrupted with SIGINT, so that it can report, and killed 20 s later.
 
-Everything takes about 30 minutes. Where a command may run for ten at most, take it in parts, which
-build first where nothing is built (gpu_package.py builds beforehand, without a GPU) and write
-gpu_check_PART.json after each stage:
+The whole check takes about 30 minutes. If a command may run for ten minutes at most, run it in
+parts. Each part first builds the package if needed (gpu_package.py builds it in advance, without a
+GPU) and writes gpu_check_PART.json after each stage:
 
-  first     no part of everything: the facts that matter most, in under nine minutes, each written
-            to first.jsonl at once (see gpu_first.py); on a new machine, begin with it
-  correct   GPU tests of operators (a process a file), stores, training
+  first     the most important facts in under nine minutes, each written to first.jsonl at once (see
+            gpu_first.py); start with it on a new machine; runs only if named
+  correct   GPU tests of operators (one process per file), stores, training
   engine    GPU tests of the engine against float64, graphs, memory
   families  GPU tests of the engine on every family of networks
-  sanitize  compute-sanitizer on our kernels, a few tests of each operator; racecheck on those with
+  sanitize  compute-sanitizer on our kernels, a few tests per operator; racecheck on those that use
             shared memory
-  measure   benchmarks: test_onchip and test_inverted_residual, the other operators', then the rest
-            but test_iterative_sign, whose contenders take minutes to compile: see peers
-  peers     no part of everything: fills peers_gpu.json, the table of peers; call it until it says
-            "nothing left"
+  measure   benchmarks: test_onchip and test_inverted_residual, the other operators, then the rest
+            but test_iterative_sign, whose contenders take minutes to compile (see peers)
+  peers     fills peers_gpu.json, the peer table; call it until it prints "nothing left"; runs only
+            if named
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ import bench_table
 import gpu_first
 import stages
 from files import write_whole
-from gpu_build import build_folder, provide, searching
+from gpu_build import build_folder, ensure_package, import_environ
 from gpu_plan import plan
 from stages import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 2100.0  # all stages together
-PART_SECONDS = 540.0  # the stages of one part: under 10 minutes with the start and the report
-PEER_SECONDS = 300  # seconds after which no further cell of the table of peers is begun
+SECONDS = 2100.0  # limit for all stages together
+PART_SECONDS = 540.0  # limit for one part: under 10 minutes including start and report
+PEER_SECONDS = 300  # no further cell of the peer table is started after this
 PEERS = "peers_gpu.json"
 FIRST = "first"
-# How the names of a part's stages begin.
+# Part → the prefix of its stages' names.
 PARTS = {
     "correct": ("gpu tests",),
     "engine": ("engine tests",),
@@ -83,19 +83,22 @@ print(json.dumps(facts))
 
 
 def probe(python: str = sys.executable) -> dict[str, Any]:
-    """Facts on a Python, its torch and its GPU; "problem" says in words what is in the way."""
-    # In a process of its own: a driver that hangs must not hang the check, nor hold GPU memory.
+    """Facts about a Python, its torch and its GPU; "problem" says what prevents the check."""
+    # In a separate process: a hanging driver must not block the check, nor the probe hold GPU
+    # memory.
     try:
         result = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=120)
         facts: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError) as error:
         return {"problem": f"torch does not import in {python} ({error})"}
-    facts["driver"] = words("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    facts["driver"] = first_line(
+        "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
+    )
     return facts
 
 
-def words(*command: str, folder: Path | None = None) -> str | None:
-    """The first line that a command prints, or None where it is absent or fails."""
+def first_line(*command: str, folder: Path | None = None) -> str | None:
+    """The first line of a command's output, or None if it is missing or fails."""
     try:
         result = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=30, check=True
@@ -106,13 +109,13 @@ def words(*command: str, folder: Path | None = None) -> str | None:
 
 
 def peer_table(root: Path, home: Path, out: Path, *, on_gpu: bool) -> Stage:
-    """The stage that goes on with the table of peers.
+    """The stage that continues the peer table.
 
     Args:
-        root: The checkout, whose benchmarks/results may hold the cells of earlier calls.
-        home: Where the package is built.
-        out: Where the table is, or goes.
-        on_gpu: False tries two contenders out on the CPU.
+        root: The checkout, whose benchmarks/results may contain the cells of earlier calls.
+        home: Folder of the built package.
+        out: Folder of the table.
+        on_gpu: False runs two contenders on the CPU, as a test.
     """
     command = [sys.executable, str(root / "benchmarks" / "peer_table.py"), "--out"]
     command += [str(out / PEERS), "--start", str(root / "benchmarks" / "results" / PEERS)]
@@ -120,16 +123,16 @@ def peer_table(root: Path, home: Path, out: Path, *, on_gpu: bool) -> Stage:
     if not on_gpu:
         command += ["--networks", "basic_cnn", "--images", "2", "--steps", "1"]
         command += ["--contenders", "naive .backward()", "sign_ext autograd"]
-    return Stage("peer table", command, PART_SECONDS, searching(home))
+    return Stage("peer table", command, PART_SECONDS, import_environ(home))
 
 
-def of_part(todo: list[Stage], part: str | None) -> list[Stage]:
-    """The stages of one part; all of them for None."""
+def stages_of_part(todo: list[Stage], part: str | None) -> list[Stage]:
+    """The stages of one part, or all stages for None."""
     return todo if part is None else [one for one in todo if one.name.startswith(PARTS[part])]
 
 
-def gather(folder: Path) -> dict[str, Any] | None:
-    """One of the benchmarks' JSON files with the benchmarks of all of them, or None."""
+def merge_benchmarks(folder: Path) -> dict[str, Any] | None:
+    """Merge the benchmarks' JSON files into one, oldest first; None if there is none."""
     files = sorted(folder.glob("bench-raw-*.json"), key=lambda file: file.stat().st_mtime)
     raws = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.stat().st_size]
     if not raws:
@@ -138,10 +141,10 @@ def gather(folder: Path) -> dict[str, Any] | None:
 
 
 def report(file: Path, outcomes: list[stages.Outcome], facts: dict[str, Any], work: Path) -> str:
-    """Write the JSON and return the text that closes the run."""
+    """Write the JSON and return the summary that is printed at the end."""
     text = stages.table(outcomes)
     races: list[Any] = []
-    raw = gather(work)
+    raw = merge_benchmarks(work)
     if raw:
         measured = bench_table.condense(raw)
         races = measured["races"]
@@ -162,15 +165,15 @@ def report(file: Path, outcomes: list[stages.Outcome], facts: dict[str, Any], wo
 def check(
     root: Path, out: Path, *, allow_cpu: bool, seconds: float | None, part: str | None = None
 ) -> int:
-    """Run the whole check and return the exit status: 0 when nothing failed."""
+    """Run the check, or one part of it, and return the exit status: 0 if nothing failed."""
     started = time.monotonic()
     facts = probe()
     problem = facts.pop("problem", None)
     if problem and not (allow_cpu and "torch" in facts):
         print(f"gpu-check: {problem}, so nothing was checked.", file=sys.stderr)
         return 2
-    facts["commit"] = words("git", "rev-parse", "HEAD", folder=root) or "unknown"
-    facts["uncommitted_changes"] = bool(words("git", "status", "--porcelain", folder=root))
+    facts["commit"] = first_line("git", "rev-parse", "HEAD", folder=root) or "unknown"
+    facts["uncommitted_changes"] = bool(first_line("git", "status", "--porcelain", folder=root))
     out.mkdir(parents=True, exist_ok=True)
     if part == FIRST:
         return gpu_first.check(
@@ -183,7 +186,7 @@ def check(
     with tempfile.TemporaryDirectory(prefix="sign-ext-gpu-check-") as folder:
         work = Path(folder).resolve()
         home = build_folder(root, facts, on_gpu=not problem)
-        done = provide(root, work, home, on_gpu=not problem, deadline=deadline, log=log)
+        done = ensure_package(root, work, home, on_gpu=not problem, deadline=deadline, log=log)
         todo = plan(root, work, home, on_gpu=not problem)
         if part == "peers":
             todo.append(peer_table(root, home, out, on_gpu=not problem))
@@ -194,29 +197,31 @@ def check(
         text = write([])
         left = deadline - time.monotonic()
         outcomes = stages.run_all(
-            of_part(todo, part), seconds=left, folder=work, log=log, after=write
+            stages_of_part(todo, part), seconds=left, folder=work, log=log, after=write
         )
         text = write(outcomes)
-    where = facts.get("gpu") or "no GPU: the stages were only tried out on the CPU"
+    where = facts.get("gpu") or "no GPU: the stages only ran on the CPU, as a test"
     print(f"\n{text}\n{where}; driver {facts['driver']}; torch {facts['torch']}")
     print(f"written: {file} and {log}")
     return 0 if stages.succeeded([*done, *outcomes]) else 1
 
 
 def main() -> None:
-    """Read the command line, run, exit."""
+    """Parse the command line, run the check and exit."""
     parser = argparse.ArgumentParser(
         prog="gpu-check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     default = os.environ.get("OUT") or "benchmarks/results"
-    parser.add_argument("--out", type=Path, default=Path(default), help="folder for the JSON")
-    parser.add_argument("--part", choices=[FIRST, *PARTS], help="one part of it, under 10 minutes")
-    parser.add_argument("--seconds", type=float, help="time for all stages")
+    parser.add_argument("--out", type=Path, default=Path(default), help="folder for the JSON files")
+    parser.add_argument("--part", choices=[FIRST, *PARTS], help="run one part, in under 10 minutes")
+    parser.add_argument("--seconds", type=float, help="time limit for all stages")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to check")
     parser.add_argument(
-        "--allow-cpu", action="store_true", help="without a GPU, try the stages out on the CPU"
+        "--allow-cpu",
+        action="store_true",
+        help="without a GPU, run the stages on the CPU as a test",
     )
     options = parser.parse_args()
     root, out = options.root.resolve(), options.out.resolve()

@@ -1,9 +1,8 @@
-"""The part `first` of the GPU check: the facts that matter most, in under nine minutes.
+"""The part `first` of the GPU check: the most important facts in under nine minutes.
 
-Each step is a process of its own with a limit, which writes a line of first.jsonl whenever it knows
-something, so that a crash, a hang or the end of the machine's time costs only what was not measured
-yet. The steps are the scripts of benchmarks/first; what matters most comes first, and the last ones
-are left out where time runs short.
+Each step is a process with its own time limit and appends each result to first.jsonl at once, so
+that a crash, a hang or the loss of the machine costs only what was not measured yet. The steps are
+the scripts of benchmarks/first, most important first; the last ones are dropped if time runs out.
 """
 
 from __future__ import annotations
@@ -19,30 +18,30 @@ from typing import Any
 
 import stages
 from facts import Facts, read
-from gpu_build import build_folder, provide, searching
+from gpu_build import build_folder, ensure_package, import_environ
 from gpu_plan import ENGINE, gpu_tests, riskiest_first
 from stages import Outcome, Stage
 
-SECONDS = 530.0  # all of it
-BUILD_SECONDS = 150.0  # where nothing was built before
-LIMIT = 60.0  # of a step, where nothing else is said
-TESTS, AUTOTUNE = 100.0, 200.0  # of a file of tests, of a network that compiles for minutes
-LEAST = 12.0  # seconds under which no step is begun: torch's import takes some of them
-GRACE = 3.0  # of a step's limit, to tell what it found when its time is up
-LINES, CHARACTERS = 12, 1500  # of a failed step's output that become a fact
+SECONDS = 530.0  # time limit for the whole part
+BUILD_SECONDS = 150.0  # limit for the build, if there is no earlier one
+LIMIT = 60.0  # default limit of a step
+TESTS, AUTOTUNE = 100.0, 200.0  # limits of a test file, and of a network that compiles for minutes
+MIN_SECONDS = 12.0  # no step starts with less time left: importing torch takes some of it
+GRACE = 3.0  # part of a step's limit reserved for reporting after the interrupt
+LINES, CHARACTERS = 12, 1500  # how much of a failed step's output becomes a fact
 FACTS, LOG, COUNTERS = "first.jsonl", "first.log", "ncu.csv"
 DROPPED = "dropped"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A process of the part.
+    """One process of the part.
 
     Attributes:
-        name: What facts call it.
-        command: The words to run.
-        limit: Seconds, all told.
-        environ: Variables for it alone.
+        name: Its name in the facts.
+        command: The command line.
+        limit: Time limit in seconds, grace period included.
+        environ: Environment variables for this step only.
     """
 
     name: str
@@ -52,15 +51,15 @@ class Step:
 
 
 def steps_of(root: Path, home: Path) -> list[Step]:
-    """The steps in order, but for those that fill the time that is left (`last_steps`).
+    """The steps in order, without those that use the remaining time (`last_steps`).
 
     Args:
         root: The checkout.
-        home: Where the package is.
+        home: Folder of the package.
     """
 
     def step(name: str, script: str, *options: str, limit: float = LIMIT) -> Step:
-        return of_script(root, home, name, script, *options, limit=limit)
+        return script_step(root, home, name, script, *options, limit=limit)
 
     return [
         step("ceilings", "machine_ceilings", limit=40),
@@ -77,10 +76,10 @@ def steps_of(root: Path, home: Path) -> list[Step]:
     ]
 
 
-def of_script(
+def script_step(
     root: Path, home: Path, name: str, script: str, *options: str, limit: float = LIMIT
 ) -> Step:
-    """A step that runs a script of benchmarks/first; it finds the benchmarks and test helpers."""
+    """A step that runs a script of benchmarks/first, with its helper modules on the path."""
     folders = [root / "benchmarks" / "first", root / "benchmarks", root / "tools"]
     folders += [root / "python_tests", root / "python_tests" / "ops"]
     environ = {"PYTHONPATH": os.pathsep.join([package_in(home), *map(str, folders)])}
@@ -88,17 +87,19 @@ def of_script(
 
 
 def package_in(home: Path) -> str:
-    """Where Python finds the package: what was built, or the checkout that `home` is."""
-    built = searching(home)["PYTHONPATH"]
+    """The folder to import the package from: the built one, or `home` if that is a checkout."""
+    built = import_environ(home)["PYTHONPATH"]
     return built if Path(built).is_dir() else str(home)
 
 
 def last_steps(root: Path, home: Path, found: Sequence[Mapping[str, Any]]) -> list[Step]:
-    """What fills the time that is left: compilers' peers where all was right, and the tests.
+    """The steps for the remaining time: the tests, and peers that compile for minutes.
+
+    The peers come first if all results so far are right, otherwise the tests.
 
     Args:
         root: The checkout.
-        home: Where the package is.
+        home: Folder of the package.
         found: The facts so far.
     """
     files = [Path(file) for file in gpu_tests(root / "python_tests")]
@@ -106,16 +107,16 @@ def last_steps(root: Path, home: Path, found: Sequence[Mapping[str, Any]]) -> li
     engine = [str(file) for file in files if file.parent.name in ENGINE]
     others = [str(file) for file in files if str(file) not in (*operators, *engine)]
     command = [sys.executable, "-m", "pytest", "-c", str(root / "pyproject.toml"), "-q", "-ra"]
-    command += ["--rootdir", str(root), "-p", "no:cacheprovider", "-p", "facts_of_tests"]
+    command += ["--rootdir", str(root), "-p", "no:cacheprovider", "-p", "pytest_facts"]
     command += ["--tb=short", "-m", "gpu"]
-    # The plugin is beside this file.
+    # The plugin pytest_facts is in this folder.
     path = os.pathsep.join([package_in(home), str(Path(__file__).parent)])
     tests = [
         Step(f"tests: {Path(file).stem}", [*command, file], TESTS, {"PYTHONPATH": path})
         for file in [*riskiest_first(operators), *riskiest_first(engine), *others]
     ]
     peers = [
-        of_script(root, home, f"max-autotune: {network}", "compiled", network, limit=AUTOTUNE)
+        script_step(root, home, f"max-autotune: {network}", "compiled", network, limit=AUTOTUNE)
         for network in ("mobilenet_v2", "basic_cnn")
     ]
     right = [fact["right"] for fact in found if "right" in fact]
@@ -124,7 +125,7 @@ def last_steps(root: Path, home: Path, found: Sequence[Mapping[str, Any]]) -> li
 
 @dataclass
 class Check:
-    """One run of the part."""
+    """One run of the part, and where its results go."""
 
     root: Path
     out: Path
@@ -135,24 +136,24 @@ class Check:
 
     @property
     def file(self) -> Path:
-        """The facts."""
+        """The file of facts."""
         return self.out / FACTS
 
     @property
     def log(self) -> Path:
-        """All output."""
+        """The file with all output."""
         return self.out / LOG
 
-    def tell(self, step: str, fact: str, **values: Any) -> None:
-        """Write a fact, and show it."""
-        show(Facts(self.file, step, self.began).tell(fact, **values))
+    def record(self, step: str, fact: str, **values: Any) -> None:
+        """Write a fact, and print it."""
+        show(Facts(self.file, step, self.began).record(fact, **values))
 
-    def run(self, step: Step) -> Outcome:
-        """Run a step, or drop it where too little time is left, and tell how it went."""
+    def run_step(self, step: Step) -> Outcome:
+        """Run a step and record its outcome; drop it if too little time is left."""
         left = self.deadline - time.monotonic()
-        if left < LEAST:
+        if left < MIN_SECONDS:
             outcome = Outcome(step.name, DROPPED, 0.0, f"{max(left, 0):.0f} s were left")
-            self.tell(step.name, "ended", status=DROPPED, seconds=0.0, why=outcome.detail)
+            self.record(step.name, "ended", status=DROPPED, seconds=0.0, why=outcome.detail)
             return outcome
         limit = min(step.limit, left) - GRACE
         environ = {
@@ -175,15 +176,15 @@ class Check:
         )
         for fact in read(self.file)[before:]:
             show(fact)
-        self.tell_end(outcome, size)
+        self.record_end(outcome, size)
         return outcome
 
-    def tell_end(self, outcome: Outcome, begin: int = 0) -> None:
-        """Tell how a step went; where it failed, with the last lines that it printed.
+    def record_end(self, outcome: Outcome, begin: int = 0) -> None:
+        """Record the outcome of a step, and of a failed one the last lines of its output.
 
         Args:
-            outcome: of the step.
-            begin: where its output begins in the log.
+            outcome: The outcome of the step.
+            begin: Where its output begins in the log.
         """
         values: dict[str, Any] = {"status": outcome.status, "seconds": round(outcome.seconds, 1)}
         if outcome.status in (stages.FAILED, stages.TIMED_OUT):
@@ -192,14 +193,14 @@ class Check:
                 text = log.read().decode(errors="replace")
             lines = "\n".join(text.strip().splitlines()[-LINES:])
             values |= {"why": outcome.detail, "error": lines[-CHARACTERS:]}
-        self.tell(outcome.name, "ended", **values)
+        self.record(outcome.name, "ended", **values)
 
 
 def show(fact: Mapping[str, Any]) -> None:
-    """A fact as one line for whoever watches."""
+    """Print a fact as one line."""
     rest = {name: value for name, value in fact.items() if name not in ("step", "at_s", "fact")}
-    words = ", ".join(f"{name} {value}" for name, value in rest.items())
-    print(f"{fact['at_s']:6.1f} s  {fact['step']}: {fact['fact']}: {words}"[:300], flush=True)
+    values = ", ".join(f"{name} {value}" for name, value in rest.items())
+    print(f"{fact['at_s']:6.1f} s  {fact['step']}: {fact['fact']}: {values}"[:300], flush=True)
 
 
 def check(
@@ -212,53 +213,53 @@ def check(
     seconds: float | None = None,
     steps: Sequence[Step] | None = None,
 ) -> int:
-    """Run the part and return the exit status: 0 when no step failed.
+    """Run the part and return the exit status: 0 if no step failed.
 
     Args:
         root: The checkout.
-        out: Folder for first.jsonl and the few files beside it.
-        facts: On the machine and the commit (`gpu_check.probe`).
-        on_gpu: False rehearses every step on the CPU, small.
-        started: When the check began, by `time.monotonic`: the probe counts.
-        seconds: Of all of it (default: SECONDS).
-        steps: Instead of the real ones; nothing is built for them.
+        out: Folder for first.jsonl, first.log and ncu.csv.
+        facts: The machine and the commit (`gpu_check.probe`).
+        on_gpu: False runs every step at a small size on the CPU, as a rehearsal.
+        started: Start of the check, from `time.monotonic`; it includes the probe.
+        seconds: Time limit for the whole part (default: SECONDS).
+        steps: Steps to run instead of the real ones; the package is not built for them.
     """
     deadline = started + (seconds or SECONDS)
     began = time.time() - (time.monotonic() - started)
     for name in (FACTS, LOG):
         (out / name).write_bytes(b"")
-    (out / COUNTERS).unlink(missing_ok=True)  # an earlier run's
+    (out / COUNTERS).unlink(missing_ok=True)  # left by an earlier run
     with tempfile.TemporaryDirectory(prefix="sign-ext-gpu-first-") as folder:
-        one = Check(root, out, Path(folder).resolve(), on_gpu, deadline, began)
-        one.tell("start", "machine", **facts, seconds=seconds or SECONDS)
+        run = Check(root, out, Path(folder).resolve(), on_gpu, deadline, began)
+        run.record("start", "machine", **facts, seconds=seconds or SECONDS)
         if steps is not None:
-            outcomes = [one.run(step) for step in steps]
+            outcomes = [run.run_step(step) for step in steps]
         else:
-            outcomes = run_all(one, build_folder(root, facts, on_gpu=on_gpu))
-    print(f"\n{stages.table(outcomes)}\nwritten: {one.file} and {one.log}")
+            outcomes = run_all(run, build_folder(root, facts, on_gpu=on_gpu))
+    print(f"\n{stages.table(outcomes)}\nwritten: {run.file} and {run.log}")
     fine = (stages.PASSED, stages.SKIPPED, DROPPED)
     return 0 if all(outcome.status in fine for outcome in outcomes) else 1
 
 
-def run_all(one: Check, home: Path) -> list[Outcome]:
-    """Have the package, then run every step; nothing more where there is no package."""
-    outcomes = provide(
-        one.root,
-        one.work,
+def run_all(run: Check, home: Path) -> list[Outcome]:
+    """Build the package, then run every step; stop if the build failed."""
+    outcomes = ensure_package(
+        run.root,
+        run.work,
         home,
-        on_gpu=one.on_gpu,
-        deadline=one.deadline,
-        log=one.log,
+        on_gpu=run.on_gpu,
+        deadline=run.deadline,
+        log=run.log,
         seconds=BUILD_SECONDS,
     )
     for outcome in outcomes:
-        one.tell_end(outcome)
+        run.record_end(outcome)
     if not stages.succeeded(outcomes):
         return outcomes
-    # A rehearsal has built nothing native; the checkout may have.
-    home = home if one.on_gpu else one.root
-    outcomes += [one.run(step) for step in steps_of(one.root, home)]
-    last = last_steps(one.root, home, read(one.file))
-    # A rehearsal tries one file of tests out: all of them are skipped there.
-    outcomes += [one.run(step) for step in (last if one.on_gpu else last[-1:])]
+    # A rehearsal builds pure Python; the checkout may have the native extension.
+    home = home if run.on_gpu else run.root
+    outcomes += [run.run_step(step) for step in steps_of(run.root, home)]
+    last = last_steps(run.root, home, read(run.file))
+    # A rehearsal runs one test file: without a GPU all of its tests are skipped.
+    outcomes += [run.run_step(step) for step in (last if run.on_gpu else last[-1:])]
     return outcomes

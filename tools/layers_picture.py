@@ -1,7 +1,7 @@
-"""Draw docs/images/layers.png: the layers of sign_ext as `make lint` holds them.
+"""Draw docs/images/layers.png: the layers of sign_ext that `make lint` enforces.
 
-Run as `python tools/layers_picture.py`; it needs matplotlib. The rows are those of import-linter's
-contract in pyproject.toml, the words those of each package's docstring.
+Run `python tools/layers_picture.py`; needs matplotlib. The rows come from import-linter's contract
+in pyproject.toml, the text from each package's docstring.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ WIDTH, GAP, HEIGHT = 100.0, 0.7, 4.4
 
 
 def layers() -> list[list[str]]:
-    """The rows of the contract, from the top."""
+    """The rows of the contract, top first."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = config["tool"]["importlinter"]["contracts"]
     (contract,) = (one for one in contracts if one["id"] == "layers")
     return [[name.strip() for name in row.split("|")] for row in contract["layers"]]
 
 
-def holds(name: str) -> str:
+def first_sentence(name: str) -> str:
     """The first sentence of a module's docstring."""
     folder = ROOT / "sign_ext" / name
     file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
@@ -43,7 +43,7 @@ def holds(name: str) -> str:
 
 
 def draw(path: Path) -> None:
-    """The picture."""
+    """Draw the picture to `path`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -62,8 +62,8 @@ def draw(path: Path) -> None:
             part, colour = PARTS[row[0]]
             axes.text(WIDTH + 1.5, top - 0.3, part, va="top", fontsize=10, weight="bold")
         width = (WIDTH - GAP * (len(row) - 1)) / len(row)
-        for place, name in enumerate(row):
-            left = place * (width + GAP)
+        for column, name in enumerate(row):
+            left = column * (width + GAP)
             box = FancyBboxPatch(
                 (left, top - HEIGHT),
                 width,
@@ -76,9 +76,9 @@ def draw(path: Path) -> None:
             axes.add_patch(box)
             is_package = (ROOT / "sign_ext" / name).is_dir()
             title = f"{name}/" if is_package else name
-            words = textwrap.wrap(holds(name), int(width * 1.25))
-            words = words[:2] if len(words) <= 2 else [words[0], words[1] + " …"]
-            text = "\n".join(words)
+            lines = textwrap.wrap(first_sentence(name), int(width * 1.25))
+            lines = lines[:2] if len(lines) <= 2 else [lines[0], lines[1] + " …"]
+            text = "\n".join(lines)
             middle = left + width / 2
             axes.text(middle, top - 0.35, title, ha="center", va="top", fontsize=8, weight="bold")
             axes.text(middle, top - 1.9, text, ha="center", va="top", fontsize=6.2)

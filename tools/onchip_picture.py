@@ -1,6 +1,6 @@
-"""Draw docs/images/onchip.png: where BasicCNN's arrays lie in shared memory, phase by phase.
+"""Draw docs/images/onchip.png: the placement of BasicCNN's arrays in shared memory by phase.
 
-Run as `python tools/onchip_picture.py`; it needs sign_ext and matplotlib.
+Run `python tools/onchip_picture.py`; needs sign_ext and matplotlib.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = {
 
 
 def kind_of(array: Array) -> str | None:
-    """The kind that an array is drawn as; None for the 16 bytes of zeros."""
+    """The kind of an array in the picture; None for the 16 bytes of zeros, which are not drawn."""
     name = array.name[0]
     if name.endswith("weights"):
         return "weights"
@@ -37,7 +37,7 @@ def kind_of(array: Array) -> str | None:
 
 
 def draw_plan(axes: Any, plan: OnChipPlan, layers: int, title: str) -> None:
-    """One launch: time to the right, addresses upwards."""
+    """Draw one launch: phases on the x axis, addresses on the y axis."""
     from matplotlib.patches import Rectangle
 
     phases = phases_of(layers, plan.mode)
@@ -47,7 +47,7 @@ def draw_plan(axes: Any, plan: OnChipPlan, layers: int, title: str) -> None:
         if kind is None:
             continue
         at, height = plan.at[array.name] / 1e3, array.bytes / 1e3
-        # Phase -1 is the load; the store comes after the last one.
+        # Phase -1 is the load; the store follows the last phase.
         places = sorted(len(phases) + 1 if t > len(phases) else t + 1 for t in array.alive)
         runs: list[list[int]] = []
         for place in places:
@@ -75,7 +75,7 @@ def draw_plan(axes: Any, plan: OnChipPlan, layers: int, title: str) -> None:
 
 
 def draw(network: OnChipNetwork, path: Path) -> None:
-    """The picture."""
+    """Draw the picture to `path`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -96,10 +96,10 @@ def draw(network: OnChipNetwork, path: Path) -> None:
 
 
 def main() -> None:
-    """Read the command line, draw."""
+    """Parse the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     default = Path(__file__).resolve().parent.parent / "docs" / "images" / "onchip.png"
-    parser.add_argument("--out", type=Path, default=default, help="the picture's file")
+    parser.add_argument("--out", type=Path, default=default, help="output file")
     options = parser.parse_args()
     model = build_model("basic_cnn", image_shape=(3, 32, 32)).eval()
     program = SignTransform(model, 1).program(torch.rand(1, 3, 32, 32))

@@ -1,4 +1,4 @@
-"""`make constraints`: write constraints.txt anew, with the newest versions that are allowed."""
+"""`make constraints`: rewrite constraints.txt with the newest versions that are allowed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from files import write_whole
 from requirements import ROOT, requirements
 
-# Every Python that the pins must resolve for, on Linux x86-64; the first is the oldest supported.
+# The Python versions that the pins must resolve for, on Linux x86-64; the oldest supported first.
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PLATFORM = "x86_64-manylinux_2_28"
 
@@ -23,15 +23,15 @@ HEADER = """\
 # Refresh it with one command, then run `make test` and commit:  make constraints
 """
 
-# A line of the file: name, version, and the marker that says where this pin holds.
+# A line of the file: name, version, and optionally the marker for which the pin applies.
 PIN = re.compile(r"^[a-z0-9][a-z0-9._-]*==[a-zA-Z0-9.!+_-]+( ; [^;#]+)?$")
 
 
 def check_pins(lines: list[str]) -> None:
-    """Refuse anything but plain pins: no address, path, hash or option may get into the file.
+    """Reject anything but plain pins, so that no URL, path, hash or option gets into the file.
 
     Args:
-        lines: What the resolver printed.
+        lines: The resolver's output.
 
     Raises:
         ValueError: A line is not of the form name==version, with or without a marker.
@@ -44,8 +44,8 @@ def check_pins(lines: list[str]) -> None:
 
 
 def resolve(uv: Path, wanted: str, *options: str) -> list[str]:
-    """Ask uv for one set of versions that satisfies everything, and return its lines."""
-    # uv, since pip can only resolve for the interpreter that it runs on, and one file serves four.
+    """Run uv to find one set of versions that satisfies everything, and return its lines."""
+    # pip can only resolve for the interpreter that it runs on; this file must serve four.
     command = [str(uv), "pip", "compile", "--no-config", "--quiet", "--no-header", "--no-annotate"]
     command += ["--all-extras", *options, "pyproject.toml", "-"]
     result = subprocess.run(
@@ -55,7 +55,7 @@ def resolve(uv: Path, wanted: str, *options: str) -> list[str]:
 
 
 def main() -> None:
-    """Resolve in a temporary environment, try the pins on every Python, then replace the file."""
+    """Resolve in a temporary environment, check the pins for every Python, replace the file."""
     wanted = "\n".join([*requirements("build"), "pip", "wheel"])
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
@@ -69,7 +69,7 @@ def main() -> None:
         fresh = Path(folder, "constraints.txt")
         fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
         for version in PYTHONS:
-            # Wheels only: a pin that would have to be compiled there is no use to a clone.
+            # Wheels only: a pinned package that must be compiled would break a fresh clone.
             options = ("--python-version", version, "--python-platform", PLATFORM)
             count = len(resolve(tools / "uv", wanted, *options, "-c", str(fresh), "--no-build"))
             print(f"Python {version}, Linux x86-64: {count} packages resolve")

@@ -1,4 +1,4 @@
-"""Print the requirements that pyproject.toml lists: of an extra, or of the build ("build")."""
+"""Print requirements from pyproject.toml: of an extra, of the core, or of the build ("build")."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def requirements(group: str, pyproject: Path = ROOT / "pyproject.toml") -> list[
     """Requirement lines of one group, without references to the package's own extras.
 
     Args:
-        group: "core" (the dependencies), "build" (what building needs), or an extra's name.
+        group: "core" (the dependencies), "build" (build requirements) or the name of an extra.
         pyproject: The file to read.
 
     Returns:
         The lines as written, such as "numpy>=1.26".
 
     Raises:
-        ValueError: There is no such group; the message lists those there are.
+        ValueError: There is no such group; the message lists the existing ones.
     """
     with pyproject.open("rb") as file:
         content = tomllib.load(file)

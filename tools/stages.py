@@ -1,4 +1,4 @@
-"""Run commands one after the other, each with its own time limit, and tell how it went."""
+"""Run commands one after another, each with its own time limit, and report the outcomes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 PASSED, FAILED, TIMED_OUT, SKIPPED = "passed", "FAILED", "TIMED OUT", "skipped"
-GRACE = 20.0  # seconds that an interrupted stage has to write down what it found
-LAST = 5.0  # seconds that a killed one has to end: one that waits for a driver may never do
+GRACE = 20.0  # seconds between interrupt and kill, in which a stage can write its results
+KILL_WAIT = 5.0  # seconds to wait after a kill; a process stuck in a driver may never exit
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Stage:
     """One command of a check.
 
     Attributes:
-        name: What the table calls it.
-        command: The words to run; empty when there is nothing to run here.
-        limit: Seconds it may take at most.
-        environ: Variables set for it alone.
+        name: Its name in the table.
+        command: The command line; empty if there is nothing to run on this machine.
+        limit: Time limit in seconds.
+        environ: Environment variables set for this stage only.
         reason: Why there is nothing to run (for an empty command).
-        excuse: Reads the output of a failed run and returns why it could not run at all on this
-            machine (then it counts as skipped), or None when it is a failure.
+        skip_reason: Takes the output of a failed run. Returns why the stage cannot run on this
+            machine, in which case it counts as skipped, or None if it is a real failure.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Stage:
     limit: float
     environ: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
-    excuse: Callable[[str], str | None] = lambda output: None
+    skip_reason: Callable[[str], str | None] = lambda output: None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage went: its status, its wall-clock seconds, and one line on it."""
+    """The result of a stage: status, wall-clock seconds and one line of detail."""
 
     name: str
     status: str
@@ -50,27 +50,27 @@ class Outcome:
     detail: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The outcome as plain data for JSON."""
         return {**vars(self), "seconds": round(self.seconds, 1)}
 
 
 def run_stage(
     stage: Stage, *, seconds_left: float, folder: Path, log: Path, grace: float | None = None
 ) -> Outcome:
-    """Run one stage in its own process group, which is interrupted when its time is up.
+    """Run one stage in its own process group, and interrupt the group at the time limit.
 
-    The interrupt is Ctrl-C's: pytest then prints its failures and writes its files. What still runs
-    some seconds later is killed.
+    The interrupt is SIGINT, on which pytest prints its failures and writes its files. Processes
+    that still run after the grace period are killed.
 
     Args:
         stage: What to run.
-        seconds_left: Time that the whole check still has; less than the stage's limit shortens it.
+        seconds_left: Time left for the whole check; it caps the stage's limit.
         folder: Working directory of the command.
-        log: File that the output is added to.
-        grace: Seconds from the interrupt to the end, on top of the limit (default: GRACE).
+        log: File to which the output is appended.
+        grace: Seconds from the interrupt to the kill, on top of the limit (default: GRACE).
 
     Returns:
-        The outcome. Nothing raises for a command that fails or cannot be started.
+        The outcome. A command that fails or cannot be started does not raise.
     """
     if not stage.command:
         return Outcome(stage.name, SKIPPED, 0.0, stage.reason)
@@ -91,8 +91,8 @@ def run_stage(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # A shell's background jobs ignore Ctrl-C, and what they start would too.
-                preexec_fn=_hear_interrupts,
+                # Background jobs of a shell ignore SIGINT, and child processes inherit that.
+                preexec_fn=_restore_sigint,
             )
         except OSError as error:
             return Outcome(stage.name, FAILED, 0.0, f"could not be started: {error}")
@@ -111,19 +111,19 @@ def run_stage(
         return Outcome(stage.name, TIMED_OUT, taken, f"after {limit:.0f} s {ending}; {detail}")
     if code == 0:
         return Outcome(stage.name, PASSED, taken, detail)
-    why = stage.excuse(text)
+    why = stage.skip_reason(text)
     if why is not None:
         return Outcome(stage.name, SKIPPED, taken, why)
     return Outcome(stage.name, FAILED, taken, f"exit status {code}; {detail}")
 
 
-def _hear_interrupts() -> None:
-    """Let the process about to start be ended by Ctrl-C, as programs are by default."""
+def _restore_sigint() -> None:
+    """Restore the default handling of SIGINT in the child process."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _interrupt(process: subprocess.Popen[Any], grace: float) -> str:
-    """Send a stage Ctrl-C and say, after at most `grace` seconds, how it took it."""
+    """Send SIGINT to a stage, wait up to `grace` seconds, and describe the result."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     try:
@@ -134,15 +134,15 @@ def _interrupt(process: subprocess.Popen[Any], grace: float) -> str:
 
 
 def _end_group(process: subprocess.Popen[Any]) -> None:
-    """End whatever the stage left running, itself included."""
+    """Kill all processes that the stage left running, itself included."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=LAST)
+        process.wait(timeout=KILL_WAIT)
 
 
 def last_line(text: str) -> str:
-    """The last line that says something, without colours and pytest's rulers, cut to 100."""
+    """The last line with text, without colours and pytest's rulers, cut to 100 characters."""
     for line in reversed(text.splitlines()):
         plain = re.sub(r"\x1b\[[0-9;]*m", "", line).strip().strip("=").strip()
         if plain:
@@ -164,8 +164,8 @@ def run_all(
         stages: What to run.
         seconds: The total time.
         folder: Working directory of the commands.
-        log: File that their output is added to.
-        after: Called with the outcomes so far when a stage has ended.
+        log: File to which their output is appended.
+        after: Called after each stage with the outcomes so far.
     """
     deadline = time.monotonic() + seconds
     outcomes: list[Outcome] = []
@@ -180,7 +180,7 @@ def run_all(
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes as text, one stage a line."""
+    """Format the outcomes as text, one stage per line."""
     width = max((len(outcome.name) for outcome in outcomes), default=0)
     return "\n".join(
         f"{outcome.name:<{width}}  {outcome.status:<9}  {outcome.seconds:5.0f} s  {outcome.detail}"
@@ -189,5 +189,5 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def succeeded(outcomes: Sequence[Outcome]) -> bool:
-    """Whether no stage failed or ran out of time; one that does not apply here is no failure."""
+    """Whether no stage failed or timed out. A skipped stage is not a failure."""
     return all(outcome.status in (PASSED, SKIPPED) for outcome in outcomes)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# `make test-oldest`: builds the package against the oldest torch that pyproject.toml admits and runs
-# with it what an older torch can break (loading, schemas, operators, the compiler, the engine's
-# parity), in an environment of its own that is removed afterwards (5 GB meanwhile).
-# OLDEST_WITH="torchvision timm" runs the tests with whole networks, too, which are skipped otherwise.
+# `make test-oldest`: builds the package against the oldest torch that pyproject.toml allows, then
+# runs the tests that an older torch can break (loading, schemas, operators, the compiler, the
+# engine's parity). It uses a separate environment (5 GB), which is removed afterwards.
+# OLDEST_WITH="torchvision timm" also runs the tests with whole networks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -10,7 +10,7 @@ release=$(sed -nE 's/^dependencies = \[.*"torch>=([0-9.]+)".*/\1/p' pyproject.to
 [[ -n $release ]] || { echo "pyproject.toml names no oldest torch" >&2; exit 1; }
 unset VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-# Device code includes no torch header, so one architecture shows that CUDA sources compile and link.
+# Device code includes no torch header, so one architecture suffices to check that CUDA compiles.
 export TORCH_CUDA_ARCH_LIST=9.0
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
@@ -20,19 +20,19 @@ trap 'rm -rf "$work"' EXIT
 python=$work/venv/bin/python
 echo "» torch $release.*, the oldest supported"
 "${PYTHON:-python3}" -m venv "$work/venv"
-# The usual pins, but for what that torch asks for itself.
+# The usual pins, except for packages whose versions this torch determines.
 grep -vE '^(torch|torchvision|triton|setuptools|nvidia-|cuda-)' constraints.txt >"$work/pins.txt"
 # shellcheck disable=SC2086  # PIP_FLAGS and OLDEST_WITH are lists of words
 "$python" -m pip install ${PIP_FLAGS:-} -q -c "$work/pins.txt" "torch==$release.*" \
   "setuptools>=77" ninja pybind11 numpy pytest pytest-xdist hypothesis ${OLDEST_WITH:-}
-# From a copy: a build in the checkout would replace the extension that .venv uses.
+# Build from a copy: a build in the checkout would replace the extension that .venv uses.
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work"
 PATH=$work/venv/bin:$PATH "$python" -m pip install -q --no-build-isolation --no-deps "$work"
-# Tests from a folder without the sources, so that sign_ext is the one just installed.
+# Run the tests in a folder without the sources, so that they import the installed sign_ext.
 mv "$work/sign_ext" "$work/sources"
 cd "$work"
 "$python" -c 'import sign_ext; print(sign_ext.build_config())'
-tests=(python_tests/{ops,compiler,engine,sign} python_tests/test_{calibrate,freeze,precision,pushforward,reference}.py)
+tests=(python_tests/{ops,compiler,engine,sign} python_tests/test_{calibrate,eval_state,pushforward,reference}.py)
 processes=${TEST_PROCESSES:-$("$python" -c 'from build_tools.environment import cores; print(cores())')}
 "$python" -m pytest -q -p no:cacheprovider -n "$processes" --dist loadgroup \
   -m "not gpu and not slow" "${tests[@]}" "$@"

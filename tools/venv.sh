@@ -1,42 +1,43 @@
 #!/usr/bin/env bash
-# Makes or repairs .venv and installs into it what every make command uses; quick when nothing
-# that matters has changed. Environment: PYTHON, PIP_FLAGS, SIGN_EXT_BUILD, TORCH_CUDA_ARCH_LIST.
+# Creates or repairs .venv and installs everything that the make commands use. Returns quickly if
+# nothing relevant has changed.
+# Environment: PYTHON, PIP_FLAGS, SIGN_EXT_BUILD, TORCH_CUDA_ARCH_LIST.
 #
-# Where SIGN_EXT_BUILD says nothing, the extension is built for what this machine can run: the CUDA
-# kernels, which take minutes, only where an NVIDIA GPU is visible. What it once said is remembered
-# in .venv until it says something else.
+# Without SIGN_EXT_BUILD, the extension is built for what this machine can run: the CUDA kernels,
+# which take minutes, only if an NVIDIA GPU is visible. The last given value is remembered in .venv
+# until another one is given.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3}
 venv=.venv
-installed=$venv/.sign-ext-installed    # fingerprint of what was installed, then the extension's file
-installing=$venv/.sign-ext-installing  # there while pip works: left over, it tells of a killed run
-remembered=$venv/.sign-ext-build       # SIGN_EXT_BUILD and TORCH_CUDA_ARCH_LIST as last given
+installed=$venv/.sign-ext-installed    # fingerprint of the installation, then the extension's file
+installing=$venv/.sign-ext-installing  # exists while pip runs; a leftover means the run was killed
+remembered=$venv/.sign-ext-build       # SIGN_EXT_BUILD and TORCH_CUDA_ARCH_LIST as last chosen
 extras=experiments,test,lint
 
-# A user's own settings must not send the install elsewhere, nor lend it another interpreter's packages.
+# The user's settings must not redirect the install or expose another interpreter's packages.
 unset VIRTUAL_ENV PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX
-# Isolated builds take their tools from the same pins (older pips read the first, newer the second).
+# Isolated builds use the same pins (older pips read the first variable, newer ones the second).
 export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-left_out=""
+notice=""
 if [[ -n ${SIGN_EXT_BUILD:-}${TORCH_CUDA_ARCH_LIST:-} ]]; then
   export SIGN_EXT_BUILD=${SIGN_EXT_BUILD:-auto}
-  given=$SIGN_EXT_BUILD$'\n'${TORCH_CUDA_ARCH_LIST:-}
+  choice=$SIGN_EXT_BUILD$'\n'${TORCH_CUDA_ARCH_LIST:-}
 elif [[ -f $remembered ]]; then
-  given=$(<"$remembered")
+  choice=$(<"$remembered")
   { read -r SIGN_EXT_BUILD; read -r TORCH_CUDA_ARCH_LIST || true; } <"$remembered"
   export SIGN_EXT_BUILD TORCH_CUDA_ARCH_LIST
 else
-  given=""
+  choice=""
   if nvidia-smi -L 2>/dev/null | grep -q GPU; then
     export SIGN_EXT_BUILD=auto
   else
     export SIGN_EXT_BUILD=cpu
     if command -v nvcc >/dev/null; then
-      left_out="no NVIDIA GPU is visible, so the CUDA kernels were left out; to build them as well: SIGN_EXT_BUILD=cuda make venv"
+      notice="no NVIDIA GPU is visible, so the CUDA kernels were not built; to build them as well: SIGN_EXT_BUILD=cuda make venv"
     fi
   fi
 fi
@@ -51,7 +52,7 @@ fingerprint() {
   } | sha256sum | cut -d' ' -f1
 }
 
-works() {  # pip answers, and the environment was made here (not copied, its python not removed)
+works() {  # pip runs, and the environment belongs to this folder (not copied, python not removed)
   [[ $("$venv/bin/python" -c 'import pip, sys; print(sys.prefix)' 2>/dev/null) == "$PWD/$venv" ]]
 }
 
@@ -62,7 +63,7 @@ up_to_date() {
   [[ $print == "$(fingerprint)" && ( $extension == none || -f $extension ) ]] && works
 }
 
-# Two make commands at once: the second waits for the first.
+# A second make command waits for the first.
 mkdir -p build
 exec 9>build/.venv-lock
 if command -v flock >/dev/null; then flock 9; fi
@@ -72,7 +73,7 @@ pip() { "$venv/bin/python" -m pip "$@" 9>&-; }
 # shellcheck disable=SC2206  # PIP_FLAGS is a list of words
 flags=(${PIP_FLAGS:-})
 
-# Of a build's output, which goes to a file: each source as it is compiled, and the summary.
+# Write the build's output to a file; print each source as it is compiled, and the summary.
 progress() {
   tee "$1" | awk '
     match($0, /\[[0-9]+\/[0-9]+\]/) {
@@ -88,22 +89,22 @@ progress() {
 
 if [[ -e $installing ]] || ! works; then
   "$python" tools/check_machine.py
-  echo "» making $venv with $("$python" --version)"
+  echo "» creating $venv with $("$python" --version)"
   "$python" -m venv --clear "$venv"
 fi
 print=$(fingerprint)
 rm -f "$installed"
 touch "$installing"
-echo "» installing the pinned torch (the first time takes minutes: it is large)"
+echo "» installing the pinned torch (large: the first time takes minutes)"
 pip install "${flags[@]}" -q --upgrade pip
 pip install "${flags[@]}" torch numpy
-echo "» installing what sign-ext[$extras] needs"
+echo "» installing the requirements of sign-ext[$extras]"
 "$venv/bin/python" tools/requirements.py core huggingface ${extras//,/ } >build/requirements.txt
 pip install "${flags[@]}" -r build/requirements.txt
 echo "» building sign-ext (SIGN_EXT_BUILD=$SIGN_EXT_BUILD)"
 if ! pip install "${flags[@]}" -v --no-deps -e . 2>&1 | progress build/venv-build.log; then
   tail -n 40 build/venv-build.log >&2
-  echo "» building sign-ext FAILED; all of its output is in build/venv-build.log" >&2
+  echo "» building sign-ext FAILED; its full output is in build/venv-build.log" >&2
   exit 1
 fi
 extension=$(cd build && "../$venv/bin/python" - <<'CODE'
@@ -114,7 +115,7 @@ print("» sign-ext is installed:", ", ".join(f"{key} {value}" for key, value in 
 print(getattr(sys.modules.get("sign_ext._C"), "__file__", "none"))
 CODE
 )
-if [[ -n $left_out ]]; then echo "» $left_out"; fi
-if [[ -n $given ]]; then printf '%s\n' "$given" >"$remembered"; fi
+if [[ -n $notice ]]; then echo "» $notice"; fi
+if [[ -n $choice ]]; then printf '%s\n' "$choice" >"$remembered"; fi
 printf '%s\n%s\n' "$print" "$extension" >"$installed"
 rm -f "$installing"

@@ -1,4 +1,4 @@
-"""What the steps of `make gpu-check GPU_CHECK_ARGS="--part first"` share: device, facts, timing."""
+"""Shared by the steps of `make gpu-check GPU_CHECK_ARGS="--part first"`: device, facts, timing."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ QUANTILES = {
     "min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99,
     "max": 1.0,
 }  # fmt: skip
-TURN = 2e-3  # seconds of calls that are timed together, so that no launch is a turn's length
+TURN = 2e-3  # seconds of calls that are timed together, so that launch latency does not dominate
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a call: of several turns, after calls that were not timed."""
+    """Seconds per call, over several turns after untimed warm-up calls."""
 
     median: float
     fastest: float
     turns: int
 
     def us(self, count: float = 1) -> dict[str, float | int]:
-        """For a fact, in microseconds, of one of `count` parts."""
+        """The timing as fields of a fact, in microseconds, divided by `count`."""
         median, fastest = (1e6 * seconds / count for seconds in (self.median, self.fastest))
         return {"median_us": median, "fastest_us": fastest, "turns": self.turns}
 
 
 def begin() -> tuple[torch.device, Facts]:
-    """The device of this step, and where its facts go; a hang shows where it hung."""
+    """The device and the facts of this step; shortly before the limit, a traceback is dumped."""
     limit = float(os.environ.get("FIRST_SECONDS", "0"))
     if limit > 2:
         faulthandler.dump_traceback_later(limit - 1)
@@ -50,23 +50,23 @@ def begin() -> tuple[torch.device, Facts]:
 
 
 def device_here() -> torch.device:
-    """As the check says, or else the GPU where there is one."""
+    """The device that the check chose, else the GPU if there is one."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(os.environ.get("FIRST_ON", default))
 
 
 def seconds_left() -> float:
-    """Of this step, as if it began now: how long it may take."""
+    """The time limit of this step in seconds."""
     return float(os.environ.get("FIRST_SECONDS", "inf"))
 
 
 def timed(work: Callable[[], object], device: torch.device, *, turns: int = 7) -> Timing:
-    """Time calls; none of the first is counted.
+    """Time calls of a function, after warm-up calls.
 
     Args:
-        work: what is timed.
-        device: where it computes.
-        turns: how many; on a CPU, where this only rehearses, one.
+        work: The function.
+        device: The device it runs on.
+        turns: Number of turns; on a CPU, which is only a rehearsal, one.
     """
     if device.type == "cpu":
         return Timing(*[clock(work, 1, device)] * 2, turns=1)
@@ -78,13 +78,13 @@ def timed(work: Callable[[], object], device: torch.device, *, turns: int = 7) -
     return Timing(statistics.median(times), min(times), turns)
 
 
-def known(facts: Facts, fact: str, value: str) -> float | None:
-    """What an earlier step found, or None.
+def earlier_value(facts: Facts, fact: str, value: str) -> float | None:
+    """A value that an earlier step recorded, or None.
 
     Args:
-        facts: of this step.
-        fact: the fact's name.
-        value: which of its values.
+        facts: The facts.
+        fact: Name of the fact.
+        value: Name of the value.
     """
     for line in reversed(read(facts.file)):
         if line.get("fact") == fact and value in line:
@@ -95,20 +95,20 @@ def known(facts: Facts, fact: str, value: str) -> float | None:
 def share_of_floor(
     facts: Facts, timing: Timing, moved: float, flop: float = 0, precision: str = "bfloat16"
 ) -> dict[str, float]:
-    """How near the machine's measured ceilings a call is, where they are known.
+    """The rates of a call and its share of the floor, if the machine's ceilings were measured.
 
     Args:
-        facts: of this step.
-        timing: of the call.
-        moved: bytes that it reads and writes at least.
-        flop: operations that matrix units could do.
-        precision: whose rate of products counts.
+        facts: The facts, with the measured ceilings.
+        timing: The timing of the call.
+        moved: Bytes that the call must read and write.
+        flop: Operations that matrix units could do.
+        precision: The precision whose matrix-product rate is the ceiling.
     """
     found = {"moved_mb": moved / 1e6, "gb_per_s": moved / timing.median / 1e9}
     if flop:
         found["tflop_per_s"] = flop / timing.median / 1e12
-    copy = known(facts, "copy", "bytes_per_s")
-    product = known(facts, f"product {precision}", "flop_per_s") if flop else None
+    copy = earlier_value(facts, "copy", "bytes_per_s")
+    product = earlier_value(facts, f"product {precision}", "flop_per_s") if flop else None
     if copy:
         floor = max(moved / copy, flop / product if product else 0)
         found["share_of_floor"] = floor / timing.median
@@ -116,13 +116,13 @@ def share_of_floor(
 
 
 def each_distance(got: Tensor, expected: Tensor) -> Tensor:
-    """Relative L2 distance of each image, float64 (N,)."""
+    """Relative L2 error of each image, float64 (N,)."""
     error = (got.double() - expected.double()).flatten(1).norm(dim=1)
     return error / expected.double().flatten(1).norm(dim=1).clamp_min(1e-30)
 
 
 def distribution(errors: Tensor) -> dict[str, float | int]:
-    """Quantiles of errors (N,); what is not finite counts as infinite."""
+    """Quantiles of errors (N,); NaN counts as infinite."""
     ordered = torch.nan_to_num(errors.cpu(), nan=float("inf")).sort().values
     last = len(ordered) - 1
     quantiles = {name: float(ordered[round(share * last)]) for name, share in QUANTILES.items()}

@@ -1,4 +1,4 @@
-"""torch.compile's max-autotune on a network, against ours: the best peer, which compiles long."""
+"""torch.compile with max-autotune, the best peer, against ours; it compiles for minutes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ OURS = {"basic_cnn": "sign_ext onchip", "mobilenet_v2": "sign_ext fused, tuned"}
 
 
 def main() -> None:
-    """The network that the command line names."""
+    """Race on the network named on the command line."""
     device, facts = begin()
     network = sys.argv[1]
     if device.type != "cuda":
-        facts.tell("built", network=network, way=PEER, why=NEEDS_GPU)
+        facts.record("built", network=network, way=PEER, why=NEEDS_GPU)
         return
     race(task_of(network, IMAGES, STEPS, device), (PEER, OURS[network], CAPTURED), facts)
 

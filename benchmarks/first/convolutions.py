@@ -1,7 +1,8 @@
-"""BasicCNN's four convolutions and their input-backwards alone, as cuDNN computes them.
+"""BasicCNN's four convolutions and their backward passes to the input alone, by cuDNN.
 
-In bfloat16, channels_last, with cuDNN's algorithms chosen by its rule and by timing them: the time
-below which no engine gets that leaves products to the library, to be held against a step on chip.
+In bfloat16 and channels_last, with cuDNN's algorithms chosen by heuristic and by benchmarking. The
+sum is a lower bound for any engine that uses the library's products, to compare with the onchip
+backend.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ IMAGES = 1056
 
 
 def convolutions_of(model: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, torch.Size]]:
-    """The network's convolutions in order, each with the shape of its input."""
+    """The network's convolutions in order, with their input shapes."""
     found: list[tuple[nn.Conv2d, torch.Size]] = []
     hooks = [
-        module.register_forward_pre_hook(lambda m, given: found.append((m, given[0].shape)))
+        module.register_forward_pre_hook(lambda m, inputs: found.append((m, inputs[0].shape)))
         for module in model.modules()
         if isinstance(module, nn.Conv2d)
     ]
@@ -32,7 +33,7 @@ def convolutions_of(model: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, t
 
 
 def main() -> None:
-    """Eight facts and their sum, twice."""
+    """Record eight timings and their sum, with each way to choose algorithms."""
     device, facts = begin()
     images = IMAGES if device.type == "cuda" else 2
     model = build_model("basic_cnn", image_shape=(3, 32, 32)).to(device).eval()
@@ -63,7 +64,7 @@ def main() -> None:
             for name, run in (("forward", forward), ("input-backward", backward)):
                 timing = timed(run, device)
                 total += timing.median
-                facts.tell(
+                facts.record(
                     "convolution",
                     direction=name,
                     shape="x".join(map(str, shape)),
@@ -73,7 +74,7 @@ def main() -> None:
                     **timing.us(),
                     **share_of_floor(facts, timing, moved, flop),
                 )
-        facts.tell(
+        facts.record(
             "all convolutions of a step",
             network="basic_cnn",
             images=images,

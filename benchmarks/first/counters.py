@@ -1,4 +1,4 @@
-"""Hardware counters of a few launches, by ncu: a fact a kernel, and all of it in ncu.csv."""
+"""Hardware counters of a few launches from ncu: one fact per kernel; full output in ncu.csv."""
 
 from __future__ import annotations
 
@@ -32,27 +32,25 @@ METRICS = (
     "smsp__average_warps_issue_stalled_mio_throttle_per_issue_active.ratio",
     "smsp__average_warps_issue_stalled_math_pipe_throttle_per_issue_active.ratio",
 )
-
-
-LEAST = 10.0  # seconds under which ncu is not tried again
+MIN_SECONDS = 10.0  # ncu is not started with less time left
 
 
 def find_ncu() -> str | None:
-    """Where ncu is: on the PATH or in a toolkit."""
+    """The path of ncu, looked up on PATH and in the CUDA toolkit."""
     homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
     places = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
     return shutil.which("ncu", path=os.pathsep.join(places))
 
 
-def tell_report(report: Path, facts: Facts) -> bool:
-    """A fact a launch: all that ncu said of it, with units.
+def record_report(report: Path, facts: Facts) -> bool:
+    """Record one fact per launch, with all of ncu's metrics and units.
 
     Args:
-        report: ncu's CSV, page "details", behind its own messages.
-        facts: where to.
+        report: ncu's CSV of the page "details", after ncu's messages.
+        facts: Where to record.
 
     Returns:
-        Whether there was any.
+        Whether there was any launch.
     """
     lines = report.read_text(errors="replace").splitlines() if report.exists() else []
     begin = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
@@ -63,9 +61,9 @@ def tell_report(report: Path, facts: Facts) -> bool:
             launch |= {name: row[name] for name in ("Grid Size", "Block Size") if row.get(name)}
             launch[row["Metric Name"]] = f"{row['Metric Value']} {row['Metric Unit']}".strip()
     for name, values in launches.items():
-        facts.tell("counters", kernel=name, values=values)
+        facts.record("counters", kernel=name, values=values)
     if not launches:
-        facts.tell("no counters", output="\n".join(lines[-8:])[-1000:])
+        facts.record("no counters", output="\n".join(lines[-8:])[-1000:])
     return bool(launches)
 
 
@@ -76,21 +74,24 @@ def main() -> None:
     ncu = find_ncu()
     if device.type != "cuda" or ncu is None:
         subprocess.run([sys.executable, script], check=True)
-        facts.tell("counters", why=NEEDS_GPU if ncu or device.type != "cuda" else "skipped: no ncu")
+        facts.record(
+            "counters", why=NEEDS_GPU if ncu or device.type != "cuda" else "skipped: no ncu"
+        )
         return
     report, until = facts.file.with_name("ncu.csv"), time.monotonic() + seconds_left() - 6
     command = [ncu, "--clock-control", "none", "--profile-from-start", "off", "--csv"]
     command += ["--page", "details", "--print-units", "base", "--log-file", str(report)]
     command += [word for section in SECTIONS for word in ("--section", section)]
-    # Names of metrics change between chips, and one that is unknown ends ncu before it begins.
+    # Names of metrics differ between chips, and ncu refuses to run with an unknown one: if it
+    # fails, try again without metrics.
     for metrics in (["--metrics", ",".join(METRICS)], []):
-        if until - time.monotonic() < LEAST:
+        if until - time.monotonic() < MIN_SECONDS:
             return
         try:
             run = [*command, *metrics, sys.executable, script]
             subprocess.run(run, timeout=until - time.monotonic(), check=False)
         finally:
-            found = tell_report(report, facts)
+            found = record_report(report, facts)
         if found:
             return
 

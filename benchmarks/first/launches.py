@@ -1,10 +1,10 @@
-"""The launches that ncu looks at: on chip forward and backward, depthwise, activate."""
+"""The launches that ncu profiles: onchip forward and backward, depthwise, activate."""
 
 from __future__ import annotations
 
 import torch
 from common import device_here
-from onchip_ways import Course
+from onchip_setup import OnChipSetup
 
 from sign_ext.ops.activate import activate
 from sign_ext.ops.activation import RELU, RELU6, mask_shape
@@ -14,12 +14,12 @@ IMAGES = 1056
 
 
 def main() -> None:
-    """Run each once before, so that nothing is loaded while ncu looks."""
+    """Run each launch once before profiling, so that modules are already loaded."""
     device = device_here()
     on_gpu = device.type == "cuda"
     images = IMAGES if on_gpu else 1
-    course = Course("basic_cnn", images, 32 if on_gpu else 8, device)
-    trajectory = course.on_chip()
+    setup = OnChipSetup("basic_cnn", images, 32 if on_gpu else 8, device)
+    trajectory = setup.on_chip()
     features = trajectory._features
     assert features is not None
     cotangent = torch.randn_like(features)

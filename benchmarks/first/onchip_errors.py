@@ -1,8 +1,8 @@
-"""The on-chip kernel's δ of one step: errors of every image, before any tolerance.
+"""Errors of the onchip kernel's δ of one step, for every image, without a tolerance.
 
-Against its definition (float64, rounded where the kernel rounds), and against δ in float64, where
-bfloat16's own rounding and the bits that it turns are in it: the fused backend's error beside it
-says how much that is.
+The kernel is compared with its definition (float64, rounded where the kernel rounds) and with δ in
+float64. The latter error includes bfloat16's rounding and the mask bits that it flips; the fused
+backend's error shows how much that is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import torch
 from common import NEEDS_GPU, begin, distribution, each_distance
 from facts import Facts
-from onchip_ways import NETWORKS, STEP_SIZE, Course
+from onchip_setup import NETWORKS, STEP_SIZE, OnChipSetup
 from torch import Tensor
 
 from sign_ext.engine.onchip.check import find_mismatch
@@ -21,48 +21,50 @@ from sign_ext.pushforward import pullback_of_ones
 
 
 def delta_of(trajectory: OnChipTrajectory, images: Tensor) -> Tensor:
-    """What the first step adds, over the step size; float64."""
+    """δ of the first step in float64: the change divided by the step size."""
     trajectory.start(images)
     trajectory.advance(1)
     return (trajectory.iterate.double() - images.double()) / STEP_SIZE
 
 
-def tell_errors(course: Course, facts: Facts, what: dict[str, object]) -> None:
-    """Each error as a distribution over the images."""
-    images, trajectory = course.images, course.on_chip()
+def record_errors(setup: OnChipSetup, facts: Facts, labels: dict[str, object]) -> None:
+    """Record each error as a distribution over the images."""
+    images, trajectory = setup.images, setup.on_chip()
     got = delta_of(trajectory, images)
-    facts.tell(
-        "ran", **what, finite=bool(torch.isfinite(got).all()), whole=trajectory.network.is_whole
+    facts.record(
+        "ran", **labels, finite=bool(torch.isfinite(got).all()), whole=trajectory.network.is_whole
     )
     errors = distribution(each_distance(got, trajectory.reference(images)))
-    facts.tell("error to its definition", **what, **errors, unit="relative L2")
+    facts.record("error to its definition", **labels, **errors, unit="relative L2")
     why = find_mismatch(trajectory, images)
-    facts.tell("check through its own mask bits", **what, wrong=why or None, right=not why)
+    facts.record("check through its own mask bits", **labels, wrong=why or None, right=not why)
     again = delta_of(trajectory, images)
     same = float((got == again).flatten(1).all(dim=1).double().mean())
-    facts.tell("images with the same bits again", **what, share=same, right=same == 1.0)
-    course.model.double()
-    exact = pullback_of_ones(course.model, images.double())
-    course.model.float()
-    facts.tell("error to float64", **what, **distribution(each_distance(got, exact)))
-    fused = course.sign.engines.fused.start(course.problem, images)
+    facts.record("images with the same bits again", **labels, share=same, right=same == 1.0)
+    setup.model.double()
+    exact = pullback_of_ones(setup.model, images.double())
+    setup.model.float()
+    facts.record("error to float64", **labels, **distribution(each_distance(got, exact)))
+    fused = setup.sign.engines.fused.start(setup.problem, images)
     fused.advance(1)
     moved = (fused.iterate.double() - images.double()) / STEP_SIZE
-    facts.tell("error of fused to float64", **what, **distribution(each_distance(moved, exact)))
+    facts.record("error of fused to float64", **labels, **distribution(each_distance(moved, exact)))
 
 
 def main() -> None:
-    """One network, few images first: a kernel that hangs or fails on one wave says so there."""
+    """Check one network, few images first: a kernel that hangs or fails does so there."""
     device, facts = begin()
     name = sys.argv[1]
     assert name in NETWORKS
     on_gpu = device.type == "cuda"
     size = 32 if on_gpu else 8
     for images in (4, 256) if on_gpu else (2,):
-        what: dict[str, object] = {"network": name, "shape": f"{images}x3x{size}x{size}"}
+        labels: dict[str, object] = {"network": name, "shape": f"{images}x3x{size}x{size}"}
         if not on_gpu:
-            what["on"] = f"the emulation; {NEEDS_GPU}"
-        tell_errors(Course(name, images, size, device), facts, {**what, "dtype": "bfloat16"})
+            labels["on"] = f"the emulation; {NEEDS_GPU}"
+        record_errors(
+            OnChipSetup(name, images, size, device), facts, {**labels, "dtype": "bfloat16"}
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every other operator at the networks' shapes: error to its definition, and share of its floor."""
+"""All other operators at the networks' shapes: error against the reference, share of floor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from common import begin, share_of_floor, timed
-from pool_layers import MAXIMA, MEANS, Pool
+from pool_layers import AVERAGE_POOLS, MAX_POOLS, Pool
 from test_depthwise import LAYERS
 from test_stem_update import STEMS
 from torch import Tensor
@@ -25,11 +25,11 @@ from sign_ext.ops.sign_update import sign_update_, sign_update_reference_
 from sign_ext.ops.stem_update import stem_update_
 
 IMAGES = 1056
-CHECKED = 16  # images that are compared: the definition in float64 is slow
-# Of a value that is rounded once, and of a sum in float32; of what an update moves pixels by.
+CHECKED = 16  # images that are compared: the reference in float64 is slow
+# Relative error allowed: of a value that is rounded once or summed in float32, and of an update.
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 CLOSE_MOVE = 1e-3
-BITS = 0.02  # the share of bits that rounding may turn, at most: of bfloat16 values near a bound
+BITS = 0.02  # largest share of bits that rounding may flip, for bfloat16 values close to a bound
 STEP = {"step_size": 0.5, "clamp_min": 0.0, "clamp_max": 255.0}
 
 
@@ -38,20 +38,20 @@ class Case:
     """One operator at one shape.
 
     Attributes:
-        name: what the fact calls it.
-        run: the operator.
-        definition: takes what it takes, in float64.
-        given: what both take, by position; (N, ...) tensors are sliced for the check.
-        options: the rest.
-        written: which of `given`, or which option, the operator writes.
-        dtype: of what it computes with.
-        flop: operations that matrix units could do.
+        name: Name of the fact.
+        run: The operator.
+        definition: Its reference, called with the same arguments in float64.
+        inputs: Positional arguments; (N, ...) tensors are sliced for the check.
+        options: Keyword arguments.
+        written: Indices of `inputs` and names of options that the operator writes.
+        dtype: Type of the activations.
+        flop: Operations that matrix units could do.
     """
 
     name: str
     run: Callable[..., None]
     definition: Callable[..., None]
-    given: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
     written: tuple[int | str, ...]
     dtype: torch.dtype
     options: dict[str, Any] = field(default_factory=dict)
@@ -59,20 +59,20 @@ class Case:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is read or written."""
-        return [t for t in (*self.given, *self.options.values()) if isinstance(t, Tensor)]
+        """All tensors that are read or written."""
+        return [t for t in (*self.inputs, *self.options.values()) if isinstance(t, Tensor)]
 
     @property
     def moved(self) -> int:
-        """Bytes read and written, each once; what changes in place twice."""
-        changed = self.given[0] if 0 in self.written else None
+        """Bytes read and written: each tensor once, one updated in place twice."""
+        changed = self.inputs[0] if 0 in self.written else None
         return sum(t.nbytes * (2 if t is changed else 1) for t in self.tensors)
 
 
 def _part(value: Any, images: int, few: int, *, wide: bool) -> Any:
-    """The rows of the first few images, copied; weights and vectors are copied whole.
+    """Copy the rows of the first few images; weights and vectors are copied whole.
 
-    Values have a row an image, bits one a position of an image.
+    Activations have one row per image, bit masks one row per position of an image.
     """
     if not isinstance(value, Tensor):
         return value
@@ -83,16 +83,16 @@ def _part(value: Any, images: int, few: int, *, wide: bool) -> Any:
 
 
 def errors_of(case: Case) -> dict[str, Any]:
-    """Relative L2 distance of what is written (of what an update moves), and of bits apart."""
-    images = len(case.given[0])
+    """Relative L2 error of the outputs (an update: of the change), and the share of wrong bits."""
+    images = len(case.inputs[0])
     few = min(CHECKED, max(1, images // 2))
     outcomes = []
     for run, wide in ((case.run, False), (case.definition, True)):
-        given = [_part(each, images, few, wide=wide) for each in case.given]
+        inputs = [_part(each, images, few, wide=wide) for each in case.inputs]
         options = {name: _part(v, images, few, wide=wide) for name, v in case.options.items()}
-        before = given[0].double().clone()
-        run(*given, **options)
-        outcome = {**dict(enumerate(given)), **options}
+        before = inputs[0].double().clone()
+        run(*inputs, **options)
+        outcome = {**dict(enumerate(inputs)), **options}
         if 0 in case.written:
             outcome[0] = outcome[0].double() - before
         outcomes.append(outcome)
@@ -112,7 +112,7 @@ def errors_of(case: Case) -> dict[str, Any]:
 
 
 def cases(device: torch.device) -> Iterator[Case]:
-    """All of them, those of BasicCNN's and MobileNetV2's steps first."""
+    """All cases, those of BasicCNN and MobileNetV2 first."""
     on_gpu = device.type == "cuda"
     images = IMAGES if on_gpu else 2
     bfloat16, float32 = torch.bfloat16, torch.float32
@@ -131,7 +131,7 @@ def cases(device: torch.device) -> Iterator[Case]:
         return torch.randn(count, device=device)
 
     for dtype in (bfloat16, float32):
-        # Few pixels reach a bound: what a bound cuts off would hide what a wrong update moves.
+        # Few pixels reach a bound: clamping would hide a wrong update.
         p = 255 * torch.rand(images, 3, 32, 32, device=device)
         p, delta = p.contiguous(memory_format=torch.channels_last), normal(images, 3, 32, 32)
         yield Case("sign_update_", sign_update_, sign_update_reference_, (p, delta.to(dtype)), (0,),
@@ -141,7 +141,7 @@ def cases(device: torch.device) -> Iterator[Case]:
                    dtype, {"activation": RELU, "bias": vector(64), "mask": bits(x)})  # fmt: skip
         yield Case("masked_cotangent: relu", masked_cotangent, masked_cotangent.reference,
                    (x, empty(x)), (1,), dtype, {"mask": bits(x)})  # fmt: skip
-        for name, pool in MAXIMA.items():
+        for name, pool in MAX_POOLS.items():
             yield from _pooled(name, pool, dtype, images, normal, empty, bits, vector)
         for name, (channels, size, side, stride) in LAYERS.items():
             x, half = normal(images, channels, size, size, dtype=dtype), side // 2
@@ -164,7 +164,7 @@ def cases(device: torch.device) -> Iterator[Case]:
                        (p.clone(), g, weight), (0,), dtype,
                        {"mask": bits(g), "padding": (stem.kernel // 2,) * 2, **STEP},
                        flop=2.0 * g.numel() * stem.kernel**2 * 3)  # fmt: skip
-        for name, mean in MEANS.items():
+        for name, mean in AVERAGE_POOLS.items():
             few = max(1, images // 4)
             x = normal(few, mean.channels, mean.size, mean.size, dtype=dtype)
             g = normal(few, mean.channels, mean.out, mean.out, dtype=dtype)
@@ -177,7 +177,7 @@ def _pooled(
     name: str, pool: Pool, dtype: torch.dtype, images: int, normal: Any, empty: Any, bits: Any,
     vector: Any,
 ) -> Iterator[Case]:  # fmt: skip
-    """Both directions of a maximum pooling; the way back reads what the way there wrote."""
+    """Both directions of max pooling; backward reads the indices and bits that forward wrote."""
     few = images if pool.size <= 32 else max(1, images // 8)
     x = normal(few, pool.channels, pool.size, pool.size, dtype=dtype)
     y = normal(few, pool.channels, pool.out, pool.out, dtype=dtype)
@@ -193,24 +193,26 @@ def _pooled(
 
 
 def main() -> None:
-    """A fact an operator; one that fails costs itself alone, as far as the device goes on."""
+    """Record one fact per case; after a failure continue, if the device still works."""
     device, facts = begin()
     for case in cases(device):
-        shape = "x".join(map(str, case.given[0].shape))
-        what = {"shape": shape, "dtype": str(case.dtype).removeprefix("torch.")}
-        what["route"] = route(case.given[0])
+        shape = "x".join(map(str, case.inputs[0].shape))
+        labels = {"shape": shape, "dtype": str(case.dtype).removeprefix("torch.")}
+        labels["route"] = route(case.inputs[0])
         try:
             errors = errors_of(case)
-            told = {}
+            times = {}
             if device.type == "cuda":
-                timing = timed(lambda one=case: one.run(*one.given, **one.options), device)
-                told = timing.us() | share_of_floor(facts, timing, case.moved, case.flop)
-        except Exception as error:  # the others go on
-            facts.tell(case.name, **what, right=False, why=f"{type(error).__name__}: {error}"[:300])
+                timing = timed(lambda each=case: each.run(*each.inputs, **each.options), device)
+                times = timing.us() | share_of_floor(facts, timing, case.moved, case.flop)
+        except Exception as error:  # continue with the other cases
+            facts.record(
+                case.name, **labels, right=False, why=f"{type(error).__name__}: {error}"[:300]
+            )
             if device.type == "cuda":
-                torch.cuda.synchronize()  # raises where an error took the context with it
+                torch.cuda.synchronize()  # raises if the error has destroyed the context
             continue
-        facts.tell(case.name, **what, **errors, **told)
+        facts.record(case.name, **labels, **errors, **times)
 
 
 if __name__ == "__main__":

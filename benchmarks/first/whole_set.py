@@ -9,7 +9,7 @@ import contenders
 import torch
 from common import NEEDS_GPU, begin
 from facts import Facts
-from onchip_ways import network_of
+from onchip_setup import network_of
 from torch import Tensor, nn
 
 from sign_ext import BackendError, SignTransform
@@ -19,29 +19,29 @@ from sign_ext.engine.timing import clock
 
 IMAGES, STEPS = 50_000, 100
 BATCHES = (1056, 256, 4224)
-MOVE = 0.5  # grey levels rms that a first step moves images by
-BY_HAND = 1056  # of the peer's: whole batches, as a graph has one shape
+MOVE = 0.5  # RMS change of the pixels (0–255) in the first step; sets the step size
+BY_HAND = 1056  # the peer's batch size; only whole batches, as a graph has one shape
 
 
-def tell_time(
+def record_time(
     run: Callable[[Tensor], object],
     images: Tensor,
     steps: int,
     facts: Facts,
-    what: dict[str, object],
+    labels: dict[str, object],
 ) -> None:
-    """The seconds of a call, of which every shape ran before."""
+    """Record the seconds of a call; every shape has run before."""
     seconds = clock(lambda: run(images), 1, images.device)
     each = 1e6 * seconds / len(images) / steps
-    facts.tell("whole set", **what, seconds=seconds, us_an_image_and_step=each)
+    facts.record("whole set", **labels, seconds=seconds, us_an_image_and_step=each)
 
 
-def tell_ours(
+def record_ours(
     model: nn.Module, images: Tensor, steps: int, batch: int, backend: str, facts: Facts,
-    what: dict[str, object],
+    labels: dict[str, object],
 ) -> None:  # fmt: skip
-    """One of our backends; where its own check refuses it, that is told, and it is timed anyway."""
-    what = {**what, "way": f"sign_ext {backend}", "batch": batch}
+    """Time one of our backends; if its own check fails, record that and time it anyway."""
+    labels = {**labels, "way": f"sign_ext {backend}", "batch": batch}
 
     def build() -> SignTransform:
         sign = SignTransform(
@@ -52,24 +52,24 @@ def tell_ours(
             backend=backend,
             precision="bfloat16",
         )
-        # A whole batch and the last, smaller one.
+        # Run a whole batch and the last, smaller one.
         sign.transform(images[: batch + len(images) % batch])
         return sign
 
     try:
         sign = build()
     except BackendError as error:
-        facts.tell("refused", **what, why=str(error)[:300], right=False)
+        facts.record("refused", **labels, why=str(error)[:300], right=False)
         with mock.patch.object(engine, "check_step"):
             sign = build()
-        what["checked"] = False
-    tell_time(sign.transform, images, steps, facts, what)
+        labels["checked"] = False
+    record_time(sign.transform, images, steps, facts, labels)
 
 
-def tell_by_hand(
-    model: nn.Module, images: Tensor, steps: int, facts: Facts, what: dict[str, object]
+def record_by_hand(
+    model: nn.Module, images: Tensor, steps: int, facts: Facts, labels: dict[str, object]
 ) -> None:
-    """A CUDA graph of a step, captured by hand; of as many whole batches as there are."""
+    """Time a manually captured CUDA graph of a step, on as many whole batches as there are."""
     batches = images[: len(images) // BY_HAND * BY_HAND].split(BY_HAND)
     task = contenders.Task(
         network="basic_cnn",
@@ -79,33 +79,33 @@ def tell_by_hand(
         step_size=step_size_for(model, images[:32], MOVE),
         precision="bfloat16",
     )
-    run = contenders.by_torch(task)["CUDA graph by hand"]()
+    run = contenders.torch_peers(task)["CUDA graph by hand"]()
     run(batches[0])
     whole = images[: len(batches) * BY_HAND]
-    what = {**what, "images": len(whole), "way": "CUDA graph by hand", "batch": BY_HAND}
-    tell_time(lambda p: [run(batch) for batch in batches], whole, steps, facts, what)
+    labels = {**labels, "images": len(whole), "way": "CUDA graph by hand", "batch": BY_HAND}
+    record_time(lambda p: [run(batch) for batch in batches], whole, steps, facts, labels)
 
 
 def main() -> None:
-    """The middle batch first, both backends; then the peer, then the other batches."""
+    """Time both backends at the medium batch size, then the peer, then the other batch sizes."""
     device, facts = begin()
     on_gpu = device.type == "cuda"
     count, steps, batches = (IMAGES, STEPS, BATCHES) if on_gpu else (5, 2, (2,))
     model = network_of("basic_cnn", 32).to(device)
     images = 255 * torch.rand(count, 3, 32, 32, device=device)
-    what: dict[str, object] = {"network": "basic_cnn", "shape": "3x32x32", "dtype": "bfloat16"}
-    what |= {"images": count, "steps": steps}
+    labels: dict[str, object] = {"network": "basic_cnn", "shape": "3x32x32", "dtype": "bfloat16"}
+    labels |= {"images": count, "steps": steps}
     for number, batch in enumerate(batches):
         for backend in ("onchip", "fused"):
             if backend == "onchip" and not on_gpu:
-                facts.tell("whole set", **what, way=f"sign_ext {backend}", why=NEEDS_GPU)
+                facts.record("whole set", **labels, way=f"sign_ext {backend}", why=NEEDS_GPU)
                 continue
             try:
-                tell_ours(model, images, steps, batch, backend, facts, what)
+                record_ours(model, images, steps, batch, backend, facts, labels)
             except BackendError as error:
-                facts.tell("no time", **what, way=backend, batch=batch, why=str(error)[:300])
+                facts.record("no time", **labels, way=backend, batch=batch, why=str(error)[:300])
         if number == 0 and on_gpu:
-            tell_by_hand(model, images, steps, facts, what)
+            record_by_hand(model, images, steps, facts, labels)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""End to end: MobileNetV2's K = 10 steps in bfloat16, ours against what else one would write."""
+"""End to end: K = 10 steps of MobileNetV2 in bfloat16, ours against the best alternatives."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sign_ext.models import build_model
 
 STEPS, MOVE, ROUNDS = 10, 0.5, 5
 BATCHES = (1024, 64)
-WAYS = ("sign_ext fused", CAPTURED, FROZEN, f"sign_ext {contenders.TUNED}")
+CONTENDERS = ("sign_ext fused", CAPTURED, FROZEN, f"sign_ext {contenders.TUNED}")
 
 
 def task_of(network: str, images: int, steps: int, device: torch.device) -> contenders.Task:
-    """A network with weights as they are drawn, and noise.
+    """A task with a randomly initialized network and random images.
 
     Args:
-        network: its name in `sign_ext.models`.
-        images: how many, of 3×32×32.
+        network: Its name in `sign_ext.models`.
+        images: Number of 3×32×32 images.
         steps: K.
-        device: where.
+        device: Device of network and images.
     """
     torch.manual_seed(0)
     model = build_model(network, image_shape=(3, 32, 32)).to(device).eval()
@@ -45,60 +45,64 @@ def task_of(network: str, images: int, steps: int, device: torch.device) -> cont
     )
 
 
-def build(task: contenders.Task, way: str) -> Callable[[Tensor], Tensor]:
-    """A contender, from images to p*_K."""
-    if way.startswith("sign_ext "):
-        return contenders.own(task, way.removeprefix("sign_ext "))
-    return contenders.by_torch(task)[way]()
+def build(task: contenders.Task, name: str) -> Callable[[Tensor], Tensor]:
+    """Build a contender: a function from images to p*_K."""
+    if name.startswith("sign_ext "):
+        return contenders.build_ours(task, name.removeprefix("sign_ext "))
+    return contenders.torch_peers(task)[name]()
 
 
-def race(task: contenders.Task, ways: Sequence[str], facts: Facts) -> None:
-    """Each is built, run and compared by itself; then all take turns, a fact a round.
+def race(task: contenders.Task, names: Sequence[str], facts: Facts) -> None:
+    """Build, run and check each contender alone; then let all take turns, one fact per round.
 
     Args:
-        task: the work.
-        ways: who takes part.
-        facts: where to.
+        task: The work.
+        names: The contenders.
+        facts: Where to record.
     """
-    what: dict[str, object] = {"network": task.network, "shape": "3x32x32", "dtype": task.precision}
-    what |= {"images": len(task.images), "steps": task.steps}
+    labels: dict[str, object] = {
+        "network": task.network,
+        "shape": "3x32x32",
+        "dtype": task.precision,
+    }
+    labels |= {"images": len(task.images), "steps": task.steps}
     reference, runs = Reference(task), {}
-    facts.tell("reference", **what, dtype_of_it=reference.dtype, naive_error=reference.rounding)
+    facts.record("reference", **labels, dtype_of_it=reference.dtype, naive_error=reference.rounding)
     inputs = mirrored(task.images)
     device = task.images.device
-    for way in ways:
-        # Only ours is at stake: a peer that fails says nothing on this package.
-        stake = ("right",) if way.startswith("sign_ext ") else ()
-        if device.type != "cuda" and (way == CAPTURED or way.endswith(contenders.TUNED)):
-            facts.tell("built", **what, way=way, why=NEEDS_GPU)
+    for name in names:
+        # Only our results count as right or wrong: a failing peer says nothing about this package.
+        checked = ("right",) if name.startswith("sign_ext ") else ()
+        if device.type != "cuda" and (name == CAPTURED or name.endswith(contenders.TUNED)):
+            facts.record("built", **labels, way=name, why=NEEDS_GPU)
             continue
         try:
-            run = build(task, way)
+            run = build(task, name)
             error = reference.error(run(task.images))
-        except Exception as problem:  # whatever it is, it is this contender's
-            told = dict.fromkeys(stake, False)
-            facts.tell("built", **what, way=way, why=first_line(problem), **told)
+        except Exception as problem:  # any failure concerns this contender only
+            verdict = dict.fromkeys(checked, False)
+            facts.record("built", **labels, way=name, why=first_line(problem), **verdict)
             continue
-        told = dict.fromkeys(stake, error <= reference.allowed)
-        facts.tell("built", **what, way=way, error=error, **told)
-        runs[way] = on_each(run, inputs)
-        alone = Turns({way: runs[way]}, device)
+        verdict = dict.fromkeys(checked, error <= reference.allowed)
+        facts.record("built", **labels, way=name, error=error, **verdict)
+        runs[name] = on_each(run, inputs)
+        alone = Turns({name: runs[name]}, device)
         alone.round()
-        facts.tell("one call", **what, way=way, seconds=alone.medians()[way])
+        facts.record("one call", **labels, way=name, seconds=alone.medians()[name])
     turns = Turns(runs, device)
     for finished in range(1, ROUNDS + 1) if device.type == "cuda" else ():
         turns.round()
         work = len(task.images) * task.steps
-        medians = {way: 1e6 * median / work for way, median in turns.medians().items()}
-        facts.tell("in turns", **what, rounds=finished, median_us_an_image_and_step=medians)
+        medians = {name: 1e6 * median / work for name, median in turns.medians().items()}
+        facts.record("in turns", **labels, rounds=finished, median_us_an_image_and_step=medians)
 
 
 def main() -> None:
-    """The large batch, then the small one."""
+    """Race with the large batch, then with the small one."""
     device, facts = begin()
     for images in BATCHES if device.type == "cuda" else (2,):
         steps = STEPS if device.type == "cuda" else 1
-        race(task_of("mobilenet_v2", images, steps, device), WAYS, facts)
+        race(task_of("mobilenet_v2", images, steps, device), CONTENDERS, facts)
 
 
 if __name__ == "__main__":

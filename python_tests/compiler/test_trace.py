@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sign_ext.compiler.trace import structure_key, trace, weights_digest
+from sign_ext.compiler.trace import trace
+from sign_ext.network_state import StructureWatch, weights_digest
 
 
 def test_two_threads_that_record_at_once_leave_the_module_class_as_it_was():
@@ -80,8 +81,9 @@ def test_every_change_of_weights_is_noticed(change):
 )
 def test_every_change_of_structure_is_noticed(change):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
-    before = structure_key(model)
-    assert structure_key(model) == before
+    watch = StructureWatch(model)
+    before = watch.key()
+    assert watch.key() == before
     change(model)
-    assert structure_key(model) != before
-    hash(structure_key(model))
+    assert watch.key() != before
+    hash(watch.key())

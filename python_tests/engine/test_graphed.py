@@ -118,6 +118,51 @@ def test_moved_weights_are_recorded_anew_and_changed_ones_are_not(model, recorde
     )
 
 
+class Scaled(torch.nn.Module):
+    """Reads a number that no watch of the network sees."""
+
+    scale = 1.0
+
+    def forward(self, x):
+        return x * type(self).scale
+
+
+class Baking(Recorder):
+    """A graph keeps the numbers that were there when it was recorded."""
+
+    def __call__(self, step, device):
+        scale = Scaled.scale
+        replay = super().__call__(step, device)
+
+        def as_recorded():
+            now, Scaled.scale = Scaled.scale, scale
+            replay()
+            Scaled.scale = now
+
+        return as_recorded
+
+
+def test_a_number_in_a_graph_that_has_changed_is_noticed(monkeypatch, torch_rng):
+    monkeypatch.setattr(Scaled, "scale", 1.0)
+    model, recorder = nn.Sequential(Scaled(), *tiny_cnn()).eval(), Baking()
+    two, three = (images_of(n, torch_rng) for n in (2, 3))
+    sign = graphed(model, recorder)
+    for images in (two, three):
+        torch.testing.assert_close(sign.transform(images), eager(model, images))
+    assert recorder.records == 2
+    Scaled.scale = 2.0
+    torch.testing.assert_close(sign.transform(two), eager(model, two))
+    sign.transform(two)
+    assert recorder.records == 3
+    torch.testing.assert_close(sign.transform(three), eager(model, three))  # of an earlier call
+    assert recorder.records == 4
+    with torch.no_grad():
+        model[2].weight.mul_(1.5)
+    Scaled.scale = 3.0  # both at once
+    torch.testing.assert_close(sign.transform(two), eager(model, two))
+    assert recorder.records == 5
+
+
 def test_a_changed_structure_is_recorded_anew(model, recorder, torch_rng):
     images = images_of(2, torch_rng)
     sign = graphed(model, recorder)

@@ -1,4 +1,4 @@
-"""Lets these tests import what is beside setup.py, which is never installed."""
+"""Let these tests import build_tools and build_backend, which are not installed."""
 
 from __future__ import annotations
 

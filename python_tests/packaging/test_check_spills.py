@@ -1,4 +1,4 @@
-"""Reading ptxas's report, and what counts as a spill."""
+"""ptxas's report is parsed, and spills are found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ptxas info    : Used 255 registers, used 1 barriers, 24 bytes cumulative stack s
 """
 
 
-def test_a_report_is_read():
+def test_a_report_is_parsed():
     assert parse_ptxas(REPORT) == [
         Kernel("_Z5cleanPf", "sm_90", registers=32, stack=0, spilled=0),
         Kernel("_Z6spillyPf", "sm_90", registers=255, stack=24, spilled=20),

@@ -1,4 +1,4 @@
-"""What is built, for every combination of what was asked for and what is here."""
+"""The build decision for every combination of request and available tools."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_COMPILER = Missing("there is no C++ compiler")
 
 
 @pytest.mark.parametrize(
-    ("asked", "torch", "toolkit", "compiler", "kind", "why"),
+    ("requested", "torch", "toolkit", "compiler", "kind", "why"),
     [
         ("auto", CUDA_TORCH, TOOLKIT, "c++", "cuda", "nvcc 13.0 is in /opt/cuda"),
         ("cuda", CUDA_TORCH, TOOLKIT, "c++", "cuda", "CUDA 13.2 build"),
@@ -38,14 +38,14 @@ NO_COMPILER = Missing("there is no C++ compiler")
         ("none", Missing("not looked for"), NO_TOOLKIT, NO_COMPILER, "none", "SIGN_EXT_BUILD=none"),
     ],
 )
-def test_decisions(asked, torch, toolkit, compiler, kind, why):
-    decision = decide(asked, torch, toolkit, compiler)
+def test_decisions(requested, torch, toolkit, compiler, kind, why):
+    decision = decide(requested, torch, toolkit, compiler)
     assert decision.kind == kind
     assert why in decision.why
 
 
 @pytest.mark.parametrize(
-    ("asked", "torch", "toolkit", "compiler", "words"),
+    ("requested", "torch", "toolkit", "compiler", "message"),
     [
         ("gpu", CUDA_TORCH, TOOLKIT, "c++", "'gpu' is not one of auto, cpu, cuda, none"),
         ("cuda", CUDA_TORCH, NO_TOOLKIT, "c++", "nvcc is not on PATH; SIGN_EXT_BUILD=cpu"),
@@ -58,10 +58,10 @@ def test_decisions(asked, torch, toolkit, compiler, kind, why):
         ("cpu", Torch("2.9.0a0+git1234", None), NO_TOOLKIT, "c++", "older than 2.11"),
     ],
 )
-def test_what_cannot_be_built_is_one_sentence(asked, torch, toolkit, compiler, words):
+def test_an_impossible_build_raises_one_sentence(requested, torch, toolkit, compiler, message):
     with pytest.raises(BuildError) as caught:
-        decide(asked, torch, toolkit, compiler)
-    assert words in str(caught.value)
+        decide(requested, torch, toolkit, compiler)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -87,11 +87,11 @@ SUPPORTED = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0", "12.1"]
     [
         (["9.0"], SUPPORTED, "9.0+PTX"),
         (["12.0", "8.6", "8.6"], SUPPORTED, "8.6;12.0+PTX"),
-        (["13.0"], SUPPORTED, "12.1+PTX"),  # newer than nvcc knows: PTX of the newest below it
+        (["13.0"], SUPPORTED, "12.1+PTX"),  # newer than nvcc supports: PTX of the newest below it
         ([], SUPPORTED, "8.0;8.6;8.9;9.0;10.0;12.0+PTX"),
         ([], ["7.0", "7.5", "8.0", "8.6", "9.0"], "8.0;8.6;9.0+PTX"),
         ([], ["14.0"], "14.0+PTX"),
-        (["5.2"], SUPPORTED, "8.0;8.6;8.9;9.0;10.0;12.0+PTX"),  # older than nvcc still knows
+        (["5.2"], SUPPORTED, "8.0;8.6;8.9;9.0;10.0;12.0+PTX"),  # older than nvcc supports
     ],
 )
 def test_default_arches(visible, supported, expected):
@@ -104,7 +104,7 @@ def test_jobs_are_limited_by_cores_and_by_memory():
     assert parallel_jobs(8, 0) == 1
 
 
-def test_the_last_line_says_what_and_why():
+def test_the_summary_says_what_is_built_and_why():
     built = summary(Decision("cuda", "all is here"), "9.0+PTX")
     assert "CUDA operators (9.0+PTX) are built. Why: all is here." in built
     assert "CUDA operators are not" in summary(Decision("cpu", "no toolkit"))

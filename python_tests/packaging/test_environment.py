@@ -1,4 +1,4 @@
-"""Finding torch, a toolkit and a compiler, in environments made up for the purpose."""
+"""Torch, a CUDA toolkit and a compiler are found in simulated environments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NVCC = """case "$1" in
 esac"""
 
 
-def test_cuda_home_is_taken_at_its_word(tmp_path, monkeypatch):
+def test_the_toolkit_in_cuda_home_is_used(tmp_path, monkeypatch):
     script(tmp_path / "cuda" / "bin" / "nvcc", NVCC.format(top=tmp_path / "cuda"))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     toolkit = environment.find_toolkit()
@@ -35,7 +35,7 @@ def test_cuda_home_is_taken_at_its_word(tmp_path, monkeypatch):
     assert environment.supported_arches(toolkit) == ["7.5", "9.0", "12.0"]
 
 
-def test_a_cuda_home_without_nvcc_is_no_toolkit_whatever_else_is_there(tmp_path, monkeypatch):
+def test_a_cuda_home_without_nvcc_is_no_toolkit_even_with_nvcc_on_path(tmp_path, monkeypatch):
     script(tmp_path / "bin" / "nvcc", NVCC.format(top=tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
@@ -44,7 +44,7 @@ def test_a_cuda_home_without_nvcc_is_no_toolkit_whatever_else_is_there(tmp_path,
     assert "CUDA_HOME" in toolkit.why
 
 
-def test_nvcc_on_path_may_be_a_wrapper_of_the_real_one(tmp_path, monkeypatch):
+def test_nvcc_on_path_may_be_a_wrapper_script(tmp_path, monkeypatch):
     real = script(tmp_path / "cuda-12.8" / "bin" / "nvcc", NVCC.format(top=tmp_path / "cuda-12.8"))
     script(tmp_path / "bin" / "nvcc", f'exec {real} "$@"')
     monkeypatch.delenv("CUDA_HOME", raising=False)
@@ -53,30 +53,30 @@ def test_nvcc_on_path_may_be_a_wrapper_of_the_real_one(tmp_path, monkeypatch):
     assert environment.find_toolkit() == Toolkit(str(tmp_path / "cuda-12.8"), "12.8")
 
 
-def test_an_nvcc_that_does_not_run_is_no_toolkit(tmp_path, monkeypatch):
+def test_an_nvcc_that_fails_is_no_toolkit(tmp_path, monkeypatch):
     script(tmp_path / "bin" / "nvcc", "exit 1")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert isinstance(environment.find_toolkit(), Missing)
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         (None, "is not on PATH"),
         ("echo 'probe.cpp:2: error: no such header' >&2; exit 1", "error: no such header"),
     ],
 )
-def test_a_compiler_that_cannot_do_the_work_is_missing(tmp_path, monkeypatch, body, words):
+def test_an_unusable_compiler_counts_as_missing(tmp_path, monkeypatch, body, message):
     compiler = tmp_path / "some-c++"
     if body is not None:
         script(compiler, body)
     monkeypatch.setenv("CXX", str(compiler))
     found = environment.find_compiler()
     assert isinstance(found, Missing)
-    assert words in found.why
+    assert message in found.why
 
 
-def test_python_without_headers_is_said(tmp_path, monkeypatch):
+def test_missing_python_headers_are_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(script(tmp_path / "c++", "exit 0")))
     get_path = sysconfig.get_path
     monkeypatch.setattr(
@@ -103,7 +103,7 @@ def install_fake_torch(folder: Path, version: str) -> None:
         (None, " None ", []),
     ],
 )
-def test_torch_is_a_build_requirement_only_where_there_is_none(
+def test_torch_is_a_build_requirement_only_if_none_is_installed(
     tmp_path, monkeypatch, version, switch, required
 ):
     monkeypatch.setattr(environment, "target_folders", lambda: [str(tmp_path)])
@@ -116,7 +116,7 @@ def test_torch_is_a_build_requirement_only_where_there_is_none(
     assert build_backend.get_requires_for_build_sdist() == []
 
 
-def test_the_targets_packages_come_behind_the_builds_own(monkeypatch, tmp_path):
+def test_the_targets_packages_come_after_the_builds_own(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "target_folders", lambda: [str(tmp_path), "/already/there"])
     monkeypatch.setattr(sys, "path", ["/isolated/setuptools", "/already/there"])
     environment.add_target_folders()
@@ -127,7 +127,7 @@ def test_the_target_is_where_this_interpreter_installs():
     assert sysconfig.get_path("purelib") in environment.target_folders()
 
 
-def test_under_uv_the_activated_environment_is_looked_at(monkeypatch, tmp_path):
+def test_under_uv_the_activated_environment_is_searched(monkeypatch, tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "pyvenv.cfg").touch()
     packages = sysconfig.get_path(

@@ -1,4 +1,4 @@
-"""Real builds of a copy of the source tree, installed beside the environment, never into it."""
+"""Real builds of a copy of the source tree, installed outside the environment."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A clean copy of what a build reads."""
+    """A clean copy of the files that a build reads."""
     copy = tmp_path / "source"
     copy.mkdir()
     for folder in ("build_tools", "csrc", "sign_ext"):
@@ -69,7 +69,7 @@ def summary_of(output: str) -> str:
 
 
 def probe(target: Path) -> tuple[dict, str]:
-    """Import the installed package in a fresh interpreter, use it, and return its account."""
+    """Import and use the installed package in a new interpreter; return its build and route."""
     result = subprocess.run(
         [sys.executable, "-c", PROBE],
         cwd=target,
@@ -121,7 +121,7 @@ def test_isolated_build_uses_the_torch_of_the_environment_it_installs_into(sourc
     result = pip(source, "install", "--target", str(target), SIGN_EXT_BUILD="cpu")
     assert result.returncode == 0, result.stdout
     where = Path(sysconfig.get_path("purelib"), "torch")
-    if where.is_dir():  # else torch is in a folder that this environment only sees
+    if where.is_dir():  # else torch is in a base environment
         assert f"building against torch {torch.__version__} in {where}" in result.stdout
     assert "the CPU operators are built" in summary_of(result.stdout)
     config, route = probe(target)
@@ -144,7 +144,7 @@ def test_cuda_without_a_toolkit_fails_in_one_sentence(source, tmp_path):
     assert "Traceback" not in result.stdout
 
 
-def test_an_unknown_switch_fails_in_one_sentence(source, tmp_path):
+def test_an_unknown_value_fails_in_one_sentence(source, tmp_path):
     result = pip(source, "wheel", "--no-build-isolation", "-w", str(tmp_path), SIGN_EXT_BUILD="gpu")
     assert result.returncode != 0
     assert "'gpu' is not one of auto, cpu, cuda, none" in summary_of(result.stdout)

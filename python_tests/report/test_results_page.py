@@ -240,10 +240,10 @@ def test_names_of_experiments_cannot_leave_the_folder() -> None:
 def test_read_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     for text, says in [
-        ("{", "is not JSON"),
+        ("{", "is not valid JSON"),
         ("[1]", "holds no results"),
         ('{"format": "sign_ext.results", "format_version": 99}', "format version 99"),
-        ('{"format": "sign_ext.results", "format_version": 1}', "has missing or unknown fields"),
+        ('{"format": "sign_ext.results", "format_version": 1}', "scale is missing"),
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=says):

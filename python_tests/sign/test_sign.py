@@ -33,9 +33,10 @@ def test_snapshots_are_the_iterates_of_one_trajectory(model, images):
     for k, tensor in got.items():
         alone = iterative_sign(model, images, k, step_size=STEP, backend="autograd")
         torch.testing.assert_close(tensor, alone, rtol=0, atol=0)
-    # Five products reach both snapshots, not 5 + 2, and step 6 is never taken; one image finds the
-    # source layer and checks it.
-    assert forwards == {5: 5, 1: 2}
+    # Five products reach both snapshots, not 5 + 2, and step 6 is never taken. One image finds the
+    # source layer and checks it; whether samples interact is asked at two points, with two images
+    # each alone, both together, and one of them twice.
+    assert forwards == {5: 5, 1: 2 + 2 * 2, 2: 2 * 2}
 
 
 def test_linearising_at_the_input_costs_one_product(model, images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -36,6 +37,49 @@ def test_a_complete_store_is_left_alone(store, sign, source):
     run = transform_to_store(sign, source, store, shard_size=5)
     assert (run.made, run.kept, run.shares.images) == (0, 5, 0)
     assert {each: each.stat().st_mtime_ns for each in store.iterdir()} == before
+
+
+def test_a_complete_store_may_be_read_only(store, sign, source, monkeypatch):
+    def refuse(folder):
+        raise OSError(errno.EROFS, "Read-only file system", str(folder))
+
+    monkeypatch.setattr("sign_ext.store.transform.exclusive_lock", refuse)
+    before, folder = {each: each.read_bytes() for each in store.iterdir()}, store.stat()
+    store.chmod(0o555)
+    try:
+        run = transform_to_store(sign, source, store, shard_size=5)
+    finally:
+        store.chmod(folder.st_mode)
+    assert (run.made, run.kept, run.manifest.complete) == (0, 5, True)
+    assert {each: each.read_bytes() for each in store.iterdir()} == before
+    assert store.stat().st_mtime_ns == folder.st_mtime_ns
+    flip(store / SHARD, 4000)
+    with pytest.raises(StoreError, match="cannot be written"):
+        transform_to_store(sign, source, store, shard_size=5)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"images": "5"}', '{"images": 10}'])
+def test_a_broken_record_is_named_and_its_shard_made_again(store, sign, source, content_of, text):
+    whole, messages = content_of(store), []
+    manifest = json.loads((store / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        name = shard.pop("file").replace("safetensors", "json")
+        (store / name).write_text(json.dumps(shard))
+    (store / "manifest.json").write_text(json.dumps({**manifest, "shards": [], "complete": False}))
+    (store / "shard-000002.json").write_text(text)
+    run = transform_to_store(sign, source, store, shard_size=5, say=messages.append)
+    assert (run.made, run.kept) == (1, 4)
+    assert any("shard-000002.json" in each and "made again" in each for each in messages)
+    assert content_of(store) == whole
+
+
+def test_choices_that_are_no_tuning_plan_are_named(store, sign, source):
+    path = store / "manifest.json"
+    flip(store / SHARD, 4000)
+    for broken in ({"format": 99}, {"format": 1, "machine": "", "choices": [1]}, {"a": 1}):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "choices": broken}))
+        with pytest.raises(StoreError, match=r"manifest\.json: choices is not a tuning plan"):
+            transform_to_store(sign, source, store, shard_size=5)
 
 
 @pytest.mark.parametrize("words", CHANGES)

@@ -22,6 +22,7 @@ def cuda_sign(**options):
 @pytest.mark.parametrize("backend", ["autograd", "graphed", "fused"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_store_made_on_the_gpu_holds_what_the_transform_returns(backend, dtype, tmp_path):
+    pytest.importorskip("pydantic")
     source, name = make_source(203), str(dtype).removeprefix("torch.")
     sign = cuda_sign(backend=backend)
     transform_to_store(sign, source, tmp_path, shard_size=64, dtype=name, readers=3)
@@ -38,6 +39,7 @@ def test_a_store_made_on_the_gpu_holds_what_the_transform_returns(backend, dtype
 
 
 def test_two_runs_on_the_gpu_write_the_same_bytes(tmp_path, content_of):
+    pytest.importorskip("pydantic")
     source = make_source(150)
     for name in ("one", "two"):
         transform_to_store(cuda_sign(), source, tmp_path / name, shard_size=32)

@@ -185,6 +185,10 @@ def test_a_folder_that_cannot_be_written(small_disk, sign, source, tmp_path):
     disk, remount = small_disk
     out = disk / "store"
     transform_to_store(sign, source, out, shard_size=5)
+    (out / "shard-000000.json.1.tmp").write_text("")  # left by a killed run
+    remount("ro")
+    assert transform_to_store(sign, source, out, shard_size=5).kept == 5
+    remount("rw")
     (out / "shard-000001.safetensors").unlink()
     remount("ro")
     with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\)"):

@@ -14,7 +14,7 @@ if str(TOOLS) not in sys.path:
 
 
 @pytest.fixture(autouse=True)
-def _no_workers_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pytest that a test starts is its own, not one of the workers that run these tests."""
+def _outside_xdist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a pytest that a test starts from acting as an xdist worker."""
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
         monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""The benchmarks' measures agree with bytes and operations counted by hand."""
+"""The benchmarks' measurements agree with bytes and operations counted by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 KIB = 1024
 
 
-def test_what_an_image_adds_is_told_from_the_whole() -> None:
+def test_memory_per_image_is_separated_from_the_fixed_part() -> None:
     def build() -> Run:
         def run(images: torch.Tensor) -> torch.Tensor:
             buffers = [images + 1, images + 2, torch.empty(48 * KIB, dtype=torch.uint8)]
@@ -46,10 +46,10 @@ def test_what_an_image_adds_is_told_from_the_whole() -> None:
 def test_saved_tensors_by_hand() -> None:
     phi = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 7, 1))
     images = torch.rand(2, 3, 8, 8)
-    # With trainable weights the second convolution keeps its input, which is the ReLU's output.
+    # With trainable weights the second convolution saves its input, the ReLU's output.
     hidden = 2 * 5 * 8 * 8 * 4
     assert memory.saved_bytes(phi, images) == hidden
-    # Frozen: the ReLU's output is still what its own backward pass needs.
+    # Frozen: the ReLU still saves its output for its own backward pass.
     assert memory.saved_bytes(phi.requires_grad_(False), images) == hidden
     linear = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 7, 1))
     assert memory.saved_bytes(linear, images) == 2 * 5 * 6 * 6 * 4
@@ -70,12 +70,12 @@ def test_operations_and_bytes_of_a_layer_by_hand() -> None:
     assert roofline.floor([conv], slow_memory) == pytest.approx(conv.moved / 10)
 
 
-def test_rates_are_those_of_this_machine() -> None:
+def test_measured_rates_are_plausible() -> None:
     assert 1e7 < roofline.matmul_rate("float32", CPU, seconds=0.0) < 1e15
     assert 1e7 < roofline.copy_rate(CPU, count=2**20, seconds=0.0) < 1e15
 
 
-def test_folding_leaves_the_network_as_it_computes() -> None:
+def test_folding_does_not_change_the_result() -> None:
     torch.manual_seed(0)
     phi = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 2, 1))
     images = torch.rand(2, 3, 8, 8)

@@ -1,4 +1,4 @@
-"""A benchmark file becomes medians and ratios that agree with arithmetic by hand."""
+"""Medians and ratios from a benchmark file agree with arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    """What pytest-benchmark writes, cut down: a race of two, one thing alone, and memory."""
+    """Shortened JSON of pytest-benchmark: a race of two, a single benchmark, and memory."""
     contenders = {
         "naive": {"median": 0.5, "fastest": 0.4, "rounds": 15, "share_of_matmul": 0.25},
         "ours": {"median": 0.2, "fastest": 0.1, "rounds": 15, "share_of_matmul": 0.625},
@@ -113,7 +113,7 @@ def test_the_table_of_memory(raw: dict[str, Any]) -> None:
     assert line_of(text, "lean").split() == ["lean", "2", "MB", "500", "kB", "0.25", "4", "kB"]
 
 
-def test_columns_stand_below_each_other(raw: dict[str, Any]) -> None:
+def test_columns_are_aligned(raw: dict[str, Any]) -> None:
     text = table(condense(raw)).splitlines()
     heading, first = (line for line in text if "speed" in line or line.startswith("  naive"))
     assert heading.index("speed") + len("speed") == first.index("1.00×") + len("1.00×")
@@ -127,7 +127,7 @@ def test_markdown_has_a_table_for_each_race(raw: dict[str, Any]) -> None:
     assert "| lean | 2 MB | 500 kB | 0.25 | 4 kB |  |" in text
 
 
-def test_filling_replaces_one_section_and_nothing_else() -> None:
+def test_filling_replaces_only_one_section() -> None:
     mark = "<!-- generated from a.json: by make -->"
     other = f"<!-- generated from b.json -->\nkeep\n{END}"
     document = f"before\n{mark}\nold\n{END}\nafter\n{other}\n"
@@ -153,12 +153,12 @@ def test_the_command_condenses_and_fills(raw: dict[str, Any], tmp_path: Path) ->
     assert "| ours | 200 ms |" in page.read_text()
 
 
-def test_the_page_on_performance_shows_the_numbers_of_the_result() -> None:
+def test_the_performance_page_is_up_to_date() -> None:
     page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     name = "bench_cpu.json"
     result = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
-    how = f"tools/bench_table.py benchmarks/results/{name} --markdown docs/performance.md"
-    assert fill(page, name, markdown(result)) == page, f"out of date; run {how}"
+    command = f"tools/bench_table.py benchmarks/results/{name} --markdown docs/performance.md"
+    assert fill(page, name, markdown(result)) == page, f"out of date; run {command}"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_page_on_performance_shows_the_numbers_of_the_result() -> None:
         ("precision", "tf32", "precision tf32"),
     ],
 )
-def test_facts_are_words(key: str, value: object, text: str) -> None:
+def test_facts_are_formatted(key: str, value: object, text: str) -> None:
     assert fact(key, value) == text
 
 

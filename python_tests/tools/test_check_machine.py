@@ -1,4 +1,4 @@
-"""A machine that lacks something is told so in one message, with what to install."""
+"""Everything that a machine lacks is reported in one message, with what to install."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def script(folder: Path, name: str) -> None:
-    """Put something to run under a name."""
+    """Create an executable script."""
     path = folder / name
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
@@ -23,14 +23,14 @@ def test_a_compiler_is_found_under_each_name(tmp_path: Path, name: str) -> None:
     assert check_machine.has_compiler({"PATH": str(tmp_path)})
 
 
-def test_cxx_may_be_a_launcher_with_words(tmp_path: Path) -> None:
+def test_cxx_may_contain_a_launcher(tmp_path: Path) -> None:
     script(tmp_path, "ccache")
     environ = {"PATH": str(tmp_path), "CXX": "ccache odd-compiler"}
     assert check_machine.has_compiler(environ)
     assert not check_machine.has_compiler({**environ, "CXX": "absent-compiler"})
 
 
-def test_without_a_compiler_the_package_and_the_way_around_are_named(tmp_path: Path) -> None:
+def test_without_a_compiler_the_package_and_the_alternative_are_named(tmp_path: Path) -> None:
     found = check_machine.missing({"PATH": str(tmp_path)})
     text = check_machine.message(found)
     assert "C++ compiler" in text
@@ -41,14 +41,14 @@ def test_without_a_compiler_the_package_and_the_way_around_are_named(tmp_path: P
 
 def test_pure_python_needs_no_compiler(tmp_path: Path) -> None:
     environ = {"PATH": str(tmp_path), "SIGN_EXT_BUILD": "none"}
-    assert not [what for what, _ in check_machine.missing(environ) if "compiler" in what]
+    assert not [item for item, _ in check_machine.missing(environ) if "compiler" in item]
 
 
-def test_an_old_python_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_python_is_reported_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 9, 2))
-    ((what, package),) = check_machine.missing({})
-    assert "3.11" in what
-    assert "3.9" in what
+    ((item, package),) = check_machine.missing({})
+    assert "3.11" in item
+    assert "3.9" in item
     assert package == ""
 
 

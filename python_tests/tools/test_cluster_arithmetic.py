@@ -1,4 +1,4 @@
-"""The cluster's tables agree with arithmetic by hand, and the document with its commands."""
+"""The cluster tables agree with arithmetic by hand, and the document with its commands."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if str(BENCHMARKS) not in sys.path:
 
 import cluster_arithmetic as arithmetic  # noqa: E402
 import simulate_cluster  # noqa: E402
-from cluster_document import filled, markdown  # noqa: E402
+from cluster_document import markdown, refresh_tables  # noqa: E402
 
 
-def test_operations_are_those_that_pytorch_counts() -> None:
+def test_operations_agree_with_pytorchs_count() -> None:
     from sign_ext.experiments.stages.cost import flops_per_image
 
     for case, model, features in (
@@ -53,7 +53,7 @@ def test_arithmetic_by_hand() -> None:
     }
 
 
-def test_the_chosen_shard_size_is_the_stores() -> None:
+def test_the_default_shard_size_is_the_stores() -> None:
     from sign_ext.store.manifest import SHARD_BYTES
 
     assert arithmetic.DEFAULT_SHARD_BYTES == SHARD_BYTES
@@ -70,13 +70,13 @@ def test_a_rate_is_read_from_a_benchmark(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_documents_tables_are_what_its_commands_print(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documents_tables_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "scaling.md").read_text("utf-8")
     commands: list[object] = []
-    filled(text, commands.append)
+    refresh_tables(text, commands.append)
     assert len(commands) == text.count("$ python benchmarks/simulate_cluster.py") > 5
-    assert filled(text, simulate_cluster.main) == text
+    assert refresh_tables(text, simulate_cluster.main) == text
 
 
 def test_a_documents_tables_are_replaced() -> None:
@@ -89,7 +89,7 @@ def test_a_documents_tables_are_replaced() -> None:
         print("| new |")
 
     for old in ("", "| old |\n|---|\n| `--x` |\n\n"):
-        assert filled(f"a\n{block}{old}{end}b", run) == f"a\n{block}| new |\n\n{end}b"
+        assert refresh_tables(f"a\n{block}{old}{end}b", run) == f"a\n{block}| new |\n\n{end}b"
     assert seen == [["run", "--x", "1"]] * 2
 
 

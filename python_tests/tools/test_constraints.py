@@ -1,4 +1,4 @@
-"""constraints.txt pins all that pyproject.toml asks for, and nothing of who made it."""
+"""constraints.txt pins everything that pyproject.toml requires, and contains only pins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pins() -> list[Requirement]:
 
 
 def environment(version: str) -> dict[str, str]:
-    """What markers are judged by on Linux x86-64."""
+    """The values of environment markers on Linux x86-64."""
     return {
         "python_version": version,
         "python_full_version": f"{version}.7",
@@ -61,7 +61,7 @@ def test_every_requirement_has_a_pin_in_its_range(group: str, version: str) -> N
         assert wanted.specifier.contains(chosen[name]), f"{name} {chosen[name]} against {line}"
 
 
-def test_every_group_of_pyproject_is_looked_at() -> None:
+def test_every_group_of_pyproject_is_checked() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     assert set(extras) == set(GROUPS) - {"core", "build"}
@@ -89,16 +89,16 @@ def test_no_addresses_paths_hashes_or_local_versions() -> None:
         "",
     ],
 )
-def test_the_refresh_refuses_whatever_is_not_a_pin(line: str) -> None:
+def test_the_refresh_rejects_everything_but_pins(line: str) -> None:
     with pytest.raises(ValueError, match="not a plain pin"):
         check_pins(["numpy==2.4.6 ; python_full_version < '3.12'", line])
 
 
-def test_the_refresh_refuses_an_empty_answer() -> None:
+def test_the_refresh_rejects_an_empty_result() -> None:
     with pytest.raises(ValueError, match="no pins"):
         check_pins([])
 
 
-def test_an_unknown_group_lists_those_there_are() -> None:
+def test_an_unknown_group_lists_the_existing_ones() -> None:
     with pytest.raises(ValueError, match=r"'dos' .*core, build, experiments"):
         requirements("dos")

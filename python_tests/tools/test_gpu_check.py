@@ -1,4 +1,4 @@
-"""The GPU check says so where there is no GPU, and its stages work, tried on a tiny package."""
+"""The GPU check reports a missing GPU, and its stages work on a tiny package."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ packages = ["sign_ext"]
 markers = ["gpu: needs a GPU"]
 """
 
-# The benchmark leaves pytest-benchmark's form of a result, as --benchmark-json would on a GPU.
 FILES = {
     "pyproject.toml": PYPROJECT,
     "sign_ext/__init__.py": 'def build_config():\n    return {"native": False, "cuda": False}\n',
@@ -40,7 +39,7 @@ FILES = {
         "def test_installed_elsewhere():\n"
         "    assert 'site' in sign_ext.__file__\n"
         "@pytest.mark.gpu\n"
-        "def test_what_was_done_is_written_before_the_end():\n"
+        "def test_finished_stages_are_written_before_the_end():\n"
         "    written = pathlib.Path(os.environ['OUT_OF_TEST'], 'gpu_check.json')\n"
         "    if written.exists():\n"
         "        stages = json.loads(written.read_text())['stages']\n"
@@ -69,7 +68,7 @@ def run(root: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
 
-def test_without_a_gpu_it_says_so_in_one_sentence(checkout: Path, tmp_path: Path) -> None:
+def test_a_missing_gpu_is_reported_in_one_sentence(checkout: Path, tmp_path: Path) -> None:
     result = run(checkout, tmp_path / "out")
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
@@ -95,7 +94,7 @@ def test_every_stage_works_on_the_cpu(checkout: Path, tmp_path: Path) -> None:
     }
     assert written["passed"] is True
     assert {"torch", "gpu", "driver", "commit", "uncommitted_changes", "date"} <= set(written)
-    # The table comes last, and the checkout is left as it was, but for build/.
+    # The table comes last, and the checkout is unchanged except for build/.
     assert "benchmarks" in "\n".join(result.stdout.splitlines()[-4:])
     after = [
         path for path in checkout.rglob("*") if checkout / "build" not in [path, *path.parents]
@@ -103,7 +102,7 @@ def test_every_stage_works_on_the_cpu(checkout: Path, tmp_path: Path) -> None:
     assert sorted(after) == before
 
 
-def test_a_failing_gpu_test_fails_the_check_and_the_rest_still_runs(
+def test_a_failing_gpu_test_fails_the_check_but_the_rest_still_runs(
     checkout: Path, tmp_path: Path
 ) -> None:
     test = checkout / "python_tests/ops/test_small.py"
@@ -132,16 +131,16 @@ def test_a_part_after_another_does_not_build_again(checkout: Path, tmp_path: Pat
     assert build_of("correct") == stages.PASSED
 
 
-def test_parts_share_out_all_stages(checkout: Path, tmp_path: Path) -> None:
+def test_each_stage_belongs_to_one_part(checkout: Path, tmp_path: Path) -> None:
     todo = gpu_plan.plan(checkout, tmp_path, tmp_path / "home", on_gpu=True)
-    stages_of = {part: gpu_check.of_part(todo, part) for part in gpu_check.PARTS}
-    shared_out = [stage.name for of in stages_of.values() for stage in of]
-    assert sorted(shared_out) == sorted(stage.name for stage in todo)
+    stages_of = {part: gpu_check.stages_of_part(todo, part) for part in gpu_check.PARTS}
+    assigned = [stage.name for part in stages_of.values() for stage in part]
+    assert sorted(assigned) == sorted(stage.name for stage in todo)
     assert gpu_check.PART_SECONDS + stages.GRACE < 10 * 60
-    assert gpu_check.of_part(todo, None) == todo
+    assert gpu_check.stages_of_part(todo, None) == todo
 
 
-def test_the_benchmarks_of_all_processes_are_told_in_order(tmp_path: Path) -> None:
+def test_the_benchmarks_of_all_processes_are_merged_in_order(tmp_path: Path) -> None:
     def raw(name: str) -> str:
         one = {"name": name, "stats": {"median": 1.0, "rounds": 2}}
         return json.dumps({"machine_info": {}, "benchmarks": [one]})
@@ -157,7 +156,7 @@ def test_the_benchmarks_of_all_processes_are_told_in_order(tmp_path: Path) -> No
     assert [race["name"] for race in written["benchmarks"]] == ["second", "first"]
 
 
-def test_help_tells_what_each_part_runs(checkout: Path, tmp_path: Path) -> None:
-    told = run(checkout, tmp_path, "--help").stdout
-    assert all(f"\n  {part} " in told for part in gpu_check.PARTS)
-    assert "but test_iterative_sign" in told
+def test_help_describes_each_part(checkout: Path, tmp_path: Path) -> None:
+    help_text = run(checkout, tmp_path, "--help").stdout
+    assert all(f"\n  {part} " in help_text for part in gpu_check.PARTS)
+    assert "but test_iterative_sign" in help_text

@@ -1,4 +1,4 @@
-"""The check's first part keeps what it found whatever happens to a step, or to itself."""
+"""The part `first` keeps its facts if a step fails or hangs, or the check itself is killed."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ pytestmark = pytest.mark.xdist_group("processes")
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(gpu_first.__file__).parent
-TELL = """
+RECORD = """
 import os, sys, time
 from pathlib import Path
 from facts import Facts
 
 began = float(os.environ["FIRST_BEGAN"])
 facts = Facts(Path(os.environ["FIRST_FACTS"]), os.environ["FIRST_STEP"], began)
-facts.tell("found", rate_flop_per_s=12345678.9, right=True, process=os.getpid())
+facts.record("found", rate_flop_per_s=12345678.9, right=True, process=os.getpid())
 """
 ENDINGS = {
     "fine": "",
     "raises": "raise ValueError('a shape does not fit')",
     "crashes": "print('about to', flush=True); import ctypes; ctypes.string_at(0)",
     "hangs": "print('waiting', flush=True); time.sleep(600)",
-    "is deaf": "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)",
+    "ignores SIGINT": (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+    ),
 }
 
 
 def step(ending: str, limit: float = 30.0) -> Step:
-    """A step that tells a fact and then ends in one of several ways."""
-    command = [sys.executable, "-c", TELL + ENDINGS[ending]]
+    """A step that records a fact and then ends in the given way."""
+    command = [sys.executable, "-c", RECORD + ENDINGS[ending]]
     return Step(ending, command, limit, {"PYTHONPATH": str(TOOLS)})
 
 
@@ -56,7 +58,7 @@ def run(out: Path, steps: list[Step], seconds: float = 100.0) -> tuple[int, list
     return code, facts.read(out / gpu_first.FACTS)
 
 
-def of(found: list[dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
+def facts_of(found: list[dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
     """A step's facts by name."""
     return {fact["fact"]: fact for fact in found if fact["step"] == name}
 
@@ -65,17 +67,23 @@ def test_facts_survive_steps_that_fail_or_hang_and_the_next_ones_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_first, "GRACE", 1.0)
-    todo = [step("raises"), step("crashes"), step("hangs", 4), step("is deaf", 4), step("fine")]
+    todo = [
+        step("raises"),
+        step("crashes"),
+        step("hangs", 4),
+        step("ignores SIGINT", 4),
+        step("fine"),
+    ]
     code, found = run(tmp_path / "out", todo)
     assert code == 1
     assert found[0]["fact"] == "machine"
     assert found[0]["torch"] == "2.11"
     ended = {}
     for each in todo:
-        told = of(found, each.name)
-        assert told["found"]["rate_flop_per_s"] == 12345700.0  # six digits
-        ended[each.name] = told["ended"]
-        assert ended[each.name]["seconds"] <= each.limit + 3  # starting and ending a process
+        facts_of_step = facts_of(found, each.name)
+        assert facts_of_step["found"]["rate_flop_per_s"] == 12345700.0  # six digits
+        ended[each.name] = facts_of_step["ended"]
+        assert ended[each.name]["seconds"] <= each.limit + 3  # plus starting and ending a process
     assert [fact["status"] for fact in ended.values()] == [
         stages.FAILED,
         stages.FAILED,
@@ -86,11 +94,11 @@ def test_facts_survive_steps_that_fail_or_hang_and_the_next_ones_run(
     assert "ValueError: a shape does not fit" in ended["raises"]["error"]
     assert "about to" in ended["crashes"]["error"]
     assert "waiting" in ended["hangs"]["error"]
-    assert "KeyboardInterrupt" in ended["hangs"]["error"]  # says where it hung
+    assert "KeyboardInterrupt" in ended["hangs"]["error"]  # the traceback shows where it hung
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_what_was_found_is_there_when_the_check_is_killed(tmp_path: Path) -> None:
+def test_facts_survive_when_the_check_is_killed(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
         f"sys.path[:0] = [{str(TOOLS)!r}, {str(Path(__file__).parent)!r}]\n"
@@ -107,42 +115,44 @@ def test_what_was_found_is_there_when_the_check_is_killed(tmp_path: Path) -> Non
     process.kill()
     process.wait()
     found = facts.read(file)
-    os.kill(of(found, "hangs")["found"]["process"], signal.SIGKILL)  # it outlives the check
+    os.kill(
+        facts_of(found, "hangs")["found"]["process"], signal.SIGKILL
+    )  # the step outlives the check
     assert [fact["fact"] for fact in found] == ["machine", "found", "ended", "found"]
-    assert of(found, "fine")["ended"]["status"] == stages.PASSED
+    assert facts_of(found, "fine")["ended"]["status"] == stages.PASSED
 
 
-def test_half_a_line_harms_no_other(tmp_path: Path) -> None:
+def test_a_partial_line_does_not_affect_others(tmp_path: Path) -> None:
     file = tmp_path / "facts"
     first, second = (
         facts.Facts(file, "first", time.time()),
         facts.Facts(file, "second", time.time()),
     )
-    first.tell("one", errors=[float("nan"), float("inf"), 0.5])
-    with file.open("a") as half:
-        half.write('{"step": "first", "fa')
+    first.record("one", errors=[float("nan"), float("inf"), 0.5])
+    with file.open("a") as partial:
+        partial.write('{"step": "first", "fa')
     assert len(facts.read(file)) == 1
-    second.tell("two")
+    second.record("two")
     assert [fact["fact"] for fact in facts.read(file)] == ["one", "two"]
     assert facts.read(file)[0]["errors"] == ["nan", "inf", 0.5]
     assert facts.read(tmp_path / "absent") == []
 
 
-def test_the_budget_shortens_a_step_and_drops_the_last(
+def test_the_time_limit_shortens_a_step_and_drops_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_first, "GRACE", 1.0)
-    monkeypatch.setattr(gpu_first, "LEAST", 3.0)
+    monkeypatch.setattr(gpu_first, "MIN_SECONDS", 3.0)
     started = time.monotonic()
     code, found = run(tmp_path, [step("fine"), step("hangs"), step("raises")], seconds=8)
     assert time.monotonic() - started < 12
     assert code == 1  # for the one that hung
     status = {fact["step"]: fact["status"] for fact in found if fact["fact"] == "ended"}
     assert status == {"fine": stages.PASSED, "hangs": stages.TIMED_OUT, "raises": DROPPED}
-    assert set(of(found, "raises")) == {"ended"}
+    assert set(facts_of(found, "raises")) == {"ended"}
 
 
-def test_the_real_steps_are_there_in_order_and_fit(tmp_path: Path) -> None:
+def test_the_real_steps_exist_in_order_within_the_limits(tmp_path: Path) -> None:
     steps = gpu_first.steps_of(ROOT, tmp_path)
     assert [each.name.partition(":")[0] for each in steps] == [
         "ceilings", "on chip", "on chip", "on chip", "ncu", "blocks", "operators", "convolutions",
@@ -154,7 +164,7 @@ def test_the_real_steps_are_there_in_order_and_fit(tmp_path: Path) -> None:
     assert stages.GRACE + gpu_first.SECONDS < 600
 
 
-def test_compilers_peers_come_before_the_tests_only_where_all_was_right(tmp_path: Path) -> None:
+def test_compiled_peers_come_before_the_tests_only_if_all_results_are_right(tmp_path: Path) -> None:
     def first(*right: bool) -> str:
         found = [{"fact": "error", "right": each} for each in right]
         return gpu_first.last_steps(ROOT, tmp_path, [{"fact": "copy"}, *found])[0].name
@@ -168,22 +178,22 @@ def test_failed_tests_are_facts(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "def test_wrong():\n    assert 1 == 2\n\ndef test_right():\n    pass\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "facts_of_tests", "--rootdir", "."]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_facts", "--rootdir", "."]
     command += ["-p", "no:cacheprovider", str(tmp_path / "test_it.py")]
     _, found = run(tmp_path, [Step("tests", command, 60, {"PYTHONPATH": str(TOOLS)})])
-    told = of(found, "tests")
-    assert "test_wrong" in told["failed"]["test"]
-    assert "assert 1 == 2" in told["failed"]["error"]
-    assert told["failed"]["right"] is False
-    assert (told["tests"]["passed"], told["tests"]["failed"]) == (1, 1)
+    facts_of_step = facts_of(found, "tests")
+    assert "test_wrong" in facts_of_step["failed"]["test"]
+    assert "assert 1 == 2" in facts_of_step["failed"]["error"]
+    assert facts_of_step["failed"]["right"] is False
+    assert (facts_of_step["tests"]["passed"], facts_of_step["tests"]["failed"]) == (1, 1)
 
 
 @pytest.fixture
 def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps' scripts can be imported."""
+    """Make the steps' scripts importable."""
     for folder in ("python_tests/ops", "benchmarks", "benchmarks/first"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
-    # Benchmarks and tests of an operator have files of the same name.
+    # Benchmark and test of an operator have the same file name.
     for file in (ROOT / "benchmarks").glob("test_*.py"):
         monkeypatch.delitem(sys.modules, file.stem, raising=False)
 
@@ -193,7 +203,7 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blocks_are_checked_at_the_networks_own_sizes() -> None:
     import torch
     from blocks import case_of
-    from inverted_residual_ways import blocks
+    from inverted_residual_variants import blocks
 
     found = blocks(32, torch.device("cpu"))
     assert len(found) == 16
@@ -204,20 +214,20 @@ def test_blocks_are_checked_at_the_networks_own_sizes() -> None:
 
 
 @pytest.mark.usefixtures("_scripts")
-def test_errors_are_told_as_quantiles() -> None:
+def test_errors_become_quantiles() -> None:
     import torch
     from common import distribution
 
     errors = torch.tensor([0.5, 0.25, float("nan"), 0.125, 0.75], dtype=torch.float64)
-    told = distribution(errors)
-    assert told["images"] == 5
-    assert [told[name] for name in ("min", "p25", "median", "p75")] == [0.125, 0.25, 0.5, 0.75]
-    assert told["max"] == float("inf")  # not finite is the worst, not left out
+    quantiles = distribution(errors)
+    assert quantiles["images"] == 5
+    assert [quantiles[name] for name in ("min", "p25", "median", "p75")] == [0.125, 0.25, 0.5, 0.75]
+    assert quantiles["max"] == float("inf")  # NaN counts as the largest error
 
 
 @pytest.mark.usefixtures("_scripts")
 @pytest.mark.parametrize("wrong", [False, True])
-def test_a_wrong_operator_is_told_so(wrong: bool) -> None:
+def test_a_wrong_operator_is_detected(wrong: bool) -> None:
     import operators
     import torch
 
@@ -226,13 +236,13 @@ def test_a_wrong_operator_is_told_so(wrong: bool) -> None:
 
     found = next(operators.cases(torch.device("cpu")))
     assert found.name == "sign_update_"
-    told = operators.errors_of(dataclasses.replace(found, run=run))
-    assert told["right"] is not wrong
-    assert told["checked"] == 1  # of two images
+    errors = operators.errors_of(dataclasses.replace(found, run=run))
+    assert errors["right"] is not wrong
+    assert errors["checked"] == 1  # of two images
 
 
 @pytest.mark.usefixtures("_scripts")
-def test_a_launch_of_ncus_report_is_a_fact(tmp_path: Path) -> None:
+def test_each_launch_in_ncus_report_becomes_a_fact(tmp_path: Path) -> None:
     import counters
 
     report = tmp_path / "ncu.csv"
@@ -246,9 +256,9 @@ def test_a_launch_of_ncus_report_is_a_fact(tmp_path: Path) -> None:
     ]
     lines = ["==PROF== Connected", *(",".join(json.dumps(cell) for cell in row) for row in rows)]
     report.write_text("\n".join(lines))
-    told = facts.Facts(tmp_path / "facts", "ncu", time.time())
-    assert counters.tell_report(report, told)
-    assert not counters.tell_report(tmp_path / "absent", told)
+    recorded = facts.Facts(tmp_path / "facts", "ncu", time.time())
+    assert counters.record_report(report, recorded)
+    assert not counters.record_report(tmp_path / "absent", recorded)
     found = facts.read(tmp_path / "facts")
     assert [fact["fact"] for fact in found] == ["counters", "counters", "no counters"]
     assert found[0]["values"]["Duration"] == "1,234 ns"

@@ -1,4 +1,4 @@
-"""What the GPU check would run on a GPU: which files, in what order, in which processes."""
+"""The GPU check's plan on a GPU: which files run, in what order, in which processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stage]:
 
 
 def files_of(stage: Stage) -> list[str]:
-    """The test files among a command's words, without folder and suffix."""
+    """The names of the test files in a command."""
     return [Path(word).stem for word in stage.command if re.search(r"/test_\w+\.py$", word)]
 
 
@@ -57,7 +57,7 @@ def test_every_gpu_test_file_runs_once(plan: dict[str, Stage]) -> None:
     assert sorted(names) == sorted(expected)
 
 
-def test_operators_run_in_a_process_a_file_the_riskiest_first(plan: dict[str, Stage]) -> None:
+def test_operators_run_in_one_process_per_file_riskiest_first(plan: dict[str, Stage]) -> None:
     *operators, others = [files_of(stage) for stage in begin(plan, "gpu tests")]
     assert all(len(files) == 1 for files in operators)
     assert [files[0] for files in operators[:6]] == [
@@ -72,7 +72,7 @@ def test_operators_run_in_a_process_a_file_the_riskiest_first(plan: dict[str, St
     assert not in_ops & set(others)
 
 
-def test_families_and_risky_kernels_are_apart_from_the_engines_tests(
+def test_families_and_risky_kernels_run_separately_from_the_engines_tests(
     plan: dict[str, Stage],
 ) -> None:
     assert files_of(plan["family tests"]) == ["test_families_gpu"]
@@ -82,7 +82,7 @@ def test_families_and_risky_kernels_are_apart_from_the_engines_tests(
     assert files_of(plan["engine tests: test_onchip_gpu"]) == ["test_onchip_gpu"]
 
 
-def test_pytest_is_short_and_stops_at_many_failures(plan: dict[str, Stage]) -> None:
+def test_pytest_output_is_short_and_stops_after_many_failures(plan: dict[str, Stage]) -> None:
     commands = [stage.command for stage in plan.values() if "pytest" in stage.command]
     assert len(commands) > 20
     for command in commands:
@@ -111,14 +111,14 @@ def test_the_sanitizer_watches_our_kernels_on_a_few_tests(plan: dict[str, Stage]
     assert "test_activate_cuda" in last[1]
 
 
-def test_racecheck_is_for_the_kernels_with_shared_memory() -> None:
+def test_racecheck_covers_the_kernels_with_shared_memory() -> None:
     sources = [file for file in (ROOT / "csrc").glob("*/*.cu*") if file.parent.name != "common"]
     used = re.compile(r"__shared__|dynamic_shared<|\breport<")  # the last: common/watch.cuh
     found = {file.parent.name for file in sources if used.search(file.read_text())}
     assert found == set(gpu_plan.SHARED)
 
 
-def test_a_few_tests_of_every_function_are_kept() -> None:
+def test_the_sanitizer_keeps_a_few_cases_of_every_test() -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu"]
     command += ["-p", "no:cacheprovider", "-k", "not graph"]
     names = ("test_depthwise_cuda", "test_stem_update_cuda")
@@ -143,7 +143,7 @@ def test_a_few_tests_of_every_function_are_kept() -> None:
     assert [line for line in everything if line in set(few)] == few
 
 
-def test_benchmarks_start_with_what_was_never_measured(plan: dict[str, Stage]) -> None:
+def test_benchmarks_start_with_the_riskiest_kernels(plan: dict[str, Stage]) -> None:
     onchip, blocks, others = [files_of(stage) for stage in begin(plan, "benchmarks")]
     assert (onchip, blocks) == (["test_onchip"], ["test_inverted_residual"])
     assert others[-1] == "test_memory"
@@ -152,7 +152,7 @@ def test_benchmarks_start_with_what_was_never_measured(plan: dict[str, Stage]) -
     assert {*onchip, *blocks, *others} == here - {"test_iterative_sign"}
     outputs = [w for s in begin(plan, "benchmarks") for w in s.command if "benchmark-json" in w]
     assert len(set(outputs)) == 3
-    assert all("whole_benchmarks" in stage.command for stage in begin(plan, "benchmarks"))
+    assert all("finished_benchmarks" in stage.command for stage in begin(plan, "benchmarks"))
     assert not any("--benchmark-disable" in stage.command for stage in plan.values())
 
 
@@ -171,16 +171,16 @@ def test_a_checkout_without_gpu_tests_does_not_pass_on_a_gpu(tmp_path: Path) -> 
     assert outcome.status == stages.FAILED
 
 
-def test_a_build_is_used_again_only_if_it_was_finished(tmp_path: Path) -> None:
+def test_only_a_finished_build_is_reused(tmp_path: Path) -> None:
     root, work = tmp_path / "checkout", tmp_path / "work"
     (root / "sign_ext").mkdir(parents=True)
     home = gpu_build.build_folder(root, {}, on_gpu=False)
     (home / "site").mkdir(parents=True)
-    (home / "site" / "half").touch()
+    (home / "site" / "unfinished").touch()
     gpu_build.prepare(root, work, home)
     assert not (home / "site").exists()
     assert gpu_build.build_stages(work, home, on_gpu=False)[0].command
-    # The import, and nothing before it, finishes a build; one that fails takes that back.
+    # Only a successful import finishes a build; a failed import marks it as unfinished again.
     package = home / "site" / "sign_ext" / "__init__.py"
     for text, finished in [
         ("def build_config():\n    return {'cuda': False}\n", True),
@@ -195,7 +195,7 @@ def test_a_build_is_used_again_only_if_it_was_finished(tmp_path: Path) -> None:
         assert bool(first.command) != finished
 
 
-def test_sources_torch_and_gpu_make_another_build(tmp_path: Path) -> None:
+def test_other_sources_torch_or_gpu_need_another_build(tmp_path: Path) -> None:
     def folder(**facts: str) -> Path:
         return gpu_build.build_folder(tmp_path, {"torch": "2.15", **facts}, on_gpu=True)
 
@@ -211,7 +211,7 @@ def test_sources_torch_and_gpu_make_another_build(tmp_path: Path) -> None:
     assert folder() == folders[-1]
 
 
-def test_patch_versions_make_no_other_build_and_other_abis_do(tmp_path: Path) -> None:
+def test_other_abis_but_not_patch_versions_need_another_build(tmp_path: Path) -> None:
     def folder(**changes: str) -> Path:
         facts = {
             "python": "3.12.3",
@@ -235,7 +235,7 @@ def test_patch_versions_make_no_other_build_and_other_abis_do(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("imports", [True, False])
-def test_what_was_built_before_is_built_anew_where_it_does_not_import(
+def test_a_build_that_does_not_import_is_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imports: bool
 ) -> None:
     root, work, home = tmp_path / "checkout", tmp_path / "work", tmp_path / "home"
@@ -257,16 +257,16 @@ def test_what_was_built_before_is_built_anew_where_it_does_not_import(
         return [build, imported]
 
     monkeypatch.setattr(gpu_build, "build_stages", build_stages)
-    outcomes = gpu_build.provide(
+    outcomes = gpu_build.ensure_package(
         root, work, home, on_gpu=False, deadline=time.monotonic() + 100, log=tmp_path / "log"
     )
     assert stages.succeeded(outcomes)
     assert (home / gpu_build.MARKER).exists()
-    told = [(outcome.name, outcome.status) for outcome in outcomes]
+    statuses = [(outcome.name, outcome.status) for outcome in outcomes]
     if imports:
-        assert told == [("build", stages.SKIPPED), ("import", stages.PASSED)]
+        assert statuses == [("build", stages.SKIPPED), ("import", stages.PASSED)]
     else:
-        assert told == [
+        assert statuses == [
             ("import of what was built before", stages.SKIPPED),
             ("build", stages.PASSED),
             ("import", stages.PASSED),
@@ -280,7 +280,7 @@ def test_an_interpreter_is_found_by_path_and_by_version(
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "shims"))
     for place, text in [
-        ("shims/python3.99", "exit 127"),  # as pyenv's, of a version that is not chosen
+        ("shims/python3.99", "exit 127"),  # like a pyenv shim of a version that is not activated
         ("versions/3.99.1/bin/python3", "exit 0"),
     ]:
         file = tmp_path / place

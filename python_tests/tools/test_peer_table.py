@@ -1,4 +1,4 @@
-"""The table of peers is filled cell by cell, whatever ends a call, and with nothing else."""
+"""The peer table is filled cell by cell, even if calls are killed."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def cells_of(out: Path) -> list[dict[str, Any]]:
 
 
 def row(name: str = "naive .backward()", **facts: Any) -> dict[str, Any]:
-    """A measured cell's facts by hand."""
+    """The facts of a measured cell, written by hand."""
     basic = {"ran_with": 8, "median": 2.0, "naive_median": 2.0, "speed": 1.0, "error": 0.0}
     return {**basic, "date": "2026-01-02T03:04:05+00:00", "commit": "1234", **facts}
 
 
 @pytest.mark.slow
-def test_a_killed_call_is_gone_on_with_and_every_cell_is_there_once(tmp_path: Path) -> None:
+def test_a_killed_call_is_resumed_and_every_cell_is_stored_once(tmp_path: Path) -> None:
     out = tmp_path / "peers.json"
     process = subprocess.Popen(words(out), stdout=subprocess.DEVNULL, start_new_session=True)
     while len(cells_of(out)) < 3 and process.poll() is None:
@@ -73,7 +73,7 @@ def test_a_killed_call_is_gone_on_with_and_every_cell_is_there_once(tmp_path: Pa
     left = run(out, "--list").stdout.splitlines()
     assert len(left) == len(WANTED) - len(before)
     assert f"{len(left)} left, call again" in run(out, "--seconds", "0").stdout
-    assert cells_of(out) == before  # there was no time to begin one
+    assert cells_of(out) == before  # there was no time to start one
     result = run(out)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "nothing left: 8 of 8 cells are in peers.json"
@@ -100,7 +100,7 @@ def test_a_killed_call_is_gone_on_with_and_every_cell_is_there_once(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("{", "JSONDecodeError"),
         ("[]", "TypeError"),
@@ -110,8 +110,8 @@ def test_a_killed_call_is_gone_on_with_and_every_cell_is_there_once(tmp_path: Pa
         ("ORPHAN", "origin"),
     ],
 )
-def test_a_file_of_something_else_is_refused_and_left_alone(
-    content: str, says: str, tmp_path: Path
+def test_another_file_is_rejected_and_not_changed(
+    content: str, message: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "peers.json"
     table = Table(out, HERE)
@@ -122,17 +122,17 @@ def test_a_file_of_something_else_is_refused_and_left_alone(
     if content == "ORPHAN":
         content = json.dumps({**good, "origins": {}})
     out.write_text(content)
-    with pytest.raises(ValueError, match=f"{says}(.|\n)*give another --out"):
+    with pytest.raises(ValueError, match=f"{message}(.|\n)*give another --out"):
         Table(out, HERE)
     assert out.read_text() == content
 
 
-def test_the_script_refuses_a_wrong_file_and_an_unknown_contender(tmp_path: Path) -> None:
+def test_the_script_rejects_a_wrong_file_and_an_unknown_contender(tmp_path: Path) -> None:
     out = tmp_path / "peers.json"
     out.write_text('{"benchmarks": []}')
     wrong = run(out)
     assert wrong.returncode == 2
-    assert "is no file of this script" in wrong.stderr
+    assert "is not a peer table" in wrong.stderr
     assert out.read_text() == '{"benchmarks": []}'
     unknown = run(tmp_path / "new.json", "--contenders", "sign_ext magic")
     assert unknown.returncode == 2
@@ -140,14 +140,14 @@ def test_the_script_refuses_a_wrong_file_and_an_unknown_contender(tmp_path: Path
 
 
 @pytest.mark.parametrize("change", [{"gpu": "B"}, {"torch": "2.12"}, {"sources": "abd"}])
-def test_cells_of_another_origin_are_kept_apart(change: dict[str, str], tmp_path: Path) -> None:
+def test_cells_of_another_origin_are_kept_separate(change: dict[str, str], tmp_path: Path) -> None:
     out, cell = tmp_path / "peers.json", Cell(RACE, "x")
     Table(out, HERE).add(cell, row(median=1.0))
     # Another commit with the same sources measures the same thing.
     assert Table(out, {**HERE, "commit": "5678"}).missing([cell]) == []
     other = Table(out, {**HERE, **change})
     assert other.missing([cell]) == [cell]
-    assert other.apart() == 1
+    assert other.count_of_other_origins() == 1
     other.add(cell, row(median=3.0, date="2027-01-01"))
     again = Table(out, HERE)
     assert [each["median"] for each in again.cells().values()] == [1.0]
@@ -155,7 +155,7 @@ def test_cells_of_another_origin_are_kept_apart(change: dict[str, str], tmp_path
     assert ([each["median"] for each in shown], others) == ([3.0], 1)
 
 
-def test_a_cell_that_ends_the_process_is_given_up(tmp_path: Path) -> None:
+def test_a_cell_that_ends_the_process_twice_is_given_up(tmp_path: Path) -> None:
     out, cell = tmp_path / "peers.json", Cell(RACE, "x")
     for _ in range(2):
         assert Table(out, HERE).begin(cell)  # and the process ends
@@ -166,7 +166,7 @@ def test_a_cell_that_ends_the_process_is_given_up(tmp_path: Path) -> None:
     assert json.loads(out.read_text())["begun"] == {}
 
 
-def test_it_begins_from_another_file_only_where_there_is_none(tmp_path: Path) -> None:
+def test_the_start_file_is_used_only_if_there_is_no_table(tmp_path: Path) -> None:
     start, out, cell = tmp_path / "start.json", tmp_path / "out.json", Cell(RACE, "x")
     Table(start, HERE).add(cell, row())
     table = Table(out, HERE, start)
@@ -177,7 +177,7 @@ def test_it_begins_from_another_file_only_where_there_is_none(tmp_path: Path) ->
     assert Table(tmp_path / "new.json", HERE, tmp_path / "none.json").cells() == {}
 
 
-def test_what_does_not_fit_runs_with_fewer_images(
+def test_a_contender_that_does_not_fit_runs_with_fewer_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
@@ -193,18 +193,18 @@ def test_what_does_not_fit_runs_with_fewer_images(
                 raise torch.OutOfMemoryError
             return row(ran_with=self.images)
 
-    monkeypatch.setattr(peer_measure, "Course", Small)
+    monkeypatch.setattr(peer_measure, "PreparedRace", Small)
     table = Table(tmp_path / "peers.json", HERE)
-    measuring = peer_table.Measuring(table)
-    measuring.add(Cell(RACE, "x"))
+    measurer = peer_table.CellMeasurer(table)
+    measurer.add(Cell(RACE, "x"))
     assert tried == [8, 4, 2]
-    assert measuring.add(Cell(RACE, "never")) == "out of memory with one image"
+    assert measurer.add(Cell(RACE, "never")) == "out of memory with one image"
     first, second = peer_show.races(list(table.cells().values()))[0]["rows"], table.cells()
     assert first[0]["name"] == "x (with 2 images: more do not fit)"
     assert "absent" in second[Cell(RACE, "never").key]
 
 
-def test_every_race_asks_for_the_peers_and_all_of_ours() -> None:
+def test_every_race_includes_the_peers_and_all_of_ours() -> None:
     on_gpu = peer_measure.names(Race("basic_cnn", "float32", 8, 2, "cuda"))
     assert {"naive .backward()", "naive, default flags", "torch.compile max-autotune"} <= set(
         on_gpu
@@ -212,21 +212,22 @@ def test_every_race_asks_for_the_peers_and_all_of_ours() -> None:
     assert {"CUDA graph by hand", "JAX jit(lax.scan)", "memsave_torch"} <= set(on_gpu)
     assert {"sign_ext autograd", "sign_ext fused", "sign_ext onchip"} <= set(on_gpu)
     assert "sign_ext fused, tuned" in on_gpu
-    on_cpu = peer_measure.Course(Race("basic_cnn", "float32", 1, 1, "cpu"), 1).task
+    on_cpu = peer_measure.PreparedRace(Race("basic_cnn", "float32", 1, 1, "cpu"), 1).task
     assert (
-        peer_measure.why_not(on_cpu, "sign_ext fused, tuned") == "on a CPU measuring takes minutes"
+        peer_measure.absence_reason(on_cpu, "sign_ext fused, tuned")
+        == "on a CPU measuring takes minutes"
     )
-    assert peer_measure.why_not(on_cpu, "sign_ext fused") is None
+    assert peer_measure.absence_reason(on_cpu, "sign_ext fused") is None
     assert len(set(on_gpu)) == len(on_gpu)
     assert "naive, default flags" not in peer_measure.names(Race("n", "tf32", 8, 2, "cuda"))
 
 
-def test_the_best_peer_takes_part_for_both_networks_of_the_claims() -> None:
+def test_the_best_peer_takes_part_for_both_small_networks() -> None:
     """max-autotune compiles for minutes, so the large networks do without it."""
 
     def reason(network: str) -> str | None:
-        task = peer_measure.Course(Race(network, "float32", 1, 1, "cpu"), 1).task
-        return peer_measure.why_not(task, "torch.compile max-autotune")
+        task = peer_measure.PreparedRace(Race(network, "float32", 1, 1, "cpu"), 1).task
+        return peer_measure.absence_reason(task, "torch.compile max-autotune")
 
     assert reason("basic_cnn") is None
     pytest.importorskip("torchvision")
@@ -234,8 +235,8 @@ def test_the_best_peer_takes_part_for_both_networks_of_the_claims() -> None:
     assert reason("nasnet_mobile") == "left out: compiles for minutes"
 
 
-def test_who_computes_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    course = peer_measure.Course(RACE, 2)
+def test_a_contender_with_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = peer_measure.PreparedRace(RACE, 2)
     build = peer_measure.build
 
     def wrong(task: contenders.Task, name: str) -> Any:
@@ -243,20 +244,21 @@ def test_who_computes_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatc
         return (lambda images: run(images) + 1) if name == "sign_ext autograd" else run
 
     monkeypatch.setattr(peer_measure, "build", wrong)
-    assert "computes something else" in course.measure("sign_ext autograd")["absent"]
-    # Where rounding alone does as much, the error is kept and the time too; NaN never is rounding.
-    monkeypatch.setattr(course.reference, "rounding", 0.8)
-    assert "median" in course.measure("sign_ext autograd")
-    assert course._objection("x", math.nan) is not None
+    assert "computes something else" in prepared.measure("sign_ext autograd")["absent"]
+    # If rounding alone causes such errors, the contender is timed anyway; but NaN is never
+    # rounding.
+    monkeypatch.setattr(prepared.reference, "rounding", 0.8)
+    assert "median" in prepared.measure("sign_ext autograd")
+    assert prepared._objection("x", math.nan) is not None
 
 
-def test_the_sources_are_what_a_time_depends_on(tmp_path: Path) -> None:
-    beside = ["docs/a.md", "csrc/tests/t.cpp", "sign_ext/cli.py", "benchmarks/peer_show.py"]
-    for name in ["csrc/a/b.cu", "sign_ext/sign.py", "sign_ext/engine/x/y.py", *beside]:
+def test_the_digest_covers_the_sources_that_a_time_depends_on(tmp_path: Path) -> None:
+    unmeasured = ["docs/a.md", "csrc/tests/t.cpp", "sign_ext/cli.py", "benchmarks/peer_show.py"]
+    for name in ["csrc/a/b.cu", "sign_ext/sign.py", "sign_ext/engine/x/y.py", *unmeasured]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     before = peer_cells.sources(tmp_path)
-    for name in beside:
+    for name in unmeasured:
         (tmp_path / name).write_text("2")
     assert peer_cells.sources(tmp_path) == before
     for name in ("csrc/a/b.cu", "sign_ext/sign.py", "sign_ext/engine/x/y.py"):
@@ -268,13 +270,13 @@ def test_the_sources_are_what_a_time_depends_on(tmp_path: Path) -> None:
     assert peer_cells.sources(tmp_path) == before  # moved, but the same sources
 
 
-def test_what_is_measured_is_among_the_sources() -> None:
+def test_every_source_pattern_matches_a_file() -> None:
     for pattern in peer_cells.MEASURED:
-        assert list(ROOT.glob(pattern)), f"{pattern} names nothing any more"
+        assert list(ROOT.glob(pattern)), f"{pattern} matches no file"
 
 
-def test_a_full_memory_is_known_in_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    course = peer_measure.Course(RACE, 1)
+def test_out_of_memory_is_recognized_in_other_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = peer_measure.PreparedRace(RACE, 1)
 
     def full(task: contenders.Task, name: str) -> Any:
         raise RuntimeError(name)
@@ -282,8 +284,8 @@ def test_a_full_memory_is_known_in_other_words(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(peer_measure, "build", full)
     for words in ("captured: CUDA out of memory. Tried", "RESOURCE_EXHAUSTED: 12 bytes"):
         with pytest.raises(torch.OutOfMemoryError):
-            course.measure(f"sign_ext {words}")
-    assert "other" in course.measure("sign_ext other")["absent"]
+            prepared.measure(f"sign_ext {words}")
+    assert "other" in prepared.measure("sign_ext other")["absent"]
 
 
 def test_the_picture(tmp_path: Path) -> None:
@@ -300,7 +302,7 @@ def test_the_picture(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "images" / "peers.svg").read_text()
 
 
-def test_gpu_check_goes_on_with_it(tmp_path: Path) -> None:
+def test_gpu_check_continues_the_table(tmp_path: Path) -> None:
     stage = gpu_check.peer_table(ROOT, tmp_path, tmp_path, on_gpu=False)
     assert stage.name in gpu_check.PARTS["peers"]
     outcome = stages.run_stage(stage, seconds_left=120, folder=tmp_path, log=tmp_path / "log")
@@ -308,5 +310,5 @@ def test_gpu_check_goes_on_with_it(tmp_path: Path) -> None:
     assert (tmp_path / gpu_check.PEERS).exists()
     on_gpu = gpu_check.peer_table(ROOT, tmp_path, tmp_path, on_gpu=True)
     assert "--networks" not in on_gpu.command
-    # With the build, and time for the last cell, within a part.
+    # Leaves time for the build and the last cell within a part.
     assert gpu_check.PEER_SECONDS + 200 < gpu_check.PART_SECONDS

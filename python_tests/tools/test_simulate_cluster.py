@@ -21,7 +21,7 @@ from cluster import WASTE, Cluster, HopelessError  # noqa: E402
 from cluster_disk import Disk  # noqa: E402
 from cluster_run import simulate  # noqa: E402
 
-# Everything that can go wrong does, on odd sizes.
+# All kinds of waste occur, with odd sizes.
 ROUGH = Cluster(
     images=1013,
     shard_size=7,
@@ -52,7 +52,7 @@ ROUGH = Cluster(
 
 
 def quiet(**options: float) -> Cluster:
-    """A cluster on which nothing but the images takes time, unless an option says otherwise."""
+    """A cluster on which only the images take time, unless an option says otherwise."""
     basic = {"images": 100, "shard_size": 10, "ranks": 1, "rate": 2.0}
     return Cluster(**{**basic, **options})
 
@@ -72,7 +72,7 @@ def test_without_noise_the_time_is_the_busiest_ranks(
 
 
 @pytest.mark.parametrize("change", [{}, {"trust": True}, {"ranks": 23}])
-def test_the_accounts_add_up_to_all_rank_seconds(change: dict[str, float], seed: int) -> None:
+def test_the_categories_add_up_to_all_rank_seconds(change: dict[str, float], seed: int) -> None:
     cluster = dataclasses.replace(ROUGH, **change)
     preemptions = 0
     for each in range(seed, seed + 5):
@@ -90,8 +90,8 @@ def test_the_same_seed_gives_the_same_numbers(seed: int) -> None:
     assert simulate(ROUGH, seed) != simulate(ROUGH, seed + 1)
 
 
-def test_a_preemption_loses_half_a_shard_in_the_mean(seed: int) -> None:
-    # Seldom pre-empted and never delayed, a rank is anywhere in a shard. By renewal theory the
+def test_a_preemption_loses_half_a_shard_on_average(seed: int) -> None:
+    # Pre-emptions are rare and independent of progress. By renewal theory the
     # mean loss is 1/λ − s/(exp(λs) − 1), and a shard takes (exp(λs) − 1)/λ in all.
     s, interval, shards = 5.0, 50.0, 40
     found = [simulate(quiet(images=400, job_interval=interval), seed + i) for i in range(400)]
@@ -99,7 +99,7 @@ def test_a_preemption_loses_half_a_shard_in_the_mean(seed: int) -> None:
     lost = sum(each.waste["lost"] for each in found) / sum(each.preemptions for each in found)
     expected = interval - s / math.expm1(hazard)
     assert expected == pytest.approx(s / 2, rel=0.04)
-    # A loss lies between 0 and a shard, all but evenly: its deviation is s/√12.
+    # A loss is almost uniform between 0 and s, so its standard deviation is s/√12.
     error = s / math.sqrt(12 * sum(each.preemptions for each in found))
     assert abs(lost - expected) < 5 * error
     times = np.array([each.seconds for each in found])
@@ -107,7 +107,7 @@ def test_a_preemption_loses_half_a_shard_in_the_mean(seed: int) -> None:
     assert abs(times.mean() - mean) < 5 * times.std() / math.sqrt(len(times))
 
 
-def test_restarts_cost_what_renewal_theory_says(seed: int) -> None:
+def test_restarts_agree_with_renewal_theory(seed: int) -> None:
     # One shard: it needs an unbroken R + s; the mean time to one is (exp(λ(R + s)) − 1)/λ.
     cluster = quiet(images=10, start_up=3.0, rank_interval=8.0)
     found = [simulate(cluster, seed + each).seconds for each in range(2000)]
@@ -119,7 +119,7 @@ def test_pre_emptions_of_ranks_add_up() -> None:
     assert quiet(ranks=30, rank_interval=60.0, job_interval=10.0).hazard == pytest.approx(0.6)
 
 
-def test_a_job_that_gets_nowhere_is_given_up(seed: int) -> None:
+def test_a_job_without_progress_is_given_up(seed: int) -> None:
     with pytest.raises(HopelessError, match="smaller shards"):
         simulate(quiet(job_interval=1.0, start_up=60.0), seed)
 
@@ -135,24 +135,24 @@ def test_one_shard_is_computed_while_another_is_written(compute: float, write: f
 
 
 def test_all_ranks_share_the_bandwidth() -> None:
-    # Each has one shard; all begin to write at once, and all bytes pass through the one channel.
+    # Each rank has one shard; all start to write at once and share one channel.
     outcome = simulate(quiet(ranks=10, image_bytes=3.0, source_bytes=1.0, bandwidth=20.0, link=7.0))
     assert outcome.seconds == pytest.approx(10 / 2.0 + 100 * 4.0 / 20.0)
 
 
-def test_requests_are_answered_one_after_the_other() -> None:
+def test_requests_are_served_one_after_another() -> None:
     outcome = simulate(quiet(ranks=10, operations=8.0, operation_rate=2.0))
     assert outcome.seconds == pytest.approx(5.0 + 10 * 4.0)
     assert outcome.waste["files"] == pytest.approx(sum(4.0 * (i + 1) for i in range(10)))
     assert outcome.waste["waiting"] == pytest.approx(sum(4.0 * (9 - i) for i in range(10)))
 
 
-def test_hashing_and_flushing_are_the_ranks_own() -> None:
+def test_each_rank_hashes_and_flushes_its_own_shards() -> None:
     options = {"image_bytes": 20.0, "hashed_bytes": 10.0, "hash_rate": 60.0, "shard_seconds": 0.5}
     assert simulate(quiet(ranks=10, **options)).seconds == pytest.approx(5.0 + 0.5 + 300.0 / 60.0)
 
 
-def test_looking_around_at_the_start_and_records_at_the_end() -> None:
+def test_listing_at_the_start_and_records_at_the_end() -> None:
     listing = {"listed": 40.0, "list_rate": 100.0}
     records = {"request_seconds": 0.1, "open_rate": 4.0}
     outcome = simulate(quiet(ranks=5, **listing, **records))
@@ -165,7 +165,7 @@ def test_looking_around_at_the_start_and_records_at_the_end() -> None:
     assert slow.waste["files"] == pytest.approx(5 * (40 * 7.0 + 10 * 2 * 3.0))
 
 
-def test_a_restart_hashes_what_is_there_or_trusts_it(seed: int) -> None:
+def test_a_restart_hashes_finished_shards_unless_trusted(seed: int) -> None:
     options = {"image_bytes": 6.0, "hash_rate": 4.0, "job_interval": 150.0}
     checked = [simulate(quiet(**options), seed + each) for each in range(30)]
     trusted = [simulate(quiet(trust=True, **options), seed + each) for each in range(30)]
@@ -177,14 +177,14 @@ def test_a_restart_hashes_what_is_there_or_trusts_it(seed: int) -> None:
         assert each.waste["recheck"] <= each.preemptions * 10 * 15.0 + 1e-9
 
 
-def test_stragglers_are_waited_for(seed: int) -> None:
+def test_ranks_wait_for_stragglers(seed: int) -> None:
     outcome = simulate(quiet(images=1000, ranks=10, slow_share=0.2, slow_factor=3.0), seed)
     assert outcome.seconds == pytest.approx(3 * 50.0)
     assert outcome.waste["slowness"] == pytest.approx(2 * 100.0)
     assert outcome.waste["waiting"] == pytest.approx(8 * 100.0)
 
 
-def test_noise_leaves_the_mean_as_it_is(seed: int) -> None:
+def test_noise_does_not_change_the_mean(seed: int) -> None:
     outcome = simulate(quiet(images=20_000, shard_size=1, sigma=0.5), seed)
     # 20,000 lognormal numbers of mean 1 and variance exp(σ²) − 1.
     error = math.sqrt(math.expm1(0.25) / 20_000)
@@ -204,8 +204,8 @@ def test_noise_leaves_the_mean_as_it_is(seed: int) -> None:
         ("start_up", (9.0, 2.0, 0.0)),
     ],
 )
-def test_what_is_faster_takes_no_longer(option: str, values: tuple[float, ...], seed: int) -> None:
-    # Two queues in a row may overtake each other, so only one at a time: that of the option.
+def test_faster_hardware_takes_no_longer(option: str, values: tuple[float, ...], seed: int) -> None:
+    # With two queues in a row, faster service can delay others, so only the option's queue is on.
     calm = {"job_interval": math.inf, "rank_interval": math.inf, "operation_rate": math.inf}
     calm |= {"bandwidth": math.inf} if option == "operation_rate" else {}
     base = dataclasses.replace(ROUGH, **calm)
@@ -214,7 +214,7 @@ def test_what_is_faster_takes_no_longer(option: str, values: tuple[float, ...], 
     assert seconds[0] > seconds[-1]
 
 
-def test_transfers_share_a_channel_as_a_plain_loop_has_them(rng: np.random.Generator) -> None:
+def test_transfers_agree_with_a_plain_loop(rng: np.random.Generator) -> None:
     starts, sizes = rng.uniform(0, 10, 25), rng.uniform(1, 30, 25)
     bandwidth, link = 20.0, 3.0
     disk = Disk(bandwidth, link, answer=0.0)
@@ -225,7 +225,7 @@ def test_transfers_share_a_channel_as_a_plain_loop_has_them(rng: np.random.Gener
         rank = disk.advance(now)
         if rank is not None:
             ends[rank] = now
-    # The definition: at each moment those under way move at the same speed.
+    # The definition: at each moment all active transfers have the same speed.
     left, now, expected = sizes.copy(), 0.0, np.full(25, np.nan)
     while np.isnan(expected).any():
         active = (starts <= now) & np.isnan(expected)
@@ -241,6 +241,6 @@ def test_transfers_share_a_channel_as_a_plain_loop_has_them(rng: np.random.Gener
 @pytest.mark.parametrize(
     ("option", "value"), [("ranks", 0), ("rate", -1.0), ("start_up", math.nan), ("slow_share", 1.1)]
 )
-def test_what_cannot_be_is_refused(option: str, value: float) -> None:
+def test_invalid_values_are_rejected(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{option}=.*accepted"):
         quiet(**{option: value})

@@ -1,4 +1,4 @@
-"""Stages end in time, leave nothing running, and tell apart what failed and what did not apply."""
+"""Stages end in time, leave no process running, and distinguish failed from skipped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(stage: Stage, folder: Path, seconds_left: float = 60) -> Outcome:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs (one that has ended but is not yet collected does not)."""
+    """Whether a process is running (a zombie is not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -45,13 +45,13 @@ def test_a_bad_command_fails_with_its_status(tmp_path: Path) -> None:
     assert "oh" in outcome.detail
 
 
-def test_a_command_that_is_not_there_fails(tmp_path: Path) -> None:
+def test_a_missing_command_fails(tmp_path: Path) -> None:
     outcome = run(Stage("one", [str(tmp_path / "absent")], 30), tmp_path)
     assert outcome.status == stages.FAILED
     assert "could not be started" in outcome.detail
 
 
-def test_a_stage_out_of_time_is_ended_with_its_children(tmp_path: Path) -> None:
+def test_a_stage_at_its_limit_is_ended_with_its_children(tmp_path: Path) -> None:
     code = (
         "import pathlib, subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -63,14 +63,14 @@ def test_a_stage_out_of_time_is_ended_with_its_children(tmp_path: Path) -> None:
     assert outcome.status == stages.TIMED_OUT
     assert "started" in (tmp_path / "all.log").read_text()
     child = int((tmp_path / "child.pid").read_text())
-    for _ in range(200):  # the kernel takes a moment to end it
+    for _ in range(200):  # it takes a moment to end
         if not alive(child):
             break
         time.sleep(0.05)
     assert not alive(child)
 
 
-def test_a_stage_out_of_time_may_write_down_what_it_found(tmp_path: Path) -> None:
+def test_a_stage_at_its_limit_can_write_its_results(tmp_path: Path) -> None:
     code = (
         "import pathlib, time\n"
         "print('started', flush=True)\n"
@@ -94,16 +94,16 @@ def test_a_stage_that_ignores_the_interrupt_is_killed(
     code = (
         "import signal, time\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "print('deaf', flush=True)\n"
+        "print('waiting', flush=True)\n"
         "time.sleep(600)\n"
     )
     outcome = run(Stage("one", python(code), 2), tmp_path)
     assert outcome.status == stages.TIMED_OUT
-    assert outcome.detail == "after 2 s interrupted, 1 s later killed; deaf"
+    assert outcome.detail == "after 2 s interrupted, 1 s later killed; waiting"
     assert outcome.seconds < 30
 
 
-def test_the_interrupt_is_heard_where_it_was_ignored(tmp_path: Path) -> None:
+def test_the_interrupt_works_even_if_it_was_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background job
     try:
         outcome = run(Stage("one", python("import time; time.sleep(600)"), 2), tmp_path)
@@ -126,7 +126,7 @@ def test_an_interrupted_pytest_shows_failures_and_writes_its_benchmarks(
         "    benchmark.pedantic(lambda: time.sleep(next(naps)), rounds=2)\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "--rootdir", ".", "-p", "no:cacheprovider"]
-    command += ["--benchmark-json=raw.json", "--tb=short", "-p", "whole_benchmarks"]
+    command += ["--benchmark-json=raw.json", "--tb=short", "-p", "finished_benchmarks"]
     environ = {"PYTHONPATH": str(Path(stages.__file__).parent)}
     outcome = run(Stage("one", [*command, "test_speed.py"], 10, environ), tmp_path)
     assert outcome.status == stages.TIMED_OUT
@@ -143,14 +143,16 @@ def test_without_time_left_nothing_is_started(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_excuse_turns_a_failure_into_a_skip_and_only_then(tmp_path: Path) -> None:
-    def excuse(output: str) -> str | None:
+def test_a_skip_reason_turns_only_its_failure_into_a_skip(tmp_path: Path) -> None:
+    def skip_reason(output: str) -> str | None:
         return "refused here" if "no such device" in output else None
 
-    refused = Stage("a", python("print('no such device'); raise SystemExit(1)"), 30, excuse=excuse)
-    broken = Stage("b", python("print('a bug'); raise SystemExit(1)"), 30, excuse=excuse)
+    refused = Stage(
+        "a", python("print('no such device'); raise SystemExit(1)"), 30, skip_reason=skip_reason
+    )
+    broken = Stage("b", python("print('a bug'); raise SystemExit(1)"), 30, skip_reason=skip_reason)
     assert run(refused, tmp_path).status == stages.SKIPPED
-    assert run(broken, tmp_path).status == stages.FAILED  # reads its own output, not a's
+    assert run(broken, tmp_path).status == stages.FAILED  # only its own output counts
 
 
 def test_a_failure_does_not_stop_later_stages(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_a_failure_does_not_stop_later_stages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGN_EXT_STAGE_TEST", "PATH"])
-def test_variables_are_for_the_stage_alone(tmp_path: Path, name: str) -> None:
+def test_variables_are_set_for_the_stage_only(tmp_path: Path, name: str) -> None:
     before = os.environ.get(name)
     code = python(f"import os; print(os.environ[{name!r}])")
     outcome = run(Stage("one", code, 30, {name: "given"}), tmp_path)

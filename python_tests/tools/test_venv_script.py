@@ -1,6 +1,6 @@
-"""tools/venv.sh installs once, again when what matters changed, and mends what a kill left behind.
+"""tools/venv.sh installs once, again after relevant changes, and repairs an interrupted install.
 
-A small stand-in plays python and pip and notes each call, so nothing is downloaded.
+A fake python and pip record each call, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.xdist_group("processes")
 SCRIPT = Path(requirements.__file__).with_name("venv.sh")
 SYSTEM = "/usr/bin:/bin"
 
-STAND_IN = """#!/usr/bin/env bash
+FAKE_PYTHON = """#!/usr/bin/env bash
 case "$1 ${2:-}" in
   "-m venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo "venv" >>calls ;;
   "-m pip") echo "pip ${*:3} [user=${PIP_USER:-}] [pins=$PIP_CONSTRAINT]" \
                  "[build=${SIGN_EXT_BUILD:-}] [arches=${TORCH_CUDA_ARCH_LIST:-}]" >>calls
-            case "$*" in *" -e ."*) cat build-says 2>/dev/null ;; esac
-            [[ ! -e pip-breaks ]] ;;
+            case "$*" in *" -e ."*) cat build-output 2>/dev/null ;; esac
+            [[ ! -e pip-fails ]] ;;
   "-c "*) echo "$PWD/.venv" ;;
   "- ") cat >/dev/null; echo none ;;
   tools/requirements.py*) echo "numpy" ;;
@@ -34,12 +34,12 @@ esac
 
 
 class Checkout:
-    """A folder that looks enough like this repository, and what the script did in it."""
+    """A folder with the files of this repository that the script uses."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.python = root / "stand-in"
-        self.python.write_text(STAND_IN)
+        self.python = root / "fake-python"
+        self.python.write_text(FAKE_PYTHON)
         self.python.chmod(0o755)
         for folder in ("csrc/op", "csrc/tests", "tools", "build_tools"):
             (root / folder).mkdir(parents=True)
@@ -48,11 +48,11 @@ class Checkout:
             (root / name).write_text("content\n")
         shutil.copy(SCRIPT, root / "tools")
 
-    def program(self, name: str, says: str) -> None:
-        """Put a program on the script's PATH that prints something."""
+    def program(self, name: str, output: str) -> None:
+        """Put a program that prints `output` on the script's PATH."""
         file = self.root / "programs" / name
         file.parent.mkdir(exist_ok=True)
-        file.write_text(f"#!/bin/sh\necho '{says}'\n")
+        file.write_text(f"#!/bin/sh\necho '{output}'\n")
         file.chmod(0o755)
 
     def run(self, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -86,13 +86,13 @@ def installs(calls: list[str]) -> list[str]:
     return [call for call in calls if " -e ." in call]
 
 
-def test_the_first_run_makes_it_and_the_second_does_nothing(checkout: Checkout) -> None:
+def test_the_first_run_creates_it_and_the_second_does_nothing(checkout: Checkout) -> None:
     status, calls = checkout.venv()
     assert status == 0
     assert calls[0] == "venv"
     torch = next(n for n, call in enumerate(calls) if "install torch" in call)
     package = next(n for n, call in enumerate(calls) if " -e ." in call)
-    assert torch < package  # the extension's build looks for the torch that is there
+    assert torch < package  # the extension is built against the installed torch
     assert any("-r build/requirements.txt" in call for call in calls[torch:package])
     assert checkout.venv() == (0, [])
 
@@ -124,28 +124,30 @@ def test_another_choice_of_build_installs_again(checkout: Checkout) -> None:
 
 
 def builds(calls: list[str]) -> list[str]:
-    """Which kind of extension, for which architectures, each install was asked for."""
+    """The requested kind of extension and architectures of each install."""
     return [call.partition("[build=")[2] for call in installs(calls)]
 
 
-def test_without_a_gpu_the_cuda_kernels_are_left_out_and_a_line_says_how_to_build_them(
+def test_without_a_gpu_the_cuda_kernels_are_not_built_and_a_line_says_how_to(
     checkout: Checkout,
 ) -> None:
     checkout.program("nvcc", "release 13.0")
-    said = checkout.run().stdout
-    assert "SIGN_EXT_BUILD=cuda make venv" in said
+    output = checkout.run().stdout
+    assert "SIGN_EXT_BUILD=cuda make venv" in output
     assert builds((checkout.root / "calls").read_text().splitlines()) == ["cpu] [arches=]"]
     assert checkout.run().stdout == ""
 
 
-@pytest.mark.skipif(shutil.which("nvcc", path=SYSTEM) is not None, reason="nvcc is a system's own")
-def test_where_they_cannot_be_built_nothing_is_said_of_them(checkout: Checkout) -> None:
+@pytest.mark.skipif(
+    shutil.which("nvcc", path=SYSTEM) is not None, reason="nvcc is in the system's PATH"
+)
+def test_without_nvcc_the_cuda_kernels_are_not_mentioned(checkout: Checkout) -> None:
     assert "CUDA" not in checkout.run().stdout
 
 
-def test_with_a_gpu_they_are_built(checkout: Checkout) -> None:
+def test_with_a_gpu_the_cuda_kernels_are_built(checkout: Checkout) -> None:
     usual = checkout.program
-    checkout.program = lambda name, says: usual(name, "GPU 0: NVIDIA A1 (UUID: GPU-0)")  # type: ignore[method-assign]
+    checkout.program = lambda name, output: usual(name, "GPU 0: NVIDIA A1 (UUID: GPU-0)")  # type: ignore[method-assign]
     assert builds(checkout.venv()[1]) == ["auto] [arches=]"]
 
 
@@ -167,22 +169,22 @@ def test_a_choice_is_remembered_until_another_is_given(
     assert builds(checkout.venv(SIGN_EXT_BUILD="none")[1]) == ["none] [arches=]"]
 
 
-def test_the_build_shows_its_progress_and_keeps_the_rest_in_a_file(checkout: Checkout) -> None:
+def test_the_build_shows_progress_and_writes_all_output_to_a_file(checkout: Checkout) -> None:
     lines = "  [7/21] /usr/bin/c++ -MMD -O3 -c /a/csrc/op/op_cpu.cpp -o /a/op_cpu.o\n"
     lines += "  creating wheel\n  sign_ext: the CPU operators are built.\n"
-    (checkout.root / "build-says").write_text(lines)
-    said = checkout.run().stdout
-    assert "  [7/21] op_cpu.cpp\n" in said
-    assert "  sign_ext: the CPU operators are built.\n" in said
-    assert "creating wheel" not in said
+    (checkout.root / "build-output").write_text(lines)
+    output = checkout.run().stdout
+    assert "  [7/21] op_cpu.cpp\n" in output
+    assert "  sign_ext: the CPU operators are built.\n" in output
+    assert "creating wheel" not in output
     assert (checkout.root / "build/venv-build.log").read_text() == lines
 
 
-def test_a_build_that_fails_shows_what_it_said(checkout: Checkout) -> None:
-    (checkout.root / "build-says").write_text("op.cpp:3: error: expected ';'\n")
-    (checkout.root / "pip-breaks").touch()
-    (checkout.root / "stand-in").write_text(
-        STAND_IN.replace("! -e pip-breaks", '"$*" != *" -e ."*')
+def test_a_failed_build_shows_its_output(checkout: Checkout) -> None:
+    (checkout.root / "build-output").write_text("op.cpp:3: error: expected ';'\n")
+    (checkout.root / "pip-fails").touch()
+    (checkout.root / "fake-python").write_text(
+        FAKE_PYTHON.replace("! -e pip-fails", '"$*" != *" -e ."*')
     )
     done = checkout.run()
     assert done.returncode == 1
@@ -190,24 +192,24 @@ def test_a_build_that_fails_shows_what_it_said(checkout: Checkout) -> None:
     assert "build/venv-build.log" in done.stderr
 
 
-def test_after_a_failed_install_the_next_run_starts_afresh(checkout: Checkout) -> None:
-    (checkout.root / "pip-breaks").touch()
+def test_after_a_failed_install_the_next_run_starts_over(checkout: Checkout) -> None:
+    (checkout.root / "pip-fails").touch()
     status, _ = checkout.venv()
     assert status != 0
-    (checkout.root / "pip-breaks").unlink()
+    (checkout.root / "pip-fails").unlink()
     status, calls = checkout.venv()
     assert status == 0
     assert calls[0] == "venv"
     assert checkout.venv() == (0, [])
 
 
-def test_an_environment_whose_python_is_gone_is_made_again(checkout: Checkout) -> None:
+def test_an_environment_without_python_is_created_again(checkout: Checkout) -> None:
     checkout.venv()
     (checkout.root / ".venv/bin/python").unlink()
     assert checkout.venv()[1][0] == "venv"
 
 
-def test_a_working_environment_of_the_users_own_is_kept(checkout: Checkout) -> None:
+def test_a_users_own_working_environment_is_kept(checkout: Checkout) -> None:
     (checkout.root / ".venv/bin").mkdir(parents=True)
     shutil.copy(checkout.python, checkout.root / ".venv/bin/python")
     status, calls = checkout.venv()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ OK = 0
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+OUTPUT_CLOSED = 141  # 128 + SIGPIPE
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -60,7 +62,7 @@ def print_rich(renderable: Any) -> None:
     Its text is printed as it is: in the name of a class, "[b]" and ":cat:" mean nothing.
     """
     width = None if sys.stdout.isatty() else 100
-    Console(width=width, markup=False, emoji=False).print(renderable)
+    _Console(width=width, markup=False, emoji=False).print(renderable)
 
 
 def tolerate_any_text(stream: Any) -> None:
@@ -82,6 +84,42 @@ def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
         return codecs.lookup_error("backslashreplace")(error)
+
+
+class _Console(Console):
+    """Leaves a closed pipe to `cli.main`; rich's own way is to exit with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it on."""
+        raise
+
+
+def close_output() -> None:
+    """Send what is still printed nowhere, because nobody reads it or it cannot be written.
+
+    Python writes the rest of its buffers when it exits, and reports that it could not.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
+def output_is_closed() -> bool:
+    """Return whether the reader of stdout or stderr has gone, as with `| head -1`."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)  # errors are always reported
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                return True
+        except (AttributeError, OSError, ValueError):  # None, or replaced by something else
+            continue
+    return False
 
 
 @contextmanager

@@ -375,7 +375,7 @@ def checkpoint_source(
 
 def _wanted_data(options: CheckpointOptions, config: dict[str, Any]) -> tuple[str, int | None]:
     """Return the data set and image size: those asked for, or those of the network's training."""
-    name = options.data or config.get("data", {}).get("name")
+    name = options.data or _trained_on(options, config)
     if name is None:
         raise UsageError("the checkpoint does not name its training data: give --data")
     _, height, width = config["model"]["image_shape"]
@@ -386,6 +386,18 @@ def _reading(options: CheckpointOptions, config: dict[str, Any]) -> dict[str, An
     """How to read the files: as asked for or, of the same data, as in training."""
     trained = {} if options.data else config.get("data", {}).get("reading", {})
     return {**trained, **options.reading()}
+
+
+def _trained_on(options: CheckpointOptions, config: dict[str, Any]) -> str | None:
+    """Return the name of the data set that a checkpoint was trained on; None if it has none."""
+    data = config.get("data")
+    name = data.get("name") if isinstance(data, dict) else data
+    if name is not None and not (isinstance(name, str) and isinstance(data, dict)):
+        raise ValueError(
+            f"the configuration in {options.checkpoint}: data.name is {name!r}; accepted: the name "
+            "of a data set. Give --data"
+        )
+    return name
 
 
 def _check_classes(

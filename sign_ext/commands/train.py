@@ -137,9 +137,11 @@ class Options(DataOptions):
 def run(options: Options) -> None:
     """Train, write OUT/model.safetensors and model.json, and print the best epoch."""
     from sign_ext.training.processes import join_processes
+    from sign_ext.training.run_folder import without_empty_folders
 
     processes = join_processes(resolve_device(options.device))
-    with console.rank_zero_output(processes):
+    out = Path(options.out) if processes.first else None
+    with console.rank_zero_output(processes), without_empty_folders(out):
         _train(options, processes)
 
 

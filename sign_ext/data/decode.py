@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sign_ext.data.bit_depth import BIT_DEPTHS, deep_bits, reopener, scale_to_8_bits
 from sign_ext.data.unreadable import Unreadable, UnreadableImages
+from sign_ext.files import require_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -156,6 +157,8 @@ def _open(file: Any, formats: tuple[str, ...] | None, max_pixels: int | None) ->
     """Open an image; raise ValueError if it has more pixels than are accepted."""
     from PIL import Image
 
+    if isinstance(file, Path):
+        require_regular(file)  # Pillow would wait for ever for the bytes of a named pipe
     if max_pixels is None:
         try:
             return Image.open(file, formats=formats)

@@ -23,6 +23,8 @@ from sign_ext.errors import BackendError
 from sign_ext.ops.native import NATIVE
 from sign_ext.settings import Settings
 
+FAILURES_KEPT = 16  # kinds of images and structures of the network at a time
+
 
 @dataclass(frozen=True)
 class BackendChoice:
@@ -136,13 +138,14 @@ class Engines:
         self._engines: dict[str, OnChipEngine | FusedEngine | GraphedEngine | AutogradEngine] = {
             "onchip": self.onchip,
             "fused": self.fused,
-            "graphed": GraphedEngine(network),
+            "graphed": GraphedEngine(network, structure=self.fused.structure),
             "autograd": AutogradEngine(),
         }
         self._buffers_read: torch.cuda.Event | None = None
-        # What `auto` tried to start and could not, by kind of images: backend → reason. Only
-        # `start` writes it, so that asking never changes what runs.
+        # What `auto` tried to start and could not, by kind of images and the network's structure:
+        # backend → reason. Only `start` writes it, so that asking never changes what runs.
         self._failures: dict[Hashable, dict[str, str]] = {}
+        self._latest: dict[str, str] = {}  # in the last batch that was started
 
     def candidates(self, device: torch.device) -> list[BackendChoice]:
         """The backends to try for images on `device`; BackendError if none can run there."""
@@ -159,7 +162,8 @@ class Engines:
     def resolve(self, problem: Problem, images: Tensor) -> BackendChoice:
         """Decide what runs images like these; the answer changes nothing.
 
-        A backend is passed over where an earlier call failed to start it on such images, or where
+        A backend is passed over where an earlier call failed to start it on such images and the
+        network's structure is still the same, or where
         it cannot run this network on these. What only shows when a step is recorded, such as a
         network that waits for the device, is not known before the first call.
 
@@ -170,7 +174,7 @@ class Engines:
         Raises:
             BackendError: the backend asked for by name cannot run this network.
         """
-        failures = dict(self._failures.get(_kind(images), {}))
+        failures = dict(self._failures.get(self._kind(problem, images), {}))
         for candidate in self.candidates(images.device):
             if candidate.backend in failures and self._backend == "auto":
                 continue
@@ -203,7 +207,7 @@ class Engines:
         Raises:
             BackendError: the backend asked for by name cannot run there.
         """
-        failures = next(reversed(self._failures.values())) if self._failures else {}
+        failures = self._latest
         for candidate in self.candidates(device):
             if candidate.backend not in failures:
                 return _chosen(candidate, failures)
@@ -217,7 +221,7 @@ class Engines:
             images: images like those to come, (N, ...).
         """
         tried = {candidate.backend for candidate in self.candidates(images.device)}
-        tried -= set(self._failures.get(_kind(images), {}))
+        tried -= set(self._failures.get(self._kind(problem, images), {}))
         if not tried & {"fused", "onchip"}:
             return None
         try:
@@ -241,17 +245,24 @@ class Engines:
             except BackendError as error:
                 if self._backend != "auto":
                     raise
-                self._remember(images, {**choice.failures, choice.backend: str(error)})
+                self._remember(problem, images, {**choice.failures, choice.backend: str(error)})
             else:
-                self._remember(images, choice.failures)
+                self._remember(problem, images, choice.failures)
                 return trajectory
 
-    def _remember(self, images: Tensor, failures: Mapping[str, str]) -> None:
-        """Keep, as the latest, why backends cannot run images like these."""
+    def _remember(self, problem: Problem, images: Tensor, failures: Mapping[str, str]) -> None:
+        """Keep why backends cannot run images like these."""
+        self._latest = dict(failures)
         if failures:
-            kind = _kind(images)
+            kind = self._kind(problem, images)
             self._failures.pop(kind, None)
-            self._failures[kind] = dict(failures)
+            self._failures[kind] = self._latest
+            while len(self._failures) > FAILURES_KEPT:
+                del self._failures[next(iter(self._failures))]
+
+    def _kind(self, problem: Problem, images: Tensor) -> Hashable:
+        """What a failure may depend on: not the weights, which training changes in every step."""
+        return (images.shape[1:], images.device, self.fused.structure.key(problem))
 
     def finish_reading(self, device: torch.device) -> None:
         """Remember when a finished iterate will have been read by this stream.
@@ -271,8 +282,3 @@ def _chosen(candidate: BackendChoice, failures: Mapping[str, str]) -> BackendCho
         return candidate
     tried = "; ".join(f"{name} was tried: {reason}" for name, reason in failures.items())
     return BackendChoice(candidate.backend, f"auto: {tried}", dict(failures))
-
-
-def _kind(images: Tensor) -> Hashable:
-    """What a failure may depend on."""
-    return (images.shape[1:], images.device)

@@ -12,7 +12,8 @@ step, before anything is captured.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,15 +21,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sign_ext.bounded_cache import BoundedCache
-from sign_ext.compiler.trace import structure_key
 from sign_ext.engine.capture_streams import CaptureStream, CaptureStreams, RecordedStep
-from sign_ext.engine.trajectory import Problem, Trajectory
+from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
 from sign_ext.errors import BackendError
+from sign_ext.network_state import StructureWatch
+from sign_ext.probe import pullback, random_images, relative_distances, statistics_of
 
 # From a step and its device to a function that replays it.
 Record = Callable[[Callable[[], None], torch.device], Callable[[], None]]
 
 WARM_UP_STEPS = 3  # libraries load and pick algorithms in the first steps, which no graph may hold
+SAME_DELTA = 1e-5  # relative distance of δ at one image, from one call to the next
+SAME_STEP = 1e-3  # and of a step from an eager one, which rounding of the iterate makes coarser
 GRAPHS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
 
 _capture_lock = threading.Lock()  # CUDA captures one graph at a time in a process
@@ -140,6 +144,7 @@ class GraphedTrajectory(Trajectory):
     def __init__(self, problem: Problem, images: Tensor, record: Record) -> None:
         """Allocate the buffers and record a step on them."""
         super().__init__(problem, images)
+        self.changes = 0  # of δ at an image, when the recorded step was last known to be right
         # Warm-up steps are real steps: they need finite images, and `start` resets what they moved.
         super().start(images)
         self._replay = record(self.step, images.device)
@@ -160,27 +165,95 @@ def weights_key(model: nn.Module) -> tuple[object, ...]:
     return tuple((t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors)
 
 
+@dataclass
+class _Seen:
+    problem: Problem
+    image: Tensor
+    delta: Tensor
+    changes: int
+
+
 class GraphedEngine:
     """Starts graphed trajectories, keeping the graphs of the last few batch shapes."""
 
     name = "graphed"
 
-    def __init__(self, model: nn.Module, record: Record = record_cuda_graph) -> None:
-        """Keep graphs of `model`; `record` turns a step into its replay."""
+    def __init__(
+        self,
+        model: nn.Module,
+        record: Record = record_cuda_graph,
+        structure: StructureWatch | None = None,
+    ) -> None:
+        """Keep graphs of a network.
+
+        Args:
+            model: the network.
+            record: turns a step into its replay.
+            structure: the network's watch; None makes one.
+        """
         self._model = model
         self._record = record
+        self._structure = structure if structure is not None else StructureWatch(model)
         self._kept: BoundedCache[object, GraphedTrajectory] = BoundedCache(GRAPHS_KEPT)
+        # By kind of image: one image, and δ there in the last call.
+        self._seen: dict[Hashable, _Seen] = {}
 
     def start(self, problem: Problem, images: Tensor) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, ...), which are copied.
 
         It is valid until the next call that starts one of the same shape.
         """
+        changes = self._changes(problem, images)
         batch = (images.shape, images.dtype, images.device)
-        network = (structure_key(self._model), weights_key(self._model))
+        network = (self._structure.key(problem), weights_key(self._model))
         key = (batch, problem.settings, problem.memory_format, network)
         trajectory = self._kept.get_or_make(
-            key, lambda: GraphedTrajectory(problem, images, self._record)
+            key,
+            lambda: GraphedTrajectory(problem, images, self._record),
+            lambda kept: kept.changes == changes or _steps_as_eager(kept, problem, images),
         )
+        trajectory.changes = changes
         trajectory.start(images)
         return trajectory
+
+    def _changes(self, problem: Problem, images: Tensor) -> int:
+        """How often δ at an image was another one than in the call before.
+
+        A graph holds the numbers that the forward pass read from Python, which nothing can watch
+        completely. Weights that changed in place, which a graph reads anew, show here as well. It
+        costs one eager image in a call.
+        """
+        kind = (images.shape[1:], images.dtype, images.device)
+        seen = self._seen.get(kind)
+        if seen is not None and seen.problem is problem:
+            return seen.changes
+        if seen is None:
+            like = problem.like or statistics_of(images)
+            image = random_images(like, images.shape[1:], 1, 0).to(problem.model_dtype)
+        else:
+            image = seen.image
+        try:
+            with without_autocast(images.device):
+                _, delta = pullback(problem.phi, image)
+        except Exception:  # a network may check what it is given, and refuse a random image
+            return 0 if seen is None else seen.changes
+        changes = 0
+        if seen is not None:
+            changes = seen.changes + (not _near(delta, seen.delta, SAME_DELTA))
+        self._seen[kind] = _Seen(problem, image, delta, changes)
+        return changes
+
+
+def _steps_as_eager(kept: GraphedTrajectory, problem: Problem, images: Tensor) -> bool:
+    """Whether a recorded step moves the first image as an eager one does."""
+    kept.start(images)
+    kept.advance(1)
+    eager = Trajectory(problem, images[:1])
+    eager.start(images[:1])
+    start = eager.iterate.clone()
+    eager.step()
+    return _near(kept.iterate[:1] - start, eager.iterate - start, SAME_STEP)
+
+
+def _near(got: Tensor, expected: Tensor, most: float) -> bool:
+    return float(relative_distances(got, expected).max()) <= most

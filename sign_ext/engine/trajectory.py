@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from sign_ext.change import exceeds_rounding
 from sign_ext.model_inputs import NO_INPUTS, ModelInputs
 from sign_ext.ops import sign_update_
 from sign_ext.ops.watch import NEVER, new_counts, new_watch, reset_counts
+from sign_ext.probe import ImageStatistics
 from sign_ext.settings import Settings
 from sign_ext.source_layer import Phi
 
@@ -34,6 +35,7 @@ class Problem:
         model_dtype: what Φ takes; the iterate is cast to it for each product.
         memory_format: layout of the iterate, channels_last for networks of 2-d convolutions.
         inputs: what else the network is given in this call.
+        like: the images' statistics, for random ones that resemble them; None: each batch's own.
     """
 
     phi: Callable[[Tensor], Tensor]
@@ -41,6 +43,7 @@ class Problem:
     model_dtype: torch.dtype
     memory_format: torch.memory_format
     inputs: ModelInputs = NO_INPUTS
+    like: ImageStatistics | None = field(default=None, compare=False)
 
     def for_images(self, rows: slice) -> Problem:
         """The same with Φ for some of the call's images, where each has further inputs of its own.

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,8 +63,9 @@ class Normalize(nn.Module):
                 f"mean has {len(mean_values)} values and std {len(std_values)}; accepted: one a "
                 "channel in each."
             )
-        finite = bool(torch.isfinite(torch.cat([mean_values, std_values])).all())
-        if not finite or bool((std_values == 0).any()):
+        # With NumPy, because the tensors have no values inside `with torch.device("meta")`.
+        constants = np.array([[*mean], [*std]], dtype=np.float32)
+        if not np.isfinite(constants).all() or not constants[1].all():
             raise ValueError(f"mean={tuple(mean)}, std={tuple(std)}; accepted: finite, std not 0.")
         self.register_buffer("mean", mean_values.view(-1, 1, 1))
         self.register_buffer("std", std_values.view(-1, 1, 1))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sign_ext.files import json_text, write_whole
+from sign_ext.files import json_text, read_json, require_schema, write_whole
 from sign_ext.formatting import finite
 
 FORMAT = "sign_ext.results"
@@ -230,10 +230,7 @@ class Results:
             FileNotFoundError: the file does not exist.
             ValueError: it holds no results, or has another format version.
         """
-        try:
-            record = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}.") from error
+        record = read_json(path)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise ValueError(
                 f"{path} holds no results of `sign-ext reproduce` (format {FORMAT!r}): give the "
@@ -244,13 +241,29 @@ class Results:
                 f"{path} has format version {record.get('format_version')!r}; accepted: "
                 f"{FORMAT_VERSION}. Reproduce again, or use the version of sign-ext that wrote it."
             )
+        again = "Reproduce again, or use the version of sign-ext that wrote it."
+        try:
+            require_schema(_Schema, record, str(path))
+        except ValueError as error:
+            raise ValueError(f"{error}. {again}") from error
         try:
             return _results(record)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} has missing or unknown fields: {error}. Reproduce "
-                "again, or use the version of sign-ext that wrote it."
-            ) from error
+            raise ValueError(f"{path} has missing or unknown fields: {error}. {again}") from error
+
+
+class _Schema:
+    """The dataclasses of this module as a schema."""
+
+    @staticmethod
+    def model_validate(record: Mapping[str, Any]) -> None:
+        """Raise pydantic's ValidationError unless the record fits `Results`.
+
+        As JSON, where a list may stand for a tuple; strict, so that "5" is no number.
+        """
+        from pydantic import TypeAdapter
+
+        TypeAdapter(Results).validate_json(json.dumps(record), strict=True)
 
 
 def _results(record: Mapping[str, Any]) -> Results:

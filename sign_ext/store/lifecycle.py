@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
 from sign_ext.errors import StoreError
-from sign_ext.store.manifest import MANIFEST, Manifest, ShardEntry, differences, read_manifest
-from sign_ext.store.shard import read_record, remove_all, remove_leftovers
+from sign_ext.store.manifest import (
+    MANIFEST,
+    Manifest,
+    ShardEntry,
+    differences,
+    files_by_shard,
+    read_manifest,
+)
+from sign_ext.store.shard import has_leftovers, read_record, remove_all, remove_leftovers
 
 
 def resume_or_create(
@@ -50,6 +58,23 @@ def resume_or_create(
     return wanted
 
 
+def finished_manifest(folder: Path, wanted: Manifest) -> Manifest | None:
+    """Return the manifest of a complete store that this run would make; else None. Writes nothing.
+
+    Args:
+        folder: the store; it need not exist.
+        wanted: the manifest of what this run would make, without shards.
+    """
+    try:
+        manifest = read_manifest(folder)
+        if not manifest.complete or _changes(manifest, wanted):
+            return None
+        tidy = not has_leftovers(folder) or not os.access(folder, os.W_OK)
+        return manifest if tidy else None
+    except (OSError, ValueError):
+        return None  # `resume_or_create` says why
+
+
 def join_store(folder: Path, wanted: Manifest) -> Manifest:
     """Read the manifest that the first process wrote, and check it against this process's own.
 
@@ -70,7 +95,10 @@ def join_store(folder: Path, wanted: Manifest) -> Manifest:
 
 
 def shard_entries(
-    folder: Path, manifest: Manifest, shards: Iterable[int] | None = None
+    folder: Path,
+    manifest: Manifest,
+    shards: Container[int] | None = None,
+    faults: dict[int, str] | None = None,
 ) -> dict[int, ShardEntry]:
     """Collect the entries of shards, from their records or from the manifest.
 
@@ -80,11 +108,18 @@ def shard_entries(
         folder: the store.
         manifest: on disk.
         shards: those whose records are read; None reads all.
+        faults: gets shard → what is wrong with its record, for records that cannot be used.
     """
     known = dict(enumerate(manifest.shards))
-    for index in range(manifest.shard_count) if shards is None else shards:
-        if record := read_record(folder, index):
-            known[index] = record
+    for index in files_by_shard(folder, manifest, ".json"):
+        if shards is not None and index not in shards:
+            continue
+        try:
+            if record := read_record(folder, index, manifest):
+                known[index] = record
+        except ValueError as error:
+            if faults is not None:
+                faults[index] = str(error)
     return known
 
 
@@ -99,7 +134,7 @@ def finish(folder: Path, manifest: Manifest) -> Manifest:
         The complete manifest.
 
     Raises:
-        StoreError: a shard has no record.
+        StoreError: a shard has no record that can be used.
     """
     known = shard_entries(folder, manifest)
     if missing := [index for index in range(manifest.shard_count) if index not in known]:

@@ -11,6 +11,8 @@ STORE/
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -21,7 +23,7 @@ import torch
 
 from sign_ext.change import Change
 from sign_ext.errors import StoreError
-from sign_ext.files import json_text, write_whole
+from sign_ext.files import json_text, read_json, require_schema, write_whole
 
 FORMAT = "sign_ext.store"
 FORMAT_VERSION = 1
@@ -167,15 +169,29 @@ class ShardEntry:
     change: dict[int, Change] = field(default_factory=dict)
 
     @classmethod
-    def from_dict(cls, content: Any) -> ShardEntry:
-        """Rebuild an entry from the output of `asdict`; reject anything else."""
+    def from_dict(cls, content: Any, where: str) -> ShardEntry:
+        """Rebuild an entry from the output of `asdict`, parsed from JSON.
+
+        Args:
+            content: of a record.
+            where: the file; begins the error message.
+
+        Raises:
+            ValueError: it is anything else; the message names the field.
+        """
+        from sign_ext.store.schema import RecordPart
+
+        require_schema(RecordPart, content, where)
+        return cls._from_checked(content, where)
+
+    @classmethod
+    def _from_checked(cls, content: dict[str, Any], where: str) -> ShardEntry:
         skipped = tuple(Skipped(**each) for each in content["skipped"])
         change = {int(step): Change(**each) for step, each in content["change"].items()}
-        entry = cls(**{**content, "skipped": skipped, "change": change})
-        counts = isinstance(entry.images, int) and isinstance(entry.bytes, int)
-        if not counts or not re.fullmatch(r"[0-9a-f]{64}", str(entry.sha256)):
-            raise TypeError("images, bytes or sha256 of a shard's entry is invalid")
-        return entry
+        try:
+            return cls(**{**content, "skipped": skipped, "change": change})
+        except TypeError as error:  # unknown fields
+            raise ValueError(f"{where}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -236,18 +252,16 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: its format or version is another, or it was edited.
+        ValueError: its format or version is another, or it was damaged or edited; the message
+            names the field.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing: {folder} is not a store of transformed images. Make one with "
             "`sign-ext transform`, or give the folder it wrote."
         )
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+    content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not the manifest of a store (format {FORMAT!r}).")
     if content.get("format_version") != FORMAT_VERSION:
@@ -256,32 +270,82 @@ def read_manifest(folder: Path) -> Manifest:
             f"{FORMAT_VERSION}. Use the version of sign_ext that wrote it, or transform again."
         )
     try:
-        return _parse(content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} was edited ({error!r}). Transform again.") from error
+        return _parse(content, str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}. It was damaged or edited: transform again.") from error
 
 
-def _parse(content: dict[str, Any]) -> Manifest:
-    shards = content["shards"]
-    for index, shard in enumerate(shards):
-        if shard.pop("file") != shard_file(index):
-            raise ValueError(f"shard {index} has the wrong file name")
+def _parse(content: dict[str, Any], where: str) -> Manifest:
+    from sign_ext.store.schema import ManifestPart
+
+    require_schema(ManifestPart, content, where)
+    for index, shard in enumerate(content["shards"]):
+        # Never a name from the file: "../x" would be read, and removed.
+        if (name := shard.pop("file")) != shard_file(index):
+            raise ValueError(
+                f"{where}: shards[{index}].file is {name!r}; accepted: {shard_file(index)!r}"
+            )
     manifest = Manifest(
-        recipe=dict(content["recipe"]),
-        images=int(content["images"]),
-        shard_size=int(content["shard_size"]),
-        snapshots=tuple(int(k) for k in content["snapshots"]),
+        recipe=content["recipe"],
+        images=content["images"],
+        shard_size=content["shard_size"],
+        snapshots=tuple(content["snapshots"]),
         dtype=content["dtype"],
-        image_shape=tuple(int(size) for size in content["image_shape"]),
-        class_names=tuple(str(name) for name in content["class_names"]),
-        choices=dict(content["choices"]),
-        shards=tuple(ShardEntry.from_dict(shard) for shard in shards),
+        image_shape=tuple(content["image_shape"]),
+        class_names=tuple(content["class_names"]),
+        choices=content["choices"],
+        shards=tuple(
+            ShardEntry._from_checked(shard, f"{where}: shards[{index}]")
+            for index, shard in enumerate(content["shards"])
+        ),
     )
-    if manifest.dtype not in DTYPES or manifest.shard_size < 1 or not manifest.snapshots:
-        raise ValueError("dtype, shard_size or snapshots is invalid")
-    if manifest.complete != content["complete"]:
-        raise ValueError(f"it lists {len(shards)} of {manifest.shard_count} shards")
+    if list(manifest.snapshots) != sorted(set(manifest.snapshots)):
+        raise ValueError(
+            f"{where}: snapshots is {content['snapshots']}; accepted: ascending, none twice"
+        )
+    listed = len(manifest.shards)
+    if content["complete"] != manifest.complete or listed not in (0, manifest.shard_count):
+        raise ValueError(
+            f"{where}: complete is {str(content['complete']).lower()}, but shards lists {listed:,} "
+            f"of the {manifest.shard_count:,} that images and shard_size make"
+        )
+    for index, entry in enumerate(manifest.shards):
+        if fault := entry_fault(manifest, index, entry):
+            raise ValueError(f"{where}: shards[{index}].{fault}")
     return manifest
+
+
+def entry_fault(manifest: Manifest, index: int, entry: ShardEntry) -> str | None:
+    """Return in what a shard's entry contradicts the manifest, beginning with the field, or None.
+
+    Args:
+        manifest: of the store.
+        index: of the shard.
+        entry: of the shard.
+    """
+    positions = shard_range(index, manifest.shard_size, manifest.images)
+    if len(positions) == 0:
+        return f"images is {entry.images}, but the store has {manifest.shard_count} shards only"
+    left_out = [each.index for each in entry.skipped]
+    if any(each not in positions for each in left_out) or len(set(left_out)) != len(left_out):
+        return (
+            f"skipped has the indices {left_out[:8]}; accepted: {positions.start} to "
+            f"{positions.stop - 1}, none twice"
+        )
+    if entry.images + len(left_out) != len(positions):
+        return (
+            f"images is {entry.images:,}, and skipped lists {len(left_out):,}; accepted: "
+            f"{len(positions):,} together"
+        )
+    values = entry.images * math.prod(manifest.image_shape) * len(manifest.snapshots)
+    if entry.bytes < values * DTYPES[manifest.dtype].itemsize:
+        return (
+            f"bytes is {entry.bytes:,}, less than {entry.images:,} images take: image_shape is "
+            f"{list(manifest.image_shape)}, snapshots is {list(manifest.snapshots)}"
+        )
+    if unknown := [step for step in entry.change if step not in manifest.snapshots]:
+        return f"change has K = {unknown[0]}; accepted: {list(manifest.snapshots)}"
+    return None
 
 
 def _as_text(head: dict[str, Any], shards: Iterable[dict[str, Any]]) -> str:
@@ -351,8 +415,26 @@ def require_complete(folder: Path, manifest: Manifest) -> None:
         StoreError: shards are missing.
     """
     if not manifest.complete:
-        made = sum((folder / shard_file(i)).is_file() for i in range(manifest.shard_count))
+        made = len(files_by_shard(folder, manifest, ".safetensors"))
         raise StoreError(
-            f"{folder} is unfinished: it has {made} of {manifest.shard_count} shards. Run its "
+            f"{folder} is unfinished: it has {made:,} of {manifest.shard_count:,} shards. Run its "
             "`sign-ext transform` command again to make the missing ones"
         )
+
+
+def files_by_shard(folder: Path, manifest: Manifest, suffix: str) -> list[int]:
+    """List the shards that have a file in the folder, in order.
+
+    Args:
+        folder: the store.
+        manifest: its manifest; its number of images is not to be trusted, so nothing counts to it.
+        suffix: ".safetensors" for the shards themselves, ".json" for their records.
+    """
+    found = []
+    for name in os.listdir(folder):
+        digits = name.removeprefix("shard-").removesuffix(suffix)
+        if len(digits) <= 18 and digits.isascii() and digits.isdigit():
+            index = int(digits)
+            if index < manifest.shard_count and name == f"{shard_file(index)[:-12]}{suffix}":
+                found.append(index)
+    return sorted(found)

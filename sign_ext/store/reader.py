@@ -27,7 +27,7 @@ from sign_ext.store.manifest import (
     shard_file,
     tensor_name,
 )
-from sign_ext.store.shard import fault_of, unpack_keys
+from sign_ext.store.shard import fault_of, labels_fault, structure_fault, unpack_keys
 
 OPEN_SHARDS = 64  # files kept mapped at a time
 
@@ -123,7 +123,11 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
     @cached_property
     def labels(self) -> Tensor:
         """int64 (N,)."""
-        return self._concatenated("labels")
+        labels = self._concatenated("labels")
+        for shard in range(len(self.manifest.shards)):
+            if fault := labels_fault(labels[self.shard_rows(shard)], len(self.class_names)):
+                raise self._damaged(f"{shard_file(shard)}: {fault}")
+        return labels
 
     @cached_property
     def indices(self) -> Tensor:
@@ -136,7 +140,10 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
         found: list[str] = []
         for shard in range(len(self.manifest.shards)):
             file = self._shard(shard)
-            found += unpack_keys(file.get_tensor("keys"), file.get_tensor("key_ends"))
+            try:
+                found += unpack_keys(file.get_tensor("keys"), file.get_tensor("key_ends"))
+            except ValueError as error:
+                raise self._damaged(f"{shard_file(shard)}: {error}") from error
         return tuple(found)
 
     @property
@@ -243,14 +250,19 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
             try:
                 file = open_tensors(path)
             except Exception as error:  # safetensors raises several kinds for a damaged file
-                raise StoreError(
-                    f"{path} cannot be read ({error}): `sign-ext verify {self.folder}` finds "
-                    "the fault, running its `sign-ext transform` again repairs it"
-                ) from error
+                raise self._damaged(f"{path.name} cannot be read ({error})") from error
+            if fault := structure_fault(file, self.manifest, index, self.manifest.shards[index]):
+                raise self._damaged(fault)
         self._open[index] = file
         if len(self._open) > OPEN_SHARDS:
             self._open.popitem(last=False)
         return file
+
+    def _damaged(self, fault: str) -> StoreError:
+        return StoreError(
+            f"{self.folder}: {fault}. `sign-ext verify {self.folder}` finds all faults, running "
+            "its `sign-ext transform` again repairs them"
+        )
 
 
 class Snapshot(Dataset[tuple[Tensor, int]]):

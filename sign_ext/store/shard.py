@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +16,30 @@ from torch import Tensor
 
 from sign_ext.change import Change
 from sign_ext.errors import StoreError
-from sign_ext.files import json_text, put_in_place, sha256_of, write_whole
+from sign_ext.files import (
+    json_text,
+    put_in_place,
+    read_json,
+    require_regular,
+    sha256_of,
+    write_whole,
+)
 from sign_ext.store.manifest import (
     FORMAT,
     FORMAT_VERSION,
+    Manifest,
     ShardEntry,
     Skipped,
+    entry_fault,
     is_store_file,
     record_file,
     shard_file,
+    shard_range,
     tensor_name,
 )
+
+# As safetensors writes them in a file's header.
+_DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +103,21 @@ def unpack_keys(text: Tensor, ends: Tensor) -> tuple[str, ...]:
     Args:
         text: uint8.
         ends: int64 (n,).
+
+    Raises:
+        ValueError: the two do not fit.
     """
     joined = text.numpy().tobytes()
     stops = ends.tolist()
     starts = [0, *stops[:-1]] if stops else []
+    # A slice beyond the text would be shorter without a word.
+    for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        if not start <= stop <= len(joined):
+            raise ValueError(
+                f"key_ends[{row}] is {stop}; accepted: {start} to {len(joined)}, the length of keys"
+            )
+    if (stops[-1] if stops else 0) != len(joined):
+        raise ValueError(f"keys has {len(joined)} bytes, not the {stops[-1:] or 0} of key_ends")
     return tuple(
         joined[a:b].decode("utf-8", "surrogateescape") for a, b in zip(starts, stops, strict=True)
     )
@@ -176,17 +200,27 @@ def _write_failure(path: Path, size: int, error: Exception) -> str:
     return f"{path} cannot be written ({error}). {kept} once that is fixed"
 
 
-def read_record(folder: Path, index: int) -> ShardEntry | None:
-    """Read a shard's record; None if it is missing or unreadable.
+def read_record(folder: Path, index: int, manifest: Manifest) -> ShardEntry | None:
+    """Read a shard's record; None if there is none.
 
     Args:
         folder: the store.
         index: of the shard.
+        manifest: of the store, which the record must not contradict.
+
+    Raises:
+        ValueError: the record cannot be read; the message names it and the field.
     """
+    path = folder / record_file(index)
     try:
-        return ShardEntry.from_dict(json.loads((folder / record_file(index)).read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        entry = ShardEntry.from_dict(read_json(path, path.name), path.name)
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
+    if fault := entry_fault(manifest, index, entry):
+        raise ValueError(f"{path.name}: {fault}")
+    return entry
 
 
 def fault_of(folder: Path, index: int, entry: ShardEntry, *, checksum: bool = True) -> str | None:
@@ -200,6 +234,7 @@ def fault_of(folder: Path, index: int, entry: ShardEntry, *, checksum: bool = Tr
     """
     path = folder / shard_file(index)
     try:
+        require_regular(path)
         size = path.stat().st_size
         if size != entry.bytes:
             return (
@@ -215,6 +250,83 @@ def fault_of(folder: Path, index: int, entry: ShardEntry, *, checksum: bool = Tr
     return None
 
 
+def structure_fault(file: Any, manifest: Manifest, index: int, entry: ShardEntry) -> str | None:
+    """Return what is wrong with the tensors that a shard's header lists, or None.
+
+    Args:
+        file: the shard, opened with `safe_open`.
+        manifest: of the store.
+        index: of the shard.
+        entry: what it should be.
+    """
+    count, name = entry.images, shard_file(index)
+    images = (_DTYPE_NAMES[manifest.dtype], [count, *manifest.image_shape])
+    wanted: dict[str, tuple[str, list[int] | None]] = {
+        **{tensor_name(step): images for step in manifest.snapshots},
+        **{each: ("I64", [count]) for each in ("labels", "indices", "key_ends")},
+        "keys": ("U8", None),
+    }
+    present = set(file.keys())
+    for tensor, (dtype, shape) in wanted.items():
+        if tensor not in present:
+            return f"{name} has no {tensor}"
+        found = file.get_slice(tensor)
+        if shape is not None and found.get_shape() != shape:
+            return f"{name}: {tensor} is {found.get_shape()}, not {shape}"
+        if shape is None and len(found.get_shape()) != 1:
+            return f"{name}: {tensor} is {found.get_shape()}, not one row of bytes"
+        if found.get_dtype() != dtype:
+            return f"{name}: {tensor} is {found.get_dtype()}, not {dtype}"
+    return None
+
+
+def values_fault(file: Any, manifest: Manifest, index: int, entry: ShardEntry) -> str | None:
+    """Return what is wrong with a shard's values, whose structure is right, or None.
+
+    Args:
+        file: the shard, opened with `safe_open`.
+        manifest: of the store.
+        index: of the shard.
+        entry: what it should be.
+    """
+    name = shard_file(index)
+    labels, indices = file.get_tensor("labels"), file.get_tensor("indices").tolist()
+    if fault := labels_fault(labels, len(manifest.class_names)):
+        return f"{name}: {fault}"
+    left_out = {each.index for each in entry.skipped}
+    positions = shard_range(index, manifest.shard_size, manifest.images)
+    for row, wanted in enumerate(each for each in positions if each not in left_out):
+        if indices[row] != wanted:
+            return f"{name}: indices[{row}] is {indices[row]}, not {wanted}"
+    try:
+        unpack_keys(file.get_tensor("keys"), file.get_tensor("key_ends"))
+    except ValueError as error:
+        return f"{name}: {error}"
+    for step in manifest.snapshots:
+        finite = torch.isfinite(file.get_tensor(tensor_name(step))).flatten(1).all(1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            return f"{name}: {tensor_name(step)}[{row}] has values that are not finite"
+    return None
+
+
+def labels_fault(labels: Tensor, classes: int) -> str | None:
+    """Return what is wrong with labels, or None.
+
+    Args:
+        labels: int64 (n,).
+        classes: their number; 0 if unknown.
+    """
+    wrong = labels < 0
+    if classes:
+        wrong = wrong | (labels >= classes)
+    if not bool(wrong.any()):
+        return None
+    row = int(wrong.nonzero()[0])
+    accepted = f"0 to {classes - 1}" if classes else "0 or more"
+    return f"labels[{row}] is {int(labels[row])}; accepted: {accepted}"
+
+
 def remove_all(folder: Path) -> None:
     """Remove every shard, record and temporary file of a store, and nothing else.
 
@@ -223,6 +335,15 @@ def remove_all(folder: Path) -> None:
     """
     for path in _files(folder):
         path.unlink(missing_ok=True)
+
+
+def has_leftovers(folder: Path) -> bool:
+    """Return whether a store holds files that a finished run removes: records, temporary files.
+
+    Args:
+        folder: the store.
+    """
+    return any(path.suffix != ".safetensors" for path in _files(folder))
 
 
 def remove_leftovers(folder: Path, records: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,9 +21,16 @@ from sign_ext.progress import Progress, reporting
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import Load, peak, plan_memory, reset_peak
 from sign_ext.store.coordination import Ranks, exclusive_lock
-from sign_ext.store.lifecycle import finish, join_store, resume_or_create, shard_entries
+from sign_ext.store.lifecycle import (
+    finish,
+    finished_manifest,
+    join_store,
+    resume_or_create,
+    shard_entries,
+)
 from sign_ext.store.manifest import (
     DTYPES,
+    MANIFEST,
     Manifest,
     Provenance,
     default_shard_size,
@@ -147,9 +155,13 @@ def transform_to_store(
     plan = plan_memory(load, memory, peak(), ahead=readers + 1)
     folder = Path(folder)
     with ExitStack() as stack:
+        if ranks.world == 1 and (finished := finished_manifest(folder, wanted)):
+            missing, kept, damaged = _missing(folder, finished, ranks, trust)
+            if not missing:  # nothing to write, so the store may be read-only
+                return StoreRun(folder, finished, 0, kept, (), Shares())
         manifest = _prepare(stack, folder, wanted, ranks, overwrite, tuning, sample)
         if manifest.choices:
-            sign = sign.with_options(tune=TuningPlan.from_dict(manifest.choices))
+            sign = sign.with_options(tune=_tuning_plan(folder, manifest))
         missing, kept, damaged = _missing(folder, manifest, ranks, trust)
         if say:
             for fault in damaged:
@@ -219,6 +231,11 @@ def _prepare(
     if not ranks.first:
         ranks.wait_for_go()
         return join_store(folder, wanted)
+    # Of several processes each checks its own shards, so nobody knows yet whether all are whole.
+    if ranks.world > 1 and not os.access(folder, os.W_OK):
+        if finished := finished_manifest(folder, wanted):
+            ranks.send_go(True)
+            return finished
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(exclusive_lock(folder))
@@ -248,6 +265,17 @@ def _choices(tuning: SignTransform, sample: Tensor) -> dict[str, Any]:
     return tuning.plan.to_dict() if tuning.plan.choices else {}
 
 
+def _tuning_plan(folder: Path, manifest: Manifest) -> TuningPlan:
+    """Return the engine's choices that the manifest holds."""
+    try:
+        return TuningPlan.from_dict(manifest.choices)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{folder / MANIFEST}: choices is not a tuning plan of sign_ext ({error!r}). Transform "
+            "again into another folder, or overwrite this one (--overwrite)"
+        ) from error
+
+
 def _try_out(sign: SignTransform, sample: Tensor) -> SignTransform:
     """Take one step of one batch, without the warning about a negligible δ: the run gives it."""
     once = sign.with_options(steps=1, snapshots=(1,))
@@ -267,16 +295,19 @@ def _missing(
     """
     missing, damaged, kept = [], [], 0
     own = [shard for shard in range(manifest.shard_count) if ranks.owns(shard)]
-    known = shard_entries(folder, manifest, own)
+    faults: dict[int, str] = {}
+    known = shard_entries(folder, manifest, set(own), faults)
     for shard in own:
         entry = known.get(shard)
         exists = (folder / shard_file(shard)).exists()
-        fault = fault_of(folder, shard, entry, checksum=not trust) if entry else "no record"
+        fault = fault_of(folder, shard, entry, checksum=not trust) if entry else faults.get(shard)
+        if entry is None and fault is None:
+            fault = f"{shard_file(shard)} has no record"
         if fault is None:
             kept += 1
             continue
         missing.append(shard)
-        if exists and entry:
+        if exists and (entry or shard in faults):
             damaged.append(fault)
     return missing, kept, damaged
 

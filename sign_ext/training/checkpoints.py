@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.data.classes import remember_classes
-from sign_ext.files import open_tensors, replacing, write_json
+from sign_ext.files import (
+    open_tensors,
+    parse_json,
+    read_json,
+    replacing,
+    require_regular,
+    require_schema,
+    write_json,
+)
 
 CHECKPOINT_NAME = "model.safetensors"
 _CONFIG_KEY = "sign_ext.config"
@@ -81,30 +89,32 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it is not a regular file, or cannot be read.
         ValueError: the file is damaged, is not a checkpoint of this package, does not say how to
             build its model, disagrees with the JSON next to it, or its tensors do not match.
 
     Example: see :func:`save_checkpoint`.
     """
-    from sign_ext.models import build_model
+    from sign_ext.training.schema import CheckpointPart
 
     path = _find(Path(path))
     tensors, config = _read(path)
-    if "model" not in config:
+    if isinstance(config, dict) and "model" not in config:
         raise ValueError(
             f"{path} does not say which model it holds (its configuration has no 'model'): build "
             "the model yourself and load it with safetensors.torch.load_model(model, path)."
         )
+    require_schema(CheckpointPart, config, f"the configuration in {path}")
     spec = config["model"]
-    _check_model_config(spec, f"the 'model' part of {path}")
-    model = build_model(
-        spec["name"],
-        num_classes=spec["num_classes"],
-        image_shape=tuple(spec["image_shape"]),
-        aleatoric=spec.get("aleatoric", False),
-        **spec["options"],
+    # First without memory, because num_classes and image_shape may ask for any amount of it.
+    with torch.device("meta"):
+        shapes = _build(path, spec).state_dict()
+    require_tensors(
+        f"The tensors in {path} do not match model {spec['name']!r} as its configuration builds it",
+        shapes,
+        tensors,
     )
-    _check_tensors(path, model.state_dict(), tensors, spec["name"])
+    model = _build(path, spec)
     model.load_state_dict(tensors)
     if class_names := class_names_of(config):
         remember_classes(model, class_names)
@@ -126,11 +136,30 @@ def class_names_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(names) if len(names) == count else None
 
 
+def _build(path: Path, spec: Mapping[str, Any]) -> nn.Module:
+    from sign_ext.models import build_model
+
+    try:
+        return build_model(
+            spec["name"],
+            num_classes=spec["num_classes"],
+            image_shape=tuple(spec["image_shape"]),
+            aleatoric=spec.get("aleatoric", False),
+            **spec["options"],
+        )
+    except Exception as error:  # options may hold anything, and the builders raise anything
+        raise ValueError(
+            f"the configuration in {path}: model is {json.dumps(spec)}, which cannot be built: "
+            f"{error}"
+        ) from error
+
+
 def _find(path: Path) -> Path:
     """Return the checkpoint file that a file or folder names."""
     if path.is_dir():
         inside = path / CHECKPOINT_NAME
-        if inside.is_file():
+        if inside.exists():
+            require_regular(inside)
             return inside
         unfinished = (path / "last.safetensors").is_file()
         hint = (
@@ -139,7 +168,9 @@ def _find(path: Path) -> Path:
             else "give the folder that a training run wrote, or the file itself"
         )
         raise FileNotFoundError(f"The folder {path} holds no {CHECKPOINT_NAME}: {hint}.")
-    if not path.is_file():
+    if path.exists():
+        require_regular(path)
+    else:
         raise FileNotFoundError(
             f"No checkpoint at {path}: give a .safetensors file, or a folder that holds "
             f"{CHECKPOINT_NAME}."
@@ -162,22 +193,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} holds no configuration of this package: give a file that save_checkpoint or "
             "sign-ext train wrote."
         )
-    config: dict[str, Any] = json.loads(metadata[_CONFIG_KEY])
+    config: dict[str, Any] = parse_json(metadata[_CONFIG_KEY], f"the configuration in {path}")
     json_path = path.with_suffix(".json")
-    if json_path.is_file() and _read_json(json_path) != config:
+    if json_path.exists() and read_json(json_path) != config:
         raise ValueError(
             f"{json_path} is not the configuration of {path}: one of the two comes from another "
             "run or was edited. The .safetensors file is self-contained; if it is the one you "
             f"want, remove {json_path.name}."
         )
     return tensors, config
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
 
 
 def _check_model_config(spec: Any, where: str) -> None:
@@ -206,20 +230,31 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         save_file(plain, temporary, metadata=dict(metadata))
 
 
-def _check_tensors(
-    path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], name: str
+def require_tensors(
+    problem: str,
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    *,
+    infinite: bool = False,
 ) -> None:
-    """Raise ValueError with the first differences between a model's and a file's tensors."""
+    """Raise ValueError unless a file's tensors fit a model: names, shapes, kinds, no NaN.
+
+    Args:
+        problem: begins the error message, which lists the first differences.
+        wanted: the model's; their values do not matter.
+        found: the file's.
+        infinite: accept infinite values, which a user's network may have as a mask.
+    """
     differences = [f"{k} is missing" for k in wanted if k not in found]
     differences += [f"{k} is not in the model" for k in found if k not in wanted]
-    differences += [
-        f"{k} is {tuple(found[k].shape)}, the model's {tuple(wanted[k].shape)}"
-        for k in wanted
-        if k in found and found[k].shape != wanted[k].shape
-    ]
+    for name in (k for k in wanted if k in found):
+        mine, stored = wanted[name], found[name]
+        if stored.shape != mine.shape:
+            differences.append(f"{name} is {tuple(stored.shape)}, the model's {tuple(mine.shape)}")
+        elif stored.is_floating_point() != mine.is_floating_point() or stored.is_complex():
+            differences.append(f"{name} is {stored.dtype}, the model's {mine.dtype}")
+        elif bool(stored.isnan().any()) or not (infinite or bool(stored.isfinite().all())):
+            differences.append(f"{name} has values that are not finite")
     if differences:
         shown = "; ".join(differences[:3]) + ("; …" if len(differences) > 3 else "")
-        raise ValueError(
-            f"The tensors in {path} do not match model {name!r} as its configuration builds it: "
-            f"{shown}. It was written by another version or edited."
-        )
+        raise ValueError(f"{problem}: {shown}. It was written by another version or edited.")

@@ -50,6 +50,7 @@ from sign_ext.training.run_folder import (
     open_folder,
     run_identity,
     scalar_log,
+    without_empty_folders,
 )
 from sign_ext.training.settings import TrainSettings
 from sign_ext.training.state import RunState, TrainResult, load_state, save_state
@@ -138,6 +139,7 @@ def train(
     folder = None if out is None or not processes.first else Path(out)
     identity: dict[str, Any] = {}
     with ExitStack() as stack:
+        stack.enter_context(without_empty_folders(folder))
         with processes.raising_together():
             check_sets(train_set, validation)
             shown = progress if processes.first else False

@@ -7,6 +7,7 @@ whether a folder belongs to the run that is requested.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,9 +69,29 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
+@contextmanager
+def without_empty_folders(folder: Path | None) -> Iterator[None]:
+    """Remove the folders that the block created for nothing: on an error, if they are empty.
+
+    Args:
+        folder: of the run, which the block may create with its parents; None for none.
+    """
+    places = () if folder is None else (folder, *folder.parents)
+    absent = [path for path in places if not os.path.lexists(path)]
+    try:
+        yield
+    except BaseException:
+        for path in absent:
+            try:
+                path.rmdir()
+            except OSError:  # it was not created, or holds something
+                break
+        raise
+
+
 def holds_state(folder: Path | None) -> bool:
     """Return whether there is a run to resume."""
-    return folder is not None and (folder / STATE_NAME).is_file()
+    return folder is not None and (folder / STATE_NAME).exists()
 
 
 def complete(folder: Path) -> bool:

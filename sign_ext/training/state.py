@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sign_ext.files import open_tensors
-from sign_ext.training.checkpoints import write_tensors
+from sign_ext.files import open_tensors, parse_json, require_schema
+from sign_ext.training.checkpoints import require_tensors, write_tensors
 from sign_ext.training.processes import ONE_PROCESS, Processes
 
 STATE_NAME = "last.safetensors"
@@ -161,7 +161,13 @@ def load_state(
         _warn_about_environment(before, _environment(model, processes.count))
         return tensors, run
 
-    tensors, run = processes.call_on_first(read)
+    def read_and_check() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, run = read()
+        assert folder is not None
+        _check_tensors(folder / STATE_NAME, tensors, model, optimizer)
+        return tensors, run
+
+    tensors, run = processes.call_on_first(read_and_check)
     model.load_state_dict(_with_prefix(tensors, "model."))
     for i, parameter in enumerate(_parameters(optimizer)):
         for key, value in _with_prefix(tensors, f"optimizer.{i}.").items():
@@ -175,6 +181,38 @@ def load_state(
     device = next(model.parameters()).device
     state.best_weights = {name: t.to(device) for name, t in _with_prefix(tensors, "best.").items()}
     return state
+
+
+def _check_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Raise ValueError unless a state's tensors fit the model and its optimiser."""
+    for prefix, what in (("model.", "weights"), ("best.", "best weights")):
+        problem = f"The {what} in {path} do not match the model"
+        require_tensors(problem, model.state_dict(), _with_prefix(tensors, prefix), infinite=True)
+    parameters = _parameters(optimizer)
+    moments: dict[int, set[str]] = {}
+    for name, value in _with_prefix(tensors, "optimizer.").items():
+        number, _, key = name.partition(".")
+        place = int(number) if number.isdecimal() and len(number) < 9 else len(parameters)
+        if place >= len(parameters):
+            raise ValueError(f"{path}: optimizer.{name} belongs to no parameter of the model.")
+        shape = parameters[place].shape
+        if value.numel() != 1 and value.shape != shape:
+            raise ValueError(
+                f"{path}: optimizer.{name} is {tuple(value.shape)}, its parameter {tuple(shape)}."
+            )
+        if not bool(torch.isfinite(value.float()).all()):
+            raise ValueError(f"{path}: optimizer.{name} has values that are not finite.")
+        moments.setdefault(place, set()).add(key)
+    # Parameters that never had a gradient have none; the others have the same.
+    every = set().union(*moments.values())
+    for place, keys in moments.items():
+        if missing := sorted(every - keys):
+            raise ValueError(f"{path}: optimizer.{place}.{missing[0]} is missing.")
 
 
 def peek(folder: Path) -> tuple[int, int]:
@@ -242,6 +280,8 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError
 
+    from sign_ext.training.schema import RunPart
+
     try:
         with open_tensors(path) as file:
             metadata = file.metadata() or {}
@@ -253,7 +293,10 @@ def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[
         ) from error
     if _KEY not in metadata:
         raise ValueError(f"{path} is not the state of a training run: give another folder.")
-    return values, json.loads(metadata[_KEY])
+    where = f"the run's state in {path}"
+    run = parse_json(metadata[_KEY], where)
+    require_schema(RunPart, run, where)
+    return values, run
 
 
 def _environment(model: nn.Module, processes: int) -> dict[str, Any]:

@@ -7,14 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from sign_ext.bounded_cache import BoundedCache
-from sign_ext.compiler.build import build
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
-from sign_ext.compiler.trace import structure_key, trace, weights_digest
-from sign_ext.engine.agreement import check_gradient
+from sign_ext.engine.fused.programs import ProgramCache
 from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in
 from sign_ext.engine.fused.trajectory import (
     DepthFirstTrajectory,
@@ -32,57 +29,9 @@ from sign_ext.engine.trajectory import (
     without_autocast,
 )
 from sign_ext.errors import UnsupportedOperation
-from sign_ext.source_layer import Phi
+from sign_ext.network_state import StructureWatch
 
-PROGRAMS_KEPT = 4  # image shapes at a time
 STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
-SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)  # dtypes of networks
-
-
-@dataclass
-class _Compiled:
-    graph: GraphModule
-    digest: Hashable
-    program: Program
-
-
-class ProgramCache:
-    """The compiled programs of one network, kept while its structure and weights stay the same."""
-
-    def __init__(self, network: nn.Module) -> None:
-        """Keep programs of `network`."""
-        self._network = network
-        self._kept: BoundedCache[Hashable, _Compiled] = BoundedCache(PROGRAMS_KEPT)
-
-    def get(self, phi: Phi, images: Tensor) -> Program:
-        """The program of Φ for images of this shape, with the weights as they are now.
-
-        Args:
-            phi: Φ, its network frozen and in evaluation mode.
-            images: (N, C, H, W), N ≥ 1, of the network's dtype.
-
-        Raises:
-            UnsupportedOperation: the network has an operation that the compiler does not know, or
-                its gradient is not that of its operations.
-        """
-        if images.dtype not in SUPPORTED:
-            raise UnsupportedOperation(f"networks in {str(images.dtype).removeprefix('torch.')}")
-        image_kind = (images.shape[1:], images.dtype, images.device)
-        key = (image_kind, phi.source, structure_key(self._network))
-        digest = weights_digest(self._network)
-        kept = self._kept.get_or_make(key, lambda: _compile(phi, images[:1], digest))
-        if kept.digest != digest:
-            # The same structure with other weights: the traced graph still holds.
-            kept.program = build(kept.graph, images.dtype, str(phi.source))
-            kept.digest = digest
-        return kept.program
-
-
-def _compile(phi: Phi, image: Tensor, digest: Hashable) -> _Compiled:
-    graph = trace(phi, image)
-    program = build(graph, image.dtype, str(phi.source))
-    check_gradient(program, phi, image)
-    return _Compiled(graph, digest, program)
 
 
 @dataclass
@@ -115,14 +64,15 @@ class FusedEngine:
         """
         self.tuning_plan = tuning_plan if tuning_plan is not None else TuningPlan()
         self.measure = measure
-        self._programs = ProgramCache(network)
+        self.structure = StructureWatch(network)
+        self._programs = ProgramCache(network, self.structure)
         self._record = record
         self._kept: BoundedCache[Hashable, _Bound] = BoundedCache(STEPS_KEPT)
         self._problem: Problem | None = None  # of the current call, whose program is `_program`
         self._program: tuple[Hashable, Program] | None = None
 
     def program(self, problem: Problem, images: Tensor) -> Program:
-        """The program for images of this shape. The weights are hashed once a call.
+        """The program for images of this shape, checked once a call against the network.
 
         Raises:
             UnsupportedOperation: the compiler does not know an operation of the network.
@@ -133,11 +83,8 @@ class FusedEngine:
             )
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
-            # Only the shape and the dtype of the first image are compiled in; its values serve
-            # `check_gradient` alone.
-            image = images[:1].to(problem.model_dtype)
             with without_autocast(images.device):
-                program = self._programs.get(problem.phi, image)  # type: ignore[arg-type]
+                program = self._programs.get(problem, images)
             self._problem, self._program = problem, (key, program)
         return self._program[1]
 

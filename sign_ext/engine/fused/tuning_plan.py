@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sign_ext.files import write_whole
+from sign_ext.files import read_json, write_whole
 
 MICRO_BATCH_BYTES = 18 << 20  # of activations alive at once: what stays in a CPU's last-level cache
 FORMAT = 1
@@ -120,8 +120,8 @@ class TuningPlan:
             ValueError: the file is not a tuning plan.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            return cls.from_dict(read_json(Path(path)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a tuning plan of sign_ext: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sign_ext.data import Splits
 from sign_ext.environment import commit, machine, versions
 from sign_ext.experiments.stages.sources import Source
 from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage, topological_order
-from sign_ext.files import json_text, write_whole
+from sign_ext.files import json_text, read_json, require_schema, write_whole
 from sign_ext.formatting import duration, finite
 from sign_ext.progress import Reporter, Silent
 
@@ -55,7 +55,7 @@ class StageRunner:
         """
         if stage.key not in self._outcomes:
             path = self.folder(stage) / RECORD
-            if not path.is_file():
+            if not path.exists():
                 return None
             self._outcomes[stage.key] = _read_record(path, stage)
         return self._outcomes[stage.key]
@@ -156,14 +156,17 @@ def exclusive_lock(folder: Path, reporter: Reporter) -> Iterator[None]:
 
 
 def _read_record(path: Path, stage: Stage) -> Outcome:
+    from sign_ext.experiments.stages.schema import RecordPart
+
     try:
-        record = json.loads(path.read_text("utf-8"))
-        described, numbers, seconds = record["stage"], record["numbers"], record["seconds"]
-    except (ValueError, KeyError, TypeError) as error:
+        record = read_json(path)
+        require_schema(RecordPart, record, str(path))
+    except ValueError as error:
         raise ValueError(
-            f"{path} is not a stage's record ({error}): remove the folder {path.parent}, and the "
-            "stage will be run again."
+            f"{error}. It is not a stage's record: remove the folder {path.parent}, and the stage "
+            "will be run again."
         ) from error
+    described, numbers, seconds = record["stage"], record["numbers"], record["seconds"]
     if described != json.loads(json.dumps(stage.describe())):
         raise ValueError(
             f"{path} belongs to another stage, although its folder has this stage's key: remove "

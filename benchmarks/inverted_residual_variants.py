@@ -1,4 +1,4 @@
-"""MobileNetV2's blocks both ways: as one operator, and as three convolutions."""
+"""MobileNetV2's blocks in two variants: as one operator, and as three convolutions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("convolutions", "block")
 
 
 def blocks(size: int, device: torch.device) -> list[InvertedResidual]:
-    """All blocks of MobileNetV2 for images of a size, in order, their weights as they are drawn."""
+    """All blocks of MobileNetV2 for an image size, in order, with random weights."""
     torch.manual_seed(0)
     model: nn.Module = build_model("mobilenet_v2", num_classes=10, image_shape=(3, size, size))
     model = model.to(device).eval().requires_grad_(False)
@@ -37,25 +37,25 @@ def blocks(size: int, device: torch.device) -> list[InvertedResidual]:
 
 
 def input_of(op: InvertedResidual, images: int) -> Tensor:
-    """Normal values, float32 in channels_last."""
+    """Normally distributed input of a block, float32, channels_last."""
     x = torch.randn((images, *op.in_shapes[0]), device=op.expand.weight.device)
     return x.to(memory_format=torch.channels_last)
 
 
 def steps(op: InvertedResidual, x: Tensor, precision: str) -> dict[str, Callable[[], Tensor]]:
-    """A step forward and back by NAMES; call them under `computing(..., precision)`, no_grad."""
+    """Forward and backward by variant; call them in `computing(..., precision)`, no_grad."""
     device, dtype = x.device, activation_dtype(torch.float32, precision)
     programs = isolated_programs(op, torch.randn(op.shape, device=device))
 
     def step(program: object) -> Callable[[], Tensor]:
-        one = Step(program, dtype, device, len(x), StepChoices(len(x)), tf32=precision == "tf32")  # type: ignore[arg-type]
-        return lambda: one.delta(x)
+        built = Step(program, dtype, device, len(x), StepChoices(len(x)), tf32=precision == "tf32")  # type: ignore[arg-type]
+        return lambda: built.delta(x)
 
     return {name: step(program) for name, program in zip(NAMES, programs, strict=True)}
 
 
 def bytes_moved(op: InvertedResidual, images: int, precision: str) -> int:
-    """The block's floor: what goes in and comes out, and the bits, each once in each direction."""
+    """The block's floor: its input, output and residue bits, each once per direction."""
     dtype = activation_dtype(torch.float32, precision)
     values = torch.Size(op.expand.in_shapes[0]).numel() + torch.Size(op.shape).numel()
     bits = sum(residue.bytes for residue in op.residues())

@@ -1,4 +1,4 @@
-"""The on-chip kernel on this device, or on its emulation where there is none."""
+"""Set up the onchip kernel on this device, or its emulation if there is no GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGES = ((16, 1), (32, 2), (64, 2))  # channels and first stride
 
 
 class _Residual(nn.Module):
-    """Two 3×3 convolutions beside the identity, or a 1×1 convolution where sizes change."""
+    """Two 3×3 convolutions with a shortcut: identity, or a 1×1 convolution if sizes change."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _Residual(nn.Module):
 
 
 def _convolution(before: int, after: int, kernel: int, stride: int) -> nn.Sequential:
-    """With a BatchNorm behind it."""
+    """A convolution followed by BatchNorm."""
     conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after))
 
@@ -44,7 +44,7 @@ def resnet20(blocks: int = 3) -> nn.Module:
     """He et al. 2015 (arXiv:1512.03385), Section 4.2, with convolutions on its two shortcuts.
 
     Args:
-        blocks: of a stage; 3 are ResNet-20's.
+        blocks: Blocks per stage; ResNet-20 has 3.
     """
     layers: list[nn.Module] = [_convolution(3, 16, 3, 1), nn.ReLU()]
     before = 16
@@ -56,7 +56,7 @@ def resnet20(blocks: int = 3) -> nn.Module:
 
 
 def network_of(name: str, size: int) -> nn.Module:
-    """A network of NETWORKS for images 3×size×size, in evaluation mode, its weights as drawn."""
+    """A network of NETWORKS for images 3×size×size, in evaluation mode, with random weights."""
     torch.manual_seed(0)
     if name == "basic_cnn":
         return build_model("basic_cnn", image_shape=(3, size, size)).eval()
@@ -64,14 +64,14 @@ def network_of(name: str, size: int) -> nn.Module:
 
 
 def random_batch(images: int, size: int, device: torch.device) -> Tensor:
-    """Pixels 0 to 255, (images, 3, size, size), channels_last."""
+    """Random pixels 0–255, (images, 3, size, size), channels_last."""
     generator = torch.Generator().manual_seed(1)
     batch = 255 * torch.rand(images, 3, size, size, generator=generator)
     return batch.to(device).contiguous(memory_format=torch.channels_last)
 
 
-class Course:
-    """A network and images, and trajectories on chip for them."""
+class OnChipSetup:
+    """A network and images, from which onchip trajectories are created."""
 
     def __init__(
         self,
@@ -91,11 +91,15 @@ class Course:
         self.problem: Problem = self.sign._problem(self.images, torch.float32)[0]
 
     def on_chip(self, threads: int | None = None) -> OnChipTrajectory:
-        """A trajectory at the images, not recorded; threads of a block, or as the rule says."""
+        """A trajectory started at the images, not recorded as a graph.
+
+        Args:
+            threads: Threads per block; None for the default rule.
+        """
         device = self.images.device
-        has = shared_memory_of(device) if device.type == "cuda" else H200
-        chosen = {} if threads is None else {"threads": threads}
-        network = put_on_chip(self.program, has, device, **chosen)
+        shared_memory = shared_memory_of(device) if device.type == "cuda" else H200
+        options = {} if threads is None else {"threads": threads}
+        network = put_on_chip(self.program, shared_memory, device, **options)
         trajectory = start_on_chip(self.problem, self.images, network)
         if device.type != "cuda":
             from emulated_onchip import Emulated

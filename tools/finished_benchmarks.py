@@ -1,7 +1,7 @@
-"""A pytest plugin for a run of benchmarks that may be interrupted: its JSON has the whole ones.
+"""A pytest plugin for benchmark runs that may be interrupted: its JSON has the finished ones only.
 
-pytest-benchmark alone would count the rounds of a benchmark that did not end, and where there are
-none yet write no JSON at all.
+pytest-benchmark alone would include the rounds of an unfinished benchmark, and would write no JSON
+at all if that benchmark had no rounds yet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ENDED = pytest.StashKey[set[str]]()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Note the tests that ended; an interrupt leaves its test without a report."""
+    """Note the tests that ended; the test that is interrupted gets no report."""
     if call.when == "call":
         item.config.stash.setdefault(ENDED, set()).add(item.nodeid)
     return (yield)
@@ -23,6 +23,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_benchmark_generate_json(config: pytest.Config, benchmarks: list[Any]) -> None:
-    """Leave the benchmarks of other tests out, then let pytest-benchmark write."""
+    """Drop the benchmarks of unfinished tests before pytest-benchmark writes its JSON."""
     ended = config.stash.get(ENDED, set())
     benchmarks[:] = [one for one in benchmarks if one.fullname in ended]
