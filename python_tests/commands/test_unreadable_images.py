@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,8 @@ def test_in_python_the_error_and_the_splits_list_them(photos):
         load_data(photos, image_size=SIZE)
     assert [each.key for each in caught.value.images] == list(BAD)
     assert all(name in str(caught.value) for name in BAD)
+    again = pickle.loads(pickle.dumps(caught.value))  # from a worker process
+    assert (str(again), again.images) == (str(caught.value), caught.value.images)
     splits = load_data(photos, image_size=SIZE, on_error="skip")
     assert [each.key for each in splits.skipped] == list(BAD)
     assert [(each.split, each.index) for each in splits.skipped] == [

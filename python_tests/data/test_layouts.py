@@ -301,3 +301,14 @@ def test_names_that_are_no_splits() -> None:
         "steam train": "train",
         "steam test": "test",
     }
+
+
+@pytest.mark.parametrize("prefixes", [("",), ("train/", "test/")])
+def test_the_folder_that_is_read_is_told_only_if_it_is_another(prefixes, disk: Disk) -> None:
+    for prefix in prefixes:
+        disk.classes(prefix)
+    assert load_data(disk.root).summary.hints == ()
+    inner = disk.root.rename(disk.root.parent / "inner")
+    disk.root.mkdir()
+    inner.rename(disk.root / "inner")
+    assert load_data(disk.root).summary.hints == (f"read from {disk.root / 'inner'}",)

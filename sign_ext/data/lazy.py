@@ -146,7 +146,7 @@ class LazyDataset:
                 found.append((subset, pixels, kept))
             skipped += [subset.named(each, split) for each in problems]
         if skipped and on_error == "fail":
-            raise UnreadableImages(skipped)
+            raise UnreadableImages(skipped, 'Or leave such images out: on_error="skip".')
         train, validation, test = (self._image_set(*each) for each in found)
         return Splits(
             train, validation, test, self.name, self.note, self.summary(), skipped=tuple(skipped)

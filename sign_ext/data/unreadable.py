@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -45,6 +45,7 @@ class UnreadableImages(ValueError):
     def __init__(self, images: Sequence[Unreadable], advice: str = "") -> None:
         """Put every image in the message: one run is enough to find all of them."""
         self.images = tuple(images)
+        self._advice = advice
         reasons = tuple(each.why for each in self.images)
         self.details = reasons if len(reasons) > 1 else ()
         if len(reasons) == 1:
@@ -54,6 +55,10 @@ class UnreadableImages(ValueError):
         head = f"{len(reasons):,} images cannot be read"
         self.summary = f"{head}. {advice}" if advice else head
         super().__init__("\n  ".join([f"{head}:", *reasons]) + f"\n{advice}".rstrip())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of: the message alone is not enough."""
+        return type(self), (self.images, self._advice)
 
 
 def check_on_error(on_error: str) -> None:

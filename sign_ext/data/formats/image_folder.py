@@ -331,7 +331,7 @@ def _hints(root: Path, layout: Layout) -> tuple[str, ...]:
     """Say which folder is read, if not the one that was given, and what lies next to it."""
     hints = []
     read = os.path.commonpath([f"./{folder}" for folder in layout.folders.values()])
-    if read != ".":
+    if read:  # empty for ROOT itself
         hints.append(f"read from {root / read}")
     resolved = root.resolve()
     siblings = split_names(subfolders(resolved.parent)) if resolved.parent != resolved else {}
