@@ -38,7 +38,7 @@ from sign_ext.store.manifest import (
     shard_range,
 )
 from sign_ext.store.pipeline import Shares, Work, fill_shards
-from sign_ext.store.prefetch import OnError, listing_unreadable, sample_images
+from sign_ext.store.prefetch import OnError, sample_images
 from sign_ext.store.provenance import provenance_of
 from sign_ext.store.shard import fault_of
 
@@ -131,16 +131,14 @@ def transform_to_store(
     device = next(sign.model.parameters()).device
     # Measuring, if asked for, happens once and under the lock, in `_choices`.
     tuning, sign = sign, sign.with_options(tune=False)
-    with listing_unreadable(source, say):
-        one = sample_images(source, 1, on_error).to(device)
+    one = sample_images(source, 1, on_error).to(device)
     explanation = sign.explain(one)
     if say:
         say(str(explanation))
     provenance = provenance_of(tuning, source, explanation, about)
     wanted = _wanted(provenance, source, sign.settings.stops, dtype, shard_size)
     batch = min(sign.images_at_once(one), wanted.shard_size)  # shards are transformed one by one
-    with listing_unreadable(source, say):
-        sample = sample_images(source, batch, on_error).to(device)
+    sample = sample_images(source, batch, on_error).to(device)
     reset_peak()
     _try_out(sign, sample)  # allocates the engine's memory, which the budget must include
     load = Load(
@@ -172,8 +170,7 @@ def transform_to_store(
             total = images * manifest.snapshots[-1]
             report = stack.enter_context(reporting(progress, total, "transforming"))
             work = Work(sign, source, folder, manifest, plan, readers, on_error)
-            with listing_unreadable(source, say):
-                shares = fill_shards(work, missing, report)
+            shares = fill_shards(work, missing, report)
         ranks.send_done()
         if ranks.first:
             ranks.wait_for_all()
@@ -232,8 +229,8 @@ def _prepare(
         ranks.wait_for_go()
         return join_store(folder, wanted)
     # Of several processes each checks its own shards, so nobody knows yet whether all are whole.
-    is_read_only = ranks.world > 1 and not os.access(folder, os.W_OK)
-    if is_read_only and (finished := finished_manifest(folder, wanted)):
+    finished = finished_manifest(folder, wanted) if ranks.world > 1 else None
+    if finished and not os.access(folder, os.W_OK):
         ranks.send_go(True)
         return finished
     try:
