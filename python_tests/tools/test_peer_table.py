@@ -41,13 +41,13 @@ HERE = {"cpu": "a chip", "torch": "2.11", "threads": 2, "sources": "abc", "commi
 RACE = Race("basic_cnn", "float32", 8, 2, "cpu")
 
 
-def words(out: Path, *more: str) -> list[str]:
+def command_line(out: Path, *more: str) -> list[str]:
     command = [sys.executable, str(BENCHMARKS / "peer_table.py"), *TINY, "--out", str(out)]
     return [*command, "--contenders", *QUICK, *more]
 
 
 def run(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words(out, *more), capture_output=True, text=True, check=False)
+    return subprocess.run(command_line(out, *more), capture_output=True, text=True, check=False)
 
 
 def cells_of(out: Path) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def row(name: str = "naive .backward()", **facts: Any) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_killed_call_is_resumed_and_every_cell_is_stored_once(tmp_path: Path) -> None:
     out = tmp_path / "peers.json"
-    process = subprocess.Popen(words(out), stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command_line(out), stdout=subprocess.DEVNULL, start_new_session=True)
     while len(cells_of(out)) < 3 and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
