@@ -20,7 +20,7 @@ from tiny_isic2017 import change_column, column
 
 from sign_ext.data import ImageSet, load_ood
 from sign_ext.data.datasets import cifar10, tiny_imagenet
-from sign_ext.data.resize import resize_images
+from sign_ext.data.decode import resize_images
 
 PAPER = {
     *("n04285008", "n01855672", "n02002724", "n02058221", "n02123045"),

@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from sign_ext.report import demo_figures
-from sign_ext.report.plots import DARK, LIGHT
-from sign_ext.report.samples import Samples
+from sign_ext.report.plots import DARK, LIGHT, Samples
 
 
 def make_run(accuracy: float) -> dict[str, Any]:

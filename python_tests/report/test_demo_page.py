@@ -15,7 +15,7 @@ from PIL import Image
 
 from sign_ext.experiments.demo.comparison import compare
 from sign_ext.report.demo_page import render_page
-from sign_ext.report.samples import Samples
+from sign_ext.report.plots import Samples
 
 CLASSES = ("round", "<square>")
 METHODS = ("classical", "classical_same_steps", "sign")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sign_ext.data import ImageSet
-from sign_ext.report.samples import Samples, pick_samples
+from sign_ext.report.plots import Samples, pick_samples
 
 
 def test_one_sample_a_class_is_picked(torch_rng: torch.Generator) -> None:

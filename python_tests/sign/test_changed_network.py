@@ -190,7 +190,7 @@ def test_a_kept_transform_sees_every_change(torch_rng, monkeypatch, case):
 
 def test_what_the_forward_pass_writes_itself_is_no_change(torch_rng, monkeypatch):
     """Such a network is recorded once, not in every call."""
-    from sign_ext.engine.fused import programs
+    from sign_ext.engine.fused import engine
 
     class Keeps(Net):
         def features(self, x: Tensor) -> Tensor:
@@ -199,8 +199,8 @@ def test_what_the_forward_pass_writes_itself_is_no_change(torch_rng, monkeypatch
             return self.last
 
     recorded: list[int] = []
-    trace = programs.trace
-    monkeypatch.setattr(programs, "trace", lambda *a: recorded.append(1) or trace(*a))
+    trace = engine.trace
+    monkeypatch.setattr(engine, "trace", lambda *a: recorded.append(1) or trace(*a))
     images = torch.rand(2, 3, 7, 9, generator=torch_rng) * 255
     sign = SignTransform(Keeps().eval(), 2, step_size=STEP, backend="fused")
     for _ in range(4):
@@ -224,11 +224,11 @@ def test_the_watch_ends_where_objects_refer_to_each_other():
 
 
 def test_reset_begins_anew(torch_rng, monkeypatch):
-    from sign_ext.engine.fused import programs
+    from sign_ext.engine.fused import engine
 
     recorded: list[int] = []
-    trace = programs.trace
-    monkeypatch.setattr(programs, "trace", lambda *a: recorded.append(1) or trace(*a))
+    trace = engine.trace
+    monkeypatch.setattr(engine, "trace", lambda *a: recorded.append(1) or trace(*a))
     images = torch.rand(2, 3, 7, 9, generator=torch_rng) * 255
     sign = SignTransform(Net().eval(), 2, step_size=STEP, backend="fused")
     first = sign.transform(images)

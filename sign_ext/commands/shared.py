@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sign_ext.data import ImageSource, Splits
-    from sign_ext.data.summary import DataSummary
+    from sign_ext.data.listing import DataSummary
 
 
 SHOWN = 20  # lines about single images, or labels, that are printed

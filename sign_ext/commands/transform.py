@@ -38,7 +38,7 @@ from sign_ext.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from sign_ext.data.summary import DataSummary
+    from sign_ext.data.listing import DataSummary
     from sign_ext.store import StoreRun
     from sign_ext.store.coordination import Ranks
 

@@ -4,11 +4,11 @@ datasets/ holds a module for each data set, formats/ one for each file format. M
 (`sign` and below) only.
 """
 
+from sign_ext.data.decode import Unreadable, UnreadableImages
 from sign_ext.data.image_set import ImageSet, fingerprint
 from sign_ext.data.load import DATA_NAMES, OOD_NAMES, load_data, load_ood, open_data
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits
-from sign_ext.data.unreadable import Unreadable, UnreadableImages
 
 __all__ = [
     "DATA_NAMES",

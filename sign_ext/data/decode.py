@@ -12,18 +12,138 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sign_ext.data.bit_depth import BIT_DEPTHS, deep_bits, reopener, scale_to_8_bits
-from sign_ext.data.unreadable import Unreadable, UnreadableImages
 from sign_ext.files import require_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+# Images that cannot be read: all of them in one error, or left out and listed.
+
+
+OnError = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that cannot be read.
+
+    Attributes:
+        index: its position in what was read: a split, a source, or a list of positions.
+        why: the error message, which names the file.
+        key: its name in the data set; "" if unknown.
+        split: "train", "validation" or "test"; "" if unknown.
+    """
+
+    index: int
+    why: str
+    key: str = ""
+    split: str = ""
+
+
+class UnreadableImages(ValueError):
+    """Images that cannot be read: every one of those that were asked for.
+
+    Args:
+        images: one or more, in order.
+        advice: what else to try; ends the message.
+
+    Attributes:
+        images: the same.
+        details: a line for each image; () for a single one, whose message says all.
+        summary: the message without those lines.
+    """
+
+    def __init__(self, images: Sequence[Unreadable], advice: str = "") -> None:
+        """Put every image in the message: one run is enough to find all of them."""
+        self.images = tuple(images)
+        self._advice = advice
+        reasons = tuple(each.why for each in self.images)
+        self.details = reasons if len(reasons) > 1 else ()
+        if len(reasons) == 1:
+            self.summary = f"{reasons[0]} {advice}".rstrip()
+            super().__init__(self.summary)
+            return
+        head = f"{len(reasons):,} images cannot be read"
+        self.summary = f"{head}. {advice}" if advice else head
+        super().__init__("\n  ".join([f"{head}:", *reasons]) + f"\n{advice}".rstrip())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of: the message alone is not enough."""
+        return type(self), (self.images, self._advice)
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise ValueError unless a value is "fail" or "skip"."""
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error={on_error!r}; accepted: {', '.join(get_args(OnError))}.")
+
+
+def read_readable(
+    read: Callable[[np.ndarray], Tensor], positions: np.ndarray
+) -> tuple[Tensor | None, np.ndarray, list[Unreadable]]:
+    """Read images, leaving out those that cannot be read.
+
+    Args:
+        read: positions (n,), n ≥ 1 → uint8 (n, 3, H, W).
+        positions: int64 (n,).
+
+    Returns:
+        uint8 (m, 3, H, W), or None if m is 0; int64 (m,), which of the n they are; and the others.
+    """
+    everything = np.arange(len(positions))
+    if not len(positions):
+        return None, everything, []
+    try:
+        return read(positions), everything, []
+    except ValueError as error:
+        problems = _every_problem(read, positions, error)
+    kept = np.setdiff1d(everything, [each.index for each in problems])
+    return (read(positions[kept]) if len(kept) else None), kept, problems
+
+
+def find_unreadable(
+    read: Callable[[np.ndarray], Tensor], positions: np.ndarray
+) -> list[Unreadable]:
+    """List the images that cannot be read; the pixels of the others are dropped.
+
+    Args:
+        read: as for `read_readable`.
+        positions: int64 (n,).
+    """
+    if not len(positions):
+        return []
+    try:
+        read(positions)
+    except ValueError as error:
+        return _every_problem(read, positions, error)
+    return []
+
+
+def _every_problem(
+    read: Callable[[np.ndarray], Tensor], positions: np.ndarray, error: ValueError
+) -> list[Unreadable]:
+    """List the images that fail, given the error of reading all of them at once."""
+    if isinstance(error, UnreadableImages):
+        return list(error.images)
+    # Such an error does not say which images it is about.
+    problems = []
+    for index in range(len(positions)):
+        try:
+            read(positions[index : index + 1])
+        except ValueError as single:
+            problems.append(Unreadable(index, str(single)))
+    if not problems:  # only a batch fails, so none of its images can be blamed
+        raise error
+    return problems
+
 
 # The image formats that folders, tars and Hugging Face folders may hold: Pillow's names, and the
 # file extensions. A closed list, because Pillow starts other programs to read some formats (EPS).
@@ -357,3 +477,91 @@ def decode_all(
     if unreadable:
         raise UnreadableImages(unreadable)
     return torch.from_numpy(pixels)
+
+
+# Resizing of uint8 images that are already tensors.
+
+
+# Values per chunk: only one chunk at a time is converted to floats, which bounds the memory.
+CHUNK = 2**24
+
+
+def resize_images(images: Tensor, size: int | None) -> Tensor:
+    """Resize to size × size pixels, bilinear and antialiased, rounded to integers.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        size: new height and width in pixels; None, or the current size, returns the images
+            themselves.
+
+    Returns:
+        uint8 (N, 3, size, size).
+
+    Example:
+        >>> resize_images(torch.full((1, 3, 8, 8), 7, dtype=torch.uint8), 32).unique().tolist()
+        [7]
+    """
+    if size is None or tuple(images.shape[-2:]) == (size, size):
+        return images
+    resized = torch.empty((*images.shape[:2], size, size), dtype=torch.uint8)
+    step = _chunk_length(images, size)
+    for start in range(0, len(images), step):
+        chunk = torch.nn.functional.interpolate(
+            images[start : start + step].float(),
+            size=(size, size),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        resized[start : start + step] = chunk.round().clamp(0, 255).to(torch.uint8)
+    return resized
+
+
+def average_areas(images: Tensor, size: int) -> Tensor:
+    """Reduce to size × size pixels, each the mean of the area that it covers.
+
+    A pixel that is covered in part is weighted by that part, so the sizes need not divide each
+    other.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        size: new height and width in pixels, neither above the current ones.
+
+    Returns:
+        uint8 (N, 3, size, size), rounded to integers (halves to even).
+
+    Raises:
+        ValueError: a size that would enlarge.
+
+    Example:
+        >>> average_areas(torch.tensor([[[[0, 10], [20, 30]]]], dtype=torch.uint8), 1).item()
+        15
+    """
+    height, width = images.shape[-2:]
+    if not 1 <= size <= min(height, width):
+        raise ValueError(
+            f"size={size}; accepted: 1 to {min(height, width)}, since averaging only reduces. "
+            "Enlarge with resize_images."
+        )
+    down, right = _area_weights(height, size), _area_weights(width, size)
+    reduced = torch.empty((*images.shape[:2], size, size), dtype=torch.uint8)
+    step = _chunk_length(images, size)
+    for start in range(0, len(images), step):
+        chunk = down @ images[start : start + step].double() @ right.T
+        reduced[start : start + step] = chunk.round().to(torch.uint8)
+    return reduced
+
+
+def _area_weights(old: int, new: int) -> Tensor:
+    """Return float64 (new, old): the share of each new pixel that each old pixel fills."""
+    step = old / new
+    low = torch.arange(new, dtype=torch.float64).unsqueeze(1) * step
+    old_low = torch.arange(old, dtype=torch.float64)
+    overlap = torch.minimum(low + step, old_low + 1) - torch.maximum(low, old_low)
+    return overlap.clamp(min=0) / step
+
+
+def _chunk_length(images: Tensor, size: int) -> int:
+    """Return how many images fit in a chunk, both before and after resizing."""
+    _, channels, height, width = images.shape
+    return max(1, CHUNK // (channels * max(height * width, size * size)))

@@ -13,9 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sign_ext.data.decode import Conversions, Decoding
+from sign_ext.data.decode import (
+    Conversions,
+    Decoding,
+    OnError,
+    Unreadable,
+    UnreadableImages,
+    check_on_error,
+    find_unreadable,
+    read_readable,
+    resize_images,
+)
 from sign_ext.data.image_set import ImageSet
-from sign_ext.data.resize import resize_images
+from sign_ext.data.listing import DataSummary, count_classes
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import (
     HELD_OUT_SHARE,
@@ -24,15 +34,6 @@ from sign_ext.data.splits import (
     SubsetSpec,
     stratified_choice,
     three_way_split,
-)
-from sign_ext.data.summary import DataSummary, count_classes
-from sign_ext.data.unreadable import (
-    OnError,
-    Unreadable,
-    UnreadableImages,
-    check_on_error,
-    find_unreadable,
-    read_readable,
 )
 
 SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sign_ext.data.datasets import find_root
-from sign_ext.data.decode import Decoding
+from sign_ext.data.decode import Decoding, OnError, check_on_error
 from sign_ext.data.formats.webdataset import compressed_tars_in, is_tar_name, tars_in
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.lazy import LazyDataset
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits, SubsetSpec
-from sign_ext.data.unreadable import OnError, check_on_error
 
 DATA_NAMES: tuple[str, ...] = ("digits", "cifar10", "isic2017", "digits_imbalanced")
 # Out-of-distribution test sets: images of a training set's classes from another source.

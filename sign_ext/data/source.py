@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sign_ext.data.decode import Unreadable, find_unreadable, read_readable
 from sign_ext.data.image_set import ImageSet, fingerprint
-from sign_ext.data.summary import DataSummary, count_classes
-from sign_ext.data.unreadable import Unreadable, find_unreadable, read_readable
+from sign_ext.data.listing import DataSummary, count_classes
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sign_ext.data.decode import Decoding
+from sign_ext.data.decode import Decoding, Unreadable
 from sign_ext.data.image_set import ImageSet
-from sign_ext.data.summary import DataSummary, count_classes
-from sign_ext.data.unreadable import Unreadable
+from sign_ext.data.listing import DataSummary, count_classes
 
 # The splits are part of an experiment's definition, so neither their seed nor the share of the
 # images that is held out is an option.

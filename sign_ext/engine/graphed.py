@@ -25,7 +25,7 @@ from sign_ext.engine.capture_streams import CaptureStream, CaptureStreams, Recor
 from sign_ext.engine.eager import EagerLayouts
 from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
 from sign_ext.errors import BackendError
-from sign_ext.inner_wrappers import why_not_recorded
+from sign_ext.eval_state import why_not_recorded
 from sign_ext.network_state import StructureWatch
 from sign_ext.probe import pullback, random_images, relative_distances, statistics_of
 

@@ -8,8 +8,9 @@ from sign_ext.evaluation.accuracy import (
     class_accuracy,
     predict,
     present_class_accuracy,
+    roc_auc,
+    roc_curve,
 )
-from sign_ext.evaluation.auc import roc_auc, roc_curve
 from sign_ext.evaluation.calibration import (
     Reliability,
     UncertaintyScores,

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sign_ext.formatting import binomial_error, mean_and_deviation
-from sign_ext.report.plots import DARK, LIGHT, Theme, new_figure, style_axes, svg_file
-from sign_ext.report.samples import Samples
+from sign_ext.report.plots import DARK, LIGHT, Samples, Theme, new_figure, style_axes, svg_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,8 @@ from sign_ext.report.demo_figures import (
     samples_picture,
     training_curves,
 )
-from sign_ext.report.html import data_uri, environment
-from sign_ext.report.plots import DARK, LIGHT
-from sign_ext.report.samples import Samples, png
+from sign_ext.report.plots import DARK, LIGHT, Samples, png
+from sign_ext.report.view import data_uri, environment
 
 TEMPLATE = "page.html.j2"
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sign_ext.files import write_whole
-from sign_ext.report.html import data_uri, environment
 from sign_ext.report.markdown import render_markdown
 from sign_ext.report.plots import DARK, LIGHT, draw, figure_errors
 from sign_ext.report.schema import Experiment, Figure, Results
-from sign_ext.report.view import view
+from sign_ext.report.view import data_uri, environment, view
 from sign_ext.report.wording import (
     HINTS,
     P_VALUES,

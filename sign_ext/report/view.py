@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sign_ext.evaluation.paired import LEVEL
-from sign_ext.formatting import mean_and_deviation
+from sign_ext.formatting import duration, mean_and_deviation, percent
 from sign_ext.report.schema import Cell, Column, Comparison, Kind, Row, Table
 from sign_ext.report.verdict import TEST_ERRORS
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 
 MISSING = "–"
 FIGURES = 4  # significant ones, of the largest number of a column of numbers
@@ -364,3 +370,33 @@ def _column(comparison: Comparison, table: Table) -> Column:
     key = comparison.column
     named = (column for column in table.columns if column.key == key)
     return next(named, Column(key, key, "number"))
+
+
+# What the HTML pages share: the Jinja environment, and images as data URIs.
+
+
+def environment() -> Environment:
+    """Return a Jinja environment for this package's templates.
+
+    Values are escaped, and an undefined name is an error.
+
+    Example:
+        >>> environment().from_string("{{ 75 | duration }}, {{ x }}").render(x="<b>")
+        '75 s, &lt;b&gt;'
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    jinja = Environment(
+        loader=PackageLoader("sign_ext", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters |= {"percent": percent, "duration": duration}
+    return jinja
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return a data: URI of an image, kind "png" or "svg+xml"."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -14,7 +14,6 @@ from typing import Any
 
 from sign_ext.files import open_tensors
 from sign_ext.formatting import bytes_in_words
-from sign_ext.store.change import merge_changes
 from sign_ext.store.lifecycle import shard_entries
 from sign_ext.store.manifest import (
     LOCK,
@@ -26,7 +25,7 @@ from sign_ext.store.manifest import (
     read_manifest,
     shard_file,
 )
-from sign_ext.store.shard import fault_of, structure_fault, values_fault
+from sign_ext.store.shard import fault_of, merge_changes, structure_fault, values_fault
 
 MISSING_NAMED = 100  # missing shards of an unfinished store that `verify` names
 

@@ -16,10 +16,9 @@ from sign_ext.data import ImageSet, ImageSource, fingerprint
 from sign_ext.errors import DivergenceError, StoreError
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import ChunkPlan
-from sign_ext.store.change import change_of
 from sign_ext.store.manifest import DTYPES, Manifest, shard_file
 from sign_ext.store.prefetch import Chunk, OnError, Piece, Prefetcher, pieces, read_piece
-from sign_ext.store.shard import ShardContent, write_shard
+from sign_ext.store.shard import ShardContent, change_of, write_shard
 from sign_ext.store.staging import Staging, staging_for
 
 Report = Callable[[int], None]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.data import ImageSource, UnreadableImages
-from sign_ext.data.unreadable import OnError
+from sign_ext.data.decode import OnError
 from sign_ext.errors import StoreError
 from sign_ext.store.manifest import Skipped, shard_range
 

@@ -4,6 +4,6 @@ A kind of operation has its class in `compiler/ir` and its rules in the file of 
 It may import `ir`, `lower` and `ops`.
 """
 
-from sign_ext.compiler.rules import dense, normalization, pointwise, pooling, shaping
+from sign_ext.compiler.rules import dense, pointwise, pooling, shaping
 
-__all__ = ["dense", "normalization", "pointwise", "pooling", "shaping"]
+__all__ = ["dense", "pointwise", "pooling", "shaping"]

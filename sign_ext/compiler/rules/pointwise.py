@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
@@ -178,3 +179,32 @@ def softplus(builder: Builder, shape: Shape, x: Ref, beta: float = 1, threshold:
     if beta != 1 or threshold != 20:
         raise UnsupportedOperation("beta or threshold other than the default")
     return builder.add(Smooth, (x,), shape, function="softplus")
+
+
+# Rules for normalizations: BatchNorm in evaluation mode, a constant affine map.
+
+
+@rule("batch_norm.default")
+def batch_norm(
+    builder: Builder,
+    shape: Shape,
+    x: Ref,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> Ref:
+    """scale = γ / √(σ² + ε), shift = β - μ · scale, in float64."""
+    if training or mean is None or variance is None:
+        raise UnsupportedOperation("it uses the batch's own statistics")
+    scale = (variance.double() + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.double()
+    return builder.add(Pointwise, (x,), shape, scale=scale, shift=shift)

@@ -17,10 +17,9 @@ import torch
 
 from sign_ext.data.datasets import WHERE_TO_PUT
 from sign_ext.data.datasets.cifar10 import CLASS_NAMES
-from sign_ext.data.decode import decode_exact, is_greyscale
+from sign_ext.data.decode import average_areas, decode_exact, is_greyscale, resize_images
 from sign_ext.data.formats.parquet import ImageColumn, parquet_errors, read_columns
 from sign_ext.data.image_set import ImageSet
-from sign_ext.data.resize import average_areas, resize_images
 
 # Those of Tiny ImageNet's 200 synsets that are one of CIFAR-10's classes.
 CLASS_SYNSETS = {

@@ -33,9 +33,9 @@ from sign_ext.data.listing import (
     list_images,
     subfolders,
     tables_in,
+    with_left_out,
 )
 from sign_ext.data.splits import SubsetSpec, split_names
-from sign_ext.data.summary import with_left_out
 
 ACCEPTED = (
     "accepted: ROOT/CLASS/images; ROOT/train/CLASS/images with, optionally, ROOT/validation and "

@@ -21,9 +21,8 @@ from sign_ext.data.lazy import (
     parts_cut,
     splits_from,
 )
-from sign_ext.data.listing import is_hidden, list_images
+from sign_ext.data.listing import is_hidden, list_images, with_left_out
 from sign_ext.data.splits import SubsetSpec, split_names
-from sign_ext.data.summary import with_left_out
 
 ACCEPTED = (
     "accepted: a CSV or TSV file with a column of file names and one of classes; a JSON file with "

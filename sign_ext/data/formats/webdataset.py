@@ -44,9 +44,9 @@ from sign_ext.data.listing import (
     holds_images,
     is_hidden,
     subfolders,
+    with_left_out,
 )
 from sign_ext.data.splits import SubsetSpec, split_names
-from sign_ext.data.summary import with_left_out
 
 CLASSES_FILE = "classes.txt"
 ACCEPTED = (

@@ -28,7 +28,7 @@ from sign_ext.formatting import duration, finite, percent
 from sign_ext.models import build_model
 from sign_ext.progress import Clock, Reporter, Silent
 from sign_ext.report.demo_page import write_page
-from sign_ext.report.samples import Samples, pick_samples
+from sign_ext.report.plots import Samples, pick_samples
 from sign_ext.training import TrainResult, TrainSettings, save_checkpoint, steps_per_epoch, train
 
 

@@ -31,7 +31,7 @@ from sign_ext.experiments.stages.networks import (
     load_trained,
 )
 from sign_ext.experiments.stages.stage import RunContext, Stage
-from sign_ext.report.samples import pick_samples, png
+from sign_ext.report.plots import pick_samples, png
 from sign_ext.store import load_transformed
 
 SEED = 0  # of corruptions and Monte Carlo samples: every network gets the same ones

@@ -156,7 +156,7 @@ def exclusive_lock(folder: Path, reporter: Reporter) -> Iterator[None]:
 
 
 def _read_record(path: Path, stage: Stage) -> Outcome:
-    from sign_ext.experiments.stages.schema import RecordPart
+    from sign_ext.experiments.stages.stage import RecordPart
 
     try:
         record = read_json(path)

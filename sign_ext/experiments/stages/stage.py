@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from sign_ext.data import Splits
 from sign_ext.experiments.stages.sources import Source
@@ -174,3 +175,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
+
+
+# What a stage's record must look like, for pydantic.
+
+
+class RecordPart(BaseModel):
+    """stage.json; what else is in it is for people."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    stage: dict[str, Any]
+    numbers: dict[str, Any]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]

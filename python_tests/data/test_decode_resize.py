@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sign_ext.data import resize
-from sign_ext.data.resize import average_areas, resize_images
+from sign_ext.data import decode
+from sign_ext.data.decode import average_areas, resize_images
 
 
 def means(images: np.ndarray, size: int) -> np.ndarray:
@@ -22,7 +22,7 @@ def means(images: np.ndarray, size: int) -> np.ndarray:
 def test_average_areas(rng, monkeypatch, height: int, width: int, size: int) -> None:
     images = rng.integers(0, 256, (7, 3, height, width), dtype=np.uint8)
     # So that there are several chunks, the last of them shorter.
-    monkeypatch.setattr(resize, "CHUNK", 3 * 3 * height * width)
+    monkeypatch.setattr(decode, "CHUNK", 3 * 3 * height * width)
     found = average_areas(torch.from_numpy(images), size)
     assert found.dtype == torch.uint8
     assert found.shape == (7, 3, size, size)
@@ -47,5 +47,5 @@ def test_average_areas_only_reduces(size: int) -> None:
 def test_chunks_do_not_change_resized_images(rng: np.random.Generator, monkeypatch) -> None:
     images = torch.from_numpy(rng.integers(0, 256, (7, 3, 11, 11), dtype=np.uint8))
     whole = resize_images(images, 17)
-    monkeypatch.setattr(resize, "CHUNK", 2 * 3 * 17 * 17)
+    monkeypatch.setattr(decode, "CHUNK", 2 * 3 * 17 * 17)
     assert torch.equal(resize_images(images, 17), whole)
