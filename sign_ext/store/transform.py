@@ -38,7 +38,7 @@ from sign_ext.store.manifest import (
     shard_range,
 )
 from sign_ext.store.pipeline import Shares, Work, fill_shards
-from sign_ext.store.prefetch import OnError, sample_images
+from sign_ext.store.prefetch import OnError, listing_unreadable, sample_images
 from sign_ext.store.provenance import provenance_of
 from sign_ext.store.shard import fault_of
 
@@ -131,14 +131,16 @@ def transform_to_store(
     device = next(sign.model.parameters()).device
     # Measuring, if asked for, happens once and under the lock, in `_choices`.
     tuning, sign = sign, sign.with_options(tune=False)
-    one = sample_images(source, 1, on_error).to(device)
+    with listing_unreadable(source, say):
+        one = sample_images(source, 1, on_error).to(device)
     explanation = sign.explain(one)
     if say:
         say(str(explanation))
     provenance = provenance_of(tuning, source, explanation, about)
     wanted = _wanted(provenance, source, sign.settings.stops, dtype, shard_size)
     batch = min(sign.images_at_once(one), wanted.shard_size)  # shards are transformed one by one
-    sample = sample_images(source, batch, on_error).to(device)
+    with listing_unreadable(source, say):
+        sample = sample_images(source, batch, on_error).to(device)
     reset_peak()
     _try_out(sign, sample)  # allocates the engine's memory, which the budget must include
     load = Load(
@@ -170,7 +172,8 @@ def transform_to_store(
             total = images * manifest.snapshots[-1]
             report = stack.enter_context(reporting(progress, total, "transforming"))
             work = Work(sign, source, folder, manifest, plan, readers, on_error)
-            shares = fill_shards(work, missing, report)
+            with listing_unreadable(source, say):
+                shares = fill_shards(work, missing, report)
         ranks.send_done()
         if ranks.first:
             ranks.wait_for_all()
