@@ -1,9 +1,9 @@
 """The state in which Φ is computed, entered and left as one, whatever state the caller is in.
 
 `frozen` holds a network still: evaluation mode, no parameter gradients; its buffers and the random
-states come back. `arithmetic` sets PyTorch's
-float32 switches, which belong to the process. `computing` is both, outside of inference mode. Each
-puts back what it found, also after an exception.
+states come back. `arithmetic` sets PyTorch's float32 switches, which belong to the process.
+`passed_by` runs what wrappers inside the network wrap. `computing` is all three, outside of
+inference mode. Each restores what it found, also after an exception.
 """
 
 from __future__ import annotations
