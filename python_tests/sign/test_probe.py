@@ -115,6 +115,7 @@ def test_a_number_drawn_in_python_is_not_compiled_in(images):
         def features(self, x: Tensor) -> Tensor:
             return super().features(x) * (1 + random.random())
 
+    random.seed(1)  # by chance two draws may be as close as rounding
     with pytest.raises(BackendError, match="depends on more than its input"):
         iterative_sign(Drawn().eval(), images, 2, step_size=STEP, backend="fused")
 
