@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-VALUES_AT_ONCE = 1 << 20  # float64 copies are made of so many: 8 MiB, however large the set is
+VALUES_AT_ONCE = 1 << 16  # float64 copies, of which several exist at once, are of so many
 
 
 @dataclass(frozen=True)
