@@ -1,4 +1,7 @@
-"""A race: each contender is checked against a reference, then its memory and time are measured."""
+"""A race: each contender is checked against a reference, then its memory and time are measured.
+
+`costs` turns a measured rate into the time that SIGN takes on a whole set of images.
+"""
 
 from __future__ import annotations
 

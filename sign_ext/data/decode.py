@@ -1,4 +1,7 @@
-"""Decoding of compressed images to uint8 RGB pixels, on several threads."""
+"""From image files to uint8 RGB pixels: decoding on several threads, resizing, unreadable images.
+
+Every image that cannot be read is listed, in one error or, with `on_error="skip"`, in the result.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,6 @@ from sign_ext.files import require_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-# Images that cannot be read: all of them in one error, or left out and listed.
 
 
 OnError = Literal["fail", "skip"]
@@ -477,9 +477,6 @@ def decode_all(
     if unreadable:
         raise UnreadableImages(unreadable)
     return torch.from_numpy(pixels)
-
-
-# Resizing of uint8 images that are already tensors.
 
 
 # Values per chunk: only one chunk at a time is converted to floats, which bounds the memory.

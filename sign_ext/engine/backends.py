@@ -166,10 +166,10 @@ class Engines:
     def resolve(self, problem: Problem, images: Tensor) -> BackendChoice:
         """Decide what runs images like these; the answer changes nothing.
 
-        A backend is passed over where an earlier call failed to start it on such images and the
-        network's structure is still the same, or where
-        it cannot run this network on these. What only shows when a step is recorded, such as a
-        network that waits for the device, is not known before the first call.
+        A backend is passed over if it cannot run this network on these images, or if an earlier
+        call failed to start it on such images and the network's structure is still the same. What
+        only shows when a step is recorded, such as a network that waits for the device, is not
+        known before the first call.
 
         Args:
             problem: the call's.

@@ -1,4 +1,7 @@
-"""Logits of a data set, and accuracies: overall, by class, and with some classes absent."""
+"""Logits of a data set, and accuracies: overall, by class, and with some classes absent.
+
+For two classes, also the ROC curve and the area under it.
+"""
 
 from __future__ import annotations
 
@@ -178,9 +181,6 @@ def present_class_accuracy(
     return PresentClassAccuracy(
         overall, {label: per_class[label] for label in sorted(set(labels.tolist()))}
     )
-
-
-# The ROC curve of a two-class classifier, and the area under it.
 
 
 def roc_auc(logits: Tensor, labels: Tensor) -> float:

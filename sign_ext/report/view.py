@@ -1,4 +1,7 @@
-"""A table as a reader sees it: numbers as text, rows by group; HTML and Markdown share it."""
+"""A table as a reader sees it: numbers as text, rows by group; HTML and Markdown share it.
+
+The HTML pages also share the Jinja environment and images as data URIs, which are at the end.
+"""
 
 from __future__ import annotations
 
@@ -370,9 +373,6 @@ def _column(comparison: Comparison, table: Table) -> Column:
     key = comparison.column
     named = (column for column in table.columns if column.key == key)
     return next(named, Column(key, key, "number"))
-
-
-# What the HTML pages share: the Jinja environment, and images as data URIs.
 
 
 def environment() -> Environment:

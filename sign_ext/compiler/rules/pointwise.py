@@ -1,4 +1,4 @@
-"""Rules for elementwise operations: sums, products and quotients, and activations."""
+"""Rules for elementwise operations: arithmetic, activations, BatchNorm in evaluation mode."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def softplus(builder: Builder, shape: Shape, x: Ref, beta: float = 1, threshold:
     return builder.add(Smooth, (x,), shape, function="softplus")
 
 
-# Rules for normalizations: BatchNorm in evaluation mode, a constant affine map.
+# BatchNorm in evaluation mode is a constant affine map.
 
 
 @rule("batch_norm.default")
