@@ -31,23 +31,18 @@ class Device:
         self.launches = 0
         self._seed, self._shared, self._processors = seed, shared, processors
 
-    def forward(
-        self, x, out, first, taps, second, bias, expand_mask, depthwise_mask, residual, mask,
-        expanded, *numbers,
-    ) -> None:  # fmt: skip
+    def forward(self, x, first, taps, second, bias, expanded, *rest) -> None:
         """torch.ops.sign_ext.inverted_residual."""
+        *numbers, out, expand_mask, depthwise_mask, residual, mask = rest
         activations, (*windows, tf32) = numbers[:6], numbers[6:]
         self._launch(
             x, out, first, taps, second, bias, residual, (expand_mask, depthwise_mask, mask),
             expanded, activations, windows, _precision(x, tf32), backward=False,
         )  # fmt: skip
 
-    def backward(
-        self, g, out, first, taps, second, expand_mask, depthwise_mask, other, expanded,
-        *numbers,
-    ) -> None:  # fmt: skip
+    def backward(self, g, first, taps, second, expanded, *rest) -> None:
         """torch.ops.sign_ext.inverted_residual_backward."""
-        *windows, tf32 = numbers
+        *windows, tf32, out, expand_mask, depthwise_mask, other = rest
         activations = (0.0,) * 6
         self._launch(
             g, out, first, taps, second, None, other, (depthwise_mask, expand_mask, None),

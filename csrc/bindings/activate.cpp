@@ -7,17 +7,20 @@
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/launch.h"
+#include "bindings/dispatch.h"
 #include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {
 
+constexpr char kActivate[] = "activate";
+constexpr char kPackMask[] = "pack_mask";
+
 ActivateArgs activate_args(const Tensor& x, const Tensor& out, const std::optional<Tensor>& scale,
                            const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
                            const std::optional<Tensor>& mask, double low, double high,
                            double slope) {
-  constexpr const char* kOp = "activate";
+  constexpr const char* kOp = kActivate;
   const Rows rows = rows_of(kOp, "x", x);
   ActivateArgs args{};
   args.rows = rows.rows;
@@ -47,7 +50,7 @@ ActivateArgs activate_args(const Tensor& x, const Tensor& out, const std::option
 
 PackMaskArgs pack_mask_args(const Tensor& y, const Tensor& mask, double low, double high,
                             double slope) {
-  constexpr const char* kOp = "pack_mask";
+  constexpr const char* kOp = kPackMask;
   const Rows rows = rows_of(kOp, "y", y);
   PackMaskArgs args{};
   args.rows = rows.rows;
@@ -60,52 +63,23 @@ PackMaskArgs pack_mask_args(const Tensor& y, const Tensor& mask, double low, dou
   return args;
 }
 
-void activate_on_cpu(const Tensor& x, const Tensor& out, const std::optional<Tensor>& scale,
-                     const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
-                     const std::optional<Tensor>& mask, double low, double high, double slope) {
-  const ActivateArgs args = activate_args(x, out, scale, bias, residual, mask, low, high, slope);
-  for_rows(args.rows, args.channels,
-           [&args](std::int64_t begin, std::int64_t end) { activate_cpu(args, begin, end); });
+void activate_on_cpu(const ActivateArgs& args) {
+  for_rows<activate_cpu>(args, args.rows, args.channels);
 }
 
-void pack_mask_on_cpu(const Tensor& y, const Tensor& mask, double low, double high, double slope) {
-  const PackMaskArgs args = pack_mask_args(y, mask, low, high, slope);
-  for_rows(args.rows, args.channels,
-           [&args](std::int64_t begin, std::int64_t end) { pack_mask_cpu(args, begin, end); });
+void pack_mask_on_cpu(const PackMaskArgs& args) {
+  for_rows<pack_mask_cpu>(args, args.rows, args.channels);
 }
 
-#ifdef SIGN_EXT_WITH_CUDA
-void activate_on_cuda(const Tensor& x, const Tensor& out, const std::optional<Tensor>& scale,
-                      const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
-                      const std::optional<Tensor>& mask, double low, double high, double slope) {
-  const ActivateArgs args = activate_args(x, out, scale, bias, residual, mask, low, high, slope);
-  on_current_stream("activate", x, [&args](void* stream) { return activate_cuda(args, stream); });
-}
+SIGN_EXT_SCHEMA(
+    "activate(Tensor x, Tensor(a!) out, Tensor? scale, Tensor? bias, Tensor? residual, "
+    "Tensor(b!)? mask, float low, float high, float slope) -> ()")
+SIGN_EXT_ON_CPU(kActivate, activate_args, activate_on_cpu)
+SIGN_EXT_ON_CUDA(kActivate, activate_args, activate_cuda)
 
-void pack_mask_on_cuda(const Tensor& y, const Tensor& mask, double low, double high, double slope) {
-  const PackMaskArgs args = pack_mask_args(y, mask, low, high, slope);
-  on_current_stream("pack_mask", y, [&args](void* stream) { return pack_mask_cuda(args, stream); });
-}
-#endif
+SIGN_EXT_SCHEMA("pack_mask(Tensor y, Tensor(a!) mask, float low, float high, float slope) -> ()")
+SIGN_EXT_ON_CPU(kPackMask, pack_mask_args, pack_mask_on_cpu)
+SIGN_EXT_ON_CUDA(kPackMask, pack_mask_args, pack_mask_cuda)
 
 }  // namespace
 }  // namespace sign_ext::bindings
-
-STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
-  library.def(
-      "activate(Tensor x, Tensor(a!) out, Tensor? scale, Tensor? bias, Tensor? residual, "
-      "Tensor(b!)? mask, float low, float high, float slope) -> ()");
-  library.def("pack_mask(Tensor y, Tensor(a!) mask, float low, float high, float slope) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
-  library.impl("activate", TORCH_BOX(&sign_ext::bindings::activate_on_cpu));
-  library.impl("pack_mask", TORCH_BOX(&sign_ext::bindings::pack_mask_on_cpu));
-}
-
-#ifdef SIGN_EXT_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
-  library.impl("activate", TORCH_BOX(&sign_ext::bindings::activate_on_cuda));
-  library.impl("pack_mask", TORCH_BOX(&sign_ext::bindings::pack_mask_on_cuda));
-}
-#endif

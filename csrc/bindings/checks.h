@@ -247,6 +247,21 @@ void set_watch(const char* op, const std::optional<Tensor>& watch,
   }
 }
 
+// Sets the factors and bounds of an update of p: a bound that is not given is infinite.
+template <typename Args>
+void set_step(const char* op, double step_size, double momentum, std::optional<double> clamp_min,
+              std::optional<double> clamp_max, Args& args) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const double low = clamp_min.value_or(-kInfinity);
+  const double high = clamp_max.value_or(kInfinity);
+  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), op,
+                  ": clamp_min and clamp_max must be numbers, not NaN");
+  args.step_size = static_cast<float>(step_size);
+  args.momentum = static_cast<float>(momentum);
+  args.clamp_min = static_cast<float>(low);
+  args.clamp_max = static_cast<float>(high);
+}
+
 // ---- Windows over an image: pooling and depthwise convolution ----
 
 // x and y, the tensor with one value per window of x: same batch size, channels, dtype and device.

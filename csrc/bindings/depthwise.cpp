@@ -8,12 +8,15 @@
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/launch.h"
+#include "bindings/dispatch.h"
 #include "bindings/stable.h"
 #include "depthwise/depthwise_backward.h"
 
 namespace sign_ext::bindings {
 namespace {
+
+constexpr char kForward[] = "depthwise";
+constexpr char kBackward[] = "depthwise_backward";
 
 // One axis. If the padding is smaller than a window's extent, every window must overlap the image.
 // If it is larger, windows may begin past the image by at most the excess.
@@ -46,7 +49,7 @@ DepthwiseArgs checked_forward(const Tensor& x, const Tensor& weight, const Tenso
                               double low, double high, double slope, std::int64_t stride_h,
                               std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
                               std::int64_t dilation_h, std::int64_t dilation_w) {
-  constexpr const char* kOp = "depthwise";
+  constexpr const char* kOp = kForward;
   check_windows_of(kOp, "x", x, "out", out);
   DepthwiseArgs args{};
   args.sizes =
@@ -69,7 +72,7 @@ DepthwiseBackwardArgs checked_backward(const Tensor& g, const Tensor& weight, co
                                        std::int64_t stride_h, std::int64_t stride_w,
                                        std::int64_t pad_top, std::int64_t pad_left,
                                        std::int64_t dilation_h, std::int64_t dilation_w) {
-  constexpr const char* kOp = "depthwise_backward";
+  constexpr const char* kOp = kBackward;
   check_windows_of(kOp, "out", out, "g", g);
   STD_TORCH_CHECK(!std::isnan(slope) && !std::isnan(x_slope), kOp,
                   ": slope and x_slope must be numbers, not NaN");
@@ -91,86 +94,29 @@ DepthwiseBackwardArgs checked_backward(const Tensor& g, const Tensor& weight, co
   return args;
 }
 
-void depthwise_on_cpu(const Tensor& x, const Tensor& weight, const Tensor& out,
-                      const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
-                      double low, double high, double slope, std::int64_t stride_h,
-                      std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
-                      std::int64_t dilation_h, std::int64_t dilation_w) {
-  const DepthwiseArgs args = checked_forward(x, weight, out, bias, mask, low, high, slope, stride_h,
-                                             stride_w, pad_top, pad_left, dilation_h, dilation_w);
-  if (out.numel() == 0) return;
+void forward_on_cpu(const DepthwiseArgs& args) {
   const DepthwiseSizes& s = args.sizes;
-  for_rows(s.n * s.out_height, s.out_width * s.channels * s.kernel_h,
-           [&args](std::int64_t begin, std::int64_t end) { depthwise_cpu(args, begin, end); });
+  for_rows<depthwise_cpu>(args, s.n * s.out_height, s.out_width * s.channels * s.kernel_h);
 }
 
-void depthwise_backward_on_cpu(const Tensor& g, const Tensor& weight, const Tensor& out,
-                               const std::optional<Tensor>& mask, double slope,
-                               const std::optional<Tensor>& other,
-                               const std::optional<Tensor>& x_mask, double x_slope,
-                               std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
-                               std::int64_t pad_left, std::int64_t dilation_h,
-                               std::int64_t dilation_w) {
-  const DepthwiseBackwardArgs args =
-      checked_backward(g, weight, out, mask, slope, other, x_mask, x_slope, stride_h, stride_w,
-                       pad_top, pad_left, dilation_h, dilation_w);
-  if (out.numel() == 0) return;
+void backward_on_cpu(const DepthwiseBackwardArgs& args) {
   const DepthwiseSizes& s = args.sizes;
-  for_rows(
-      s.n * s.height, s.width * s.channels * s.kernel_h,
-      [&args](std::int64_t begin, std::int64_t end) { depthwise_backward_cpu(args, begin, end); });
+  for_rows<depthwise_backward_cpu>(args, s.n * s.height, s.width * s.channels * s.kernel_h);
 }
 
-#ifdef SIGN_EXT_WITH_CUDA
-void depthwise_on_cuda(const Tensor& x, const Tensor& weight, const Tensor& out,
-                       const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
-                       double low, double high, double slope, std::int64_t stride_h,
-                       std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
-                       std::int64_t dilation_h, std::int64_t dilation_w) {
-  const DepthwiseArgs args = checked_forward(x, weight, out, bias, mask, low, high, slope, stride_h,
-                                             stride_w, pad_top, pad_left, dilation_h, dilation_w);
-  if (out.numel() == 0) return;
-  on_current_stream("depthwise", x, [&args](void* stream) { return depthwise_cuda(args, stream); });
-}
+SIGN_EXT_SCHEMA(
+    "depthwise(Tensor x, Tensor weight, Tensor(a!) out, Tensor? bias, Tensor(b!)? mask, "
+    "float low, float high, float slope, int stride_h, int stride_w, int pad_top, int pad_left, "
+    "int dilation_h, int dilation_w) -> ()")
+SIGN_EXT_ON_CPU(kForward, checked_forward, forward_on_cpu)
+SIGN_EXT_ON_CUDA(kForward, checked_forward, depthwise_cuda)
 
-void depthwise_backward_on_cuda(const Tensor& g, const Tensor& weight, const Tensor& out,
-                                const std::optional<Tensor>& mask, double slope,
-                                const std::optional<Tensor>& other,
-                                const std::optional<Tensor>& x_mask, double x_slope,
-                                std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
-                                std::int64_t pad_left, std::int64_t dilation_h,
-                                std::int64_t dilation_w) {
-  const DepthwiseBackwardArgs args =
-      checked_backward(g, weight, out, mask, slope, other, x_mask, x_slope, stride_h, stride_w,
-                       pad_top, pad_left, dilation_h, dilation_w);
-  if (out.numel() == 0) return;
-  on_current_stream("depthwise_backward", g,
-                    [&args](void* stream) { return depthwise_backward_cuda(args, stream); });
-}
-#endif
+SIGN_EXT_SCHEMA(
+    "depthwise_backward(Tensor g, Tensor weight, Tensor(a!) out, Tensor? mask, float slope, "
+    "Tensor? other, Tensor? x_mask, float x_slope, int stride_h, int stride_w, int pad_top, "
+    "int pad_left, int dilation_h, int dilation_w) -> ()")
+SIGN_EXT_ON_CPU(kBackward, checked_backward, backward_on_cpu)
+SIGN_EXT_ON_CUDA(kBackward, checked_backward, depthwise_backward_cuda)
 
 }  // namespace
 }  // namespace sign_ext::bindings
-
-STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
-  library.def(
-      "depthwise(Tensor x, Tensor weight, Tensor(a!) out, Tensor? bias, Tensor(b!)? mask, "
-      "float low, float high, float slope, int stride_h, int stride_w, int pad_top, int pad_left, "
-      "int dilation_h, int dilation_w) -> ()");
-  library.def(
-      "depthwise_backward(Tensor g, Tensor weight, Tensor(a!) out, Tensor? mask, float slope, "
-      "Tensor? other, Tensor? x_mask, float x_slope, int stride_h, int stride_w, int pad_top, "
-      "int pad_left, int dilation_h, int dilation_w) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
-  library.impl("depthwise", TORCH_BOX(&sign_ext::bindings::depthwise_on_cpu));
-  library.impl("depthwise_backward", TORCH_BOX(&sign_ext::bindings::depthwise_backward_on_cpu));
-}
-
-#ifdef SIGN_EXT_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
-  library.impl("depthwise", TORCH_BOX(&sign_ext::bindings::depthwise_on_cuda));
-  library.impl("depthwise_backward", TORCH_BOX(&sign_ext::bindings::depthwise_backward_on_cuda));
-}
-#endif

@@ -8,12 +8,15 @@
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/launch.h"
+#include "bindings/dispatch.h"
 #include "bindings/stable.h"
 
 #ifdef SIGN_EXT_WITH_CUDA
 namespace sign_ext::bindings {
 namespace {
+
+constexpr char kForward[] = "inverted_residual";
+constexpr char kBackward[] = "inverted_residual_backward";
 
 using block::kChunk;
 
@@ -119,17 +122,17 @@ const void* added_of(const char* op, const char* name, const std::optional<Tenso
   return added->const_data_ptr();
 }
 
-void inverted_residual_on_cuda(const Tensor& x, const Tensor& out, const Tensor& first,
-                               const Tensor& taps, const Tensor& second, const Tensor& bias,
-                               const std::optional<Tensor>& expand_mask,
-                               const std::optional<Tensor>& depthwise_mask,
-                               const std::optional<Tensor>& residual,
-                               const std::optional<Tensor>& mask, std::int64_t expanded,
-                               double low_e, double high_e, double low_d, double high_d, double low,
-                               double high, std::int64_t kernel_h, std::int64_t kernel_w,
-                               std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
-                               std::int64_t pad_left, bool tf32) {
-  constexpr const char* kOp = "inverted_residual";
+block::Args checked_forward(const Tensor& x, const Tensor& first, const Tensor& taps,
+                            const Tensor& second, const Tensor& bias, std::int64_t expanded,
+                            double low_e, double high_e, double low_d, double high_d, double low,
+                            double high, std::int64_t kernel_h, std::int64_t kernel_w,
+                            std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
+                            std::int64_t pad_left, bool tf32, const Tensor& out,
+                            const std::optional<Tensor>& expand_mask,
+                            const std::optional<Tensor>& depthwise_mask,
+                            const std::optional<Tensor>& residual,
+                            const std::optional<Tensor>& mask) {
+  constexpr const char* kOp = kForward;
   block::Args args = checked(kOp, x, "x", out, first, taps, second, expanded,
                              {kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left}, tf32);
   const ElementType type = element_type_of(kOp, "x", x);
@@ -142,47 +145,40 @@ void inverted_residual_on_cuda(const Tensor& x, const Tensor& out, const Tensor&
   args.activation[0] = bounds_of(kOp, low_e, high_e, type);
   args.activation[1] = bounds_of(kOp, low_d, high_d, type);
   args.last = bounds_of(kOp, low, high, type);
-  on_current_stream(kOp, x, [&args](void* stream) { return block::run_cuda(args, stream); });
+  return args;
 }
 
-void inverted_residual_backward_on_cuda(const Tensor& g, const Tensor& out, const Tensor& first,
-                                        const Tensor& taps, const Tensor& second,
-                                        const std::optional<Tensor>& expand_mask,
-                                        const std::optional<Tensor>& depthwise_mask,
-                                        const std::optional<Tensor>& other, std::int64_t expanded,
-                                        std::int64_t kernel_h, std::int64_t kernel_w,
-                                        std::int64_t stride_h, std::int64_t stride_w,
-                                        std::int64_t pad_top, std::int64_t pad_left, bool tf32) {
-  constexpr const char* kOp = "inverted_residual_backward";
+block::Args checked_backward(const Tensor& g, const Tensor& first, const Tensor& taps,
+                             const Tensor& second, std::int64_t expanded, std::int64_t kernel_h,
+                             std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
+                             std::int64_t pad_top, std::int64_t pad_left, bool tf32,
+                             const Tensor& out, const std::optional<Tensor>& expand_mask,
+                             const std::optional<Tensor>& depthwise_mask,
+                             const std::optional<Tensor>& other) {
+  constexpr const char* kOp = kBackward;
   block::Args args = checked(kOp, g, "g", out, first, taps, second, expanded,
                              {kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left}, tf32);
   args.backward = true;
   args.bits[0] = bits_of(kOp, "depthwise_mask", depthwise_mask, g, expanded);
   args.bits[1] = bits_of(kOp, "expand_mask", expand_mask, out, expanded);
   args.added = added_of(kOp, "other", other, out);
-  on_current_stream(kOp, g, [&args](void* stream) { return block::run_cuda(args, stream); });
+  return args;
 }
+
+SIGN_EXT_ON_CUDA(kForward, checked_forward, block::run_cuda)
+SIGN_EXT_ON_CUDA(kBackward, checked_backward, block::run_cuda)
 
 }  // namespace
 }  // namespace sign_ext::bindings
-
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
-  library.impl("inverted_residual", TORCH_BOX(&sign_ext::bindings::inverted_residual_on_cuda));
-  library.impl("inverted_residual_backward",
-               TORCH_BOX(&sign_ext::bindings::inverted_residual_backward_on_cuda));
-}
 #endif
 
-STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
-  library.def(
-      "inverted_residual(Tensor x, Tensor(a!) out, Tensor first, Tensor taps, Tensor second, "
-      "Tensor bias, Tensor(b!)? expand_mask, Tensor(c!)? depthwise_mask, Tensor? residual, "
-      "Tensor(d!)? mask, int expanded, float low_e, float high_e, float low_d, float high_d, "
-      "float low, float high, int kernel_h, "
-      "int kernel_w, int stride_h, int stride_w, int pad_top, int pad_left, bool tf32) -> ()");
-  library.def(
-      "inverted_residual_backward(Tensor g, Tensor(a!) out, Tensor first, Tensor taps, "
-      "Tensor second, Tensor? expand_mask, Tensor? depthwise_mask, Tensor? other, int expanded, "
-      "int kernel_h, int kernel_w, int stride_h, int stride_w, "
-      "int pad_top, int pad_left, bool tf32) -> ()");
-}
+SIGN_EXT_SCHEMA(
+    "inverted_residual(Tensor x, Tensor first, Tensor taps, Tensor second, Tensor bias, "
+    "int expanded, float low_e, float high_e, float low_d, float high_d, float low, float high, "
+    "int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_top, int pad_left, bool tf32, "
+    "Tensor(a!) out, Tensor(b!)? expand_mask, Tensor(c!)? depthwise_mask, Tensor? residual, "
+    "Tensor(d!)? mask) -> ()")
+SIGN_EXT_SCHEMA(
+    "inverted_residual_backward(Tensor g, Tensor first, Tensor taps, Tensor second, int expanded, "
+    "int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_top, int pad_left, bool tf32, "
+    "Tensor(a!) out, Tensor? expand_mask, Tensor? depthwise_mask, Tensor? other) -> ()")

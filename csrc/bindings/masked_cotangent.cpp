@@ -7,13 +7,13 @@
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/launch.h"
+#include "bindings/dispatch.h"
 #include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {
 
-constexpr const char* kOp = "masked_cotangent";
+constexpr char kOp[] = "masked_cotangent";
 
 MaskedCotangentArgs checked_args(const Tensor& g, const Tensor& out,
                                  const std::optional<Tensor>& mask, double slope,
@@ -43,39 +43,15 @@ MaskedCotangentArgs checked_args(const Tensor& g, const Tensor& out,
   return args;
 }
 
-void masked_cotangent_on_cpu(const Tensor& g, const Tensor& out, const std::optional<Tensor>& mask,
-                             double slope, const std::optional<Tensor>& scale,
-                             const std::optional<Tensor>& other) {
-  const MaskedCotangentArgs args = checked_args(g, out, mask, slope, scale, other);
-  for_rows(args.rows, args.channels, [&args](std::int64_t begin, std::int64_t end) {
-    masked_cotangent_cpu(args, begin, end);
-  });
+void run_on_cpu(const MaskedCotangentArgs& args) {
+  for_rows<masked_cotangent_cpu>(args, args.rows, args.channels);
 }
 
-#ifdef SIGN_EXT_WITH_CUDA
-void masked_cotangent_on_cuda(const Tensor& g, const Tensor& out, const std::optional<Tensor>& mask,
-                              double slope, const std::optional<Tensor>& scale,
-                              const std::optional<Tensor>& other) {
-  const MaskedCotangentArgs args = checked_args(g, out, mask, slope, scale, other);
-  on_current_stream(kOp, g, [&args](void* stream) { return masked_cotangent_cuda(args, stream); });
-}
-#endif
+SIGN_EXT_SCHEMA(
+    "masked_cotangent(Tensor g, Tensor(a!) out, Tensor? mask, float slope, Tensor? scale, "
+    "Tensor? other) -> ()")
+SIGN_EXT_ON_CPU(kOp, checked_args, run_on_cpu)
+SIGN_EXT_ON_CUDA(kOp, checked_args, masked_cotangent_cuda)
 
 }  // namespace
 }  // namespace sign_ext::bindings
-
-STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
-  library.def(
-      "masked_cotangent(Tensor g, Tensor(a!) out, Tensor? mask, float slope, Tensor? scale, "
-      "Tensor? other) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
-  library.impl("masked_cotangent", TORCH_BOX(&sign_ext::bindings::masked_cotangent_on_cpu));
-}
-
-#ifdef SIGN_EXT_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
-  library.impl("masked_cotangent", TORCH_BOX(&sign_ext::bindings::masked_cotangent_on_cuda));
-}
-#endif

@@ -6,12 +6,15 @@
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/launch.h"
+#include "bindings/dispatch.h"
 #include "bindings/stable.h"
 #include "max_pool/max_pool_backward.h"
 
 namespace sign_ext::bindings {
 namespace {
+
+constexpr char kForward[] = "max_pool";
+constexpr char kBackward[] = "max_pool_backward";
 
 // Checks that every window that begins in the padding covers a position of the image.
 PoolAxis valid_axis(const char* op, const PoolAxis& axis) {
@@ -49,7 +52,7 @@ MaxPoolArgs checked_forward(const Tensor& x, const Tensor& out, const Tensor& in
                             std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
                             std::int64_t pad_h, std::int64_t pad_w, std::int64_t dilation_h,
                             std::int64_t dilation_w) {
-  constexpr const char* kOp = "max_pool";
+  constexpr const char* kOp = kForward;
   check_windows_of(kOp, "x", x, "out", out);
   check_groups(kOp, "out", out);
   MaxPoolArgs args{};
@@ -80,7 +83,7 @@ MaxPoolBackwardArgs checked_backward(const Tensor& g, const Tensor& index, const
                                      std::int64_t stride_h, std::int64_t stride_w,
                                      std::int64_t pad_h, std::int64_t pad_w,
                                      std::int64_t dilation_h, std::int64_t dilation_w) {
-  constexpr const char* kOp = "max_pool_backward";
+  constexpr const char* kOp = kBackward;
   check_windows_of(kOp, "out", out, "g", g);
   check_groups(kOp, "out", out);
   MaxPoolBackwardArgs args{};
@@ -103,88 +106,31 @@ MaxPoolBackwardArgs checked_backward(const Tensor& g, const Tensor& index, const
   return args;
 }
 
-void max_pool_on_cpu(const Tensor& x, const Tensor& out, const Tensor& index,
-                     const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
-                     double low, double high, double slope, std::int64_t kernel_h,
-                     std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
-                     std::int64_t pad_h, std::int64_t pad_w, std::int64_t dilation_h,
-                     std::int64_t dilation_w) {
-  const MaxPoolArgs args =
-      checked_forward(x, out, index, bias, mask, low, high, slope, kernel_h, kernel_w, stride_h,
-                      stride_w, pad_h, pad_w, dilation_h, dilation_w);
-  if (out.numel() == 0) return;
-  for_rows(args.n * args.window.h.out, x.numel() / (args.n * args.window.h.out),
-           [&args](std::int64_t begin, std::int64_t end) { max_pool_cpu(args, begin, end); });
+void forward_on_cpu(const MaxPoolArgs& args) {
+  const auto& [h, w] = args.window;
+  if (h.out == 0 || w.out == 0) return;
+  for_rows<max_pool_cpu>(args, args.n * h.out,
+                         std::int64_t{h.size} * w.size * args.channels / h.out);
 }
 
-void max_pool_backward_on_cpu(const Tensor& g, const Tensor& index, const Tensor& out,
-                              const std::optional<Tensor>& mask, double slope,
-                              const std::optional<Tensor>& other,
-                              const std::optional<Tensor>& x_mask, double x_slope,
-                              std::int64_t kernel_h, std::int64_t kernel_w, std::int64_t stride_h,
-                              std::int64_t stride_w, std::int64_t pad_h, std::int64_t pad_w,
-                              std::int64_t dilation_h, std::int64_t dilation_w) {
-  const MaxPoolBackwardArgs args =
-      checked_backward(g, index, out, mask, slope, other, x_mask, x_slope, kernel_h, kernel_w,
-                       stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w);
-  if (out.numel() == 0) return;
-  for_rows(
-      args.n * args.window.h.size, std::int64_t{args.window.w.size} * args.channels,
-      [&args](std::int64_t begin, std::int64_t end) { max_pool_backward_cpu(args, begin, end); });
+void backward_on_cpu(const MaxPoolBackwardArgs& args) {
+  const auto& [h, w] = args.window;
+  for_rows<max_pool_backward_cpu>(args, args.n * h.size, w.size * args.channels);
 }
 
-#ifdef SIGN_EXT_WITH_CUDA
-void max_pool_on_cuda(const Tensor& x, const Tensor& out, const Tensor& index,
-                      const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
-                      double low, double high, double slope, std::int64_t kernel_h,
-                      std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
-                      std::int64_t pad_h, std::int64_t pad_w, std::int64_t dilation_h,
-                      std::int64_t dilation_w) {
-  const MaxPoolArgs args =
-      checked_forward(x, out, index, bias, mask, low, high, slope, kernel_h, kernel_w, stride_h,
-                      stride_w, pad_h, pad_w, dilation_h, dilation_w);
-  if (out.numel() == 0) return;
-  on_current_stream("max_pool", x, [&args](void* stream) { return max_pool_cuda(args, stream); });
-}
+SIGN_EXT_SCHEMA(
+    "max_pool(Tensor x, Tensor(a!) out, Tensor(b!) index, Tensor? bias, Tensor(c!)? mask, "
+    "float low, float high, float slope, int kernel_h, int kernel_w, int stride_h, int stride_w, "
+    "int pad_h, int pad_w, int dilation_h, int dilation_w) -> ()")
+SIGN_EXT_ON_CPU(kForward, checked_forward, forward_on_cpu)
+SIGN_EXT_ON_CUDA(kForward, checked_forward, max_pool_cuda)
 
-void max_pool_backward_on_cuda(const Tensor& g, const Tensor& index, const Tensor& out,
-                               const std::optional<Tensor>& mask, double slope,
-                               const std::optional<Tensor>& other,
-                               const std::optional<Tensor>& x_mask, double x_slope,
-                               std::int64_t kernel_h, std::int64_t kernel_w, std::int64_t stride_h,
-                               std::int64_t stride_w, std::int64_t pad_h, std::int64_t pad_w,
-                               std::int64_t dilation_h, std::int64_t dilation_w) {
-  const MaxPoolBackwardArgs args =
-      checked_backward(g, index, out, mask, slope, other, x_mask, x_slope, kernel_h, kernel_w,
-                       stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w);
-  if (out.numel() == 0) return;
-  on_current_stream("max_pool_backward", g,
-                    [&args](void* stream) { return max_pool_backward_cuda(args, stream); });
-}
-#endif
+SIGN_EXT_SCHEMA(
+    "max_pool_backward(Tensor g, Tensor index, Tensor(a!) out, Tensor? mask, float slope, "
+    "Tensor? other, Tensor? x_mask, float x_slope, int kernel_h, int kernel_w, int stride_h, "
+    "int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w) -> ()")
+SIGN_EXT_ON_CPU(kBackward, checked_backward, backward_on_cpu)
+SIGN_EXT_ON_CUDA(kBackward, checked_backward, max_pool_backward_cuda)
 
 }  // namespace
 }  // namespace sign_ext::bindings
-
-STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
-  library.def(
-      "max_pool(Tensor x, Tensor(a!) out, Tensor(b!) index, Tensor? bias, Tensor(c!)? mask, "
-      "float low, float high, float slope, int kernel_h, int kernel_w, int stride_h, int stride_w, "
-      "int pad_h, int pad_w, int dilation_h, int dilation_w) -> ()");
-  library.def(
-      "max_pool_backward(Tensor g, Tensor index, Tensor(a!) out, Tensor? mask, float slope, "
-      "Tensor? other, Tensor? x_mask, float x_slope, int kernel_h, int kernel_w, int stride_h, "
-      "int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
-  library.impl("max_pool", TORCH_BOX(&sign_ext::bindings::max_pool_on_cpu));
-  library.impl("max_pool_backward", TORCH_BOX(&sign_ext::bindings::max_pool_backward_on_cpu));
-}
-
-#ifdef SIGN_EXT_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
-  library.impl("max_pool", TORCH_BOX(&sign_ext::bindings::max_pool_on_cuda));
-  library.impl("max_pool_backward", TORCH_BOX(&sign_ext::bindings::max_pool_backward_on_cuda));
-}
-#endif

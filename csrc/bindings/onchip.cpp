@@ -10,7 +10,7 @@
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/launch.h"
+#include "bindings/dispatch.h"
 #include "bindings/stable.h"
 #include "onchip/onchip_layout.h"
 
@@ -18,7 +18,7 @@
 namespace sign_ext::bindings {
 namespace {
 
-constexpr const char* kOp = "onchip_";
+constexpr char kOp[] = "onchip_";
 
 void check_vector(const char* name, const Tensor& tensor, ScalarType type, std::int64_t least,
                   const Tensor& p) {
@@ -81,12 +81,14 @@ void check_features(const char* name, const std::optional<Tensor>& tensor, const
   rows_of(kOp, name, *tensor);
 }
 
-void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
-                    const Tensor& constants, const std::optional<Tensor>& velocity,
-                    const std::optional<Tensor>& features, const std::optional<Tensor>& residues,
-                    const std::optional<Tensor>& cotangent, const Tensor& watch,
-                    const Tensor& counts, std::int64_t steps, double step_size, double momentum,
-                    std::optional<double> clamp_min, std::optional<double> clamp_max) {
+onchip::Args checked_args(const Tensor& p, const Tensor& plan, const Tensor& weights,
+                          const Tensor& constants, const std::optional<Tensor>& velocity,
+                          const std::optional<Tensor>& features,
+                          const std::optional<Tensor>& residues,
+                          const std::optional<Tensor>& cotangent, const Tensor& watch,
+                          const Tensor& counts, std::int64_t steps, double step_size,
+                          double momentum, std::optional<double> clamp_min,
+                          std::optional<double> clamp_max) {
   onchip::Args args{};
   args.plan = plan_of(plan);
   const onchip::Plan& with = args.plan;
@@ -133,11 +135,6 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
       args.cotangent = static_cast<const std::uint16_t*>(given->const_data_ptr());
     }
   }
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const double low = clamp_min.value_or(-kInfinity);
-  const double high = clamp_max.value_or(kInfinity);
-  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), kOp,
-                  ": clamp_min and clamp_max must be numbers, not NaN");
   args.images = static_cast<unsigned int>(p.size(0));
   args.steps = static_cast<int>(steps);
   args.p = static_cast<float*>(p.mutable_data_ptr());
@@ -145,25 +142,18 @@ void onchip_on_cuda(const Tensor& p, const Tensor& plan, const Tensor& weights,
   args.constants = static_cast<const float*>(constants.const_data_ptr());
   args.watch = static_cast<unsigned int*>(watch.mutable_data_ptr());
   args.counts = static_cast<std::int32_t*>(counts.mutable_data_ptr());
-  args.step_size = static_cast<float>(step_size);
-  args.momentum = static_cast<float>(momentum);
-  args.clamp_min = static_cast<float>(low);
-  args.clamp_max = static_cast<float>(high);
-  on_current_stream(kOp, p, [&args](void* stream) { return onchip::run_cuda(args, stream); });
+  set_step(kOp, step_size, momentum, clamp_min, clamp_max, args);
+  return args;
 }
+
+SIGN_EXT_ON_CUDA(kOp, checked_args, onchip::run_cuda)
 
 }  // namespace
 }  // namespace sign_ext::bindings
-
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
-  library.impl("onchip_", TORCH_BOX(&sign_ext::bindings::onchip_on_cuda));
-}
 #endif
 
-STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
-  library.def(
-      "onchip_(Tensor(a!) p, Tensor plan, Tensor weights, Tensor constants, "
-      "Tensor(b!)? velocity, Tensor(c!)? features, Tensor(d!)? residues, Tensor? cotangent, "
-      "Tensor(e!) watch, Tensor(f!) counts, int steps, float step_size, float momentum, "
-      "float? clamp_min, float? clamp_max) -> ()");
-}
+SIGN_EXT_SCHEMA(
+    "onchip_(Tensor(a!) p, Tensor plan, Tensor weights, Tensor constants, "
+    "Tensor(b!)? velocity, Tensor(c!)? features, Tensor(d!)? residues, Tensor? cotangent, "
+    "Tensor(e!) watch, Tensor(f!) counts, int steps, float step_size, float momentum, "
+    "float? clamp_min, float? clamp_max) -> ()")

@@ -8,14 +8,14 @@
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/launch.h"
+#include "bindings/dispatch.h"
 #include "bindings/stable.h"
 #include "common/watch_cpu.h"
 
 namespace sign_ext::bindings {
 namespace {
 
-constexpr const char* kOp = "stem_update_";
+constexpr char kOp[] = "stem_update_";
 
 // Whether a convolution along this axis can have `out` outputs: one for every window that fits in
 // the leading padding and the image, and none for a window that begins past the end of the image.
@@ -88,20 +88,12 @@ StemUpdateArgs checked_args(const Tensor& p, const Tensor& g, const Tensor& weig
       kOp, ": g has height and width (", args.out_height, ", ", args.out_width,
       "), which no convolution of p with this kernel, stride, padding and dilation produces");
 
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const double low = clamp_min.value_or(-kInfinity);
-  const double high = clamp_max.value_or(kInfinity);
-  STD_TORCH_CHECK(!std::isnan(low) && !std::isnan(high), kOp,
-                  ": clamp_min and clamp_max must be numbers, not NaN");
   args.g = g.const_data_ptr();
   args.mask = mask_of(kOp, "mask", mask, g_rows, g);
   args.slope = static_cast<float>(slope);
   args.weight = static_cast<const float*>(weight.const_data_ptr());
   args.p = static_cast<float*>(p.mutable_data_ptr());
-  args.step_size = static_cast<float>(step_size);
-  args.momentum = static_cast<float>(momentum);
-  args.clamp_min = static_cast<float>(low);
-  args.clamp_max = static_cast<float>(high);
+  set_step(kOp, step_size, momentum, clamp_min, clamp_max, args);
   if (velocity.has_value()) {
     check_updated("velocity", *velocity, p, g, weight);
     check_apart(kOp, "velocity", *velocity, "p", p);
@@ -111,59 +103,22 @@ StemUpdateArgs checked_args(const Tensor& p, const Tensor& g, const Tensor& weig
   return args;
 }
 
-void stem_update_on_cpu(const Tensor& p, const Tensor& g, const Tensor& weight,
-                        const std::optional<Tensor>& velocity, const std::optional<Tensor>& mask,
-                        double slope, const std::optional<Tensor>& watch,
-                        const std::optional<Tensor>& counts, std::int64_t stride_h,
-                        std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
-                        std::int64_t dilation_h, std::int64_t dilation_w, double step_size,
-                        double momentum, std::optional<double> clamp_min,
-                        std::optional<double> clamp_max) {
-  const StemUpdateArgs args =
-      checked_args(p, g, weight, velocity, mask, slope, watch, counts, stride_h, stride_w, pad_top,
-                   pad_left, dilation_h, dilation_w, step_size, momentum, clamp_min, clamp_max);
-  if (p.numel() == 0) return;
-  // The cost of a row is that of reading g for it, once per row of taps.
-  for_rows(args.n * args.height, args.out_width * args.channels * args.kernel_h,
-           [&args](std::int64_t begin, std::int64_t end) { stem_update_cpu(args, begin, end); });
+void run_on_cpu(const StemUpdateArgs& args) {
+  if (args.n * args.height * args.width * args.in_channels == 0) return;
+  // The cost of a row is that of reading g for it, once per row of taps. Without g, p still moves.
+  const std::int64_t read = args.out_width * args.channels * args.kernel_h;
+  for_rows<stem_update_cpu>(args, args.n * args.height, std::max<std::int64_t>(read, 1));
   if (args.counts != nullptr) count_step(args.watch, args.counts);
 }
 
-#ifdef SIGN_EXT_WITH_CUDA
-void stem_update_on_cuda(const Tensor& p, const Tensor& g, const Tensor& weight,
-                         const std::optional<Tensor>& velocity, const std::optional<Tensor>& mask,
-                         double slope, const std::optional<Tensor>& watch,
-                         const std::optional<Tensor>& counts, std::int64_t stride_h,
-                         std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
-                         std::int64_t dilation_h, std::int64_t dilation_w, double step_size,
-                         double momentum, std::optional<double> clamp_min,
-                         std::optional<double> clamp_max) {
-  const StemUpdateArgs args =
-      checked_args(p, g, weight, velocity, mask, slope, watch, counts, stride_h, stride_w, pad_top,
-                   pad_left, dilation_h, dilation_w, step_size, momentum, clamp_min, clamp_max);
-  if (p.numel() == 0) return;
-  on_current_stream(kOp, p, [&args](void* stream) { return stem_update_cuda(args, stream); });
-}
-#endif
+SIGN_EXT_SCHEMA(
+    "stem_update_(Tensor(a!) p, Tensor g, Tensor weight, Tensor(b!)? velocity, Tensor? mask, "
+    "float slope, Tensor(c!)? watch, Tensor(d!)? counts, int stride_h, int stride_w, int "
+    "pad_top, int pad_left, "
+    "int dilation_h, int dilation_w, float step_size, float momentum, float? clamp_min, "
+    "float? clamp_max) -> ()")
+SIGN_EXT_ON_CPU(kOp, checked_args, run_on_cpu)
+SIGN_EXT_ON_CUDA(kOp, checked_args, stem_update_cuda)
 
 }  // namespace
 }  // namespace sign_ext::bindings
-
-STABLE_TORCH_LIBRARY_FRAGMENT(sign_ext, library) {
-  library.def(
-      "stem_update_(Tensor(a!) p, Tensor g, Tensor weight, Tensor(b!)? velocity, Tensor? mask, "
-      "float slope, Tensor(c!)? watch, Tensor(d!)? counts, int stride_h, int stride_w, int "
-      "pad_top, int pad_left, "
-      "int dilation_h, int dilation_w, float step_size, float momentum, float? clamp_min, "
-      "float? clamp_max) -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CPU, library) {
-  library.impl("stem_update_", TORCH_BOX(&sign_ext::bindings::stem_update_on_cpu));
-}
-
-#ifdef SIGN_EXT_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(sign_ext, CUDA, library) {
-  library.impl("stem_update_", TORCH_BOX(&sign_ext::bindings::stem_update_on_cuda));
-}
-#endif

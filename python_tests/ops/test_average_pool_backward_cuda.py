@@ -74,6 +74,6 @@ def test_cuda_opcheck(torch_rng):
     g = normal(torch_rng, (2, 9, 2, 3), torch.bfloat16, "cuda")
     out, other = (normal(torch_rng, (2, 9, 4, 6), torch.bfloat16, "cuda") for _ in range(2))
     x_mask = random_mask(torch_rng, (2, 9, 4, 6), "cuda")
-    arguments = (g, out, other, x_mask, 0.5, False, 0, 2, 2, 2, 2, 0, 0)
+    arguments = (g, out, other, x_mask, 0.5, False, None, 2, 2, 2, 2, 0, 0)
     results = torch.library.opcheck(torch.ops.sign_ext.average_pool_backward, arguments)
     assert set(results.values()) == {"SUCCESS"}

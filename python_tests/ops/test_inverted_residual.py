@@ -152,7 +152,7 @@ def test_operators_refuse_what_is_not_on_cuda():
     x = torch.zeros(1, 8, 1, 1)
     with pytest.raises(NotImplementedError):
         torch.ops.sign_ext.inverted_residual_backward(
-            x, x, x, x, x, None, None, None, 8, 1, 1, 1, 1, 0, 0, False
+            x, x, x, x, 8, 1, 1, 1, 1, 0, 0, False, x, None, None, None
         )
 
 

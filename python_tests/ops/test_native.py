@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import itertools
 import json
 import os
 import pkgutil
@@ -152,11 +154,10 @@ def operators() -> dict:
     return {value.__name__: value for value in found if hasattr(value, "reference")}
 
 
-def test_every_operator_has_a_contract_a_reference_and_a_native_kernel():
+def test_every_operator_has_a_contract_and_a_reference():
     for name, run in operators().items():
         assert "Args:" in run.__doc__, name
         assert callable(run.reference), name
-        assert callable(run.kernel), name
 
 
 @pytest.mark.skipif(not NATIVE.loaded, reason=f"no extension: {NATIVE.why}")
@@ -169,25 +170,62 @@ def test_every_schema_of_the_extension_has_its_operator_and_fake_kernel():
         assert entry.fake_impl.kernel is not None, name
 
 
+# What a schema calls the values of a parameter that it takes as several.
+ACTIVATION, STRIDE, DILATION = "low high slope", "stride_h stride_w", "dilation_h dilation_w"
+KERNEL, CENTRED, LEADING = "kernel_h kernel_w", "pad_h pad_w", "pad_top pad_left"
+BOUNDS = "low_e high_e low_d high_d low high"
+BLOCK = f"{KERNEL} {STRIDE} {LEADING} tf32"
+SEVERAL = {
+    "activation": (ACTIVATION,),
+    "kernel": (KERNEL,),
+    "stride": (STRIDE,),
+    "padding": (CENTRED, LEADING),
+    "dilation": (DILATION,),
+    "packed": (
+        f"first taps second bias expanded {BOUNDS} {BLOCK}",
+        f"first taps second expanded {BLOCK}",
+    ),
+}
+
+
+@pytest.mark.skipif(not NATIVE.loaded, reason=f"no extension: {NATIVE.why}")
+def test_every_schema_takes_the_parameters_of_its_operator_in_their_order():
+    for name, run in operators().items():
+        schema = getattr(torch.ops.sign_ext, name).default._schema
+        takes = " ".join(argument.name for argument in schema.arguments)
+        choices = [SEVERAL.get(given, (given,)) for given in inspect.signature(run).parameters]
+        assert takes in map(" ".join, itertools.product(*choices)), name
+
+
 def test_an_operator_runs_its_kernel_unless_there_is_a_reason_not_to():
     calls = []
 
-    @operator
-    def run(x, *, scale=1.0):
-        calls.append(("reference", scale))
+    def masked_cotangent(g, out, *, mask=None, slope=0.0, scale=None, other=None):
+        calls.append((mask, slope, scale, other))
 
-    @run.register_native
-    def _(x, *, scale=1.0):
-        calls.append(("native", scale))
+    run = operator(masked_cotangent)
+    scale = torch.tensor([1.0, 2.0, 3.0])
+    for positional in (True, False):
+        g, out = torch.ones(1, 3), torch.zeros(1, 3)
+        run(g, out, scale=scale, other=g) if positional else run(out=out, g=g, scale=scale, other=g)
+        assert out.tolist() == ([[2.0, 4.0, 6.0]] if NATIVE.loaded else [[0.0] * 3])
+    assert calls == ([] if NATIVE.loaded else 2 * [(None, 0.0, scale, g)])
+    calls.clear()
+    run(g.double(), out, slope=4.0)
+    assert fallback_reason(g.double()) is not None
+    run.reference(g, out, slope=5.0)
+    operator(reason=lambda g, out: f"{g.shape} {out.shape}")(masked_cotangent)(g, out, slope=6.0)
+    assert calls == [(None, slope, None, None) for slope in (4.0, 5.0, 6.0)]
 
-    single, double = torch.zeros(2), torch.zeros(2, dtype=torch.float64)
-    expected = "native" if NATIVE.loaded else "reference"
-    run(single, scale=2.0)
-    run(x=single, scale=3.0)
-    run(double, scale=4.0)
-    run.reference(single, scale=5.0)
-    assert fallback_reason(double) is not None
-    assert calls == [(expected, 2.0), (expected, 3.0), ("reference", 4.0), ("reference", 5.0)]
-    run.register_reason(lambda x, **_: "always")
-    run(single)
-    assert calls[-1] == ("reference", 1.0)
+
+def test_an_operator_is_called_as_its_definition_is():
+    def pack_mask(y, mask, activation=(0.0, 6.0, 0.0)):
+        """A contract."""
+
+    run = operator(pack_mask)
+    assert (run.__name__, run.__doc__, run.__module__) == ("pack_mask", "A contract.", __name__)
+    assert inspect.signature(run) == inspect.signature(pack_mask)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'slope'"):
+        run(torch.ones(1, 1), torch.ones(1, 1), slope=0.0)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'mask'"):
+        run(torch.ones(1, 1))

@@ -14,11 +14,11 @@ def activate(
     x: Tensor,
     out: Tensor,
     *,
-    activation: Piecewise = IDENTITY,
     scale: Tensor | None = None,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     mask: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
 ) -> None:
     """Write act(scale[c] · x + bias[c] + residual) into `out`, and its bit mask into `mask`.
 
@@ -30,11 +30,11 @@ def activate(
         x: (N, C) or (N, C, H, W) in channels_last, float32 or bfloat16 (any floating dtype and
             layout where the reference runs).
         out: x's shape and dtype, or bfloat16 where x is float32. It may be x or residual.
-        activation: a slope that is not negative.
         scale: float32, C values, or None for 1.
         bias: float32, C values, or None for 0.
         residual: x's shape, out's dtype, or None for 0.
         mask: uint8, `mask_shape(x.shape)`, contiguous, or None for no mask.
+        activation: a slope that is not negative.
 
     Raises:
         RuntimeError: the native operator refuses an argument; the message names it.
@@ -65,22 +65,8 @@ def activate(
     store_activated(v, out, activation, mask)
 
 
-@activate.register_native
-def _activate_native(
-    x: Tensor,
-    out: Tensor,
-    *,
-    activation: Piecewise = IDENTITY,
-    scale: Tensor | None = None,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> None:
-    torch.ops.sign_ext.activate(x, out, scale, bias, residual, mask, *activation)
-
-
 @activate.register_fake
-def _activate_fake(x: Tensor, out: Tensor, *_: object) -> None:
+def _(x: Tensor, out: Tensor, *_: object) -> None:
     torch._check(out.shape == x.shape, lambda: "activate: out must have x's shape")
     torch._check(out.device == x.device, lambda: "activate: out must be on x's device")
 
@@ -117,13 +103,8 @@ def pack_mask(y: Tensor, mask: Tensor, activation: Piecewise) -> None:
     mask.copy_(pack_bits(Piecewise(low, high, activation.slope).passes(y)))
 
 
-@pack_mask.register_native
-def _pack_mask_native(y: Tensor, mask: Tensor, activation: Piecewise) -> None:
-    torch.ops.sign_ext.pack_mask(y, mask, *activation)
-
-
 @pack_mask.register_fake
-def _pack_mask_fake(y: Tensor, mask: Tensor, *_: object) -> None:
+def _(y: Tensor, mask: Tensor, *_: object) -> None:
     torch._check(mask.dtype == torch.uint8, lambda: "pack_mask: mask must be uint8")
 
 

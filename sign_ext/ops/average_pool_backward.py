@@ -15,14 +15,14 @@ def average_pool_backward(
     g: Tensor,
     out: Tensor,
     *,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair = (0, 0),
-    count_include_pad: bool = True,
-    divisor: int | None = None,
     other: Tensor | None = None,
     x_mask: Tensor | None = None,
     x_slope: float = 0.0,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
 ) -> None:
     """The cotangent of what `torch.nn.functional.avg_pool2d` pooled; every element is written once.
 
@@ -30,19 +30,19 @@ def average_pool_backward(
         g: cotangent of the means, (N, C, OH, OW) in channels_last, float32 or bfloat16 (any dtype
             where the reference runs).
         out: (N, C, H, W), g's dtype and layout.
+        other: another branch's cotangent of x, added; out itself to accumulate; or None.
+        x_mask: bit mask of the activation that made x, applied to the sum, or None.
+        x_slope: that activation's slope.
+        count_include_pad: whether the divisor counts the padding.
+        divisor: what divided the sums instead of the window's size, not 0; or None.
         kernel: (KH, KW); the image's size for global pooling.
         stride: (vertical, horizontal).
         padding: zeros on each side (vertical, horizontal). With ceil_mode g is larger, and its
             windows are clipped as torch clips them.
-        count_include_pad: whether the divisor counts the padding.
-        divisor: what divided the sums instead of the window's size, not 0; or None.
-        other: another branch's cotangent of x, added; out itself to accumulate; or None.
-        x_mask: bit mask of the activation that made x, applied to the sum, or None.
-        x_slope: that activation's slope.
 
     Raises:
         RuntimeError: the native operator refuses an argument; the message names it.
-        ValueError: divisor is 0.
+        ValueError: the reference refuses one.
 
     Example:
         >>> g, out = torch.ones(1, 1, 1, 1), torch.empty(1, 1, 2, 2)
@@ -54,7 +54,8 @@ def average_pool_backward(
         >>> out.flatten().tolist()
         [0.5, 1.0, 0.5]
     """
-    _check_divisor(divisor)
+    if divisor == 0:
+        raise ValueError("average_pool_backward: divisor must not be 0; None takes the window's")
     g = widen(g)
     axes = list(zip(out.shape[2:], g.shape[2:], kernel, stride, padding, strict=True))
     rows, columns = (
@@ -71,43 +72,9 @@ def average_pool_backward(
     backward_epilogue(value, out, other, x_mask, x_slope)
 
 
-@average_pool_backward.register_native
-def _average_pool_backward_native(
-    g: Tensor,
-    out: Tensor,
-    *,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair = (0, 0),
-    count_include_pad: bool = True,
-    divisor: int | None = None,
-    other: Tensor | None = None,
-    x_mask: Tensor | None = None,
-    x_slope: float = 0.0,
-) -> None:
-    _check_divisor(divisor)
-    torch.ops.sign_ext.average_pool_backward(
-        g,
-        out,
-        other,
-        x_mask,
-        x_slope,
-        count_include_pad,
-        0 if divisor is None else divisor,
-        *kernel,
-        *stride,
-        *padding,
-    )
-
-
 @average_pool_backward.register_fake
-def _average_pool_backward_fake(g: Tensor, out: Tensor, *_: object) -> None:
+def _(g: Tensor, out: Tensor, *_: object) -> None:
     torch._check(g.shape[:2] == out.shape[:2], lambda: "average_pool_backward: channels must agree")
-
-
-def _check_divisor(divisor: int | None) -> None:
-    if divisor == 0:  # the schema's 0 is None
-        raise ValueError("average_pool_backward: divisor must not be 0; None takes the window's")
 
 
 def _counts(

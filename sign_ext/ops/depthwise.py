@@ -23,8 +23,8 @@ def depthwise(
     out: Tensor,
     *,
     bias: Tensor | None = None,
-    activation: Piecewise = IDENTITY,
     mask: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
     stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
@@ -42,8 +42,8 @@ def depthwise(
             windows go; what they see outside x is zero. So the padding at the
             end of an axis may differ from that at its start.
         bias: (C,) float32, or None.
-        activation: applied last; a slope that is not negative.
         mask: uint8, `mask_shape(out.shape)`, for the activation's bits, or None.
+        activation: applied last; a slope that is not negative.
         stride: (vertical, horizontal).
         padding: zeros before each axis (top, left).
         dilation: (vertical, horizontal).
@@ -68,26 +68,8 @@ def depthwise(
     store_activated(value, out, activation, mask)
 
 
-@depthwise.register_native
-def _depthwise_native(
-    x: Tensor,
-    weight: Tensor,
-    out: Tensor,
-    *,
-    bias: Tensor | None = None,
-    activation: Piecewise = IDENTITY,
-    mask: Tensor | None = None,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-) -> None:
-    torch.ops.sign_ext.depthwise(
-        x, weight, out, bias, mask, *activation, *stride, *padding, *dilation
-    )
-
-
 @depthwise.register_fake
-def _depthwise_fake(x: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
+def _(x: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
     torch._check(
         x.shape[:2] == out.shape[:2],
         lambda: "depthwise: out must have x's batch size, channels, dtype and device",
@@ -160,28 +142,8 @@ def depthwise_backward(
     backward_epilogue(value, out, other, x_mask, x_slope)
 
 
-@depthwise_backward.register_native
-def _depthwise_backward_native(
-    g: Tensor,
-    weight: Tensor,
-    out: Tensor,
-    *,
-    mask: Tensor | None = None,
-    slope: float = 0.0,
-    other: Tensor | None = None,
-    x_mask: Tensor | None = None,
-    x_slope: float = 0.0,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-) -> None:
-    torch.ops.sign_ext.depthwise_backward(
-        g, weight, out, mask, slope, other, x_mask, x_slope, *stride, *padding, *dilation
-    )
-
-
 @depthwise_backward.register_fake
-def _depthwise_backward_fake(g: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
+def _(g: Tensor, weight: Tensor, out: Tensor, *_: object) -> None:
     torch._check(
         g.shape[:2] == out.shape[:2],
         lambda: "depthwise_backward: g must have out's batch size, channels, dtype and device",

@@ -8,7 +8,8 @@ the bits of their activations are kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,6 +97,24 @@ class PackedBlock:
     forward: Arrays
     backward: Arrays
 
+    @cached_property
+    def forward_arguments(self) -> tuple[Any, ...]:
+        """What the schema of `inverted_residual` takes for the block."""
+        block = self.block
+        activations = (block.expand_activation, block.depthwise_activation, block.activation)
+        bounds = [bound for activation in activations for bound in activation[:2]]
+        return (*self.forward, block.expanded, *bounds, *self._geometry)
+
+    @cached_property
+    def backward_arguments(self) -> tuple[Any, ...]:
+        """What the schema of `inverted_residual_backward` takes for the block."""
+        return (*self.backward[:3], self.block.expanded, *self._geometry)
+
+    @property
+    def _geometry(self) -> tuple[Any, ...]:
+        block = self.block
+        return (*block.kernel, *block.stride, *block.padding, self.precision == "tf32")
+
 
 def round_to_tf32(x: Tensor) -> Tensor:
     """Float32 to the 10 bits of mantissa that the matrix unit takes, ties away from zero.
@@ -171,7 +190,20 @@ def pack_block(block: Block, dtype: torch.dtype, *, tf32: bool = False) -> Packe
     )
 
 
-@operator
+def block_runs_natively(x: Tensor) -> bool:
+    """Whether the kernel takes tensors like this one; there is none for CPUs.
+
+    Args:
+        x: an activation or a cotangent.
+    """
+    return x.is_cuda and fallback_reason(x) is None
+
+
+def _fallback_reason(tensor: Tensor) -> str | None:
+    return None if block_runs_natively(tensor) else "the block's kernel runs on CUDA only"
+
+
+@operator(reason=_fallback_reason, flatten={"packed": "forward_arguments"})
 def inverted_residual(
     x: Tensor,
     packed: PackedBlock,
@@ -238,41 +270,7 @@ def inverted_residual(
     store_activated(value, out, block.activation, mask)
 
 
-@inverted_residual.register_native
-def _inverted_residual_native(
-    x: Tensor,
-    packed: PackedBlock,
-    out: Tensor,
-    *,
-    expand_mask: Tensor | None = None,
-    depthwise_mask: Tensor | None = None,
-    residual: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> None:
-    block, arrays = packed.block, packed.forward
-    torch.ops.sign_ext.inverted_residual(
-        x,
-        out,
-        arrays.first,
-        arrays.taps,
-        arrays.second,
-        arrays.bias,
-        expand_mask,
-        depthwise_mask,
-        residual,
-        mask,
-        block.expanded,
-        *block.expand_activation[:2],
-        *block.depthwise_activation[:2],
-        *block.activation[:2],
-        *block.kernel,
-        *block.stride,
-        *block.padding,
-        packed.precision == "tf32",
-    )
-
-
-@operator
+@operator(reason=_fallback_reason, flatten={"packed": "backward_arguments"})
 def inverted_residual_backward(
     g: Tensor,
     packed: PackedBlock,
@@ -322,57 +320,10 @@ def inverted_residual_backward(
     out.copy_(value if other is None else value + other)
 
 
-@inverted_residual_backward.register_native
-def _inverted_residual_backward_native(
-    g: Tensor,
-    packed: PackedBlock,
-    out: Tensor,
-    *,
-    expand_mask: Tensor | None = None,
-    depthwise_mask: Tensor | None = None,
-    other: Tensor | None = None,
-) -> None:
-    block, arrays = packed.block, packed.backward
-    torch.ops.sign_ext.inverted_residual_backward(
-        g,
-        out,
-        arrays.first,
-        arrays.taps,
-        arrays.second,
-        expand_mask,
-        depthwise_mask,
-        other,
-        block.expanded,
-        *block.kernel,
-        *block.stride,
-        *block.padding,
-        packed.precision == "tf32",
-    )
-
-
 @inverted_residual.register_fake
 @inverted_residual_backward.register_fake
-def _fake(*_: object) -> None:
+def _(*_: object) -> None:
     """What is written, is written in place."""
-
-
-def block_runs_natively(x: Tensor) -> bool:
-    """Whether the kernel takes tensors like this one; there is none for CPUs.
-
-    Args:
-        x: an activation or a cotangent.
-    """
-    return x.is_cuda and fallback_reason(x) is None
-
-
-@inverted_residual.register_reason
-def _forward_reason(x: Tensor, *_: object, **__: object) -> str | None:
-    return None if block_runs_natively(x) else "the block's kernel runs on CUDA only"
-
-
-@inverted_residual_backward.register_reason
-def _backward_reason(g: Tensor, *_: object, **__: object) -> str | None:
-    return _forward_reason(g)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

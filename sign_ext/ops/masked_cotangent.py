@@ -61,20 +61,7 @@ def masked_cotangent(
     out.copy_(v)
 
 
-@masked_cotangent.register_native
-def _masked_cotangent_native(
-    g: Tensor,
-    out: Tensor,
-    *,
-    mask: Tensor | None = None,
-    slope: float = 0.0,
-    scale: Tensor | None = None,
-    other: Tensor | None = None,
-) -> None:
-    torch.ops.sign_ext.masked_cotangent(g, out, mask, slope, scale, other)
-
-
 @masked_cotangent.register_fake
-def _masked_cotangent_fake(g: Tensor, out: Tensor, *_: object) -> None:
+def _(g: Tensor, out: Tensor, *_: object) -> None:
     torch._check(out.shape == g.shape, lambda: "masked_cotangent: out must have g's shape")
     torch._check(out.device == g.device, lambda: "masked_cotangent: out must be on g's device")

@@ -90,13 +90,13 @@ def max_pool(
     out: Tensor,
     index: Tensor,
     *,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    activation: Piecewise = IDENTITY,
     kernel: Pair,
     stride: Pair,
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
-    bias: Tensor | None = None,
-    activation: Piecewise = IDENTITY,
-    mask: Tensor | None = None,
 ) -> None:
     """Write act(bias[c] + maximum over each window), which position won, and the activation's bits.
 
@@ -109,14 +109,14 @@ def max_pool(
             rounding it up or down (ceil_mode) is up to the caller.
         index: uint8, `index_shape(out.shape, kernel)`: 8 channels' winners are one little-endian
             integer, channel j's position kh · KW + kw at bits [j · bits, (j + 1) · bits).
+        bias: (C,) float32, added to the maximum, or None.
+        mask: uint8, `mask_shape(out.shape)`, for the activation's bits, or None. They are taken
+            from `out` as it is stored.
+        activation: applied to the sum; its slope is not negative.
         kernel: (KH, KW), at most 256 positions.
         stride: (vertical, horizontal).
         padding: before each axis (top, left); positions outside x never win.
         dilation: (vertical, horizontal).
-        bias: (C,) float32, added to the maximum, or None.
-        activation: applied to that; its slope is not negative.
-        mask: uint8, `mask_shape(out.shape)`, for the activation's bits, or None. They are taken
-            from `out` as it is stored.
 
     Raises:
         RuntimeError: the native operator refuses an argument; the message names it.
@@ -150,27 +150,8 @@ def max_pool(
     store_activated(value, out, activation, mask)
 
 
-@max_pool.register_native
-def _max_pool_native(
-    x: Tensor,
-    out: Tensor,
-    index: Tensor,
-    *,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-    bias: Tensor | None = None,
-    activation: Piecewise = IDENTITY,
-    mask: Tensor | None = None,
-) -> None:
-    torch.ops.sign_ext.max_pool(
-        x, out, index, bias, mask, *activation, *kernel, *stride, *padding, *dilation
-    )
-
-
 @max_pool.register_fake
-def _max_pool_fake(x: Tensor, out: Tensor, *_: object) -> None:
+def _(x: Tensor, out: Tensor, *_: object) -> None:
     torch._check(x.shape[:2] == out.shape[:2], lambda: "max_pool: out must have x's channels")
 
 
@@ -180,15 +161,15 @@ def max_pool_backward(
     index: Tensor,
     out: Tensor,
     *,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
     mask: Tensor | None = None,
     slope: float = 0.0,
     other: Tensor | None = None,
     x_mask: Tensor | None = None,
     x_slope: float = 0.0,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
 ) -> None:
     """The cotangent of what `max_pool` pooled; every element of out is written, without atomics.
 
@@ -197,15 +178,15 @@ def max_pool_backward(
             dtype where the reference runs).
         index: as `max_pool` wrote it.
         out: (N, C, H, W), g's dtype and layout.
-        kernel: as for `max_pool`.
-        stride: as for `max_pool`.
-        padding: as for `max_pool`.
-        dilation: as for `max_pool`.
         mask: bit mask of the pooling's own activation, applied to g on load, or None.
         slope: that activation's slope.
         other: another branch's cotangent of x, added; out itself to accumulate; or None.
         x_mask: bit mask of the activation that made x, applied to the sum, or None.
         x_slope: that activation's slope.
+        kernel: as for `max_pool`.
+        stride: as for `max_pool`.
+        padding: as for `max_pool`.
+        dilation: as for `max_pool`.
 
     Raises:
         RuntimeError: the native operator refuses an argument; the message names it.
@@ -236,30 +217,8 @@ def max_pool_backward(
     backward_epilogue(flat.reshape(n, c, height, width), out, other, x_mask, x_slope)
 
 
-@max_pool_backward.register_native
-def _max_pool_backward_native(
-    g: Tensor,
-    index: Tensor,
-    out: Tensor,
-    *,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-    mask: Tensor | None = None,
-    slope: float = 0.0,
-    other: Tensor | None = None,
-    x_mask: Tensor | None = None,
-    x_slope: float = 0.0,
-) -> None:
-    geometry = (*kernel, *stride, *padding, *dilation)
-    torch.ops.sign_ext.max_pool_backward(
-        g, index, out, mask, slope, other, x_mask, x_slope, *geometry
-    )
-
-
 @max_pool_backward.register_fake
-def _max_pool_backward_fake(g: Tensor, index: Tensor, out: Tensor, *_: object) -> None:
+def _(g: Tensor, index: Tensor, out: Tensor, *_: object) -> None:
     torch._check(g.shape[:2] == out.shape[:2], lambda: "max_pool_backward: channels must agree")
 
 

@@ -1,8 +1,7 @@
 """The native extension `sign_ext._C`: loading it, what it was built with, and calling it.
 
 Every operator is a function decorated with `operator`. Its docstring is the contract, its body the
-reference in plain torch; the call of the native kernel and the FakeTensor kernel are registered
-with it.
+reference in plain torch, its parameters those of the native kernel's schema.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, cast
+from types import MappingProxyType
+from typing import Any, ParamSpec, Protocol, get_origin, get_type_hints, overload
 
 import torch
 from torch import Tensor
@@ -182,84 +182,124 @@ class Operator(Protocol[P]):
 
     Attributes:
         reference: the definition, in plain torch.
-        kernel: calls the native kernel with the same arguments.
-        reason: why the reference runs for some arguments, or None where the kernel does.
     """
 
     __name__: str
     reference: Callable[P, None]
-    kernel: Callable[P, None]
-    reason: Callable[P, str | None]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Run the operator."""
 
-    def register_native(self, kernel: Callable[P, None]) -> Callable[P, None]:
-        """Decorate the function that calls the native kernel."""
-
     def register_fake(self, kernel: Callable[..., None]) -> Callable[..., None]:
         """Decorate the FakeTensor kernel, which takes the arguments of the operator's schema."""
 
-    def register_reason(self, reason: Callable[..., str | None]) -> Callable[..., str | None]:
-        """Decorate the function that decides the route.
 
-        Without one it is `fallback_reason` of the first argument.
-        """
+@overload
+def operator(reference: Callable[P, None], /) -> Operator[P]: ...
+@overload
+def operator(
+    *,
+    reason: Callable[..., str | None] = ...,
+    flatten: Mapping[str, str] = ...,
+    changed: Sequence[str] = ...,
+) -> Callable[[Callable[P, None]], Operator[P]]: ...
+def operator(
+    reference: Callable[..., None] | None = None,
+    /,
+    *,
+    reason: Callable[..., str | None] = fallback_reason,
+    flatten: Mapping[str, str] = MappingProxyType({}),
+    changed: Sequence[str] = (),
+) -> Any:
+    """Make an operator of its definition in plain torch.
 
-
-def operator(reference: Callable[P, None]) -> Operator[P]:
-    """Make an operator of its definition.
-
-    It is `torch.ops.sign_ext.NAME`, NAME being that of the function. Register the call of its
-    native kernel, its FakeTensor kernel and, where another tensor than the first argument decides,
-    its choice of route.
+    The native operator is `torch.ops.sign_ext.NAME`, NAME being the definition's. Its schema takes
+    the definition's parameters in their order, a pair as two numbers and an activation as three.
 
     Args:
-        reference: the definition in plain torch; its docstring is the operator's contract.
+        reference: the definition; its docstring is the operator's contract.
+        reason: why the definition runs for some arguments, or None where the native kernel does. It
+            takes the first arguments, as many as it has parameters.
+        flatten: of a parameter that the schema takes as several: which attribute holds them.
+        changed: parameters whose version the native kernel must count up, so that autograd notices
+            that a saved tensor has changed. A C++ operator does not.
 
     Example:
         >>> @operator
-        ... def twice(x: Tensor, out: Tensor) -> None:
-        ...     out.copy_(2 * x)
-        >>> @twice.register_native
-        ... def twice_native(x: Tensor, out: Tensor) -> None:
-        ...     torch.ops.sign_ext.twice(x, out)
-        >>> x = torch.ones(2, dtype=torch.float64)
-        >>> twice(x, x)
-        >>> x.tolist()
-        [2.0, 2.0]
+        ... def pack_mask(y: Tensor, mask: Tensor, activation: tuple[float, float, float]) -> None:
+        ...     print("the schema has", (y, mask, *activation)[2:])
+        >>> y, mask = torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.uint8)
+        >>> pack_mask(y.double(), mask, activation=(0.0, 6.0, 0.0))
+        the schema has (0.0, 6.0, 0.0)
     """
-    first = next(iter(inspect.signature(reference).parameters))
-
-    @functools.wraps(reference)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        if op.reason(*args, **kwargs) is None:
-            op.kernel(*args, **kwargs)
-        else:
-            op.reference(*args, **kwargs)
-
-    def first_arguments_reason(*args: P.args, **kwargs: P.kwargs) -> str | None:
-        return fallback_reason(cast(Tensor, args[0] if args else kwargs[first]))
-
-    def register_native(kernel: Callable[P, None]) -> Callable[P, None]:
-        op.kernel = kernel
-        return kernel
+    if reference is None:
+        return functools.partial(operator, reason=reason, flatten=flatten, changed=changed)
+    name = reference.__name__
+    native = getattr(torch.ops.sign_ext, name).default if NATIVE.loaded else None
+    source = _routing_source(reference, len(inspect.signature(reason).parameters), flatten, changed)
+    scope: dict[str, Any] = {}
+    exec(compile(source, f"<operator {name}>", "exec"), scope)
+    run = scope["make"](reason, native, _count_up)
+    run.__defaults__, run.__kwdefaults__ = reference.__defaults__, reference.__kwdefaults__
 
     def register_fake(kernel: Callable[..., None]) -> Callable[..., None]:
         if NATIVE.loaded:  # the schema is the extension's
-            torch.library.register_fake(f"sign_ext::{reference.__name__}", kernel)
+            torch.library.register_fake(f"sign_ext::{name}", kernel)
         return kernel
 
-    def register_reason(reason: Callable[..., str | None]) -> Callable[..., str | None]:
-        op.reason = reason
-        return reason
+    vars(run).update(reference=reference, register_fake=register_fake)
+    return functools.update_wrapper(run, reference)
 
-    op = cast(Operator[P], run)
-    op.reference = reference
-    op.reason = first_arguments_reason
-    vars(op).update(
-        register_native=register_native,
-        register_fake=register_fake,
-        register_reason=register_reason,
-    )
-    return op
+
+def _routing_source(
+    reference: Callable[..., None],
+    decisive: int,
+    flatten: Mapping[str, str],
+    changed: Sequence[str],
+) -> str:
+    """Source of the function that chooses the route; it costs as little as one written by hand.
+
+    For `pack_mask` in the example of `operator`:
+
+        def make(reason, native, count_up):
+            def pack_mask(y, mask, activation):
+                if reason(y) is None:
+                    native(y, mask, *activation)
+                else:
+                    pack_mask.reference(y, mask, activation)
+            return pack_mask
+    """
+    parameters = inspect.signature(reference).parameters.values()
+    hints = get_type_hints(reference)
+    names = [parameter.name for parameter in parameters]
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    positional = names[: len(names) - len(keywords)]
+
+    def in_schema(name: str) -> str:
+        if name in flatten:
+            return f"*{name}.{flatten[name]}"
+        hint = get_origin(hints[name]) or hints[name]
+        return f"*{name}" if isinstance(hint, type) and issubclass(hint, tuple) else name
+
+    signature = [*positional, *(["*", *keywords] if keywords else [])]
+    same = [*positional, *(f"{name}={name}" for name in keywords)]
+    lines = [
+        "def make(reason, native, count_up):",
+        f" def {reference.__name__}({', '.join(signature)}):",
+        f"  if reason({', '.join(names[:decisive])}) is None:",
+        f"   native({', '.join(map(in_schema, names))})",
+        *([f"   count_up({', '.join(changed)})"] if changed else []),
+        "  else:",
+        f"   {reference.__name__}.reference({', '.join(same)})",
+        f" return {reference.__name__}",
+    ]
+    return "\n".join(lines)
+
+
+def _count_up(*tensors: Tensor | None) -> None:
+    """Count up the versions of tensors that a native kernel has changed."""
+    if torch.compiler.is_compiling():
+        return  # the compiler sees the mutation in the operator's schema
+    for tensor in tensors:
+        if tensor is not None and not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)

@@ -17,7 +17,45 @@ _DELTA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _NATIVE_DELTA_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@operator
+def _fallback_reason(p: Tensor, delta: Tensor, velocity: Tensor | None = None) -> str | None:
+    device = p.device.type
+    if not native.NATIVE.loaded:
+        return native.NATIVE.why
+    if device not in ("cpu", "cuda"):
+        return f"there is no native operator for {device}"
+    if device == "cuda" and not native.NATIVE.cuda:
+        return f"no CUDA operator was built: {native.NATIVE.why}"
+    if p.dtype != torch.float32:
+        return f"p is {_name(p.dtype)}, the native operator is float32"
+    if delta.dtype not in _NATIVE_DELTA_TYPES:
+        return f"delta is {_name(delta.dtype)}"
+    if not is_dense(p):
+        return "p is not dense"
+    if not same_layout(p, delta):
+        return "p and delta have different strides"
+    if velocity is not None and not same_layout(p, velocity):
+        return "p and velocity have different strides"
+    return None
+
+
+def _check_and_choose(
+    p: Tensor,
+    delta: Tensor,
+    velocity: Tensor | None,
+    _step_size: float,
+    _momentum: float,
+    clamp_min: float | None,
+    clamp_max: float | None,
+    watch: Tensor | None,
+    counts: Tensor | None,
+) -> str | None:
+    # Arguments are checked first: a route can only be chosen for shapes that agree.
+    _check(p, delta, velocity, clamp_min, clamp_max)
+    check_watch(watch, counts)
+    return _fallback_reason(p, delta, velocity)
+
+
+@operator(reason=_check_and_choose, changed=("p", "velocity"))
 def sign_update_(
     p: Tensor,
     delta: Tensor,
@@ -82,71 +120,12 @@ def sign_update_(
 sign_update_reference_ = sign_update_.reference
 
 
-@sign_update_.register_native
-def _sign_update_native(
-    p: Tensor,
-    delta: Tensor,
-    velocity: Tensor | None = None,
-    *,
-    step_size: float = 1.0,
-    momentum: float = 0.0,
-    clamp_min: float | None = None,
-    clamp_max: float | None = None,
-    watch: Tensor | None = None,
-    counts: Tensor | None = None,
-) -> None:
-    torch.ops.sign_ext.sign_update_(
-        p, delta, velocity, step_size, momentum, clamp_min, clamp_max, watch, counts
-    )
-    # So that autograd notices a saved tensor has changed: a C++ operator bumps no version.
-    _bump_versions(p, velocity)
-
-
 @sign_update_.register_fake
-def _sign_update_fake(p: Tensor, delta: Tensor, velocity: Tensor | None, *_: object) -> None:
+def _(p: Tensor, delta: Tensor, velocity: Tensor | None, *_: object) -> None:
     for tensor in (delta, velocity):
         if tensor is not None:
             torch._check(tensor.shape == p.shape, lambda: "sign_update_: shapes must agree")
             torch._check(tensor.device == p.device, lambda: "sign_update_: devices must agree")
-
-
-@sign_update_.register_reason
-def _check_and_choose(
-    p: Tensor,
-    delta: Tensor,
-    velocity: Tensor | None = None,
-    *,
-    clamp_min: float | None = None,
-    clamp_max: float | None = None,
-    watch: Tensor | None = None,
-    counts: Tensor | None = None,
-    **_: object,
-) -> str | None:
-    # Arguments are checked first: a route can only be chosen for shapes that agree.
-    _check(p, delta, velocity, clamp_min, clamp_max)
-    check_watch(watch, counts)
-    return _fallback_reason(p, delta, velocity)
-
-
-def _fallback_reason(p: Tensor, delta: Tensor, velocity: Tensor | None = None) -> str | None:
-    device = p.device.type
-    if not native.NATIVE.loaded:
-        return native.NATIVE.why
-    if device not in ("cpu", "cuda"):
-        return f"there is no native operator for {device}"
-    if device == "cuda" and not native.NATIVE.cuda:
-        return f"no CUDA operator was built: {native.NATIVE.why}"
-    if p.dtype != torch.float32:
-        return f"p is {_name(p.dtype)}, the native operator is float32"
-    if delta.dtype not in _NATIVE_DELTA_TYPES:
-        return f"delta is {_name(delta.dtype)}"
-    if not is_dense(p):
-        return "p is not dense"
-    if not same_layout(p, delta):
-        return "p and delta have different strides"
-    if velocity is not None and not same_layout(p, velocity):
-        return "p and velocity have different strides"
-    return None
 
 
 def sign_update_route(p: Tensor, delta: Tensor, velocity: Tensor | None = None) -> str:
@@ -212,14 +191,6 @@ def _check(
     for name, bound in (("clamp_min", clamp_min), ("clamp_max", clamp_max)):
         if bound is not None and math.isnan(bound):
             raise ValueError(f"{name} is NaN; it must be a number, or None for no bound")
-
-
-def _bump_versions(*tensors: Tensor | None) -> None:
-    if torch.compiler.is_compiling():
-        return  # the compiler sees the mutation in the operator's schema
-    for tensor in tensors:
-        if tensor is not None and not tensor.is_inference():
-            torch.autograd.graph.increment_version(tensor)
 
 
 def _name(dtype: torch.dtype) -> str:

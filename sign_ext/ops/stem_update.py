@@ -12,7 +12,13 @@ from sign_ext.ops.native import fallback_reason, operator
 from sign_ext.ops.watch import check_watch, raise_watch
 
 
-@operator
+def _fallback_reason(p: Tensor, g: Tensor) -> str | None:
+    if p.dtype != torch.float32:
+        return f"p is {str(p.dtype).removeprefix('torch.')}, the native operator is float32"
+    return fallback_reason(g)
+
+
+@operator(reason=_fallback_reason)
 def stem_update_(
     p: Tensor,
     g: Tensor,
@@ -102,54 +108,9 @@ def stem_update_(
         p.clamp_(clamp_min, clamp_max)
 
 
-@stem_update_.register_native
-def _stem_update_native(
-    p: Tensor,
-    g: Tensor,
-    weight: Tensor,
-    *,
-    velocity: Tensor | None = None,
-    mask: Tensor | None = None,
-    slope: float = 0.0,
-    watch: Tensor | None = None,
-    counts: Tensor | None = None,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
-    dilation: Pair = (1, 1),
-    step_size: float = 1.0,
-    momentum: float = 0.0,
-    clamp_min: float | None = None,
-    clamp_max: float | None = None,
-) -> None:
-    torch.ops.sign_ext.stem_update_(
-        p,
-        g,
-        weight,
-        velocity,
-        mask,
-        slope,
-        watch,
-        counts,
-        *stride,
-        *padding,
-        *dilation,
-        step_size,
-        momentum,
-        clamp_min,
-        clamp_max,
-    )
-
-
 @stem_update_.register_fake
-def _stem_update_fake(p: Tensor, g: Tensor, weight: Tensor, *_: object) -> None:
+def _(p: Tensor, g: Tensor, weight: Tensor, *_: object) -> None:
     torch._check(
         weight.shape[2] == p.shape[1] and weight.shape[3] == g.shape[1],
         lambda: "stem_update_: weight must be (KH, KW, C, O), the channels of p and of g",
     )
-
-
-@stem_update_.register_reason
-def _fallback_reason(p: Tensor, g: Tensor, weight: Tensor, **_: object) -> str | None:
-    if p.dtype != torch.float32:
-        return f"p is {str(p.dtype).removeprefix('torch.')}, the native operator is float32"
-    return fallback_reason(g)

@@ -32,7 +32,13 @@ def winograd_weight(weight: Tensor) -> Tensor:
     return transformed.reshape(16, weight.shape[1], weight.shape[0]).to(weight.dtype).contiguous()
 
 
-@operator
+def _fallback_reason(x: Tensor) -> str | None:
+    if not (x.is_cpu and x.dtype == torch.float32):
+        return "the native operator is for float32 on a CPU"
+    return fallback_reason(x)
+
+
+@operator(reason=_fallback_reason)
 def winograd(
     x: Tensor,
     weight: Tensor,
@@ -87,38 +93,11 @@ def winograd(
     out.copy_(activation.apply(y))
 
 
-@winograd.register_native
-def _winograd_native(
-    x: Tensor,
-    weight: Tensor,
-    out: Tensor,
-    *,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    activation: Piecewise = IDENTITY,
-    padding: Pair = (1, 1),
-) -> None:
-    torch.ops.sign_ext.winograd(x, weight, out, bias, residual, *activation, *padding)
-
-
 @winograd.register_fake
-def _winograd_fake(
-    x: Tensor,
-    weight: Tensor,
-    out: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    *_: object,
+def _(
+    x: Tensor, weight: Tensor, out: Tensor, bias: object, residual: Tensor | None, *_: object
 ) -> None:
     torch._check(x.shape[0] == out.shape[0], lambda: "winograd: out must have x's images")
     if residual is not None:
-        torch._check(
-            residual.shape == out.shape, lambda: "winograd: residual must have out's shape"
-        )
-
-
-@winograd.register_reason
-def _fallback_reason(x: Tensor, *_: object, **__: object) -> str | None:
-    if not (x.is_cpu and x.dtype == torch.float32):
-        return "the native operator is for float32 on a CPU"
-    return fallback_reason(x)
+        message = "winograd: residual must have out's shape"
+        torch._check(residual.shape == out.shape, lambda: message)
