@@ -278,7 +278,7 @@ def _routing_source(
     def in_schema(name: str) -> str:
         if name in flatten:
             return f"*{name}.{flatten[name]}"
-        hint = get_origin(hints[name]) or hints[name]
+        hint = get_origin(hints.get(name)) or hints.get(name)
         return f"*{name}" if isinstance(hint, type) and issubclass(hint, tuple) else name
 
     signature = [*positional, *(["*", *keywords] if keywords else [])]
