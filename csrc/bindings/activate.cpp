@@ -4,11 +4,9 @@
 #include "activate/activate.h"
 
 #include <cstdint>
-#include <optional>
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {
@@ -16,10 +14,9 @@ namespace {
 constexpr char kActivate[] = "activate";
 constexpr char kPackMask[] = "pack_mask";
 
-ActivateArgs activate_args(const Tensor& x, const Tensor& out, const std::optional<Tensor>& scale,
-                           const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
-                           const std::optional<Tensor>& mask, double low, double high,
-                           double slope) {
+ActivateArgs activate_args(const Tensor& x, const Tensor& out, const OptionalTensor& scale,
+                           const OptionalTensor& bias, const OptionalTensor& residual,
+                           const OptionalTensor& mask, double low, double high, double slope) {
   constexpr const char* kOp = kActivate;
   const Rows rows = rows_of(kOp, "x", x);
   ActivateArgs args{};

@@ -7,7 +7,6 @@
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {
@@ -15,15 +14,14 @@ namespace {
 constexpr char kOp[] = "average_pool_backward";
 
 AveragePoolBackwardArgs checked_args(const Tensor& g, const Tensor& out,
-                                     const std::optional<Tensor>& other,
-                                     const std::optional<Tensor>& x_mask, double x_slope,
-                                     bool count_include_pad, std::optional<std::int64_t> divisor,
-                                     std::int64_t kernel_h, std::int64_t kernel_w,
-                                     std::int64_t stride_h, std::int64_t stride_w,
-                                     std::int64_t pad_h, std::int64_t pad_w) {
+                                     const OptionalTensor& other, const OptionalTensor& x_mask,
+                                     double x_slope, bool count_include_pad,
+                                     std::optional<std::int64_t> divisor, std::int64_t kernel_h,
+                                     std::int64_t kernel_w, std::int64_t stride_h,
+                                     std::int64_t stride_w, std::int64_t pad_h,
+                                     std::int64_t pad_w) {
   check_windows_of(kOp, "out", out, "g", g);
   check_groups(kOp, "out", out);
-  const EpilogueArgs epilogue = epilogue_of(kOp, other, x_mask, out);
   STD_TORCH_CHECK(divisor != 0, kOp, ": divisor must not be 0; None takes the window's");
   STD_TORCH_CHECK(!divisor.has_value() || (*divisor >= INT32_MIN && *divisor <= INT32_MAX), kOp,
                   ": divisor is too large");
@@ -31,9 +29,7 @@ AveragePoolBackwardArgs checked_args(const Tensor& g, const Tensor& out,
   args.type = element_type_of(kOp, "g", g);
   args.g = g.const_data_ptr();
   args.out = out.mutable_data_ptr();
-  args.other = epilogue.other;
-  args.x_mask = epilogue.x_mask;
-  args.x_slope = static_cast<float>(x_slope);
+  set_epilogue(kOp, other, x_mask, x_slope, out, args);
   args.count_include_pad = count_include_pad;
   args.divisor = static_cast<int>(divisor.value_or(0));
   args.n = g.size(0);

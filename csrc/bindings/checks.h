@@ -27,6 +27,7 @@ namespace sign_ext::bindings {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
 
 // ---- Shape, layout and device ----
 
@@ -155,9 +156,8 @@ inline void check_same_or_apart(const char* op, const char* name, const Tensor& 
 // ---- Constants, masks, activations and what an update reports ----
 
 // A per-channel constant: n contiguous float32 values on `like`'s device. Null if not given.
-inline const float* constant_of(const char* op, const char* name,
-                                const std::optional<Tensor>& tensor, std::int64_t n,
-                                const Tensor& like) {
+inline const float* constant_of(const char* op, const char* name, const OptionalTensor& tensor,
+                                std::int64_t n, const Tensor& like) {
   if (!tensor.has_value()) return nullptr;
   STD_TORCH_CHECK(tensor->scalar_type() == ScalarType::Float && tensor->numel() == n &&
                       tensor->is_contiguous() && same_device(*tensor, like),
@@ -175,17 +175,15 @@ inline void check_mask(const char* op, const char* name, const Tensor& mask, con
                   mask_row_bytes(of.channels), ") on the same device");
 }
 
-inline const std::uint8_t* mask_of(const char* op, const char* name,
-                                   const std::optional<Tensor>& mask, const Rows& of,
-                                   const Tensor& like) {
+inline const std::uint8_t* mask_of(const char* op, const char* name, const OptionalTensor& mask,
+                                   const Rows& of, const Tensor& like) {
   if (!mask.has_value()) return nullptr;
   check_mask(op, name, *mask, of, like);
   return static_cast<const std::uint8_t*>(mask->const_data_ptr());
 }
 
-inline std::uint8_t* mutable_mask_of(const char* op, const char* name,
-                                     const std::optional<Tensor>& mask, const Rows& of,
-                                     const Tensor& like) {
+inline std::uint8_t* mutable_mask_of(const char* op, const char* name, const OptionalTensor& mask,
+                                     const Rows& of, const Tensor& like) {
   if (!mask.has_value()) return nullptr;
   check_mask(op, name, *mask, of, like);
   return static_cast<std::uint8_t*>(mask->mutable_data_ptr());
@@ -207,15 +205,11 @@ inline Activation activation_of(const char* op, double low, double high, double 
   return {bound(low), bound(high), static_cast<float>(slope)};
 }
 
-struct EpilogueArgs {
-  const void* other;
-  const std::uint8_t* x_mask;
-};
-
-// What every input-backward operator adds to its result, and the mask it then applies.
-inline EpilogueArgs epilogue_of(const char* op, const std::optional<Tensor>& other,
-                                const std::optional<Tensor>& x_mask, const Tensor& out) {
-  EpilogueArgs args{};
+// What every input-backward operator adds to its result, and the mask that it then applies: sets
+// args.other, args.x_mask and args.x_slope.
+template <typename Args>
+void set_epilogue(const char* op, const OptionalTensor& other, const OptionalTensor& x_mask,
+                  double x_slope, const Tensor& out, Args& args) {
   if (other.has_value()) {
     check_companion(op, "other", *other, "out", out);
     STD_TORCH_CHECK(other->scalar_type() == out.scalar_type(), op, ": other must have out's dtype");
@@ -223,13 +217,13 @@ inline EpilogueArgs epilogue_of(const char* op, const std::optional<Tensor>& oth
     args.other = other->const_data_ptr();
   }
   args.x_mask = mask_of(op, "x_mask", x_mask, rows_of(op, "out", out), out);
-  return args;
+  args.x_slope = static_cast<float>(x_slope);
 }
 
 // What an update of p reports, if anything (common/watch.h): sets args.watch and args.counts.
 template <typename Args>
-void set_watch(const char* op, const std::optional<Tensor>& watch,
-               const std::optional<Tensor>& counts, const Tensor& p, Args& args) {
+void set_watch(const char* op, const OptionalTensor& watch, const OptionalTensor& counts,
+               const Tensor& p, Args& args) {
   if (watch.has_value()) {
     constant_of(op, "watch", watch, 2, p);
     check_apart(op, "watch", *watch, "p", p);

@@ -5,11 +5,9 @@
 
 #include <cmath>
 #include <cstdint>
-#include <optional>
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 #include "depthwise/depthwise_backward.h"
 
 namespace sign_ext::bindings {
@@ -45,8 +43,8 @@ DepthwiseSizes sizes_of(const char* op, const Tensor& x, const Tensor& y, const 
 }
 
 DepthwiseArgs checked_forward(const Tensor& x, const Tensor& weight, const Tensor& out,
-                              const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
-                              double low, double high, double slope, std::int64_t stride_h,
+                              const OptionalTensor& bias, const OptionalTensor& mask, double low,
+                              double high, double slope, std::int64_t stride_h,
                               std::int64_t stride_w, std::int64_t pad_top, std::int64_t pad_left,
                               std::int64_t dilation_h, std::int64_t dilation_w) {
   constexpr const char* kOp = kForward;
@@ -66,31 +64,27 @@ DepthwiseArgs checked_forward(const Tensor& x, const Tensor& weight, const Tenso
 }
 
 DepthwiseBackwardArgs checked_backward(const Tensor& g, const Tensor& weight, const Tensor& out,
-                                       const std::optional<Tensor>& mask, double slope,
-                                       const std::optional<Tensor>& other,
-                                       const std::optional<Tensor>& x_mask, double x_slope,
-                                       std::int64_t stride_h, std::int64_t stride_w,
+                                       const OptionalTensor& mask, double slope,
+                                       const OptionalTensor& other, const OptionalTensor& x_mask,
+                                       double x_slope, std::int64_t stride_h, std::int64_t stride_w,
                                        std::int64_t pad_top, std::int64_t pad_left,
                                        std::int64_t dilation_h, std::int64_t dilation_w) {
   constexpr const char* kOp = kBackward;
   check_windows_of(kOp, "out", out, "g", g);
   STD_TORCH_CHECK(!std::isnan(slope) && !std::isnan(x_slope), kOp,
                   ": slope and x_slope must be numbers, not NaN");
-  const EpilogueArgs epilogue = epilogue_of(kOp, other, x_mask, out);
   DepthwiseBackwardArgs args{};
   args.sizes =
       sizes_of(kOp, out, g, weight, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w);
   args.type = element_type_of(kOp, "g", g);
   args.g = g.const_data_ptr();
   args.weight = static_cast<const float*>(weight.const_data_ptr());
-  args.other = epilogue.other;
   args.out = out.mutable_data_ptr();
   args.mask = mask_of(kOp, "mask", mask, rows_of(kOp, "g", g), g);
-  args.x_mask = epilogue.x_mask;
   if (mask.has_value()) check_apart(kOp, "mask", *mask, "out", out);
   if (x_mask.has_value()) check_apart(kOp, "x_mask", *x_mask, "out", out);
   args.slope = static_cast<float>(slope);
-  args.x_slope = static_cast<float>(x_slope);
+  set_epilogue(kOp, other, x_mask, x_slope, out, args);
   return args;
 }
 

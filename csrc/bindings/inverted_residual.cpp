@@ -5,11 +5,9 @@
 
 #include <cstdint>
 #include <limits>
-#include <optional>
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 
 #ifdef SIGN_EXT_WITH_CUDA
 namespace sign_ext::bindings {
@@ -105,13 +103,13 @@ block::Args checked(const char* op, const Tensor& from, const char* from_name, c
 }
 
 // The bit mask of the expanded channels at a tensor's positions.
-std::uint8_t* bits_of(const char* op, const char* name, const std::optional<Tensor>& mask,
+std::uint8_t* bits_of(const char* op, const char* name, const OptionalTensor& mask,
                       const Tensor& at, std::int64_t expanded) {
   const Rows rows{at.size(0) * at.size(2) * at.size(3), expanded};
   return mutable_mask_of(op, name, mask, rows, at);
 }
 
-const void* added_of(const char* op, const char* name, const std::optional<Tensor>& added,
+const void* added_of(const char* op, const char* name, const OptionalTensor& added,
                      const Tensor& to) {
   if (!added.has_value()) return nullptr;
   STD_TORCH_CHECK(added->scalar_type() == to.scalar_type(), op, ": ", name,
@@ -128,10 +126,8 @@ block::Args checked_forward(const Tensor& x, const Tensor& first, const Tensor& 
                             double high, std::int64_t kernel_h, std::int64_t kernel_w,
                             std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
                             std::int64_t pad_left, bool tf32, const Tensor& out,
-                            const std::optional<Tensor>& expand_mask,
-                            const std::optional<Tensor>& depthwise_mask,
-                            const std::optional<Tensor>& residual,
-                            const std::optional<Tensor>& mask) {
+                            const OptionalTensor& expand_mask, const OptionalTensor& depthwise_mask,
+                            const OptionalTensor& residual, const OptionalTensor& mask) {
   constexpr const char* kOp = kForward;
   block::Args args = checked(kOp, x, "x", out, first, taps, second, expanded,
                              {kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left}, tf32);
@@ -152,9 +148,8 @@ block::Args checked_backward(const Tensor& g, const Tensor& first, const Tensor&
                              const Tensor& second, std::int64_t expanded, std::int64_t kernel_h,
                              std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
                              std::int64_t pad_top, std::int64_t pad_left, bool tf32,
-                             const Tensor& out, const std::optional<Tensor>& expand_mask,
-                             const std::optional<Tensor>& depthwise_mask,
-                             const std::optional<Tensor>& other) {
+                             const Tensor& out, const OptionalTensor& expand_mask,
+                             const OptionalTensor& depthwise_mask, const OptionalTensor& other) {
   constexpr const char* kOp = kBackward;
   block::Args args = checked(kOp, g, "g", out, first, taps, second, expanded,
                              {kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left}, tf32);

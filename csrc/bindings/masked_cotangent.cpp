@@ -4,21 +4,18 @@
 
 #include <cmath>
 #include <cstdint>
-#include <optional>
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {
 
 constexpr char kOp[] = "masked_cotangent";
 
-MaskedCotangentArgs checked_args(const Tensor& g, const Tensor& out,
-                                 const std::optional<Tensor>& mask, double slope,
-                                 const std::optional<Tensor>& scale,
-                                 const std::optional<Tensor>& other) {
+MaskedCotangentArgs checked_args(const Tensor& g, const Tensor& out, const OptionalTensor& mask,
+                                 double slope, const OptionalTensor& scale,
+                                 const OptionalTensor& other) {
   const Rows rows = rows_of(kOp, "g", g);
   MaskedCotangentArgs args{};
   args.rows = rows.rows;

@@ -3,11 +3,9 @@
 #include "max_pool/max_pool.h"
 
 #include <cstdint>
-#include <optional>
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 #include "max_pool/max_pool_backward.h"
 
 namespace sign_ext::bindings {
@@ -47,11 +45,10 @@ void check_index(const char* op, const Tensor& index, const Rows& of, const Pool
 }
 
 MaxPoolArgs checked_forward(const Tensor& x, const Tensor& out, const Tensor& index,
-                            const std::optional<Tensor>& bias, const std::optional<Tensor>& mask,
-                            double low, double high, double slope, std::int64_t kernel_h,
-                            std::int64_t kernel_w, std::int64_t stride_h, std::int64_t stride_w,
-                            std::int64_t pad_h, std::int64_t pad_w, std::int64_t dilation_h,
-                            std::int64_t dilation_w) {
+                            const OptionalTensor& bias, const OptionalTensor& mask, double low,
+                            double high, double slope, std::int64_t kernel_h, std::int64_t kernel_w,
+                            std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_h,
+                            std::int64_t pad_w, std::int64_t dilation_h, std::int64_t dilation_w) {
   constexpr const char* kOp = kForward;
   check_windows_of(kOp, "x", x, "out", out);
   check_groups(kOp, "out", out);
@@ -76,10 +73,9 @@ MaxPoolArgs checked_forward(const Tensor& x, const Tensor& out, const Tensor& in
 }
 
 MaxPoolBackwardArgs checked_backward(const Tensor& g, const Tensor& index, const Tensor& out,
-                                     const std::optional<Tensor>& mask, double slope,
-                                     const std::optional<Tensor>& other,
-                                     const std::optional<Tensor>& x_mask, double x_slope,
-                                     std::int64_t kernel_h, std::int64_t kernel_w,
+                                     const OptionalTensor& mask, double slope,
+                                     const OptionalTensor& other, const OptionalTensor& x_mask,
+                                     double x_slope, std::int64_t kernel_h, std::int64_t kernel_w,
                                      std::int64_t stride_h, std::int64_t stride_w,
                                      std::int64_t pad_h, std::int64_t pad_w,
                                      std::int64_t dilation_h, std::int64_t dilation_w) {
@@ -92,15 +88,12 @@ MaxPoolBackwardArgs checked_backward(const Tensor& g, const Tensor& index, const
                           dilation_h, dilation_w);
   const Rows rows = rows_of(kOp, "g", g);
   check_index(kOp, index, rows, args.window, g);
-  const EpilogueArgs epilogue = epilogue_of(kOp, other, x_mask, out);
   args.g = g.const_data_ptr();
   args.index = static_cast<const std::uint8_t*>(index.const_data_ptr());
   args.mask = mask_of(kOp, "mask", mask, rows, g);
   args.out = out.mutable_data_ptr();
-  args.other = epilogue.other;
-  args.x_mask = epilogue.x_mask;
   args.slope = static_cast<float>(slope);
-  args.x_slope = static_cast<float>(x_slope);
+  set_epilogue(kOp, other, x_mask, x_slope, out, args);
   args.n = g.size(0);
   args.channels = rows.channels;
   return args;

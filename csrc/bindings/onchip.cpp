@@ -3,7 +3,6 @@
 #include "onchip/onchip.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -11,7 +10,6 @@
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 #include "onchip/onchip_layout.h"
 
 #ifdef SIGN_EXT_WITH_CUDA
@@ -70,7 +68,7 @@ Ends ends_of(const onchip::Plan& plan, std::int64_t last_pixels) {
 }
 
 // Checks the last value, or its cotangent.
-void check_features(const char* name, const std::optional<Tensor>& tensor, const Tensor& p,
+void check_features(const char* name, const OptionalTensor& tensor, const Tensor& p,
                     std::int64_t pixels, std::int64_t channels) {
   STD_TORCH_CHECK(tensor.has_value(), kOp, ": this plan needs ", name);
   STD_TORCH_CHECK(tensor->scalar_type() == ScalarType::BFloat16 && same_device(*tensor, p) &&
@@ -82,10 +80,9 @@ void check_features(const char* name, const std::optional<Tensor>& tensor, const
 }
 
 onchip::Args checked_args(const Tensor& p, const Tensor& plan, const Tensor& weights,
-                          const Tensor& constants, const std::optional<Tensor>& velocity,
-                          const std::optional<Tensor>& features,
-                          const std::optional<Tensor>& residues,
-                          const std::optional<Tensor>& cotangent, const Tensor& watch,
+                          const Tensor& constants, const OptionalTensor& velocity,
+                          const OptionalTensor& features, const OptionalTensor& residues,
+                          const OptionalTensor& cotangent, const Tensor& watch,
                           const Tensor& counts, std::int64_t steps, double step_size,
                           double momentum, std::optional<double> clamp_min,
                           std::optional<double> clamp_max) {

@@ -2,14 +2,11 @@
 
 #include "sign_update/sign_update.h"
 
-#include <cmath>
 #include <cstdint>
-#include <limits>
 #include <optional>
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 #include "common/watch_cpu.h"
 
 namespace sign_ext::bindings {
@@ -40,11 +37,10 @@ void check_like_p(const char* name, const Tensor& tensor, const Tensor& p) {
                   " must have p's strides (both contiguous, or both channels_last)");
 }
 
-SignUpdateArgs checked_args(const Tensor& p, const Tensor& delta,
-                            const std::optional<Tensor>& velocity, double step_size,
-                            double momentum, std::optional<double> clamp_min,
-                            std::optional<double> clamp_max, const std::optional<Tensor>& watch,
-                            const std::optional<Tensor>& counts) {
+SignUpdateArgs checked_args(const Tensor& p, const Tensor& delta, const OptionalTensor& velocity,
+                            double step_size, double momentum, std::optional<double> clamp_min,
+                            std::optional<double> clamp_max, const OptionalTensor& watch,
+                            const OptionalTensor& counts) {
   STD_TORCH_CHECK(p.scalar_type() == ScalarType::Float, kOp, ": p must be float32");
   check_like_p("delta", delta, p);
   STD_TORCH_CHECK(dense_and_non_overlapping(p), kOp,

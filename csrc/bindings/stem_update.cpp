@@ -2,14 +2,13 @@
 
 #include "stem_update/stem_update.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <optional>
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 #include "common/watch_cpu.h"
 
 namespace sign_ext::bindings {
@@ -35,9 +34,8 @@ void check_updated(const char* name, const Tensor& tensor, const Tensor& p, cons
 }
 
 StemUpdateArgs checked_args(const Tensor& p, const Tensor& g, const Tensor& weight,
-                            const std::optional<Tensor>& velocity,
-                            const std::optional<Tensor>& mask, double slope,
-                            const std::optional<Tensor>& watch, const std::optional<Tensor>& counts,
+                            const OptionalTensor& velocity, const OptionalTensor& mask,
+                            double slope, const OptionalTensor& watch, const OptionalTensor& counts,
                             std::int64_t stride_h, std::int64_t stride_w, std::int64_t pad_top,
                             std::int64_t pad_left, std::int64_t dilation_h, std::int64_t dilation_w,
                             double step_size, double momentum, std::optional<double> clamp_min,
@@ -113,10 +111,9 @@ void run_on_cpu(const StemUpdateArgs& args) {
 
 SIGN_EXT_SCHEMA(
     "stem_update_(Tensor(a!) p, Tensor g, Tensor weight, Tensor(b!)? velocity, Tensor? mask, "
-    "float slope, Tensor(c!)? watch, Tensor(d!)? counts, int stride_h, int stride_w, int "
-    "pad_top, int pad_left, "
-    "int dilation_h, int dilation_w, float step_size, float momentum, float? clamp_min, "
-    "float? clamp_max) -> ()")
+    "float slope, Tensor(c!)? watch, Tensor(d!)? counts, int stride_h, int stride_w, int pad_top, "
+    "int pad_left, int dilation_h, int dilation_w, float step_size, float momentum, "
+    "float? clamp_min, float? clamp_max) -> ()")
 SIGN_EXT_ON_CPU(kOp, checked_args, run_on_cpu)
 SIGN_EXT_ON_CUDA(kOp, checked_args, stem_update_cuda)
 

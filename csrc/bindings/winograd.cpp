@@ -3,11 +3,9 @@
 #include "winograd/winograd.h"
 
 #include <cstdint>
-#include <optional>
 
 #include "bindings/checks.h"
 #include "bindings/dispatch.h"
-#include "bindings/stable.h"
 
 namespace sign_ext::bindings {
 namespace {
@@ -21,9 +19,8 @@ void check_image(const char* name, const Tensor& tensor) {
 }
 
 WinogradArgs checked_args(const Tensor& x, const Tensor& weight, const Tensor& out,
-                          const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
-                          double low, double high, double slope, std::int64_t pad_top,
-                          std::int64_t pad_left) {
+                          const OptionalTensor& bias, const OptionalTensor& residual, double low,
+                          double high, double slope, std::int64_t pad_top, std::int64_t pad_left) {
   check_image("x", x);
   check_image("out", out);
   WinogradArgs args{};
@@ -67,9 +64,8 @@ void run_on_cpu(const WinogradArgs& args) {
 }
 
 SIGN_EXT_SCHEMA(
-    "winograd(Tensor x, Tensor weight, Tensor(a!) out, Tensor? bias, Tensor? residual, float "
-    "low, "
-    "float high, float slope, int pad_top, int pad_left) -> ()")
+    "winograd(Tensor x, Tensor weight, Tensor(a!) out, Tensor? bias, Tensor? residual, "
+    "float low, float high, float slope, int pad_top, int pad_left) -> ()")
 SIGN_EXT_ON_CPU(kOp, checked_args, run_on_cpu)
 
 }  // namespace
