@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from sign_ext.ops.stem_update import stem_update_
+from sign_ext.ops.watch import new_counts
 
 UPDATES = [stem_update_, stem_update_.reference]
 OPTIONAL = ["velocity", "mask", "watch", "counts", "clamp_min", "clamp_max"]
@@ -128,6 +129,19 @@ def test_no_images(update):
     update(p, g, torch.ones(1, 1, 3, 8), watch=watch, counts=counts)
     assert watch.tolist() == [1.0, 1.0]
     assert counts.tolist() == [0, 0, 0]
+
+
+@needs_native
+def test_an_image_smaller_than_the_kernel_moves_by_its_velocity_alone():
+    p, velocity = torch.full((1, 1, 2, 2), 3.0), torch.ones(1, 1, 2, 2)
+    g, counts = torch.empty(1, 8, 0, 0), new_counts(p.device)
+    stem_update_(
+        p, g, torch.ones(3, 3, 1, 8), velocity=velocity, watch=torch.zeros(2), counts=counts,
+        momentum=0.5, step_size=4.0, clamp_max=4.0,
+    )  # fmt: skip
+    assert velocity.eq(0.5).all()
+    assert p.eq(4.0).all()
+    assert counts[0] == 1
 
 
 def test_float64_takes_the_reference(torch_rng):
