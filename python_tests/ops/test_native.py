@@ -204,9 +204,9 @@ def test_an_operator_runs_its_kernel_unless_there_is_a_reason_not_to():
         calls.append((mask, slope, scale, other))
 
     run = operator(masked_cotangent)
-    scale = torch.tensor([1.0, 2.0, 3.0])
+    g, scale = torch.ones(1, 3), torch.tensor([1.0, 2.0, 3.0])
     for positional in (True, False):
-        g, out = torch.ones(1, 3), torch.zeros(1, 3)
+        out = torch.zeros(1, 3)
         run(g, out, scale=scale, other=g) if positional else run(out=out, g=g, scale=scale, other=g)
         assert out.tolist() == ([[2.0, 4.0, 6.0]] if NATIVE.loaded else [[0.0] * 3])
     assert calls == ([] if NATIVE.loaded else 2 * [(None, 0.0, scale, g)])
