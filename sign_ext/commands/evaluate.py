@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import PositiveInt
 
 from sign_ext.commands import console
+from sign_ext.commands.network_data import NetworkDataOptions, network_data
+from sign_ext.commands.networks import network_as_json, read_network
 from sign_ext.commands.options import option
-from sign_ext.commands.shared import (
-    CheckpointOptions,
-    checkpoint_data,
-    on_error_option,
-    read_checkpoint,
-    resolve_device,
-    skipped_as_json,
-)
+from sign_ext.commands.shared import on_error_option, resolve_device, skipped_as_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +28,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sign-ext evaluate --checkpoint runs/sign/model.safetensors --data digits",
     "sign-ext evaluate --checkpoint runs/sign --json > runs/sign/test.json",
+    "sign-ext evaluate --model timm:resnet18 --weights resnet18.pth --data photos \\",
+    "    --image-size 64",
 )
 
 
@@ -46,7 +43,7 @@ _PARTS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CheckpointOptions):
+class Options(NetworkDataOptions):
     """Options of `sign-ext evaluate`."""
 
     split: str = option(
@@ -72,11 +69,12 @@ def run(options: Options) -> None:
     from sign_ext.evaluation import evaluate
 
     device = resolve_device(options.device)
-    model, config = read_checkpoint(options.checkpoint, device)
-    splits, name = checkpoint_data(options, config, test_size=options.test_size)
+    model, config = read_network(options, device)
+    splits, name = network_data(options, config, test_size=options.test_size)
     part = splits.part(options.split)
     context = {
         "checkpoint": options.checkpoint,
+        "network": network_as_json(config),
         "data": {**splits.summary.to_dict(), "name": name, "split": options.split},
         "note": splits.note,
         "skipped": skipped_as_json(splits),

@@ -11,7 +11,7 @@ network together, and --batch-size counts the images of all.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,12 +19,19 @@ from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
+from sign_ext.commands.networks import (
+    MODEL_HELP,
+    ModelOptions,
+    network_as_json,
+    normalization,
+    parse_name,
+    recorded_size,
+)
 from sign_ext.commands.options import option
 from sign_ext.commands.shared import (
     DATA_HELP,
     DataOptions,
     check_folder,
-    check_name,
     on_error_option,
     read_data,
     resolve_device,
@@ -32,6 +39,8 @@ from sign_ext.commands.shared import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sign_ext.augment import Augment, Policy
     from sign_ext.data import ImageSet, Splits
     from sign_ext.training import TrainSettings
@@ -42,32 +51,27 @@ EXAMPLES = (
     "    --augment classical",
     "sign-ext train --data digits --model basic_cnn --epochs 20 --out runs/sign \\",
     "    --augment classical --sign runs/transformed",
+    "sign-ext train --model timm:resnet18 --weights pretrained --data photos --image-size 64 \\",
+    "    --learning-rate 1e-4 --out runs/fine-tuned",
     "sign-ext train --config classical.yaml --epochs 50",
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(DataOptions):
+class Options(ModelOptions, DataOptions):
     """Options of `sign-ext train`; those from epochs to precision belong to `TrainSettings`."""
 
     data: str = option(help=DATA_HELP, metavar="NAME")
-    model: str = option(
-        help="basic_cnn (the paper's small network), mobilenet_v2, inception_resnet_v2 or "
-        "nasnet_mobile.",
-        metavar="NAME",
-    )
+    model: str = option(help=f"The network: {MODEL_HELP}", metavar="NAME")
     out: str = option(help="Folder for the checkpoint and the training curves.", metavar="DIR")
-    model_options: Mapping[str, Any] | None = option(
-        None,
-        type=dict[str, Any],
-        help="Options of the network, as --model-options.NAME VALUE, e.g. dropout or stride.",
-        metavar="{NAME: VALUE}",
-    )
     train_size: int | None = option(
         None, type=PositiveInt, help="Use a stratified subset of this many training images."
     )
     image_size: int | None = option(
-        None, type=PositiveInt, help="Height and width in pixels. Default: the data set's."
+        None,
+        type=PositiveInt,
+        help="Height and width in pixels. Default: what timm, torchvision or transformers record "
+        "for the network, else the data set's.",
     )
     augment: str = option(
         "none",
@@ -146,41 +150,25 @@ def run(options: Options) -> None:
 
 
 def _train(options: Options, processes: Processes) -> None:
-    import torch
-
-    from sign_ext.models import MODEL_NAMES, build_model
     from sign_ext.training import Aleatoric, train
 
     with processes.raising_together():
-        check_name("--model", options.model, MODEL_NAMES)
+        name = parse_name(options.model)
+        normalization(options)
         settings = options.train_settings()
         policies = read_policies(options)
         out = _out_folder(options) if processes.first else Path(options.out)
         sizes: dict[str, Any] = {
             "train_size": options.train_size,
-            "image_size": options.image_size,
+            "image_size": options.image_size or recorded_size(name),
         }
         splits = read_data(options, options.data, **sizes)
         skipped = [each.index for each in splits.skipped if each.split == "train"]
         train_set = training_set(options, splits.train, skipped)
 
-        torch.manual_seed(options.seed)
-        spec: dict[str, Any] = {
-            "name": options.model,
-            "num_classes": len(splits.class_names),
-            "image_shape": list(splits.image_shape),
-            "options": dict(options.model_options or {}),
-            "aleatoric": options.aleatoric is not None,
-        }
-        model = build_model(
-            options.model,
-            num_classes=spec["num_classes"],
-            image_shape=splits.image_shape,
-            aleatoric=spec["aleatoric"],
-            **spec["options"],
-        ).to(processes.device)
+        model, network = _network(options, splits)
         augment = _augment(options, policies, len(splits.class_names))
-        config = _config(options, spec, splits, train_set)
+        config = _config(options, network, splits, train_set)
     in_processes = f", in {processes.count} processes" if processes.count > 1 else ""
     device = resolve_device(options.device)
     console.say(f"training on {len(train_set):,} images, on {device}{in_processes}")
@@ -199,7 +187,27 @@ def _train(options: Options, processes: Processes) -> None:
             progress=report,
             config=config,
         )
-    _print(options, result, str(out / "model.safetensors"), splits)
+    _print(options, result, network, str(out / "model.safetensors"), splits)
+
+
+def _network(options: Options, splits: Splits) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the network to train, with new weights or with --weights, and describe it."""
+    import torch
+
+    from sign_ext.models import open_network
+
+    torch.manual_seed(options.seed)
+    return open_network(
+        options.model,
+        weights=options.weights,
+        num_classes=len(splits.class_names),
+        image_shape=splits.image_shape,
+        options=dict(options.model_options or {}),
+        normalize=normalization(options),
+        new_head=True,
+        aleatoric=options.aleatoric is not None,
+        say=console.say,
+    )
 
 
 def _out_folder(options: Options) -> Path:
@@ -292,13 +300,14 @@ def _augment(options: Options, policies: tuple[Policy, ...], classes: int) -> Au
 
 
 def _config(
-    options: Options, spec: dict[str, Any], splits: Splits, train_set: ImageSet
+    options: Options, network: dict[str, Any], splits: Splits, train_set: ImageSet
 ) -> dict[str, Any]:
     """Describe how the checkpoint is made; `train` adds settings, best epoch and versions."""
     from sign_ext.data import fingerprint
 
     return {
-        "model": spec,
+        "model": network["model"],
+        **({"initial_weights": network["weights"]} if "weights" in network else {}),
         "data": {
             "name": options.data,
             "note": splits.note,
@@ -318,9 +327,15 @@ def _config(
     }
 
 
-def _print(options: Options, result: Any, checkpoint: str, splits: Splits) -> None:
+def _print(
+    options: Options, result: Any, network: dict[str, Any], checkpoint: str, splits: Splits
+) -> None:
     if options.json:
-        found = {"data": splits.summary.to_dict(), "skipped": skipped_as_json(splits)}
+        found = {
+            "network": network_as_json(network),
+            "data": splits.summary.to_dict(),
+            "skipped": skipped_as_json(splits),
+        }
         console.print_json({"checkpoint": checkpoint, **found, **result.to_dict()})
         return
     from sign_ext.formatting import duration

@@ -19,19 +19,18 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
+from sign_ext.commands.network_data import NetworkDataOptions, network_source
+from sign_ext.commands.networks import ignore, network_as_json, read_network
 from sign_ext.commands.options import option, sign_option
 from sign_ext.commands.shared import (
-    CheckpointOptions,
     SignOptions,
-    checkpoint_source,
     on_error_option,
-    read_checkpoint,
     resolve_device,
     say_converted,
     say_found,
@@ -47,13 +46,15 @@ EXAMPLES = (
     "    --steps 100 --snapshots 50 100 --step-size 30 --out runs/transformed",
     "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size 3 \\",
     "    --dtype bfloat16 --on-error skip --memory 8GB --profile --out /shared/transformed",
+    "sign-ext transform --model timm:resnet18 --weights resnet18.pth --data photos \\",
+    "    --image-size 64 --steps 50 --step-size 0.05 --out runs/transformed",
 )
 
 TINY = 0.1  # grey levels rms; less is hardly a change: probably the step size is still the default
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SignOptions, CheckpointOptions):
+class Options(SignOptions, NetworkDataOptions):
     """Options of `sign-ext transform`."""
 
     out: str = option(help="Folder of the store.", metavar="STORE")
@@ -110,7 +111,6 @@ class Options(SignOptions, CheckpointOptions):
 def run(options: Options) -> None:
     """Transform the images and write OUT."""
     from sign_ext import SignTransform
-    from sign_ext.files import sha256_of
     from sign_ext.store import transform_to_store
     from sign_ext.store.budget import parse_size
     from sign_ext.store.coordination import Ranks
@@ -122,8 +122,8 @@ def run(options: Options) -> None:
         raise UsageError(f"--memory: {error}") from error
     ranks = Ranks.from_environment()
     device = resolve_device(_own_device(options.device))
-    model, config = read_checkpoint(options.checkpoint, device)
-    source = checkpoint_source(options, config, options.split, train_size=options.train_size)
+    model, config = read_network(options, device, say=console.say if ranks.first else ignore)
+    source = network_source(options, config, options.split, train_size=options.train_size)
     if ranks.first:
         say_found(source.summary())
     began = time.perf_counter()
@@ -135,8 +135,6 @@ def run(options: Options) -> None:
         tune=options.tune,
         **options.sign_settings(),
     )
-    path = Path(options.checkpoint)
-    path = path / "model.safetensors" if path.is_dir() else path
     with console.progress("transforming") as report:
         done = transform_to_store(
             sign,
@@ -150,7 +148,7 @@ def run(options: Options) -> None:
             overwrite=options.overwrite,
             trust=options.trust,
             about={
-                "checkpoint": {"sha256": sha256_of(path), "model": config["model"]},
+                **_origin(options, config),
                 "split": {
                     "name": options.split,
                     "train_size": options.train_size,
@@ -161,7 +159,18 @@ def run(options: Options) -> None:
             progress=report if ranks.first else False,
             say=console.say if ranks.first else None,
         )
-    _print(options, done, ranks, time.perf_counter() - began, source.summary())
+    _print(options, config, done, ranks, time.perf_counter() - began, source.summary())
+
+
+def _origin(options: Options, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the manifest says about where the network comes from."""
+    from sign_ext.files import sha256_of
+
+    if options.checkpoint is None:
+        return {"model": network_as_json(config)}
+    path = Path(options.checkpoint)
+    path = path / "model.safetensors" if path.is_dir() else path
+    return {"checkpoint": {"sha256": sha256_of(path), "model": config["model"]}}
 
 
 def _own_device(name: str) -> str:
@@ -187,7 +196,12 @@ def _snapshots(options: Options) -> tuple[int, ...]:
 
 
 def _print(
-    options: Options, done: StoreRun, ranks: Ranks, seconds: float, data: DataSummary
+    options: Options,
+    config: dict[str, Any],
+    done: StoreRun,
+    ranks: Ranks,
+    seconds: float,
+    data: DataSummary,
 ) -> None:
     from sign_ext.store.inspect import describe, in_words
 
@@ -207,9 +221,8 @@ def _print(
         numbers = {name: store[name] for name in ("images", "of", "shards", "change", "skipped")}
         shares = {"profile": dataclasses.asdict(done.shares)} if options.profile else {}
         made = {"made": done.made, "kept": done.kept, "seconds": seconds}
-        console.print_json(
-            {"out": options.out, "data": data.to_dict(), **numbers, **made, **shares}
-        )
+        found = {"network": network_as_json(config), "data": data.to_dict()}
+        console.print_json({"out": options.out, **found, **numbers, **made, **shares})
         return
     from sign_ext.formatting import duration
 

@@ -176,9 +176,11 @@ def run_identity(
     augment: Augment,
     objective: Objective,
     processes: Processes = ONE_PROCESS,
+    config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what determines a run, except its initial weights, to detect changes on resuming.
+    """Return what determines a run, to detect changes on resuming.
 
+    Of its initial weights that is the file that they are from, if `config` has it.
     The number of processes is part of it only if it changes more than the rounding and dropout's
     random numbers: with batch normalisation on CPUs, which is per process.
     """
@@ -193,6 +195,7 @@ def run_identity(
         and any(isinstance(m, _BatchNorm) for m in model.modules())
     )
     return {
+        **_network_identity(config or {}),
         "settings": settings.to_dict(),
         "augment": describe_part(augment),
         "objective": describe_part(objective),
@@ -209,6 +212,15 @@ def run_identity(
             else {}
         ),
     }
+
+
+def _network_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the name of a network, its options, and the weights that it starts from."""
+    spec = config.get("model")
+    if not isinstance(spec, Mapping):
+        return {}
+    network = {key: spec[key] for key in ("name", "options") if key in spec}
+    return {"network": {**network, "initial_weights": config.get("initial_weights", "new")}}
 
 
 def check_same_call(identity: Mapping[str, Any], processes: Processes) -> None:

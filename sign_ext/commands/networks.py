@@ -1,0 +1,236 @@
+"""The network that a command uses: named by --model, or read from --checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse.typing import PositiveInt
+
+from sign_ext.commands import console
+from sign_ext.commands.console import UsageError
+from sign_ext.commands.options import CommonOptions, option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from sign_ext.models.network_name import NetworkName
+
+MODEL_HELP = (
+    "basic_cnn (the paper's small network), mobilenet_v2, inception_resnet_v2, nasnet_mobile; "
+    "timm:NAME, torchvision:NAME, or hf:FOLDER (Hugging Face's save_pretrained); or your own, "
+    "MODULE:FUNCTION or FILE.py:FUNCTION, a function that returns a torch.nn.Module."
+)
+WEIGHTS_HELP = (
+    "Weights of --model: a .safetensors, .pth, .pt, .ckpt or .bin file, or pretrained for those "
+    "that timm or torchvision has for it."
+)
+NORMALIZE_HELP = (
+    "What --model does first to images of 0–255: auto (what is recorded for it), none, imagenet, "
+    "or MEAN STD, each with a value a channel, such as 0.485,0.456,0.406 0.229,0.224,0.225 "
+    "(or in 0–255)."
+)
+NORMALIZATIONS = ("auto", "none", "imagenet")
+# Files of weights that say nothing about their network.
+BARE = (".pth", ".pt", ".ckpt", ".bin")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(CommonOptions):
+    """How a network named by --model is built."""
+
+    model_options: Mapping[str, Any] | None = option(
+        None,
+        type=dict[str, Any],
+        help="Options of the network, as --model-options.NAME VALUE, e.g. dropout or stride.",
+        metavar="{NAME: VALUE}",
+    )
+    weights: str | None = option(None, help=WEIGHTS_HELP, metavar="FILE")
+    normalize: tuple[str, ...] = option(
+        ("auto",), nargs="+", help=NORMALIZE_HELP, metavar="auto|none|imagenet|MEAN STD"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkOptions(ModelOptions):
+    """A network that is used as it is."""
+
+    checkpoint: str | None = option(
+        None,
+        help="The network: model.safetensors that `sign-ext train` wrote, or the folder it is in.",
+        metavar="FILE",
+    )
+    model: str | None = option(
+        None, help=f"Instead of --checkpoint, the network's name: {MODEL_HELP}", metavar="NAME"
+    )
+    num_classes: int | None = option(
+        None,
+        type=PositiveInt,
+        help="Number of classes of --model. Default: as many as its weights have.",
+        metavar="N",
+    )
+    image_size: int | None = option(
+        None, type=PositiveInt, help="Height and width in pixels. Default: the network's."
+    )
+
+    def check(self) -> None:
+        """Raise UsageError unless the options name one network, before any work is done."""
+        if self.checkpoint is None and self.model is None:
+            raise UsageError("--checkpoint is required, or --model")
+        if self.model is not None:
+            parse_name(self.model)
+        normalization(self)
+        if self.checkpoint is None:
+            return
+        if self.checkpoint.endswith(BARE):
+            model = self.model or "NAME (timm:resnet50, for example)"
+            raise UsageError(
+                f"--checkpoint {self.checkpoint}: such a file does not say which network its "
+                f"weights belong to; name both: --model {model} --weights {self.checkpoint}"
+            )
+        for name in ("model_options", "weights", "normalize", "num_classes"):
+            if getattr(self, name) not in (None, ("auto",)):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} goes with --model; the network in --checkpoint "
+                    f"{self.checkpoint} is read as it was trained"
+                )
+
+
+def read_network(
+    options: NetworkOptions,
+    device: torch.device,
+    *,
+    trained: bool = True,
+    image_shape: tuple[int, ...] | None = None,
+    say: Callable[[str], None] = console.say,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Open the network that the options name, and print what was understood.
+
+    Args:
+        options: the command's options.
+        device: to put the network on.
+        trained: refuse one with new random weights, and a function's without --normalize.
+        image_shape: (C, H, W) of its images, in place of --image-size.
+        say: prints a line.
+
+    Returns:
+        The network in eval mode, which takes images in pixel units 0–255; and its configuration:
+        that of the checkpoint, or what `open_network` returns.
+
+    Raises:
+        UsageError: the options name no network, or several.
+        ValueError: the weights do not belong to the network.
+        OSError: a file cannot be read.
+    """
+    options.check()
+    if options.checkpoint is not None:
+        return _read_checkpoint(options, device)
+    assert options.model is not None
+    name = parse_name(options.model)
+    # The function of a user may load its weights itself, and so does hf: from its folder.
+    random = options.weights is None and name.kind in ("sign_ext", "timm", "torchvision")
+    if random and trained:
+        published = "" if name.kind == "sign_ext" else ", or --weights pretrained"
+        raise UsageError(
+            f"--model {name} has random weights, and SIGN needs a trained network: give --weights "
+            f"FILE{published}"
+        )
+    import torch
+
+    from sign_ext.models import open_network
+
+    torch.manual_seed(options.seed)
+    size = options.image_size
+    model, config = open_network(
+        options.model,
+        weights=options.weights,
+        num_classes=options.num_classes,
+        image_size=size,
+        options=dict(options.model_options or {}),
+        normalize=normalization(options),
+        say=say,
+    )
+    if random:
+        say(f"{name} has new random weights (--seed {options.seed})")
+    return model.to(device).eval(), config
+
+
+def _read_checkpoint(
+    options: NetworkOptions, device: torch.device
+) -> tuple[nn.Module, dict[str, Any]]:
+    from sign_ext.training import load_checkpoint
+
+    assert options.checkpoint is not None
+    return load_checkpoint(options.checkpoint, device, model=options.model)
+
+
+def network_as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what --json and a store's manifest say about a network.
+
+    Args:
+        config: the network's configuration, as `read_network` returns it.
+    """
+    weights = {"weights": config["weights"]} if "weights" in config else {}
+    return {**config["model"], **weights}
+
+
+def recorded_size(name: NetworkName) -> int | None:
+    """Return the height and width that a library records for a network, if they are equal.
+
+    Raises:
+        UsageError: the library has no such network.
+    """
+    from sign_ext.models.records import record_of
+
+    try:
+        shape = record_of(name).image_shape
+    except ValueError as error:
+        raise UsageError(f"--model: {error}") from error
+    return shape[1] if shape is not None and shape[1] == shape[2] else None
+
+
+def ignore(line: str) -> None:
+    """Print nothing, where another process prints it."""
+
+
+def parse_name(text: str) -> NetworkName:
+    """Return --model as a `NetworkName`.
+
+    Raises:
+        UsageError: it names no network.
+    """
+    from sign_ext.models.network_name import parse_network_name
+
+    try:
+        return parse_network_name(text)
+    except ValueError as error:
+        raise UsageError(f"--model: {error}") from error
+
+
+def normalization(options: ModelOptions) -> str | tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return --normalize as `open_network` takes it: a name, or mean and standard deviation.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    words = options.normalize
+    if len(words) == 1 and words[0] in NORMALIZATIONS:
+        return words[0]
+    try:
+        mean, std = (tuple(float(value) for value in word.split(",")) for word in words)
+    except ValueError:
+        raise UsageError(
+            f"--normalize is {' '.join(words)!r}; accepted: {', '.join(NORMALIZATIONS)}, or MEAN "
+            "STD with a value a channel each, such as --normalize 0.485,0.456,0.406 "
+            "0.229,0.224,0.225"
+        ) from None
+    return mean, std
+
+
+def called(options: NetworkOptions) -> str:
+    """Return what a message calls the network."""
+    if options.checkpoint is None:
+        return f"the network {options.model}"
+    return f"the network in {options.checkpoint}"
