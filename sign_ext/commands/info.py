@@ -40,7 +40,7 @@ def run(options: Options) -> None:
         "devices": _devices(),
         "backends": _backends(device),
     }
-    if options.checkpoint is not None or options.model is not None:
+    if options.given():
         model, config = read_network(options, device, trained=False)
         if options.checkpoint is not None:
             facts["checkpoint"] = {"file": options.checkpoint, "config": config}

@@ -30,6 +30,12 @@ class NetworkDataOptions(DataOptions, NetworkOptions):
         help="Take the classes for the network's, in order, although they are called otherwise.",
     )
 
+    def check(self) -> None:
+        """Raise UsageError unless the options name one network, and data if it needs to be told."""
+        super().check()
+        if self.checkpoint is None and self.data is None:
+            raise UsageError("--data is required with --model")
+
 
 def network_data(
     options: NetworkDataOptions, config: dict[str, Any], **sizes: Any
@@ -94,8 +100,6 @@ def _wanted_data(options: NetworkDataOptions, config: dict[str, Any]) -> tuple[s
     """Return the data set and image size: those asked for, or those of the network's training."""
     name = options.data or _trained_on(options, config)
     if name is None:
-        if options.checkpoint is None:
-            raise UsageError("--data is required with --model")
         raise UsageError("the checkpoint does not name its training data: give --data")
     _, height, width = config["model"]["image_shape"]
     return name, options.image_size or (height if height == width else None)

@@ -75,6 +75,12 @@ class NetworkOptions(ModelOptions):
         None, type=PositiveInt, help="Height and width in pixels. Default: the network's."
     )
 
+    def given(self) -> bool:
+        """Return whether any of these options was given."""
+        common = {field.name for field in dataclasses.fields(CommonOptions)}
+        own = [each for each in dataclasses.fields(NetworkOptions) if each.name not in common]
+        return any(getattr(self, field.name) != field.default for field in own)
+
     def check(self) -> None:
         """Raise UsageError unless the options name one network, before any work is done."""
         if self.checkpoint is None and self.model is None:
