@@ -7,6 +7,7 @@ holds the same configuration for people and scripts.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from sign_ext.files import (
     require_schema,
     write_json,
 )
+from sign_ext.models.network_name import parse_network_name
 
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 CHECKPOINT_NAME = "model.safetensors"
 _CONFIG_KEY = "sign_ext.config"
 _MODEL_KEYS = ("name", "num_classes", "image_shape", "options")
@@ -75,13 +78,19 @@ def save_checkpoint(path: str | Path, model: nn.Module, config: Mapping[str, Any
 
 
 def load_checkpoint(
-    path: str | Path, device: str | torch.device = "cpu"
+    path: str | Path, device: str | torch.device = "cpu", *, model: str | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a model from a checkpoint.
+
+    A checkpoint never causes code to be imported by itself. The networks of sign_ext, timm,
+    torchvision and transformers (without remote code) are rebuilt freely; one that a function of
+    the user's built, ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``, only if `model` repeats its name.
 
     Args:
         path: the .safetensors file, or a folder that holds model.safetensors.
         device: of the model.
+        model: the name of the network, as `open_network` takes it, which must be the recorded one.
+            Needed for a user's own function. A file that has changed since is a warning.
 
     Returns:
         The model, in eval mode, and its configuration. The model's attribute ``class_names`` holds
@@ -91,7 +100,8 @@ def load_checkpoint(
         FileNotFoundError: there is no such file.
         OSError: it is not a regular file, or cannot be read.
         ValueError: the file is damaged, is not a checkpoint of this package, does not say how to
-            build its model, disagrees with the JSON next to it, or its tensors do not match.
+            build its model, disagrees with the JSON next to it, or its tensors do not match; the
+            network is built by code of the user's and `model` does not name it.
 
     Example: see :func:`save_checkpoint`.
     """
@@ -106,19 +116,21 @@ def load_checkpoint(
         )
     require_schema(CheckpointPart, config, f"the configuration in {path}")
     spec = config["model"]
-    # First without memory, because num_classes and image_shape may ask for any amount of it.
-    with torch.device("meta"):
-        shapes = _build(path, spec).state_dict()
-    require_tensors(
-        f"The tensors in {path} do not match model {spec['name']!r} as its configuration builds it",
-        shapes,
-        tensors,
+    _check_name(path, spec, model)
+    problem = (
+        f"The tensors in {path} do not match model {spec['name']!r} as its configuration builds it"
     )
-    model = _build(path, spec)
-    model.load_state_dict(tensors)
+    if not parse_network_name(spec["name"]).is_code:
+        # First without memory, because num_classes and image_shape may ask for any amount of it.
+        with torch.device("meta"):
+            shapes = _build(path, spec).state_dict()
+        require_tensors(problem, shapes, tensors)
+    network = _build(path, spec)
+    require_tensors(problem, network.state_dict(), tensors, infinite=True)
+    network.load_state_dict(tensors)
     if class_names := class_names_of(config):
-        remember_classes(model, class_names)
-    return model.to(device).eval(), config
+        remember_classes(network, class_names)
+    return network.to(device).eval(), config
 
 
 def class_names_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -136,22 +148,61 @@ def class_names_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(names) if len(names) == count else None
 
 
+def _check_name(path: Path, spec: Mapping[str, Any], given: str | None) -> None:
+    """Raise ValueError unless a checkpoint's network may be built: importing needs the user's word.
+
+    Args:
+        path: of the checkpoint.
+        spec: its record of the network.
+        given: the name that the user gave, or None.
+    """
+    from sign_ext.models.user_code import file_sha256
+
+    recorded = spec["name"]
+    try:
+        name = parse_network_name(recorded)
+    except ValueError as error:
+        raise ValueError(f"the configuration in {path}: model.name: {error}") from error
+    if given is not None and given != recorded:
+        raise ValueError(
+            f"{path} holds the network {recorded!r}, and {given!r} is asked for: give the "
+            f"recorded name, model={recorded!r} (--model {recorded}), or another checkpoint."
+        )
+    if not name.is_code:
+        return
+    if given is None:
+        raise ValueError(
+            f"the network in {path} is built by code of its author's, {recorded!r}, which a "
+            "checkpoint does not import by itself. If you know that code and trust it, name it "
+            f"again: model={recorded!r} (--model {recorded})."
+        )
+    if name.kind == "file" and Path(name.place).is_file():
+        then, now = spec.get("sha256"), file_sha256(name)
+        if then is not None and then != now:
+            warnings.warn(
+                f"{name.place} has changed since {path} was written (SHA-256 {then[:12]}… then, "
+                f"{str(now)[:12]}… now).",
+                stacklevel=3,
+            )
+
+
 def _build(path: Path, spec: Mapping[str, Any]) -> nn.Module:
-    from sign_ext.models import build_model
+    from sign_ext.models.network import rebuild_network
 
     try:
-        return build_model(
-            spec["name"],
-            num_classes=spec["num_classes"],
-            image_shape=tuple(spec["image_shape"]),
-            aleatoric=spec.get("aleatoric", False),
-            **spec["options"],
-        )
+        return rebuild_network(spec)
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # options may hold anything, and the builders raise anything
         raise ValueError(
-            f"the configuration in {path}: model is {json.dumps(spec)}, which cannot be built: "
+            f"the configuration in {path}: model is {_shortened(spec)}, which cannot be built: "
             f"{error}"
         ) from error
+
+
+def _shortened(spec: Mapping[str, Any]) -> str:
+    """A record of a network as JSON, without the long configuration of transformers."""
+    return json.dumps({key: value for key, value in spec.items() if key != "hf_config"})
 
 
 def _find(path: Path) -> Path:
@@ -170,6 +221,13 @@ def _find(path: Path) -> Path:
         raise FileNotFoundError(f"The folder {path} holds no {CHECKPOINT_NAME}: {hint}.")
     if path.exists():
         require_regular(path)
+        if path.name.lower().endswith(TORCH_SUFFIXES):
+            raise ValueError(
+                f"{path} is no checkpoint of this package but a file of torch.save: name the "
+                "network, and give the file as its weights: "
+                f"open_network(NAME, weights={str(path)!r}), or --model NAME --weights {path} "
+                "instead of --checkpoint."
+            )
     else:
         raise FileNotFoundError(
             f"No checkpoint at {path}: give a .safetensors file, or a folder that holds "
@@ -191,7 +249,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if _CONFIG_KEY not in metadata:
         raise ValueError(
             f"{path} holds no configuration of this package: give a file that save_checkpoint or "
-            "sign-ext train wrote."
+            "sign-ext train wrote. If it holds the weights of a network, name that too: "
+            f"open_network(NAME, weights={str(path)!r}), or --model NAME --weights {path}."
         )
     config: dict[str, Any] = parse_json(metadata[_CONFIG_KEY], f"the configuration in {path}")
     json_path = path.with_suffix(".json")
