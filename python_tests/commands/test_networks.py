@@ -16,8 +16,6 @@ from torch import nn
 from sign_ext.cli import main
 from sign_ext.store import load_transformed
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 CLASSES = ("ant", "bee", "cat")
 NETWORKS = """
 import torch

@@ -117,7 +117,8 @@ def read_network(
     Args:
         options: the command's options.
         device: to put the network on.
-        trained: refuse one with new random weights, and a function's without --normalize.
+        trained: refuse a network with new random weights. If False, a function of the user's needs
+            no --normalize either.
         image_shape: (C, H, W) of its images, in place of --image-size.
         say: prints a line.
 
@@ -126,50 +127,90 @@ def read_network(
         that of the checkpoint, or what `open_network` returns.
 
     Raises:
-        UsageError: the options name no network, or several.
-        ValueError: the weights do not belong to the network.
+        UsageError: the options name no network, or several, or one that cannot be built.
+        ValueError: the weights do not belong to the network, or the checkpoint is damaged.
         OSError: a file cannot be read.
+        RuntimeError: the user's code fails.
     """
     options.check()
     if options.checkpoint is not None:
-        return _read_checkpoint(options, device)
-    assert options.model is not None
-    name = parse_name(options.model)
-    # The function of a user may load its weights itself, and so does hf: from its folder.
+        return _read_checkpoint(options, options.checkpoint, device)
+    name = parse_name(str(options.model))
+    # hf: loads the weights in its folder, and the function of a user may load some itself.
     random = options.weights is None and name.kind in ("sign_ext", "timm", "torchvision")
     if random and trained:
-        published = "" if name.kind == "sign_ext" else ", or --weights pretrained"
+        published = "" if name.kind == "sign_ext" else " or --weights pretrained"
         raise UsageError(
-            f"--model {name} has random weights, and SIGN needs a trained network: give --weights "
-            f"FILE{published}"
+            f"--model {name} alone has random weights, and a trained network is needed: give "
+            f"--weights FILE{published}"
         )
+    given: dict[str, Any] = {
+        "image_shape": image_shape or options.image_size,
+        "num_classes": options.num_classes,
+    }
+    if name.is_code and not trained and options.normalize == ("auto",):
+        given["normalize"] = "none"
+    model, config = build_network(options, name, say=say, **given)
+    if random:
+        say(f"{name} has new random weights")
+    return model.to(device).eval(), config
+
+
+def build_network(
+    options: ModelOptions, name: NetworkName, *, say: Callable[[str], None], **arguments: Any
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Call `open_network` with a command's options, and print what was understood.
+
+    Args:
+        options: the command's options.
+        name: of the network.
+        say: prints a line.
+        **arguments: further arguments of `open_network`.
+
+    Raises:
+        UsageError: the options do not fit the network.
+        ValueError: the file of weights does not.
+    """
     import torch
 
     from sign_ext.models import open_network
 
     torch.manual_seed(options.seed)
-    size = options.image_size
-    model, config = open_network(
-        options.model,
-        weights=options.weights,
-        num_classes=options.num_classes,
-        image_size=size,
-        options=dict(options.model_options or {}),
-        normalize=normalization(options),
-        say=say,
+    given = {
+        "weights": options.weights,
+        "options": dict(options.model_options or {}),
+        "normalize": normalization(options),
+        **arguments,
+    }
+    try:
+        model, config = open_network(str(name), say=say, **given)
+    except ValueError as error:
+        if options.weights not in (None, "pretrained") and str(options.weights) in str(error):
+            raise
+        raise UsageError(str(error)) from error
+    spec = config["model"]
+    shape = "×".join(map(str, spec["image_shape"]))
+    recorded = given["image_shape"] is None and name.kind != "sign_ext"
+    say(
+        f"network: {name}, {spec['num_classes']} classes, images of {shape}"
+        + (", as recorded for it; --image-size N for others" if recorded else "")
     )
-    if random:
-        say(f"{name} has new random weights (--seed {options.seed})")
-    return model.to(device).eval(), config
+    return model, config
 
 
 def _read_checkpoint(
-    options: NetworkOptions, device: torch.device
+    options: NetworkOptions, path: str, device: torch.device
 ) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the network in a checkpoint; --model is for those that the user's code builds."""
     from sign_ext.training import load_checkpoint
+    from sign_ext.training.checkpoints import recorded_name
 
-    assert options.checkpoint is not None
-    return load_checkpoint(options.checkpoint, device, model=options.model)
+    if options.model is not None and not parse_name(name := recorded_name(path)).is_code:
+        raise UsageError(
+            f"--checkpoint {path} holds the network {name}, which is rebuilt from it: leave out "
+            "--model, or give --model and --weights without --checkpoint"
+        )
+    return load_checkpoint(path, device, model=options.model)
 
 
 def network_as_json(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +220,9 @@ def network_as_json(config: Mapping[str, Any]) -> dict[str, Any]:
         config: the network's configuration, as `read_network` returns it.
     """
     weights = {"weights": config["weights"]} if "weights" in config else {}
-    return {**config["model"], **weights}
+    # transformers' whole configuration is long, and says little that the rest does not.
+    model = {key: value for key, value in config["model"].items() if key != "hf_config"}
+    return {**model, **weights}
 
 
 def recorded_size(name: NetworkName) -> int | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,9 +17,8 @@ from sign_ext.commands.options import CommonOptions, option, sign_option
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
-    from sign_ext.data import ImageSource, Splits
+    from sign_ext.data import Splits
     from sign_ext.data.listing import DataSummary
 
 

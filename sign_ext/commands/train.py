@@ -22,6 +22,7 @@ from sign_ext.commands.console import UsageError
 from sign_ext.commands.networks import (
     MODEL_HELP,
     ModelOptions,
+    build_network,
     network_as_json,
     normalization,
     parse_name,
@@ -39,8 +40,6 @@ from sign_ext.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from sign_ext.augment import Augment, Policy
     from sign_ext.data import ImageSet, Splits
     from sign_ext.training import TrainSettings
@@ -166,7 +165,15 @@ def _train(options: Options, processes: Processes) -> None:
         skipped = [each.index for each in splits.skipped if each.split == "train"]
         train_set = training_set(options, splits.train, skipped)
 
-        model, network = _network(options, splits)
+        model, network = build_network(
+            options,
+            name,
+            num_classes=len(splits.class_names),
+            image_shape=splits.image_shape,
+            new_head=True,
+            aleatoric=options.aleatoric is not None,
+            say=console.say,
+        )
         augment = _augment(options, policies, len(splits.class_names))
         config = _config(options, network, splits, train_set)
     in_processes = f", in {processes.count} processes" if processes.count > 1 else ""
@@ -188,26 +195,6 @@ def _train(options: Options, processes: Processes) -> None:
             config=config,
         )
     _print(options, result, network, str(out / "model.safetensors"), splits)
-
-
-def _network(options: Options, splits: Splits) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the network to train, with new weights or with --weights, and describe it."""
-    import torch
-
-    from sign_ext.models import open_network
-
-    torch.manual_seed(options.seed)
-    return open_network(
-        options.model,
-        weights=options.weights,
-        num_classes=len(splits.class_names),
-        image_shape=splits.image_shape,
-        options=dict(options.model_options or {}),
-        normalize=normalization(options),
-        new_head=True,
-        aleatoric=options.aleatoric is not None,
-        say=console.say,
-    )
 
 
 def _out_folder(options: Options) -> Path:

@@ -133,6 +133,24 @@ def load_checkpoint(
     return network.to(device).eval(), config
 
 
+def recorded_name(path: str | Path) -> str:
+    """Return the name of the network in a checkpoint, without building it.
+
+    Args:
+        path: as for :func:`load_checkpoint`.
+
+    Raises:
+        OSError: as for :func:`load_checkpoint`.
+        ValueError: the file is not a checkpoint of this package, or does not name its network.
+    """
+    from sign_ext.training.schema import CheckpointPart
+
+    path = _find(Path(path))
+    _, config = _read(path, tensors=False)
+    require_schema(CheckpointPart, config, f"the configuration in {path}")
+    return str(config["model"]["name"])
+
+
 def class_names_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return a network's class names, in the order of its outputs.
 
@@ -236,14 +254,15 @@ def _find(path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and configuration; if there is JSON next to them, check that it agrees."""
     from safetensors import SafetensorError
 
     try:
         with open_tensors(path) as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys()) if tensors else []
+            values = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
     if _CONFIG_KEY not in metadata:
@@ -260,7 +279,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "run or was edited. The .safetensors file is self-contained; if it is the one you "
             f"want, remove {json_path.name}."
         )
-    return tensors, config
+    return values, config
 
 
 def _check_model_config(spec: Any, where: str) -> None:
