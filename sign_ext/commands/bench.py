@@ -23,7 +23,7 @@ from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.networks import NetworkOptions, network_as_json, parse_name, read_network
 from sign_ext.commands.options import command_line, option, sign_option
-from sign_ext.commands.shared import check_folder, check_name, resolve_device
+from sign_ext.commands.shared import check_folder, check_name, layer_in, resolve_device
 
 if TYPE_CHECKING:
     import torch
@@ -165,6 +165,7 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
     from sign_ext.benchmarking.table import first_line, format_shape
     from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
 
+    layer = layer_in(model, options.layer)
     count = options.images or images_for(shape, device)
     images = random_images(count, shape, options.pixel_range, device, options.seed)
     try:
@@ -179,9 +180,9 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
         model=model,
         images=images,
         steps=options.steps,
-        step_size=step_size_for(model, images, MOVE * options.pixel_range, layer=options.layer),
+        step_size=step_size_for(model, images, MOVE * options.pixel_range, layer=layer),
         precision=options.precision,
-        layer=options.layer,
+        layer=layer,
     )
 
 

@@ -63,7 +63,7 @@ def run(options: Options) -> None:
     part = splits.part(options.split)
     count = min(options.images, len(part))
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
-    transform = SignTransform(model, **options.sign_settings())
+    transform = SignTransform(model, **options.sign_settings(model))
     console.say(f"{len(part)} images, K = {options.steps}, on {device}")
     with console.progress("calibrating") as report:
         calibration = transform.calibrate(

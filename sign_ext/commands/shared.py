@@ -17,6 +17,7 @@ from sign_ext.commands.options import CommonOptions, option, sign_option
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from sign_ext.data import Splits
     from sign_ext.data.listing import DataSummary
@@ -93,11 +94,16 @@ class SignOptions:
     backend: str = sign_option("backend")
     precision: str = sign_option("precision")
 
-    def sign_settings(self) -> dict[str, Any]:
-        """Return these options as keyword arguments of `SignTransform`."""
+    def sign_settings(self, model: nn.Module | None = None) -> dict[str, Any]:
+        """Return these options as keyword arguments of `SignTransform`.
+
+        Args:
+            model: whose layer --layer names; None to leave the name as it is.
+        """
         settings = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(SignOptions)
         }
+        settings["layer"] = layer_in(model, self.layer)
         if self.clamp is not None:
             low, high = self.clamp
             settings["clamp"] = (
@@ -105,6 +111,20 @@ class SignOptions:
                 None if high == float("inf") else high,
             )
         return settings
+
+
+def layer_in(model: nn.Module | None, layer: str | None) -> str | None:
+    """Return the name of a layer in a network behind its normalisation.
+
+    Args:
+        model: a network of `open_network`, whose module ``network`` is somebody's own.
+        layer: a name in `model`, or in that network.
+    """
+    if model is None or layer is None:
+        return layer
+    names = {name for name, _ in model.named_modules()}
+    inside = f"network.{layer}"
+    return inside if layer not in names and inside in names else layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -133,7 +133,7 @@ def run(options: Options) -> None:
         step_size=options.step_size,
         snapshots=snapshots,
         tune=options.tune,
-        **options.sign_settings(),
+        **options.sign_settings(model),
     )
     with console.progress("transforming") as report:
         done = transform_to_store(
