@@ -154,6 +154,8 @@ def rebuild_network(spec: Mapping[str, Any], name: str | None = None) -> nn.Modu
         ModuleNotFoundError: the library is not installed.
     """
     parsed = parse_network_name(spec["name"] if name is None else name)
+    if parsed.kind == "hf" and spec.get("hf_config") is None:
+        raise ValueError("it has no hf_config, which says what transformers is to build")
     aleatoric = spec.get("aleatoric", False)
     source = Source(parsed, spec["options"], tuple(spec["image_shape"]), spec.get("hf_config"))
     network = source.build(spec["num_classes"] * (2 if aleatoric else 1))
