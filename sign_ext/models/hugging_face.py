@@ -6,8 +6,10 @@ where a network is built.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,14 @@ from torch import Tensor, nn
 from sign_ext.files import read_json
 
 # Keys of a config.json that make transformers fetch code or change how weights are stored.
-_UNSAFE = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config")
-_UNSAFE += ("use_kernels", "use_pretrained_backbone", "custom_pipelines")
+_UNSAFE = (
+    "auto_map",
+    "attn_implementation",
+    "experts_implementation",
+    "quantization_config",
+    "use_kernels",
+    "use_pretrained_backbone",
+)
 
 
 class HuggingFaceNetwork(nn.Module):
@@ -195,34 +203,50 @@ def build(
     return HuggingFaceNetwork(network.float()), _plain(made)
 
 
-def load(
-    folder: Path, made: Mapping[str, Any], *, new_head: bool
-) -> tuple[HuggingFaceNetwork, dict[str, list[str]]]:
+def load(folder: Path, made: Mapping[str, Any]) -> tuple[HuggingFaceNetwork, dict[str, list[str]]]:
     """Build a network with the weights that its folder holds.
 
     Args:
         folder: of `folder_of`.
         made: the configuration, of `build`.
-        new_head: accept a last layer of another size, which then gets new weights.
 
     Returns:
-        The network; and the names of the weights that are "missing", "unexpected" or, with
-        ``new_head``, of another shape ("mismatched").
+        The network; and the names of the weights that are "missing", "unexpected" or of another
+        shape, "mismatched": the first and the last are new.
+
+    Raises:
+        OSError: the folder holds no weights, or they cannot be read.
     """
     transformers = _transformers()
-    network, found = transformers.AutoModelForImageClassification.from_pretrained(
-        folder,
-        config=_config(made, None, None, {}),
-        trust_remote_code=False,
-        local_files_only=True,
-        ignore_mismatched_sizes=new_head,
-        output_loading_info=True,
-    )
+    with _silent(transformers):
+        network, found = transformers.AutoModelForImageClassification.from_pretrained(
+            folder,
+            config=_config(made, None, None, {}),
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     problems = {
         kind: sorted(each if isinstance(each, str) else each[0] for each in found[f"{kind}_keys"])
         for kind in ("missing", "unexpected", "mismatched")
     }
     return HuggingFaceNetwork(network.float()), problems
+
+
+@contextmanager
+def _silent(transformers: Any) -> Iterator[None]:
+    """Hold back transformers' progress bars and reports: what matters in them is an error here."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _config(
@@ -235,6 +259,12 @@ def _config(
     transformers = _transformers()
     entries = without_code({**config, **options})
     kind = entries.pop("model_type", None)
+    if kind == "timm_wrapper":
+        raise ValueError(
+            f"this is timm's network {entries.get('architecture')} in a folder of transformers: "
+            f"use timm:{entries.get('architecture')}, with the folder's model.safetensors as its "
+            "weights."
+        )
     if kind not in transformers.CONFIG_MAPPING:
         raise ValueError(
             f"transformers {transformers.__version__} knows no network of type {kind!r}. If its "
@@ -252,8 +282,6 @@ def _config(
 
 def _plain(made: Any) -> dict[str, Any]:
     """Return a configuration as JSON gives it back, without paths or versions."""
-    import json
-
     entries = {**made.to_dict(), "model_type": made.model_type}
     for key in ("_name_or_path", "transformers_version", "architectures"):
         entries.pop(key, None)

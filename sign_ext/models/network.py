@@ -124,7 +124,9 @@ def open_network(
     if num_classes is not None and count != num_classes:
         raise ValueError(
             f"{name} has {count} outputs and num_classes is {num_classes}: give "
-            f"num_classes={count} (--num-classes {count}), or build it with {num_classes}."
+            f"num_classes={count} (--num-classes {count}), or a function with a parameter "
+            "num_classes (one that takes any keyword gets it as an option, "
+            f"--model-options.num_classes {num_classes})."
         )
     if aleatoric:
         model.add_module("head", AleatoricHead().eval())
@@ -136,11 +138,12 @@ def open_network(
     return model, config
 
 
-def rebuild_network(spec: Mapping[str, Any]) -> nn.Module:
+def rebuild_network(spec: Mapping[str, Any], name: str | None = None) -> nn.Module:
     """Build the network of a checkpoint's record, with new weights.
 
     Args:
         spec: what `open_network` returns as ``config["model"]``.
+        name: instead of the recorded one, for a file that is in another folder now.
 
     Returns:
         The same modules in training mode. For ``MODULE:FUNCTION`` and ``FILE.py:FUNCTION`` this
@@ -150,7 +153,9 @@ def rebuild_network(spec: Mapping[str, Any]) -> nn.Module:
         ValueError: the record fits no network.
         ModuleNotFoundError: the library is not installed.
     """
-    parsed = parse_network_name(spec["name"])
+    parsed = parse_network_name(spec["name"] if name is None else name)
+    if parsed.kind == "hf" and spec.get("hf_config") is None:
+        raise ValueError("it has no hf_config, which says what transformers is to build")
     aleatoric = spec.get("aleatoric", False)
     source = Source(parsed, spec["options"], tuple(spec["image_shape"]), spec.get("hf_config"))
     network = source.build(spec["num_classes"] * (2 if aleatoric else 1))
@@ -324,17 +329,23 @@ def _from_folder(
     assert source.folder is not None
     assert source.made_config is not None
     try:
-        network, problems = hugging_face.load(source.folder, source.made_config, new_head=new_head)
+        network, problems = hugging_face.load(source.folder, source.made_config)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"the weights of {name} cannot be loaded: {error}") from error
     head = source.head(outputs or recorded or ANY_CLASSES) if new_head else frozenset()
-    wrong = {
-        kind: [each for each in names if f"model.{each}" not in head]
+    wrong = [
+        f"{each} is {kind}"
         for kind, names in problems.items()
-    }
-    if any(wrong.values()):
-        words = "; ".join(f"{len(v)} {k} ({', '.join(v[:4])})" for k, v in wrong.items() if v)
-        raise ValueError(f"the weights of {name} do not fit its configuration: {words}.")
+        for each in names
+        if f"model.{each}" not in head
+    ]
+    if wrong:
+        shown = ", ".join(wrong[:4]) + (", …" if len(wrong) > 4 else "")
+        sized = " Their size depends on image_shape (--image-size)." * bool(problems["mismatched"])
+        raise ValueError(
+            f"the weights of {name} do not fit its configuration: {shown}; accepted: all of its "
+            f"weights, in their shapes.{sized}"
+        )
     new = problems["missing"] or problems["mismatched"]
     say(f"weights: those in {source.folder}" + (", with a new last layer" if new else ""))
     return network, {PRETRAINED: str(name)}

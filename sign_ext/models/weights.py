@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import shlex
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,12 @@ _FIRST_BYTES = (
     (b"<!doctype", "a web page: the download went wrong"),
     (b"<html", "a web page: the download went wrong"),
 )
+
+
+# Parts of the messages of torch's reader of tensors when it meets another class or function.
+_CODE = ("GLOBAL", "allowlisted", "must be imported", "unrecognized")
+# What it raises on bytes that are no file of torch.save.
+_DAMAGE = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -254,25 +261,26 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with open_regular(path) as file:
+        with open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is refused below
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_needs_code(path, str(error))) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+    except _DAMAGE as error:
         if "TorchScript" in str(error):
             raise ValueError(
                 f"{path} is a TorchScript archive, which holds code as well. If you trust whoever "
                 f"wrote it, convert it once:\n{_conversion(path, 'torch.jit.load({}, {})')}"
             ) from error
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path} is damaged, or not a file that torch.save wrote: {first}") from (
-            error
-        )
+        raise ValueError(
+            f"{path} is damaged, or not a file that torch.save wrote: {first}"
+        ) from error
 
 
 def _needs_code(path: Path, reason: str) -> str:
     """Explain that a pickle asks for more than tensors, and how to get at its weights."""
-    if "Unsupported" not in reason and "GLOBAL" not in reason:
+    if not any(each in reason for each in _CODE):
         return f"{path} is damaged, or not a file that torch.save wrote."
     found = re.search(r"GLOBAL ([\w.]+)", reason)
     what = f" ({found[1]})" if found else ""

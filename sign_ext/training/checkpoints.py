@@ -23,9 +23,10 @@ from sign_ext.files import (
     replacing,
     require_regular,
     require_schema,
+    sha256_of,
     write_json,
 )
-from sign_ext.models.network_name import parse_network_name
+from sign_ext.models.network_name import NetworkName, parse_network_name
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 CHECKPOINT_NAME = "model.safetensors"
@@ -89,8 +90,9 @@ def load_checkpoint(
     Args:
         path: the .safetensors file, or a folder that holds model.safetensors.
         device: of the model.
-        model: the name of the network, as `open_network` takes it, which must be the recorded one.
-            Needed for a user's own function. A file that has changed since is a warning.
+        model: the name of the network, as `open_network` takes it, which must be the recorded one;
+            a file may be in another folder by now. Needed for a user's own function. A file that
+            has changed since the checkpoint was written is a warning.
 
     Returns:
         The model, in eval mode, and its configuration. The model's attribute ``class_names`` holds
@@ -125,7 +127,7 @@ def load_checkpoint(
         with torch.device("meta"):
             shapes = _build(path, spec).state_dict()
         require_tensors(problem, shapes, tensors)
-    network = _build(path, spec)
+    network = _build(path, spec, model)
     require_tensors(problem, network.state_dict(), tensors, infinite=True)
     network.load_state_dict(tensors)
     if class_names := class_names_of(config):
@@ -174,17 +176,15 @@ def _check_name(path: Path, spec: Mapping[str, Any], given: str | None) -> None:
         spec: its record of the network.
         given: the name that the user gave, or None.
     """
-    from sign_ext.models.user_code import file_sha256
-
     recorded = spec["name"]
     try:
         name = parse_network_name(recorded)
     except ValueError as error:
         raise ValueError(f"the configuration in {path}: model.name: {error}") from error
-    if given is not None and given != recorded:
+    if given is not None and not _is_same(name, given):
         raise ValueError(
-            f"{path} holds the network {recorded!r}, and {given!r} is asked for: give the "
-            f"recorded name, model={recorded!r} (--model {recorded}), or another checkpoint."
+            f"{path} holds the network {recorded!r}, and {given!r} is asked for: give the recorded "
+            f"name, model={recorded!r} (--model {recorded}), or another checkpoint."
         )
     if not name.is_code:
         return
@@ -194,21 +194,32 @@ def _check_name(path: Path, spec: Mapping[str, Any], given: str | None) -> None:
             "checkpoint does not import by itself. If you know that code and trust it, name it "
             f"again: model={recorded!r} (--model {recorded})."
         )
-    if name.kind == "file" and Path(name.place).is_file():
-        then, now = spec.get("sha256"), file_sha256(name)
+    place = Path(parse_network_name(given).place)
+    if name.kind == "file" and place.is_file():
+        then, now = spec.get("sha256"), sha256_of(place)
         if then is not None and then != now:
             warnings.warn(
-                f"{name.place} has changed since {path} was written (SHA-256 {then[:12]}… then, "
-                f"{str(now)[:12]}… now).",
+                f"{place} has changed since {path} was written (SHA-256 {then[:12]}… then, "
+                f"{now[:12]}… now).",
                 stacklevel=3,
             )
 
 
-def _build(path: Path, spec: Mapping[str, Any]) -> nn.Module:
+def _is_same(recorded: NetworkName, given: str) -> bool:
+    """Whether a user gives the recorded name; a file may be in another folder by now."""
+    name = parse_network_name(given)
+    if name == recorded:
+        return True
+    return recorded.kind == name.kind == "file" and (
+        (Path(name.place).name, name.function) == (Path(recorded.place).name, recorded.function)
+    )
+
+
+def _build(path: Path, spec: Mapping[str, Any], name: str | None = None) -> nn.Module:
     from sign_ext.models.network import rebuild_network
 
     try:
-        return rebuild_network(spec)
+        return rebuild_network(spec, name)
     except ModuleNotFoundError:
         raise
     except Exception as error:  # options may hold anything, and the builders raise anything
