@@ -121,9 +121,11 @@ def test_own_function_is_trained_and_named_again(place, capsys) -> None:
     repeated = ["--checkpoint", "run", "--model", "own_networks.py:small"]
     assert main(["evaluate", *repeated, "--draws", "1", "--json"]) == 0
     assert from_stdout(capsys)["network"]["normalization"]["std"] == pytest.approx([51.0] * 3)
-    made = ["--steps", "1", "--step-size", "0.1", "--out", "store"]
+    made = ["--steps", "1", "--step-size", "0.1", "--layer", "2", "--out", "store"]
     assert main(["transform", *repeated, *made]) == 0
-    assert load_transformed("store").recipe["checkpoint"]["model"] == config["model"]
+    recipe = load_transformed("store").recipe
+    assert recipe["checkpoint"]["model"] == config["model"]
+    assert recipe["settings"]["layer"] == "network.2"  # the network's own name for it is 2
 
 
 def test_ours_by_name_with_the_weights_of_a_checkpoint(place, capsys) -> None:

@@ -166,7 +166,7 @@ def test_the_head_is_found_by_what_depends_on_the_classes(name: str, head: set[s
         ((0.5, 0.25), (127.5,) * 3, (63.75,) * 3, "units of 0–1"),
         (((120, 110, 100), (60, 50, 40)), (120, 110, 100), (60, 50, 40), "units of 0–255"),
         (("0,0,0", "255,255,255"), (0, 0, 0), (255, 255, 255), "units of 0–255"),
-        ("none", None, None, "none, the network gets grey levels 0–255"),
+        ("none", None, None, "none, the network gets images as they are"),
     ],
 )
 def test_a_stated_normalisation(normalize, mean, std, words: str, said: list[str]) -> None:

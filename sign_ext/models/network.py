@@ -366,7 +366,7 @@ def _constants(
     if normalize == "auto":
         return _recorded_constants(parsed, source, network, weights, say)
     if normalize == "none":
-        say("normalisation: none, the network gets grey levels 0–255")
+        say("normalisation: none, the network gets images as they are")
         return None
     if normalize == "imagenet":
         say(f"normalisation: ImageNet's, {in_words(IMAGENET)}")
