@@ -243,7 +243,7 @@ def in_words(constants: Constants) -> str:
 
     Example:
         >>> in_words(IMAGENET)
-        'mean 123.7, 116.3, 103.5 and std 58.4, 57.1, 57.4 (grey levels, 0–255)'
+        'mean 123.7, 116.3, 103.5 and std 58.4, 57.12, 57.38 (grey levels, 0–255)'
     """
     mean, std = (", ".join(f"{each:.4g}" for each in values) for values in constants)
     return f"mean {mean} and std {std} (grey levels, 0–255)"
