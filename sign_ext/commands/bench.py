@@ -18,11 +18,16 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, command_line, option, sign_option
+from sign_ext.commands.options import (
+    CommonOptions,
+    PositiveFloat,
+    PositiveInt,
+    command_line,
+    option,
+    sign_option,
+)
 from sign_ext.commands.shared import (
     check_folder,
     check_name,

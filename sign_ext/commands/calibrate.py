@@ -12,10 +12,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
-
 from sign_ext.commands import console
-from sign_ext.commands.options import option, sign_option
+from sign_ext.commands.options import PositiveFloat, PositiveInt, option, sign_option
 from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,

@@ -14,10 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
-
 from sign_ext.commands import console
-from sign_ext.commands.options import CommonOptions, command_line, option, sign_option
+from sign_ext.commands.options import (
+    CommonOptions,
+    PositiveFloat,
+    PositiveInt,
+    command_line,
+    option,
+    sign_option,
+)
 from sign_ext.commands.shared import (
     DATA_HELP,
     check_data_name,

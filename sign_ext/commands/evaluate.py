@@ -12,10 +12,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import PositiveInt
-
 from sign_ext.commands import console
-from sign_ext.commands.options import option
+from sign_ext.commands.options import PositiveInt, option
 from sign_ext.commands.shared import (
     CheckpointOptions,
     checkpoint_data,

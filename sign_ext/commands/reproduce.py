@@ -17,11 +17,15 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, command_line, option
+from sign_ext.commands.options import (
+    CommonOptions,
+    NonNegativeInt,
+    PositiveInt,
+    command_line,
+    option,
+)
 from sign_ext.commands.shared import check_folder, check_name, require_one_process, resolve_device
 from sign_ext.experiments.names import EXPERIMENTS
 

@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, option, sign_option
+from sign_ext.commands.options import CommonOptions, PositiveInt, option, sign_option
 
 if TYPE_CHECKING:
     import torch

@@ -15,11 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import option
+from sign_ext.commands.options import NonNegativeFloat, PositiveFloat, PositiveInt, option
 from sign_ext.commands.shared import (
     DATA_HELP,
     DataOptions,

@@ -21,11 +21,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jsonargparse.typing import PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import option, sign_option
+from sign_ext.commands.options import PositiveInt, option, sign_option
 from sign_ext.commands.shared import (
     CheckpointOptions,
     SignOptions,

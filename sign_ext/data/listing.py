@@ -17,6 +17,7 @@ from typing import Any
 
 from sign_ext.data.classes import unique_names
 from sign_ext.data.decode import EXTENSIONS
+from sign_ext.data.names import COMPRESSED_TARS
 
 # Why something on the disk is not among the images: kind → singular and plural, for notes.
 LEFT_OUT = {
@@ -30,7 +31,6 @@ LEFT_OUT = {
     "compressed_tars": ("compressed tar", "compressed tars"),
     "members": ("other member of tars", "other members of tars"),
 }
-COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 # Folders that tools leave behind and that do not begin with a dot, in lower case.
 _TOOL_FOLDERS = (
     *("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "__pycache__"),

@@ -16,6 +16,7 @@ from sign_ext.models.aleatoric import AleatoricHead
 from sign_ext.models.basic_cnn import basic_cnn
 from sign_ext.models.inception_resnet_v2 import inception_resnet_v2
 from sign_ext.models.mobilenet_v2 import mobilenet_v2
+from sign_ext.models.names import MODEL_NAMES
 from sign_ext.models.nasnet_mobile import nasnet_mobile
 
 # A builder takes (num_classes, image_shape) and, as keyword arguments with defaults, its options.
@@ -25,7 +26,6 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "inception_resnet_v2": inception_resnet_v2,
     "nasnet_mobile": nasnet_mobile,
 }
-MODEL_NAMES: tuple[str, ...] = tuple(BUILDERS)
 
 
 class Normalize(nn.Module):

@@ -39,13 +39,13 @@ from sign_ext.data.lazy import (
     splits_from,
 )
 from sign_ext.data.listing import (
-    COMPRESSED_TARS,
     count_beside,
     holds_images,
     is_hidden,
     subfolders,
     with_left_out,
 )
+from sign_ext.data.names import COMPRESSED_TARS
 from sign_ext.data.splits import SubsetSpec, split_names
 
 CLASSES_FILE = "classes.txt"
@@ -118,19 +118,6 @@ def open_webdataset(path: str | Path, subset: SubsetSpec) -> LazyDataset:
         left_out=left_out,
         cut=parts_cut(indexes),
     )
-
-
-def is_tar_name(path: str) -> bool:
-    """Return whether a path has the extension of a tar, compressed ones included.
-
-    Args:
-        path: a path or a pattern.
-
-    Example:
-        >>> is_tar_name("photos-{000..013}.tar"), is_tar_name("photos")
-        (True, False)
-    """
-    return path.lower().endswith((".tar", *COMPRESSED_TARS))
 
 
 def tars_in(folder: Path) -> list[Path]:
