@@ -43,7 +43,11 @@ def lazy_names(package: str, homes: Mapping[str, Iterable[str]]) -> None:
                 value = getattr(importlib.import_module(own[name]), name)
                 self.__dict__[name] = value
                 return value
-            if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):
+            if (
+                name.isidentifier()
+                and name[0] != "_"
+                and importlib.util.find_spec(f"{package}.{name}")
+            ):
                 return importlib.import_module(f"{package}.{name}")
             raise AttributeError(
                 f"module {package!r} has no attribute {name!r}", name=name, obj=self

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from sign_ext.commands import console
-from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.options import OutputOptions, device_option, option
 from sign_ext.commands.shared import read_checkpoint, resolve_device
 
 EXAMPLES = (
@@ -21,12 +21,13 @@ EXAMPLES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
+class Options(OutputOptions):
     """Options of `sign-ext info`."""
 
     checkpoint: str | None = option(
         None, help="A trained network (file or folder) to explain.", metavar="FILE"
     )
+    device: str = device_option()
 
 
 def run(options: Options) -> None:

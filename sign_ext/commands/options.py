@@ -77,7 +77,7 @@ def option(
     nargs: Literal["+"] | int | None = None,
     metavar: str | tuple[str, ...] | None = None,
     positional: bool = False,
-    check: Callable[[Any], None] | None = None,
+    check: Callable[[Any], object] | None = None,
 ) -> Any:
     """Declare one command-line option as a dataclass field.
 
@@ -90,7 +90,7 @@ def option(
         nargs: How many values: "+" for one or more, a number, None for a single one.
         metavar: The value's name in the help.
         positional: The value has no `--name` before it.
-        check: Called with the value before the command runs, also with the default; raises
+        check: Called with the value, unless it is None, before the command runs; raises
             `UsageError`. It imports no torch, so that the error comes at once.
 
     Returns:
@@ -113,7 +113,7 @@ class Spec:
     nargs: Literal["+"] | int | None
     metavar: str | tuple[str, ...] | None
     positional: bool
-    check: Callable[[Any], None] | None
+    check: Callable[[Any], object] | None
 
 
 def spec_of(field: dataclasses.Field[Any]) -> Spec:
@@ -171,7 +171,7 @@ def seed_option(what: str = "splits, initial weights, batch order and noise") ->
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """The options that every command takes."""
+    """The options that every command takes; --debug is read by `cli`."""
 
     HEADING: ClassVar[str] = "common options"
 
@@ -181,6 +181,13 @@ class OutputOptions:
     debug: bool = option(
         False, type=bool, help="Show the traceback of an error (so does SIGN_EXT_DEBUG=1)."
     )
+
+    def check(self) -> None:
+        """Check options that depend on each other, before the command runs and imports torch.
+
+        Raises:
+            UsageError: they do not fit together.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, Union, get_args, get_origin
 
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import Number, Spec, spec_of
+from sign_ext.commands.options import Number, OutputOptions, Spec, spec_of
 from sign_ext.formatting import closest, did_you_mean
 
 WIDEST = 100  # columns of the help; text of longer lines is hard to read
@@ -28,7 +28,7 @@ HELP_COLUMN = 24  # where an option's help begins
 class Command(Protocol):
     """A module of this package that is a command."""
 
-    Options: type[Any]
+    Options: type[OutputOptions]
     EXAMPLES: tuple[str, ...]
 
 
@@ -36,7 +36,7 @@ class Command(Protocol):
 _NUMBERS = {int: Number(whole=True), float: Number()}
 
 
-def parse(name: str, command: Command, words: Sequence[str]) -> Any:
+def parse(name: str, command: Command, words: Sequence[str]) -> OutputOptions | None:
     """Read a command's options from the command line.
 
     Args:
@@ -75,8 +75,8 @@ def parse(name: str, command: Command, words: Sequence[str]) -> Any:
     return command.Options(**given)
 
 
-def check_values(options: Any) -> None:
-    """Call the checks that options declare.
+def check_values(options: OutputOptions) -> None:
+    """Call the checks that options declare, of each one and of all together.
 
     Raises:
         UsageError: a value is not accepted.
@@ -85,6 +85,7 @@ def check_values(options: Any) -> None:
         check, value = spec_of(field).check, getattr(options, field.name)
         if check is not None and value is not None:
             check(value)
+    options.check()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -388,7 +389,7 @@ _CONFIG_ENTRIES = (
 )
 
 
-def _by_heading(options: type[Any]) -> dict[str, list[dataclasses.Field[Any]]]:
+def _by_heading(options: type[OutputOptions]) -> dict[str, list[dataclasses.Field[Any]]]:
     """Divide fields among the headings of the classes that declare them."""
     fields = {field.name: field for field in dataclasses.fields(options)}
     found: dict[str, list[dataclasses.Field[Any]]] = {"options": []}

@@ -31,6 +31,7 @@ from sign_ext.experiments.names import EXPERIMENTS
 
 if TYPE_CHECKING:
     from sign_ext.experiments.reproduce import Reproduction
+    from sign_ext.experiments.scale import Scale
 
 EXAMPLES = (
     "sign-ext reproduce all --scale smoke",
@@ -44,6 +45,16 @@ __doc__ = f"{__doc__}\nNAME is one of:\n" + "".join(
 )
 
 
+def _scale(name: str) -> Scale:
+    """Return the settings of --scale."""
+    from sign_ext.experiments.scale import load_scale
+
+    try:
+        return load_scale(name)
+    except FileNotFoundError as error:
+        raise UsageError(f"--scale: {error}") from error
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
     """Options of `sign-ext reproduce`."""
@@ -52,11 +63,14 @@ class Options(CommonOptions):
         nargs="+", metavar="NAME", positional=True, help="Experiments (listed above), or all."
     )
     scale: str = option(
-        "small", help="smoke, small or paper, or a YAML file of the same form.", metavar="SCALE"
+        "small",
+        help="smoke, small or paper, or a YAML file of the same form.",
+        metavar="SCALE",
+        check=_scale,
     )
     out: str = option("runs/reproduce", help="Folder for artefacts and report.", metavar="DIR")
     seeds: int | None = option(
-        None, type=PositiveInt, help="Number of seeds, from 0 on. Default: the scale's."
+        None, type=PositiveInt, help="Number of seeds, from --seed on. Default: the scale's."
     )
     only_seeds: tuple[int, ...] | None = option(
         None,
@@ -65,9 +79,15 @@ class Options(CommonOptions):
         metavar="SEED",
         help="Only these seeds; `sign-ext report` joins the results.json of several runs.",
     )
+    seed: int = option(0, type=NonNegativeInt, help="The first seed.")
     dry_run: bool = option(
         False, type=bool, help="List the missing stages and their cost, and stop."
     )
+
+    def check(self) -> None:
+        """Check the experiments' names and the seeds."""
+        _names(self.names)
+        _seeds(self, default=1)
 
 
 def run(options: Options) -> None:
@@ -78,12 +98,8 @@ def run(options: Options) -> None:
     out = Path(options.out) if options.dry_run else check_folder(options.out)
 
     from sign_ext.experiments.reproduce import Reproduction
-    from sign_ext.experiments.scale import load_scale
 
-    try:
-        scale = load_scale(options.scale)
-    except FileNotFoundError as error:
-        raise UsageError(f"--scale: {error}") from error
+    scale = _scale(options.scale)
     work = Reproduction(
         names=names,
         scale=scale,

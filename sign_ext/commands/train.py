@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
+from sign_ext.commands.names import check_data_name, check_model_name
 from sign_ext.commands.options import NonNegativeFloat, PositiveFloat, PositiveInt, option
 from sign_ext.commands.shared import (
     DATA_HELP,
     DataOptions,
     check_folder,
-    check_name,
     on_error_option,
     read_data,
     resolve_device,
@@ -48,11 +48,12 @@ EXAMPLES = (
 class Options(DataOptions):
     """Options of `sign-ext train`; those from epochs to precision belong to `TrainSettings`."""
 
-    data: str = option(help=DATA_HELP, metavar="NAME")
+    data: str = option(help=DATA_HELP, metavar="NAME", check=check_data_name)
     model: str = option(
         help="basic_cnn (the paper's small network), mobilenet_v2, inception_resnet_v2 or "
         "nasnet_mobile.",
         metavar="NAME",
+        check=check_model_name,
     )
     out: str = option(help="Folder for the checkpoint and the training curves.", metavar="DIR")
     model_options: Mapping[str, Any] | None = option(
@@ -102,7 +103,7 @@ class Options(DataOptions):
         help="Of each --sign folder take one version of an image, its K drawn at random.",
     )
     epochs: int = option(20, type=PositiveInt, help="Passes over the training set.")
-    batch_size: int = option(128, type=PositiveInt, help="Images a gradient step.")
+    batch_size: int = option(128, type=PositiveInt, help="Images per gradient step.")
     learning_rate: float = option(1e-3, type=PositiveFloat, help="Learning rate.")
     optimizer: str = option("adam", type=Literal["adam", "adamw", "sgd"], help="Optimiser.")
     weight_decay: float = option(0.0, type=NonNegativeFloat, help="Weight decay.")
@@ -123,6 +124,23 @@ class Options(DataOptions):
     on_error: str = on_error_option()
     resume: bool = option(False, type=bool, help="Continue the run that was stopped in OUT.")
     overwrite: bool = option(False, type=bool, help="Discard the run that is in OUT.")
+
+    def check(self) -> None:
+        """Check that options which belong together are given together."""
+        if self.resume and self.overwrite:
+            raise UsageError(
+                "--resume continues the run in --out, --overwrite discards it: give one"
+            )
+        if not self.sign and self.sign_mode != "add":
+            raise UsageError("--sign-mode replace needs --sign DIR")
+        if not self.sign and self.sign_random_k:
+            raise UsageError("--sign-random-k needs --sign DIR")
+        if self.mixup_alpha is not None and self.augment != "mixup":
+            raise UsageError(f"--mixup-alpha needs --augment mixup; it is {self.augment}")
+        if self.policies is not None and self.augment != "deepaugment":
+            raise UsageError(f"--policies needs --augment deepaugment; it is {self.augment}")
+        if self.policies is None and self.augment == "deepaugment":
+            raise UsageError("--augment deepaugment needs --policies FILE.yaml")
 
     def train_settings(self) -> TrainSettings:
         """Return the training options as `TrainSettings`."""
@@ -146,11 +164,10 @@ def run(options: Options) -> None:
 def _train(options: Options, processes: Processes) -> None:
     import torch
 
-    from sign_ext.models import MODEL_NAMES, build_model
+    from sign_ext.models import build_model
     from sign_ext.training import Aleatoric, train
 
     with processes.raising_together():
-        check_name("--model", options.model, MODEL_NAMES)
         settings = options.train_settings()
         policies = read_policies(options)
         out = _out_folder(options) if processes.first else Path(options.out)
@@ -202,8 +219,6 @@ def _train(options: Options, processes: Processes) -> None:
 
 def _out_folder(options: Options) -> Path:
     """Create OUT, and refuse to lose a run that it holds."""
-    if options.resume and options.overwrite:
-        raise UsageError("--resume continues the run in --out, --overwrite discards it: give one")
     out = check_folder(options.out)
     taken = any((out / name).exists() for name in ("last.safetensors", "model.safetensors"))
     if taken and not (options.resume or options.overwrite):
@@ -226,10 +241,6 @@ def training_set(options: Options, originals: ImageSet, skipped: Sequence[int] =
         ValueError: a folder was made from other images.
     """
     if not options.sign:
-        if options.sign_mode != "add":
-            raise UsageError("--sign-mode replace needs --sign DIR")
-        if options.sign_random_k:
-            raise UsageError("--sign-random-k needs --sign DIR")
         return originals
     import torch
 
@@ -251,21 +262,14 @@ def training_set(options: Options, originals: ImageSet, skipped: Sequence[int] =
 
 
 def read_policies(options: Options) -> tuple[Policy, ...]:
-    """Read --policies, and check that the options of augmentations fit --augment.
+    """Read --policies, if --augment deepaugment uses them.
 
     Raises:
-        UsageError: an option is missing, or does not belong to this augmentation.
         OSError: the file cannot be read.
         ValueError: it holds no policies.
     """
-    if options.mixup_alpha is not None and options.augment != "mixup":
-        raise UsageError(f"--mixup-alpha needs --augment mixup; it is {options.augment}")
-    if options.augment != "deepaugment":
-        if options.policies is not None:
-            raise UsageError(f"--policies needs --augment deepaugment; it is {options.augment}")
-        return ()
     if options.policies is None:
-        raise UsageError("--augment deepaugment needs --policies FILE.yaml")
+        return ()
     from sign_ext.augment import load_policies
 
     return load_policies(options.policies)

@@ -104,20 +104,21 @@ class Options(SignOptions, CheckpointOptions):
         False, type=bool, help="Start over if OUT was made with other settings."
     )
 
+    def check(self) -> None:
+        """Check --snapshots and --memory."""
+        _snapshots(self)
+        _memory(self)
+
 
 def run(options: Options) -> None:
     """Transform the images and write OUT."""
     from sign_ext import SignTransform
     from sign_ext.files import sha256_of
     from sign_ext.store import transform_to_store
-    from sign_ext.store.budget import parse_size
     from sign_ext.store.coordination import Ranks
 
     snapshots = _snapshots(options)
-    try:
-        memory = None if options.memory is None else parse_size(options.memory)
-    except ValueError as error:
-        raise UsageError(f"--memory: {error}") from error
+    memory = _memory(options)
     ranks = Ranks.from_environment()
     device = resolve_device(_own_device(options.device))
     model, config = read_checkpoint(options.checkpoint, device)
@@ -172,6 +173,15 @@ def _own_device(name: str) -> str:
     if name in ("auto", "cuda") and local is not None and torch.cuda.is_available():
         return f"cuda:{local}"
     return name
+
+
+def _memory(options: Options) -> int | None:
+    from sign_ext.store.budget import parse_size
+
+    try:
+        return None if options.memory is None else parse_size(options.memory)
+    except ValueError as error:
+        raise UsageError(f"--memory: {error}") from error
 
 
 def _snapshots(options: Options) -> tuple[int, ...]:
