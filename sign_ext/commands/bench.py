@@ -38,6 +38,7 @@ from sign_ext.commands.shared import (
     read_checkpoint,
     resolve_device,
 )
+from sign_ext.formatting import counted
 from sign_ext.settings import BACKENDS
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def run(options: Options) -> None:
         task, options.backends or _BACKENDS, compile=options.compile
     )
     console.say(
-        f"{len(task.images)} random images of {format_shape(shape)}, K = {task.steps}, "
+        f"{counted(len(task.images), 'random image')} of {format_shape(shape)}, K = {task.steps}, "
         f"{task.precision}, on {device}; Φ is {task.source}"
     )
     auto = explain_auto(task)

@@ -22,6 +22,7 @@ from sign_ext.commands.shared import (
     read_checkpoint,
     resolve_device,
 )
+from sign_ext.formatting import counted
 
 EXAMPLES = (
     "sign-ext calibrate --checkpoint runs/classical/model.safetensors --data digits",
@@ -65,7 +66,7 @@ def run(options: Options) -> None:
     count = min(options.images, len(part))
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
     transform = SignTransform(model, **options.sign_settings())
-    console.say(f"{len(part)} images, K = {options.steps}, on {device}")
+    console.say(f"{counted(len(part), 'image')}, K = {options.steps}, on {device}")
     with console.progress("calibrating") as report:
         calibration = transform.calibrate(
             part.float().to(device),

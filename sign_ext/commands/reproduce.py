@@ -28,6 +28,7 @@ from sign_ext.commands.options import (
 )
 from sign_ext.commands.shared import check_folder, check_name, require_one_process, resolve_device
 from sign_ext.experiments.names import EXPERIMENTS
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     from sign_ext.experiments.reproduce import Reproduction
@@ -164,7 +165,9 @@ def _print_plan(work: Reproduction, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    table = Table(title=f"{len(rows)} stages, {sum(r['done'] for r in rows)} of them done")
+    table = Table(
+        title=f"{counted(len(rows), 'stage')}, {sum(r['done'] for r in rows)} of them done"
+    )
     table.add_column("stage")
     table.add_column("artefact", style="dim")
     table.add_column("about", justify="right")

@@ -20,7 +20,7 @@ from sign_ext.commands.options import (
     option,
     sign_option,
 )
-from sign_ext.formatting import did_you_mean
+from sign_ext.formatting import counted, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -271,9 +271,9 @@ def say_skipped(splits: Splits) -> None:
         console.say(f"skipped: {' '.join(image.why.split())}")
     if skipped:
         more = f"; --json lists the other {len(skipped) - SHOWN:,}"
-        images = "1 image" if len(skipped) == 1 else f"{len(skipped):,} images"
         console.say(
-            f"left out {images} that cannot be read" + (more if len(skipped) > SHOWN else "")
+            f"left out {counted(len(skipped), 'image')} that cannot be read"
+            + (more if len(skipped) > SHOWN else "")
         )
 
 
@@ -391,14 +391,14 @@ def _check_classes(
             same = len(class_names) == count
             cure = ", or pass --same-classes if each label means the same in both" if same else ""
             raise ValueError(
-                f"{error}. {name} has {len(class_names)} classes, {network} {count}: use the data "
-                f"set it was trained on, or train another network{cure}"
+                f"{error}. {name} has {counted(len(class_names), 'class', 'classes')}, {network} "
+                f"{count}: use the data set it was trained on, or train another network{cure}"
             ) from error
         return
     if len(class_names) != count:
         raise ValueError(
-            f"{name} has {len(class_names)} classes, {network} {count}: use the data set it was "
-            "trained on, or train another network"
+            f"{name} has {counted(len(class_names), 'class', 'classes')}, {network} {count}: use "
+            "the data set it was trained on, or train another network"
         )
     if known is None:
         console.say(

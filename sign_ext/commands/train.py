@@ -28,6 +28,7 @@ from sign_ext.commands.shared import (
     resolve_device,
     skipped_as_json,
 )
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     from sign_ext.augment import Augment, Policy
@@ -198,7 +199,7 @@ def _train(options: Options, processes: Processes) -> None:
         config = _config(options, spec, splits, train_set)
     in_processes = f", in {processes.count} processes" if processes.count > 1 else ""
     device = resolve_device(options.device)
-    console.say(f"training on {len(train_set):,} images, on {device}{in_processes}")
+    console.say(f"training on {counted(len(train_set), 'image')}, on {device}{in_processes}")
     with console.progress("training") as report:
         result = train(
             model,
@@ -329,7 +330,7 @@ def _print(options: Options, result: Any, checkpoint: str, splits: Splits) -> No
 
     print(
         f"best epoch {result.best_epoch} of {len(result.history)}: validation accuracy "
-        f"{result.best_validation_accuracy:.4f} ({result.steps} gradient steps, "
+        f"{result.best_validation_accuracy:.4f} ({counted(result.steps, 'gradient step')}, "
         f"{duration(result.seconds)})"
     )
     print(checkpoint)

@@ -34,6 +34,7 @@ from sign_ext.commands.shared import (
     say_converted,
     say_found,
 )
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     from sign_ext.data.listing import DataSummary
@@ -225,4 +226,4 @@ def _print(
         print(f"{name:<11}{text}")
     own = "of its own " if ranks.world > 1 else ""
     kept = f"{done.kept:,} existed" if done.kept else "none existed"
-    print(f"{'this run':<11}made {done.made:,} shards, {own}{kept} ({duration(seconds)})")
+    print(f"{'this run':<11}made {counted(done.made, 'shard')}, {own}{kept} ({duration(seconds)})")

@@ -47,6 +47,7 @@ from sign_ext.data.listing import (
 )
 from sign_ext.data.names import COMPRESSED_TARS
 from sign_ext.data.splits import SubsetSpec, split_names
+from sign_ext.formatting import counted
 
 CLASSES_FILE = "classes.txt"
 ACCEPTED = (
@@ -107,8 +108,10 @@ def open_webdataset(path: str | Path, subset: SubsetSpec) -> LazyDataset:
     class_names = _class_names(first, folders, classes_content, labels)
     splits = splits_from(indexes, class_names, str(path))
     count = sum(len(tars) for tars in tars_of_split.values())
-    note = f"images of {name} ({len(labels):,} in {len(class_names)} classes, from {count:,} "
-    note += f"{'tar' if count == 1 else 'tars'}, resized to {size}×{size})"
+    note = (
+        f"images of {name} ({len(labels):,} in {counted(len(class_names), 'class', 'classes')}, "
+        f"from {counted(count, 'tar')}, resized to {size}×{size})"
+    )
     return LazyDataset(
         name,
         with_left_out(note, left_out),
