@@ -74,8 +74,8 @@ def load_data(
 
     Raises:
         FileNotFoundError: missing files; the message lists those that are accepted.
-        ModuleNotFoundError: a library of ``pip install 'sign-ext[experiments]'`` (or
-            ``[huggingface]``) is missing.
+        ModuleNotFoundError: a library of the extra ``experiments`` or
+            ``huggingface`` is missing.
         UnreadableImages: images that cannot be read, a ValueError that lists all of them.
         ValueError: an unknown name, a damaged file, or a size out of range.
 
@@ -227,7 +227,7 @@ def load_ood(
 
     Raises:
         FileNotFoundError: missing files; the message lists those that are accepted.
-        ModuleNotFoundError: a library of ``pip install 'sign-ext[experiments]'`` is missing.
+        ModuleNotFoundError: a library of the extra ``experiments`` is missing.
         ValueError: an unknown name or ``synsets``, a damaged file, or a size out of range.
 
     Example:

@@ -167,7 +167,8 @@ def _check_complete(
             if counts[split, wnid] != IMAGES[split]:
                 raise ValueError(
                     f"{path} has {counted(counts[split, wnid], 'image')} of {wnid} in {split}; "
-                    f"accepted: {IMAGES[split]}. It is incomplete or changed; download it from {HOME}."
+                    f"accepted: {IMAGES[split]}. It is incomplete or changed; download it from "
+                    f"{HOME}."
                 )
 
 

@@ -90,8 +90,8 @@ def _load(folder: Path) -> dict[str, Any]:
         import datasets  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{folder} was saved by Hugging Face's datasets, which is not installed; try "
-            "pip install 'sign-ext[huggingface]'",
+            f"{folder} was saved by Hugging Face's datasets, which is not installed: "
+            "pip install datasets",
             name="datasets",
         ) from error
 
