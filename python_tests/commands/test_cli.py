@@ -306,14 +306,13 @@ for line in sys.stdin.read().splitlines():
     assert done.stderr.count("sign-ext: error: ") == len(WRONG)
 
 
-HELPERS = ("shared", "options", "names", "console", "parser")
-
-
 def definitions() -> dict[str, ast.AST]:
     """The functions, classes and methods that the commands share, by their names."""
     found: dict[str, ast.AST] = {}
-    for helper in HELPERS:
-        path = Path(importlib.import_module(f"sign_ext.commands.{helper}").__file__ or "")
+    folder = Path(importlib.import_module("sign_ext.commands").__file__ or "").parent
+    for path in sorted(folder.glob("*.py")):
+        if path.stem in COMMANDS:
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 found[node.name] = node
@@ -322,6 +321,8 @@ def definitions() -> dict[str, ast.AST]:
 
 def options_read(command: str) -> set[str]:
     """The names of options that a command's module reads, itself or in the functions it calls."""
+    from sign_ext.training import TrainSettings
+
     module = importlib.import_module(f"sign_ext.commands.{command}")
     declared = {field.name for field in dataclasses.fields(module.Options)}
     shared = definitions()
@@ -342,11 +343,9 @@ def options_read(command: str) -> set[str]:
                 if of == "options":  # all but those that are named, to be left out
                     read |= declared
                 else:
-                    owner = getattr(importlib.import_module("sign_ext.training"), of, None)
-                    owner = owner or getattr(
-                        importlib.import_module("sign_ext.commands.shared"), of, None
-                    )
-                    read |= {field.name for field in dataclasses.fields(owner)} if owner else set()
+                    owners = [c for c in module.Options.__mro__ if c.__name__ == of]
+                    owners += [TrainSettings] if of == "TrainSettings" else []
+                    read |= {field.name for owner in owners for field in dataclasses.fields(owner)}
     return read
 
 

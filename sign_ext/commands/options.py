@@ -47,20 +47,27 @@ class Number:
         Raises:
             ValueError: it is not accepted.
         """
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError
-        if self.whole:
-            number: float = int(value) if isinstance(value, str | int) else math.nan
-        else:
-            number = float(value)
+        number = self._converted(value)
         bounded = self.least is not None or self.above is not None
-        if math.isnan(number) or (bounded and math.isinf(number)):
-            raise ValueError
-        if (self.least is not None and number < self.least) or (
-            self.above is not None and number <= self.above
+        if (
+            math.isnan(number)
+            or (bounded and math.isinf(number))
+            or (self.least is not None and number < self.least)
+            or (self.above is not None and number <= self.above)
         ):
-            raise ValueError
+            raise ValueError(f"{value!r} is not {self.words}")
         return number
+
+    def _converted(self, value: object) -> float:
+        """Return a value as a number, NaN if it is none."""
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            return math.nan
+        if self.whole and isinstance(value, float):
+            return math.nan
+        try:
+            return int(value) if self.whole else float(value)
+        except ValueError:
+            return math.nan
 
 
 PositiveInt = Number(whole=True, least=1)

@@ -164,7 +164,7 @@ class _Config(argparse.Action):
             name = str(key).replace("-", "_")
             if name not in self.fields:
                 accepted = [each.replace("_", "-") for each in self.fields]
-                hint = did_you_mean(str(key), accepted) or "; accepted: " + ", ".join(accepted)
+                hint = did_you_mean(str(key), accepted)
                 raise UsageError(f"--config {values}: {str(key)!r} is not an option{hint}")
             if value is not None:  # null stands for the default
                 spec = spec_of(self.fields[name])
@@ -343,18 +343,20 @@ def _placeholders(field: dataclasses.Field[Any]) -> list[str]:
         return []
     if isinstance(spec.metavar, tuple):
         return list(spec.metavar)
-    kind = _NUMBERS.get(spec.type, spec.type)
-    if spec.metavar is not None:
-        name = spec.metavar
-    elif _is_literal(kind):
-        name = "{" + ",".join(str(each) for each in get_args(kind)) + "}"
-    elif isinstance(kind, Number):
-        name = "N" if kind.whole else "X"
-    else:
-        name = field.name.upper().replace("_", "-")
-    if spec.nargs == "+":
+    names = (_name_of(each) for each in _alternatives(spec.type))
+    name = spec.metavar or "|".join(each or field.name.upper() for each in names)
+    if spec.nargs == "+" and "|" not in name:  # a list of alternatives says how many each takes
         return [name, f"[{name} ...]"]
     return [name] * (spec.nargs or 1)
+
+
+def _name_of(kind: Any) -> str:
+    """Return the name of a value of a type in the help; "" for text."""
+    kind = _NUMBERS.get(kind, kind)
+    if _is_literal(kind):
+        names = [str(each) for each in get_args(kind)]
+        return names[0] if len(names) == 1 else "{" + ",".join(names) + "}"
+    return ("N" if kind.whole else "X") if isinstance(kind, Number) else ""
 
 
 def format_help(name: str, command: Command) -> str:
