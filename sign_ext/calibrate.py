@@ -19,6 +19,7 @@ from sign_ext.checks import check_images
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.errors import DivergenceError
 from sign_ext.eval_state import computing
+from sign_ext.formatting import counted
 from sign_ext.model_inputs import ModelInputs
 from sign_ext.progress import Progress, reporting
 from sign_ext.pushforward import pullback_of_ones
@@ -92,8 +93,8 @@ class Calibration:
             numbers += f"{'':>12}" if row.confidence is None else f"{row.confidence:>12.4f}"
             lines.append(numbers + ("  ← proposed" if row.step_size == self.proposed else ""))
         lines.append(
-            f"K = {self.steps}, {self.images} images; rms and largest change in units of the "
-            f"images; proposed: rms of {self.target_share:.2%} of {self.pixel_range:g}"
+            f"K = {self.steps}, {counted(self.images, 'image')}; rms and largest change in units "
+            f"of the images; proposed: rms of {self.target_share:.2%} of {self.pixel_range:g}"
         )
         return "\n".join(lines)
 

@@ -77,7 +77,7 @@ def test_verify_and_inspect(
     store = tmp_path / "store"
     shutil.copytree(transformed, store)
     assert main(["verify", str(store)]) == 0
-    assert "is intact: 1 shards" in capsys.readouterr().out
+    assert "is intact: 1 shard, " in capsys.readouterr().out
     assert main(["inspect", str(store)]) == 0
     text = capsys.readouterr().out
     assert "40 of 40, 3×16×16, float32" in text
@@ -90,7 +90,7 @@ def test_verify_and_inspect(
     assert main(["verify", str(store)]) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith("shard-000000.safetensors has 5 bytes")
-    assert "0 of 1 shards" in captured.err
+    assert "0 of 1 shard is intact" in captured.err
     assert main(["verify", str(store), "--json"]) == 1
     assert from_stdout(capsys)["whole"] == 0
     for command in ("verify", "inspect"):

@@ -15,15 +15,24 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from typing import TYPE_CHECKING, Any, Literal
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.networks import NetworkOptions, network_as_json, parse_name, read_network
-from sign_ext.commands.options import command_line, option, sign_option
-from sign_ext.commands.shared import check_folder, check_name, layer_in, resolve_device
+from sign_ext.commands.names import parse_name
+from sign_ext.commands.networks import NetworkOptions, network_as_json, read_network
+from sign_ext.commands.options import (
+    PositiveFloat,
+    PositiveInt,
+    command_line,
+    device_option,
+    option,
+    seed_option,
+    sign_option,
+)
+from sign_ext.commands.shared import check_folder, layer_in, resolve_device
+from sign_ext.formatting import counted
+from sign_ext.settings import BACKENDS
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +47,8 @@ EXAMPLES = (
     "sign-ext bench --checkpoint runs/classical --precision bfloat16 --out bench.json",
 )
 
+_BACKENDS = tuple(name for name in BACKENDS if name != "auto")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(NetworkOptions):
@@ -46,8 +57,8 @@ class Options(NetworkOptions):
     image_size: int | None = option(
         None,
         type=PositiveInt,
-        help="Height and width in pixels, of 3 channels. Default: the checkpoint's, or 32 for a "
-        "network by name.",
+        help="Height and width in pixels, of 3 channels. Default: what is recorded for the "
+        "network.",
     )
     image_shape: tuple[int, ...] | None = option(
         None,
@@ -72,7 +83,11 @@ class Options(NetworkOptions):
     rounds: int = option(5, type=PositiveInt, help="Turns of each contender.")
     precision: str = sign_option("precision", help="Arithmetic of every contender.")
     backends: tuple[str, ...] | None = option(
-        None, nargs="+", metavar="NAME", help="The backends of sign_ext to time. Default: all."
+        None,
+        type=Literal[_BACKENDS],
+        nargs="+",
+        metavar="NAME",
+        help=f"The backends of sign_ext to time: {', '.join(_BACKENDS)}. Default: all.",
     )
     compile: bool = option(
         False, type=bool, help="Time torch.compile as well (compiling takes a minute or more)."
@@ -87,25 +102,32 @@ class Options(NetworkOptions):
     )
     total_steps: int = option(100, type=PositiveInt, help="K for that set.", metavar="K")
     out: str | None = option(None, help="Also write the JSON to this file.", metavar="FILE")
+    device: str = device_option()
+    seed: int = seed_option("the images, and of the weights of a network by name")
+
+    def check(self) -> None:
+        """Check that the network and the images are given once."""
+        super().check()
+        _check(self)
 
 
 def run(options: Options) -> None:
     """Run the race, and print the table and the cost, or JSON."""
     from sign_ext.benchmarking import explain_auto, list_contenders, race
-    from sign_ext.benchmarking.contenders import BACKEND_NAMES
     from sign_ext.benchmarking.table import format_shape
 
-    _check(options, BACKEND_NAMES)
+    if options.out is not None:
+        check_folder(str(Path(options.out).parent))
     device = resolve_device(options.device)
     if options.precision == "tf32" and device.type == "cpu":
         raise UsageError("--precision tf32 is for GPUs; on a CPU give float32 or bfloat16")
     model, config, shape = _network(options, device)
     task = _task(options, model, shape, device)
     contenders, absent = list_contenders(
-        task, options.backends or BACKEND_NAMES, compile=options.compile
+        task, options.backends or _BACKENDS, compile=options.compile
     )
     console.say(
-        f"{len(task.images)} random images of {format_shape(shape)}, K = {task.steps}, "
+        f"{counted(len(task.images), 'random image')} of {format_shape(shape)}, K = {task.steps}, "
         f"{task.precision}, on {device}; Φ is {task.source}"
     )
     auto = explain_auto(task)
@@ -127,23 +149,18 @@ def run(options: Options) -> None:
         _print(result)
 
 
-def _check(options: Options, backends: tuple[str, ...]) -> None:
+def _check(options: Options) -> None:
     """Check the options before any work is done."""
-    options.check()
     if options.image_size is not None and options.image_shape is not None:
         raise UsageError("--image-size and --image-shape both set the images' shape: give one")
-    for backend in options.backends or ():
-        check_name("--backends", backend, backends)
     sized = options.image_size is not None or options.image_shape is not None
     if options.checkpoint is None and parse_name(str(options.model)).is_code and not sized:
         raise UsageError(
             f"--model {options.model} does not say how large its images are: give --image-size or "
             "--image-shape"
         )
-    if options.out is not None:
-        if Path(options.out).is_dir():
-            raise UsageError(f"--out {options.out} is a folder: give a file")
-        check_folder(str(Path(options.out).parent))
+    if options.out is not None and Path(options.out).is_dir():
+        raise UsageError(f"--out {options.out} is a folder: give a file")
 
 
 def _network(

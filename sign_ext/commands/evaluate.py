@@ -12,13 +12,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.network_data import NetworkDataOptions, network_data
 from sign_ext.commands.networks import network_as_json, read_network
-from sign_ext.commands.options import option
+from sign_ext.commands.options import PositiveInt, option
 from sign_ext.commands.shared import on_error_option, resolve_device, skipped_as_json
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,14 +105,14 @@ def _table(result: Any, name: str, split: str) -> Any:
 
     from sign_ext.formatting import binomial_error, percent
 
-    table = Table(title=f"{name}: {result.images:,} {_PARTS[split]} images")
+    table = Table(title=f"{name}: {counted(result.images, f'{_PARTS[split]} image')}")
     table.add_column("condition")
     table.add_column("accuracy", justify="right")
     table.add_column("±", justify="right")
     table.add_column("± is", style="dim")
     error = binomial_error(result.accuracy, result.images)
     table.add_row("clean", percent(result.accuracy), percent(error), "binomial standard error")
-    draws = f"standard deviation of {result.draws} draws"
+    draws = f"standard deviation of {counted(result.draws, 'draw')}"
     corrupted = {
         "50 pixels off": (result.pixels_off_mean, result.pixels_off_std),
         "Gaussian noise, σ = 10": (result.noise_mean, result.noise_std),
@@ -137,7 +136,7 @@ def _uncertainty_table(found: dict[str, Any], name: str, split: str) -> Any:
 
     from sign_ext.formatting import percent
 
-    table = Table(title=f"{name}: {found['images']:,} {_PARTS[split]} images, aleatoric")
+    table = Table(title=f"{name}: {counted(found['images'], f'{_PARTS[split]} image')}, aleatoric")
     for column in ("class", "accuracy", "correct with p ≤ 0.5", "their mean p", "their mean σ"):
         table.add_column(column, justify="left" if column == "class" else "right")
     low = found["low"]

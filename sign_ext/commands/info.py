@@ -12,6 +12,7 @@ from typing import Any
 
 from sign_ext.commands import console
 from sign_ext.commands.networks import NetworkOptions, network_as_json, read_network
+from sign_ext.commands.options import device_option
 from sign_ext.commands.shared import resolve_device
 
 EXAMPLES = (
@@ -25,6 +26,13 @@ EXAMPLES = (
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(NetworkOptions):
     """Options of `sign-ext info`."""
+
+    device: str = device_option()
+
+    def check(self) -> None:
+        """Check the network's options, if there are any."""
+        if self.given():
+            super().check()
 
 
 def run(options: Options) -> None:

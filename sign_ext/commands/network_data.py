@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
+from sign_ext.commands.names import check_data_name, parse_name
 from sign_ext.commands.networks import NetworkOptions, called
 from sign_ext.commands.options import option
-from sign_ext.commands.shared import DATA_HELP, SHOWN, DataOptions, check_data_name, read_data
+from sign_ext.commands.shared import DATA_HELP, SHOWN, DataOptions, read_data
 
 if TYPE_CHECKING:
     from sign_ext.data import ImageSource, Splits
@@ -23,18 +24,25 @@ class NetworkDataOptions(DataOptions, NetworkOptions):
         None,
         help=DATA_HELP + " Default: what the network in --checkpoint was trained on.",
         metavar="NAME",
+        check=check_data_name,
     )
     same_classes: bool = option(
         False,
         type=bool,
-        help="Take the classes for the network's, in order, although they are called otherwise.",
+        help="Match the network's classes by their order, although their names differ.",
     )
 
     def check(self) -> None:
-        """Raise UsageError unless the options name one network, and data if it needs to be told."""
+        """Raise UsageError unless the options name one trained network, and data if need be."""
         super().check()
         if self.checkpoint is None and self.data is None:
             raise UsageError("--data is required with --model")
+        if self.checkpoint is None and self.has_random_weights():
+            published = "" if parse_name(str(self.model)).kind == "sign_ext" else " or pretrained"
+            raise UsageError(
+                f"--model {self.model} alone has random weights, and a trained network is needed: "
+                f"give --weights FILE{published}"
+            )
 
 
 def network_data(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-from jsonargparse.typing import PositiveInt
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.names import check_network_name, parse_name
+from sign_ext.commands.options import OutputOptions, PositiveInt, option, seed_option
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +37,10 @@ BARE = (".pth", ".pt", ".ckpt", ".bin")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions(CommonOptions):
+class ModelOptions(OutputOptions):
     """How a network named by --model is built."""
+
+    HEADING: ClassVar[str] = "network"
 
     model_options: Mapping[str, Any] | None = option(
         None,
@@ -51,11 +52,19 @@ class ModelOptions(CommonOptions):
     normalize: tuple[str, ...] = option(
         ("auto",), nargs="+", help=NORMALIZE_HELP, metavar="auto|none|imagenet|MEAN STD"
     )
+    seed: int = seed_option("new weights")
+
+    def check(self) -> None:
+        """Check --normalize."""
+        super().check()
+        normalization(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkOptions(ModelOptions):
     """A network that is used as it is."""
+
+    HEADING: ClassVar[str] = ModelOptions.HEADING
 
     checkpoint: str | None = option(
         None,
@@ -63,7 +72,10 @@ class NetworkOptions(ModelOptions):
         metavar="FILE",
     )
     model: str | None = option(
-        None, help=f"Instead of --checkpoint, the network's name: {MODEL_HELP}", metavar="NAME"
+        None,
+        help=f"Instead of --checkpoint, the network's name: {MODEL_HELP}",
+        metavar="NAME",
+        check=check_network_name,
     )
     num_classes: int | None = option(
         None,
@@ -77,17 +89,24 @@ class NetworkOptions(ModelOptions):
 
     def given(self) -> bool:
         """Return whether any of these options was given."""
-        common = {field.name for field in dataclasses.fields(CommonOptions)}
-        own = [each for each in dataclasses.fields(NetworkOptions) if each.name not in common]
+        others = {"seed", *(field.name for field in dataclasses.fields(OutputOptions))}
+        own = [each for each in dataclasses.fields(NetworkOptions) if each.name not in others]
         return any(getattr(self, field.name) != field.default for field in own)
+
+    def has_random_weights(self) -> bool:
+        """Return whether the network gets new weights.
+
+        hf: loads those in its folder, and the function of a user may load some itself.
+        """
+        if self.model is None or self.weights is not None:
+            return False
+        return parse_name(self.model).kind in ("sign_ext", "timm", "torchvision")
 
     def check(self) -> None:
         """Raise UsageError unless the options name one network, before any work is done."""
+        super().check()
         if self.checkpoint is None and self.model is None:
             raise UsageError("--checkpoint is required, or --model")
-        if self.model is not None:
-            parse_name(self.model)
-        normalization(self)
         if self.checkpoint is None:
             return
         if self.checkpoint.endswith(BARE):
@@ -117,8 +136,7 @@ def read_network(
     Args:
         options: the command's options.
         device: to put the network on.
-        trained: refuse a network with new random weights. If False, a function of the user's needs
-            no --normalize either.
+        trained: whether its results matter; if not, a function of the user's needs no --normalize.
         image_shape: (C, H, W) of its images, in place of --image-size.
         say: prints a line.
 
@@ -132,18 +150,9 @@ def read_network(
         OSError: a file cannot be read.
         RuntimeError: the user's code fails.
     """
-    options.check()
     if options.checkpoint is not None:
         return _read_checkpoint(options, options.checkpoint, device)
     name = parse_name(str(options.model))
-    # hf: loads the weights in its folder, and the function of a user may load some itself.
-    random = options.weights is None and name.kind in ("sign_ext", "timm", "torchvision")
-    if random and trained:
-        published = "" if name.kind == "sign_ext" else " or --weights pretrained"
-        raise UsageError(
-            f"--model {name} alone has random weights, and a trained network is needed: give "
-            f"--weights FILE{published}"
-        )
     given: dict[str, Any] = {
         "image_shape": image_shape or options.image_size,
         "num_classes": options.num_classes,
@@ -151,7 +160,7 @@ def read_network(
     if name.is_code and not trained and options.normalize == ("auto",):
         given["normalize"] = "none"
     model, config = build_network(options, name, say=say, **given)
-    if random:
+    if options.has_random_weights():
         say(f"{name} has new random weights")
     return model.to(device).eval(), config
 
@@ -242,20 +251,6 @@ def recorded_size(name: NetworkName) -> int | None:
 
 def ignore(line: str) -> None:
     """Print nothing, where another process prints it."""
-
-
-def parse_name(text: str) -> NetworkName:
-    """Return --model as a `NetworkName`.
-
-    Raises:
-        UsageError: it names no network.
-    """
-    from sign_ext.models.network_name import parse_network_name
-
-    try:
-        return parse_network_name(text)
-    except ValueError as error:
-        raise UsageError(f"--model: {error}") from error
 
 
 def normalization(options: ModelOptions) -> str | tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from jsonargparse.typing import PositiveInt
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, option, sign_option
+from sign_ext.commands.names import check_data_name
+from sign_ext.commands.options import (
+    CommonOptions,
+    OutputOptions,
+    PositiveInt,
+    option,
+    sign_option,
+)
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     import torch
@@ -26,15 +31,18 @@ if TYPE_CHECKING:
 SHOWN = 20  # lines about single images, or labels, that are printed
 
 DATA_HELP = (
-    "digits, digits_imbalanced (stands for isic2017), cifar10 or isic2017 (both need --data-root), "
-    "or a path: a folder with one sub-folder a class, .tar files in WebDataset's manner (one, a "
-    "folder of them, or photos-{000..013}.tar), or a folder that Hugging Face's save_to_disk wrote."
+    "digits (bundled), cifar10 or isic2017 (their files in --data-root), digits_imbalanced (stands "
+    "for isic2017), or a path: a folder with one sub-folder per class, WebDataset .tar files (one, "
+    "a folder of them, or photos-{000..013}.tar), or a folder that Hugging Face's save_to_disk "
+    "wrote."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions(CommonOptions):
     """How the files of a data set are read."""
+
+    HEADING: ClassVar[str] = "reading the images"
 
     labels: str | None = option(
         None,
@@ -45,7 +53,8 @@ class DataOptions(CommonOptions):
         None,
         nargs=2,
         metavar=("IMAGE", "LABEL"),
-        help="Columns of --labels: the file names' and the classes'. Default: guessed, and told.",
+        help="Columns of --labels with the file names and the classes. Default: guessed and "
+        "printed.",
     )
     bit_depth: int | None = option(
         None,
@@ -83,6 +92,8 @@ def on_error_option(what: str = "leave it out and list it") -> Any:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SignOptions:
     """The options of Algorithm 1 except steps and step size, named as in `iterative_sign`."""
+
+    HEADING: ClassVar[str] = "SIGN"
 
     momentum: float = sign_option("momentum", type=float)
     linearize_at: str = sign_option("linearize_at")
@@ -128,7 +139,7 @@ def layer_in(model: nn.Module | None, layer: str | None) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StoreOptions(CommonOptions):
+class StoreOptions(OutputOptions):
     """A store of transformed images."""
 
     store: str = option(
@@ -157,30 +168,6 @@ def resolve_device(name: str) -> torch.device:
         usable = f"cuda:0 … cuda:{count - 1}" if count else "no CUDA device is usable here, use cpu"
         raise UsageError(f"--device is {name!r}; {usable}")
     return device
-
-
-def check_name(argument: str, given: str, accepted: Sequence[str]) -> None:
-    """Raise UsageError, suggesting the closest name, unless `given` is one of `accepted`.
-
-    Args:
-        argument: what is named, as in the help, "--model" for example.
-        given: the name on the command line.
-        accepted: the names there are.
-    """
-    if given not in accepted:
-        hint = did_you_mean(given, accepted) or ";"
-        raise UsageError(f"{argument} is {given!r}{hint} accepted: {', '.join(accepted)}")
-
-
-def did_you_mean(given: str, accepted: Iterable[str]) -> str:
-    """Return ", did you mean 'name'?" for the closest accepted name, or "" if none is close.
-
-    Example:
-        >>> did_you_mean("fuse", ("fused", "graphed")), did_you_mean("x", ("fused", "graphed"))
-        (", did you mean 'fused'?", '')
-    """
-    close = difflib.get_close_matches(given, list(accepted), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def require_one_process(command: str) -> None:
@@ -217,21 +204,6 @@ def check_folder(out: str) -> Path:
             f"--out {folder} cannot be written ({error.strerror}); give another folder"
         ) from error
     return folder
-
-
-def check_data_name(name: str) -> None:
-    """Raise UsageError unless `name` is a data set, an existing folder, or a tar file's path."""
-    from sign_ext.data import DATA_NAMES, OOD_NAMES
-    from sign_ext.data.load import is_path
-
-    known = ", ".join(DATA_NAMES)
-    if name in OOD_NAMES:
-        raise UsageError(
-            f"--data is {name!r}, a test set for `sign-ext reproduce table3`, not a training set; "
-            f"accepted: {known}, or an existing folder or tar"
-        )
-    if name not in DATA_NAMES and not is_path(name):
-        raise UsageError(f"--data is {name!r}; accepted: {known}, or an existing folder or tar")
 
 
 def read_data(
@@ -292,9 +264,9 @@ def say_skipped(splits: Splits) -> None:
         console.say(f"skipped: {' '.join(image.why.split())}")
     if skipped:
         more = f"; --json lists the other {len(skipped) - SHOWN:,}"
-        images = "1 image" if len(skipped) == 1 else f"{len(skipped):,} images"
         console.say(
-            f"left out {images} that cannot be read" + (more if len(skipped) > SHOWN else "")
+            f"left out {counted(len(skipped), 'image')} that cannot be read"
+            + (more if len(skipped) > SHOWN else "")
         )
 
 

@@ -15,20 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
+from sign_ext.commands.names import check_data_name, check_network_name, parse_name
 from sign_ext.commands.networks import (
     MODEL_HELP,
     ModelOptions,
     build_network,
     network_as_json,
-    normalization,
-    parse_name,
     recorded_size,
 )
-from sign_ext.commands.options import option
+from sign_ext.commands.options import NonNegativeFloat, PositiveFloat, PositiveInt, option
 from sign_ext.commands.shared import (
     DATA_HELP,
     DataOptions,
@@ -38,6 +35,7 @@ from sign_ext.commands.shared import (
     resolve_device,
     skipped_as_json,
 )
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     from sign_ext.augment import Augment, Policy
@@ -60,8 +58,8 @@ EXAMPLES = (
 class Options(ModelOptions, DataOptions):
     """Options of `sign-ext train`; those from epochs to precision belong to `TrainSettings`."""
 
-    data: str = option(help=DATA_HELP, metavar="NAME")
-    model: str = option(help=f"The network: {MODEL_HELP}", metavar="NAME")
+    data: str = option(help=DATA_HELP, metavar="NAME", check=check_data_name)
+    model: str = option(help=f"The network: {MODEL_HELP}", metavar="NAME", check=check_network_name)
     out: str = option(help="Folder for the checkpoint and the training curves.", metavar="DIR")
     train_size: int | None = option(
         None, type=PositiveInt, help="Use a stratified subset of this many training images."
@@ -107,7 +105,7 @@ class Options(ModelOptions, DataOptions):
         help="Of each --sign folder take one version of an image, its K drawn at random.",
     )
     epochs: int = option(20, type=PositiveInt, help="Passes over the training set.")
-    batch_size: int = option(128, type=PositiveInt, help="Images a gradient step.")
+    batch_size: int = option(128, type=PositiveInt, help="Images per gradient step.")
     learning_rate: float = option(1e-3, type=PositiveFloat, help="Learning rate.")
     optimizer: str = option("adam", type=Literal["adam", "adamw", "sgd"], help="Optimiser.")
     weight_decay: float = option(0.0, type=NonNegativeFloat, help="Weight decay.")
@@ -128,6 +126,24 @@ class Options(ModelOptions, DataOptions):
     on_error: str = on_error_option()
     resume: bool = option(False, type=bool, help="Continue the run that was stopped in OUT.")
     overwrite: bool = option(False, type=bool, help="Discard the run that is in OUT.")
+
+    def check(self) -> None:
+        """Check that options which belong together are given together."""
+        super().check()
+        if self.resume and self.overwrite:
+            raise UsageError(
+                "--resume continues the run in --out, --overwrite discards it: give one"
+            )
+        if not self.sign and self.sign_mode != "add":
+            raise UsageError("--sign-mode replace needs --sign DIR")
+        if not self.sign and self.sign_random_k:
+            raise UsageError("--sign-random-k needs --sign DIR")
+        if self.mixup_alpha is not None and self.augment != "mixup":
+            raise UsageError(f"--mixup-alpha needs --augment mixup; it is {self.augment}")
+        if self.policies is not None and self.augment != "deepaugment":
+            raise UsageError(f"--policies needs --augment deepaugment; it is {self.augment}")
+        if self.policies is None and self.augment == "deepaugment":
+            raise UsageError("--augment deepaugment needs --policies FILE.yaml")
 
     def train_settings(self) -> TrainSettings:
         """Return the training options as `TrainSettings`."""
@@ -153,7 +169,6 @@ def _train(options: Options, processes: Processes) -> None:
 
     with processes.raising_together():
         name = parse_name(options.model)
-        normalization(options)
         settings = options.train_settings()
         policies = read_policies(options)
         out = _out_folder(options) if processes.first else Path(options.out)
@@ -178,7 +193,7 @@ def _train(options: Options, processes: Processes) -> None:
         config = _config(options, network, splits, train_set)
     in_processes = f", in {processes.count} processes" if processes.count > 1 else ""
     device = resolve_device(options.device)
-    console.say(f"training on {len(train_set):,} images, on {device}{in_processes}")
+    console.say(f"training on {counted(len(train_set), 'image')}, on {device}{in_processes}")
     with console.progress("training") as report:
         result = train(
             model,
@@ -199,8 +214,6 @@ def _train(options: Options, processes: Processes) -> None:
 
 def _out_folder(options: Options) -> Path:
     """Create OUT, and refuse to lose a run that it holds."""
-    if options.resume and options.overwrite:
-        raise UsageError("--resume continues the run in --out, --overwrite discards it: give one")
     out = check_folder(options.out)
     taken = any((out / name).exists() for name in ("last.safetensors", "model.safetensors"))
     if taken and not (options.resume or options.overwrite):
@@ -223,10 +236,6 @@ def training_set(options: Options, originals: ImageSet, skipped: Sequence[int] =
         ValueError: a folder was made from other images.
     """
     if not options.sign:
-        if options.sign_mode != "add":
-            raise UsageError("--sign-mode replace needs --sign DIR")
-        if options.sign_random_k:
-            raise UsageError("--sign-random-k needs --sign DIR")
         return originals
     import torch
 
@@ -248,21 +257,14 @@ def training_set(options: Options, originals: ImageSet, skipped: Sequence[int] =
 
 
 def read_policies(options: Options) -> tuple[Policy, ...]:
-    """Read --policies, and check that the options of augmentations fit --augment.
+    """Read --policies, if --augment deepaugment uses them.
 
     Raises:
-        UsageError: an option is missing, or does not belong to this augmentation.
         OSError: the file cannot be read.
         ValueError: it holds no policies.
     """
-    if options.mixup_alpha is not None and options.augment != "mixup":
-        raise UsageError(f"--mixup-alpha needs --augment mixup; it is {options.augment}")
-    if options.augment != "deepaugment":
-        if options.policies is not None:
-            raise UsageError(f"--policies needs --augment deepaugment; it is {options.augment}")
-        return ()
     if options.policies is None:
-        raise UsageError("--augment deepaugment needs --policies FILE.yaml")
+        return ()
     from sign_ext.augment import load_policies
 
     return load_policies(options.policies)
@@ -329,7 +331,7 @@ def _print(
 
     print(
         f"best epoch {result.best_epoch} of {len(result.history)}: validation accuracy "
-        f"{result.best_validation_accuracy:.4f} ({result.steps} gradient steps, "
+        f"{result.best_validation_accuracy:.4f} ({counted(result.steps, 'gradient step')}, "
         f"{duration(result.seconds)})"
     )
     print(checkpoint)

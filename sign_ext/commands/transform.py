@@ -21,13 +21,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.network_data import NetworkDataOptions, network_source
 from sign_ext.commands.networks import ignore, network_as_json, read_network
-from sign_ext.commands.options import option, sign_option
+from sign_ext.commands.options import PositiveInt, option, sign_option
 from sign_ext.commands.shared import (
     SignOptions,
     on_error_option,
@@ -35,6 +33,7 @@ from sign_ext.commands.shared import (
     say_converted,
     say_found,
 )
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     from sign_ext.data.listing import DataSummary
@@ -107,19 +106,21 @@ class Options(SignOptions, NetworkDataOptions):
         False, type=bool, help="Start over if OUT was made with other settings."
     )
 
+    def check(self) -> None:
+        """Check the network, --snapshots and --memory."""
+        super().check()
+        _snapshots(self)
+        _memory(self)
+
 
 def run(options: Options) -> None:
     """Transform the images and write OUT."""
     from sign_ext import SignTransform
     from sign_ext.store import transform_to_store
-    from sign_ext.store.budget import parse_size
     from sign_ext.store.coordination import Ranks
 
     snapshots = _snapshots(options)
-    try:
-        memory = None if options.memory is None else parse_size(options.memory)
-    except ValueError as error:
-        raise UsageError(f"--memory: {error}") from error
+    memory = _memory(options)
     ranks = Ranks.from_environment()
     device = resolve_device(_own_device(options.device))
     model, config = read_network(options, device, say=console.say if ranks.first else ignore)
@@ -185,6 +186,15 @@ def _own_device(name: str) -> str:
     return name
 
 
+def _memory(options: Options) -> int | None:
+    from sign_ext.store.budget import parse_size
+
+    try:
+        return None if options.memory is None else parse_size(options.memory)
+    except ValueError as error:
+        raise UsageError(f"--memory: {error}") from error
+
+
 def _snapshots(options: Options) -> tuple[int, ...]:
     snapshots = tuple(sorted(set(options.snapshots or [options.steps])))
     if snapshots[-1] > options.steps:
@@ -230,4 +240,4 @@ def _print(
         print(f"{name:<11}{text}")
     own = "of its own " if ranks.world > 1 else ""
     kept = f"{done.kept:,} existed" if done.kept else "none existed"
-    print(f"{'this run':<11}made {done.made:,} shards, {own}{kept} ({duration(seconds)})")
+    print(f"{'this run':<11}made {counted(done.made, 'shard')}, {own}{kept} ({duration(seconds)})")

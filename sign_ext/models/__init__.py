@@ -4,8 +4,9 @@ May import data and the core (`sign` and below) only; torchvision, timm and tran
 imported where they are used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sign_ext.lazy_import import lazy_names
 
 if TYPE_CHECKING:
     from sign_ext.models.aleatoric import (
@@ -39,27 +40,23 @@ __all__ = [
     "with_normalization",
 ]
 
-# Imported when they are asked for: network_name needs no torch.
-_PLACES = {
-    "aleatoric": ("AleatoricHead", "AleatoricOutput", "aleatoric_loss", "sample_logits"),
-    "network_name": ("MODEL_NAMES", "NetworkName", "parse_network_name"),
-    "normalize": ("Normalize", "recorded_normalization", "with_normalization"),
-    "network": ("open_network",),
-    "registry": ("build_model", "model_options"),
-    "weights": ("Weights", "load_weights", "read_weights"),
-}
-_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module, the first time that it is used."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """The public names, imported or not."""
-    return sorted({*globals(), *__all__})
+lazy_names(
+    __name__,
+    {
+        "sign_ext.models.aleatoric": [
+            "AleatoricHead",
+            "AleatoricOutput",
+            "aleatoric_loss",
+            "sample_logits",
+        ],
+        "sign_ext.models.network": ["open_network"],
+        "sign_ext.models.network_name": ["MODEL_NAMES", "NetworkName", "parse_network_name"],
+        "sign_ext.models.normalize": [
+            "Normalize",
+            "recorded_normalization",
+            "with_normalization",
+        ],
+        "sign_ext.models.registry": ["build_model", "model_options"],
+        "sign_ext.models.weights": ["Weights", "load_weights", "read_weights"],
+    },
+)

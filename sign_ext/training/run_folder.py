@@ -21,6 +21,7 @@ from sign_ext.augment import Augment
 from sign_ext.data import ImageSet, fingerprint
 from sign_ext.environment import versions
 from sign_ext.files import utf_8_path
+from sign_ext.formatting import counted
 from sign_ext.training.checkpoints import CHECKPOINT_NAME
 from sign_ext.training.objective import Objective
 from sign_ext.training.processes import ONE_PROCESS, Processes
@@ -63,8 +64,9 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     elif state.exists() and not resume:
         epochs, steps = peek(folder)
         raise FileExistsError(
-            f"{folder} already holds a training run ({epochs} epochs, {steps} steps done): give "
-            "resume=True to continue it, overwrite=True to discard it, or another folder."
+            f"{folder} already holds a training run ({counted(epochs, 'epoch')}, "
+            f"{counted(steps, 'step')} done): give resume=True to continue it, overwrite=True to "
+            "discard it, or another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
 
