@@ -188,7 +188,7 @@ def test_options_are_entries_of_the_configuration(folder: tuple[Path, Any]) -> N
     _, config = open_network(f"hf:{path}", options={"hidden_act": "gelu"})
     assert config["model"]["hf_config"]["hidden_act"] == "gelu"
     assert config["model"]["options"] == {"hidden_act": "gelu"}
-    with pytest.raises(ValueError, match="'hidden_acts' is not an entry.*mean 'hidden_act'"):
+    with pytest.raises(ValueError, match=r"'hidden_acts' is not an entry.*mean 'hidden_act'"):
         open_network(f"hf:{path}", options={"hidden_acts": "gelu"})
 
 
