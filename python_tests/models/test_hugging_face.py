@@ -183,6 +183,15 @@ def test_another_number_of_classes(folder: tuple[Path, Any]) -> None:
     )
 
 
+def test_options_are_entries_of_the_configuration(folder: tuple[Path, Any]) -> None:
+    path, _ = folder
+    _, config = open_network(f"hf:{path}", options={"hidden_act": "gelu"})
+    assert config["model"]["hf_config"]["hidden_act"] == "gelu"
+    assert config["model"]["options"] == {"hidden_act": "gelu"}
+    with pytest.raises(ValueError, match=r"'hidden_acts' is not an entry.*mean 'hidden_act'"):
+        open_network(f"hf:{path}", options={"hidden_acts": "gelu"})
+
+
 def test_weights_in_a_file_for_a_network_of_transformers(
     folder: tuple[Path, Any], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -57,6 +58,22 @@ def test_a_network_of_a_library_comes_back(
         torch.testing.assert_close(first, second)
     with pytest.raises(ValueError, match=r"holds the network .* 'timm:resnet18' is asked for"):
         load_checkpoint(tmp_path, model="timm:resnet18")
+
+
+def test_a_network_that_needs_values_to_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_weights
+) -> None:
+    """Some versions of timm compute depths of layers with tensors: no network without memory."""
+    model, config = open_network("timm:resnet10t", num_classes=4, image_shape=33)
+    save_checkpoint(tmp_path / "model.safetensors", model, config)
+    create = timm.create_model
+
+    def with_values(*arguments: Any, **options: Any) -> nn.Module:
+        torch.linspace(0, 1, 3)[1].item()
+        return create(*arguments, **options)
+
+    monkeypatch.setattr("timm.create_model", with_values)
+    assert same_weights(load_checkpoint(tmp_path)[0], model)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sign_ext.files import read_json
+from sign_ext.models.network_name import closest
 
 # Keys of a config.json that make transformers fetch code or change how weights are stored.
 _UNSAFE = (
@@ -271,6 +272,13 @@ def _config(
             "code comes with its folder, write a function that builds it: sign_ext runs no code "
             "from such a folder (FILE.py:FUNCTION)."
         )
+    known = list(transformers.CONFIG_MAPPING[kind]().to_dict())
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"{option!r} is not an entry of the configuration of {kind}"
+                f"{closest(option, known)}; accepted: {', '.join(known)}"
+            )
     if num_classes is not None and num_classes != count_classes(entries):
         entries = {k: v for k, v in entries.items() if k not in ("id2label", "label2id")}
         entries["num_labels"] = num_classes

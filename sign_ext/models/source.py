@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sign_ext.models import hugging_face
 from sign_ext.models.network_name import NetworkName, closest
 from sign_ext.models.records import Record, record_of
-from sign_ext.models.registry import build_model, model_options
+from sign_ext.models.registry import build_model
 from sign_ext.models.user_code import UserFunction
 
 OWN_SIZE = 32  # height and width of images for sign_ext's own networks, unless given
@@ -116,6 +116,8 @@ class Source:
     def shapes(self, outputs: int | None) -> dict[str, Tensor]:
         """Return the tensors of a network with so many outputs, without values if possible."""
         with torch.random.fork_rng(devices=[]):
+            if self.function is not None:  # it may load weights, or keep the network
+                return self.build(outputs).state_dict()
             try:
                 with torch.device("meta"):
                     return self.build(outputs).state_dict()
@@ -225,8 +227,3 @@ def _timm_tag(network: nn.Module, name: str) -> str:
     config = getattr(network, "pretrained_cfg", None) or {}
     tag = config.get("tag")
     return f"{config.get('architecture', name)}.{tag}" if tag else name
-
-
-def own_options(name: NetworkName) -> dict[str, Any] | None:
-    """Return the options of one of sign_ext's own networks, with defaults; None for others."""
-    return model_options(name.name) if name.kind == "sign_ext" else None

@@ -122,13 +122,14 @@ def load_checkpoint(
     problem = (
         f"The tensors in {path} do not match model {spec['name']!r} as its configuration builds it"
     )
-    if not parse_network_name(spec["name"]).is_code:
-        # First without memory, because num_classes and image_shape may ask for any amount of it.
-        with torch.device("meta"):
-            shapes = _build(path, spec).state_dict()
-        require_tensors(problem, shapes, tensors)
+    name = parse_network_name(spec["name"])
+    shapes = None if name.is_code else _shapes(path, spec, name)
+    ours = name.kind == "sign_ext"
+    if shapes is not None:
+        require_tensors(problem, shapes, tensors, infinite=not ours)
     network = _build(path, spec, model)
-    require_tensors(problem, network.state_dict(), tensors, infinite=True)
+    if shapes is None:
+        require_tensors(problem, network.state_dict(), tensors, infinite=True)
     network.load_state_dict(tensors)
     if class_names := class_names_of(config):
         remember_classes(network, class_names)
@@ -213,6 +214,20 @@ def _is_same(recorded: NetworkName, given: str) -> bool:
     return recorded.kind == name.kind == "file" and (
         (Path(name.place).name, name.function) == (Path(recorded.place).name, recorded.function)
     )
+
+
+def _shapes(path: Path, spec: Mapping[str, Any], name: NetworkName) -> dict[str, Tensor] | None:
+    """Build a network without memory, because its record may ask for any amount of it.
+
+    None for a network of another library that needs values to be built.
+    """
+    try:
+        with torch.device("meta"):
+            return _build(path, spec).state_dict()
+    except ValueError:
+        if name.kind == "sign_ext":
+            raise
+        return None
 
 
 def _build(path: Path, spec: Mapping[str, Any], name: str | None = None) -> nn.Module:
