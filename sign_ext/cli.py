@@ -27,7 +27,8 @@ from sign_ext.commands.console import (
     output_is_closed,
     tolerate_any_text,
 )
-from sign_ext.commands.parser import check_values, format_entry, parse
+from sign_ext.commands.help_text import format_entry
+from sign_ext.commands.parser import check_values, parse
 from sign_ext.formatting import did_you_mean
 
 DESCRIPTION = """\

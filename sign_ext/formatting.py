@@ -76,6 +76,17 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
+def listed(items: Iterable[object]) -> str:
+    """Write "K", "K and L", "K, L and M".
+
+    Example:
+        >>> listed([10, 50, 100])
+        '10, 50 and 100'
+    """
+    *before, last = map(str, items)
+    return f"{', '.join(before)} and {last}" if before else last
+
+
 def closest(given: str, accepted: Iterable[str]) -> str | None:
     """Return the accepted name that is most like the given one; None if none is alike.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from sign_ext.commands.console import UsageError
+from sign_ext.commands.help_text import format_help
 from sign_ext.commands.options import (
     Number,
     OutputOptions,
@@ -18,7 +19,7 @@ from sign_ext.commands.options import (
     command_line,
     option,
 )
-from sign_ext.commands.parser import check_values, format_help, parse
+from sign_ext.commands.parser import check_values, parse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,7 @@ def test_a_file_is_read_where_it_stands(tmp_path: Path) -> None:
         ("stepz: [3]", "'stepz' is not an option, did you mean 'steps'?"),
         ("steps: 3", "steps is 3; accepted: a list"),
         ("steps: [0]", "steps is 0; accepted: a whole number of at least 1"),
-        ("pair: [1]", "pair has 1 values; it takes 2 values"),
+        ("pair: [1]", "pair has 1 value; it takes 2 values"),
         ("out: 3", "out is 3; accepted: text"),
         ("loud: 1", "loud is 1; accepted: true or false"),
         ("- steps", "holds no options"),

@@ -7,73 +7,43 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shlex
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from sign_ext.commands.console import UsageError
+from sign_ext.commands.value_types import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    alternatives,
+    name_of,
+)
 from sign_ext.settings import OPTIONS
 
-
-@dataclasses.dataclass(frozen=True)
-class Number:
-    """The type of an option that is a number, in words for the help and for errors.
-
-    Args:
-        whole: Accept whole numbers only.
-        least: The smallest number that is accepted; None for no bound.
-        above: Accept numbers above this one; None for no bound.
-
-    Example:
-        >>> PositiveInt.words, PositiveInt.read("12")
-        ('a whole number of at least 1', 12)
-    """
-
-    whole: bool = False
-    least: float | None = None
-    above: float | None = None
-
-    @property
-    def words(self) -> str:
-        """What is accepted."""
-        least = "" if self.least is None else f" of at least {self.least:g}"
-        above = "" if self.above is None else f" above {self.above:g}"
-        return f"a {'whole ' if self.whole else ''}number{least}{above}"
-
-    def read(self, value: object) -> float:
-        """Return the number that was given as text or, in a file, as a number.
-
-        Raises:
-            ValueError: it is not accepted.
-        """
-        number = self._converted(value)
-        bounded = self.least is not None or self.above is not None
-        if (
-            math.isnan(number)
-            or (bounded and math.isinf(number))
-            or (self.least is not None and number < self.least)
-            or (self.above is not None and number <= self.above)
-        ):
-            raise ValueError(f"{value!r} is not {self.words}")
-        return number
-
-    def _converted(self, value: object) -> float:
-        """Return a value as a number, NaN if it is none."""
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            return math.nan
-        if self.whole and isinstance(value, float):
-            return math.nan
-        try:
-            return int(value) if self.whole else float(value)
-        except ValueError:
-            return math.nan
-
-
-PositiveInt = Number(whole=True, least=1)
-NonNegativeInt = Number(whole=True, least=0)
-PositiveFloat = Number(above=0)
-NonNegativeFloat = Number(least=0)
+__all__ = [
+    "Command",
+    "CommonOptions",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "Number",
+    "OutputOptions",
+    "PositiveFloat",
+    "PositiveInt",
+    "Spec",
+    "check_device_name",
+    "command_line",
+    "data_root_option",
+    "device_option",
+    "flag_of",
+    "option",
+    "placeholders_of",
+    "seed_option",
+    "sign_option",
+    "spec_of",
+]
 
 
 def option(
@@ -127,6 +97,28 @@ def spec_of(field: dataclasses.Field[Any]) -> Spec:
     """Return what a field made by `option` declares."""
     spec: Spec = field.metadata["option"]
     return spec
+
+
+def flag_of(field: dataclasses.Field[Any]) -> str:
+    """Return an option as it is typed, or the name that the help gives to a positional value."""
+    spec = spec_of(field)
+    if spec.positional:
+        return str(spec.metavar or field.name.upper())
+    return "--" + field.name.replace("_", "-")
+
+
+def placeholders_of(field: dataclasses.Field[Any]) -> list[str]:
+    """Return the names that the help gives to an option's values."""
+    spec = spec_of(field)
+    if spec.type is bool:
+        return []
+    if isinstance(spec.metavar, tuple):
+        return list(spec.metavar)
+    names = (name_of(each) for each in alternatives(spec.type))
+    name = spec.metavar or "|".join(each or field.name.upper() for each in names)
+    if spec.nargs == "+" and "|" not in name:  # a list of alternatives says how many each takes
+        return [name, f"[{name} ...]"]
+    return [name] * (spec.nargs if isinstance(spec.nargs, int) else 1)
 
 
 def sign_option(name: str, **changes: Any) -> Any:
@@ -208,6 +200,13 @@ class CommonOptions(OutputOptions):
     seed: int = seed_option()
 
 
+class Command(Protocol):
+    """A module of this package that is a command."""
+
+    Options: type[OutputOptions]
+    EXAMPLES: tuple[str, ...]
+
+
 def command_line(command: str, options: OutputOptions) -> str:
     """Return the shell line that gives these options, without those at their default.
 
@@ -220,7 +219,7 @@ def command_line(command: str, options: OutputOptions) -> str:
         value = getattr(options, field.name)
         if value == field.default:
             continue
-        flag = "--" + field.name.replace("_", "-")
+        flag = flag_of(field)
         if isinstance(value, Mapping):
             for key, each in value.items():
                 parts += [f"{flag}.{key}", each if isinstance(each, str) else json.dumps(each)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sign_ext.formatting import counted
@@ -28,17 +28,6 @@ P_VALUES = (
     "“undecided” needs p < 0.05 and, for shares of test images, a difference beyond twice that "
     "error; with one seed, the latter alone."
 )
-
-
-def listed(items: Iterable[object]) -> str:
-    """Write "K", "K and L", "K, L and M".
-
-    Example:
-        >>> listed([10, 50, 100])
-        '10, 50 and 100'
-    """
-    *before, last = map(str, items)
-    return f"{', '.join(before)} and {last}" if before else last
 
 
 def format_settings(

@@ -9,9 +9,8 @@ from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import OutcomesByName
 from sign_ext.experiments.stages.networks import Transform
 from sign_ext.experiments.stages.stage import Outcome, topological_order
-from sign_ext.formatting import counted, signed
+from sign_ext.formatting import counted, listed, signed
 from sign_ext.report.schema import Cell, Column, Comparison, Table
-from sign_ext.report.wording import listed
 
 
 def stand_ins(
