@@ -110,7 +110,8 @@ WRONG: tuple[tuple[tuple[str, ...], str], ...] = (
     ((*TRAIN, "--augment", "clasical"), "--augment is 'clasical', did you mean 'classical'?"),
     ((*TRAIN, "--augment", "clasical"), "accepted: none, classical, mixup, deepaugment"),
     ((*TRAIN, "--bit-depth", "13"), "--bit-depth is '13'; accepted: 12, 16"),
-    ((*TRAIN, "--model", "basic-cnn"), "--model is 'basic-cnn', did you mean 'basic_cnn'?"),
+    ((*TRAIN, "--model", "basic-cnn"), "--model: 'basic-cnn' is not the name of a network"),
+    ((*TRAIN, "--model", "basic-cnn"), "did you mean 'basic_cnn'?"),
     ((*TRAIN, "--data", "cifar01"), "--data is 'cifar01', did you mean 'cifar10'? accepted: dig"),
     ((*TRAIN, "--resume", "--overwrite"), "--overwrite discards it: give one"),
     ((*TRAIN, "--resume=1"), "--resume takes no value"),
@@ -128,7 +129,7 @@ WRONG: tuple[tuple[tuple[str, ...], str], ...] = (
     (("reproduce", "all", "--scale", "large"), "--scale: scale 'large' is neither one of smoke,"),
     (("reproduce", "all", "--only-seeds", "1", "1"), "--only-seeds lists a seed twice: (1, 1)"),
     (("bench", "--model", "basic_cnn", "--backends", "fuse"), "did you mean 'fused'? accepted: a"),
-    (("bench", "--model", "basicnn"), "--model is 'basicnn', did you mean 'basic_cnn'?"),
+    (("bench", "--model", "basicnn"), "did you mean 'basic_cnn'?"),
 )
 
 

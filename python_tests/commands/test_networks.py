@@ -216,7 +216,7 @@ MINE = ["--model", "own_networks:small", "--data", "photos", "--image-size", "8"
         (["evaluate", "--checkpoint", "net", "--normalize", "none"], 2, "--normalize goes with"),
         (["evaluate", "--checkpoint", "net", "--num-classes", "3"], 2, "--num-classes goes with"),
         (["evaluate", *OURS], 2, "give --weights FILE"),
-        (["calibrate", "--model", "timm:resnet18", "--data", "photos"], 2, "--weights pretrained"),
+        (["calibrate", "--model", "timm:resnet18", "--data", "photos"], 2, "FILE or pretrained"),
         (["evaluate", "--model", "timm:resnet81", "--data", "photos"], 2, "timm:resnet81"),
         (["train", "--model", "resnet18", "--data", "photos", "--out", "o"], 2, "timm:resnet18"),
         (
