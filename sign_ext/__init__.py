@@ -13,6 +13,7 @@ from sign_ext.errors import (
     BackendError,
     DivergenceError,
     NegligibleDeltaWarning,
+    PixelRangeWarning,
     SignError,
     SourceLayerError,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Calibration",
     "DivergenceError",
     "NegligibleDeltaWarning",
+    "PixelRangeWarning",
     "Shared",
     "SignError",
     "SignTransform",
