@@ -617,6 +617,7 @@ class SignTransform:
         pixel_range: float = 255.0,
         model_kwargs: Mapping[str, Any] | None = None,
         progress: Progress = False,
+        say: Callable[[str], None] | None = None,
     ) -> Calibration:
         """Measure what step sizes do to images, and propose one; see `sign_ext.calibrate`."""
 
@@ -636,6 +637,7 @@ class SignTransform:
             pixel_range=pixel_range,
             model_kwargs=model_kwargs,
             progress=progress,
+            say=say,
         )
 
 
