@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sign_ext.errors import PixelRangeWarning
 from sign_ext.eval_state import copies_of_buffers, frozen, restore_buffers, why_not_recorded
+from sign_ext.network_state import weights_versions
 from sign_ext.probe import IMAGES_SEEN, ImageStatistics, random_images
 from sign_ext.source_layer import in_this_thread
 
@@ -95,7 +96,7 @@ class _Known:
 
     Attributes:
         told: the causes of which was warned.
-        asked: kind of images → None where a verdict was reached, else the state that gave none.
+        asked: kind of images → None where no more can be learnt, else the state that told nothing.
     """
 
     told: set[str] = field(default_factory=set)
@@ -142,7 +143,6 @@ def check_units(
     dtype: torch.dtype,
     *,
     place: Hashable = None,
-    state: Hashable = None,
 ) -> None:
     """Warn if images are in other units than a network takes, where that can be told.
 
@@ -157,7 +157,6 @@ def check_units(
         like: their statistics.
         dtype: the network's, which `run` gets.
         place: what else a verdict holds for, such as the layer at which `run` ends.
-        state: of the network; equal as long as its weights are.
     """
     values = Values.of(like)
     if not values.are_small() and values.largest < GREY:
@@ -166,19 +165,37 @@ def check_units(
     key = (images.shape[1:], dtype, images.device, magnitude, place)
     with _lock:
         asked = _known.setdefault(network, _Known()).asked
-        if key in asked and asked[key] in (None, state):
+        if key in asked and (asked[key] is None or asked[key] == _state(network)):
             return
-        asked[key] = state
     # The passes of sharded networks must be the same in every process, and images differ there.
-    if why_not_recorded(network) is not None:
+    may_show = _may_show(network) and why_not_recorded(network) is None
+    with _lock:
+        asked[key] = _state(network) if may_show else None
+    if not may_show:
         return
     verdict = _verdict(network, run, images, like, dtype, values)
     if verdict is None:
         return
     with _lock:
-        _known.setdefault(network, _Known()).asked[key] = None
+        asked[key] = None
     if verdict:
         warn_once(network, verdict[0], verdict[1])
+
+
+def _state(network: nn.Module) -> Hashable:
+    """What a missing verdict depends on: statistics that were never moved, or fresh weights."""
+    if any(_keeps_statistics(module) for module in network.modules()):
+        return tuple((id(tensor), tensor._version) for tensor in network.buffers())
+    return weights_versions(network)
+
+
+def _may_show(network: nn.Module) -> bool:
+    """Whether anything in a network knows its units, and the network can be held still."""
+    if any(tensor.is_inference() for tensor in [*network.parameters(), *network.buffers()]):
+        return False
+    modules = [m for m in network.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    known = any(_constants(m) or _keeps_statistics(m) for m in modules)
+    return known or _recorded(network) is not None
 
 
 def _verdict(
@@ -195,7 +212,7 @@ def _verdict(
         return None  # nearly black 8-bit images
     own = some[int(some.flatten(1).double().std(1, correction=0).argmax())][None]
     drawn = random_images(like, images.shape[1:], 1, seed=0)
-    seen = []
+    seen: list[_Seen] = []
     buffers = copies_of_buffers(network)
     try:
         with frozen(network), torch.no_grad():

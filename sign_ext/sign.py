@@ -414,7 +414,7 @@ class SignTransform:
                 with structure.running():
                     return phi(image)
 
-            check_units(self._network, run, images, like, dtype, place=source, state=state)
+            check_units(self._network, run, images, like, dtype, place=source)
         self._seen = source
         return problem, source, varies
 
