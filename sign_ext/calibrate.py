@@ -37,6 +37,7 @@ from sign_ext.settings import Settings
 GRID = (0.1, 0.3, 1.0, 3.0, 10.0)  # factors of the step that a constant δ would ask for
 CLOSE = 0.1  # relative distance from the target within which a proposal is taken
 TIMED_STEPS = 3  # of which the forecast takes the time of all but the first
+TIMED_FROM = 10  # K from which a forecast takes less time than it tells of
 
 
 @dataclass(frozen=True)
@@ -252,24 +253,26 @@ def _forecast(
     transform: Callable[[float, int], Tensor], images: Tensor, steps: int, sizes: Sequence[float]
 ) -> str:
     """How long a calibration will take, from a few steps of the smallest step size."""
-    seconds = []
-    for some in (1, TIMED_STEPS):
+    tried = len(sizes) + 1  # the proposal is measured too
+    what = f"{len(images)} images, K = {steps}, {tried} step sizes"
+    if steps < TIMED_FROM:
+        return f"{what} on {images.device}"
+
+    def seconds(some: int) -> float:
+        began = time.perf_counter()
+        transform(min(sizes), some)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
-        began = time.perf_counter()
-        try:
-            # The host waits for the result: it is read.
-            float(transform(min(sizes), some).flatten()[:1].sum())
-        except DivergenceError:
-            return f"{len(images)} images, K = {steps}, {len(sizes)} step sizes"
-        seconds.append(time.perf_counter() - began)
-    step = max(seconds[1] - seconds[0], 0.0) / (TIMED_STEPS - 1)
-    each = seconds[0] + (steps - 1) * step
-    tried = len(sizes) + 1  # the proposal is measured too
-    return (
-        f"{len(images)} images, K = {steps}, {tried} step sizes: about {duration(tried * each)} on "
-        f"{images.device}"
-    )
+        return time.perf_counter() - began
+
+    try:
+        seconds(1)  # what is found out once for a network is not counted
+        one, several = seconds(1), seconds(TIMED_STEPS)
+    except DivergenceError:
+        return f"{what} on {images.device}"
+    step = max(several - one, 0.0) / (TIMED_STEPS - 1)
+    expected = tried * (one + (steps - 1) * step)
+    return f"{what}: about {duration(expected)} on {images.device}"
 
 
 def _check_arguments(

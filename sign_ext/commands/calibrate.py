@@ -67,7 +67,6 @@ def run(options: Options) -> None:
     count = min(options.images, len(part))
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
     transform = SignTransform(model, **options.sign_settings())
-    console.say(f"{len(part)} images, K = {options.steps}, on {device}")
     with console.progress("calibrating") as report:
         calibration = transform.calibrate(
             part.float().to(device),
@@ -76,6 +75,7 @@ def run(options: Options) -> None:
             step_sizes=options.step_sizes,
             target_share=options.target_share,
             progress=report,
+            say=console.say,
         )
     if options.json:
         console.print_json({"data": splits.summary.to_dict(), **calibration.to_dict()})

@@ -11,7 +11,8 @@ is missing, and the result is byte-identical. Other settings are refused. Under
 torchrun the processes share the shards; the bytes do not depend on how many.
 
 The step size depends on the network and on the data: `sign-ext calibrate`
-shows what each one does to the images, and proposes one.
+shows what each one does to the images, and proposes one. --step-size auto
+takes its proposal for 64 training images.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
@@ -38,6 +39,8 @@ from sign_ext.commands.shared import (
 )
 
 if TYPE_CHECKING:
+    from sign_ext import SignTransform
+    from sign_ext.data import ImageSource
     from sign_ext.data.listing import DataSummary
     from sign_ext.store import StoreRun
     from sign_ext.store.coordination import Ranks
@@ -45,10 +48,11 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sign-ext transform --checkpoint runs/classical/model.safetensors --data digits \\",
     "    --steps 100 --snapshots 50 100 --step-size 30 --out runs/transformed",
-    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size 3 \\",
+    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size auto \\",
     "    --dtype bfloat16 --on-error skip --memory 8GB --profile --out /shared/transformed",
 )
 
+AUTO = "auto"
 TINY = 0.1  # grey levels rms; less is hardly a change: probably the step size is still the default
 
 
@@ -61,7 +65,13 @@ class Options(SignOptions, CheckpointOptions):
     snapshots: tuple[int, ...] | None = sign_option(
         "snapshots", type=PositiveInt, nargs="+", metavar="K"
     )
-    step_size: float = sign_option("step_size", type=float)
+    step_size: float | str = sign_option(
+        "step_size",
+        type=float | Literal["auto"],
+        metavar="STEP|auto",
+        help="Factor of δ. auto takes what `sign-ext calibrate` proposes for training images, and "
+        "records it: a rerun uses the same.",
+    )
     split: str = option(
         "train",
         type=Literal["train", "validation", "test", "all"],
@@ -127,16 +137,28 @@ def run(options: Options) -> None:
     if ranks.first:
         say_found(source.summary())
     began = time.perf_counter()
+    given = options.step_size
     sign = SignTransform(
         model,
         options.steps,
-        step_size=options.step_size,
+        step_size=1.0 if isinstance(given, str) else given,
         snapshots=snapshots,
         tune=options.tune,
         **options.sign_settings(),
     )
     path = Path(options.checkpoint)
     path = path / "model.safetensors" if path.is_dir() else path
+    say = console.say if ranks.first else None
+    about: dict[str, Any] = {
+        "checkpoint": {"sha256": sha256_of(path), "model": config["model"]},
+        "split": {
+            "name": options.split,
+            "train_size": options.train_size,
+            "seed": options.seed,
+        },
+    }
+    if given == AUTO:
+        sign, about["calibration"] = _calibrated(options, sign, config, source, ranks)
     with console.progress("transforming") as report:
         done = transform_to_store(
             sign,
@@ -149,19 +171,38 @@ def run(options: Options) -> None:
             readers=options.readers,
             overwrite=options.overwrite,
             trust=options.trust,
-            about={
-                "checkpoint": {"sha256": sha256_of(path), "model": config["model"]},
-                "split": {
-                    "name": options.split,
-                    "train_size": options.train_size,
-                    "seed": options.seed,
-                },
-            },
+            about=about,
             ranks=ranks,
             progress=report if ranks.first else False,
-            say=console.say if ranks.first else None,
+            say=say,
         )
     _print(options, done, ranks, time.perf_counter() - began, source.summary())
+
+
+def _calibrated(
+    options: Options,
+    sign: SignTransform,
+    config: dict[str, Any],
+    source: ImageSource,
+    ranks: Ranks,
+) -> tuple[SignTransform, dict[str, Any]]:
+    """Find the step size of --step-size auto on the training images, or in the store's manifest."""
+    from sign_ext.store import auto_step_size
+
+    train = source
+    if options.split != "train":
+        train = checkpoint_source(options, config, "train", train_size=options.train_size)
+    with console.progress("calibrating") as report:
+        return auto_step_size(
+            sign,
+            train,
+            options.out,
+            seed=options.seed,
+            on_error="skip" if options.on_error == "skip" else "fail",
+            ranks=ranks,
+            progress=report,
+            say=console.say if ranks.first else None,
+        )
 
 
 def _own_device(name: str) -> str:

@@ -4,6 +4,7 @@ May import data, sign and what is below them; never training, evaluation or augm
 """
 
 from sign_ext.errors import StoreError, StoreInUseError
+from sign_ext.store.auto_step_size import auto_step_size
 from sign_ext.store.inspect import Verdict, verify
 from sign_ext.store.reader import Snapshot, Transformed, load_transformed
 from sign_ext.store.save import save_transformed
@@ -16,6 +17,7 @@ __all__ = [
     "StoreRun",
     "Transformed",
     "Verdict",
+    "auto_step_size",
     "load_transformed",
     "save_transformed",
     "transform_to_store",
