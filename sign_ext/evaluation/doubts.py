@@ -74,8 +74,9 @@ def doubt_of_guessing(accuracy: float, labels: Tensor, classes: int) -> str:
     if by_chance**images > LEVEL:
         return ""
     guesses = at_least(by_chance) > LEVEL
-    # In a test set of few classes, or of one, that share says nothing about the network.
-    one_answer = largest < 0.95 and min(at_least(largest), at_most(largest)) > LEVEL / 2
+    # Of nearly balanced labels the share is that of guessing; of nearly one, any good network's.
+    telling = 1.2 * by_chance < largest < 0.95
+    one_answer = telling and min(at_least(largest), at_most(largest)) > LEVEL / 2
     if not (guesses or one_answer):
         return ""
     share = f"; {percent(largest)}% for the most frequent of these" if largest < 1 else ""
