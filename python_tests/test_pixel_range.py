@@ -198,6 +198,15 @@ def test_grey_levels_into_a_normalisation_for_zero_to_one(torch_rng):
     assert not warned(network(Standardise()), images / 255)
 
 
+def test_normalisations_that_leave_grey_levels_large(torch_rng):
+    images = photos(torch_rng, 5)
+    means_only = network(Standardise((123.7, 116.8, 103.9), (1.0, 1.0, 1.0)))
+    assert not warned(means_only, images)
+    assert len(warned(means_only, images / 255)) == 1
+    for given in UNITS.values():
+        assert not warned(network(Standardise((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))), given(images))
+
+
 def test_torchvisions_transform_as_a_module(torch_rng):
     transforms = pytest.importorskip("torchvision.transforms.v2")
     images = photos(torch_rng, 5)

@@ -233,7 +233,9 @@ def _verdict_on_large(
     network: nn.Module, values: Values, own: _Seen, drawn: _Seen
 ) -> tuple[str, str] | tuple[()] | None:
     one, other = own.normalised, drawn.normalised
-    if one and other and min(one.rms, other.rms) > LARGEST_RMS:
+    # Some subtract the mean of grey levels only, and leave them as large as they are.
+    beyond = one is not None and values.largest > LARGEST_RMS * one.unit
+    if one and other and beyond and min(one.rms, other.rms) > LARGEST_RMS:
         return (
             "normalisation",
             f"the images span {values}, of which {one.name}, the network's first normalisation, "
@@ -271,7 +273,7 @@ def _verdict_on_small(
     values: Values, own: _Seen, drawn: _Seen
 ) -> tuple[str, str] | tuple[()] | None:
     one, first, second = own.normalised, own.batch_norm, drawn.batch_norm
-    if one and one.std >= GREY:
+    if one and one.unit >= GREY:
         return (
             "normalisation",
             f"the images span {values}, and {one.name}, the network's first normalisation, is for "
@@ -299,6 +301,11 @@ class _Normalised:
     rms: float
     mean: float
     std: float
+
+    @property
+    def unit(self) -> float:
+        """How large the values are that it is for."""
+        return max(abs(self.mean), self.std)
 
 
 @dataclass
@@ -380,7 +387,8 @@ def _constants(module: nn.Module) -> tuple[float, float] | None:
         return None
     if not len(mean) or not bool((std > 0).all()) or not bool(torch.isfinite(mean).all()):
         return None
-    return float(mean.mean()), float(std.max())
+    constants = float(mean.mean()), float(std.max())
+    return None if constants == (0.0, 1.0) else constants  # which change nothing
 
 
 def _keeps_statistics(module: nn.Module) -> bool:
