@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         BackendError,
         DivergenceError,
         NegligibleDeltaWarning,
+        PixelRangeWarning,
         SignError,
         SourceLayerError,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "Calibration",
     "DivergenceError",
     "NegligibleDeltaWarning",
+    "PixelRangeWarning",
     "Shared",
     "SignError",
     "SignTransform",
@@ -56,6 +58,7 @@ lazy_names(
             "BackendError",
             "DivergenceError",
             "NegligibleDeltaWarning",
+            "PixelRangeWarning",
             "SignError",
             "SourceLayerError",
         ],

@@ -190,3 +190,13 @@ def test_evaluate_by_name(by_name, photos, network, capsys) -> None:
     assert found["accuracy"] == pytest.approx(accuracy(network, *read_part(photos, "test")))
     assert set(found["per_class"]) == set(CLASSES)
     assert found["network"]["name"] == f"timm:{NAME}"
+
+
+def test_transform_finds_the_step_size_itself(by_name, tmp_path, capsys) -> None:
+    out = tmp_path / "auto"
+    arguments = ["--split", "validation", "--steps", "2", "--step-size", "auto", "--out", str(out)]
+    assert main(["transform", *by_name, *arguments, "--json"]) == 0
+    printed = capsys.readouterr()
+    rms = json.loads(printed.out)["change"]["2"]["rms"]
+    assert 0.01 < rms / 255 < 0.04  # calibrate aims at 2% of the pixel range
+    assert printed.err.count("does not name its classes") == 1

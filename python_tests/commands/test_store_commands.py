@@ -154,3 +154,33 @@ def test_bad_sign_options_are_told(
     assert main([*common, "--clamp", "5", "1", "--train-size", "10"]) == 1
     assert "reversed" in capsys.readouterr().err
     assert not list((tmp_path / "t").glob("*"))
+
+
+@pytest.mark.slow
+def test_step_size_auto(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    out = tmp_path / "store"
+    network = ["--checkpoint", str(trained), "--steps", "2"]
+    arguments = ["transform", *TINY[:2], *TINY[4:], *network, "--out", str(out)]
+    arguments += ["--split", "validation", "--json"]
+    assert main([*arguments, "--step-size", "auto"]) == 0
+    made = capsys.readouterr()
+    where = [*TINY[:2], *TINY[4:], "--split", "train", "--json"]
+    assert main(["calibrate", *network, *where]) == 0
+    proposed = from_stdout(capsys)["proposed"]
+    recipe = load_transformed(out).recipe
+    assert recipe["settings"]["step_size"] == recipe["calibration"]["step_size"] == proposed
+    assert recipe["calibration"]["images"] == 64
+    assert f"step size {proposed:g}, proposed for 64 images of digits/train" in made.err
+    assert "computing takes about" in made.err
+    monkeypatch.setattr("sign_ext.SignTransform.calibrate", None)  # not even asked
+    assert main([*arguments, "--step-size", "auto"]) == 0
+    again = capsys.readouterr()
+    assert f"step size {proposed:g}, as recorded in" in again.err
+    assert json.loads(again.out)["made"] == 0
+    # A number, be it the same, is another recipe.
+    assert main([*arguments, "--step-size", f"{proposed:g}"]) == 1
+    assert "calibration" in capsys.readouterr().err
+    assert main([*arguments, "--step-size", "much"]) == 2
+    assert "auto" in capsys.readouterr().err

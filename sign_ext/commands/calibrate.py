@@ -17,7 +17,6 @@ from sign_ext.commands.network_data import NetworkDataOptions, network_data
 from sign_ext.commands.networks import network_as_json, read_network
 from sign_ext.commands.options import PositiveFloat, PositiveInt, option, sign_option
 from sign_ext.commands.shared import SignOptions, on_error_option, resolve_device
-from sign_ext.formatting import counted
 
 EXAMPLES = (
     "sign-ext calibrate --checkpoint runs/classical/model.safetensors --data digits",
@@ -63,7 +62,6 @@ def run(options: Options) -> None:
     count = min(options.images, len(part))
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
     transform = SignTransform(model, **options.sign_settings(model))
-    console.say(f"{counted(len(part), 'image')}, K = {options.steps}, on {device}")
     with console.progress("calibrating") as report:
         calibration = transform.calibrate(
             part.float().to(device),
@@ -72,6 +70,7 @@ def run(options: Options) -> None:
             step_sizes=options.step_sizes,
             target_share=options.target_share,
             progress=report,
+            say=console.say,
         )
     if options.json:
         found = {"network": network_as_json(config), "data": splits.summary.to_dict()}

@@ -65,7 +65,7 @@ class Options(NetworkDataOptions):
 
 def run(options: Options) -> None:
     """Evaluate and print a table, or JSON."""
-    from sign_ext.evaluation import evaluate
+    from sign_ext.evaluation import evaluate, warn_of_units
 
     device = resolve_device(options.device)
     model, config = read_network(options, device)
@@ -79,7 +79,9 @@ def run(options: Options) -> None:
         "skipped": skipped_as_json(splits),
     }
     if config["model"].get("aleatoric"):
+        warn_of_units(model, part.images)
         uncertain = _measure_uncertainty(options, model, part)
+        _say_doubt(uncertain["accuracy"], part)
         if options.json:
             console.print_json({**context, **uncertain})
         else:
@@ -94,10 +96,19 @@ def run(options: Options) -> None:
             batch_size=options.batch_size,
             progress=report,
         )
+    _say_doubt(result.accuracy, part)
     if options.json:
         console.print_json({**context, **result.to_dict()})
     else:
         console.print_rich(_table(result, name, options.split))
+
+
+def _say_doubt(accuracy: float, part: ImageSet) -> None:
+    """Print what to check about an accuracy at chance level."""
+    from sign_ext.evaluation import doubt_of_guessing
+
+    if doubt := doubt_of_guessing(accuracy, part.labels, len(part.class_names)):
+        console.say(doubt)
 
 
 def _table(result: Any, name: str, split: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sign_ext.commands import console
@@ -73,7 +74,12 @@ def network_data(
 
 
 def network_source(
-    options: NetworkDataOptions, config: dict[str, Any], split: str, **sizes: Any
+    options: NetworkDataOptions,
+    config: dict[str, Any],
+    split: str,
+    *,
+    say: Callable[[str], None] = console.say,
+    **sizes: Any,
 ) -> ImageSource:
     """Open the data to use a network on, without decoding images yet.
 
@@ -81,6 +87,7 @@ def network_source(
         options: the command's options.
         config: the network's configuration, as `read_network` returns it.
         split: train, validation, test or all.
+        say: prints a line, if the network does not name its classes.
         **sizes: train_size or test_size for `open_data`.
 
     Raises:
@@ -100,7 +107,7 @@ def network_source(
         **_reading(options, config),
         **sizes,
     )
-    _check_classes(options, config, name, source.class_names)
+    _check_classes(options, config, name, source.class_names, say)
     return source
 
 
@@ -132,7 +139,11 @@ def _trained_on(options: NetworkDataOptions, config: dict[str, Any]) -> str | No
 
 
 def _check_classes(
-    options: NetworkDataOptions, config: dict[str, Any], name: str, class_names: tuple[str, ...]
+    options: NetworkDataOptions,
+    config: dict[str, Any],
+    name: str,
+    class_names: tuple[str, ...],
+    say: Callable[[str], None] = console.say,
 ) -> None:
     """Raise ValueError unless the classes of a data set are all among the network's."""
     from sign_ext.data.classes import match_classes
@@ -157,9 +168,7 @@ def _check_classes(
             "trained on, or train another network"
         )
     if known is None:
-        console.say(
-            f"{network} does not name its classes: those of {name} are taken for them, in order"
-        )
+        say(f"{network} does not name its classes: those of {name} are taken for them, in order")
 
 
 def _with_network_classes(

@@ -11,7 +11,8 @@ is missing, and the result is byte-identical. Other settings are refused. Under
 torchrun the processes share the shards; the bytes do not depend on how many.
 
 The step size depends on the network and on the data: `sign-ext calibrate`
-shows what each one does to the images, and proposes one.
+shows what each one does to the images, and proposes one. --step-size auto
+takes its proposal for 64 training images.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from sign_ext.commands.shared import (
 from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
+    from sign_ext import SignTransform
+    from sign_ext.data import ImageSource
     from sign_ext.data.listing import DataSummary
     from sign_ext.store import StoreRun
     from sign_ext.store.coordination import Ranks
@@ -43,12 +46,13 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sign-ext transform --checkpoint runs/classical/model.safetensors --data digits \\",
     "    --steps 100 --snapshots 50 100 --step-size 30 --out runs/transformed",
-    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size 3 \\",
+    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size auto \\",
     "    --dtype bfloat16 --on-error skip --memory 8GB --profile --out /shared/transformed",
     "sign-ext transform --model timm:resnet18 --weights resnet18.pth --data photos \\",
-    "    --image-size 64 --steps 50 --step-size 0.05 --out runs/transformed",
+    "    --image-size 64 --steps 50 --step-size auto --out runs/transformed",
 )
 
+AUTO = "auto"
 TINY = 0.1  # grey levels rms; less is hardly a change: probably the step size is still the default
 
 
@@ -61,7 +65,13 @@ class Options(SignOptions, NetworkDataOptions):
     snapshots: tuple[int, ...] | None = sign_option(
         "snapshots", type=PositiveInt, nargs="+", metavar="K"
     )
-    step_size: float = sign_option("step_size", type=float)
+    step_size: float | str = sign_option(
+        "step_size",
+        type=float | Literal["auto"],
+        metavar="STEP|auto",
+        help="Factor of δ. auto takes what `sign-ext calibrate` proposes for training images, and "
+        "records it: a rerun uses the same.",
+    )
     split: str = option(
         "train",
         type=Literal["train", "validation", "test", "all"],
@@ -123,19 +133,32 @@ def run(options: Options) -> None:
     memory = _memory(options)
     ranks = Ranks.from_environment()
     device = resolve_device(_own_device(options.device))
-    model, config = read_network(options, device, say=console.say if ranks.first else ignore)
-    source = network_source(options, config, options.split, train_size=options.train_size)
+    say = console.say if ranks.first else ignore
+    model, config = read_network(options, device, say=say)
+    sizes = {"train_size": options.train_size}
+    source = network_source(options, config, options.split, say=say, **sizes)
     if ranks.first:
         say_found(source.summary())
     began = time.perf_counter()
+    given = options.step_size
     sign = SignTransform(
         model,
         options.steps,
-        step_size=options.step_size,
+        step_size=1.0 if isinstance(given, str) else given,
         snapshots=snapshots,
         tune=options.tune,
         **options.sign_settings(model),
     )
+    about: dict[str, Any] = {
+        **_origin(options, config),
+        "split": {
+            "name": options.split,
+            "train_size": options.train_size,
+            "seed": options.seed,
+        },
+    }
+    if given == AUTO:
+        sign, about["calibration"] = _calibrated(options, sign, config, source, ranks)
     with console.progress("transforming") as report:
         done = transform_to_store(
             sign,
@@ -148,17 +171,10 @@ def run(options: Options) -> None:
             readers=options.readers,
             overwrite=options.overwrite,
             trust=options.trust,
-            about={
-                **_origin(options, config),
-                "split": {
-                    "name": options.split,
-                    "train_size": options.train_size,
-                    "seed": options.seed,
-                },
-            },
+            about=about,
             ranks=ranks,
             progress=report if ranks.first else False,
-            say=console.say if ranks.first else None,
+            say=say if ranks.first else None,
         )
     _print(options, config, done, ranks, time.perf_counter() - began, source.summary())
 
@@ -172,6 +188,33 @@ def _origin(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     path = Path(options.checkpoint)
     path = path / "model.safetensors" if path.is_dir() else path
     return {"checkpoint": {"sha256": sha256_of(path), "model": config["model"]}}
+
+
+def _calibrated(
+    options: Options,
+    sign: SignTransform,
+    config: dict[str, Any],
+    source: ImageSource,
+    ranks: Ranks,
+) -> tuple[SignTransform, dict[str, Any]]:
+    """Find the step size of --step-size auto on the training images, or in the store's manifest."""
+    from sign_ext.store import auto_step_size
+
+    train = source
+    if options.split != "train":
+        sizes = {"train_size": options.train_size}
+        train = network_source(options, config, "train", say=ignore, **sizes)
+    with console.progress("calibrating") as report:
+        return auto_step_size(
+            sign,
+            train,
+            options.out,
+            seed=options.seed,
+            on_error="skip" if options.on_error == "skip" else "fail",
+            ranks=ranks,
+            progress=report,
+            say=console.say if ranks.first else None,
+        )
 
 
 def _own_device(name: str) -> str:
