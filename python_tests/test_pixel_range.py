@@ -295,6 +295,20 @@ def test_once_for_a_network_and_a_cause(torch_rng):
         transform.transform(images)
 
 
+def test_a_black_first_image_does_not_settle_it(torch_rng):
+    images = photos(torch_rng, 5)
+    model = trained_on(images / 255)
+    black = torch.zeros_like(images[:1])
+    for _ in range(3):
+        assert not warned(model, black)
+    assert len(warned(model, images)) == 1
+    # Not for ever: each question costs two passes.
+    model = trained_on(images / 255)
+    for _ in range(4):
+        assert not warned(model, black)
+    assert not warned(model, images)
+
+
 def test_threads_give_one_warning(torch_rng):
     images = photos(torch_rng, 3)
     model = trained_on(images / 255)

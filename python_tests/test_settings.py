@@ -80,6 +80,7 @@ OTHERWISE = {
     ("calibrate", "steps"): {"default"},  # the K of the paper's longer runs
     ("bench", "steps"): {"default", "help"},  # of a timed call
     ("bench", "precision"): {"help"},  # of every contender
+    ("transform", "step_size"): {"help"},  # auto is accepted too
     ("demo", "snapshots"): {"default", "help"},  # the paper's two versions
     ("demo", "step_size"): {"default", "help"},  # calibrated
 }

@@ -38,6 +38,8 @@ LARGEST_RATIO = 300.0
 LEAST_POSITIONS = 16  # of a channel, to know how its values vary in one image
 # A running variance begins at 1. Less of that than this share has to be left to call it too large.
 INITIAL_SHARE = 0.01
+# Calls whose images may leave it open whether they fit, such as black ones, before it is left so.
+TRIES = 4
 OUT_OF_RANGE = 20.0  # times pixel_range that images span, before that counts as another unit
 
 TO_GREY = (
@@ -96,11 +98,26 @@ class _Known:
 
     Attributes:
         told: the causes of which was warned.
-        asked: kind of images → None where no more can be learnt, else the state that told nothing.
+        asked: kind of images → None where nothing is left to learn, else the state that told none.
+        unclear: kind of images → how many calls left it open.
     """
 
     told: set[str] = field(default_factory=set)
     asked: dict[Hashable, Hashable] = field(default_factory=dict)
+    unclear: dict[Hashable, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What two images say of the units: one of those below, or a cause and a message."""
+
+    cause: str
+    message: str = ""
+
+
+FITS = _Verdict("they fit")
+UNCLEAR = _Verdict("one of the two images fits")
+NOTHING_TOLD = _Verdict("nothing in the network knows its units")
 
 
 _known: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
@@ -164,7 +181,8 @@ def check_units(
     magnitude = round(math.log10(values.largest))
     key = (images.shape[1:], dtype, images.device, magnitude, place)
     with _lock:
-        asked = _known.setdefault(network, _Known()).asked
+        known = _known.setdefault(network, _Known())
+        asked = known.asked
         if key in asked and (asked[key] is None or asked[key] == _state(network)):
             return
     # The passes of sharded networks must be the same in every process, and images differ there.
@@ -174,12 +192,14 @@ def check_units(
     if not may_show:
         return
     verdict = _verdict(network, run, images, like, dtype, values)
-    if verdict is None:
-        return
     with _lock:
-        asked[key] = None
-    if verdict:
-        warn_once(network, verdict[0], verdict[1])
+        if verdict is UNCLEAR and known.unclear.get(key, 0) + 1 < TRIES:
+            known.unclear[key] = known.unclear.get(key, 0) + 1
+            asked.pop(key, None)
+        elif verdict is not NOTHING_TOLD:
+            asked[key] = None
+    if verdict.message:
+        warn_once(network, verdict.cause, verdict.message)
 
 
 def _state(network: nn.Module) -> Hashable:
@@ -205,11 +225,11 @@ def _verdict(
     like: ImageStatistics,
     dtype: torch.dtype,
     values: Values,
-) -> tuple[str, str] | tuple[()] | None:
-    """A cause and a message, () where the units fit, or None where nothing tells."""
+) -> _Verdict:
+    """What one image of the caller's, the one that varies most, and a random one say."""
     some = images[:: -(-len(images) // IMAGES_SEEN)].detach()
     if values.are_small() and _are_whole(some):
-        return None  # nearly black 8-bit images
+        return UNCLEAR  # nearly black 8-bit images
     own = some[int(some.flatten(1).double().std(1, correction=0).argmax())][None]
     drawn = random_images(like, images.shape[1:], 1, seed=0)
     seen: list[_Seen] = []
@@ -221,7 +241,7 @@ def _verdict(
                     run(image.to(dtype))
                 seen.append(found)
     except Exception:  # the network may not take one image; whoever runs it next will say so
-        return None
+        return NOTHING_TOLD
     finally:
         restore_buffers(buffers)
     if values.are_small():
@@ -229,14 +249,14 @@ def _verdict(
     return _verdict_on_large(network, values, *seen)
 
 
-def _verdict_on_large(
-    network: nn.Module, values: Values, own: _Seen, drawn: _Seen
-) -> tuple[str, str] | tuple[()] | None:
+def _verdict_on_large(network: nn.Module, values: Values, own: _Seen, drawn: _Seen) -> _Verdict:
     one, other = own.normalised, drawn.normalised
     # Some subtract the mean of grey levels only, and leave them as large as they are.
     beyond = one is not None and values.largest > LARGEST_RMS * one.unit
-    if one and other and beyond and min(one.rms, other.rms) > LARGEST_RMS:
-        return (
+    if one and other and beyond and max(one.rms, other.rms) > LARGEST_RMS:
+        if min(one.rms, other.rms) <= LARGEST_RMS:
+            return UNCLEAR
+        return _Verdict(
             "normalisation",
             f"the images span {values}, of which {one.name}, the network's first normalisation, "
             f"makes values of {_number(one.rms)} (rms), where it should make about 1: they are not "
@@ -245,52 +265,52 @@ def _verdict_on_large(
         )
     first, second = own.batch_norm, drawn.batch_norm
     if first and second:
-        if min(first.squares, second.squares) > LARGEST_RATIO:
-            away = _number(math.sqrt(first.squares))
-            return (
-                "batch norm",
-                f"the images span {values}, and what reaches {first.name} is {away} standard "
-                "deviations (rms) away from the running mean of its training, which should be "
-                "about 1: the network was trained on images in other units, such as 0–1 or "
-                f"standardised ones. {TO_GREY}",
-            )
-        return ()
-    if one:
-        return ()
+        if max(first.squares, second.squares) <= LARGEST_RATIO:
+            return FITS
+        if min(first.squares, second.squares) <= LARGEST_RATIO:
+            return UNCLEAR
+        return _Verdict(
+            "batch norm",
+            f"the images span {values}, and what reaches {first.name} is "
+            f"{_number(math.sqrt(first.squares))} standard deviations (rms) away from the running "
+            "mean of its training, which should be about 1: the network was trained on images in "
+            f"other units, such as 0–1 or standardised ones. {TO_GREY}",
+        )
     recorded = _recorded(network)
-    if recorded and not own.has_batch_norm and _has_trained_norms(network):
+    if recorded and not one and not own.has_batch_norm and _has_trained_norms(network):
         mean, std = recorded
-        return (
+        return _Verdict(
             "record",
             f"the images span {values}, and the network's pretrained_cfg records a mean of {mean} "
             f"and a standard deviation of {std} for images of 0–1, which nothing in it applies. "
             f"{TO_GREY}. Nothing is wrong if it was trained on such images as they are",
         )
-    return None
+    return FITS if one else NOTHING_TOLD
 
 
-def _verdict_on_small(
-    values: Values, own: _Seen, drawn: _Seen
-) -> tuple[str, str] | tuple[()] | None:
+def _verdict_on_small(values: Values, own: _Seen, drawn: _Seen) -> _Verdict:
     one, first, second = own.normalised, own.batch_norm, drawn.batch_norm
     if one and one.unit >= GREY:
-        return (
+        return _Verdict(
             "normalisation",
             f"the images span {values}, and {one.name}, the network's first normalisation, is for "
             f"larger units: its mean is {_number(one.mean)}, its standard deviation "
             f"{_number(one.std)}. {FROM_GREY}",
         )
     if first and second and first.says_too_small and second.says_too_small:
-        if max(first.variance, second.variance) < 1 / LARGEST_RATIO:
-            less = f"{1 / math.sqrt(max(first.variance, 1e-12)):,.3g}"
-            return (
-                "batch norm",
-                f"the images span {values}, and what reaches {first.name} varies {less} times less "
-                "than in its training (running_var): the network was trained on images in larger "
-                f"units. {FROM_GREY}",
-            )
-        return ()
-    return () if one else None
+        least, most = sorted((first.variance, second.variance))
+        if least >= 1 / LARGEST_RATIO:
+            return FITS
+        if most >= 1 / LARGEST_RATIO:
+            return UNCLEAR
+        return _Verdict(
+            "batch norm",
+            f"the images span {values}, and what reaches {first.name} varies "
+            f"{_number(1 / math.sqrt(max(most, 1e-12)))} times less than in its training "
+            "(running_var): the network was trained on images in larger units. "
+            f"{FROM_GREY}",
+        )
+    return FITS if one else NOTHING_TOLD
 
 
 @dataclass
