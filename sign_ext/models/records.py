@@ -143,4 +143,5 @@ def _hugging_face(name: str) -> Record:
 
 
 def _pixel_units(mean: Sequence[float], std: Sequence[float]) -> Constants:
-    return tuple(_RANGE * each for each in mean), tuple(_RANGE * each for each in std)
+    means, stds = (tuple(round(_RANGE * each, 6) for each in values) for values in (mean, std))
+    return means, stds  # without the digits that float64 adds to 0.224 × 255
