@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 
 import pytest
 import torch
 from networks import basic_cnn, tiny_cnn
 from torch import nn
 
-from sign_ext import Calibration, SignTransform, iterative_sign
+from sign_ext import Calibration, PixelRangeWarning, SignTransform, iterative_sign
+from sign_ext.calibrate import calibrate
+from sign_ext.formatting import duration
+from sign_ext.pixel_range import range_of_other_units
+from sign_ext.settings import Settings
 
 
 @pytest.fixture
@@ -113,3 +119,70 @@ def test_progress(images):
     )
     assert calls[-1] == (6, 6)
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+
+
+# ---------------------------------------------------------------- units and time
+
+
+@pytest.mark.parametrize(
+    ("scaled", "pixel_range", "right"),
+    [
+        (lambda images: images / 64 - 2, 255.0, 4.0),
+        (lambda images: images / 255, 255.0, 1.0),
+        (lambda images: images, 1.0, 255.0),
+    ],
+)
+def test_images_that_do_not_span_the_pixel_range(torch_rng, scaled, pixel_range, right):
+    model = tiny_cnn().eval()
+    images = scaled(torch.rand(2, 3, 9, 11, generator=torch_rng) * 255)
+    with pytest.warns(PixelRangeWarning) as caught:
+        table = SignTransform(model).calibrate(images, steps=4, pixel_range=pixel_range)
+    (message,) = [str(each.message) for each in caught]
+    assert f"pixel_range is {pixel_range:g}" in message
+    assert f"span {images.min():.3g}…{images.max():.3g}" in message
+    named, step = re.search(
+        r"pixel_range=([\d.]+) would propose .* ([\d.e+-]+)\. ", message
+    ).groups()
+    assert float(named) == pytest.approx(right, rel=0.02)
+    moved = iterative_sign(model, images, 4, step_size=float(step))
+    rms = float((moved - images).square().mean().sqrt())
+    assert rms == pytest.approx(0.02 * float(named), rel=0.1)
+    # The warning changes nothing, and is given once.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = SignTransform(model).calibrate(images, steps=4, pixel_range=pixel_range)
+    assert again == table
+
+
+def test_images_that_may_span_the_pixel_range(torch_rng):
+    grey = torch.rand(4, 3, 9, 11, generator=torch_rng) * 255
+    for images, pixel_range in (
+        (grey, 255.0),
+        (grey * 1.35 - 40, 255.0),
+        ((grey / 100).round(), 255.0),
+        (grey / 30, 255.0),
+        (torch.zeros_like(grey), 255.0),
+        (grey / 255, 1.0),
+        (grey / 64 - 2, 1.0),
+        (grey * 257, 65535.0),
+    ):
+        assert range_of_other_units(images, pixel_range) is None
+
+
+def test_the_forecast_counts_calls_and_steps(images, monkeypatch):
+    """With a clock that a call moves by 5 seconds and a step by 2."""
+    now, lines, spent = [0.0], [], []
+
+    def moved(step_size: float, steps: int) -> torch.Tensor:
+        now[0] += 5 + 2 * steps
+        spent.append(steps)
+        return images + step_size * steps * 1e-3
+
+    monkeypatch.setattr("sign_ext.calibrate.time.perf_counter", lambda: now[0])
+    options = {"model": tiny_cnn(), "settings": Settings()}
+    calibrate(moved, images, steps=100, step_sizes=[1.0, 10.0], say=lines.append, **options)
+    assert lines == [f"6 images, K = 100, 3 step sizes: about {duration(3 * (5 + 200))} on cpu"]
+    assert sum(k for k in spent if k < 100) <= 5
+    lines.clear()
+    calibrate(moved, images, steps=3, step_sizes=[1.0], say=lines.append, **options)
+    assert lines == ["6 images, K = 3, 2 step sizes on cpu"]

@@ -1,28 +1,31 @@
 """SIGN, Signed Input Regularization: add the input gradient of a last layer's sum, K times.
 
-The core (`sign`, `engine`, `compiler`, `ops` and what they use) imports torch and numpy only.
+The core (`sign`, `engine`, `compiler`, `ops` and what they use) imports torch and numpy only, and
+only when one of the names below is asked for: `import sign_ext` itself imports neither.
 Imports run one way: commands → experiments → report → store, training, evaluation, augment,
 models, data → sign → engine → compiler → ops → csrc.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sign_ext.calibrate import Calibration
-from sign_ext.engine.fused.tuning_plan import TuningPlan
-from sign_ext.errors import (
-    BackendError,
-    DivergenceError,
-    NegligibleDeltaWarning,
-    SignError,
-    SourceLayerError,
-)
-from sign_ext.model_inputs import Shared
-from sign_ext.ops.native import build_config
-from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
-from sign_ext.sign import SignTransform, iterative_sign
+from sign_ext.lazy_import import lazy_names
 
 if TYPE_CHECKING:
-    from sign_ext.store import load_transformed
+    from sign_ext.calibrate import Calibration
+    from sign_ext.engine.fused.tuning_plan import TuningPlan
+    from sign_ext.errors import (
+        BackendError,
+        DivergenceError,
+        NegligibleDeltaWarning,
+        PixelRangeWarning,
+        SignError,
+        SourceLayerError,
+    )
+    from sign_ext.model_inputs import Shared
+    from sign_ext.ops.native import build_config
+    from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
+    from sign_ext.sign import SignTransform, iterative_sign
+    from sign_ext.store.reader import load_transformed
 
 __version__ = "0.1.0"
 
@@ -31,6 +34,7 @@ __all__ = [
     "Calibration",
     "DivergenceError",
     "NegligibleDeltaWarning",
+    "PixelRangeWarning",
     "Shared",
     "SignError",
     "SignTransform",
@@ -45,11 +49,23 @@ __all__ = [
     "pushforward",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is above the core only when it is asked for: the core needs torch alone."""
-    if name == "load_transformed":
-        from sign_ext.store import load_transformed
-
-        return load_transformed
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+lazy_names(
+    __name__,
+    {
+        "sign_ext.calibrate": ["Calibration"],
+        "sign_ext.engine.fused.tuning_plan": ["TuningPlan"],
+        "sign_ext.errors": [
+            "BackendError",
+            "DivergenceError",
+            "NegligibleDeltaWarning",
+            "PixelRangeWarning",
+            "SignError",
+            "SourceLayerError",
+        ],
+        "sign_ext.model_inputs": ["Shared"],
+        "sign_ext.ops.native": ["build_config"],
+        "sign_ext.pushforward": ["jacobian", "pullback_of_ones", "pushforward"],
+        "sign_ext.sign": ["SignTransform", "iterative_sign"],
+        "sign_ext.store.reader": ["load_transformed"],
+    },
+)

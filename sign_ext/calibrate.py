@@ -6,7 +6,9 @@ no step size. `calibrate` measures the change of the images and what the network
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,14 +20,24 @@ from sign_ext.change import describe_change
 from sign_ext.checks import check_images
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.errors import DivergenceError
-from sign_ext.eval_state import computing
+from sign_ext.eval_state import computing, unwrap
+from sign_ext.formatting import counted, duration
 from sign_ext.model_inputs import ModelInputs
+from sign_ext.pixel_range import (
+    Values,
+    likely_range,
+    range_of_other_units,
+    warn_once,
+    was_told,
+)
 from sign_ext.progress import Progress, reporting
 from sign_ext.pushforward import pullback_of_ones
 from sign_ext.settings import Settings
 
 GRID = (0.1, 0.3, 1.0, 3.0, 10.0)  # factors of the step that a constant δ would ask for
 CLOSE = 0.1  # relative distance from the target within which a proposal is taken
+TIMED_STEPS = 3  # of which the forecast takes the time of all but the first
+TIMED_FROM = 10  # K from which a forecast takes less time than it tells of
 
 
 @dataclass(frozen=True)
@@ -92,8 +104,8 @@ class Calibration:
             numbers += f"{'':>12}" if row.confidence is None else f"{row.confidence:>12.4f}"
             lines.append(numbers + ("  ← proposed" if row.step_size == self.proposed else ""))
         lines.append(
-            f"K = {self.steps}, {self.images} images; rms and largest change in units of the "
-            f"images; proposed: rms of {self.target_share:.2%} of {self.pixel_range:g}"
+            f"K = {self.steps}, {counted(self.images, 'image')}; rms and largest change in units "
+            f"of the images; proposed: rms of {self.target_share:.2%} of {self.pixel_range:g}"
         )
         return "\n".join(lines)
 
@@ -111,6 +123,7 @@ def calibrate(
     pixel_range: float = 255.0,
     model_kwargs: Mapping[str, Any] | None = None,
     progress: Progress = False,
+    say: Callable[[str], None] | None = None,
 ) -> Calibration:
     """Measure what step sizes do to images, and propose the one with a stated rms change.
 
@@ -125,9 +138,11 @@ def calibrate(
         steps: K at which to measure.
         step_sizes: the grid, positive; None takes five around the step that a constant δ asks for.
         target_share: the rms change to propose a step for, as a share of `pixel_range`.
-        pixel_range: what the images span.
+        pixel_range: what the images span; a PixelRangeWarning says so if they clearly do not, with
+            the step size that their own range would have given.
         model_kwargs: what else the network takes, as for `SignTransform.transform`.
         progress: True draws a bar; a function is called with (step sizes done, total).
+        say: called with a forecast of the time that this will take, before it is spent.
 
     Returns:
         The table and the proposal.
@@ -152,9 +167,29 @@ def calibrate(
     _check_arguments(images, labels, target_share, pixel_range, step_sizes or ())
     target = target_share * pixel_range
     inputs = ModelInputs.of(model_kwargs, len(images))
+    grid = functools.partial(_grid, model, images, inputs, settings)
+    if other := range_of_other_units(images, pixel_range):
+        _warn_of_units(
+            other,
+            functools.partial(
+                calibrate,
+                transform,
+                images,
+                model=model,
+                settings=settings,
+                steps=steps,
+                target_share=target_share,
+                model_kwargs=model_kwargs,
+            ),
+            model,
+            pixel_range,
+            lambda span: grid(target_share * span / steps)[GRID.index(1.0)],
+        )
     if step_sizes is None:
-        step_sizes = _grid(model, images, inputs, settings, target / steps)
+        step_sizes = grid(target / steps)
     rows: list[CalibrationRow] = []
+    if say is not None:
+        say(_forecast(transform, images, steps, [float(size) for size in step_sizes]))
 
     def measure(step_size: float) -> CalibrationRow:
         moved = images
@@ -177,6 +212,67 @@ def calibrate(
             report(len(step_sizes) + 1)
     rows.sort(key=lambda row: row.step_size)
     return Calibration(tuple(rows), proposed, steps, target_share, pixel_range, len(images))
+
+
+def _warn_of_units(
+    values: Values,
+    again: Callable[..., Calibration],
+    model: nn.Module,
+    pixel_range: float,
+    first: Callable[[float], float],
+) -> None:
+    """Warn, once for a network, that images do not span `pixel_range`, with the step they ask for.
+
+    Args:
+        values: the images'.
+        again: calibrates with the rest of the arguments.
+        model: the network.
+        pixel_range: what was given.
+        first: from another range to a step size to begin with.
+    """
+    network = unwrap(model)
+    if was_told(network, "pixel_range"):
+        return
+    likely = likely_range(values)
+    try:
+        proposed = again(pixel_range=likely, step_sizes=[first(likely)]).proposed
+        then = f" would propose the step size {proposed:g}"
+    except (DivergenceError, ValueError):
+        then = " says so"
+    warn_once(
+        network,
+        "pixel_range",
+        f"the images span {values}, and pixel_range is {pixel_range:g}, of which the rms change "
+        f"that a step size is proposed for is a share: pixel_range={likely:g}{then}. If the images "
+        "should be 0–255, the network's preprocessing belongs into it: "
+        "sign_ext.models.with_normalization(network, mean, std), on the command line --normalize",
+    )
+
+
+def _forecast(
+    transform: Callable[[float, int], Tensor], images: Tensor, steps: int, sizes: Sequence[float]
+) -> str:
+    """How long a calibration will take, from a few steps of the smallest step size."""
+    tried = len(sizes) + 1  # the proposal is measured too
+    what = f"{len(images)} images, K = {steps}, {tried} step sizes"
+    if steps < TIMED_FROM:
+        return f"{what} on {images.device}"
+
+    def seconds(some: int) -> float:
+        began = time.perf_counter()
+        transform(min(sizes), some)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+        return time.perf_counter() - began
+
+    try:
+        seconds(1)  # what is found out once for a network is not counted
+        one, several = seconds(1), seconds(TIMED_STEPS)
+    except DivergenceError:
+        return f"{what} on {images.device}"
+    step = max(several - one, 0.0) / (TIMED_STEPS - 1)
+    expected = tried * (one + (steps - 1) * step)
+    return f"{what}: about {duration(expected)} on {images.device}"
 
 
 def _check_arguments(

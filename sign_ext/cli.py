@@ -5,16 +5,17 @@ Each command imports what it runs only when it runs.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
+import re
+import shutil
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sign_ext.commands import COMMANDS
+from sign_ext.commands import COMMANDS, GROUPS
 from sign_ext.commands.console import (
     FAILED,
     INTERRUPTED,
@@ -26,19 +27,20 @@ from sign_ext.commands.console import (
     output_is_closed,
     tolerate_any_text,
 )
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-INSTALL_EXTRAS = 'pip install "sign-ext[experiments]"'
+from sign_ext.commands.help_text import format_entry
+from sign_ext.commands.parser import check_values, parse
+from sign_ext.formatting import did_you_mean
 
 DESCRIPTION = """\
+usage: sign-ext COMMAND [options]
+
 SIGN, Signed Input Regularization: transforms images by K steps of the input
 gradient of a trained network's last-layer sum, and trains on the result.
 
 Start here:
   sign-ext demo                 the whole job in a few minutes, no download
   sign-ext COMMAND --help       what a command does, its options, examples
+  sign-ext --version            the version\
 """
 
 EPILOG = """\
@@ -48,7 +50,7 @@ exit codes:
        the traceback)
   2    the command line is wrong: an unknown option, name or value
   130  interrupted
-  141  nobody reads the output any more (as with `| head -1`)
+  141  nobody reads the output any more (as with `| head -1`)\
 """
 
 
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     tolerate_any_text(sys.stdout)
     debug = "--debug" in arguments or os.environ.get("SIGN_EXT_DEBUG", "0") not in ("", "0")
-    name = next((word for word in arguments if word in COMMANDS), None)
+    name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     try:
         try:
             code = _run(arguments)
@@ -102,81 +104,84 @@ def _report(error: Exception, name: str | None, debug: bool) -> int:
     if isinstance(error, ModuleNotFoundError):
         if (error.name or "").partition(".")[0] == "sign_ext":
             raise error
-        _print_error(f"the package {error.name!r} is missing; {INSTALL_EXTRAS}", debug)
+        _print_error(_missing(error.name or str(error)), debug)
         return FAILED
     _print_error(error, debug)
     return FAILED
 
 
 def _run(arguments: list[str]) -> int:
-    if not arguments:
-        arguments = ["--help"]
-    if arguments == ["--version"]:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            print(f"sign-ext {version('sign-ext')}")
-        except PackageNotFoundError:
-            print("sign-ext (running from a checkout, not installed)")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
         return OK
-
-    from jsonargparse import ArgumentError
-
-    from sign_ext.commands.options import from_namespace
-
-    try:
-        values = build_parser().parse_args(arguments)
-    except ArgumentError as error:
-        raise UsageError(_tidy(str(error))) from error
-    except SystemExit as stop:  # --help and --print-config have printed their output
-        return int(stop.code or OK)
-    if values.get("subcommand") is None:
-        raise UsageError(f"no command given, choose one of: {', '.join(COMMANDS)}")
-    module = importlib.import_module(f"sign_ext.commands.{values.subcommand}")
+    name, *words = arguments
+    if name == "--version":
+        print(_version())
+        return OK
+    if name.startswith("-"):
+        raise UsageError(f"{name} stands before the command; type sign-ext COMMAND {name} …")
+    if name not in COMMANDS:
+        hint = did_you_mean(name, COMMANDS) or ";"
+        raise UsageError(f"{name!r} is not a command{hint} accepted: {', '.join(COMMANDS)}")
+    module = importlib.import_module(f"sign_ext.commands.{name}")
+    options = parse(name, module, words)
+    if options is None:
+        return OK
+    check_values(options)
     with warnings.catch_warnings():
         warnings.showwarning = _warn
-        module.run(from_namespace(module.Options, values[values.subcommand]))
+        module.run(options)
     return OK
 
 
-def build_parser() -> ArgumentParser:
-    """Build the parser of all commands, from each command's `Options` dataclass."""
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
 
-    from sign_ext.commands.options import add_options
+    try:
+        return f"sign-ext {version('sign-ext')}"
+    except PackageNotFoundError:
+        return "sign-ext (running from a checkout, not installed)"
 
-    class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-        """Keeps the line breaks of descriptions and shows each option's type and default."""
 
-    common: dict[str, Any] = {
-        "exit_on_error": False,
-        "allow_abbrev": False,
-        "formatter_class": Formatter,
-        "print_config": "--print-%s",
-    }
-    parser = ArgumentParser(prog="sign-ext", description=DESCRIPTION, epilog=EPILOG, **common)
-    parser.add_argument("--version", action="store_true", help="Print the version and stop.")
-    subcommands = parser.add_subcommands(required=False, metavar="COMMAND")
-    for name, summary in COMMANDS.items():
-        module = importlib.import_module(f"sign_ext.commands.{name}")
-        examples = "\n".join(f"  {line}" for line in module.EXAMPLES)
-        command = ArgumentParser(
-            description=f"{module.__doc__}",
-            epilog=f"examples:\n{examples}\n\n{EPILOG}",
-            **common,
+def overview() -> str:
+    """Return the text of `sign-ext --help`."""
+    width = shutil.get_terminal_size().columns
+    groups = [
+        "\n".join(
+            [f"{heading}:", *(format_entry(name, text, width, 14) for name, text in group.items())]
         )
-        add_options(command, module.Options)
-        subcommands.add_subcommand(name, command, help=summary)
-    return parser
+        for heading, group in GROUPS.items()
+    ]
+    return "\n\n".join([DESCRIPTION, *groups, EPILOG])
 
 
-def _tidy(message: str) -> str:
-    """Put jsonargparse's multi-line message on one line, with the option as it is typed."""
-    line = " ".join(message.split())
-    if line.startswith('Parser key "'):
-        key, _, rest = line.removeprefix('Parser key "').partition('"')
-        line = f"--{key.replace('_', '-')}: {rest.lstrip(': ')}"
-    return line
+# The packages that are imported under another name than they are installed by.
+_DISTRIBUTIONS = {"pil": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+def _missing(module: str) -> str:
+    """Say how to install a module's package: by itself, or with the extra that it belongs to."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    top = module.partition(".")[0].lower()
+    package = _DISTRIBUTIONS.get(top, top.replace("_", "-"))
+    try:
+        required = requires("sign-ext") or []
+    except PackageNotFoundError:
+        required = []
+    for line in required:
+        name = re.match(r"[\w.-]+", line)
+        if name is None or name[0].lower() != package:
+            continue
+        hint = f"the package {module!r} is missing: pip install {name[0]}"
+        extra = re.search(r"""extra == ['"](\w+)""", line)
+        return (
+            f"{hint}, or all that the commands need, in a checkout of sign_ext: pip install "
+            f'".[{extra[1]}]"'
+            if extra
+            else hint
+        )
+    return f"the package {module!r} is missing: install it"
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:

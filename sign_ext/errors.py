@@ -52,6 +52,10 @@ class NegligibleDeltaWarning(UserWarning):
     """δ is so small that the images do not change: usually a source layer with a constant sum."""
 
 
+class PixelRangeWarning(UserWarning):
+    """Images are in other units than the network takes, or span another range than was said."""
+
+
 def first_line(error: BaseException) -> str:
     """An error's first line, with its class unless it is one of ours."""
     line = next(iter(str(error).strip().splitlines()), "")

@@ -19,7 +19,7 @@ from sign_ext.engine.fused.step import Step
 from sign_ext.engine.onchip.cost import work_of
 from sign_ext.engine.timing import ceilings
 from sign_ext.engine.trajectory import Problem, compiled_layout, iterate_dtype
-from sign_ext.formatting import bytes_in_words
+from sign_ext.formatting import bytes_in_words, counted
 from sign_ext.ops import sign_update_route
 
 
@@ -148,7 +148,7 @@ def _details(backend: str, problem: Problem, engines: Engines, images: Tensor) -
         step = engines.fused.step(problem, images)
         return {
             "operations": _describe_operators(step),
-            "memory": f"{step.memory}; {step.micro_batch} images at a time",
+            "memory": f"{step.memory}; {counted(step.micro_batch, 'image')} at a time",
             "bytes_per_image": step.memory.peak,
             "floor": _describe_floor(step, images.device),
         }
@@ -174,9 +174,9 @@ def _describe_operators(step: Step) -> tuple[str, ...]:
     lines = []
     fused = {**kinds, "activation kept as bits": activations} if activations else dict(kinds)
     names = (("fused", fused), (f"by {step.library}", library), ("by PyTorch", torch_only))
-    for name, counted in names:
-        if counted:
-            counts = ", ".join(f"{n} {kind}" for kind, n in counted.items())
+    for name, found in names:
+        if found:
+            counts = ", ".join(f"{n} {kind}" for kind, n in found.items())
             lines.append(f"{name}: {counts}")
     if step.schedule.stem and ops:
         lines.append("the first convolution's input-backward adds to the image: no δ in memory")

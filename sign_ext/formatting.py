@@ -1,9 +1,10 @@
-"""How numbers are summarised and written: percentages, spreads, standard errors, durations."""
+"""How results are put into words: percentages, spreads, durations, counts, names that are close."""
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -58,6 +59,53 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Write a number of things: `1 shard`, `1,024 shards`.
+
+    Args:
+        number: how many.
+        singular: the name of one.
+        plural: the name of several; by default the singular with an s.
+
+    Example:
+        >>> counted(1, "image"), counted(2000, "image"), counted(0, "class", "classes")
+        ('1 image', '2,000 images', '0 classes')
+    """
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def listed(items: Iterable[object]) -> str:
+    """Write "K", "K and L", "K, L and M".
+
+    Example:
+        >>> listed([10, 50, 100])
+        '10, 50 and 100'
+    """
+    *before, last = map(str, items)
+    return f"{', '.join(before)} and {last}" if before else last
+
+
+def closest(given: str, accepted: Iterable[str]) -> str | None:
+    """Return the accepted name that is most like the given one; None if none is alike.
+
+    Example:
+        >>> closest("transfrom", ("train", "transform")), closest("x", ("train", "transform"))
+        ('transform', None)
+    """
+    return next(iter(difflib.get_close_matches(given, list(accepted), n=1)), None)
+
+
+def did_you_mean(given: str, accepted: Iterable[str]) -> str:
+    """Return ", did you mean 'name'?" for the closest accepted name, or "" if none is alike.
+
+    Example:
+        >>> did_you_mean("fuse", ("fused", "graphed")), did_you_mean("x", ("fused", "graphed"))
+        (", did you mean 'fused'?", '')
+    """
+    close = closest(given, accepted)
+    return "" if close is None else f", did you mean {close!r}?"
 
 
 def bytes_in_words(size: float) -> str:

@@ -31,7 +31,7 @@ def reporting(progress: Progress, total: int, title: str) -> Iterator[Callable[[
             from rich.progress import Progress as Bar
         except ImportError as error:
             raise ImportError(
-                'progress=True draws its bar with rich: pip install "sign-ext[experiments]", or '
+                "progress=True draws its bar with rich: pip install rich, or "
                 "pass a function of (done, total)"
             ) from error
         with Bar(console=Console(stderr=True), transient=True) as bar:

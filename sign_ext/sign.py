@@ -37,6 +37,7 @@ from sign_ext.eval_state import computing, unwrap
 from sign_ext.explanation import Explanation, explain
 from sign_ext.model_inputs import NO_INPUTS, ModelInputs, blaming_inputs
 from sign_ext.network_state import weights_versions
+from sign_ext.pixel_range import check_units, forget_units
 from sign_ext.probe import check_samples, forget, statistics_of
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings
@@ -271,6 +272,7 @@ class SignTransform:
         with self._one_call:
             self._seen = None
             forget(self._network)
+            forget_units(self._network)
             measure = self.engines.fused.measure
             self.engines = Engines(self.settings, self._network, self.plan, measure=measure)
             self._batches = Batches(self.engines, self.settings.batch_size)
@@ -407,6 +409,12 @@ class SignTransform:
 
             image = torch.empty_like(images[:1], dtype=dtype).copy_(images[:1])
             check_samples(phi_for, image, like, state)
+
+            def run(image: Tensor) -> Tensor:
+                with structure.running():
+                    return phi(image)
+
+            check_units(self._network, run, images, like, dtype, place=source)
         self._seen = source
         return problem, source, varies
 
@@ -609,6 +617,7 @@ class SignTransform:
         pixel_range: float = 255.0,
         model_kwargs: Mapping[str, Any] | None = None,
         progress: Progress = False,
+        say: Callable[[str], None] | None = None,
     ) -> Calibration:
         """Measure what step sizes do to images, and propose one; see `sign_ext.calibrate`."""
 
@@ -628,6 +637,7 @@ class SignTransform:
             pixel_range=pixel_range,
             model_kwargs=model_kwargs,
             progress=progress,
+            say=say,
         )
 
 

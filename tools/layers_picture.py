@@ -21,7 +21,7 @@ PARTS = {
     "store": ("harness", "#bbcc77"),
     "sign": ("SIGN", "#77aadd"),
     "engine": ("how it runs", "#99ddff"),
-    "checks": ("ground", "#dddddd"),
+    "pixel_range": ("ground", "#dddddd"),
 }
 WIDTH, GAP, HEIGHT = 100.0, 0.7, 4.4
 

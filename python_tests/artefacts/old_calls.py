@@ -39,7 +39,8 @@ def sign_ext(*words: str | Path) -> tuple[dict[str, Any], str]:
     """Run `sign-ext` on the CPU; return its JSON and what it said beside it."""
     out, said = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
-        code = main([*map(str, words), "--device", "cpu", "--json"])
+        device = () if words[0] in ("inspect", "report") else ("--device", "cpu")
+        code = main([*map(str, words), *device, "--json"])
     assert code == 0, said.getvalue()
     return json.loads(out.getvalue()), said.getvalue()
 

@@ -119,7 +119,7 @@ def test_a_function_of_the_current_folder(
     )
     assert result["network"]["class"] == "Sequential"
     assert result["network"]["parameters"] == 4 * 2 * 9 + 4 + 3 * 60 + 3
-    assert result["network"]["source_layer"] == "the output of '1' (ReLU)"
+    assert result["network"]["source_layer"] == "the output of 'network.1' (ReLU)"
     assert result["race"]["image_shape"] == [2, 5, 7]
     assert len(result["race"]["rows"]) >= 4
 
@@ -169,18 +169,18 @@ def test_a_checkpoint_tells_its_images(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([], 2, "--model NAME or --checkpoint FILE"),
-        (["--model", "basic_cnn", "--checkpoint", "x"], 2, "give either"),
-        (["--model", "basic-cnn"], 2, "'basic_cnn'? accepted:"),
-        (["--model", "basic-cnn"], 2, "or MODULE:FUNCTION"),
+        ([], 2, "--checkpoint is required, or --model"),
+        (["--model", "basic_cnn", "--checkpoint", "x"], 1, "No checkpoint at x"),
+        (["--model", "basic-cnn"], 2, "did you mean 'basic_cnn'?"),
+        (["--model", "basic-cnn"], 2, "MODULE:FUNCTION or FILE.py:FUNCTION"),
         (["--model", "no_such_module:build"], 2, "no module 'no_such_module'"),
         (["--model", "somebodys_networks:smal"], 2, "did you mean 'small'?"),
-        (["--model", "somebodys_networks:constant"], 2, "constant is a int, not a function"),
-        (["--model", "somebodys_networks:no_network"], 2, "no_network() returned a str"),
-        (["--model", "somebodys_networks:with_arguments"], 1, "missing 1 required"),
+        (["--model", "somebodys_networks:constant"], 2, "constant is a int; accepted: a function"),
+        (["--model", "somebodys_networks:no_network"], 2, "no_network returned a str"),
+        (["--model", "somebodys_networks:with_arguments"], 2, "--model-options.width"),
         (["--model", "somebodys_broken_file:build"], 1, "a_package_that_is_not_there"),
-        (["--model", "somebodys networks:small"], 2, "accepted: MODULE:FUNCTION"),
-        (["--model", "somebodys_networks:small"], 1, "does not take images of 3×8×8"),
+        (["--model", "somebodys networks:small"], 2, "MODULE:FUNCTION is such as"),
+        (["--model", "somebodys_networks:small"], 2, "does not take images of 3×8×8"),
         (["--model", "basic_cnn", "--image-shape", "3", "8", "8"], 2, "give one"),
         (["--model", "basic_cnn", "--backends", "fuse"], 2, "did you mean 'fused'?"),
         (["--model", "basic_cnn", "--precision", "tf32"], 2, "is for GPUs"),

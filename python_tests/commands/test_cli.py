@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +16,9 @@ import pytest
 
 from sign_ext.cli import main
 from sign_ext.commands import COMMANDS
-from sign_ext.commands.options import CommonOptions, command_line
+from sign_ext.commands.options import OutputOptions, command_line, spec_of
 
-COMMON = ("--config", "--data-root", "--device", "--seed", "--json", "--debug")
+COMMON = ("--config", "--print-config", "--json", "--debug", "--help")
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         seen: list[Any] = []
         module = importlib.import_module(f"sign_ext.commands.{arguments[0]}")
         monkeypatch.setattr(module, "run", seen.append)
+        monkeypatch.setattr("sign_ext.cli.check_values", lambda options: None)
         assert main(arguments) == 0
         return seen[0]
 
@@ -40,14 +41,25 @@ def test_help_tells_what_to_type(command: str, capsys: pytest.CaptureFixture[str
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"sign-ext {command}" in text.split("examples:")[1]
-    assert "exit codes:" in text
     for name in COMMON:
         assert name in text
     module = importlib.import_module(f"sign_ext.commands.{command}")
     for field in dataclasses.fields(module.Options):
-        positional = field.metadata["positional"]
-        name = field.metadata["option"]["metavar"] if positional else field.name.replace("_", "-")
-        assert (name if positional else f"--{name}") in text
+        positional = spec_of(field).positional
+        name = str(spec_of(field).metavar) if positional else f"--{field.name.replace('_', '-')}"
+        assert name in text
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_80_columns_and_names_no_type_of_python(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*command.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("Literal", "type:", "null", "PositiveInt", "None", "False"):
+        assert word not in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -75,22 +87,55 @@ def test_python_dash_m_and_version() -> None:
     assert done.stdout.startswith("sign-ext ")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["bogus"], "bogus"),
-        (["train", "--data", "digits", "--model", "basic_cnn"], "out"),
-        (["train", "--epochs", "0", "--data", "d", "--model", "m", "--out", "o"], "--epochs"),
-        (["train", "--epochz", "3", "--data", "d", "--model", "m", "--out", "o"], "--epochz"),
-        (["evaluate", "--checkpoint", "x", "--draws", "many"], "--draws"),
-        (["transform", "--checkpoint", "x", "--out", "o", "--clamp", "0"], "--clamp"),
-        (["info", "--config", "missing.yaml"], "missing.yaml"),
-        (["info", "--device", "tpu"], "accepted: auto, cpu, cuda"),
-        (["demo", "--snapshots", "-5"], "--snapshots"),
-    ],
+TRAIN = ("train", "--data", "digits", "--model", "basic_cnn", "--out", "o")
+TRANSFORM = ("transform", "--checkpoint", "c", "--out", "o")
+# Every kind of wrong command line, and what its one line says.
+WRONG: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("transfrom",), "'transfrom' is not a command, did you mean 'transform'? accepted: demo,"),
+    (("bogus",), "'bogus' is not a command; accepted: demo, info, train,"),
+    (("--json", "info"), "--json stands before the command; type sign-ext COMMAND --json"),
+    (("train", "--data", "digits", "--model", "basic_cnn"), "--out is required"),
+    (("train",), "--data, --model and --out are required"),
+    (("inspect",), "STORE is required"),
+    (("inspect", "a", "b"), "'b' is one word too many: it belongs to no option"),
+    ((*TRANSFORM, "--step-sise", "3"), "--step-sise is not an option of `sign-ext transform`, did"),
+    ((*TRANSFORM, "--step-sise", "3"), "did you mean --step-size?"),
+    ((*TRANSFORM, "--step_size=3"), "did you mean --step-size?"),
+    (("inspect", "store", "--device", "cpu"), "--device is not an option of `sign-ext inspect`"),
+    ((*TRAIN, "--epochs", "0"), "--epochs is '0'; accepted: a whole number of at least 1"),
+    ((*TRAIN, "--epochs", "2.5"), "--epochs is '2.5'; accepted: a whole number of at least 1"),
+    ((*TRAIN, "--seed", "-1"), "--seed is '-1'; accepted: a whole number of at least 0"),
+    ((*TRAIN, "--learning-rate", "0"), "--learning-rate is '0'; accepted: a number above 0"),
+    ((*TRAIN, "--learning-rate", "nan"), "--learning-rate is 'nan'; accepted: a number above 0"),
+    ((*TRAIN, "--augment", "clasical"), "--augment is 'clasical', did you mean 'classical'?"),
+    ((*TRAIN, "--augment", "clasical"), "accepted: none, classical, mixup, deepaugment"),
+    ((*TRAIN, "--bit-depth", "13"), "--bit-depth is '13'; accepted: 12, 16"),
+    ((*TRAIN, "--model", "basic-cnn"), "--model: 'basic-cnn' is not the name of a network"),
+    ((*TRAIN, "--model", "basic-cnn"), "did you mean 'basic_cnn'?"),
+    ((*TRAIN, "--data", "cifar01"), "--data is 'cifar01', did you mean 'cifar10'? accepted: dig"),
+    ((*TRAIN, "--resume", "--overwrite"), "--overwrite discards it: give one"),
+    ((*TRAIN, "--resume=1"), "--resume takes no value"),
+    (("train", "--out"), "--out needs a value: DIR"),
+    (("evaluate", "--checkpoint", "x", "--draws", "many"), "--draws is 'many'; accepted: a whole"),
+    ((*TRANSFORM, "--clamp", "0"), "--clamp needs 2 values: LO HI"),
+    ((*TRANSFORM, "--snapshots"), "--snapshots needs one or more values: K [K ...]"),
+    ((*TRANSFORM, "--steps", "5", "--snapshots", "9"), "--snapshots 9 is beyond --steps 5"),
+    ((*TRANSFORM, "--memory", "much"), "--memory: 'much' is not a size"),
+    (("info", "--config", "missing.yaml"), "--config missing.yaml: No such file or directory"),
+    (("info", "--device", "tpu"), "--device is 'tpu'; accepted: auto, cpu, cuda, cuda:INDEX"),
+    (("demo", "--snapshots", "-5"), "--snapshots is '-5'; accepted: a whole number of at least 1"),
+    (("demo", "--model", "mobilenetv2"), "--model is 'mobilenetv2', did you mean 'mobilenet_v2'?"),
+    (("reproduce", "tabel1"), "NAME is 'tabel1', did you mean 'table1'?"),
+    (("reproduce", "all", "--scale", "large"), "--scale: scale 'large' is neither one of smoke,"),
+    (("reproduce", "all", "--only-seeds", "1", "1"), "--only-seeds lists a seed twice: (1, 1)"),
+    (("bench", "--model", "basic_cnn", "--backends", "fuse"), "did you mean 'fused'? accepted: a"),
+    (("bench", "--model", "basicnn"), "did you mean 'basic_cnn'?"),
 )
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG)
 def test_wrong_command_lines_exit_2_with_one_line(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
@@ -170,7 +215,7 @@ def test_command_line_is_read_back_as_the_same_options(received: Callable[..., A
 
     assert received(*shlex.split(line)[1:]) == options
     assert command_line("demo", received("demo")) == "sign-ext demo"
-    assert command_line("info", CommonOptions()) == "sign-ext info"
+    assert command_line("info", OutputOptions()) == "sign-ext info"
 
 
 def run_raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
@@ -208,45 +253,108 @@ def test_interrupt_exits_130(
     assert capsys.readouterr().err == "sign-ext: interrupted\n"
 
 
-def test_a_missing_package_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("timm.models", "timm"), ("PIL", "pillow"), ("lightning_fabric", "lightning-fabric")],
+)
+def test_a_missing_package_is_named_as_it_is_installed(
+    module: str,
+    package: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("SIGN_EXT_DEBUG", raising=False)
-    assert run_raising(monkeypatch, ModuleNotFoundError("no timm", name="timm.models")) == 1
-    assert 'pip install "sign-ext[experiments]"' in capsys.readouterr().err
+    required = [f"{package}>=1; extra == 'experiments'", "torch>=2.11"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: required)
+    assert run_raising(monkeypatch, ModuleNotFoundError("missing", name=module)) == 1
+    said = capsys.readouterr().err
+    assert f"the package {module!r} is missing: pip install {package}, or" in said
+    assert 'in a checkout of sign_ext: pip install ".[experiments]"' in said
+    assert run_raising(monkeypatch, ModuleNotFoundError("missing", name="torch._C")) == 1
+    assert capsys.readouterr().err.endswith("is missing: pip install torch\n")
+    assert run_raising(monkeypatch, ModuleNotFoundError("missing", name="theirs")) == 1
+    assert capsys.readouterr().err.endswith("'theirs' is missing: install it\n")
 
 
-def test_without_the_extras_even_help_names_them(tmp_path: Path) -> None:
-    # What `pip install sign-ext` alone gives: jsonargparse cannot be imported.
-    (tmp_path / "jsonargparse.py").write_text(
-        "raise ModuleNotFoundError('no jsonargparse', name='jsonargparse')"
-    )
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+def test_help_and_usage_errors_import_nothing_heavy() -> None:
+    # One process: what any of them imports would stay in sys.modules.
+    code = """
+import sys
+import sign_ext
+from sign_ext.cli import main
+from sign_ext.commands import COMMANDS
+
+HEAVY = {"torch", "numpy", "torchvision", "timm", "transformers", "matplotlib", "sklearn", "scipy",
+         "pyarrow", "datasets", "pydantic", "rich", "safetensors", "PIL"}
+
+def run(words, code):
+    assert main(words) == code, words
+    assert not HEAVY & set(sys.modules), (words, HEAVY & set(sys.modules))
+
+run([], 0)
+run(["--version"], 0)
+for command in COMMANDS:
+    run([command, "--help"], 0)
+run(["train", "--print-config"], 0)
+for line in sys.stdin.read().splitlines():
+    run(line.split("\\t"), 2)
+"""
+    lines = "\n".join("\t".join(arguments) for arguments, _ in WRONG)
     done = subprocess.run(
-        [sys.executable, "-m", "sign_ext", "--help"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
+        [sys.executable, "-c", code], input=lines, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
-    assert done.stderr.startswith("sign-ext: error: the package 'jsonargparse' is missing")
-    assert 'pip install "sign-ext[experiments]"' in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("sign-ext: error: ") == len(WRONG)
 
 
-def test_commands_module_imports_no_torch() -> None:
-    # Help must be quick. The package's own __init__ is stood in for: it is not the command line's.
-    code = (
-        "import sys, types, pathlib; root = types.ModuleType('sign_ext');"
-        "root.__path__ = [sys.argv[1]]; sys.modules['sign_ext'] = root;"
-        "from sign_ext.cli import main; assert main(['train', '--help']) == 0;"
-        "loaded = {'torch', 'torchvision', 'matplotlib', 'sklearn'} & set(sys.modules);"
-        "assert not loaded, loaded"
-    )
-    import sign_ext
+def definitions() -> dict[str, ast.AST]:
+    """The functions, classes and methods that the commands share, by their names."""
+    found: dict[str, ast.AST] = {}
+    folder = Path(importlib.import_module("sign_ext.commands").__file__ or "").parent
+    for path in sorted(folder.glob("*.py")):
+        if path.stem in COMMANDS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                found[node.name] = node
+    return found
 
-    folder = str(Path(sign_ext.__file__).parent)
-    subprocess.run([sys.executable, "-c", code, folder], check=True, capture_output=True)
+
+def options_read(command: str) -> set[str]:
+    """The names of options that a command's module reads, itself or in the functions it calls."""
+    from sign_ext.training import TrainSettings
+
+    module = importlib.import_module(f"sign_ext.commands.{command}")
+    declared = {field.name for field in dataclasses.fields(module.Options)}
+    shared = definitions()
+    waiting: list[ast.AST] = [ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))]
+    read: set[str] = set()
+    while waiting:
+        for node in ast.walk(waiting.pop()):
+            name = getattr(node, "attr", None) or getattr(node, "id", None)
+            if name in shared:
+                waiting.append(shared.pop(name))
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("options", "self"):
+                read.add(node.attr)
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
+                "fields",
+                "asdict",
+            ):
+                of = ast.unparse(node.args[0])
+                if of == "options":  # all but those that are named, to be left out
+                    read |= declared
+                else:
+                    owners = [c for c in module.Options.__mro__ if c.__name__ == of]
+                    owners += [TrainSettings] if of == "TrainSettings" else []
+                    read |= {field.name for owner in owners for field in dataclasses.fields(owner)}
+    return read
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_is_read(command: str) -> None:
+    module = importlib.import_module(f"sign_ext.commands.{command}")
+    declared = {field.name for field in dataclasses.fields(module.Options)}
+    assert declared - options_read(command) <= {"debug"}  # which `cli` reads
 
 
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,3 +177,19 @@ def test_what_runs_in_one_process_says_so(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([*command, "--out", "/nowhere/at/all"]) == 2
     assert "runs in one process, and WORLD_SIZE is 2" in capsys.readouterr().err
+
+
+def test_evaluate_doubts_an_accuracy_that_guessing_gives(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sign_ext.training import load_checkpoint, save_checkpoint
+
+    model, config = load_checkpoint(trained)
+    with torch.no_grad():
+        model.network.classifier.weight.zero_()
+    save_checkpoint(tmp_path / "model.safetensors", model, config)
+    arguments = ["evaluate", "--test-size", "100", "--draws", "1", "--json", "--checkpoint"]
+    assert main([*arguments, str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "is what guessing gives (10.0% for 1 of 10 classes" in captured.err
+    assert json.loads(captured.out)["accuracy"] < 0.2

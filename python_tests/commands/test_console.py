@@ -7,6 +7,7 @@ import json
 import math
 
 import pytest
+import rich.console
 from rich.console import Console
 
 from sign_ext.commands import console
@@ -57,7 +58,7 @@ def test_terminal_gets_a_bar_after_two_seconds(
 ) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        console,
+        rich.console,
         "Console",
         lambda **_: Console(file=screen, force_terminal=True, width=100, color_system=None),
     )

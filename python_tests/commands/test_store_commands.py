@@ -77,7 +77,7 @@ def test_verify_and_inspect(
     store = tmp_path / "store"
     shutil.copytree(transformed, store)
     assert main(["verify", str(store)]) == 0
-    assert "is intact: 1 shards" in capsys.readouterr().out
+    assert "is intact: 1 shard, " in capsys.readouterr().out
     assert main(["inspect", str(store)]) == 0
     text = capsys.readouterr().out
     assert "40 of 40, 3×16×16, float32" in text
@@ -90,7 +90,7 @@ def test_verify_and_inspect(
     assert main(["verify", str(store)]) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith("shard-000000.safetensors has 5 bytes")
-    assert "0 of 1 shards" in captured.err
+    assert "0 of 1 shard is intact" in captured.err
     assert main(["verify", str(store), "--json"]) == 1
     assert from_stdout(capsys)["whole"] == 0
     for command in ("verify", "inspect"):
@@ -154,3 +154,33 @@ def test_bad_sign_options_are_told(
     assert main([*common, "--clamp", "5", "1", "--train-size", "10"]) == 1
     assert "reversed" in capsys.readouterr().err
     assert not list((tmp_path / "t").glob("*"))
+
+
+@pytest.mark.slow
+def test_step_size_auto(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    out = tmp_path / "store"
+    network = ["--checkpoint", str(trained), "--steps", "2"]
+    arguments = ["transform", *TINY[:2], *TINY[4:], *network, "--out", str(out)]
+    arguments += ["--split", "validation", "--json"]
+    assert main([*arguments, "--step-size", "auto"]) == 0
+    made = capsys.readouterr()
+    where = [*TINY[:2], *TINY[4:], "--split", "train", "--json"]
+    assert main(["calibrate", *network, *where]) == 0
+    proposed = from_stdout(capsys)["proposed"]
+    recipe = load_transformed(out).recipe
+    assert recipe["settings"]["step_size"] == recipe["calibration"]["step_size"] == proposed
+    assert recipe["calibration"]["images"] == 64
+    assert f"step size {proposed:g}, proposed for 64 images of digits/train" in made.err
+    assert "computing takes about" in made.err
+    monkeypatch.setattr("sign_ext.SignTransform.calibrate", None)  # not even asked
+    assert main([*arguments, "--step-size", "auto"]) == 0
+    again = capsys.readouterr()
+    assert f"step size {proposed:g}, as recorded in" in again.err
+    assert json.loads(again.out)["made"] == 0
+    # A number, be it the same, is another recipe.
+    assert main([*arguments, "--step-size", f"{proposed:g}"]) == 1
+    assert "calibration" in capsys.readouterr().err
+    assert main([*arguments, "--step-size", "much"]) == 2
+    assert "auto" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from data_on_disk import encoded, saved
 
 from sign_ext.data import load_data, open_data
 
-datasets = pytest.importorskip("datasets", reason="pip install 'sign-ext[huggingface]'")
+datasets = pytest.importorskip("datasets", reason="pip install datasets")
 
 from datasets.arrow_writer import ArrowWriter  # noqa: E402
 
@@ -209,4 +209,4 @@ def test_without_the_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError" in done.stderr
-    assert "pip install 'sign-ext[huggingface]'" in done.stderr
+    assert "not installed: pip install datasets" in done.stderr

@@ -247,7 +247,7 @@ def test_split_folders_without_classes_and_a_table(disk: Disk) -> None:
     [
         (
             "file,label\n0.png,a\n9.png,b\n8.png,b\n",
-            r"row 3: '9\.png' \(and 1 rows more\) is no image",
+            r"row 3: '9\.png' \(and 1 row more\) is no image",
         ),
         ("file,label\n0.png,a\n1.png,b\n0.png,b\n", r"row 4: 0\.png is 'b' here and 'a' in row 2"),
         ("file,label\n0.png,a\n1.png,a\n", "every image the class 'a'"),

@@ -13,7 +13,7 @@ from data_on_disk import MAKERS, write_folder, write_tars
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.shared import check_data_name
 from sign_ext.data import DATA_NAMES, OOD_NAMES, load_data, load_ood, open_data
-from sign_ext.data.load import is_path
+from sign_ext.data.names import is_path
 
 
 def test_unknown_names() -> None:
@@ -104,7 +104,11 @@ def test_commands_take_every_data_set(name: str) -> None:
 
 def test_importing_needs_torch_and_numpy_only() -> None:
     code = (
-        "import sys, sign_ext.data, sign_ext.models, sign_ext.evaluation\n"
+        "import sys\n"
+        "from sign_ext.data import *\n"
+        "from sign_ext.models import *\n"
+        "from sign_ext.evaluation import *\n"
+        "assert 'torch' in sys.modules\n"
         "heavy = {'sklearn', 'pyarrow', 'PIL', 'datasets', 'torchvision', 'timm', 'torchmetrics'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -150,7 +150,7 @@ def test_damaged_annotations(found: list[Picture], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{first} has no line in .*val_annotations\.txt"):
         load_ood("tiny_imagenet", tmp_path)
     table.write_text(text.replace("n02123045", "n07747607", 1))
-    with pytest.raises(ValueError, match="has 1 images of n02123045 in val; accepted: 2"):
+    with pytest.raises(ValueError, match="has 1 image of n02123045 in val; accepted: 2"):
         load_ood("tiny_imagenet", tmp_path)
     table.unlink()
     with pytest.raises(FileNotFoundError, match=r"val_annotations\.txt is missing"):

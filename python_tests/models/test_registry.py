@@ -1,4 +1,4 @@
-"""Models by name: their interface, their normalisation, and error messages."""
+"""Models by name: their interface and error messages."""
 
 from __future__ import annotations
 
@@ -36,28 +36,6 @@ def test_pixels_in_logits_out(name: str, torch_rng: torch.Generator) -> None:
     assert torch.isfinite(logits).all()
     assert torch.equal(images, kept)
     np.testing.assert_allclose(seen[0].numpy(), images.numpy() / 255, rtol=1e-6)
-
-
-def test_normalize_is_the_formula(rng: np.random.Generator) -> None:
-    images = rng.uniform(0, 255, (2, 3, 5, 7)).astype(np.float32)
-    mean, std = (125.3, 122.9, 113.8), (62.9, -62.0, 66.7)
-    found = Normalize(mean, std)(torch.from_numpy(images)).numpy()
-    expected = np.empty(images.shape)
-    for channel in range(3):
-        expected[:, channel] = (images[:, channel].astype(np.float64) - mean[channel]) / std[
-            channel
-        ]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert not list(Normalize().parameters())
-    assert set(Normalize().state_dict()) == {"mean", "std"}
-
-
-@pytest.mark.parametrize(
-    ("mean", "std"), [((0,), (1, 1)), ((), ()), ((0,), (0,)), ((float("nan"),), (1,))]
-)
-def test_normalize_refuses(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="accepted"):
-        Normalize(mean, std)
 
 
 def test_unknown_names_and_options() -> None:

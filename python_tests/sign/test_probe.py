@@ -283,8 +283,8 @@ def test_what_is_asked_costs_a_few_images_once(torch_rng):
     images = torch.rand(3, 3, 9, 11, generator=torch_rng) * 255
     model = tiny_cnn().eval()
     # The source layer is looked for and checked, and Φ runs in two layouts. At each of two points,
-    # two images are asked about alone, both together, and one of them twice.
-    first, later = {1: 2 + 2 + 2 * 2, 2: 2 * 2, 3: 2}, {1: 2 + 2, 3: 2}
+    # two images are asked about alone, both together, and one of them twice. Two more show units.
+    first, later = {1: 2 + 2 + 2 * 2 + 2, 2: 2 * 2, 3: 2}, {1: 2 + 2, 3: 2}
     for wanted in (first, later, later):
         with counted(model) as seen:
             iterative_sign(model, images, 2, step_size=STEP, backend="autograd")

@@ -36,8 +36,8 @@ def test_snapshots_are_the_iterates_of_one_trajectory(model, images):
     # Five products reach both snapshots, not 5 + 2, and step 6 is never taken. One image finds the
     # source layer and checks it, and decides the layout by running in both; whether samples
     # interact is asked at two points, with two images each alone, both together, and one of them
-    # twice.
-    assert forwards == {5: 5, 1: 2 + 2 + 2 * 2, 2: 2 * 2}
+    # twice; whether the images' units fit is seen at two images alone.
+    assert forwards == {5: 5, 1: 2 + 2 + 2 * 2 + 2, 2: 2 * 2}
 
 
 def test_linearising_at_the_input_costs_one_product(model, images):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from store_parts import SHAPE, expected, make_sign, make_source
+from store_parts import SHAPE, expected, make_net, make_sign, make_source
 
 import sign_ext
 from sign_ext import SignTransform
@@ -39,6 +39,18 @@ def test_every_shard_size_holds_the_same_images(shard_size, sign, source, tmp_pa
     assert store.indices.tolist() == list(range(23))
     assert store.keys == tuple(source.keys(0, 23))
     assert store.class_names == ("a", "b", "c")
+
+
+def test_images_in_other_units_than_the_networks_are_warned_of(source, tmp_path):
+    model = make_net()
+    model[1] = torch.nn.Sequential(torch.nn.BatchNorm2d(8).eval(), torch.nn.ReLU())
+    with torch.no_grad():  # the running statistics of images of 0–1
+        behind = model[0](source.read(0, 23).float() / 255)
+        model[1][0].running_mean.copy_(behind.mean((0, 2, 3)))
+        model[1][0].running_var.copy_(behind.var((0, 2, 3)))
+    with pytest.warns(sign_ext.PixelRangeWarning, match=r"'1\.0' \(BatchNorm2d\)") as caught:
+        transform_to_store(SignTransform(model, 2), source, tmp_path)
+    assert len([each for each in caught if each.category is sign_ext.PixelRangeWarning]) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -193,6 +193,28 @@ def test_what_changed_since_is_shown(make_net, make_set, run, tmp_path):
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
 
+def test_the_name_of_the_network_and_its_initial_weights_stay(make_net, run, tmp_path):
+    """As far as both calls tell: earlier versions' files do not, and callers need not."""
+    settings = replace(SETTINGS, epochs=1)
+    spec = {"name": "mine:net", "num_classes": 3, "image_shape": [3, 10, 10], "options": {"a": 1}}
+
+    def config(**changes):
+        return {"model": {**spec, **changes}, "initial_weights": {"sha256": "00ff"}}
+
+    run(make_net(), tmp_path / "named", settings, config=config())
+    run(make_net(), tmp_path / "unnamed", settings)
+    run(make_net(), tmp_path / "named", settings, resume=True, config=config())
+    run(make_net(), tmp_path / "named", settings, resume=True)
+    run(make_net(), tmp_path / "unnamed", settings, resume=True, config=config())
+    for changed, match in (
+        (config(name="yours:net"), r"network\.name: mine:net in the folder, yours:net now"),
+        (config(options={"a": 2}), r"network\.options\.a: 1 in the folder, 2 now"),
+        ({"model": spec}, r"network\.initial_weights: nothing in the folder, new now"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            run(make_net(), tmp_path / "named", settings, resume=True, config=changed)
+
+
 def test_damaged_and_foreign_state_is_named(make_net, run, tmp_path):
     from safetensors.torch import save_file
 

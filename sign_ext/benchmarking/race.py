@@ -21,7 +21,7 @@ from sign_ext.benchmarking.loops import Run
 from sign_ext.benchmarking.measure import Turns, mirrored, on_each, step_bytes
 from sign_ext.benchmarking.table import first_line, format_rate, format_shape
 from sign_ext.benchmarking.task import Task
-from sign_ext.formatting import duration
+from sign_ext.formatting import counted, duration
 
 if TYPE_CHECKING:
     from sign_ext.benchmarking.task import Task
@@ -290,9 +290,10 @@ class Cost:
         """Return the cost as a sentence."""
         shape = format_shape(self.image_shape)
         return (
-            f"SIGN with K = {self.steps} on {self.images:,} images of {shape}: about "
-            f"{duration(self.seconds)} on this machine ({self.backend}, {self.batch} images at a "
-            f"time, {format_rate(self.images_per_second)} images/s)"
+            f"SIGN with K = {self.steps} on {counted(self.images, 'image')} of {shape}: about "
+            f"{duration(self.seconds)} on this machine ({self.backend}, "
+            f"{counted(self.batch, 'image')} at a time, {format_rate(self.images_per_second)} "
+            "images/s)"
         )
 
 

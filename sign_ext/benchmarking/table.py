@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.formatting import bytes_in_words, duration
+from sign_ext.formatting import bytes_in_words, counted, duration
 
 COMPILED_BACKENDS = ("fused", "onchip")  # those that `auto` prefers
 WORTH_A_SENTENCE = 1.1  # how many times as fast another backend must be
@@ -64,7 +64,7 @@ def caption(race: dict[str, Any]) -> str:
     Args:
         race: `Race.to_dict()` with "rounds_wanted" and "seconds".
     """
-    rounds = f"medians of {race['rounds']} rounds"
+    rounds = f"medians of {counted(race['rounds'], 'round')}"
     if race["rounds"] < race["rounds_wanted"]:
         rounds += f" ({race['rounds_wanted']} did not fit into {race['seconds']:g} s)"
     return (

@@ -1,19 +1,30 @@
 """The commands of `sign-ext`: one module each, imported when needed. May import everything else.
 
 A command's module has a docstring (the command's help text), `Options` (a dataclass of options and
-their help), `EXAMPLES` (lines to copy into a shell) and `run(options) -> None`.
+their help), `EXAMPLES` (lines to copy into a shell) and `run(options) -> None`. It imports torch,
+and what needs torch, inside functions only.
 """
 
+# The commands as `sign-ext --help` lists them, with what each one does.
+GROUPS: dict[str, dict[str, str]] = {
+    "first steps": {
+        "demo": "Run the whole method once on small real images, and write a page about it.",
+        "info": "Show what is installed, what can run here, and what SIGN finds in a network.",
+    },
+    "daily work, in this order": {
+        "train": "Train a network and keep its best epoch.",
+        "calibrate": "Find a step size: show what each one does to the images.",
+        "transform": "Apply SIGN to a data set with a trained network, and store the result.",
+        "inspect": "Describe a store of transformed images.",
+        "verify": "Check a store of transformed images against its checksums.",
+        "evaluate": "Measure a trained network on clean and corrupted test images.",
+        "bench": "Time SIGN on your network and machine, and predict the time for a data set.",
+    },
+    "research": {
+        "reproduce": "Reproduce the paper's tables and figures, its numbers next to ours.",
+        "report": "Join results of `sign-ext reproduce` over seeds, and write their pages.",
+    },
+}
 COMMANDS: dict[str, str] = {
-    "demo": "Run the whole method once on small real images, and write a page about it.",
-    "train": "Train a network and keep its best epoch.",
-    "transform": "Apply SIGN to a data set with a trained network, and store the result.",
-    "inspect": "Describe a store of transformed images.",
-    "verify": "Check a store of transformed images against its checksums.",
-    "evaluate": "Measure a trained network on clean and corrupted test images.",
-    "calibrate": "Find a step size: show what each one does to the images.",
-    "reproduce": "Reproduce the paper's tables and figures, its numbers next to ours.",
-    "report": "Join results of `sign-ext reproduce` over seeds, and write their pages.",
-    "bench": "Time SIGN on your network and machine, and predict the time for a set of images.",
-    "info": "Show what is installed, what can run here, and what SIGN finds in a network.",
+    name: summary for group in GROUPS.values() for name, summary in group.items()
 }

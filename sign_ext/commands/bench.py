@@ -6,32 +6,33 @@ Then they take turns, and their medians are compared. Whole calls are timed:
 images in, p*_K out. The last line says how long SIGN takes on --set-size
 images at --total-steps, without reading and writing them.
 
---model takes a name (basic_cnn, mobilenet_v2, inception_resnet_v2 or
-nasnet_mobile) or MODULE:FUNCTION, a function without arguments that returns a
-torch.nn.Module; MODULE may be a file in the current folder. Times do not depend
-on the weights. Keep the machine idle otherwise.
+Times do not depend on the weights, so --model needs no --weights, and a network
+of your own (MODULE:FUNCTION or FILE.py:FUNCTION) no --normalize: without a
+recorded normalisation it has none. Keep the machine idle otherwise.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from typing import TYPE_CHECKING, Any, Literal
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, command_line, option, sign_option
-from sign_ext.commands.shared import (
-    check_folder,
-    check_name,
-    check_network_name,
-    is_own,
-    own_network,
-    read_checkpoint,
-    resolve_device,
+from sign_ext.commands.names import parse_name
+from sign_ext.commands.networks import NetworkOptions, network_as_json, read_network
+from sign_ext.commands.options import (
+    PositiveFloat,
+    PositiveInt,
+    command_line,
+    device_option,
+    option,
+    seed_option,
+    sign_option,
 )
+from sign_ext.commands.shared import check_folder, layer_in, resolve_device
+from sign_ext.formatting import counted
+from sign_ext.settings import BACKENDS
 
 if TYPE_CHECKING:
     import torch
@@ -41,27 +42,23 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "sign-ext bench --model basic_cnn",
-    "sign-ext bench --model torchvision.models:mobilenet_v2 --image-size 224 --set-size 100000",
+    "sign-ext bench --model torchvision:mobilenet_v2 --set-size 100000",
     "sign-ext bench --model mynetworks:build --image-shape 3 64 64 --pixel-range 1 --compile",
     "sign-ext bench --checkpoint runs/classical --precision bfloat16 --out bench.json",
 )
 
+_BACKENDS = tuple(name for name in BACKENDS if name != "auto")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
+class Options(NetworkOptions):
     """Options of `sign-ext bench`."""
 
-    model: str | None = option(
-        None, help="The network: a name, or MODULE:FUNCTION of your own.", metavar="NAME"
-    )
-    checkpoint: str | None = option(
-        None, help="Instead of --model, a trained network (file or folder).", metavar="FILE"
-    )
     image_size: int | None = option(
         None,
         type=PositiveInt,
-        help="Height and width in pixels, of 3 channels. Default: the checkpoint's, or 32 for a "
-        "network by name.",
+        help="Height and width in pixels, of 3 channels. Default: what is recorded for the "
+        "network.",
     )
     image_shape: tuple[int, ...] | None = option(
         None,
@@ -86,7 +83,11 @@ class Options(CommonOptions):
     rounds: int = option(5, type=PositiveInt, help="Turns of each contender.")
     precision: str = sign_option("precision", help="Arithmetic of every contender.")
     backends: tuple[str, ...] | None = option(
-        None, nargs="+", metavar="NAME", help="The backends of sign_ext to time. Default: all."
+        None,
+        type=Literal[_BACKENDS],
+        nargs="+",
+        metavar="NAME",
+        help=f"The backends of sign_ext to time: {', '.join(_BACKENDS)}. Default: all.",
     )
     compile: bool = option(
         False, type=bool, help="Time torch.compile as well (compiling takes a minute or more)."
@@ -101,25 +102,32 @@ class Options(CommonOptions):
     )
     total_steps: int = option(100, type=PositiveInt, help="K for that set.", metavar="K")
     out: str | None = option(None, help="Also write the JSON to this file.", metavar="FILE")
+    device: str = device_option()
+    seed: int = seed_option("the images, and of the weights of a network by name")
+
+    def check(self) -> None:
+        """Check that the network and the images are given once."""
+        super().check()
+        _check(self)
 
 
 def run(options: Options) -> None:
     """Run the race, and print the table and the cost, or JSON."""
     from sign_ext.benchmarking import explain_auto, list_contenders, race
-    from sign_ext.benchmarking.contenders import BACKEND_NAMES
     from sign_ext.benchmarking.table import format_shape
 
-    _check(options, BACKEND_NAMES)
+    if options.out is not None:
+        check_folder(str(Path(options.out).parent))
     device = resolve_device(options.device)
     if options.precision == "tf32" and device.type == "cpu":
         raise UsageError("--precision tf32 is for GPUs; on a CPU give float32 or bfloat16")
-    model, shape = _network(options, device)
+    model, config, shape = _network(options, device)
     task = _task(options, model, shape, device)
     contenders, absent = list_contenders(
-        task, options.backends or BACKEND_NAMES, compile=options.compile
+        task, options.backends or _BACKENDS, compile=options.compile
     )
     console.say(
-        f"{len(task.images)} random images of {format_shape(shape)}, K = {task.steps}, "
+        f"{counted(len(task.images), 'random image')} of {format_shape(shape)}, K = {task.steps}, "
         f"{task.precision}, on {device}; Φ is {task.source}"
     )
     auto = explain_auto(task)
@@ -132,7 +140,7 @@ def run(options: Options) -> None:
             absent=absent,
             progress=report,
         )
-    result = _result(options, task, outcome, auto)
+    result = _result(options, config, task, outcome, auto)
     if options.out is not None:
         _write(options.out, result)
     if options.json:
@@ -141,47 +149,29 @@ def run(options: Options) -> None:
         _print(result)
 
 
-def _check(options: Options, backends: tuple[str, ...]) -> None:
+def _check(options: Options) -> None:
     """Check the options before any work is done."""
-    if (options.model is None) == (options.checkpoint is None):
-        raise UsageError("give either --model NAME or --checkpoint FILE")
     if options.image_size is not None and options.image_shape is not None:
         raise UsageError("--image-size and --image-shape both set the images' shape: give one")
-    for backend in options.backends or ():
-        check_name("--backends", backend, backends)
-    if options.model is not None:
-        check_network_name(options.model)
-        sized = options.image_size is not None or options.image_shape is not None
-        if is_own(options.model) and not sized:
-            raise UsageError(
-                f"--model {options.model} does not say how large its images are: give "
-                "--image-size or --image-shape"
-            )
-    if options.out is not None:
-        if Path(options.out).is_dir():
-            raise UsageError(f"--out {options.out} is a folder: give a file")
-        check_folder(str(Path(options.out).parent))
+    sized = options.image_size is not None or options.image_shape is not None
+    if options.checkpoint is None and parse_name(str(options.model)).is_code and not sized:
+        raise UsageError(
+            f"--model {options.model} does not say how large its images are: give --image-size or "
+            "--image-shape"
+        )
+    if options.out is not None and Path(options.out).is_dir():
+        raise UsageError(f"--out {options.out} is a folder: give a file")
 
 
-def _network(options: Options, device: torch.device) -> tuple[nn.Module, tuple[int, ...]]:
-    """Return the network on its device, and the shape of its images."""
-    import torch
-
-    from sign_ext.models import build_model
-
-    shape: tuple[int, ...] = (3, 32, 32)
-    model = None
-    if options.checkpoint is not None:
-        model, config = read_checkpoint(options.checkpoint, device)
-        shape = tuple(config["model"]["image_shape"])
+def _network(
+    options: Options, device: torch.device
+) -> tuple[nn.Module, dict[str, Any], tuple[int, ...]]:
+    """Return the network on its device, its configuration, and the shape of its images."""
+    model, config = read_network(options, device, trained=False, image_shape=options.image_shape)
+    shape = tuple(config["model"]["image_shape"])
     if options.image_size is not None:
         shape = (shape[0], options.image_size, options.image_size)
-    shape = options.image_shape or shape
-    if model is None:
-        torch.manual_seed(options.seed)
-        name = str(options.model)
-        model = own_network(name) if is_own(name) else build_model(name, image_shape=shape)  # type: ignore[arg-type]
-    return model.to(device).eval(), shape
+    return model, config, options.image_shape or shape
 
 
 def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: torch.device) -> Task:
@@ -192,6 +182,7 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
     from sign_ext.benchmarking.table import first_line, format_shape
     from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
 
+    layer = layer_in(model, options.layer)
     count = options.images or images_for(shape, device)
     images = random_images(count, shape, options.pixel_range, device, options.seed)
     try:
@@ -206,13 +197,15 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
         model=model,
         images=images,
         steps=options.steps,
-        step_size=step_size_for(model, images, MOVE * options.pixel_range, layer=options.layer),
+        step_size=step_size_for(model, images, MOVE * options.pixel_range, layer=layer),
         precision=options.precision,
-        layer=options.layer,
+        layer=layer,
     )
 
 
-def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, Any]:
+def _result(
+    options: Options, config: dict[str, Any], task: Task, outcome: Any, auto: Any
+) -> dict[str, Any]:
     """Return all results, and what they depend on, as plain data."""
     from datetime import UTC, datetime
 
@@ -224,6 +217,7 @@ def _result(options: Options, task: Task, outcome: Any, auto: Any) -> dict[str, 
     cost, fastest = both or (None, None)
     return {
         "network": {
+            **network_as_json(config),
             "name": options.model or options.checkpoint,
             "class": type(task.model).__name__,
             "parameters": sum(each.numel() for each in task.model.parameters()),

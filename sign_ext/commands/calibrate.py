@@ -12,27 +12,22 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
-
 from sign_ext.commands import console
-from sign_ext.commands.options import option, sign_option
-from sign_ext.commands.shared import (
-    CheckpointOptions,
-    SignOptions,
-    checkpoint_data,
-    on_error_option,
-    read_checkpoint,
-    resolve_device,
-)
+from sign_ext.commands.network_data import NetworkDataOptions, network_data
+from sign_ext.commands.networks import network_as_json, read_network
+from sign_ext.commands.options import PositiveFloat, PositiveInt, option, sign_option
+from sign_ext.commands.shared import SignOptions, on_error_option, resolve_device
 
 EXAMPLES = (
     "sign-ext calibrate --checkpoint runs/classical/model.safetensors --data digits",
     "sign-ext calibrate --checkpoint runs/classical --steps 100 --step-sizes 1 10 100 --json",
+    "sign-ext calibrate --model timm:resnet18 --weights resnet18.pth --data photos \\",
+    "    --image-size 64",
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SignOptions, CheckpointOptions):
+class Options(SignOptions, NetworkDataOptions):
     """Options of `sign-ext calibrate`."""
 
     split: str = option(
@@ -61,13 +56,12 @@ def run(options: Options) -> None:
     from sign_ext.data.splits import stratified_choice
 
     device = resolve_device(options.device)
-    model, config = read_checkpoint(options.checkpoint, device)
-    splits, _ = checkpoint_data(options, config)
+    model, config = read_network(options, device)
+    splits, _ = network_data(options, config)
     part = splits.part(options.split)
     count = min(options.images, len(part))
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
-    transform = SignTransform(model, **options.sign_settings())
-    console.say(f"{len(part)} images, K = {options.steps}, on {device}")
+    transform = SignTransform(model, **options.sign_settings(model))
     with console.progress("calibrating") as report:
         calibration = transform.calibrate(
             part.float().to(device),
@@ -76,8 +70,10 @@ def run(options: Options) -> None:
             step_sizes=options.step_sizes,
             target_share=options.target_share,
             progress=report,
+            say=console.say,
         )
     if options.json:
-        console.print_json({"data": splits.summary.to_dict(), **calibration.to_dict()})
+        found = {"network": network_as_json(config), "data": splits.summary.to_dict()}
+        console.print_json({**found, **calibration.to_dict()})
     else:
         print(calibration)

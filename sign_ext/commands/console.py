@@ -12,20 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from sign_ext.files import json_text
 from sign_ext.formatting import duration, finite
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
     from sign_ext.training.processes import Processes
 
 OK = 0
@@ -61,8 +54,17 @@ def print_rich(renderable: Any) -> None:
 
     Its text is printed as it is: in the name of a class, "[b]" and ":cat:" mean nothing.
     """
+    from rich.console import Console
+
+    class PipeConsole(Console):
+        """Leaves a closed pipe to `cli.main`; rich's own way is to exit with code 1."""
+
+        def on_broken_pipe(self) -> None:
+            """Raise it on."""
+            raise
+
     width = None if sys.stdout.isatty() else 100
-    _Console(width=width, markup=False, emoji=False).print(renderable)
+    PipeConsole(width=width, markup=False, emoji=False).print(renderable)
 
 
 def tolerate_any_text(stream: Any) -> None:
@@ -84,14 +86,6 @@ def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
         return codecs.lookup_error("backslashreplace")(error)
-
-
-class _Console(Console):
-    """Leaves a closed pipe to `cli.main`; rich's own way is to exit with code 1."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise it on."""
-        raise
 
 
 def close_output() -> None:
@@ -137,6 +131,8 @@ def progress(description: str) -> Iterator[ProgressCallback]:
         ...     for i in range(10):
         ...         report(i + 1, 10)
     """
+    from rich.console import Console
+
     terminal = Console(stderr=True)
     if terminal.is_terminal:
         with _bar(terminal) as bar:
@@ -154,6 +150,15 @@ def progress(description: str) -> Iterator[ProgressCallback]:
 
 
 def _bar(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import dataclasses
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
-
 from sign_ext.commands import console
-from sign_ext.commands.options import CommonOptions, command_line, option, sign_option
+from sign_ext.commands.names import check_data_name, check_model_name
+from sign_ext.commands.options import (
+    CommonOptions,
+    PositiveFloat,
+    PositiveInt,
+    command_line,
+    option,
+    sign_option,
+)
 from sign_ext.commands.shared import (
     DATA_HELP,
-    check_data_name,
     check_folder,
-    check_name,
     require_one_process,
     resolve_device,
 )
@@ -38,8 +42,13 @@ EXAMPLES = (
 class Options(CommonOptions):
     """Options of `sign-ext demo`; None means the default for the data set."""
 
-    data: str = option("digits", help=DATA_HELP, metavar="NAME")
-    model: str = option("basic_cnn", help="The network, a name as in `sign-ext train`.")
+    data: str = option("digits", help=DATA_HELP, metavar="NAME", check=check_data_name)
+    model: str = option(
+        "basic_cnn",
+        help="basic_cnn, mobilenet_v2, inception_resnet_v2 or nasnet_mobile.",
+        metavar="NAME",
+        check=check_model_name,
+    )
     out: str = option("runs/demo", help="Folder for the page and the numbers.", metavar="DIR")
     train_size: int | None = option(
         None, type=PositiveInt, help="Training images. Default: digits 400, cifar10 5000."
@@ -79,15 +88,12 @@ class Options(CommonOptions):
 def run(options: Options) -> None:
     """Run the demo and print its findings and the path of its page."""
     require_one_process("demo")
-    check_data_name(options.data)
     device = resolve_device(options.device)
     out = check_folder(options.out)
 
     from sign_ext.experiments.demo.run import run_demo
     from sign_ext.experiments.demo.settings import for_data
-    from sign_ext.models import MODEL_NAMES
 
-    check_name("--model", options.model, MODEL_NAMES)
     shared = {
         name: value
         for name, value in dataclasses.asdict(options).items()

@@ -12,18 +12,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import PositiveInt
-
 from sign_ext.commands import console
-from sign_ext.commands.options import option
-from sign_ext.commands.shared import (
-    CheckpointOptions,
-    checkpoint_data,
-    on_error_option,
-    read_checkpoint,
-    resolve_device,
-    skipped_as_json,
-)
+from sign_ext.commands.network_data import NetworkDataOptions, network_data
+from sign_ext.commands.networks import network_as_json, read_network
+from sign_ext.commands.options import PositiveInt, option
+from sign_ext.commands.shared import on_error_option, resolve_device, skipped_as_json
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +27,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sign-ext evaluate --checkpoint runs/sign/model.safetensors --data digits",
     "sign-ext evaluate --checkpoint runs/sign --json > runs/sign/test.json",
+    "sign-ext evaluate --model timm:resnet18 --weights resnet18.pth --data photos \\",
+    "    --image-size 64",
 )
 
 
@@ -46,7 +42,7 @@ _PARTS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CheckpointOptions):
+class Options(NetworkDataOptions):
     """Options of `sign-ext evaluate`."""
 
     split: str = option(
@@ -69,20 +65,23 @@ class Options(CheckpointOptions):
 
 def run(options: Options) -> None:
     """Evaluate and print a table, or JSON."""
-    from sign_ext.evaluation import evaluate
+    from sign_ext.evaluation import evaluate, warn_of_units
 
     device = resolve_device(options.device)
-    model, config = read_checkpoint(options.checkpoint, device)
-    splits, name = checkpoint_data(options, config, test_size=options.test_size)
+    model, config = read_network(options, device)
+    splits, name = network_data(options, config, test_size=options.test_size)
     part = splits.part(options.split)
     context = {
         "checkpoint": options.checkpoint,
+        "network": network_as_json(config),
         "data": {**splits.summary.to_dict(), "name": name, "split": options.split},
         "note": splits.note,
         "skipped": skipped_as_json(splits),
     }
     if config["model"].get("aleatoric"):
+        warn_of_units(model, part.images)
         uncertain = _measure_uncertainty(options, model, part)
+        _say_doubt(uncertain["accuracy"], part)
         if options.json:
             console.print_json({**context, **uncertain})
         else:
@@ -97,10 +96,19 @@ def run(options: Options) -> None:
             batch_size=options.batch_size,
             progress=report,
         )
+    _say_doubt(result.accuracy, part)
     if options.json:
         console.print_json({**context, **result.to_dict()})
     else:
         console.print_rich(_table(result, name, options.split))
+
+
+def _say_doubt(accuracy: float, part: ImageSet) -> None:
+    """Print what to check about an accuracy at chance level."""
+    from sign_ext.evaluation import doubt_of_guessing
+
+    if doubt := doubt_of_guessing(accuracy, part.labels, len(part.class_names)):
+        console.say(doubt)
 
 
 def _table(result: Any, name: str, split: str) -> Any:
@@ -108,14 +116,14 @@ def _table(result: Any, name: str, split: str) -> Any:
 
     from sign_ext.formatting import binomial_error, percent
 
-    table = Table(title=f"{name}: {result.images:,} {_PARTS[split]} images")
+    table = Table(title=f"{name}: {counted(result.images, f'{_PARTS[split]} image')}")
     table.add_column("condition")
     table.add_column("accuracy", justify="right")
     table.add_column("±", justify="right")
     table.add_column("± is", style="dim")
     error = binomial_error(result.accuracy, result.images)
     table.add_row("clean", percent(result.accuracy), percent(error), "binomial standard error")
-    draws = f"standard deviation of {result.draws} draws"
+    draws = f"standard deviation of {counted(result.draws, 'draw')}"
     corrupted = {
         "50 pixels off": (result.pixels_off_mean, result.pixels_off_std),
         "Gaussian noise, σ = 10": (result.noise_mean, result.noise_std),
@@ -139,7 +147,7 @@ def _uncertainty_table(found: dict[str, Any], name: str, split: str) -> Any:
 
     from sign_ext.formatting import percent
 
-    table = Table(title=f"{name}: {found['images']:,} {_PARTS[split]} images, aleatoric")
+    table = Table(title=f"{name}: {counted(found['images'], f'{_PARTS[split]} image')}, aleatoric")
     for column in ("class", "accuracy", "correct with p ≤ 0.5", "their mean p", "their mean σ"):
         table.add_column(column, justify="left" if column == "class" else "right")
     low = found["low"]

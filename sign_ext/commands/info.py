@@ -1,7 +1,8 @@
 """Show what is installed, how it was built, the devices, and the backends that can run here.
 
-With --checkpoint, also what SIGN finds in that network: the source layer Φ,
-the backend that would run, and why.
+With --checkpoint or --model, also what SIGN finds in that network: the source
+layer Φ, the backend that would run, and why. Without --weights, a network by
+--model gets new random ones.
 """
 
 from __future__ import annotations
@@ -10,23 +11,28 @@ import dataclasses
 from typing import Any
 
 from sign_ext.commands import console
-from sign_ext.commands.options import CommonOptions, option
-from sign_ext.commands.shared import read_checkpoint, resolve_device
+from sign_ext.commands.networks import NetworkOptions, network_as_json, read_network
+from sign_ext.commands.options import device_option
+from sign_ext.commands.shared import resolve_device
 
 EXAMPLES = (
     "sign-ext info",
     "sign-ext info --checkpoint runs/classical/model.safetensors",
+    "sign-ext info --model timm:resnet18 --weights resnet18.pth --image-size 64",
     "sign-ext info --json",
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
+class Options(NetworkOptions):
     """Options of `sign-ext info`."""
 
-    checkpoint: str | None = option(
-        None, help="A trained network (file or folder) to explain.", metavar="FILE"
-    )
+    device: str = device_option()
+
+    def check(self) -> None:
+        """Check the network's options, if there are any."""
+        if self.given():
+            super().check()
 
 
 def run(options: Options) -> None:
@@ -42,9 +48,11 @@ def run(options: Options) -> None:
         "devices": _devices(),
         "backends": _backends(device),
     }
-    if options.checkpoint is not None:
-        model, config = read_checkpoint(options.checkpoint, device)
-        facts["checkpoint"] = {"file": options.checkpoint, "config": config}
+    if options.given():
+        model, config = read_network(options, device, trained=False)
+        if options.checkpoint is not None:
+            facts["checkpoint"] = {"file": options.checkpoint, "config": config}
+        facts["network"] = network_as_json(config)
         facts["sign"] = _explain(model, config, device)
     if options.json:
         console.print_json(facts)
@@ -93,7 +101,7 @@ def _print(facts: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for section in ("versions", "build", "machine", "backends", "sign"):
+    for section in ("versions", "build", "machine", "backends", "network", "sign"):
         if section not in facts:
             continue
         table.add_row(section, "")

@@ -1,18 +1,49 @@
 """Options as dataclasses: a field is an option, with its help text and type in the metadata.
 
-Only the standard library and jsonargparse are imported here, so that `--help` stays quick.
+`parser` reads them. Only the standard library is imported here, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Protocol
 
-from jsonargparse import ActionConfigFile, ArgumentParser
-from jsonargparse.typing import NonNegativeInt
-
+from sign_ext.commands.console import UsageError
+from sign_ext.commands.value_types import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    alternatives,
+    name_of,
+)
 from sign_ext.settings import OPTIONS
+
+__all__ = [
+    "Command",
+    "CommonOptions",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "Number",
+    "OutputOptions",
+    "PositiveFloat",
+    "PositiveInt",
+    "Spec",
+    "check_device_name",
+    "command_line",
+    "data_root_option",
+    "device_option",
+    "flag_of",
+    "option",
+    "placeholders_of",
+    "seed_option",
+    "sign_option",
+    "spec_of",
+]
 
 
 def option(
@@ -20,31 +51,74 @@ def option(
     *,
     help: str,
     type: Any = str,
-    nargs: str | int | None = None,
+    nargs: Literal["+"] | int | None = None,
     metavar: str | tuple[str, ...] | None = None,
     positional: bool = False,
+    check: Callable[[Any], object] | None = None,
 ) -> Any:
     """Declare one command-line option as a dataclass field.
 
     Args:
         default: The value when the option is not given; without it the option is required.
-        help: One sentence for `--help`.
-        type: What a value (each value, with `nargs`) is checked against and converted to; `bool`
-            makes the option a switch.
-        nargs: As in argparse.
+        help: One sentence for `--help`, to which accepted numbers and the default are added.
+        type: What a value (each value, with `nargs`) is checked against and converted to: `str`,
+            `int`, `float`, a `Number`, a `Literal`, `dict[str, Any]` (given as
+            `--name.KEY VALUE`), or a union of these; `bool` makes the option a switch.
+        nargs: How many values: "+" for one or more, a number, None for a single one.
         metavar: The value's name in the help.
         positional: The value has no `--name` before it.
+        check: Called with the value, unless it is None, before the command runs; raises
+            `UsageError`. It imports no torch, so that the error comes at once.
 
     Returns:
-        A `dataclasses.field` that `add_options` reads.
+        A `dataclasses.field` that `parser.parse` reads.
 
     Example:
         >>> class Options:
-        ...     steps: int = option(50, type=int, help="How often δ is added.")
+        ...     steps: int = option(50, type=PositiveInt, help="How often δ is added.")
     """
-    spec = {"help": help, "type": type, "nargs": nargs, "metavar": metavar}
-    metadata = {"option": spec, "positional": positional}
-    return dataclasses.field(default=default, metadata=metadata)
+    spec = Spec(help, type, nargs, metavar, positional, check)
+    return dataclasses.field(default=default, metadata={"option": spec})
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What `option` declares, except the default."""
+
+    help: str
+    type: Any
+    nargs: Literal["+"] | int | None
+    metavar: str | tuple[str, ...] | None
+    positional: bool
+    check: Callable[[Any], object] | None
+
+
+def spec_of(field: dataclasses.Field[Any]) -> Spec:
+    """Return what a field made by `option` declares."""
+    spec: Spec = field.metadata["option"]
+    return spec
+
+
+def flag_of(field: dataclasses.Field[Any]) -> str:
+    """Return an option as it is typed, or the name that the help gives to a positional value."""
+    spec = spec_of(field)
+    if spec.positional:
+        return str(spec.metavar or field.name.upper())
+    return "--" + field.name.replace("_", "-")
+
+
+def placeholders_of(field: dataclasses.Field[Any]) -> list[str]:
+    """Return the names that the help gives to an option's values."""
+    spec = spec_of(field)
+    if spec.type is bool:
+        return []
+    if isinstance(spec.metavar, tuple):
+        return list(spec.metavar)
+    names = (name_of(each) for each in alternatives(spec.type))
+    name = spec.metavar or "|".join(each or field.name.upper() for each in names)
+    if spec.nargs == "+" and "|" not in name:  # a list of alternatives says how many each takes
+        return [name, f"[{name} ...]"]
+    return [name] * (spec.nargs if isinstance(spec.nargs, int) else 1)
 
 
 def sign_option(name: str, **changes: Any) -> Any:
@@ -61,17 +135,45 @@ def sign_option(name: str, **changes: Any) -> Any:
     return option(**{**declared, **changes})
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CommonOptions:
-    """The options that every command takes."""
+def check_device_name(name: str) -> None:
+    """Raise UsageError unless `name` has the form of a device; whether it exists is seen later."""
+    kind, colon, index = name.partition(":")
+    if name in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdecimal()):
+        return
+    raise UsageError(f"--device is {name!r}; accepted: auto, cpu, cuda, cuda:INDEX")
 
-    data_root: str | None = option(
+
+def data_root_option() -> Any:
+    """Declare --data-root."""
+    return option(
         None, help="Folder that holds the data set's files (digits needs none).", metavar="DIR"
     )
-    device: str = option("auto", help="auto, cpu, cuda or cuda:INDEX; auto is cuda if there.")
-    seed: int = option(
-        0, type=NonNegativeInt, help="Seed of splits, initial weights, batch order and noise."
+
+
+def device_option() -> Any:
+    """Declare --device."""
+    return option(
+        "auto",
+        help="auto, cpu, cuda or cuda:INDEX; auto is cuda if there is a GPU that can be used.",
+        check=check_device_name,
     )
+
+
+def seed_option(what: str = "splits, initial weights, batch order and noise") -> Any:
+    """Declare --seed.
+
+    Args:
+        what: what is drawn with it, for the help.
+    """
+    return option(0, type=NonNegativeInt, help=f"Seed of {what}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """The options that every command takes; --debug is read by `cli`."""
+
+    HEADING: ClassVar[str] = "common options"
+
     json: bool = option(
         False, type=bool, help="Print the result as JSON on stdout; messages go to stderr."
     )
@@ -79,67 +181,51 @@ class CommonOptions:
         False, type=bool, help="Show the traceback of an error (so does SIGN_EXT_DEBUG=1)."
     )
 
+    def check(self) -> None:
+        """Check options that depend on each other, before the command runs and imports torch.
 
-def add_options(parser: ArgumentParser, options: type[CommonOptions]) -> None:
-    """Add one `--option` per field of `options`, and `--config FILE.yaml` with the same names.
-
-    Args:
-        parser: The command's parser.
-        options: A dataclass whose fields are made by `option`.
-    """
-    parser.add_argument(
-        "--config",
-        action=ActionConfigFile,
-        metavar="FILE.yaml",
-        help="YAML file with the names of the options below; options after it win.",
-    )
-    own: list[dataclasses.Field[Any]] = []
-    common: list[dataclasses.Field[Any]] = []
-    inherited = {field.name for field in dataclasses.fields(CommonOptions)}
-    for field in dataclasses.fields(options):
-        (common if field.name in inherited else own).append(field)
-    for field in own + common:
-        _add(parser, field)
+        Raises:
+            UsageError: they do not fit together.
+        """
 
 
-def _add(parser: ArgumentParser, field: dataclasses.Field[Any]) -> None:
-    spec = field.metadata["option"]
-    flag = "--" + field.name.replace("_", "-")
-    if spec["type"] is bool:
-        parser.add_argument(flag, action="store_true", default=field.default, help=spec["help"])
-        return
-    settings = {key: value for key, value in spec.items() if value is not None}
-    if field.metadata["positional"]:
-        parser.add_argument(field.name, **settings)
-        return
-    if field.default is dataclasses.MISSING:
-        settings["required"] = True
-    else:
-        default = field.default
-        settings["default"] = list(default) if isinstance(default, tuple) else default
-    parser.add_argument(flag, **settings)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommonOptions(OutputOptions):
+    """The options of commands that use a data set."""
+
+    HEADING: ClassVar[str] = OutputOptions.HEADING
+
+    data_root: str | None = data_root_option()
+    device: str = device_option()
+    seed: int = seed_option()
 
 
-def from_namespace(options: type[Any], values: Any) -> Any:
-    """Build the options dataclass from parsed values; lists become tuples."""
-    parsed = {field.name: values[field.name] for field in dataclasses.fields(options)}
-    return options(**{name: tuple(v) if isinstance(v, list) else v for name, v in parsed.items()})
+class Command(Protocol):
+    """A module of this package that is a command."""
+
+    Options: type[OutputOptions]
+    EXAMPLES: tuple[str, ...]
 
 
-def command_line(command: str, options: CommonOptions) -> str:
+def command_line(command: str, options: OutputOptions) -> str:
     """Return the shell line that gives these options, without those at their default.
 
     Example:
         >>> command_line("info", CommonOptions(seed=3, json=True))
-        'sign-ext info --seed 3 --json'
+        'sign-ext info --json --seed 3'
     """
     parts = ["sign-ext", command]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if value == field.default:
             continue
-        if not field.metadata["positional"]:
-            parts.append("--" + field.name.replace("_", "-"))
+        flag = flag_of(field)
+        if isinstance(value, Mapping):
+            for key, each in value.items():
+                parts += [f"{flag}.{key}", each if isinstance(each, str) else json.dumps(each)]
+            continue
+        if not spec_of(field).positional:
+            parts.append(flag)
         if value is not True:
             parts += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
     return shlex.join(parts)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sign_ext.commands import console
-from sign_ext.commands.options import CommonOptions, option
+from sign_ext.commands.options import OutputOptions, option
 from sign_ext.commands.shared import check_folder
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ EXAMPLES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(CommonOptions):
+class Options(OutputOptions):
     """Options of `sign-ext report`."""
 
     results: tuple[str, ...] = option(

@@ -17,16 +17,23 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, command_line, option
-from sign_ext.commands.shared import check_folder, check_name, require_one_process, resolve_device
+from sign_ext.commands.names import check_name
+from sign_ext.commands.options import (
+    CommonOptions,
+    NonNegativeInt,
+    PositiveInt,
+    command_line,
+    option,
+)
+from sign_ext.commands.shared import check_folder, require_one_process, resolve_device
 from sign_ext.experiments.names import EXPERIMENTS
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     from sign_ext.experiments.reproduce import Reproduction
+    from sign_ext.experiments.scale import Scale
 
 EXAMPLES = (
     "sign-ext reproduce all --scale smoke",
@@ -40,6 +47,16 @@ __doc__ = f"{__doc__}\nNAME is one of:\n" + "".join(
 )
 
 
+def _scale(name: str) -> Scale:
+    """Return the settings of --scale."""
+    from sign_ext.experiments.scale import load_scale
+
+    try:
+        return load_scale(name)
+    except FileNotFoundError as error:
+        raise UsageError(f"--scale: {error}") from error
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
     """Options of `sign-ext reproduce`."""
@@ -48,11 +65,14 @@ class Options(CommonOptions):
         nargs="+", metavar="NAME", positional=True, help="Experiments (listed above), or all."
     )
     scale: str = option(
-        "small", help="smoke, small or paper, or a YAML file of the same form.", metavar="SCALE"
+        "small",
+        help="smoke, small or paper, or a YAML file of the same form.",
+        metavar="SCALE",
+        check=_scale,
     )
     out: str = option("runs/reproduce", help="Folder for artefacts and report.", metavar="DIR")
     seeds: int | None = option(
-        None, type=PositiveInt, help="Number of seeds, from 0 on. Default: the scale's."
+        None, type=PositiveInt, help="Number of seeds, from --seed on. Default: the scale's."
     )
     only_seeds: tuple[int, ...] | None = option(
         None,
@@ -61,9 +81,15 @@ class Options(CommonOptions):
         metavar="SEED",
         help="Only these seeds; `sign-ext report` joins the results.json of several runs.",
     )
+    seed: int = option(0, type=NonNegativeInt, help="The first seed.")
     dry_run: bool = option(
         False, type=bool, help="List the missing stages and their cost, and stop."
     )
+
+    def check(self) -> None:
+        """Check the experiments' names and the seeds."""
+        _names(self.names)
+        _seeds(self, default=1)
 
 
 def run(options: Options) -> None:
@@ -74,12 +100,8 @@ def run(options: Options) -> None:
     out = Path(options.out) if options.dry_run else check_folder(options.out)
 
     from sign_ext.experiments.reproduce import Reproduction
-    from sign_ext.experiments.scale import load_scale
 
-    try:
-        scale = load_scale(options.scale)
-    except FileNotFoundError as error:
-        raise UsageError(f"--scale: {error}") from error
+    scale = _scale(options.scale)
     work = Reproduction(
         names=names,
         scale=scale,
@@ -144,7 +166,9 @@ def _print_plan(work: Reproduction, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    table = Table(title=f"{len(rows)} stages, {sum(r['done'] for r in rows)} of them done")
+    table = Table(
+        title=f"{counted(len(rows), 'stage')}, {sum(r['done'] for r in rows)} of them done"
+    )
     table.add_column("stage")
     table.add_column("artefact", style="dim")
     table.add_column("about", justify="right")

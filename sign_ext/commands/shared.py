@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from jsonargparse.typing import PositiveInt
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import CommonOptions, option, sign_option
+from sign_ext.commands.names import check_data_name
+from sign_ext.commands.options import (
+    CommonOptions,
+    OutputOptions,
+    PositiveInt,
+    option,
+    sign_option,
+)
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sign_ext.data import ImageSource, Splits
+    from sign_ext.data import Splits
     from sign_ext.data.listing import DataSummary
 
 
 SHOWN = 20  # lines about single images, or labels, that are printed
 
 DATA_HELP = (
-    "digits, digits_imbalanced (stands for isic2017), cifar10 or isic2017 (both need --data-root), "
-    "or a path: a folder with one sub-folder a class, .tar files in WebDataset's manner (one, a "
-    "folder of them, or photos-{000..013}.tar), or a folder that Hugging Face's save_to_disk wrote."
+    "digits (bundled), cifar10 or isic2017 (their files in --data-root), digits_imbalanced (stands "
+    "for isic2017), or a path: a folder with one sub-folder per class, WebDataset .tar files (one, "
+    "a folder of them, or photos-{000..013}.tar), or a folder that Hugging Face's save_to_disk "
+    "wrote."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions(CommonOptions):
     """How the files of a data set are read."""
+
+    HEADING: ClassVar[str] = "reading the images"
 
     labels: str | None = option(
         None,
@@ -47,7 +53,8 @@ class DataOptions(CommonOptions):
         None,
         nargs=2,
         metavar=("IMAGE", "LABEL"),
-        help="Columns of --labels: the file names' and the classes'. Default: guessed, and told.",
+        help="Columns of --labels with the file names and the classes. Default: guessed and "
+        "printed.",
     )
     bit_depth: int | None = option(
         None,
@@ -69,27 +76,6 @@ class DataOptions(CommonOptions):
         return {k: v for k, v in given.items() if v is not None and k not in common}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointOptions(DataOptions):
-    """A trained network, and the data to use it on."""
-
-    checkpoint: str = option(
-        help="model.safetensors that `sign-ext train` wrote, or the folder it is in.",
-        metavar="FILE",
-    )
-    data: str | None = option(
-        None, help=DATA_HELP + " Default: what the network was trained on.", metavar="NAME"
-    )
-    image_size: int | None = option(
-        None, type=PositiveInt, help="Height and width in pixels. Default: the network's."
-    )
-    same_classes: bool = option(
-        False,
-        type=bool,
-        help="Take the classes for the network's, in order, although they are called otherwise.",
-    )
-
-
 def on_error_option(what: str = "leave it out and list it") -> Any:
     """Declare --on-error.
 
@@ -107,6 +93,8 @@ def on_error_option(what: str = "leave it out and list it") -> Any:
 class SignOptions:
     """The options of Algorithm 1 except steps and step size, named as in `iterative_sign`."""
 
+    HEADING: ClassVar[str] = "SIGN"
+
     momentum: float = sign_option("momentum", type=float)
     linearize_at: str = sign_option("linearize_at")
     layer: str | None = sign_option("layer", metavar="NAME")
@@ -117,11 +105,16 @@ class SignOptions:
     backend: str = sign_option("backend")
     precision: str = sign_option("precision")
 
-    def sign_settings(self) -> dict[str, Any]:
-        """Return these options as keyword arguments of `SignTransform`."""
+    def sign_settings(self, model: nn.Module | None = None) -> dict[str, Any]:
+        """Return these options as keyword arguments of `SignTransform`.
+
+        Args:
+            model: whose layer --layer names; None to leave the name as it is.
+        """
         settings = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(SignOptions)
         }
+        settings["layer"] = layer_in(model, self.layer)
         if self.clamp is not None:
             low, high = self.clamp
             settings["clamp"] = (
@@ -131,8 +124,22 @@ class SignOptions:
         return settings
 
 
+def layer_in(model: nn.Module | None, layer: str | None) -> str | None:
+    """Return the name of a layer in a network behind its normalisation.
+
+    Args:
+        model: a network of `open_network`, whose module ``network`` is somebody's own.
+        layer: a name in `model`, or in that network.
+    """
+    if model is None or layer is None:
+        return layer
+    names = {name for name, _ in model.named_modules()}
+    inside = f"network.{layer}"
+    return inside if layer not in names and inside in names else layer
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StoreOptions(CommonOptions):
+class StoreOptions(OutputOptions):
     """A store of transformed images."""
 
     store: str = option(
@@ -161,30 +168,6 @@ def resolve_device(name: str) -> torch.device:
         usable = f"cuda:0 … cuda:{count - 1}" if count else "no CUDA device is usable here, use cpu"
         raise UsageError(f"--device is {name!r}; {usable}")
     return device
-
-
-def check_name(argument: str, given: str, accepted: Sequence[str]) -> None:
-    """Raise UsageError, suggesting the closest name, unless `given` is one of `accepted`.
-
-    Args:
-        argument: what is named, as in the help, "--model" for example.
-        given: the name on the command line.
-        accepted: the names there are.
-    """
-    if given not in accepted:
-        hint = did_you_mean(given, accepted) or ";"
-        raise UsageError(f"{argument} is {given!r}{hint} accepted: {', '.join(accepted)}")
-
-
-def did_you_mean(given: str, accepted: Iterable[str]) -> str:
-    """Return ", did you mean 'name'?" for the closest accepted name, or "" if none is close.
-
-    Example:
-        >>> did_you_mean("fuse", ("fused", "graphed")), did_you_mean("x", ("fused", "graphed"))
-        (", did you mean 'fused'?", '')
-    """
-    close = difflib.get_close_matches(given, list(accepted), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def require_one_process(command: str) -> None:
@@ -221,21 +204,6 @@ def check_folder(out: str) -> Path:
             f"--out {folder} cannot be written ({error.strerror}); give another folder"
         ) from error
     return folder
-
-
-def check_data_name(name: str) -> None:
-    """Raise UsageError unless `name` is a data set, an existing folder, or a tar file's path."""
-    from sign_ext.data import DATA_NAMES, OOD_NAMES
-    from sign_ext.data.load import is_path
-
-    known = ", ".join(DATA_NAMES)
-    if name in OOD_NAMES:
-        raise UsageError(
-            f"--data is {name!r}, a test set for `sign-ext reproduce table3`, not a training set; "
-            f"accepted: {known}, or an existing folder or tar"
-        )
-    if name not in DATA_NAMES and not is_path(name):
-        raise UsageError(f"--data is {name!r}; accepted: {known}, or an existing folder or tar")
 
 
 def read_data(
@@ -296,256 +264,12 @@ def say_skipped(splits: Splits) -> None:
         console.say(f"skipped: {' '.join(image.why.split())}")
     if skipped:
         more = f"; --json lists the other {len(skipped) - SHOWN:,}"
-        images = "1 image" if len(skipped) == 1 else f"{len(skipped):,} images"
         console.say(
-            f"left out {images} that cannot be read" + (more if len(skipped) > SHOWN else "")
+            f"left out {counted(len(skipped), 'image')} that cannot be read"
+            + (more if len(skipped) > SHOWN else "")
         )
 
 
 def skipped_as_json(splits: Splits) -> list[dict[str, Any]]:
     """Return the skipped images for --json."""
     return [dataclasses.asdict(image) for image in splits.skipped]
-
-
-def read_checkpoint(path: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
-    """Load a network and its configuration."""
-    from sign_ext.training import load_checkpoint
-
-    return load_checkpoint(path, device)
-
-
-def checkpoint_data(
-    options: CheckpointOptions, config: dict[str, Any], **sizes: Any
-) -> tuple[Splits, str]:
-    """Load the data to use a checkpoint on, and check that the two fit.
-
-    Args:
-        options: the command's options.
-        config: the checkpoint's configuration.
-        **sizes: train_size or test_size for `load_data`.
-
-    Returns:
-        The splits, with the labels and class names of the network, and the data set's name.
-
-    Raises:
-        UsageError: no data set is named, here or in the checkpoint.
-        ValueError: image shape or classes differ from the network's.
-    """
-    name, size = _wanted_data(options, config)
-
-    def check(class_names: tuple[str, ...]) -> None:
-        _check_classes(options, config, name, class_names)
-
-    sizes = {"image_size": size, **_reading(options, config), **sizes}
-    splits = read_data(options, name, check, **sizes)
-    return _with_network_classes(options, config, name, splits), name
-
-
-def checkpoint_source(
-    options: CheckpointOptions, config: dict[str, Any], split: str, **sizes: Any
-) -> ImageSource:
-    """Open the data to use a checkpoint on, without decoding images yet.
-
-    Args:
-        options: the command's options.
-        config: the checkpoint's configuration.
-        split: train, validation, test or all.
-        **sizes: train_size or test_size for `open_data`.
-
-    Raises:
-        UsageError: no data set is named, here or in the checkpoint.
-        ValueError: the classes differ from the network's.
-    """
-    from sign_ext.data import open_data
-
-    name, size = _wanted_data(options, config)
-    check_data_name(name)
-    source = open_data(
-        name,
-        options.data_root,
-        split=split,
-        seed=options.seed,
-        image_size=size,
-        **_reading(options, config),
-        **sizes,
-    )
-    _check_classes(options, config, name, source.class_names)
-    return source
-
-
-def _wanted_data(options: CheckpointOptions, config: dict[str, Any]) -> tuple[str, int | None]:
-    """Return the data set and image size: those asked for, or those of the network's training."""
-    name = options.data or _trained_on(options, config)
-    if name is None:
-        raise UsageError("the checkpoint does not name its training data: give --data")
-    _, height, width = config["model"]["image_shape"]
-    return name, options.image_size or (height if height == width else None)
-
-
-def _reading(options: CheckpointOptions, config: dict[str, Any]) -> dict[str, Any]:
-    """How to read the files: as asked for or, of the same data, as in training."""
-    trained = {} if options.data else config.get("data", {}).get("reading", {})
-    return {**trained, **options.reading()}
-
-
-def _trained_on(options: CheckpointOptions, config: dict[str, Any]) -> str | None:
-    """Return the name of the data set that a checkpoint was trained on; None if it has none."""
-    data = config.get("data")
-    name = data.get("name") if isinstance(data, dict) else data
-    if name is not None and not (isinstance(name, str) and isinstance(data, dict)):
-        raise ValueError(
-            f"the configuration in {options.checkpoint}: data.name is {name!r}; accepted: the name "
-            "of a data set. Give --data"
-        )
-    return name
-
-
-def _check_classes(
-    options: CheckpointOptions, config: dict[str, Any], name: str, class_names: tuple[str, ...]
-) -> None:
-    """Raise ValueError unless the classes of a data set are all among the network's."""
-    from sign_ext.data.classes import match_classes
-    from sign_ext.training.checkpoints import class_names_of
-
-    count, known = config["model"]["num_classes"], class_names_of(config)
-    network = f"the network in {options.checkpoint}"
-    if known is not None and not options.same_classes:
-        try:
-            match_classes(class_names, known, (name, network))
-        except ValueError as error:
-            same = len(class_names) == count
-            cure = ", or pass --same-classes if each label means the same in both" if same else ""
-            raise ValueError(
-                f"{error}. {name} has {len(class_names)} classes, {network} {count}: use the data "
-                f"set it was trained on, or train another network{cure}"
-            ) from error
-        return
-    if len(class_names) != count:
-        raise ValueError(
-            f"{name} has {len(class_names)} classes, {network} {count}: use the data set it was "
-            "trained on, or train another network"
-        )
-    if known is None:
-        console.say(
-            f"{options.checkpoint} does not name its classes: those of {name} are taken for them, "
-            "in order"
-        )
-
-
-def _with_network_classes(
-    options: CheckpointOptions, config: dict[str, Any], name: str, splits: Splits
-) -> Splits:
-    """Give images, whose classes were checked, a network's labels; print how they change."""
-    import torch
-
-    from sign_ext.data import ImageSet
-    from sign_ext.data.classes import match_classes
-    from sign_ext.training.checkpoints import class_names_of
-
-    found, known = splits.class_names, class_names_of(config)
-    if known is None or known == found:
-        return splits
-    labels = None if options.same_classes else match_classes(found, known, (name, "the network"))
-    if labels is not None:
-        changed = [
-            f"{a} {old} → {labels[old]}" for old, a in enumerate(found) if labels[old] != old
-        ]
-        shown = changed[:SHOWN] + ["…"] * (len(changed) > SHOWN)
-        console.say(
-            f"{name} has other labels than the network for the same classes: they are changed to "
-            f"the network's ({', '.join(shown) or 'it lacks the last classes'})"
-        )
-
-    def converted(part: ImageSet) -> ImageSet:
-        own = part.labels if labels is None else torch.from_numpy(labels)[part.labels]
-        return ImageSet(part.images, own, known, part.name)
-
-    return dataclasses.replace(
-        splits,
-        train=converted(splits.train),
-        validation=converted(splits.validation),
-        test=converted(splits.test),
-    )
-
-
-def is_own(name: str) -> bool:
-    """Whether a name is MODULE:FUNCTION, a user's own network."""
-    return ":" in name
-
-
-def check_network_name(name: str) -> None:
-    """Raise UsageError unless `name` is one of sign_ext's networks or MODULE:FUNCTION."""
-    from sign_ext.models import MODEL_NAMES
-
-    if is_own(name):
-        module, _, function = name.partition(":")
-        if not all(part.isidentifier() for part in f"{module}.{function}".split(".")):
-            raise UsageError(
-                f"--model is {name!r}; accepted: MODULE:FUNCTION, such as "
-                "torchvision.models:mobilenet_v2"
-            )
-        return
-    try:
-        check_name("--model", name, MODEL_NAMES)
-    except UsageError as error:
-        raise UsageError(f"{error}, or MODULE:FUNCTION of your own") from None
-
-
-def own_network(name: str) -> nn.Module:
-    """Import MODULE from the current folder or an installed package, and call its FUNCTION.
-
-    Args:
-        name: "module:function"; the function takes no arguments and returns a torch.nn.Module.
-
-    Raises:
-        UsageError: the module or function does not exist, or returns something else.
-        RuntimeError: importing the module, or calling the function, fails.
-    """
-    from torch import nn
-
-    module, _, function = name.partition(":")
-    build = _find(name, _import(name, module), function)
-    if isinstance(build, nn.Module):
-        return build
-    if not callable(build):
-        raise UsageError(f"--model {name}: {function} is a {type(build).__name__}, not a function")
-    try:
-        network = build()
-    except Exception as error:
-        raise RuntimeError(
-            f"--model {name}: {function}(), called without arguments, failed: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise UsageError(
-            f"--model {name}: {function}() returned a {type(network).__name__}; accepted: a "
-            "torch.nn.Module"
-        )
-    return network
-
-
-def _import(name: str, module: str) -> Any:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)  # as `python` does for a script
-    try:
-        return importlib.import_module(module)
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-        if missing and f"{module}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
-            raise UsageError(
-                f"--model {name}: there is no module {module!r}, in this folder or installed"
-            ) from error
-        raise RuntimeError(
-            f"--model {name}: importing {module} failed: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _find(name: str, module: Any, function: str) -> Any:
-    found = module
-    for part in function.split("."):
-        if not hasattr(found, part):
-            hint = did_you_mean(part, dir(found))
-            raise UsageError(f"--model {name}: {module.__name__} has no {function!r}{hint}")
-        found = getattr(found, part)
-    return found

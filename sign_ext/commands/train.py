@@ -11,25 +11,31 @@ network together, and --batch-size counts the images of all.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
-
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import option
+from sign_ext.commands.names import check_data_name, check_network_name, parse_name
+from sign_ext.commands.networks import (
+    MODEL_HELP,
+    ModelOptions,
+    build_network,
+    network_as_json,
+    recorded_size,
+)
+from sign_ext.commands.options import NonNegativeFloat, PositiveFloat, PositiveInt, option
 from sign_ext.commands.shared import (
     DATA_HELP,
     DataOptions,
     check_folder,
-    check_name,
     on_error_option,
     read_data,
     resolve_device,
     skipped_as_json,
 )
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
     from sign_ext.augment import Augment, Policy
@@ -42,32 +48,27 @@ EXAMPLES = (
     "    --augment classical",
     "sign-ext train --data digits --model basic_cnn --epochs 20 --out runs/sign \\",
     "    --augment classical --sign runs/transformed",
+    "sign-ext train --model timm:resnet18 --weights pretrained --data photos --image-size 64 \\",
+    "    --learning-rate 1e-4 --out runs/fine-tuned",
     "sign-ext train --config classical.yaml --epochs 50",
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(DataOptions):
+class Options(ModelOptions, DataOptions):
     """Options of `sign-ext train`; those from epochs to precision belong to `TrainSettings`."""
 
-    data: str = option(help=DATA_HELP, metavar="NAME")
-    model: str = option(
-        help="basic_cnn (the paper's small network), mobilenet_v2, inception_resnet_v2 or "
-        "nasnet_mobile.",
-        metavar="NAME",
-    )
+    data: str = option(help=DATA_HELP, metavar="NAME", check=check_data_name)
+    model: str = option(help=f"The network: {MODEL_HELP}", metavar="NAME", check=check_network_name)
     out: str = option(help="Folder for the checkpoint and the training curves.", metavar="DIR")
-    model_options: Mapping[str, Any] | None = option(
-        None,
-        type=dict[str, Any],
-        help="Options of the network, as --model-options.NAME VALUE, e.g. dropout or stride.",
-        metavar="{NAME: VALUE}",
-    )
     train_size: int | None = option(
         None, type=PositiveInt, help="Use a stratified subset of this many training images."
     )
     image_size: int | None = option(
-        None, type=PositiveInt, help="Height and width in pixels. Default: the data set's."
+        None,
+        type=PositiveInt,
+        help="Height and width in pixels. Default: what timm, torchvision or transformers record "
+        "for the network, else the data set's.",
     )
     augment: str = option(
         "none",
@@ -104,7 +105,7 @@ class Options(DataOptions):
         help="Of each --sign folder take one version of an image, its K drawn at random.",
     )
     epochs: int = option(20, type=PositiveInt, help="Passes over the training set.")
-    batch_size: int = option(128, type=PositiveInt, help="Images a gradient step.")
+    batch_size: int = option(128, type=PositiveInt, help="Images per gradient step.")
     learning_rate: float = option(1e-3, type=PositiveFloat, help="Learning rate.")
     optimizer: str = option("adam", type=Literal["adam", "adamw", "sgd"], help="Optimiser.")
     weight_decay: float = option(0.0, type=NonNegativeFloat, help="Weight decay.")
@@ -126,6 +127,24 @@ class Options(DataOptions):
     resume: bool = option(False, type=bool, help="Continue the run that was stopped in OUT.")
     overwrite: bool = option(False, type=bool, help="Discard the run that is in OUT.")
 
+    def check(self) -> None:
+        """Check that options which belong together are given together."""
+        super().check()
+        if self.resume and self.overwrite:
+            raise UsageError(
+                "--resume continues the run in --out, --overwrite discards it: give one"
+            )
+        if not self.sign and self.sign_mode != "add":
+            raise UsageError("--sign-mode replace needs --sign DIR")
+        if not self.sign and self.sign_random_k:
+            raise UsageError("--sign-random-k needs --sign DIR")
+        if self.mixup_alpha is not None and self.augment != "mixup":
+            raise UsageError(f"--mixup-alpha needs --augment mixup; it is {self.augment}")
+        if self.policies is not None and self.augment != "deepaugment":
+            raise UsageError(f"--policies needs --augment deepaugment; it is {self.augment}")
+        if self.policies is None and self.augment == "deepaugment":
+            raise UsageError("--augment deepaugment needs --policies FILE.yaml")
+
     def train_settings(self) -> TrainSettings:
         """Return the training options as `TrainSettings`."""
         from sign_ext.training import TrainSettings
@@ -146,44 +165,35 @@ def run(options: Options) -> None:
 
 
 def _train(options: Options, processes: Processes) -> None:
-    import torch
-
-    from sign_ext.models import MODEL_NAMES, build_model
     from sign_ext.training import Aleatoric, train
 
     with processes.raising_together():
-        check_name("--model", options.model, MODEL_NAMES)
+        name = parse_name(options.model)
         settings = options.train_settings()
         policies = read_policies(options)
         out = _out_folder(options) if processes.first else Path(options.out)
         sizes: dict[str, Any] = {
             "train_size": options.train_size,
-            "image_size": options.image_size,
+            "image_size": options.image_size or recorded_size(name),
         }
         splits = read_data(options, options.data, **sizes)
         skipped = [each.index for each in splits.skipped if each.split == "train"]
         train_set = training_set(options, splits.train, skipped)
 
-        torch.manual_seed(options.seed)
-        spec: dict[str, Any] = {
-            "name": options.model,
-            "num_classes": len(splits.class_names),
-            "image_shape": list(splits.image_shape),
-            "options": dict(options.model_options or {}),
-            "aleatoric": options.aleatoric is not None,
-        }
-        model = build_model(
-            options.model,
-            num_classes=spec["num_classes"],
+        model, network = build_network(
+            options,
+            name,
+            num_classes=len(splits.class_names),
             image_shape=splits.image_shape,
-            aleatoric=spec["aleatoric"],
-            **spec["options"],
-        ).to(processes.device)
+            new_head=True,
+            aleatoric=options.aleatoric is not None,
+            say=console.say,
+        )
         augment = _augment(options, policies, len(splits.class_names))
-        config = _config(options, spec, splits, train_set)
+        config = _config(options, network, splits, train_set)
     in_processes = f", in {processes.count} processes" if processes.count > 1 else ""
     device = resolve_device(options.device)
-    console.say(f"training on {len(train_set):,} images, on {device}{in_processes}")
+    console.say(f"training on {counted(len(train_set), 'image')}, on {device}{in_processes}")
     with console.progress("training") as report:
         result = train(
             model,
@@ -199,13 +209,11 @@ def _train(options: Options, processes: Processes) -> None:
             progress=report,
             config=config,
         )
-    _print(options, result, str(out / "model.safetensors"), splits)
+    _print(options, result, network, str(out / "model.safetensors"), splits)
 
 
 def _out_folder(options: Options) -> Path:
     """Create OUT, and refuse to lose a run that it holds."""
-    if options.resume and options.overwrite:
-        raise UsageError("--resume continues the run in --out, --overwrite discards it: give one")
     out = check_folder(options.out)
     taken = any((out / name).exists() for name in ("last.safetensors", "model.safetensors"))
     if taken and not (options.resume or options.overwrite):
@@ -228,10 +236,6 @@ def training_set(options: Options, originals: ImageSet, skipped: Sequence[int] =
         ValueError: a folder was made from other images.
     """
     if not options.sign:
-        if options.sign_mode != "add":
-            raise UsageError("--sign-mode replace needs --sign DIR")
-        if options.sign_random_k:
-            raise UsageError("--sign-random-k needs --sign DIR")
         return originals
     import torch
 
@@ -253,21 +257,14 @@ def training_set(options: Options, originals: ImageSet, skipped: Sequence[int] =
 
 
 def read_policies(options: Options) -> tuple[Policy, ...]:
-    """Read --policies, and check that the options of augmentations fit --augment.
+    """Read --policies, if --augment deepaugment uses them.
 
     Raises:
-        UsageError: an option is missing, or does not belong to this augmentation.
         OSError: the file cannot be read.
         ValueError: it holds no policies.
     """
-    if options.mixup_alpha is not None and options.augment != "mixup":
-        raise UsageError(f"--mixup-alpha needs --augment mixup; it is {options.augment}")
-    if options.augment != "deepaugment":
-        if options.policies is not None:
-            raise UsageError(f"--policies needs --augment deepaugment; it is {options.augment}")
-        return ()
     if options.policies is None:
-        raise UsageError("--augment deepaugment needs --policies FILE.yaml")
+        return ()
     from sign_ext.augment import load_policies
 
     return load_policies(options.policies)
@@ -292,13 +289,14 @@ def _augment(options: Options, policies: tuple[Policy, ...], classes: int) -> Au
 
 
 def _config(
-    options: Options, spec: dict[str, Any], splits: Splits, train_set: ImageSet
+    options: Options, network: dict[str, Any], splits: Splits, train_set: ImageSet
 ) -> dict[str, Any]:
     """Describe how the checkpoint is made; `train` adds settings, best epoch and versions."""
     from sign_ext.data import fingerprint
 
     return {
-        "model": spec,
+        "model": network["model"],
+        **({"initial_weights": network["weights"]} if "weights" in network else {}),
         "data": {
             "name": options.data,
             "note": splits.note,
@@ -318,16 +316,22 @@ def _config(
     }
 
 
-def _print(options: Options, result: Any, checkpoint: str, splits: Splits) -> None:
+def _print(
+    options: Options, result: Any, network: dict[str, Any], checkpoint: str, splits: Splits
+) -> None:
     if options.json:
-        found = {"data": splits.summary.to_dict(), "skipped": skipped_as_json(splits)}
+        found = {
+            "network": network_as_json(network),
+            "data": splits.summary.to_dict(),
+            "skipped": skipped_as_json(splits),
+        }
         console.print_json({"checkpoint": checkpoint, **found, **result.to_dict()})
         return
     from sign_ext.formatting import duration
 
     print(
         f"best epoch {result.best_epoch} of {len(result.history)}: validation accuracy "
-        f"{result.best_validation_accuracy:.4f} ({result.steps} gradient steps, "
+        f"{result.best_validation_accuracy:.4f} ({counted(result.steps, 'gradient step')}, "
         f"{duration(result.seconds)})"
     )
     print(checkpoint)

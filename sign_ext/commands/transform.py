@@ -11,7 +11,8 @@ is missing, and the result is byte-identical. Other settings are refused. Under
 torchrun the processes share the shards; the bytes do not depend on how many.
 
 The step size depends on the network and on the data: `sign-ext calibrate`
-shows what each one does to the images, and proposes one.
+shows what each one does to the images, and proposes one. --step-size auto
+takes its proposal for 64 training images.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from jsonargparse.typing import PositiveInt
+from typing import TYPE_CHECKING, Any, Literal
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.options import option, sign_option
+from sign_ext.commands.network_data import NetworkDataOptions, network_source
+from sign_ext.commands.networks import ignore, network_as_json, read_network
+from sign_ext.commands.options import PositiveInt, option, sign_option
 from sign_ext.commands.shared import (
-    CheckpointOptions,
     SignOptions,
-    checkpoint_source,
     on_error_option,
-    read_checkpoint,
     resolve_device,
     say_converted,
     say_found,
 )
+from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
+    from sign_ext import SignTransform
+    from sign_ext.data import ImageSource
     from sign_ext.data.listing import DataSummary
     from sign_ext.store import StoreRun
     from sign_ext.store.coordination import Ranks
@@ -45,15 +46,18 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sign-ext transform --checkpoint runs/classical/model.safetensors --data digits \\",
     "    --steps 100 --snapshots 50 100 --step-size 30 --out runs/transformed",
-    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size 3 \\",
+    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size auto \\",
     "    --dtype bfloat16 --on-error skip --memory 8GB --profile --out /shared/transformed",
+    "sign-ext transform --model timm:resnet18 --weights resnet18.pth --data photos \\",
+    "    --image-size 64 --steps 50 --step-size auto --out runs/transformed",
 )
 
+AUTO = "auto"
 TINY = 0.1  # grey levels rms; less is hardly a change: probably the step size is still the default
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SignOptions, CheckpointOptions):
+class Options(SignOptions, NetworkDataOptions):
     """Options of `sign-ext transform`."""
 
     out: str = option(help="Folder of the store.", metavar="STORE")
@@ -61,7 +65,13 @@ class Options(SignOptions, CheckpointOptions):
     snapshots: tuple[int, ...] | None = sign_option(
         "snapshots", type=PositiveInt, nargs="+", metavar="K"
     )
-    step_size: float = sign_option("step_size", type=float)
+    step_size: float | str = sign_option(
+        "step_size",
+        type=float | Literal["auto"],
+        metavar="STEP|auto",
+        help="Factor of δ. auto takes what `sign-ext calibrate` proposes for training images, and "
+        "records it: a rerun uses the same.",
+    )
     split: str = option(
         "train",
         type=Literal["train", "validation", "test", "all"],
@@ -106,37 +116,49 @@ class Options(SignOptions, CheckpointOptions):
         False, type=bool, help="Start over if OUT was made with other settings."
     )
 
+    def check(self) -> None:
+        """Check the network, --snapshots and --memory."""
+        super().check()
+        _snapshots(self)
+        _memory(self)
+
 
 def run(options: Options) -> None:
     """Transform the images and write OUT."""
     from sign_ext import SignTransform
-    from sign_ext.files import sha256_of
     from sign_ext.store import transform_to_store
-    from sign_ext.store.budget import parse_size
     from sign_ext.store.coordination import Ranks
 
     snapshots = _snapshots(options)
-    try:
-        memory = None if options.memory is None else parse_size(options.memory)
-    except ValueError as error:
-        raise UsageError(f"--memory: {error}") from error
+    memory = _memory(options)
     ranks = Ranks.from_environment()
     device = resolve_device(_own_device(options.device))
-    model, config = read_checkpoint(options.checkpoint, device)
-    source = checkpoint_source(options, config, options.split, train_size=options.train_size)
+    say = console.say if ranks.first else ignore
+    model, config = read_network(options, device, say=say)
+    sizes = {"train_size": options.train_size}
+    source = network_source(options, config, options.split, say=say, **sizes)
     if ranks.first:
         say_found(source.summary())
     began = time.perf_counter()
+    given = options.step_size
     sign = SignTransform(
         model,
         options.steps,
-        step_size=options.step_size,
+        step_size=1.0 if isinstance(given, str) else given,
         snapshots=snapshots,
         tune=options.tune,
-        **options.sign_settings(),
+        **options.sign_settings(model),
     )
-    path = Path(options.checkpoint)
-    path = path / "model.safetensors" if path.is_dir() else path
+    about: dict[str, Any] = {
+        **_origin(options, config),
+        "split": {
+            "name": options.split,
+            "train_size": options.train_size,
+            "seed": options.seed,
+        },
+    }
+    if given == AUTO:
+        sign, about["calibration"] = _calibrated(options, sign, config, source, ranks)
     with console.progress("transforming") as report:
         done = transform_to_store(
             sign,
@@ -149,19 +171,50 @@ def run(options: Options) -> None:
             readers=options.readers,
             overwrite=options.overwrite,
             trust=options.trust,
-            about={
-                "checkpoint": {"sha256": sha256_of(path), "model": config["model"]},
-                "split": {
-                    "name": options.split,
-                    "train_size": options.train_size,
-                    "seed": options.seed,
-                },
-            },
+            about=about,
             ranks=ranks,
             progress=report if ranks.first else False,
+            say=say if ranks.first else None,
+        )
+    _print(options, config, done, ranks, time.perf_counter() - began, source.summary())
+
+
+def _origin(options: Options, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the manifest says about where the network comes from."""
+    from sign_ext.files import sha256_of
+
+    if options.checkpoint is None:
+        return {"model": network_as_json(config)}
+    path = Path(options.checkpoint)
+    path = path / "model.safetensors" if path.is_dir() else path
+    return {"checkpoint": {"sha256": sha256_of(path), "model": config["model"]}}
+
+
+def _calibrated(
+    options: Options,
+    sign: SignTransform,
+    config: dict[str, Any],
+    source: ImageSource,
+    ranks: Ranks,
+) -> tuple[SignTransform, dict[str, Any]]:
+    """Find the step size of --step-size auto on the training images, or in the store's manifest."""
+    from sign_ext.store import auto_step_size
+
+    train = source
+    if options.split != "train":
+        sizes = {"train_size": options.train_size}
+        train = network_source(options, config, "train", say=ignore, **sizes)
+    with console.progress("calibrating") as report:
+        return auto_step_size(
+            sign,
+            train,
+            options.out,
+            seed=options.seed,
+            on_error="skip" if options.on_error == "skip" else "fail",
+            ranks=ranks,
+            progress=report,
             say=console.say if ranks.first else None,
         )
-    _print(options, done, ranks, time.perf_counter() - began, source.summary())
 
 
 def _own_device(name: str) -> str:
@@ -176,6 +229,15 @@ def _own_device(name: str) -> str:
     return name
 
 
+def _memory(options: Options) -> int | None:
+    from sign_ext.store.budget import parse_size
+
+    try:
+        return None if options.memory is None else parse_size(options.memory)
+    except ValueError as error:
+        raise UsageError(f"--memory: {error}") from error
+
+
 def _snapshots(options: Options) -> tuple[int, ...]:
     snapshots = tuple(sorted(set(options.snapshots or [options.steps])))
     if snapshots[-1] > options.steps:
@@ -187,7 +249,12 @@ def _snapshots(options: Options) -> tuple[int, ...]:
 
 
 def _print(
-    options: Options, done: StoreRun, ranks: Ranks, seconds: float, data: DataSummary
+    options: Options,
+    config: dict[str, Any],
+    done: StoreRun,
+    ranks: Ranks,
+    seconds: float,
+    data: DataSummary,
 ) -> None:
     from sign_ext.store.inspect import describe, in_words
 
@@ -207,9 +274,8 @@ def _print(
         numbers = {name: store[name] for name in ("images", "of", "shards", "change", "skipped")}
         shares = {"profile": dataclasses.asdict(done.shares)} if options.profile else {}
         made = {"made": done.made, "kept": done.kept, "seconds": seconds}
-        console.print_json(
-            {"out": options.out, "data": data.to_dict(), **numbers, **made, **shares}
-        )
+        found = {"network": network_as_json(config), "data": data.to_dict()}
+        console.print_json({"out": options.out, **found, **numbers, **made, **shares})
         return
     from sign_ext.formatting import duration
 
@@ -217,4 +283,4 @@ def _print(
         print(f"{name:<11}{text}")
     own = "of its own " if ranks.world > 1 else ""
     kept = f"{done.kept:,} existed" if done.kept else "none existed"
-    print(f"{'this run':<11}made {done.made:,} shards, {own}{kept} ({duration(seconds)})")
+    print(f"{'this run':<11}made {counted(done.made, 'shard')}, {own}{kept} ({duration(seconds)})")

@@ -26,7 +26,7 @@ def run(options: Options) -> None:
     Raises:
         StoreError: something is wrong.
     """
-    from sign_ext.formatting import bytes_in_words
+    from sign_ext.formatting import bytes_in_words, counted
     from sign_ext.store import StoreError, verify
 
     with console.progress("verifying") as report:
@@ -40,11 +40,12 @@ def run(options: Options) -> None:
             console.say(f"note: {note}")
     if verdict.faults:
         raise StoreError(
-            f"{options.store} is damaged or incomplete: {verdict.whole:,} of {verdict.shards:,} "
-            "shards are intact; run its `sign-ext transform` again to repair it"
+            f"{options.store} is damaged or incomplete: {verdict.whole:,} of "
+            f"{counted(verdict.shards, 'shard is', 'shards are')} intact; run its `sign-ext "
+            "transform` again to repair it"
         )
     if not options.json:
         print(
-            f"{options.store} is intact: {verdict.shards:,} shards, "
+            f"{options.store} is intact: {counted(verdict.shards, 'shard')}, "
             f"{bytes_in_words(verdict.bytes)} read"
         )

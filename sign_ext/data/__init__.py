@@ -4,11 +4,17 @@ datasets/ holds a module for each data set, formats/ one for each file format. M
 (`sign` and below) only.
 """
 
-from sign_ext.data.decode import Unreadable, UnreadableImages
-from sign_ext.data.image_set import ImageSet, fingerprint
-from sign_ext.data.load import DATA_NAMES, OOD_NAMES, load_data, load_ood, open_data
-from sign_ext.data.source import ImageSource
-from sign_ext.data.splits import Splits
+from typing import TYPE_CHECKING
+
+from sign_ext.lazy_import import lazy_names
+
+if TYPE_CHECKING:
+    from sign_ext.data.decode import Unreadable, UnreadableImages
+    from sign_ext.data.image_set import ImageSet, fingerprint
+    from sign_ext.data.load import load_data, load_ood, open_data
+    from sign_ext.data.names import DATA_NAMES, OOD_NAMES
+    from sign_ext.data.source import ImageSource
+    from sign_ext.data.splits import Splits
 
 __all__ = [
     "DATA_NAMES",
@@ -23,3 +29,15 @@ __all__ = [
     "load_ood",
     "open_data",
 ]
+
+lazy_names(
+    __name__,
+    {
+        "sign_ext.data.decode": ["Unreadable", "UnreadableImages"],
+        "sign_ext.data.image_set": ["ImageSet", "fingerprint"],
+        "sign_ext.data.load": ["load_data", "load_ood", "open_data"],
+        "sign_ext.data.names": ["DATA_NAMES", "OOD_NAMES"],
+        "sign_ext.data.source": ["ImageSource"],
+        "sign_ext.data.splits": ["Splits"],
+    },
+)

@@ -35,6 +35,7 @@ from sign_ext.data.splits import (
     stratified_choice,
     three_way_split,
 )
+from sign_ext.formatting import counted
 
 SPLIT_NAMES: tuple[str, ...] = ("train", "validation", "test")
 # Height and width of the images where a format does not fix them, as CIFAR-10's.
@@ -157,8 +158,8 @@ class LazyDataset:
         """Make the set of those images of a split that could be read."""
         if pixels is None:
             raise ValueError(
-                f"{subset.name}: none of its {len(subset.positions):,} images can be read. Repair "
-                "some of them."
+                f"{subset.name}: none of its {counted(len(subset.positions), 'image')} can be "
+                "read. Repair some of them."
             )
         return ImageSet(
             resize_images(pixels, self.image_size),
@@ -429,7 +430,7 @@ def _check_class_counts(
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         if count < at_least:
             raise ValueError(
-                f"class {class_names[label]!r} has {count} images in {location}; accepted: at "
-                f"least {at_least}, since every class is split. Add images, or provide train, "
-                "validation and test splits yourself."
+                f"class {class_names[label]!r} has {counted(count, 'image')} in {location}; "
+                f"accepted: at least {at_least}, since every class is split. Add images, or "
+                "provide train, validation and test splits yourself."
             )

@@ -17,6 +17,8 @@ from typing import Any
 
 from sign_ext.data.classes import unique_names
 from sign_ext.data.decode import EXTENSIONS
+from sign_ext.data.names import COMPRESSED_TARS
+from sign_ext.formatting import counted
 
 # Why something on the disk is not among the images: kind → singular and plural, for notes.
 LEFT_OUT = {
@@ -30,7 +32,6 @@ LEFT_OUT = {
     "compressed_tars": ("compressed tar", "compressed tars"),
     "members": ("other member of tars", "other members of tars"),
 }
-COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 # Folders that tools leave behind and that do not begin with a dot, in lower case.
 _TOOL_FOLDERS = (
     *("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "__pycache__"),
@@ -220,7 +221,7 @@ def in_words(left_out: dict[str, int]) -> str:
     shown = []
     for kind, count in left_out.items():
         singular, plural = LEFT_OUT[kind]
-        shown.append(f"{count:,} {singular if count == 1 else plural}")
+        shown.append(counted(count, singular, plural))
     return ", ".join(shown)
 
 
@@ -305,7 +306,10 @@ class DataSummary:
 
     def lines(self) -> list[str]:
         """Return what a command prints before it starts: note, classes, parts and hints."""
-        lines = [self.note, f"{len(self.classes):,} classes: {self._classes_in_words()}"]
+        lines = [
+            self.note,
+            f"{counted(len(self.classes), 'class', 'classes')}: {self._classes_in_words()}",
+        ]
         if self.cut:
             parts = ", ".join(f"{count:,} {part}" for part, count in self.parts.items())
             lines.append(

@@ -11,15 +11,13 @@ from pathlib import Path
 
 from sign_ext.data.datasets import find_root
 from sign_ext.data.decode import Decoding, OnError, check_on_error
-from sign_ext.data.formats.webdataset import compressed_tars_in, is_tar_name, tars_in
+from sign_ext.data.formats.webdataset import compressed_tars_in, tars_in
 from sign_ext.data.image_set import ImageSet
 from sign_ext.data.lazy import LazyDataset
+from sign_ext.data.names import DATA_NAMES, OOD_NAMES, is_tar_name
 from sign_ext.data.source import ImageSource
 from sign_ext.data.splits import Splits, SubsetSpec
 
-DATA_NAMES: tuple[str, ...] = ("digits", "cifar10", "isic2017", "digits_imbalanced")
-# Out-of-distribution test sets: images of a training set's classes from another source.
-OOD_NAMES: tuple[str, ...] = ("tiny_imagenet", "digits_shifted")
 SYNSETS: tuple[str, ...] = ("paper", "all")
 # The paths that are accepted, for error messages; docs/data.md says more.
 _PATHS = (
@@ -76,8 +74,8 @@ def load_data(
 
     Raises:
         FileNotFoundError: missing files; the message lists those that are accepted.
-        ModuleNotFoundError: a library of ``pip install 'sign-ext[experiments]'`` (or
-            ``[huggingface]``) is missing.
+        ModuleNotFoundError: a library of the extra ``experiments`` or
+            ``huggingface`` is missing.
         UnreadableImages: images that cannot be read, a ValueError that lists all of them.
         ValueError: an unknown name, a damaged file, or a size out of range.
 
@@ -229,7 +227,7 @@ def load_ood(
 
     Raises:
         FileNotFoundError: missing files; the message lists those that are accepted.
-        ModuleNotFoundError: a library of ``pip install 'sign-ext[experiments]'`` is missing.
+        ModuleNotFoundError: a library of the extra ``experiments`` is missing.
         ValueError: an unknown name or ``synsets``, a damaged file, or a size out of range.
 
     Example:
@@ -254,19 +252,6 @@ def load_ood(
         f"name={str(name)!r} is not an out-of-distribution test set; accepted: "
         f"{', '.join(OOD_NAMES)}." + _did_you_mean(name, OOD_NAMES)
     )
-
-
-def is_path(name: str) -> bool:
-    """Return whether `load_data` would take a name for a path, not for the name of a data set.
-
-    Args:
-        name: as for `load_data`.
-
-    Example:
-        >>> is_path("photos-{000..013}.tar"), is_path("digits")
-        (True, False)
-    """
-    return name not in (*DATA_NAMES, *OOD_NAMES) and (Path(name).is_dir() or is_tar_name(name))
 
 
 def _find(name: str | Path, root: str | Path | None, subset: SubsetSpec) -> LazyDataset:

@@ -18,6 +18,7 @@ from sign_ext.evaluation.calibration import (
     uncertainty_scores,
 )
 from sign_ext.evaluation.corruption import corruption_examples, gaussian_noise, pixels_off
+from sign_ext.evaluation.doubts import doubt_of_guessing, warn_of_units
 from sign_ext.evaluation.evaluate import Evaluation, evaluate
 from sign_ext.evaluation.features import Compactness, compactness, embed, features
 from sign_ext.evaluation.paired import Paired, detectable_difference, holm, paired
@@ -44,6 +45,7 @@ __all__ = [
     "compactness",
     "corruption_examples",
     "detectable_difference",
+    "doubt_of_guessing",
     "embed",
     "evaluate",
     "features",
@@ -60,4 +62,5 @@ __all__ = [
     "roc_auc",
     "roc_curve",
     "uncertainty_scores",
+    "warn_of_units",
 ]

@@ -16,6 +16,7 @@ from sign_ext.data.classes import unique_names, with_classes_of
 from sign_ext.data.image_set import ImageSet
 from sign_ext.evaluation.accuracy import class_accuracy, predict
 from sign_ext.evaluation.corruption import gaussian_noise, pixels_off
+from sign_ext.evaluation.doubts import warn_of_units
 from sign_ext.formatting import finite
 
 # Random numbers are drawn for this many images at a time, so that the corruptions do not depend on
@@ -73,7 +74,7 @@ def evaluate(
 
     The paper's Table 5 gives means with tiny deviations and no procedure; here each corruption is
     drawn ``draws`` times with its own seed. The corrupted images depend on the seed, not on batch
-    size or device.
+    size or device. A PixelRangeWarning tells of images in other units than the network's.
 
     Args:
         model: float images (n, 3, H, W) in 0–255 → logits (n, classes); its training flags are
@@ -116,6 +117,7 @@ def evaluate(
     }
     for corrupt in corruptions.values():  # raises on options out of range before any work
         corrupt(test.images[:1], torch.Generator())
+    warn_of_units(model, test.images)
     runs = 1 + draws * len(corruptions)
     done = 0
 

@@ -1,22 +1,22 @@
-"""Models by name, and the normalisation that is the first module of each."""
+"""sign_ext's own models by name."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sign_ext.models.aleatoric import AleatoricHead
 from sign_ext.models.basic_cnn import basic_cnn
 from sign_ext.models.inception_resnet_v2 import inception_resnet_v2
 from sign_ext.models.mobilenet_v2 import mobilenet_v2
 from sign_ext.models.nasnet_mobile import nasnet_mobile
+from sign_ext.models.network_name import MODEL_NAMES
+from sign_ext.models.normalize import Normalize
 
 # A builder takes (num_classes, image_shape) and, as keyword arguments with defaults, its options.
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -25,65 +25,6 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "inception_resnet_v2": inception_resnet_v2,
     "nasnet_mobile": nasnet_mobile,
 }
-MODEL_NAMES: tuple[str, ...] = tuple(BUILDERS)
-
-
-class Normalize(nn.Module):
-    """Compute (x − mean) / std for each channel, so that a model's input stays in pixel units.
-
-    With the default, x / 255, a network sees 0–1, while SIGN's δ, the noise and the clamp are all
-    in grey levels (0–255).
-
-    Args:
-        mean: one value a channel, in pixel units.
-        std: one value a channel, in pixel units, none of them zero.
-
-    Raises:
-        ValueError: different lengths, a zero, or a value that is not finite.
-
-    Example:
-        >>> Normalize()(torch.full((1, 3, 1, 1), 51.0)).flatten().tolist()
-        [0.20000000298023224, 0.20000000298023224, 0.20000000298023224]
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (255.0, 255.0, 255.0),
-    ) -> None:
-        """Store both as buffers, shaped to broadcast over (N, C, H, W)."""
-        super().__init__()
-        mean_values = torch.tensor(list(mean), dtype=torch.float32)
-        std_values = torch.tensor(list(std), dtype=torch.float32)
-        if mean_values.shape != std_values.shape or not len(mean_values):
-            raise ValueError(
-                f"mean has {len(mean_values)} values and std {len(std_values)}; accepted: one a "
-                "channel in each."
-            )
-        # With NumPy, because the tensors have no values inside `with torch.device("meta")`.
-        constants = np.array([[*mean], [*std]], dtype=np.float32)
-        if not np.isfinite(constants).all() or not constants[1].all():
-            raise ValueError(f"mean={tuple(mean)}, std={tuple(std)}; accepted: finite, std not 0.")
-        self.register_buffer("mean", mean_values.view(-1, 1, 1))
-        self.register_buffer("std", std_values.view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise images.
-
-        Args:
-            images: float tensor (N, C, H, W) in pixel units 0–255.
-
-        Returns:
-            The same shape and dtype.
-        """
-        return (images - self.mean) / self.std
-
-    def extra_repr(self) -> str:
-        """Show the constants when the module is printed."""
-        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
 
 
 def build_model(

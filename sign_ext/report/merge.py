@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from sign_ext.evaluation.paired import complete_pairs
-from sign_ext.formatting import finite
+from sign_ext.formatting import counted, finite
 from sign_ext.report.schema import (
     Cell,
     Column,
@@ -21,7 +21,6 @@ from sign_ext.report.schema import (
     Table,
 )
 from sign_ext.report.verdict import compare_rows
-from sign_ext.report.wording import plural
 
 T = TypeVar("T", bound=Hashable)
 # What `_figure` appends to a caption; a caption that has it already stays as it is.
@@ -199,7 +198,7 @@ def _cell(name: str, seeds: Sequence[Seeds], cells: Sequence[Cell]) -> Cell:
             continue  # the row holds the paper's numbers only
         if len(cell.values) != len(mine):
             raise ValueError(
-                f"{name}: {plural(len(cell.values), 'value')} for {plural(len(mine), 'seed')}; "
+                f"{name}: {counted(len(cell.values), 'value')} for {counted(len(mine), 'seed')}; "
                 "accepted: one a seed."
             )
         values |= dict(zip(mine, cell.values, strict=True))

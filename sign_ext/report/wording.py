@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sign_ext.formatting import counted
 from sign_ext.report.schema import Results
 
 SCALES = {
@@ -27,22 +28,6 @@ P_VALUES = (
     "“undecided” needs p < 0.05 and, for shares of test images, a difference beyond twice that "
     "error; with one seed, the latter alone."
 )
-
-
-def plural(count: int, noun: str) -> str:
-    """Write "1 seed", "3 seeds"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def listed(items: Iterable[object]) -> str:
-    """Write "K", "K and L", "K, L and M".
-
-    Example:
-        >>> listed([10, 50, 100])
-        '10, 50 and 100'
-    """
-    *before, last = map(str, items)
-    return f"{', '.join(before)} and {last}" if before else last
 
 
 def format_settings(
@@ -92,13 +77,13 @@ def format_value(value: Any) -> str:
 
 def format_seeds(results: Results) -> str:
     """Write "3 seeds (0, 1, 2)"."""
-    return f"{plural(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))})"
+    return f"{counted(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))})"
 
 
 def describe_spread(results: Results) -> str:
     """Say what the numbers, ± and differences of the tables mean."""
     spread = (
-        f"Each number is the mean over {plural(len(results.seeds), 'seed')}; ± is the sample "
+        f"Each number is the mean over {counted(len(results.seeds), 'seed')}; ± is the sample "
         "standard deviation over them."
         if len(results.seeds) > 1
         else "Each number is of one seed, so its spread is not known."

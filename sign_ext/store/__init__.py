@@ -3,11 +3,17 @@
 May import data, sign and what is below them; never training, evaluation or augment.
 """
 
-from sign_ext.errors import StoreError, StoreInUseError
-from sign_ext.store.inspect import Verdict, verify
-from sign_ext.store.reader import Snapshot, Transformed, load_transformed
-from sign_ext.store.save import save_transformed
-from sign_ext.store.transform import StoreRun, transform_to_store
+from typing import TYPE_CHECKING
+
+from sign_ext.lazy_import import lazy_names
+
+if TYPE_CHECKING:
+    from sign_ext.errors import StoreError, StoreInUseError
+    from sign_ext.store.auto_step_size import auto_step_size
+    from sign_ext.store.inspect import Verdict, verify
+    from sign_ext.store.reader import Snapshot, Transformed, load_transformed
+    from sign_ext.store.save import save_transformed
+    from sign_ext.store.transform import StoreRun, transform_to_store
 
 __all__ = [
     "Snapshot",
@@ -16,8 +22,21 @@ __all__ = [
     "StoreRun",
     "Transformed",
     "Verdict",
+    "auto_step_size",
     "load_transformed",
     "save_transformed",
     "transform_to_store",
     "verify",
 ]
+
+lazy_names(
+    __name__,
+    {
+        "sign_ext.errors": ["StoreError", "StoreInUseError"],
+        "sign_ext.store.auto_step_size": ["auto_step_size"],
+        "sign_ext.store.inspect": ["Verdict", "verify"],
+        "sign_ext.store.reader": ["Snapshot", "Transformed", "load_transformed"],
+        "sign_ext.store.save": ["save_transformed"],
+        "sign_ext.store.transform": ["StoreRun", "transform_to_store"],
+    },
+)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sign_ext.formatting import bytes_in_words
-from sign_ext.store.manifest import DTYPES
 
 # Float32 images passed to the engine at once: large enough to make a call's overhead negligible.
 CHUNK_BYTES = 16 << 20
@@ -42,6 +41,8 @@ class Load:
     @property
     def shard_bytes(self) -> int:
         """Memory of one shard: its snapshots, its originals, and their copy for fingerprinting."""
+        from sign_ext.store.manifest import DTYPES
+
         return self.shard * self.image * (self.snapshots * DTYPES[self.dtype].itemsize + 2)
 
     def chunk_bytes(self, chunk: int) -> int:

@@ -9,10 +9,11 @@ every rank sends "done". Everything else goes through the file system.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +31,7 @@ LOCK_TIMEOUT = 0.5  # seconds
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 DONE_TIMEOUT = timedelta(days=100)  # a process may compute for long before it sends "done"
+CALIBRATION = "calibration"  # the message with a step size, for `Ranks.from_first`
 REQUIRED_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -129,7 +131,7 @@ class Ranks:
             # torchrun keeps its key-value store when it restarts the processes. A "go" of the
             # attempt before would let the others write while this process still cleans up. They
             # ask for it only after loading the network and computing a first step.
-            for key in ("go", *(f"done {each}" for each in range(world))):
+            for key in ("go", CALIBRATION, *(f"done {each}" for each in range(world))):
                 messages.delete_key(key)
         return cls(rank, world, messages)
 
@@ -163,6 +165,31 @@ class Ranks:
         """
         if self.messages is not None and self.messages.get("go") != b"yes":
             raise StoreError(f"process {self.rank} stops, because the first one cannot begin")
+
+    def from_first(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return in every process what the first one computes, while the others wait.
+
+        Args:
+            name: of the value, used once in a run.
+            compute: called in the first process only; returns what JSON can hold.
+
+        Raises:
+            StoreError: in the others, if it raised in the first.
+        """
+        if self.messages is None:
+            return compute()
+        if not self.first:
+            content: dict[str, Any] | None = json.loads(self.messages.get(name))
+            if content is None:
+                raise StoreError(f"process {self.rank} stops, because the first one cannot begin")
+            return content
+        try:
+            content = compute()
+        except BaseException:
+            self.messages.set(name, "null")
+            raise
+        self.messages.set(name, json.dumps(content))
+        return content
 
     def send_done(self) -> None:
         """Tell the first process that all shards of this one are written."""

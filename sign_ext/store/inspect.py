@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sign_ext.files import open_tensors
-from sign_ext.formatting import bytes_in_words
+from sign_ext.formatting import bytes_in_words, counted
 from sign_ext.store.lifecycle import shard_entries
 from sign_ext.store.manifest import (
     LOCK,
@@ -91,7 +91,8 @@ def in_words(store: dict[str, Any]) -> list[tuple[str, str]]:
         ("classes", ", ".join(store["class_names"][:10]) + (" …" * (store["classes"] > 10))),
         (
             "shards",
-            f"{store['shards']:,} of {store['of_shards']:,}, {store['shard_size']:,} images each, "
+            f"{store['shards']:,} of {store['of_shards']:,}, "
+            f"{counted(store['shard_size'], 'image')} each, "
             f"{bytes_in_words(store['bytes'])}",
         ),
     ]
@@ -172,7 +173,7 @@ def verify(folder: str | Path, *, progress: Callable[[int, int], None] | None = 
     named = list(itertools.islice(absent, MISSING_NAMED))
     faults += [f"{shard_file(index)} is missing" for index in named]
     if (more := manifest.shard_count - len(checked) - len(named)) > 0:
-        faults.append(f"{more:,} more shards are missing")
+        faults.append(f"{counted(more, 'more shard is', 'more shards are')} missing")
     return Verdict(manifest.shard_count, whole, tuple(faults), _notes(folder, manifest), size)
 
 
@@ -213,5 +214,5 @@ def _notes(folder: Path, manifest: Manifest) -> tuple[str, ...]:
         elif name not in shards and name != MANIFEST and not is_store_file(name):
             notes.append(f"{name} is not part of this store")
         elif name.endswith(".safetensors") and name not in shards:
-            notes.append(f"{name} is beyond the {manifest.shard_count} shards")
+            notes.append(f"{name} is beyond the store's {counted(manifest.shard_count, 'shard')}")
     return tuple(notes)

@@ -24,6 +24,7 @@ import torch
 from sign_ext.change import Change
 from sign_ext.errors import StoreError
 from sign_ext.files import json_text, read_json, require_schema, write_whole
+from sign_ext.formatting import counted
 
 FORMAT = "sign_ext.store"
 FORMAT_VERSION = 1
@@ -325,7 +326,10 @@ def entry_fault(manifest: Manifest, index: int, entry: ShardEntry) -> str | None
     """
     positions = shard_range(index, manifest.shard_size, manifest.images)
     if len(positions) == 0:
-        return f"images is {entry.images}, but the store has {manifest.shard_count} shards only"
+        return (
+            f"images is {entry.images}, but the store has "
+            f"{counted(manifest.shard_count, 'shard')} only"
+        )
     left_out = [each.index for each in entry.skipped]
     if any(each not in positions for each in left_out) or len(set(left_out)) != len(left_out):
         return (
@@ -340,8 +344,8 @@ def entry_fault(manifest: Manifest, index: int, entry: ShardEntry) -> str | None
     values = entry.images * math.prod(manifest.image_shape) * len(manifest.snapshots)
     if entry.bytes < values * DTYPES[manifest.dtype].itemsize:
         return (
-            f"bytes is {entry.bytes:,}, less than {entry.images:,} images take: image_shape is "
-            f"{list(manifest.image_shape)}, snapshots is {list(manifest.snapshots)}"
+            f"bytes is {entry.bytes:,}, less than {counted(entry.images, 'image')} would take: "
+            f"image_shape is {list(manifest.image_shape)}, snapshots is {list(manifest.snapshots)}"
         )
     if unknown := [step for step in entry.change if step not in manifest.snapshots]:
         return f"change has K = {unknown[0]}; accepted: {list(manifest.snapshots)}"
@@ -417,8 +421,8 @@ def require_complete(folder: Path, manifest: Manifest) -> None:
     if not manifest.complete:
         made = len(files_by_shard(folder, manifest, ".safetensors"))
         raise StoreError(
-            f"{folder} is unfinished: it has {made:,} of {manifest.shard_count:,} shards. Run its "
-            "`sign-ext transform` command again to make the missing ones"
+            f"{folder} is unfinished: it has {made:,} of {counted(manifest.shard_count, 'shard')}. "
+            "Run its `sign-ext transform` command again to make the missing ones"
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sign_ext.data import ImageSet, ImageSource, fingerprint
 from sign_ext.errors import DivergenceError, StoreError
+from sign_ext.formatting import counted
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import ChunkPlan
 from sign_ext.store.manifest import DTYPES, Manifest, shard_file
@@ -48,7 +49,8 @@ class Shares:
         """Return one line: each share of the time, and the seconds of background work."""
         total = max(self.compute + self.wait_for_images + self.wait_for_disk, 1e-9)
         return (
-            f"{self.images:,} images in {total:.1f} s: computing {self.compute / total:.1%}, "
+            f"{counted(self.images, 'image')} in {total:.1f} s: "
+            f"computing {self.compute / total:.1%}, "
             f"waiting for decoding {self.wait_for_images / total:.1%} and for writing "
             f"{self.wait_for_disk / total:.1%}; in the background {self.decode:.1f} s of decoding "
             f"and {self.write:.1f} s of writing"

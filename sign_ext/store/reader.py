@@ -18,6 +18,7 @@ from sign_ext.data import ImageSet, fingerprint
 from sign_ext.data.classes import class_differences
 from sign_ext.errors import StoreError
 from sign_ext.files import open_tensors
+from sign_ext.formatting import counted
 from sign_ext.store.manifest import (
     Manifest,
     Provenance,
@@ -228,7 +229,7 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
         """Return an image's shard and its row there."""
         count = len(self)
         if not -count <= position < count:
-            raise IndexError(f"position {position}; {self.folder} holds {count} images")
+            raise IndexError(f"position {position}; {self.folder} holds {counted(count, 'image')}")
         position %= count
         shard = bisect.bisect_right(self._starts, position) - 1
         return shard, position - self._starts[shard]
@@ -321,7 +322,8 @@ def require_made_from(
         raise ValueError(f"{different}: {hint}")
     data = store.recipe.get("data", {})
     content = (
-        f"{store.folder} holds {data.get('name', 'unknown data')}, {store.manifest.images:,} images"
+        f"{store.folder} holds {data.get('name', 'unknown data')}, "
+        f"{counted(store.manifest.images, 'image')}"
     )
     rows = _rows_of(store, originals, skipped)
     if rows is None:

@@ -16,7 +16,9 @@ from torch import Tensor
 from sign_ext.data import ImageSource
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.fused.tuning_plan import TuningPlan
+from sign_ext.engine.timing import clock
 from sign_ext.errors import NegligibleDeltaWarning, StoreError
+from sign_ext.formatting import duration
 from sign_ext.progress import Progress, reporting
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import Load, peak, plan_memory, reset_peak
@@ -99,10 +101,12 @@ def transform_to_store(
         readers: number of threads that read and decode.
         overwrite: replace a store that was made with other settings.
         trust: check existing shards by their size only, not by their checksum.
-        about: what else belongs in the recipe, such as the checkpoint's configuration.
+        about: what else belongs in the recipe, such as the checkpoint's configuration, or how
+            `auto_step_size` found the step size.
         ranks: this process among several; by default from the launcher's variables.
         progress: True for a bar, or a function of (image-steps done, image-steps of this process).
-        say: called with messages for people; the first is the transform's `explain`.
+        say: called with messages for people; the first is the transform's `explain`, and one is a
+            forecast of the time, from one step of a batch.
 
     Returns:
         What this process did.
@@ -142,7 +146,8 @@ def transform_to_store(
     with listing_unreadable(source, say):
         sample = sample_images(source, batch, on_error).to(device)
     reset_peak()
-    _try_out(sign, sample)  # allocates the engine's memory, which the budget must include
+    # Allocates the engine's memory, which the budget must include.
+    step = _seconds_of_a_step(_try_out(sign, sample), sample)
     load = Load(
         image=math.prod(source.image_shape),
         snapshots=len(wanted.snapshots),
@@ -170,6 +175,12 @@ def transform_to_store(
         if missing:
             images = sum(len(_positions(manifest, shard)) for shard in missing)
             total = images * manifest.snapshots[-1]
+            if say:
+                own = " of this process" if ranks.world > 1 else ""
+                say(
+                    f"{images:,} images{own}, K = {manifest.snapshots[-1]}: computing takes about "
+                    f"{duration(total * step)} on {device}"
+                )
             report = stack.enter_context(reporting(progress, total, "transforming"))
             work = Work(sign, source, folder, manifest, plan, readers, on_error)
             with listing_unreadable(source, say):
@@ -283,6 +294,11 @@ def _try_out(sign: SignTransform, sample: Tensor) -> SignTransform:
         warnings.simplefilter("ignore", NegligibleDeltaWarning)
         once.transform(sample)
     return once
+
+
+def _seconds_of_a_step(once: SignTransform, sample: Tensor) -> float:
+    """Time one step of one image, in a batch, with a transform that has computed such a batch."""
+    return clock(lambda: once.transform(sample), 1, sample.device) / len(sample)
 
 
 def _missing(

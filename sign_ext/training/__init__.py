@@ -3,11 +3,16 @@
 May import augment, models, data and what is below them; never store or evaluation.
 """
 
-from sign_ext.training.checkpoints import load_checkpoint, save_checkpoint
-from sign_ext.training.loop import train
-from sign_ext.training.objective import Aleatoric, CrossEntropy, Objective
-from sign_ext.training.settings import TrainSettings, steps_per_epoch
-from sign_ext.training.state import TrainResult
+from typing import TYPE_CHECKING
+
+from sign_ext.lazy_import import lazy_names
+
+if TYPE_CHECKING:
+    from sign_ext.training.checkpoints import load_checkpoint, save_checkpoint
+    from sign_ext.training.loop import train
+    from sign_ext.training.objective import Aleatoric, CrossEntropy, Objective
+    from sign_ext.training.settings import TrainSettings, steps_per_epoch
+    from sign_ext.training.state import TrainResult
 
 __all__ = [
     "Aleatoric",
@@ -20,3 +25,14 @@ __all__ = [
     "steps_per_epoch",
     "train",
 ]
+
+lazy_names(
+    __name__,
+    {
+        "sign_ext.training.checkpoints": ["load_checkpoint", "save_checkpoint"],
+        "sign_ext.training.loop": ["train"],
+        "sign_ext.training.objective": ["Aleatoric", "CrossEntropy", "Objective"],
+        "sign_ext.training.settings": ["TrainSettings", "steps_per_epoch"],
+        "sign_ext.training.state": ["TrainResult"],
+    },
+)

@@ -7,6 +7,7 @@ holds the same configuration for people and scripts.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ from sign_ext.files import (
     replacing,
     require_regular,
     require_schema,
+    sha256_of,
     write_json,
 )
+from sign_ext.models.network_name import NetworkName, parse_network_name
 
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 CHECKPOINT_NAME = "model.safetensors"
 _CONFIG_KEY = "sign_ext.config"
 _MODEL_KEYS = ("name", "num_classes", "image_shape", "options")
@@ -75,13 +79,20 @@ def save_checkpoint(path: str | Path, model: nn.Module, config: Mapping[str, Any
 
 
 def load_checkpoint(
-    path: str | Path, device: str | torch.device = "cpu"
+    path: str | Path, device: str | torch.device = "cpu", *, model: str | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a model from a checkpoint.
+
+    A checkpoint never causes code to be imported by itself. The networks of sign_ext, timm,
+    torchvision and transformers (without remote code) are rebuilt freely; one that a function of
+    the user's built, ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``, only if `model` repeats its name.
 
     Args:
         path: the .safetensors file, or a folder that holds model.safetensors.
         device: of the model.
+        model: the name of the network, as `open_network` takes it, which must be the recorded one;
+            a file may be in another folder by now. Needed for a user's own function. A file that
+            has changed since the checkpoint was written is a warning.
 
     Returns:
         The model, in eval mode, and its configuration. The model's attribute ``class_names`` holds
@@ -91,7 +102,8 @@ def load_checkpoint(
         FileNotFoundError: there is no such file.
         OSError: it is not a regular file, or cannot be read.
         ValueError: the file is damaged, is not a checkpoint of this package, does not say how to
-            build its model, disagrees with the JSON next to it, or its tensors do not match.
+            build its model, disagrees with the JSON next to it, or its tensors do not match; the
+            network is built by code of the user's and `model` does not name it.
 
     Example: see :func:`save_checkpoint`.
     """
@@ -106,19 +118,40 @@ def load_checkpoint(
         )
     require_schema(CheckpointPart, config, f"the configuration in {path}")
     spec = config["model"]
-    # First without memory, because num_classes and image_shape may ask for any amount of it.
-    with torch.device("meta"):
-        shapes = _build(path, spec).state_dict()
-    require_tensors(
-        f"The tensors in {path} do not match model {spec['name']!r} as its configuration builds it",
-        shapes,
-        tensors,
+    _check_name(path, spec, model)
+    problem = (
+        f"The tensors in {path} do not match model {spec['name']!r} as its configuration builds it"
     )
-    model = _build(path, spec)
-    model.load_state_dict(tensors)
+    name = parse_network_name(spec["name"])
+    shapes = None if name.is_code else _shapes(path, spec, name)
+    ours = name.kind == "sign_ext"
+    if shapes is not None:
+        require_tensors(problem, shapes, tensors, infinite=not ours)
+    network = _build(path, spec, model)
+    if shapes is None:
+        require_tensors(problem, network.state_dict(), tensors, infinite=True)
+    network.load_state_dict(tensors)
     if class_names := class_names_of(config):
-        remember_classes(model, class_names)
-    return model.to(device).eval(), config
+        remember_classes(network, class_names)
+    return network.to(device).eval(), config
+
+
+def recorded_name(path: str | Path) -> str:
+    """Return the name of the network in a checkpoint, without building it.
+
+    Args:
+        path: as for :func:`load_checkpoint`.
+
+    Raises:
+        OSError: as for :func:`load_checkpoint`.
+        ValueError: the file is not a checkpoint of this package, or does not name its network.
+    """
+    from sign_ext.training.schema import CheckpointPart
+
+    path = _find(Path(path))
+    _, config = _read(path, tensors=False)
+    require_schema(CheckpointPart, config, f"the configuration in {path}")
+    return str(config["model"]["name"])
 
 
 def class_names_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -136,22 +169,84 @@ def class_names_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(names) if len(names) == count else None
 
 
-def _build(path: Path, spec: Mapping[str, Any]) -> nn.Module:
-    from sign_ext.models import build_model
+def _check_name(path: Path, spec: Mapping[str, Any], given: str | None) -> None:
+    """Raise ValueError unless a checkpoint's network may be built: importing needs the user's word.
+
+    Args:
+        path: of the checkpoint.
+        spec: its record of the network.
+        given: the name that the user gave, or None.
+    """
+    recorded = spec["name"]
+    try:
+        name = parse_network_name(recorded)
+    except ValueError as error:
+        raise ValueError(f"the configuration in {path}: model.name: {error}") from error
+    if given is not None and not _is_same(name, given):
+        raise ValueError(
+            f"{path} holds the network {recorded!r}, and {given!r} is asked for: give the recorded "
+            f"name, model={recorded!r} (--model {recorded}), or another checkpoint."
+        )
+    if not name.is_code:
+        return
+    if given is None:
+        raise ValueError(
+            f"the network in {path} is built by code of its author's, {recorded!r}, which a "
+            "checkpoint does not import by itself. If you know that code and trust it, name it "
+            f"again: model={recorded!r} (--model {recorded})."
+        )
+    place = Path(parse_network_name(given).place)
+    if name.kind == "file" and place.is_file():
+        then, now = spec.get("sha256"), sha256_of(place)
+        if then is not None and then != now:
+            warnings.warn(
+                f"{place} has changed since {path} was written (SHA-256 {then[:12]}… then, "
+                f"{now[:12]}… now).",
+                stacklevel=3,
+            )
+
+
+def _is_same(recorded: NetworkName, given: str) -> bool:
+    """Whether a user gives the recorded name; a file may be in another folder by now."""
+    name = parse_network_name(given)
+    if name == recorded:
+        return True
+    return recorded.kind == name.kind == "file" and (
+        (Path(name.place).name, name.function) == (Path(recorded.place).name, recorded.function)
+    )
+
+
+def _shapes(path: Path, spec: Mapping[str, Any], name: NetworkName) -> dict[str, Tensor] | None:
+    """Build a network without memory, because its record may ask for any amount of it.
+
+    None for a network of another library that needs values to be built.
+    """
+    try:
+        with torch.device("meta"):
+            return _build(path, spec).state_dict()
+    except ValueError:
+        if name.kind == "sign_ext":
+            raise
+        return None
+
+
+def _build(path: Path, spec: Mapping[str, Any], name: str | None = None) -> nn.Module:
+    from sign_ext.models.network import rebuild_network
 
     try:
-        return build_model(
-            spec["name"],
-            num_classes=spec["num_classes"],
-            image_shape=tuple(spec["image_shape"]),
-            aleatoric=spec.get("aleatoric", False),
-            **spec["options"],
-        )
+        return rebuild_network(spec, name)
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # options may hold anything, and the builders raise anything
         raise ValueError(
-            f"the configuration in {path}: model is {json.dumps(spec)}, which cannot be built: "
+            f"the configuration in {path}: model is {_shortened(spec)}, which cannot be built: "
             f"{error}"
         ) from error
+
+
+def _shortened(spec: Mapping[str, Any]) -> str:
+    """A record of a network as JSON, without the long configuration of transformers."""
+    return json.dumps({key: value for key, value in spec.items() if key != "hf_config"})
 
 
 def _find(path: Path) -> Path:
@@ -170,6 +265,13 @@ def _find(path: Path) -> Path:
         raise FileNotFoundError(f"The folder {path} holds no {CHECKPOINT_NAME}: {hint}.")
     if path.exists():
         require_regular(path)
+        if path.name.lower().endswith(TORCH_SUFFIXES):
+            raise ValueError(
+                f"{path} is no checkpoint of this package but a file of torch.save: name the "
+                "network, and give the file as its weights: "
+                f"open_network(NAME, weights={str(path)!r}), or --model NAME --weights {path} "
+                "instead of --checkpoint."
+            )
     else:
         raise FileNotFoundError(
             f"No checkpoint at {path}: give a .safetensors file, or a folder that holds "
@@ -178,20 +280,22 @@ def _find(path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and configuration; if there is JSON next to them, check that it agrees."""
     from safetensors import SafetensorError
 
     try:
         with open_tensors(path) as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys()) if tensors else []
+            values = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
     if _CONFIG_KEY not in metadata:
         raise ValueError(
             f"{path} holds no configuration of this package: give a file that save_checkpoint or "
-            "sign-ext train wrote."
+            "sign-ext train wrote. If it holds the weights of a network, name that too: "
+            f"open_network(NAME, weights={str(path)!r}), or --model NAME --weights {path}."
         )
     config: dict[str, Any] = parse_json(metadata[_CONFIG_KEY], f"the configuration in {path}")
     json_path = path.with_suffix(".json")
@@ -201,7 +305,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "run or was edited. The .safetensors file is self-contained; if it is the one you "
             f"want, remove {json_path.name}."
         )
-    return tensors, config
+    return values, config
 
 
 def _check_model_config(spec: Any, where: str) -> None:

@@ -151,7 +151,7 @@ def train(
                 raise ValueError("resume and overwrite need the folder of a run: give out=FOLDER.")
             if out is not None or several:
                 identity = run_identity(
-                    model, train_set, validation, settings, augment, objective, processes
+                    model, train_set, validation, settings, augment, objective, processes, config
                 )
         if several:
             check_same_call(identity, processes)

@@ -249,7 +249,7 @@ def _fabric(place: torch.device, local_count: int, count: int, all_trained: bool
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"training in several processes needs Lightning Fabric ({error}): "
-            "pip install 'sign-ext[experiments]', or start one process.",
+            "pip install lightning-fabric, or start one process.",
             name=error.name,
         ) from error
     logger = logging.getLogger("lightning_fabric")

@@ -21,6 +21,7 @@ from sign_ext.augment import Augment
 from sign_ext.data import ImageSet, fingerprint
 from sign_ext.environment import versions
 from sign_ext.files import utf_8_path
+from sign_ext.formatting import counted
 from sign_ext.training.checkpoints import CHECKPOINT_NAME
 from sign_ext.training.objective import Objective
 from sign_ext.training.processes import ONE_PROCESS, Processes
@@ -63,8 +64,9 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     elif state.exists() and not resume:
         epochs, steps = peek(folder)
         raise FileExistsError(
-            f"{folder} already holds a training run ({epochs} epochs, {steps} steps done): give "
-            "resume=True to continue it, overwrite=True to discard it, or another folder."
+            f"{folder} already holds a training run ({counted(epochs, 'epoch')}, "
+            f"{counted(steps, 'step')} done): give resume=True to continue it, overwrite=True to "
+            "discard it, or another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -176,9 +178,11 @@ def run_identity(
     augment: Augment,
     objective: Objective,
     processes: Processes = ONE_PROCESS,
+    config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what determines a run, except its initial weights, to detect changes on resuming.
+    """Return what determines a run, to detect changes on resuming.
 
+    Of its initial weights that is the file that they are from, if `config` has it.
     The number of processes is part of it only if it changes more than the rounding and dropout's
     random numbers: with batch normalisation on CPUs, which is per process.
     """
@@ -193,6 +197,7 @@ def run_identity(
         and any(isinstance(m, _BatchNorm) for m in model.modules())
     )
     return {
+        **_network_identity(config or {}),
         "settings": settings.to_dict(),
         "augment": describe_part(augment),
         "objective": describe_part(objective),
@@ -209,6 +214,15 @@ def run_identity(
             else {}
         ),
     }
+
+
+def _network_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the name of a network, its options, and the weights that it starts from."""
+    spec = config.get("model")
+    if not isinstance(spec, Mapping):
+        return {}
+    network = {key: spec[key] for key in ("name", "options") if key in spec}
+    return {"network": {**network, "initial_weights": config.get("initial_weights", "new")}}
 
 
 def check_same_call(identity: Mapping[str, Any], processes: Processes) -> None:

@@ -19,8 +19,18 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
+class NormalizationPart(Part):
+    """A network's preprocessing, (x − mean) / std of each channel, in pixel units 0–255."""
+
+    mean: Annotated[list[Finite], Field(min_length=1)]
+    std: Annotated[list[Finite], Field(min_length=1)]
+
+
 class ModelPart(Part):
-    """The network of a checkpoint, as `build_model` takes it."""
+    """The network of a checkpoint, as `rebuild_network` takes it.
+
+    Without `normalization` it is x / 255, as in every network of sign_ext's own; null is none.
+    """
 
     name: str
     num_classes: Annotated[int, Field(ge=1, le=2**31)]
@@ -29,6 +39,9 @@ class ModelPart(Part):
     ]
     options: dict[str, Any]
     aleatoric: bool = False
+    normalization: NormalizationPart | None = None
+    hf_config: dict[str, Any] | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 class CheckpointPart(Part):

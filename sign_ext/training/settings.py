@@ -7,12 +7,13 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from sign_ext.settings import PRECISIONS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -85,6 +86,8 @@ class TrainSettings:
 
     def build_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Build the optimiser in PyTorch's fused form: one pass over each weight."""
+        import torch
+
         options: dict[str, Any] = {
             "lr": self.learning_rate,
             "weight_decay": self.weight_decay,

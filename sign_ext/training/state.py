@@ -225,6 +225,11 @@ def _check_identity(folder: Path, before: Mapping[str, Any], now: Mapping[str, A
     now = _as_json(now)
     if "class_names" not in before:  # files of early versions do not record them
         now = {key: value for key, value in now.items() if key != "class_names"}
+    if "network" not in before or "network" not in now:  # nor the network's name
+        before, now = (
+            {key: value for key, value in each.items() if key != "network"}
+            for each in (before, now)
+        )
     differences = describe_differences(before, now)
     if differences:
         shown = differences[:8] + [f"and {len(differences) - 8} more"] * (len(differences) > 8)

@@ -20,6 +20,7 @@ from sign_ext.data.datasets.cifar10 import CLASS_NAMES
 from sign_ext.data.decode import average_areas, decode_exact, is_greyscale, resize_images
 from sign_ext.data.formats.parquet import ImageColumn, parquet_errors, read_columns
 from sign_ext.data.image_set import ImageSet
+from sign_ext.formatting import counted
 
 # Those of Tiny ImageNet's 200 synsets that are one of CIFAR-10's classes.
 CLASS_SYNSETS = {
@@ -165,8 +166,9 @@ def _check_complete(
         for wnid in wnids:
             if counts[split, wnid] != IMAGES[split]:
                 raise ValueError(
-                    f"{path} has {counts[split, wnid]} images of {wnid} in {split}; accepted: "
-                    f"{IMAGES[split]}. It is incomplete or changed; download it from {HOME}."
+                    f"{path} has {counted(counts[split, wnid], 'image')} of {wnid} in {split}; "
+                    f"accepted: {IMAGES[split]}. It is incomplete or changed; download it from "
+                    f"{HOME}."
                 )
 
 

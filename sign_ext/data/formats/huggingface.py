@@ -28,6 +28,7 @@ from sign_ext.data.lazy import (
     splits_from,
 )
 from sign_ext.data.splits import SubsetSpec, split_names
+from sign_ext.formatting import counted
 
 # The files by which such a folder is recognised: of a Dataset and of a DatasetDict.
 MARKERS = ("state.json", "dataset_dict.json")
@@ -78,8 +79,8 @@ def open_huggingface(folder: Path, subset: SubsetSpec) -> LazyDataset:
     class_names = _class_names(names_in_split, indexes, folder)
     splits = splits_from(indexes, class_names, str(folder))
     total = sum(len(positions) for _, positions in splits)
-    note = f"images of {name} ({total:,} in {len(class_names)} classes, saved by Hugging Face's "
-    note += f"datasets, resized to {size}×{size})"
+    note = f"images of {name} ({total:,} in {counted(len(class_names), 'class', 'classes')}, saved "
+    note += f"by Hugging Face's datasets, resized to {size}×{size})"
     return LazyDataset(name, note, class_names, splits, subset, cut=parts_cut(indexes))
 
 
@@ -89,8 +90,8 @@ def _load(folder: Path) -> dict[str, Any]:
         import datasets  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{folder} was saved by Hugging Face's datasets, which is not installed; try "
-            "pip install 'sign-ext[huggingface]'",
+            f"{folder} was saved by Hugging Face's datasets, which is not installed: "
+            "pip install datasets",
             name="datasets",
         ) from error
 

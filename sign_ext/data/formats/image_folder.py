@@ -36,6 +36,7 @@ from sign_ext.data.listing import (
     with_left_out,
 )
 from sign_ext.data.splits import SubsetSpec, split_names
+from sign_ext.formatting import counted
 
 ACCEPTED = (
     "accepted: ROOT/CLASS/images; ROOT/train/CLASS/images with, optionally, ROOT/validation and "
@@ -104,8 +105,8 @@ def open_image_folder(root: Path, subset: SubsetSpec) -> LazyDataset:
     splits = splits_from(indexes, layout.class_names, str(root))
     total = sum(len(positions) for _, positions in splits)
     note = with_left_out(
-        f"images of {root.resolve().name} ({total:,} in {len(layout.class_names)} classes, resized "
-        f"to {size}×{size})",
+        f"images of {root.resolve().name} ({total:,} in "
+        f"{counted(len(layout.class_names), 'class', 'classes')}, resized to {size}×{size})",
         left_out,
     )
     return LazyDataset(

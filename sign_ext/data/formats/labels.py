@@ -23,6 +23,7 @@ from sign_ext.data.lazy import (
 )
 from sign_ext.data.listing import is_hidden, list_images, with_left_out
 from sign_ext.data.splits import SubsetSpec, split_names
+from sign_ext.formatting import counted
 
 ACCEPTED = (
     "accepted: a CSV or TSV file with a column of file names and one of classes; a JSON file with "
@@ -123,8 +124,9 @@ def open_labelled_folder(
     splits = splits_from(indexes, class_names, str(root))
     name = root.resolve().name
     note = with_left_out(
-        f"images of {name} ({len(labelled):,} in {len(class_names)} classes, labelled by "
-        f"{table.name}, resized to {size}×{size})",
+        f"images of {name} ({len(labelled):,} in "
+        f"{counted(len(class_names), 'class', 'classes')}, labelled by {table.name}, resized to "
+        f"{size}×{size})",
         left_out,
     )
     hint = f"{table.name}: {chosen.in_words(read.header)}"
@@ -345,7 +347,7 @@ def _pair(
             split_of[path] = split
     if missing:
         line, name = missing[0]
-        others = f" (and {len(missing) - 1:,} rows more)" if len(missing) > 1 else ""
+        others = f" (and {counted(len(missing) - 1, 'row')} more)" if len(missing) > 1 else ""
         raise ValueError(
             f"{file}, row {line}: {name!r}{others} is no image below {root}; accepted: a row for "
             "each image that is there. Remove these rows, or add the images."

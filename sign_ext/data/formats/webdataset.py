@@ -39,14 +39,15 @@ from sign_ext.data.lazy import (
     splits_from,
 )
 from sign_ext.data.listing import (
-    COMPRESSED_TARS,
     count_beside,
     holds_images,
     is_hidden,
     subfolders,
     with_left_out,
 )
+from sign_ext.data.names import COMPRESSED_TARS
 from sign_ext.data.splits import SubsetSpec, split_names
+from sign_ext.formatting import counted
 
 CLASSES_FILE = "classes.txt"
 ACCEPTED = (
@@ -107,8 +108,10 @@ def open_webdataset(path: str | Path, subset: SubsetSpec) -> LazyDataset:
     class_names = _class_names(first, folders, classes_content, labels)
     splits = splits_from(indexes, class_names, str(path))
     count = sum(len(tars) for tars in tars_of_split.values())
-    note = f"images of {name} ({len(labels):,} in {len(class_names)} classes, from {count:,} "
-    note += f"{'tar' if count == 1 else 'tars'}, resized to {size}×{size})"
+    note = (
+        f"images of {name} ({len(labels):,} in {counted(len(class_names), 'class', 'classes')}, "
+        f"from {counted(count, 'tar')}, resized to {size}×{size})"
+    )
     return LazyDataset(
         name,
         with_left_out(note, left_out),
@@ -118,19 +121,6 @@ def open_webdataset(path: str | Path, subset: SubsetSpec) -> LazyDataset:
         left_out=left_out,
         cut=parts_cut(indexes),
     )
-
-
-def is_tar_name(path: str) -> bool:
-    """Return whether a path has the extension of a tar, compressed ones included.
-
-    Args:
-        path: a path or a pattern.
-
-    Example:
-        >>> is_tar_name("photos-{000..013}.tar"), is_tar_name("photos")
-        (True, False)
-    """
-    return path.lower().endswith((".tar", *COMPRESSED_TARS))
 
 
 def tars_in(folder: Path) -> list[Path]:

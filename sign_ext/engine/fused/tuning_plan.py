@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.files import read_json, write_whole
+from sign_ext.formatting import counted
 
 MICRO_BATCH_BYTES = 18 << 20  # of activations alive at once: what stays in a CPU's last-level cache
 FORMAT = 1
@@ -92,7 +93,7 @@ class TuningPlan:
         """One line a batch shape."""
         lines = [f"measured on {self.machine}"]
         for key, chosen in self.choices.items():
-            line = f"{key}: {chosen.micro_batch} images at a time"
+            line = f"{key}: {counted(chosen.micro_batch, 'image')} at a time"
             parts = (("left to the library", chosen.by_library), ("fused blocks", chosen.blocks))
             for label, places in parts:
                 if places:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sign_ext.formatting import binomial_error, mean_and_deviation, percent
+from sign_ext.formatting import binomial_error, listed, mean_and_deviation, percent
 from sign_ext.report.schema import Cell, Row
 from sign_ext.report.verdict import TEST_ERRORS, compare_rows
-from sign_ext.report.wording import listed
 
 CONDITIONS = {
     "accuracy": "clean images",

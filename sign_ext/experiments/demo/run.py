@@ -24,7 +24,7 @@ from sign_ext.evaluation import Evaluation, evaluate
 from sign_ext.experiments.demo.comparison import compare
 from sign_ext.experiments.demo.settings import DemoSettings, reason_for_sizes
 from sign_ext.files import json_text, write_whole
-from sign_ext.formatting import duration, finite, percent
+from sign_ext.formatting import counted, duration, finite, percent
 from sign_ext.models import build_model
 from sign_ext.progress import Clock, Reporter, Silent
 from sign_ext.report.demo_page import write_page
@@ -185,7 +185,7 @@ class _SeedRun:
             "versions": versions(),
         }
         self.reporter.say(
-            f"{title}: {result.steps} steps, validation accuracy "
+            f"{title}: {counted(result.steps, 'step')}, validation accuracy "
             f"{percent(result.best_validation_accuracy)}% (epoch {result.best_epoch})"
         )
 
@@ -207,7 +207,9 @@ class _SeedRun:
                 target_share=self.settings.target_share,
                 progress=report,
             )
-        self.reporter.say(f"step size {table.proposed:g}, from {count} validation images")
+        self.reporter.say(
+            f"step size {table.proposed:g}, from {counted(count, 'validation image')}"
+        )
         return table.to_dict(), table.proposed
 
     def transform(self, step_size: float) -> tuple[dict[int, Tensor], dict[str, Any]]:
@@ -220,7 +222,7 @@ class _SeedRun:
             snapshots=snapshots,
         )
         images = self.splits.train.float()
-        title = f"transforming {len(images):,} images, K = {max(snapshots)}"
+        title = f"transforming {counted(len(images), 'image')}, K = {max(snapshots)}"
         try:
             with self.clock("transforming"), self.reporter.progress(title) as report:
                 result = sign.transform(images.to(self.settings.device), progress=report)
@@ -261,7 +263,7 @@ def _announce(settings: DemoSettings, splits: Splits, reporter: Reporter) -> Non
     reason = reason_for_sizes(settings)
     reporter.say(
         f"{splits.note}: {len(splits.train):,} training, {len(splits.validation):,} validation "
-        f"and {len(splits.test):,} test images, {settings.epochs} epochs"
+        f"and {counted(len(splits.test), 'test image')}, {counted(settings.epochs, 'epoch')}"
     )
     for line in splits.summary.lines()[1:]:
         reporter.say(line)

@@ -21,6 +21,7 @@ from sign_ext.experiments.recipes.recipe import (
 from sign_ext.experiments.recipes.summary import findings, settings_used, stand_ins
 from sign_ext.experiments.stages.measure import MeasureRocAuc
 from sign_ext.experiments.stages.stage import Stage
+from sign_ext.formatting import counted
 from sign_ext.report.schema import Column, Experiment, Table
 
 DEFAULTS: dict[str, Any] = {"networks": {"inception_resnet_v2": ("none", "sign_alone")}}
@@ -63,7 +64,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     table = Table(
         title="ISIC-2017 (Section 3.1)",
         caption=f"Area under the ROC curve on {numbers['validation_images']:,} validation and "
-        f"{numbers['test_images']:,} test images.",
+        f"{counted(numbers['test_images'], 'test image')}.",
         columns=COLUMNS,
         rows=tuple(rows.values()),
         comparisons=compare_pairs(rows, COLUMNS[:2], None),

@@ -9,9 +9,8 @@ from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import OutcomesByName
 from sign_ext.experiments.stages.networks import Transform
 from sign_ext.experiments.stages.stage import Outcome, topological_order
-from sign_ext.formatting import signed
+from sign_ext.formatting import counted, listed, signed
 from sign_ext.report.schema import Cell, Column, Comparison, Table
-from sign_ext.report.wording import listed
 
 
 def stand_ins(
@@ -40,10 +39,10 @@ def settings_used(
         size = planner.sources.read(planner.source(task)).image_shape[1:]
         used[network.label] = (
             f"{network.model} {network.options or ''}".strip()
-            + f", {network.epochs} epochs, batch size {task.batch_size}, {network.optimizer} at "
-            f"{network.learning_rate:g} ({network.schedule}), {network.precision}; "
-            f"{task.data} at {size[0]}×{size[1]}, {images['train']:,} training, "
-            f"{images['validation']:,} validation and {images['test']:,} test images"
+            + f", {counted(network.epochs, 'epoch')}, batch size {task.batch_size}, "
+            f"{network.optimizer} at {network.learning_rate:g} ({network.schedule}), "
+            f"{network.precision}; {task.data} at {size[0]}×{size[1]}, {images['train']:,} "
+            f"training, {images['validation']:,} validation and {images['test']:,} test images"
         )
     return used
 
@@ -67,7 +66,7 @@ def _sign_settings(planner: StagePlanner, outcomes: OutcomesByName) -> dict[str,
         "K": listed(sorted(snapshots)),
         "step size chosen so that the rms change is": (
             f"{planner.scale.sign.target_share:.1%} of 255 "
-            f"on {planner.scale.sign.calibration_images} validation images"
+            f"on {counted(planner.scale.sign.calibration_images, 'validation image')}"
         ),
     }
     for label, by_seed in step_sizes.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sign_ext.data import ImageSet, Splits, fingerprint, load_data
 from sign_ext.data.splits import SPLIT_SEED, stratified_choice
+from sign_ext.formatting import counted
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Sources:
         """One line for each data set read: what it is, and how many of its images are used."""
         return tuple(
             f"{splits.note}; used: {len(splits.train):,} training, {len(splits.validation):,} "
-            f"validation, {len(splits.test):,} test images at {splits.image_shape[1]}×"
+            f"validation, {counted(len(splits.test), 'test image')} at {splits.image_shape[1]}×"
             f"{splits.image_shape[2]}"
             for splits in self._splits.values()
         )

@@ -1,0 +1,68 @@
+"""What is said of an accuracy that guessing gives, against binomial sums in whole numbers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sign_ext import PixelRangeWarning
+from sign_ext.data import ImageSet
+from sign_ext.evaluation import doubt_of_guessing, evaluate
+
+
+def chance_of_as_many(correct: int, images: int, classes: int) -> float:
+    """How often guessing among classes gives as many right answers, or more."""
+    ways = [math.comb(images, k) * (classes - 1) ** (images - k) for k in range(images + 1)]
+    return sum(ways[correct:]) / classes**images
+
+
+@pytest.mark.parametrize(("images", "classes"), [(90, 3), (35, 7), (40, 2)])
+def test_an_accuracy_is_doubted_until_guessing_is_unlikely(images, classes):
+    labels = torch.arange(images) % classes
+    for correct in range(images + 1):
+        doubted = bool(doubt_of_guessing(correct / images, labels, classes))
+        assert doubted == (chance_of_as_many(correct, images, classes) > 0.05), correct
+
+
+def test_one_answer_for_all_is_doubted(torch_rng):
+    labels = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)
+    message = doubt_of_guessing(0.7, labels, 3)
+    for part in ("70.0% on 100 images", "33.3% for 1 of 3", "70.0% for the most frequent"):
+        assert part in message
+    for cause in ("normalisation", "order of the classes", "weights were loaded"):
+        assert cause in message
+    assert not doubt_of_guessing(0.85, labels, 3)
+    assert not doubt_of_guessing(0.55, labels, 3)  # below it, and above guessing
+
+
+def test_what_cannot_be_told():
+    assert not doubt_of_guessing(1.0, torch.tensor([0, 1, 1]), 2)  # 3 images of 2 classes
+    assert not doubt_of_guessing(1.0, torch.zeros(50, dtype=torch.int64), 3)  # one class only
+    assert not doubt_of_guessing(0.5, torch.zeros(50, dtype=torch.int64), 1)
+    assert not doubt_of_guessing(math.nan, torch.arange(50) % 2, 2)
+
+
+class Standardise(nn.Module):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
+
+
+def test_evaluate_warns_of_units_once(torch_rng):
+    pixels = torch.randint(0, 256, (12, 3, 9, 11), generator=torch_rng, dtype=torch.uint8)
+    test = ImageSet(pixels, torch.arange(12) % 2, ("a", "b"), "x/test")
+    head = [nn.Flatten(), nn.Linear(297, 2)]
+    model = nn.Sequential(Standardise(), *head).train()
+    with pytest.warns(PixelRangeWarning, match="Standardise"):
+        first = evaluate(model, test, draws=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert evaluate(model, test, draws=1) == first
+        evaluate(nn.Sequential(*head), test, draws=1)
+    assert model.training
