@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from sign_ext.ops.layout import may_overlap_itself, share_memory
 
@@ -165,3 +167,75 @@ def make_outputs(
     if any(share_memory(a, b) for i, a in enumerate(tensors) for b in tensors[:i]):
         raise ValueError("the tensors of out overlap each other: give each snapshot its own memory")
     return dict(out)
+
+
+IMAGE_KEYS = ("image", "images", "img", "pixel_values")
+
+
+def transform_in(sample: Any, transform: Callable[[Tensor], Any]) -> Any:
+    """Apply a transform to the images of a batch, which may be anything that pipelines pass on.
+
+    Args:
+        sample: the images, or dicts, lists and tuples that hold them with labels and the like.
+        transform: images → what takes their place; a tensor becomes an `Image` of torchvision's
+            tv_tensors where the images are one.
+
+    Raises:
+        TypeError: there are no images in the batch.
+
+    Example:
+        >>> transform_in({"image": torch.ones(1, 3, 2, 2), "label": 7}, torch.sum)
+        {'image': tensor(12.), 'label': 7}
+    """
+
+    def moved(images: Any) -> Any:
+        result = transform(images)
+        if _is_tv_image(images) and isinstance(result, Tensor):
+            return result.as_subclass(type(images))
+        return result
+
+    if isinstance(sample, Tensor) or not isinstance(sample, Mapping | list | tuple):
+        return moved(sample)  # `transform` says what is wrong with it
+    paths, form = tree_flatten_with_path(sample)
+    chosen = _which_are_images(paths)
+    values = [moved(leaf) if i == chosen else leaf for i, (_, leaf) in enumerate(paths)]
+    return tree_unflatten(values, form)
+
+
+def _which_are_images(leaves: list[tuple[Any, Any]]) -> int:
+    """Which of the leaves (path, value) of a batch holds its images."""
+    rules: tuple[Callable[[Any, Any], bool], ...] = (
+        lambda path, leaf: _is_tv_image(leaf),
+        lambda path, leaf: isinstance(leaf, Tensor) and _key(path) in IMAGE_KEYS,
+        lambda path, leaf: (
+            isinstance(leaf, Tensor)
+            and leaf.is_floating_point()
+            and leaf.dim() >= 3
+            and not _is_tv_tensor(leaf)
+        ),
+    )
+    for rule in rules:
+        for i, (path, leaf) in enumerate(leaves):
+            if rule(path, leaf):
+                return i
+    held = ", ".join(
+        f"{leaf.dtype} {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
+        for _, leaf in leaves
+    )
+    raise TypeError(
+        f"the batch holds no images; it holds: {held or 'nothing'}. Accepted: an Image of "
+        f"tv_tensors, a key {', '.join(IMAGE_KEYS)}, or a floating tensor (N, C, H, W): convert "
+        "with v2.ToDtype(torch.float32), which keeps 0–255"
+    )
+
+
+def _key(path: Any) -> Any:
+    return getattr(path[-1], "key", None) if path else None
+
+
+def _is_tv_tensor(value: Any) -> bool:
+    return type(value).__module__.startswith("torchvision.tv_tensors")
+
+
+def _is_tv_image(value: Any) -> bool:
+    return _is_tv_tensor(value) and type(value).__name__ == "Image"
