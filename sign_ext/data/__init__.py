@@ -5,6 +5,7 @@ datasets/ holds a module for each data set, formats/ one for each file format. M
 """
 
 from sign_ext.data.decode import Unreadable, UnreadableImages
+from sign_ext.data.from_pairs import source_of
 from sign_ext.data.image_set import ImageSet, fingerprint
 from sign_ext.data.load import DATA_NAMES, OOD_NAMES, load_data, load_ood, open_data
 from sign_ext.data.source import ImageSource
@@ -22,4 +23,5 @@ __all__ = [
     "load_data",
     "load_ood",
     "open_data",
+    "source_of",
 ]
