@@ -285,7 +285,7 @@ class _HuggingFace(Pairs):
         self.name = f"the data set of {image} and {label}"
         if getattr(feature, "dtype", "") in ("int64", "int32", "int16", "int8", "uint8"):
             most = len(self.class_names) or LARGEST_LABEL + 1
-            self.classes = torch.from_numpy(labels_of(dataset, label, most))
+            self.classes = torch.tensor(labels_of(dataset, label, most))
 
     def image(self, position: int, size: int | None) -> Tensor:
         with decode_errors(f"{self.name}, row {position} cannot be read as an image", _ADVICE):

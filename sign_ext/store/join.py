@@ -20,6 +20,7 @@ from sign_ext.store.manifest import Manifest, Skipped
 Versions = Literal["all", "random"] | int | Sequence[int]
 Check = Literal["sample", "all"]
 SHARDS_CHECKED = 3
+REPEATED = 4  # images of a shard that are read twice: a flip may come out the same
 RANDOM = -1  # in place of a number of steps: drawn when the image is read
 RANGES = (255.0, 1.0)
 
@@ -298,7 +299,8 @@ class _Match:
             raise ValueError(
                 f"{self.store.folder} has no version of {missing[0]!r} and of {len(missing) - 1:,} "
                 "other images of the data set: it was made from a part of it. Join that part "
-                "(torch.utils.data.Subset), or transform the whole"
+                "(sign_ext.data.open_data cuts it as `sign-ext transform` did, "
+                "torch.utils.data.Subset takes positions), or transform the whole"
             )
         keys = [key for key in found if key is not None]
         if len(set(keys)) != len(keys):
@@ -387,7 +389,8 @@ class _Match:
         rows = list(range(*store.shard_rows(shard).indices(len(store))))
         items = [item_of[row] for row in rows]
         size = _size(store)
-        require_repeatable(base, items[0], size)
+        for item in items[:REPEATED]:
+            require_repeatable(base, item, size)
         read = [base.pair(item, size) for item in items]
         images = [
             _fitting(store, base, item, image) for item, (image, _) in zip(items, read, strict=True)
