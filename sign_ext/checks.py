@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from sign_ext.ops.layout import may_overlap_itself, share_memory
 
@@ -196,17 +196,44 @@ def transform_in(sample: Any, transform: Callable[[Tensor], Any]) -> Any:
 
     if isinstance(sample, Tensor) or not isinstance(sample, Mapping | list | tuple):
         return moved(sample)  # `transform` says what is wrong with it
-    paths, form = tree_flatten_with_path(sample)
-    chosen = _which_are_images(paths)
-    values = [moved(leaf) if i == chosen else leaf for i, (_, leaf) in enumerate(paths)]
-    return tree_unflatten(values, form)
+    path, images = _images_in(list(_leaves(sample)))
+    return _replaced(sample, path, moved(images))
 
 
-def _which_are_images(leaves: list[tuple[Any, Any]]) -> int:
-    """Which of the leaves (path, value) of a batch holds its images."""
-    rules: tuple[Callable[[Any, Any], bool], ...] = (
+_Path = tuple[Any, ...]  # keys of dicts and positions in lists and tuples, from the outside in
+
+
+def _leaves(sample: Any, path: _Path = ()) -> Iterator[tuple[_Path, Any]]:
+    """What the containers of a batch hold, and where."""
+    if isinstance(sample, Mapping):
+        held: Any = sample.items()
+    elif isinstance(sample, list | tuple):
+        held = enumerate(sample)
+    else:
+        yield path, sample
+        return
+    for key, value in held:
+        yield from _leaves(value, (*path, key))
+
+
+def _replaced(sample: Any, path: _Path, value: Any) -> Any:
+    """A batch with another value in one place; what is not around it stays the same object."""
+    if not path:
+        return value
+    inner = _replaced(sample[path[0]], path[1:], value)
+    if isinstance(sample, tuple):
+        values = [inner if i == path[0] else each for i, each in enumerate(sample)]
+        return type(sample)(*values) if hasattr(sample, "_fields") else tuple(values)
+    changed = copy.copy(sample)
+    changed[path[0]] = inner
+    return changed
+
+
+def _images_in(leaves: list[tuple[_Path, Any]]) -> tuple[_Path, Any]:
+    """Where the images of a batch are, and the images."""
+    rules: tuple[Callable[[_Path, Any], bool], ...] = (
         lambda path, leaf: _is_tv_image(leaf),
-        lambda path, leaf: isinstance(leaf, Tensor) and _key(path) in IMAGE_KEYS,
+        lambda path, leaf: isinstance(leaf, Tensor) and path[-1] in IMAGE_KEYS,
         lambda path, leaf: (
             isinstance(leaf, Tensor)
             and leaf.is_floating_point()
@@ -215,9 +242,9 @@ def _which_are_images(leaves: list[tuple[Any, Any]]) -> int:
         ),
     )
     for rule in rules:
-        for i, (path, leaf) in enumerate(leaves):
+        for path, leaf in leaves:
             if rule(path, leaf):
-                return i
+                return path, leaf
     held = ", ".join(
         f"{leaf.dtype} {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
         for _, leaf in leaves
@@ -227,10 +254,6 @@ def _which_are_images(leaves: list[tuple[Any, Any]]) -> int:
         f"tv_tensors, a key {', '.join(IMAGE_KEYS)}, or a floating tensor (N, C, H, W): convert "
         "with v2.ToDtype(torch.float32), which keeps 0–255"
     )
-
-
-def _key(path: Any) -> Any:
-    return getattr(path[-1], "key", None) if path else None
 
 
 def _is_tv_tensor(value: Any) -> bool:
