@@ -207,7 +207,7 @@ def test_a_batch_of_any_form_keeps_it(model, images):
         sign({"label": labels, "name": "x"})
     with pytest.raises(TypeError, match=r"images\.float"):
         sign({"image": images.byte()})
-    with pytest.raises(TypeError, match="must be a torch.Tensor, got str"):
+    with pytest.raises(TypeError, match=r"must be a torch\.Tensor, got str"):
         sign("image.png")
 
 
