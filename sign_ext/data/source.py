@@ -122,7 +122,7 @@ class ImageSource:
             positions: int64 (n,).
 
         Returns:
-            int64 (n,), classes; or (n, *shape) as ``targets`` says.
+            int64 (n,), classes; or (n, …) as ``targets`` says.
         """
         if self.targets is not None:
             return self.targets.read(positions)
