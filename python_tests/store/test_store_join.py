@@ -209,6 +209,29 @@ def test_one_image_out_of_range_is_an_error_when_it_is_read(store, pixels):
         joined[7]
 
 
+class OneHot(Dataset):
+    """Lists classes as numbers, and gives vectors."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels, self.targets = pixels, LABELS.tolist()
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.pixels[index], torch.eye(3)[LABELS[index]]
+
+
+def test_targets_are_the_data_sets_also_where_it_lists_classes(store, pixels):
+    images, targets = next(iter(DataLoader(store.join(OneHot(pixels)), batch_size=3 * COUNT)))
+    assert torch.equal(targets, torch.eye(3)[LABELS].repeat(3, 1))
+    assert torch.equal(images[:COUNT], pixels.float())
+    folder = OneHot(pixels)
+    folder.targets = LABELS.flip(0).tolist()
+    with pytest.raises(ValueError, match="has the label"):
+        store.join(folder)
+
+
 def test_a_part_is_matched_by_the_whole(store, pixels):
     part = Subset(TensorDataset(pixels, LABELS), [9, 2, 4])
     joined = store.join(part, 3)

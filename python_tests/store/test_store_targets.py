@@ -168,6 +168,39 @@ def test_a_source_of_a_part_keeps_its_images_and_classes(pixels):
         assert source_of(TensorDataset(images, classes)).fingerprint != source.fingerprint
 
 
+class Damaged(Mixed):
+    """The second image cannot be read; classes are listed as torchvision's data sets do."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        super().__init__(*zip(pixels[:3], [0, 2, 1], strict=True))
+        self.targets = [0, 2, 1]
+
+    def __getitem__(self, index: int) -> tuple[object, object]:
+        if index == 1:
+            raise OSError("the disk is gone")
+        return super().__getitem__(index)
+
+
+def test_an_item_that_cannot_be_read_can_be_skipped(pixels, tmp_path):
+    dataset = Damaged(pixels)
+    with pytest.raises(StoreError, match=r"item 1 cannot be read: the disk is gone"):
+        transform_to_store(make_sign(), dataset, tmp_path / "s")
+    transform_to_store(make_sign(), dataset, tmp_path / "s", on_error="skip")
+    store = load_transformed(tmp_path / "s")
+    assert [each.index for each in store.skipped] == [1]
+    assert store.indices.tolist() == [0, 2]
+    assert store.labels.tolist() == [0, 1]
+    joined = store.join(TensorDataset(pixels[:3], torch.tensor([0, 2, 1])), 3, replace=True)
+    origins = [joined.origin(position) for position in range(len(joined))]
+    assert origins == [(1, 0), (0, 3), (2, 3)]
+    dataset.targets = None
+    with pytest.raises(ValueError, match="the disk is gone"):
+        source_of(dataset)
+    masked = source_of(TensorDataset(pixels, targets("a mask")))
+    with pytest.raises(TypeError, match="use read and targets_of"):
+        masked.read_all()
+
+
 def test_a_folder_is_listed_without_being_decoded(tmp_path: Path, rng, monkeypatch):
     folder = pytest.importorskip("torchvision.datasets").ImageFolder
     Image = pytest.importorskip("PIL.Image")

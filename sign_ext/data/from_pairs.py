@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,10 @@ from torch.utils.data import Dataset
 
 from sign_ext.data.pairs import Pairs, pairs_of, require_repeatable
 from sign_ext.data.source import TARGET_DTYPES, ImageSource, Targets
+
+
+class UnreadableItem(ValueError):
+    """An item of a data set cannot be read as an image."""
 
 
 def source_of(
@@ -45,7 +49,7 @@ def source_of(
         TypeError: a data set or targets of another kind.
         ValueError: images of different sizes, or of floating values that are not grey levels;
             targets of different kinds; an item that is another one each time it is read; an item
-            that cannot be read.
+            that cannot be read, if the data set does not list its class elsewhere.
 
     Example:
         >>> images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
@@ -68,7 +72,10 @@ def source_of(
     lock = threading.Lock()  # who knows whether the data set may be read by several threads
 
     def pixels(position: int) -> Tensor:
-        image = pairs.image(position, image_size)
+        try:
+            image = pairs.image(position, image_size)
+        except ValueError as error:
+            raise UnreadableItem(str(error)) from error
         _require_bytes(pairs, position, image)
         if tuple(image.shape) != shape:
             raise ValueError(
@@ -95,7 +102,7 @@ def source_of(
     for position in range(len(pairs)):
         known = pairs.identity(position)
         if known is None:
-            known = fingerprint_bytes(pixels(position))
+            known = _content(pairs, position, pixels)
         stored = stored_target(pairs.target(position), pairs.key(position))
         require_kind(stored, kind, pairs.key(position))
         if is_class(kind):
@@ -118,6 +125,16 @@ def source_of(
         lambda start, stop: _keys(pairs, name, start, stop),
         targets=targets,
     )
+
+
+def _content(pairs: Pairs, position: int, pixels: Callable[[int], Tensor]) -> bytes:
+    """Hash an image; one that cannot be read counts as such if its class is known without it."""
+    try:
+        return fingerprint_bytes(pixels(position))
+    except UnreadableItem:
+        if pairs.classes is None or pairs.retargeted:
+            raise
+        return b"unreadable"
 
 
 def stored_target(target: Any, key: str) -> Tensor:

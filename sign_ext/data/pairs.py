@@ -141,6 +141,7 @@ class _Items(Pairs):
         else:
             self.classes = _classes(getattr(dataset, "targets", None), len(dataset))
         self._unit: bool | None = None  # whether floating images are in 0–1
+        self._listed: bool | None = None  # whether targets are what `classes` lists
 
     def pair(self, position: int, size: int | None) -> tuple[Tensor, Any]:
         image, target = self._raw(position)
@@ -153,9 +154,17 @@ class _Items(Pairs):
     def target(self, position: int) -> Any:
         if isinstance(self.dataset, TensorDataset):
             return self.dataset.tensors[1][position]
-        if self.classes is not None and not self.retargeted:
+        if self.classes is not None and self._gives_classes():
             return int(self.classes[position])
         return _plain_target(self._raw(position)[1])
+
+    def _gives_classes(self) -> bool:
+        """Whether targets are the classes as listed: a data set may give them in another form."""
+        if self._listed is None:
+            target = self._raw(0)[1]
+            as_number = isinstance(target, int | np.integer) and not self.retargeted
+            self._listed = as_number and self.classes is not None and target == self.classes[0]
+        return bool(self._listed)
 
     def _raw(self, position: int) -> tuple[Any, Any]:
         """The data set's own image and target."""

@@ -222,8 +222,14 @@ class ImageSource:
             The images with their labels.
 
         Raises:
+            TypeError: there are ``targets`` in place of classes.
             ValueError: an image that cannot be read.
         """
+        if self.targets is not None:
+            raise TypeError(
+                f"{self.name} has targets of {self.targets.dtype} {self.targets.shape}, and an "
+                "ImageSet holds one class an image: use read and targets_of"
+            )
         labels = torch.from_numpy(self.labels.copy())
         return ImageSet(self.read(0, len(self)), labels, self.class_names, self.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, get_args
@@ -304,7 +305,7 @@ class _Match:
             )
         keys = [key for key in found if key is not None]
         if len(set(keys)) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
+            ((twice, _),) = Counter(keys).most_common(1)
             both = [path for path, key in zip(paths, keys, strict=True) if key == twice]
             raise ValueError(
                 f"{' and '.join(both[:2])} both end like {twice!r} of {self.store.folder}: join "
