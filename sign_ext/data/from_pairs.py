@@ -52,6 +52,7 @@ def source_of(
             that cannot be read, if the data set does not list its class elsewhere.
 
     Example:
+        >>> from torch.utils.data import TensorDataset
         >>> images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
         >>> source = source_of(TensorDataset(images, torch.eye(4)))
         >>> source.targets.shape, source.keys(0, 1)
