@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
@@ -104,6 +104,22 @@ class Settings:
     def stops(self) -> tuple[int, ...]:
         """The steps whose iterates are returned, in order; nothing is computed beyond the last."""
         return tuple(sorted(self.snapshots)) if self.snapshots is not None else (self.steps,)
+
+    def with_steps(self, steps: int) -> Settings:
+        """Return the same options for another K, whose last iterate alone is returned.
+
+        Args:
+            steps: K.
+
+        Raises:
+            TypeError, ValueError: as for the option.
+        """
+        return replace(self, steps=steps, snapshots=None)
+
+    @property
+    def of_a_step(self) -> Settings:
+        """What a compiled or recorded step depends on: every option but how many there are."""
+        return self.with_steps(1)
 
 
 OPTIONS: Mapping[str, Option] = {

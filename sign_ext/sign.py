@@ -24,6 +24,7 @@ from sign_ext.checks import (
     device_of,
     make_outputs,
     place_of,
+    transform_in,
 )
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.backends import Engines
@@ -236,15 +237,22 @@ class SignTransform:
         SignTransform.__init__(self, state["model"], **state["options"], tune=state["plan"])
         self.engines.fused.measure = state["measure"]
 
-    def __call__(self, images: Tensor, *others: Any) -> Any:
+    def __call__(self, images: Any, *others: Any) -> Any:
         """`transform(images)`, so that a transform stands in a pipeline that works on batches.
 
         Args:
-            images: (N, ...), as for `transform`.
+            images: (N, ...), as for `transform`; or a batch as a dict, list or tuple that holds
+                such images: as an `Image` of torchvision's tv_tensors, else under the key
+                "image", "images", "img" or "pixel_values", else as its first floating tensor of
+                three dimensions or more.
             others: what comes with the images in the pipeline, labels for instance.
 
         Returns:
-            What `transform` returns; with others a tuple of that and the others as they are.
+            What `transform` returns, as an `Image` where the images are one; with others a tuple of
+            that and the others as they are. A batch keeps its form.
+
+        Raises:
+            TypeError: no images in the batch, or as `transform`.
 
         Example:
             >>> import torch
@@ -254,9 +262,10 @@ class SignTransform:
             >>> moved, labels = sign(torch.rand(2, 3, 2, 2) * 255, torch.tensor([1, 0]))
             >>> moved.shape
             torch.Size([2, 3, 2, 2])
+            >>> sorted(sign({"image": torch.rand(2, 3, 2, 2) * 255, "label": labels}))
+            ['image', 'label']
         """
-        moved = self.transform(images)
-        return (moved, *others) if others else moved
+        return transform_in((images, *others) if others else images, self.transform)
 
     def reset(self) -> None:
         """Forget what was compiled, recorded and found out; the next call begins anew.
@@ -282,6 +291,7 @@ class SignTransform:
         self,
         images: Tensor,
         *,
+        steps: int | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         out: Tensor | Mapping[int, Tensor] | None = None,
         progress: Progress = False,
@@ -291,6 +301,8 @@ class SignTransform:
         Args:
             images: (N, C, H, W), (N, C, D, H, W) or (N, C, T), floating, in the units the network
                 takes (0–255 for this project's), on its device. Not modified unless `out`.
+            steps: K of this call, where it differs from the transform's; no snapshots then. What
+                was compiled serves every K.
             model_kwargs: what else the network's forward pass takes, by name. Tensors with N rows,
                 also in tuples, lists and dicts, are split along the batch with the images; the
                 rest, and what is marked as `Shared`, goes whole into every forward pass.
@@ -312,7 +324,7 @@ class SignTransform:
         """
         check_images(images)
         dtype, device = place_of(self._network, images)
-        settings = self.settings
+        settings = self.settings if steps is None else self.settings.with_steps(steps)
         check_precision(settings.precision, dtype)
         inputs = ModelInputs.of(model_kwargs, len(images))
         engines, _ = self._engines_for(inputs)
@@ -323,7 +335,7 @@ class SignTransform:
             total = len(images) * settings.stops[-1]
             title = f"SIGN, K = {settings.stops[-1]}"
             with self._one_call, reporting(progress, total, title) as report:
-                self._run(images, inputs, results, dtype, report)
+                self._run(images, inputs, results, dtype, report, settings)
         if settings.snapshots is None:
             return results[settings.steps]
         return {k: results[k] for k in settings.snapshots}
@@ -351,6 +363,7 @@ class SignTransform:
         results: dict[int, Tensor],
         dtype: torch.dtype,
         report: Callable[[int], None] | None,
+        settings: Settings,
     ) -> None:
         inference = torch.is_inference_mode_enabled()
 
@@ -361,14 +374,14 @@ class SignTransform:
                     results[k][rows].copy_(iterate)
 
         with computing(self._network, self.settings.precision):
-            problem, source, varies = self._problem(images, dtype, inputs)
+            problem, source, varies = self._problem(images, dtype, inputs, settings)
             if not varies:
                 self._warn(f"{_constant(source)}: pass layer=NAME of an earlier layer")
             engines, batches = self._engines_for(inputs)
             size = batches.size(problem, images)
             if not walk(problem, engines, images, size, write, report):
                 self._warn(
-                    f"δ was negligible in every step: all {self.settings.stops[-1]} of them move "
+                    f"δ was negligible in every step: all {settings.stops[-1]} of them move "
                     f"these {len(images):,} images by less than their largest value is rounded. "
                     "Raise step_size (calibrate() proposes one) or pass another layer"
                 )
@@ -379,7 +392,11 @@ class SignTransform:
             warnings.warn(message, NegligibleDeltaWarning, stacklevel=5)
 
     def _problem(
-        self, images: Tensor, dtype: torch.dtype, inputs: ModelInputs = NO_INPUTS
+        self,
+        images: Tensor,
+        dtype: torch.dtype,
+        inputs: ModelInputs = NO_INPUTS,
+        settings: Settings | None = None,
     ) -> tuple[Problem, SourceLayer, bool]:
         """The problem for images like these, where Φ is read, and whether the sum over Φ varies.
 
@@ -400,7 +417,7 @@ class SignTransform:
                     source, varies = self._source_of_a_batch(images, dtype, error)
             like = statistics_of(images)
             phi = Phi(self._network, source, inputs[:1])
-            problem = Problem(phi, self.settings, dtype, inputs, like)
+            problem = Problem(phi, settings or self.settings, dtype, inputs, like)
             state = (structure.key(problem), weights_versions(self._network), inputs.key)
 
             def phi_for(count: int) -> Phi:

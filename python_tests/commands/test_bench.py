@@ -85,6 +85,11 @@ def test_json_of_a_network_by_name(capsys: pytest.CaptureFixture[str], tmp_path:
     of = rows[f"sign_ext {cost['backend']}"]
     assert cost["seconds"] == pytest.approx(700 * 30 / of["image_steps_per_second"])
     assert cost["sentence"].startswith("SIGN with K = 30 on 700 images of 3×8×8: about ")
+    training = result["on_the_fly"]
+    assert (training["images"], training["steps"], training["for_steps"]) == (3, 2, 30)
+    each = training["with_sign"] - training["one_step"]
+    assert training["with_more_steps"] == pytest.approx(training["with_sign"] + 28 * each)
+    assert 0 < training["plain"] < training["with_sign"]
     for fact in ("cpu", "threads", "torch", "driver"):
         assert fact in result["machine"]
     assert result["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -103,6 +108,9 @@ def test_the_table_ends_with_the_cost(capsys: pytest.CaptureFixture[str]) -> Non
     assert any(NAIVE in line and "1.00×" in line for line in lines)
     assert f"not timed: {CAPTURED} (needs a CUDA device)" in lines
     assert any(line.startswith("backend auto: ") for line in lines)
+    assert lines[-2].startswith("on the fly: one training step on 3 images costs ")
+    assert ", with SIGN K = 2 " in lines[-2]
+    assert ", with K = 100 about " in lines[-2]
     assert lines[-1].startswith("SIGN with K = 100 on 50,000 images of 3×8×8: about ")
     assert "(autograd, 3 images at a time, " in lines[-1]
     assert "sign_ext fused" not in captured.out  # was not asked for

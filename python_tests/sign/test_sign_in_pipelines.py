@@ -180,3 +180,78 @@ def test_in_torchvisions_pipelines(torch_rng):
     assert torch.equal(same, labels)
     old = pytest.importorskip("torchvision.transforms").Compose([lambda x: x.flip(3).float(), sign])
     assert_moved_like(old(pixels), expected, flipped)
+
+
+def test_a_batch_of_any_form_keeps_it(model, images):
+    sign = SignTransform(model, 3, step_size=STEP)
+    expected = reference(model, images, 3, step_size=STEP)
+    labels, mask = torch.arange(5), torch.zeros(5, 1, 9, 11)
+
+    for key in ("image", "images", "img", "pixel_values"):
+        batch = {"mask": mask, "label": labels, key: images}
+        moved = sign(batch)
+        assert list(moved) == ["mask", "label", key]
+        assert_moved_like(moved[key], expected, images)
+        assert moved["label"] is labels
+        assert moved["mask"] is mask
+        assert batch[key] is images
+    for batch in ([images, labels], (images, {"label": labels, "mask": mask})):
+        moved = sign(batch)
+        assert type(moved) is type(batch)
+        assert_moved_like(moved[0], expected, images)
+        assert moved[1] is batch[1]
+    assert_moved_like(sign((labels, images))[1], expected, images)
+    both = SignTransform(model, 3, step_size=STEP, snapshots=(1, 3))({"image": images})
+    assert_moved_like(both["image"][3], expected, images)
+    with pytest.raises(TypeError, match=r"no images; it holds: torch\.int64 \(5,\), str"):
+        sign({"label": labels, "name": "x"})
+    with pytest.raises(TypeError, match=r"images\.float"):
+        sign({"image": images.byte()})
+    with pytest.raises(TypeError, match=r"must be a torch\.Tensor, got str"):
+        sign("image.png")
+
+
+def test_images_among_torchvisions_tensors(torch_rng):
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    tv_tensors = pytest.importorskip("torchvision.tv_tensors")
+    model = tiny_cnn().eval()
+    sign = SignTransform(model, 2, step_size=STEP)
+    pixels = torch.randint(0, 256, (4, 3, 9, 11), generator=torch_rng, dtype=torch.uint8)
+    labels, mask = torch.arange(4), torch.randint(0, 5, (4, 9, 11), generator=torch_rng)
+    expected = reference(model, pixels.float(), 2, step_size=STEP)
+    compose = v2.Compose(
+        [v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}), sign, v2.CenterCrop(5)]
+    )
+    sample = {"mask": tv_tensors.Mask(mask), "label": labels, "photo": tv_tensors.Image(pixels)}
+    for batch in (sample, tuple(sample.values())):
+        moved = compose(batch)
+        values = list(moved.values()) if isinstance(moved, dict) else list(moved)
+        assert [type(each) for each in values] == [tv_tensors.Mask, torch.Tensor, tv_tensors.Image]
+        assert torch.equal(values[0], mask[:, 2:7, 3:8])
+        assert torch.equal(values[1], labels)
+        before = pixels.float()[..., 2:7, 3:8]
+        assert_moved_like(values[2], expected[..., 2:7, 3:8], before)
+
+
+def test_as_a_collate_function(model, images):
+    sign = SignTransform(model, 2, step_size=STEP)
+    rows = [{"image": image, "label": i} for i, image in enumerate(images)]
+    collate = torch.utils.data.default_collate
+    loader = DataLoader(rows, batch_size=5, collate_fn=lambda batch: sign(collate(batch)))
+    (batch,) = loader
+    assert batch["label"].tolist() == [0, 1, 2, 3, 4]
+    expected = reference(model, images, 2, step_size=STEP)
+    assert_moved_like(batch["image"], expected, images)
+
+
+def test_another_k_for_one_call(model, images):
+    sign = SignTransform(model, 2, step_size=STEP, momentum=0.5)
+    for steps in (3, 1, 2):
+        expected = reference(model, images, steps, step_size=STEP, momentum=0.5)
+        assert_moved_like(sign.transform(images, steps=steps), expected, images)
+    assert sign.settings.steps == 2
+    many = SignTransform(model, 3, step_size=STEP, momentum=0.5, snapshots=(1, 3))
+    expected = reference(model, images, 2, step_size=STEP, momentum=0.5)
+    assert_moved_like(many.transform(images, steps=2), expected, images)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        sign.transform(images, steps=0)

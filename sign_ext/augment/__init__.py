@@ -6,6 +6,7 @@ May import sign_ext.data and the core (`sign` and below).
 from sign_ext.augment.base import Augment, Compose, NoAugment
 from sign_ext.augment.classical import Classical, classical_for
 from sign_ext.augment.mixup import Mixup
+from sign_ext.augment.on_the_fly import OnTheFlySign
 from sign_ext.augment.operations import OPERATION_NAMES, Operation, operation_names
 from sign_ext.augment.policy import (
     SUB_POLICIES,
@@ -28,6 +29,7 @@ __all__ = [
     "DeepAugment",
     "Mixup",
     "NoAugment",
+    "OnTheFlySign",
     "Operation",
     "Policy",
     "SubPolicy",

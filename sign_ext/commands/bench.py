@@ -3,8 +3,9 @@
 Every contender gets the same network, random images and steps, and must first
 agree with a float64 reference; one that does not is listed with its error.
 Then they take turns, and their medians are compared. Whole calls are timed:
-images in, p*_K out. The last line says how long SIGN takes on --set-size
-images at --total-steps, without reading and writing them.
+images in, p*_K out. One line says what SIGN costs on the fly, as a step of
+training on a batch that it transforms first. The last line says how long SIGN
+takes on --set-size images at --total-steps, without reading and writing them.
 
 Times do not depend on the weights, so --model needs no --weights, and a network
 of your own (MODULE:FUNCTION or FILE.py:FUNCTION) no --normalize: without a
@@ -141,6 +142,7 @@ def run(options: Options) -> None:
             progress=report,
         )
     result = _result(options, config, task, outcome, auto)
+    result["on_the_fly"] = _on_the_fly(options, task)
     if options.out is not None:
         _write(options.out, result)
     if options.json:
@@ -246,6 +248,14 @@ def _result(
     }
 
 
+def _on_the_fly(options: Options, task: Task) -> dict[str, Any]:
+    """Return what SIGN costs while training, or the reason why that is not known."""
+    from sign_ext.benchmarking.on_the_fly import training_cost
+
+    found = training_cost(task, options.total_steps, min(options.rounds, 3))
+    return {"reason": found} if isinstance(found, str) else found.to_dict()
+
+
 def _write(path: str, result: dict[str, Any]) -> None:
     from sign_ext.files import json_text, write_whole
     from sign_ext.formatting import finite
@@ -275,4 +285,6 @@ def _print(result: dict[str, Any]) -> None:
     for each in race["absent"]:
         print(f"not timed: {each['name']} ({each['reason']})")
     print(describe_auto(result["auto"]))
+    training = result["on_the_fly"]
+    print(training.get("sentence") or f"on the fly: not measured ({training['reason']})")
     print(describe_cost(result["cost"], result["cost_with_the_fastest"]))

@@ -10,6 +10,7 @@ from sign_ext.lazy_import import lazy_names
 
 if TYPE_CHECKING:
     from sign_ext.data.decode import Unreadable, UnreadableImages
+    from sign_ext.data.from_pairs import source_of
     from sign_ext.data.image_set import ImageSet, fingerprint
     from sign_ext.data.load import load_data, load_ood, open_data
     from sign_ext.data.names import DATA_NAMES, OOD_NAMES
@@ -28,12 +29,14 @@ __all__ = [
     "load_data",
     "load_ood",
     "open_data",
+    "source_of",
 ]
 
 lazy_names(
     __name__,
     {
         "sign_ext.data.decode": ["Unreadable", "UnreadableImages"],
+        "sign_ext.data.from_pairs": ["source_of"],
         "sign_ext.data.image_set": ["ImageSet", "fingerprint"],
         "sign_ext.data.load": ["load_data", "load_ood", "open_data"],
         "sign_ext.data.names": ["DATA_NAMES", "OOD_NAMES"],

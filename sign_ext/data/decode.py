@@ -247,7 +247,7 @@ def decode_rgb(
         ValueError: more than 8 bits a channel and no ``bit_depth``, or too many pixels.
         OSError: not a readable image.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     reopen = reopener(image_data, lambda file: _open(file, formats, decoding.max_pixels))
     with reopen() as image:
@@ -265,12 +265,42 @@ def decode_rgb(
             upright = scale_to_8_bits(image, reopen, bits, decoding.bit_depth, notice)
             notice("scaled")
         _notice_frames(image, notice)
-        if upright.mode == "P" and "transparency" in upright.info:
-            upright = upright.convert("RGBA")  # or Pillow warns
-        rgb = upright.convert("RGB")
-        if size is not None and rgb.size != (size, size):
-            rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
-        return np.asarray(rgb)
+        return _as_rgb(upright, size)
+
+
+def decode_pil(image: Image, size: int | None) -> np.ndarray:
+    """Convert an image that Pillow has opened to RGB, by the rule of `decode_rgb`.
+
+    Args:
+        image: opened or made by anybody; it is not modified.
+        size: as for `decode_rgb`.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        ValueError: more than 8 bits a channel.
+    """
+    from PIL import ImageOps
+
+    if image.mode.startswith("I") or image.mode == "F":
+        raise ValueError(
+            f"it has more than 8 bits a channel ({image.mode}); accepted: 8 bits. Scale it in the "
+            "data set's own loader"
+        )
+    return _as_rgb(ImageOps.exif_transpose(image), size)
+
+
+def _as_rgb(upright: Image, size: int | None) -> np.ndarray:
+    """Convert an upright image to RGB and resize it."""
+    from PIL import Image
+
+    if upright.mode == "P" and "transparency" in upright.info:
+        upright = upright.convert("RGBA")  # or Pillow warns
+    rgb = upright.convert("RGB")
+    if size is not None and rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(rgb)
 
 
 def _open(file: Any, formats: tuple[str, ...] | None, max_pixels: int | None) -> Any:

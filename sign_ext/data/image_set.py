@@ -149,8 +149,21 @@ def fingerprint(image_set: ImageSet) -> str:
         >>> fingerprint(one) == fingerprint(two)
         True
     """
+    return fingerprint_of(image_set.images, image_set.labels)
+
+
+def fingerprint_of(images: Tensor, targets: Tensor) -> str:
+    """Return the same SHA-256 of images and targets of any kind.
+
+    Args:
+        images: (N, C, H, W) on the CPU, of a dtype that NumPy has.
+        targets: (N, ...), likewise.
+
+    Returns:
+        64 hexadecimal digits; those of `fingerprint` for uint8 images and int64 labels (N,).
+    """
     digest = hashlib.sha256()
-    for tensor in (image_set.images, image_set.labels):
+    for tensor in (images, targets):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
         # sha256 reads the array's memory in place, without a second copy of the data.
         digest.update(tensor.contiguous().numpy().data)

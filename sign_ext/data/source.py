@@ -14,6 +14,32 @@ from sign_ext.data.decode import Unreadable, find_unreadable, read_readable
 from sign_ext.data.image_set import ImageSet, fingerprint
 from sign_ext.data.listing import DataSummary, count_classes
 
+# Of targets that are not one class an image: what both safetensors and NumPy have.
+TARGET_DTYPES = {
+    "bool": torch.bool,
+    "uint8": torch.uint8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Targets that are not one class an image: several classes, numbers, or a value a pixel.
+
+    Args:
+        dtype: of the targets.
+        shape: of one image's target.
+        read: positions, int64 (n,) → targets (n, *shape).
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    read: Callable[[Tensor], Tensor] = dataclasses.field(repr=False)
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
@@ -24,8 +50,8 @@ class ImageSource:
 
     Args:
         name: data set and split, e.g. ``"cifar10/train"``.
-        labels: int64 (N,).
-        class_names: one name a class, in label order.
+        labels: int64 (N,); all 0 where there are ``targets`` instead.
+        class_names: one name a class, in label order; () if ``targets`` are not of classes.
         image_shape: (3, H, W), in pixels.
         fingerprint: 64 hexadecimal digits that change with any label or key, the class names, the
             image size, and what identifies each image without decoding it (docs/data.md).
@@ -36,6 +62,7 @@ class ImageSource:
         reader: (start, stop) → uint8 (stop − start, 3, H, W); only called with start < stop.
         namer: (start, stop) → stop − start keys.
         summarize: what `summary` returns; None for images that come from no files.
+        targets: what the images have in place of one class each; None where they have that.
 
     Example:
         >>> from sign_ext.data import open_data
@@ -54,6 +81,7 @@ class ImageSource:
     reader: Callable[[int, int], Tensor] = dataclasses.field(repr=False)
     namer: Callable[[int, int], list[str]] = dataclasses.field(repr=False)
     summarize: Callable[[], DataSummary] | None = dataclasses.field(default=None, repr=False)
+    targets: Targets | None = None
 
     @classmethod
     def in_memory(cls, images: ImageSet, note: str = "") -> ImageSource:
@@ -86,6 +114,19 @@ class ImageSource:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
+
+    def targets_of(self, positions: Tensor) -> Tensor:
+        """Return the targets of some images.
+
+        Args:
+            positions: int64 (n,).
+
+        Returns:
+            int64 (n,), classes; or (n, …) as ``targets`` says.
+        """
+        if self.targets is not None:
+            return self.targets.read(positions)
+        return torch.from_numpy(self.labels[positions.numpy()])
 
     def summary(self) -> DataSummary:
         """Return what the whole data set holds, and what was changed in the images read so far."""
@@ -181,8 +222,14 @@ class ImageSource:
             The images with their labels.
 
         Raises:
+            TypeError: there are ``targets`` in place of classes.
             ValueError: an image that cannot be read.
         """
+        if self.targets is not None:
+            raise TypeError(
+                f"{self.name} has targets of {self.targets.dtype} {self.targets.shape}, and an "
+                "ImageSet holds one class an image: use read and targets_of"
+            )
         labels = torch.from_numpy(self.labels.copy())
         return ImageSet(self.read(0, len(self)), labels, self.class_names, self.name)
 

@@ -216,7 +216,7 @@ class GraphedEngine:
         batch = (images.shape, images.dtype, images.device)
         network = (self._structure.key(problem), weights_key(self._model))
         layout = self._layouts.choose(problem, images).format
-        key = (batch, problem.settings, layout, network)
+        key = (batch, problem.settings.of_a_step, layout, network)
         trajectory = self._kept.get_or_make(
             key,
             lambda: GraphedTrajectory(problem, images, self._record, layout),

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from sign_ext.errors import StoreError, StoreInUseError
     from sign_ext.store.auto_step_size import auto_step_size
     from sign_ext.store.inspect import Verdict, verify
+    from sign_ext.store.join import Joined
     from sign_ext.store.reader import Snapshot, Transformed, load_transformed
     from sign_ext.store.save import save_transformed
     from sign_ext.store.transform import StoreRun, transform_to_store
 
 __all__ = [
+    "Joined",
     "Snapshot",
     "StoreError",
     "StoreInUseError",
@@ -35,6 +37,7 @@ lazy_names(
         "sign_ext.errors": ["StoreError", "StoreInUseError"],
         "sign_ext.store.auto_step_size": ["auto_step_size"],
         "sign_ext.store.inspect": ["Verdict", "verify"],
+        "sign_ext.store.join": ["Joined"],
         "sign_ext.store.reader": ["Snapshot", "Transformed", "load_transformed"],
         "sign_ext.store.save": ["save_transformed"],
         "sign_ext.store.transform": ["StoreRun", "transform_to_store"],

@@ -26,6 +26,7 @@ class Load:
         shard: images per shard.
         batch: images the engine takes at once.
         on_cpu: whether images are computed in host memory.
+        target: bytes of one image's target.
         min_batch: images that the engine may take at once if `batch` do not fit; None if the
             caller asked for `batch`, which is then not lowered.
     """
@@ -36,14 +37,16 @@ class Load:
     shard: int
     batch: int
     on_cpu: bool
+    target: int = 8
     min_batch: int | None = None
 
     @property
     def shard_bytes(self) -> int:
-        """Memory of one shard: its snapshots, its originals, and their copy for fingerprinting."""
+        """Memory of one shard: snapshots, originals, their copy for fingerprinting, targets."""
         from sign_ext.store.manifest import DTYPES
 
-        return self.shard * self.image * (self.snapshots * DTYPES[self.dtype].itemsize + 2)
+        images = self.image * (self.snapshots * DTYPES[self.dtype].itemsize + 2)
+        return self.shard * (images + 2 * (self.target if self.target > 8 else 0))
 
     def chunk_bytes(self, chunk: int) -> int:
         """Host memory of a chunk being computed: float32 images, results not yet in their shard."""

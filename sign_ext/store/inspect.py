@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "dtype": manifest.dtype,
         "classes": len(manifest.class_names),
         "class_names": list(manifest.class_names),
+        **({"targets": asdict(manifest.targets)} if manifest.targets else {}),
         "shards": len(made),
         "of_shards": manifest.shard_count,
         "shard_size": manifest.shard_size,
@@ -96,6 +97,9 @@ def in_words(store: dict[str, Any]) -> list[tuple[str, str]]:
             f"{bytes_in_words(store['bytes'])}",
         ),
     ]
+    if targets := store.get("targets"):
+        shape = "×".join(map(str, targets["shape"])) or "one number"
+        rows.insert(4, ("targets", f"{shape}, {targets['dtype']}"))
     rows += [
         (
             f"K = {step}",

@@ -12,6 +12,7 @@ from sign_ext.store.manifest import (
     MANIFEST,
     Manifest,
     ShardEntry,
+    TargetKind,
     differences,
     files_by_shard,
     read_manifest,
@@ -174,4 +175,7 @@ def _changes(existing: Manifest, wanted: Manifest) -> list[str]:
 
 
 def _as_list(value: object) -> object:
+    """What JSON makes of a field."""
+    if isinstance(value, TargetKind):
+        return {"dtype": value.dtype, "shape": list(value.shape)}
     return list(value) if isinstance(value, tuple) else value

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from sign_ext.change import Change
+from sign_ext.data.source import TARGET_DTYPES
 from sign_ext.errors import StoreError
 from sign_ext.files import json_text, read_json, require_schema, write_whole
 from sign_ext.formatting import counted
@@ -196,6 +197,45 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class TargetKind:
+    """What each image has in place of one class: several classes, numbers, a mask.
+
+    Attributes:
+        dtype: a name of `sign_ext.data.source.TARGET_DTYPES`.
+        shape: of one image's target; () is a single number.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, targets: torch.Tensor) -> TargetKind | None:
+        """Return the kind of some targets; None for classes, int64 (N,).
+
+        Args:
+            targets: (N, ...).
+
+        Raises:
+            TypeError: a dtype that a store does not hold; integers (N,) other than int64, which
+                are classes of another dtype.
+
+        Example:
+            >>> TargetKind.of(torch.eye(3)), TargetKind.of(torch.tensor([2, 0]))
+            (TargetKind(dtype='float32', shape=(3,)), None)
+        """
+        dtype, shape = str(targets.dtype).removeprefix("torch."), tuple(targets.shape[1:])
+        if not shape and targets.dtype == torch.int64:
+            return None
+        if dtype not in TARGET_DTYPES or (not shape and not targets.is_floating_point()):
+            raise TypeError(
+                f"labels has dtype {targets.dtype} and shape {tuple(targets.shape)}; accepted: "
+                "classes as torch.int64 (N,), numbers as torch.float32 (N,), or (N, …) of "
+                f"{', '.join(TARGET_DTYPES)}."
+            )
+        return cls(dtype, shape)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a store holds and how it was made.
 
@@ -209,6 +249,7 @@ class Manifest:
         class_names: in label order; () if unknown.
         choices: the engine's measured choice of algorithms, used by every rank and rerun.
         shards: entries in order; empty until the store is complete.
+        targets: what images have in place of one class each; None where they have that.
     """
 
     recipe: Provenance
@@ -220,6 +261,7 @@ class Manifest:
     class_names: tuple[str, ...] = ()
     choices: dict[str, Any] = field(default_factory=dict)
     shards: tuple[ShardEntry, ...] = ()
+    targets: TargetKind | None = None
 
     @property
     def complete(self) -> bool:
@@ -241,6 +283,8 @@ class Manifest:
         shards = [
             {"file": shard_file(index), **entry} for index, entry in enumerate(body.pop("shards"))
         ]
+        if self.targets is None:
+            del body["targets"]  # as manifests were before there were any
         head = {"format": FORMAT, "format_version": FORMAT_VERSION, "complete": self.complete}
         write_whole(folder / MANIFEST, _as_text({**head, **body}, shards))
 
@@ -299,6 +343,7 @@ def _parse(content: dict[str, Any], where: str) -> Manifest:
             ShardEntry._from_checked(shard, f"{where}: shards[{index}]")
             for index, shard in enumerate(content["shards"])
         ),
+        targets=_target_kind(content.get("targets")),
     )
     if list(manifest.snapshots) != sorted(set(manifest.snapshots)):
         raise ValueError(
@@ -314,6 +359,10 @@ def _parse(content: dict[str, Any], where: str) -> Manifest:
         if fault := entry_fault(manifest, index, entry):
             raise ValueError(f"{where}: shards[{index}].{fault}")
     return manifest
+
+
+def _target_kind(content: dict[str, Any] | None) -> TargetKind | None:
+    return None if content is None else TargetKind(content["dtype"], tuple(content["shape"]))
 
 
 def entry_fault(manifest: Manifest, index: int, entry: ShardEntry) -> str | None:

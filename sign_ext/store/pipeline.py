@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sign_ext.data import ImageSet, ImageSource, fingerprint
+from sign_ext.data import ImageSource
+from sign_ext.data.image_set import fingerprint_of
 from sign_ext.errors import DivergenceError, StoreError
 from sign_ext.formatting import counted
 from sign_ext.sign import SignTransform
@@ -100,12 +101,12 @@ class Filling:
         """Return the next free rows of each snapshot."""
         return {k: each[self.filled : self.filled + count] for k, each in self.buffers.items()}
 
-    def content(self, labels: Tensor) -> ShardContent:
-        """Return what is written; `labels` are those of the whole data set."""
+    def content(self, source: ImageSource) -> ShardContent:
+        """Return what is written; the source has the labels."""
         indices = torch.cat([chunk.indices for chunk in self.chunks])
         keys = tuple(key for chunk in self.chunks for key in chunk.keys)
         images = {step: each[: self.filled] for step, each in self.buffers.items()}
-        return ShardContent(images, labels[indices], indices, keys)
+        return ShardContent(images, source.targets_of(indices), indices, keys)
 
 
 def fill_shards(work: Work, shards: Sequence[int], report: Report | None) -> Shares:
@@ -127,7 +128,6 @@ def fill_shards(work: Work, shards: Sequence[int], report: Report | None) -> Sha
     staging = staging_for(next(work.sign.model.parameters()).device)
     prefetcher: Prefetcher[Chunk] = Prefetcher(work.plan.ahead, work.readers)
     chunks = prefetcher.run(_reading_jobs(work, shards, staging))
-    labels = torch.tensor(work.source.labels)
     writer = ThreadPoolExecutor(1, thread_name_prefix="sign-ext-write")
     writing: Future[float] | None = None
     try:
@@ -141,7 +141,7 @@ def fill_shards(work: Work, shards: Sequence[int], report: Report | None) -> Sha
                 _compute(work, chunk, filling, staging, shares.images, report)
                 shares.images += len(chunk.indices)
             _wait(writing, shares)
-            writing = writer.submit(_write, work, filling, labels, staging.download_barrier())
+            writing = writer.submit(_write, work, filling, staging.download_barrier())
         _wait(writing, shares)
     finally:
         chunks.close()
@@ -220,23 +220,19 @@ def _compute(
     filling.filled += count
 
 
-def _write(
-    work: Work, filling: Filling, labels: Tensor, wait_for_downloads: Callable[[], None]
-) -> float:
+def _write(work: Work, filling: Filling, wait_for_downloads: Callable[[], None]) -> float:
     """Write a shard; runs on the writing thread. Returns the seconds it took."""
     began = time.perf_counter()
     wait_for_downloads()
-    content = filling.content(labels)
+    content = filling.content(work.source)
     _require_finite(work, filling.index, content)
     images = torch.cat([chunk.images for chunk in filling.chunks])
-    source = work.source
-    originals = ImageSet(images, content.labels, source.class_names, source.name)
     skipped = [each for chunk in filling.chunks for each in chunk.skipped]
     write_shard(
         work.folder,
         filling.index,
         content,
-        originals=fingerprint(originals),
+        originals=fingerprint_of(images, content.labels),
         skipped=tuple(skipped),
         change=change_of(content.snapshots, images),
     )

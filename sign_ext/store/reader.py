@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sign_ext.data.classes import class_differences
 from sign_ext.errors import StoreError
 from sign_ext.files import open_tensors
 from sign_ext.formatting import counted
+from sign_ext.store.join import Check, Joined, Versions, join
 from sign_ext.store.manifest import (
     Manifest,
     Provenance,
@@ -74,10 +75,11 @@ def load_transformed(folder: str | Path) -> Transformed:
     return Transformed(folder, manifest)
 
 
-class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
+class Transformed(Dataset[tuple[dict[int, Tensor], int | Tensor]]):
     """A store, open for reading; made by `load_transformed`.
 
-    As a Dataset it gives ({K: float32 (C, H, W)}, label) for each image, in the data set's order.
+    As a Dataset it gives ({K: float32 (C, H, W)}, label) for each image, in the data set's order:
+    a class as an int, or a target of another kind as a tensor.
     It can be pickled to worker processes; each maps the files itself.
 
     Args:
@@ -123,8 +125,10 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
 
     @cached_property
     def labels(self) -> Tensor:
-        """int64 (N,)."""
+        """int64 (N,), classes; or the targets in their place, (N, ...), all in memory."""
         labels = self._concatenated("labels")
+        if self.manifest.targets is not None:
+            return labels
         for shard in range(len(self.manifest.shards)):
             if fault := labels_fault(labels[self.shard_rows(shard)], len(self.class_names)):
                 raise self._damaged(f"{shard_file(shard)}: {fault}")
@@ -212,10 +216,102 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
             found[row] = self._shard(shard).get_slice(name)[shard_row]
         return found
 
-    def __getitem__(self, position: int) -> tuple[dict[int, Tensor], int]:
+    def targets(self, positions: Sequence[int]) -> list[int] | list[Tensor]:
+        """Read what images have as labels.
+
+        Args:
+            positions: 0 … N − 1 in any order; negative ones count from the end.
+
+        Returns:
+            Their classes; or their targets, each of the dtype and shape that the manifest says,
+            read from the mapped files.
+
+        Raises:
+            IndexError: a position is out of range.
+        """
+        if self.manifest.targets is None:
+            located = [self._starts[shard] + row for shard, row in map(self._locate, positions)]
+            return self.labels[located].tolist()
+        found = []
+        for position in positions:
+            shard, row = self._locate(position)
+            found.append(self._shard(shard).get_slice("labels")[row : row + 1][0])
+        return found
+
+    def join(
+        self,
+        dataset: Any,
+        versions: Versions = "all",
+        replace: bool = False,
+        transform: Callable[..., Any] | None = None,
+        value_range: float = 255,
+        *,
+        check: Check = "sample",
+    ) -> Joined:
+        """Join a data set with the versions of its images: a data set of all of them.
+
+        Any map-style data set of (image, target) can be joined with the store that was made from
+        it: torchvision's, a Hugging Face `Dataset`, a `TensorDataset`, a `Subset` of one, or this
+        package's. Originals and versions come in the same units, whatever the data set gives, and
+        targets are the data set's. An image that the store had to skip stays an original.
+
+        Which image is which is proven. Files (`ImageFolder`) are matched by their paths with the
+        store's keys; elsewhere positions count. The classes of all images are compared where the
+        data set lists them, and the contents of the first, the middle and the last shard by
+        fingerprint. `Joined.proof` says what was compared.
+
+        Args:
+            dataset: what the store was made from, or a part of it. Its images are Pillow images,
+                uint8, or floating in 0–255 or 0–1, without random changes. Files of an
+                `ImageFolder` without transform, and Hugging Face's, are decoded and resized as
+                `sign-ext transform` did.
+            versions: which versions to add: "all", one number of steps or several; "random" adds
+                one version of each image, drawn anew each time that it is read.
+            replace: leave out the originals of images that have versions.
+            transform: called with each image, float32 (C, H, W) in `value_range`, original or
+                version; with targets of two dimensions or more called with image and target, and
+                returns both. Augmentation and normalisation belong here.
+            value_range: 255 for pixel units, 1 for 0 to 1. Versions may leave the range.
+            check: "sample" compares the contents of three shards at most, "all" every shard.
+
+        Returns:
+            The data set: (image, target), originals first, then the versions by number of steps.
+
+        Raises:
+            TypeError: a data set of another kind.
+            ValueError: the store was not made from it, and the message says where they differ; an
+                unknown version; or images in units that are not known.
+
+        Example:
+            >>> import tempfile
+            >>> from torch.utils.data import TensorDataset
+            >>> from sign_ext.store import load_transformed, save_transformed
+            >>> images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+            >>> mine = TensorDataset(images / 255, torch.tensor([0, 1, 0, 1]))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     versions = {50: images + 0.5, 100: images + 1.0}
+            ...     _ = save_transformed(
+            ...         folder, versions, mine.tensors[1], recipe={}, originals=images
+            ...     )
+            ...     both = load_transformed(folder).join(mine, value_range=1)
+            ...     original, version = both[1][0], both[5][0]
+            >>> len(both), float(((version - original) * 255).mean().round(decimals=3))
+            (12, 0.5)
+        """
+        return join(
+            self,
+            dataset,
+            versions=versions,
+            replace=replace,
+            transform=transform,
+            value_range=value_range,
+            check=check,
+        )
+
+    def __getitem__(self, position: int) -> tuple[dict[int, Tensor], int | Tensor]:
         """All snapshots of one image, and its label."""
         images = {step: self.images(step, [position])[0] for step in self.steps}
-        return images, int(self.labels[position])
+        return images, self.targets([position])[0]
 
     def shard_rows(self, shard: int) -> slice:
         """The rows of the store that a shard holds.
@@ -266,7 +362,7 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int]]):
         )
 
 
-class Snapshot(Dataset[tuple[Tensor, int]]):
+class Snapshot(Dataset[tuple[Tensor, int | Tensor]]):
     """One snapshot of a store: (float32 image (C, H, W), label) at each position.
 
     Args:
@@ -283,15 +379,14 @@ class Snapshot(Dataset[tuple[Tensor, int]]):
         """Count the images."""
         return len(self.store)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor, int | Tensor]:
         """One image and its label."""
-        return self.store.images(self.step, [position])[0], int(self.store.labels[position])
+        return self.__getitems__([position])[0]
 
-    def __getitems__(self, positions: list[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, positions: list[int]) -> list[tuple[Tensor, int | Tensor]]:
         """A batch of them, as a DataLoader asks for it."""
         images = self.store.images(self.step, positions)
-        labels = self.store.labels[positions].tolist()
-        return list(zip(images, labels, strict=True))
+        return list(zip(images, self.store.targets(positions), strict=True))
 
 
 def require_made_from(

@@ -55,6 +55,13 @@ class ShardPart(RecordPart):
     file: str
 
 
+class TargetsPart(Part):
+    """What images have in place of one class each."""
+
+    dtype: Literal["bool", "uint8", "int16", "int32", "int64", "float32", "float64"]
+    shape: Annotated[list[Count], Field(max_length=8)]
+
+
 class ManifestPart(Part):
     """manifest.json."""
 
@@ -68,3 +75,4 @@ class ManifestPart(Part):
     class_names: list[str]
     choices: dict[str, Any]
     shards: list[ShardPart]
+    targets: TargetsPart | None = None

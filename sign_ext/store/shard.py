@@ -30,6 +30,7 @@ from sign_ext.store.manifest import (
     Manifest,
     ShardEntry,
     Skipped,
+    TargetKind,
     entry_fault,
     is_store_file,
     record_file,
@@ -39,7 +40,17 @@ from sign_ext.store.manifest import (
 )
 
 # As safetensors writes them in a file's header.
-_DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_DTYPE_NAMES = {
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +59,7 @@ class ShardContent:
 
     Attributes:
         snapshots: number of steps K → p*_K, (n, C, H, W) in the stored dtype, pixel units.
-        labels: int64 (n,).
+        labels: int64 (n,), or the targets that take their place, (n, ...).
         indices: int64 (n,), positions in the data set.
         keys: each image's name in the data set.
     """
@@ -261,9 +272,11 @@ def structure_fault(file: Any, manifest: Manifest, index: int, entry: ShardEntry
     """
     count, name = entry.images, shard_file(index)
     images = (_DTYPE_NAMES[manifest.dtype], [count, *manifest.image_shape])
+    targets = manifest.targets or TargetKind("int64", ())
     wanted: dict[str, tuple[str, list[int] | None]] = {
         **{tensor_name(step): images for step in manifest.snapshots},
-        **{each: ("I64", [count]) for each in ("labels", "indices", "key_ends")},
+        "labels": (_DTYPE_NAMES[targets.dtype], [count, *targets.shape]),
+        **{each: ("I64", [count]) for each in ("indices", "key_ends")},
         "keys": ("U8", None),
     }
     present = set(file.keys())
@@ -291,7 +304,8 @@ def values_fault(file: Any, manifest: Manifest, index: int, entry: ShardEntry) -
     """
     name = shard_file(index)
     labels, indices = file.get_tensor("labels"), file.get_tensor("indices").tolist()
-    if fault := labels_fault(labels, len(manifest.class_names)):
+    fault = labels_fault(labels, len(manifest.class_names)) if manifest.targets is None else None
+    if fault:
         return f"{name}: {fault}"
     left_out = {each.index for each in entry.skipped}
     positions = shard_range(index, manifest.shard_size, manifest.images)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from sign_ext.data import ImageSource
+from sign_ext.data import ImageSource, source_of
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.timing import clock
@@ -35,6 +37,7 @@ from sign_ext.store.manifest import (
     MANIFEST,
     Manifest,
     Provenance,
+    TargetKind,
     default_shard_size,
     shard_file,
     shard_range,
@@ -68,7 +71,7 @@ class StoreRun:
 
 def transform_to_store(
     sign: SignTransform,
-    source: ImageSource,
+    source: ImageSource | Dataset[Any],
     folder: str | Path,
     *,
     shard_size: int | None = None,
@@ -91,7 +94,8 @@ def transform_to_store(
 
     Args:
         sign: the transform; its `snapshots` are stored.
-        source: the data set, see `sign_ext.data.open_data`.
+        source: the data set, see `sign_ext.data.open_data`; or any data set of (image, target),
+            which becomes one by `sign_ext.data.source_of`.
         folder: the store, created if needed.
         shard_size: images per shard; by default as many as fill 64 MiB.
         dtype: of the stored images: "float32", "float16" or "bfloat16".
@@ -130,6 +134,7 @@ def transform_to_store(
         (1, 20)
     """
     ranks = ranks or Ranks.from_environment()
+    source = source_of(source)
     _check(source, dtype, shard_size, on_error, readers)
     sign = sign.with_options(snapshots=sign.settings.stops)
     device = next(sign.model.parameters()).device
@@ -155,6 +160,7 @@ def transform_to_store(
         shard=wanted.shard_size,
         batch=batch,
         on_cpu=device.type == "cpu",
+        target=_target_bytes(source),
         min_batch=DEFAULT_BATCH if sign.settings.batch_size is None else None,
     )
     plan = plan_memory(load, memory, peak(), ahead=readers + 1)
@@ -223,7 +229,20 @@ def _wanted(
         dtype=dtype,
         image_shape=source.image_shape,
         class_names=source.class_names,
+        targets=_target_kind(source),
     )
+
+
+def _target_kind(source: ImageSource) -> TargetKind | None:
+    if source.targets is None:
+        return None
+    return TargetKind.of(torch.empty(0, *source.targets.shape, dtype=source.targets.dtype))
+
+
+def _target_bytes(source: ImageSource) -> int:
+    if source.targets is None:
+        return 8
+    return math.prod(source.targets.shape) * source.targets.dtype.itemsize
 
 
 def _prepare(

@@ -147,7 +147,12 @@ def _remove_scalars(folder: Path) -> None:
 
 
 def describe_part(part: Augment | Objective) -> dict[str, Any]:
-    """Return the class of an augmentation or objective and, for a dataclass, its fields."""
+    """Return the class of an augmentation or objective and its options.
+
+    These are the fields of a dataclass, or what its method `describe` returns.
+    """
+    if callable(describe := getattr(part, "describe", None)):
+        return {"class": type(part).__qualname__, **describe()}
     values = _plain(part)
     if isinstance(values, dict):
         return values

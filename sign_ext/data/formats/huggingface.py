@@ -122,8 +122,15 @@ def _format_errors(location: str) -> Iterator[None]:
         raise ValueError(f"{location} cannot be used as a saved data set: {error}.") from error
 
 
-def _columns(features: Any) -> tuple[str, str]:
-    """Find the columns of the images and of the labels."""
+def columns_of(features: Any) -> tuple[str, str]:
+    """Find the columns of the images and of the labels.
+
+    Args:
+        features: of a `datasets.Dataset`.
+
+    Raises:
+        ValueError: none, or several that could be it.
+    """
     from datasets import ClassLabel, Image
 
     images = [name for name, feature in features.items() if isinstance(feature, Image)]
@@ -152,11 +159,11 @@ def _index(
     """List the rows of one split; also return its class names if it has any."""
     from datasets import ClassLabel, Image
 
-    image, label = _columns(table.features)
+    image, label = columns_of(table.features)
     feature = table.features[label]
     class_names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
     classes = LARGEST_LABEL + 1 if class_names is None else len(class_names)
-    labels = _labels(table, label, classes)
+    labels = labels_of(table, label, classes)
     # decode=False gives a row's encoded bytes instead of an image that the library decodes.
     rows = table.with_format(None).select_columns([image]).cast_column(image, Image(decode=False))
     arrow = rows.with_format("arrow")
@@ -166,7 +173,7 @@ def _index(
         def decode(number: int) -> np.ndarray:
             row = int(positions[number])
             with decode_errors(f"{location}, row {row} cannot be read as an image", _ADVICE):
-                data = _image_data(rows[row][image])
+                data = image_data(rows[row][image])
                 return decode_rgb(data, size, FORMATS, decoding, conversions.of(row))
 
         return decode_all(len(positions), size, decode)
@@ -183,8 +190,17 @@ def _index(
     return ImageIndex(labels, read, size, identities, conversions=conversions), class_names
 
 
-def _labels(table: Any, column: str, classes: int) -> np.ndarray:
-    """Read a column of labels, int64 (N,)."""
+def labels_of(table: Any, column: str, classes: int) -> np.ndarray:
+    """Read a column of labels, int64 (N,).
+
+    Args:
+        table: a `datasets.Dataset`.
+        column: its name.
+        classes: how many there are at most.
+
+    Raises:
+        ValueError: no integers, none at all, or one out of range.
+    """
     import pyarrow
 
     cells = table.with_format("arrow").select_columns([column])[:][column]
@@ -202,8 +218,15 @@ def _labels(table: Any, column: str, classes: int) -> np.ndarray:
     return labels
 
 
-def _image_data(cell: dict[str, Any] | None) -> bytes | Path:
-    """Return an image's bytes, or the path of the local file that holds them."""
+def image_data(cell: dict[str, Any] | None) -> bytes | Path:
+    """Return an image's bytes, or the path of the local file that holds them.
+
+    Args:
+        cell: of a column of images that are not decoded.
+
+    Raises:
+        ValueError: an empty cell, or an image that is elsewhere.
+    """
     if cell is None:
         raise ValueError("the cell is empty")
     if cell["bytes"] is not None:

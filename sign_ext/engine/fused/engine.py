@@ -265,7 +265,7 @@ class FusedEngine:
 
     def _bound(self, problem: Problem, images: Tensor) -> _Bound:
         program = self.program(problem, images)
-        key = (images.shape, images.dtype, images.device, problem.settings)
+        key = (images.shape, images.dtype, images.device, problem.settings.of_a_step)
         # Steps for such images that were bound before the weights changed are of no use any more.
         self._kept.drop(
             lambda kept: (

@@ -137,7 +137,7 @@ class OnChipEngine:
             BackendError: the network, the call's options or the device rule it out.
         """
         network = self.network(problem, images)
-        key = (images.shape, images.dtype, images.device, problem.settings)
+        key = (images.shape, images.dtype, images.device, problem.settings.of_a_step)
         kept = self._kept.get_or_make(
             key, lambda: self._recorded(problem, images, network), lambda k: k.network is network
         )
