@@ -1,20 +1,14 @@
 """Make a store of the versions of an ImageFolder's images, in Python."""
 
-import timm
-import torch
-from torch import nn
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from sign_ext import SignTransform
 from sign_ext.data import source_of
+from sign_ext.models import open_network
 from sign_ext.store import transform_to_store
 
-# Φ takes pixels 0–255, so the mean and deviation that it was trained with are in these units.
-normalize = v2.Normalize([123.7, 116.3, 103.5], [58.4, 57.1, 57.4])
-network = timm.create_model("resnet18", num_classes=3)
-network.load_state_dict(torch.load("phi.pth", weights_only=True))
-phi = nn.Sequential(normalize, network).eval()
+# With timm's normalisation as its first module, Φ takes pixels 0–255.
+phi, _ = open_network("timm:resnet18", weights="phi.pth", image_shape=64, say=print)
 
 source = source_of(ImageFolder("photos/train"), image_size=64)
 # The step size is what SignTransform(phi).calibrate(source.read(0, 64).float()) proposes for your

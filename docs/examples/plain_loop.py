@@ -2,12 +2,14 @@
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from sign_ext import load_transformed
+from sign_ext.models import with_normalization
 
 augment = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(64, padding=4)])
 as_pixels = v2.Compose([v2.PILToTensor(), v2.Resize((64, 64)), v2.ToDtype(torch.float32)])
@@ -19,8 +21,8 @@ val = ImageFolder("photos/val", transform=as_pixels)
 train_loader = DataLoader(train, batch_size=16, shuffle=True)
 val_loader = DataLoader(val, batch_size=16)
 
-normalize = v2.Normalize([123.7, 116.3, 103.5], [58.4, 57.1, 57.4])  # of pixels 0–255
-model = nn.Sequential(normalize, timm.create_model("resnet18", num_classes=3))
+network = timm.create_model("resnet18", num_classes=3)
+model = with_normalization(network, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 for epoch in range(2):
