@@ -26,7 +26,8 @@ from sign_ext.formatting import counted
 
 EXAMPLES = (
     "sign-ext calibrate --checkpoint runs/classical/model.safetensors --data digits",
-    "sign-ext calibrate --checkpoint runs/classical --steps 100 --step-sizes 1 10 100 --json",
+    "sign-ext calibrate --checkpoint runs/classical --steps 100 \\",
+    "    --step-sizes 1 10 100 --json",
 )
 
 

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from sign_ext.training.processes import Processes
 
 EXAMPLES = (
-    "sign-ext train --data digits --model basic_cnn --epochs 20 --out runs/classical \\",
-    "    --augment classical",
-    "sign-ext train --data digits --model basic_cnn --epochs 20 --out runs/sign \\",
-    "    --augment classical --sign runs/transformed",
+    "sign-ext train --data digits --model basic_cnn --epochs 20 \\",
+    "    --augment classical --out runs/classical",
+    "sign-ext train --data digits --model basic_cnn --epochs 20 \\",
+    "    --augment classical --sign runs/transformed --out runs/sign",
     "sign-ext train --config classical.yaml --epochs 50",
 )
 

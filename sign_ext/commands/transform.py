@@ -42,10 +42,12 @@ if TYPE_CHECKING:
     from sign_ext.store.coordination import Ranks
 
 EXAMPLES = (
-    "sign-ext transform --checkpoint runs/classical/model.safetensors --data digits \\",
-    "    --steps 100 --snapshots 50 100 --step-size 30 --out runs/transformed",
-    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size 3 \\",
-    "    --dtype bfloat16 --on-error skip --memory 8GB --profile --out /shared/transformed",
+    "sign-ext transform --checkpoint runs/classical/model.safetensors \\",
+    "    --data digits --steps 100 --snapshots 50 100 --step-size 30 \\",
+    "    --out runs/transformed",
+    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 \\",
+    "    --step-size 3 --dtype bfloat16 --on-error skip --memory 8GB --profile \\",
+    "    --out /shared/transformed",
 )
 
 TINY = 0.1  # grey levels rms; less is hardly a change: probably the step size is still the default
