@@ -5,10 +5,10 @@ Each command imports what it runs only when it runs.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import re
-import shutil
 import sys
 import traceback
 import warnings
@@ -27,8 +27,8 @@ from sign_ext.commands.console import (
     output_is_closed,
     tolerate_any_text,
 )
-from sign_ext.commands.help_text import format_entry
-from sign_ext.commands.parser import check_values, parse
+from sign_ext.commands.help_text import HelpFormatter
+from sign_ext.commands.options import check_values
 from sign_ext.formatting import did_you_mean
 
 DESCRIPTION = """\
@@ -123,6 +123,8 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS) or ";"
         raise UsageError(f"{name!r} is not a command{hint} accepted: {', '.join(COMMANDS)}")
+    from sign_ext.commands.parser import parse
+
     module = importlib.import_module(f"sign_ext.commands.{name}")
     options = parse(name, module, words)
     if options is None:
@@ -145,14 +147,16 @@ def _version() -> str:
 
 def overview() -> str:
     """Return the text of `sign-ext --help`."""
-    width = shutil.get_terminal_size().columns
-    groups = [
-        "\n".join(
-            [f"{heading}:", *(format_entry(name, text, width, 14) for name, text in group.items())]
+    formatter = HelpFormatter("sign-ext", column=14)
+    formatter.add_text(DESCRIPTION)
+    for heading, group in GROUPS.items():
+        formatter.start_section(heading)
+        formatter.add_arguments(
+            [argparse.Action([], name, metavar=name, help=text) for name, text in group.items()]
         )
-        for heading, group in GROUPS.items()
-    ]
-    return "\n\n".join([DESCRIPTION, *groups, EPILOG])
+        formatter.end_section()
+    formatter.add_text(EPILOG)
+    return formatter.format_help().rstrip()
 
 
 # The packages that are imported under another name than they are installed by.

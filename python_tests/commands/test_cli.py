@@ -60,6 +60,9 @@ def test_help_fits_80_columns_and_names_no_type_of_python(
     assert max(map(len, text.splitlines())) <= 80
     for word in ("Literal", "type:", "null", "PositiveInt", "None", "False"):
         assert word not in text
+    if command:
+        headings = re.findall(r"^([a-z A-Z]+):$", text, re.MULTILINE)
+        assert headings[-2:] == ["common options", "examples"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -114,14 +117,14 @@ WRONG: tuple[tuple[tuple[str, ...], str], ...] = (
     ((*TRAIN, "--model", "basic-cnn"), "did you mean 'basic_cnn'?"),
     ((*TRAIN, "--data", "cifar01"), "--data is 'cifar01', did you mean 'cifar10'? accepted: dig"),
     ((*TRAIN, "--resume", "--overwrite"), "--overwrite discards it: give one"),
-    ((*TRAIN, "--resume=1"), "--resume takes no value"),
-    (("train", "--out"), "--out needs a value: DIR"),
+    ((*TRAIN, "--resume=1"), "--resume: ignored explicit argument '1'; type it as `--resume`"),
+    (("train", "--out"), "--out: expected one argument; type it as `--out DIR`"),
     (("evaluate", "--checkpoint", "x", "--draws", "many"), "--draws is 'many'; accepted: a whole"),
-    ((*TRANSFORM, "--clamp", "0"), "--clamp needs 2 values: LO HI"),
-    ((*TRANSFORM, "--snapshots"), "--snapshots needs one or more values: K [K ...]"),
+    ((*TRANSFORM, "--clamp", "0"), "--clamp: expected 2 arguments; type it as `--clamp LO HI`"),
+    ((*TRANSFORM, "--snapshots"), "type it as `--snapshots K [K ...]`"),
     ((*TRANSFORM, "--steps", "5", "--snapshots", "9"), "--snapshots 9 is beyond --steps 5"),
     ((*TRANSFORM, "--memory", "much"), "--memory: 'much' is not a size"),
-    (("info", "--config", "missing.yaml"), "--config missing.yaml: No such file or directory"),
+    (("info", "--config", "missing.yaml"), "--config missing.yaml: File does not exist"),
     (("info", "--device", "tpu"), "--device is 'tpu'; accepted: auto, cpu, cuda, cuda:INDEX"),
     (("demo", "--snapshots", "-5"), "--snapshots is '-5'; accepted: a whole number of at least 1"),
     (("demo", "--model", "mobilenetv2"), "--model is 'mobilenetv2', did you mean 'mobilenet_v2'?"),
@@ -173,6 +176,12 @@ def test_printed_config_can_be_read_again(
     config = tmp_path / "train.yaml"
     config.write_text(capsys.readouterr().out)
     assert received("train", "--config", str(config)) == direct
+    assert main([*arguments, "--print-config=skip_default"]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "data: digits",
+        "model: basic_cnn",
+        "out: o",
+    ]
     assert direct.sign == ("a", "b")
     assert direct.model_options == {"padding": "keras"}
 

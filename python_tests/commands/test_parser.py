@@ -11,15 +11,15 @@ from typing import Any, Literal
 import pytest
 
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.help_text import format_help
 from sign_ext.commands.options import (
     Number,
     OutputOptions,
     PositiveInt,
+    check_values,
     command_line,
     option,
 )
-from sign_ext.commands.parser import check_values, parse
+from sign_ext.commands.parser import Parser, parse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def test_mappings_take_a_key_at_a_time_or_yaml() -> None:
     wanted = {"rate": 0.1, "kind": "keras", "on": True, "n": 3}
     assert parsed("a", "--out", "o", *words).extra == wanted
     assert parsed("a", "--out", "o", "--extra", "{kind: keras}").extra == {"kind": "keras"}
-    assert "accepted: {NAME: VALUE" in refused("a", "--out", "o", "--extra", "3")
+    assert "--extra needs {NAME: VALUE, …}, as" in refused("a", "--out", "o", "--extra", "3")
 
 
 def test_alternatives_are_all_in_the_error() -> None:
@@ -126,13 +126,14 @@ def test_a_file_is_read_where_it_stands(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("stepz: [3]", "'stepz' is not an option, did you mean 'steps'?"),
-        ("steps: 3", "steps is 3; accepted: a list"),
+        ("steps: 3", "--steps needs a list, as `--steps N [N ...]` gives"),
         ("steps: [0]", "steps is 0; accepted: a whole number of at least 1"),
-        ("pair: [1]", "pair has 1 value; it takes 2 values"),
+        ("steps: []", "--steps is []; accepted: a list, as `--steps N [N ...]` gives"),
+        ("pair: [1]", "--pair is [1.0]; accepted: a list, as `--pair LO HI` gives"),
         ("out: 3", "out is 3; accepted: text"),
         ("loud: 1", "loud is 1; accepted: true or false"),
-        ("- steps", "holds no options"),
-        ("a: [", "is not YAML"),
+        ("- steps", "Unexpected config"),
+        ("a: [", "Problems parsing config"),
     ],
 )
 def test_wrong_files(text: str, says: str, tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_command_line_with_a_mapping_is_read_back() -> None:
 
 def test_the_help_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    lines = format_help("try", command(Options)).splitlines()
+    lines = Parser("try", command(Options)).format_help().splitlines()
     assert lines[0] == "usage: sign-ext try THING [THING ...] --out DIR [options]"
     text = " ".join(" ".join(lines).split())
     assert "arguments: THING [THING ...] What to take. required: --out DIR Where" in text

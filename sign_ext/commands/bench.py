@@ -44,8 +44,10 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sign-ext bench --model basic_cnn",
     "sign-ext bench --model torchvision:mobilenet_v2 --set-size 100000",
-    "sign-ext bench --model mynetworks:build --image-shape 3 64 64 --pixel-range 1 --compile",
-    "sign-ext bench --checkpoint runs/classical --precision bfloat16 --out bench.json",
+    "sign-ext bench --model mynetworks:build --image-shape 3 64 64 \\",
+    "    --pixel-range 1 --compile",
+    "sign-ext bench --checkpoint runs/classical --precision bfloat16 \\",
+    "    --out bench.json",
 )
 
 _BACKENDS = tuple(name for name in BACKENDS if name != "auto")

@@ -20,14 +20,15 @@ from sign_ext.commands.shared import SignOptions, on_error_option, resolve_devic
 
 EXAMPLES = (
     "sign-ext calibrate --checkpoint runs/classical/model.safetensors --data digits",
-    "sign-ext calibrate --checkpoint runs/classical --steps 100 --step-sizes 1 10 100 --json",
-    "sign-ext calibrate --model timm:resnet18 --weights resnet18.pth --data photos \\",
-    "    --image-size 64",
+    "sign-ext calibrate --checkpoint runs/classical --steps 100 \\",
+    "    --step-sizes 1 10 100 --json",
+    "sign-ext calibrate --model timm:resnet18 --weights resnet18.pth \\",
+    "    --data photos --image-size 64",
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SignOptions, NetworkDataOptions):
+class Options(NetworkDataOptions, SignOptions):
     """Options of `sign-ext calibrate`."""
 
     split: str = option(

@@ -34,7 +34,8 @@ from sign_ext.commands.shared import (
 EXAMPLES = (
     "sign-ext demo",
     "sign-ext demo --seeds 3 --out runs/three-seeds",
-    "sign-ext demo --data cifar10 --data-root DIR --train-size 5000 --out runs/cifar10",
+    "sign-ext demo --data cifar10 --data-root DIR --train-size 5000 \\",
+    "    --out runs/cifar10",
 )
 
 

@@ -1,7 +1,7 @@
 """Measure a trained network on the test images: clean, pixels off, Gaussian noise.
 
-Accuracy overall and of each class, and accuracy with 50 random pixels set to
-0 and with Gaussian noise of σ = 10 grey levels, each as mean ± standard
+Accuracy overall and of each class, and accuracy with 50 random pixels set to 0
+and with Gaussian noise of σ = 10 grey levels, each as mean ± standard
 deviation over seeded draws (the paper's Table 5). Of an aleatoric network
 (`sign-ext train --aleatoric`): accuracy, and its confidence where it is
 correct (the paper's Table 2).

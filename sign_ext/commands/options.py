@@ -34,6 +34,7 @@ __all__ = [
     "PositiveInt",
     "Spec",
     "check_device_name",
+    "check_values",
     "command_line",
     "data_root_option",
     "device_option",
@@ -198,6 +199,19 @@ class CommonOptions(OutputOptions):
     data_root: str | None = data_root_option()
     device: str = device_option()
     seed: int = seed_option()
+
+
+def check_values(options: OutputOptions) -> None:
+    """Call the checks that options declare, of each one and of all together.
+
+    Raises:
+        UsageError: a value is not accepted.
+    """
+    for field in dataclasses.fields(options):
+        check, value = spec_of(field).check, getattr(options, field.name)
+        if check is not None and value is not None:
+            check(value)
+    options.check()
 
 
 class Command(Protocol):

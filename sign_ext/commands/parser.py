@@ -1,37 +1,25 @@
 """From the words of a command line, or a YAML file, to a command's options.
 
-argparse splits the words. Values are read here, so that errors and help say in words what is
-accepted, and are the same for a file.
+jsonargparse does it; each value is read by `value_types`, so that errors say what is accepted.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NoReturn, get_args
+from collections.abc import Sequence
+from typing import Any, NoReturn, get_origin
+
+from jsonargparse import ActionConfigFile, ArgumentParser
 
 from sign_ext.commands.console import UsageError
-from sign_ext.commands.help_text import format_help
-from sign_ext.commands.options import (
-    Command,
-    OutputOptions,
-    Spec,
-    flag_of,
-    placeholders_of,
-    spec_of,
-)
-from sign_ext.commands.value_types import (
-    alternatives,
-    convert,
-    is_literal,
-    is_mapping,
-    plain_value,
-    words_of,
-)
-from sign_ext.formatting import closest, counted, did_you_mean, listed
+from sign_ext.commands.help_text import HelpFormatter, explain, shown
+from sign_ext.commands.options import Command, OutputOptions, flag_of, spec_of
+from sign_ext.commands.value_types import read
+from sign_ext.formatting import closest, did_you_mean, listed
 
 
 def parse(name: str, command: Command, words: Sequence[str]) -> OutputOptions | None:
@@ -48,210 +36,136 @@ def parse(name: str, command: Command, words: Sequence[str]) -> OutputOptions | 
     Raises:
         UsageError: an unknown option, a value that is not accepted, or a missing one.
     """
-    if {"-h", "--help"} & set(words):
-        print(format_help(name, command))
-        return None
-    fields = {field.name: field for field in dataclasses.fields(command.Options)}
-    parser = _build(name, fields.values(), words)
+    parser = Parser(name, command)
     try:
-        found, extra = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise UsageError(_malformed(fields, error)) from error
-    if extra:
-        raise UsageError(_unexpected(name, fields.values(), extra))
-    given = vars(found)
-    if given.pop("print_config", False):
-        print(_as_yaml(fields.values(), given), end="")
+        found = parser.parse_args(words)
+    except SystemExit:
         return None
-    missing = [
-        flag_of(field)
-        for field in fields.values()
-        if field.default is dataclasses.MISSING and field.name not in given
-    ]
-    if missing:
-        raise UsageError(f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} required")
+    given: dict[str, Any] = {}
+    for key in parser.fields:
+        if found[key] is not None:
+            given[key] = tuple(found[key]) if isinstance(found[key], list) else found[key]
     return command.Options(**given)
 
 
-def check_values(options: OutputOptions) -> None:
-    """Call the checks that options declare, of each one and of all together.
+class Parser(ArgumentParser):
+    """The parser of one command, with an option for each field of its `Options`."""
 
-    Raises:
-        UsageError: a value is not accepted.
-    """
-    for field in dataclasses.fields(options):
-        check, value = spec_of(field).check, getattr(options, field.name)
-        if check is not None and value is not None:
-            check(value)
-    options.check()
-
-
-class _Parser(argparse.ArgumentParser):
-    """Splits words into options and values, and raises errors."""
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, command: Command) -> None:
+        """Add the options of a command."""
         super().__init__(
             prog=f"sign-ext {name}",
+            description=command.__doc__,
+            epilog="\n".join(["examples:", *command.EXAMPLES]).replace("\n", "\n  "),
+            formatter_class=HelpFormatter,
             add_help=False,
             allow_abbrev=False,
             exit_on_error=False,
-            argument_default=argparse.SUPPRESS,
+            print_config="--print-%s",
         )
         # What begins with "-" and is a value all the same; argparse's own lacks -1e-3 and -inf.
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|^-inf$", re.I)
+        self.fields = {field.name: field for field in dataclasses.fields(command.Options)}
+        self._action_groups = []  # replaced by those of the options
+        for heading, fields in _sections(command.Options).items():
+            group = self.add_argument_group(heading)
+            if heading == OutputOptions.HEADING:
+                self._optionals = group  # where jsonargparse adds --config and --print-config
+                text = "Read options from a YAML file, by their names; options after it win."
+                self.add_argument(
+                    "--config", action=_Config, metavar="--config FILE.yaml", help=text
+                )
+                printing = self._actions[-1]
+                printing.metavar = "--print-config[=skip_default]"
+                printing.help = "Print the options as such a file, and stop."
+            for field in fields:
+                _add(group, field)
+        self.add_argument("-h", "--help", action="help", help="Show this text.")
 
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
-        raise UsageError(message)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what jsonargparse would print, in the words of the help."""
+        kind, _, rest = message.partition(": ")
+        if isinstance(ex, argparse.ArgumentError) and ex.argument_name is not None:
+            action = self._option_string_actions.get(ex.argument_name)
+            shown_as = getattr(action, "metavar", ex.argument_name)
+            message = f"{ex.argument_name}: {ex.message}; type it as `{shown_as}`"
+        elif kind == "unrecognized arguments":
+            message = self._unexpected(rest.split())
+        elif kind == "the following arguments are required":
+            flags = [flag_of(self.fields[name]) for name in rest.split(", ")]
+            message = f"{listed(flags)} {'is' if len(flags) == 1 else 'are'} required"
+        elif kind.startswith('Parser key "'):  # of a list or a mapping, which `read` does not see
+            field = self.fields[kind.split('"')[1]]
+            wanted = "a list" if spec_of(field).nargs else "{NAME: VALUE, …}"
+            message = f"{flag_of(field)} needs {wanted}, as `{shown(field)}` gives"
+        raise UsageError(message) from ex
+
+    def _unexpected(self, extra: Sequence[str]) -> str:
+        """Say what is wrong with words that are no option and no value of one."""
+        word = next((each for each in extra if each.startswith("-")), None)
+        if word is None:
+            return f"{extra[0]!r} is one word too many: it belongs to no option"
+        flag = word.partition("=")[0]
+        # Without the dashes, which would make all options alike.
+        flags = [name.strip("-") for action in self._actions for name in action.option_strings]
+        close = closest(flag.strip("-"), flags)
+        hint = "" if close is None else f", did you mean --{close}?"
+        return f"{flag} is not an option of `{self.prog}`{hint}"
 
 
-def _build(name: str, fields: Iterable[dataclasses.Field[Any]], words: Sequence[str]) -> _Parser:
-    parser = _Parser(name)
-    parser.add_argument("--print-config", action="store_true")
-    parser.add_argument("--config", action=_Config, fields={f.name: f for f in fields})
-    for field in fields:
-        spec, flag = spec_of(field), flag_of(field)
-        more: dict[str, Any] = {"action": _Store, "field": field}
-        if spec.positional:  # that it is required is checked afterwards
-            parser.add_argument(field.name, nargs="*" if spec.nargs else "?", **more)
-        elif spec.type is bool:
-            parser.add_argument(flag, nargs=0, **more)
-        elif is_mapping(spec.type):
-            parser.add_argument(flag, **more)
-            for each in sorted({word.partition("=")[0] for word in words}):
-                if each.startswith(f"{flag}."):
-                    parser.add_argument(each, dest=field.name, key=each.partition(".")[2], **more)
-        else:
-            parser.add_argument(flag, dest=field.name, nargs=spec.nargs, **more)
-    return parser
+def _sections(options: type[OutputOptions]) -> dict[str, list[dataclasses.Field[Any]]]:
+    """Divide fields among the headings of the help: those of the classes that declare them."""
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    needed = [field for field in fields.values() if field.default is dataclasses.MISSING]
+    found: dict[str, list[dataclasses.Field[Any]]] = {
+        "arguments": [field for field in needed if spec_of(field).positional],
+        "required": [field for field in needed if not spec_of(field).positional],
+        "options": [],
+    }
+    for owner in options.__mro__:
+        own = [fields.pop(name) for name in inspect.get_annotations(owner) if name in fields]
+        into = found.setdefault(vars(owner).get("HEADING", "options"), [])
+        into += [field for field in own if field not in needed]
+    common = found.pop(OutputOptions.HEADING)
+    return {**found, OutputOptions.HEADING: common}
 
 
-class _Store(argparse.Action):
-    """Reads an option's values and keeps them."""
-
-    def __init__(
-        self, *, field: dataclasses.Field[Any], key: str | None = None, **settings: Any
-    ) -> None:
-        super().__init__(**{**settings, "default": argparse.SUPPRESS})
-        self.field, self.key = field, key
-
-    def __call__(
-        self, _: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> None:
-        spec = spec_of(self.field)
-        if self.key is not None:
-            known = getattr(namespace, self.dest, None) or {}
-            setattr(namespace, self.dest, {**known, self.key: plain_value(values)})
-        elif spec.type is bool:
-            setattr(namespace, self.dest, True)
-        elif values not in (None, []):
-            setattr(namespace, self.dest, _read(spec, values, option_string or flag_of(self.field)))
+def _add(group: Any, field: dataclasses.Field[Any]) -> None:
+    spec, flag = spec_of(field), flag_of(field)
+    settings: dict[str, Any] = {"help": explain(field)}
+    if field.default is not dataclasses.MISSING:
+        settings["default"] = list(d) if isinstance(d := field.default, tuple) else d
+    if spec.type is bool:
+        settings["action"] = "store_true"
+    elif get_origin(spec.type) is dict:
+        settings["type"] = spec.type
+    else:
+        settings["nargs"] = spec.nargs
+    action = group.add_argument(field.name if spec.positional else flag, **settings)
+    action.metavar, action.required = shown(field), field.default is dataclasses.MISSING
+    if get_origin(spec.type) is not dict:
+        action.type = functools.partial(read, spec.type, flag)
 
 
-class _Config(argparse.Action):
+class _Config(ActionConfigFile):  # type: ignore[misc]
     """Reads a YAML file with the names of options."""
 
-    def __init__(self, *, fields: Mapping[str, dataclasses.Field[Any]], **settings: Any) -> None:
-        super().__init__(**{**settings, "dest": argparse.SUPPRESS})
-        self.fields = fields
-
-    def __call__(
-        self, _: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> None:
-        for key, value in _read_yaml(values).items():
-            name = str(key).replace("-", "_")
-            if name not in self.fields:
-                accepted = [each.replace("_", "-") for each in self.fields]
-                hint = did_you_mean(str(key), accepted)
-                raise UsageError(f"--config {values}: {str(key)!r} is not an option{hint}")
-            if value is not None:  # null stands for the default
-                spec = spec_of(self.fields[name])
-                setattr(namespace, name, _read(spec, value, f"--config {values}: {key}"))
-
-
-def _read_yaml(path: str) -> dict[Any, Any]:
-    import yaml
-
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not YAML: {error}") from error
-    if not isinstance(found, dict | None):
-        raise UsageError(f"--config {path} holds no options; accepted: lines such as `seed: 3`")
-    return found or {}
-
-
-def _as_yaml(fields: Iterable[dataclasses.Field[Any]], given: Mapping[str, Any]) -> str:
-    """Return the options as YAML that --config reads."""
-    import yaml
-
-    values = {}
-    for field in fields:
-        default = None if field.default is dataclasses.MISSING else field.default
-        value = given.get(field.name, default)
-        values[field.name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return text
-
-
-def _read(spec: Spec, values: Any, source: str) -> Any:
-    """Check the value or values of an option, from the command line or a file, and convert them.
-
-    Args:
-        spec: what the option accepts.
-        values: text, or in a file what YAML made of it; a list with `nargs`.
-        source: the option, for errors.
-    """
-    if spec.nargs is None:
-        return _read_one(spec.type, values, source)
-    if not isinstance(values, list):
-        raise UsageError(f"{source} is {values!r}; accepted: a list")
-    if not values or spec.nargs not in ("+", len(values)):
-        raise UsageError(
-            f"{source} has {counted(len(values), 'value')}; it takes {_how_many(spec)}"
-        )
-    return tuple(_read_one(spec.type, value, source) for value in values)
-
-
-def _read_one(kind: Any, value: Any, source: str) -> Any:
-    for each in alternatives(kind):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         try:
-            return convert(each, value)
-        except ValueError:
-            continue
-    names = [str(a) for each in alternatives(kind) if is_literal(each) for a in get_args(each)]
-    hint = did_you_mean(str(value), names) or ";"
-    raise UsageError(f"{source} is {value!r}{hint} accepted: {words_of(kind)}")
+            super().__call__(parser, namespace, values, option_string)
+            for name, value in vars(namespace).items():
+                if name != self.dest:
+                    self._check(name, value, parser.fields)
+        except UsageError as error:
+            raise UsageError(f"--config {values}: {error}") from error
+        except (TypeError, ValueError) as error:  # a file that cannot be read
+            raise UsageError(f"--config {values}: {error.__cause__ or error}") from error
 
-
-def _malformed(fields: Mapping[str, dataclasses.Field[Any]], error: argparse.ArgumentError) -> str:
-    """Say what is wrong with the number of an option's values."""
-    flag = error.argument_name or ""
-    field = next((each for each in fields.values() if flag_of(each) == flag), None)
-    if field is None:
-        return f"{flag} needs a value" if flag.startswith("--") else str(error)
-    spec = spec_of(field)
-    if spec.type is bool:
-        return f"{flag} takes no value"
-    return f"{flag} needs {_how_many(spec)}: {' '.join(placeholders_of(field))}"
-
-
-def _unexpected(name: str, fields: Iterable[dataclasses.Field[Any]], extra: Sequence[str]) -> str:
-    """Say what is wrong with words that are no option and no value of one."""
-    word = next((each for each in extra if each.startswith("-")), None)
-    if word is None:
-        return f"{extra[0]!r} is one word too many: it belongs to no option"
-    flag = word.partition("=")[0]
-    flags = [flag_of(field) for field in fields if not spec_of(field).positional]
-    # Without the dashes, which would make all options alike.
-    close = closest(flag.strip("-"), [each.lstrip("-") for each in [*flags, "--config", "--help"]])
-    hint = "" if close is None else f", did you mean --{close}?"
-    return f"{flag} is not an option of `sign-ext {name}`{hint}"
-
-
-def _how_many(spec: Spec) -> str:
-    if spec.nargs is None:
-        return "a value"
-    return "one or more values" if spec.nargs == "+" else f"{spec.nargs} values"
+    def _check(self, name: str, value: Any, fields: dict[str, dataclasses.Field[Any]]) -> None:
+        """Check what jsonargparse takes unchecked: names, and how many values a list has."""
+        if name not in fields:
+            raise UsageError(f"{name!r} is not an option{did_you_mean(name, fields)}")
+        accepted = ("+" if value else 0, len(value)) if isinstance(value, list) else None
+        if accepted and spec_of(fields[name]).nargs not in accepted:
+            flag, values = flag_of(fields[name]), shown(fields[name])
+            raise UsageError(f"{flag} is {value}; accepted: a list, as `{values}` gives")

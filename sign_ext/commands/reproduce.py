@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "sign-ext reproduce all --scale smoke",
-    "sign-ext reproduce table1 table5 --scale small --data-root DIR --out runs/small",
-    "sign-ext reproduce table1 --scale paper --only-seeds 0 1 2 --out runs/slice-0 --data-root DIR",
+    "sign-ext reproduce table1 table5 --scale small --data-root DIR \\",
+    "    --out runs/small",
+    "sign-ext reproduce table1 --scale paper --only-seeds 0 1 2 \\",
+    "    --out runs/slice-0 --data-root DIR",
     "sign-ext reproduce all --scale paper --dry-run --data-root DIR",
 )
 

@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from sign_ext.training.processes import Processes
 
 EXAMPLES = (
-    "sign-ext train --data digits --model basic_cnn --epochs 20 --out runs/classical \\",
-    "    --augment classical",
-    "sign-ext train --data digits --model basic_cnn --epochs 20 --out runs/sign \\",
-    "    --augment classical --sign runs/transformed",
-    "sign-ext train --model timm:resnet18 --weights pretrained --data photos --image-size 64 \\",
-    "    --learning-rate 1e-4 --out runs/fine-tuned",
+    "sign-ext train --data digits --model basic_cnn --epochs 20 \\",
+    "    --augment classical --out runs/classical",
+    "sign-ext train --data digits --model basic_cnn --epochs 20 \\",
+    "    --augment classical --sign runs/transformed --out runs/sign",
+    "sign-ext train --model timm:resnet18 --weights pretrained --data photos \\",
+    "    --image-size 64 --learning-rate 1e-4 --out runs/fine-tuned",
     "sign-ext train --config classical.yaml --epochs 50",
 )
 

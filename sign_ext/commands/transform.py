@@ -44,12 +44,14 @@ if TYPE_CHECKING:
     from sign_ext.store.coordination import Ranks
 
 EXAMPLES = (
-    "sign-ext transform --checkpoint runs/classical/model.safetensors --data digits \\",
-    "    --steps 100 --snapshots 50 100 --step-size 30 --out runs/transformed",
-    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 --step-size auto \\",
-    "    --dtype bfloat16 --on-error skip --memory 8GB --profile --out /shared/transformed",
-    "sign-ext transform --model timm:resnet18 --weights resnet18.pth --data photos \\",
-    "    --image-size 64 --steps 50 --step-size auto --out runs/transformed",
+    "sign-ext transform --checkpoint runs/classical/model.safetensors \\",
+    "    --data digits --steps 100 --snapshots 50 100 --step-size 30 \\",
+    "    --out runs/transformed",
+    "sign-ext transform --checkpoint runs/phi --data photos --steps 50 \\",
+    "    --step-size auto --dtype bfloat16 --on-error skip --memory 8GB \\",
+    "    --profile --out /shared/transformed",
+    "sign-ext transform --model timm:resnet18 --weights resnet18.pth \\",
+    "    --data photos --image-size 64 --step-size auto --out runs/transformed",
 )
 
 AUTO = "auto"
@@ -57,7 +59,7 @@ TINY = 0.1  # grey levels rms; less is hardly a change: probably the step size i
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SignOptions, NetworkDataOptions):
+class Options(NetworkDataOptions, SignOptions):
     """Options of `sign-ext transform`."""
 
     out: str = option(help="Folder of the store.", metavar="STORE")

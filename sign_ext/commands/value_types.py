@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import types
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
+
+from sign_ext.commands.console import UsageError
+from sign_ext.formatting import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ class Number:
         Raises:
             ValueError: it is not accepted.
         """
-        number = self._converted(value)
+        kind = int if self.whole else float
+        number: float = math.nan
+        if isinstance(value, str | int | kind) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):
+                number = kind(value)
         bounded = self.least is not None or self.above is not None
         if (
             math.isnan(number)
@@ -51,17 +58,6 @@ class Number:
             raise ValueError(f"{value!r} is not {self.words}")
         return number
 
-    def _converted(self, value: object) -> float:
-        """Return a value as a number, NaN if it is none."""
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            return math.nan
-        if self.whole and isinstance(value, float):
-            return math.nan
-        try:
-            return int(value) if self.whole else float(value)
-        except ValueError:
-            return math.nan
-
 
 PositiveInt = Number(whole=True, least=1)
 NonNegativeInt = Number(whole=True, least=0)
@@ -71,71 +67,36 @@ NonNegativeFloat = Number(least=0)
 _NUMBERS = {int: Number(whole=True), float: Number()}
 
 
-def as_number(kind: Any) -> Any:
-    """Return a type, as a `Number` if it is one of Python's own types of numbers."""
-    return _NUMBERS.get(kind, kind)
-
-
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return the members of a union, or the type alone."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return tuple(each for each in get_args(kind) if each is not type(None))
-    return (kind,)
+    """Return the members of a union, or the type alone; Python's numbers as `Number`."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return tuple(_NUMBERS.get(each, each) for each in kinds if each is not type(None))
 
 
-def is_literal(kind: Any) -> bool:
-    """Return whether a type lists its values."""
-    return get_origin(kind) is Literal
-
-
-def is_mapping(kind: Any) -> bool:
-    """Return whether a type is that of a mapping."""
-    return isinstance(origin := get_origin(kind) or kind, type) and issubclass(origin, Mapping)
-
-
-def convert(kind: Any, value: Any) -> Any:
-    """Convert a value, text or what YAML made of it, to a type that is no union.
+def read(kind: Any, name: str, value: Any) -> Any:
+    """Convert a value to the type of an option.
 
     Args:
-        kind: `str`, `bool`, `int`, `float`, a `Number`, a `Literal` or a type of mapping.
-        value: what was given.
+        kind: `str`, `bool`, `int`, `float`, a `Number`, a `Literal` or a union of these.
+        name: of the option, for the error.
+        value: text, or in a file what YAML made of it.
 
     Raises:
-        ValueError: the type does not accept it.
+        UsageError: the type does not accept it.
     """
-    kind = as_number(kind)
-    if isinstance(kind, Number):
-        return kind.read(value)
-    if is_literal(kind):
-        accepted = {str(each): each for each in get_args(kind)}
-        if isinstance(value, bool) or str(value) not in accepted:
-            raise ValueError
-        return accepted[str(value)]
-    if is_mapping(kind):
-        found = plain_value(value) if isinstance(value, str) else value
-        if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-            raise ValueError
-        return found
-    if kind not in (bool, str):
-        raise TypeError(f"an option cannot be of the type {kind!r}")
-    if not isinstance(value, kind):
-        raise ValueError
-    return value
-
-
-def plain_value(text: str) -> Any:
-    """Return a number, a truth value, a list or a mapping where a text is one, or the text."""
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    choices: dict[str, Any] = {}
+    for each in alternatives(kind):
+        if isinstance(each, Number):
+            with contextlib.suppress(ValueError):
+                return each.read(value)
+        elif get_origin(each) is Literal:
+            choices |= {str(choice): choice for choice in get_args(each)}
+        elif isinstance(value, each):
+            return value
+    if str(value) in choices:
+        return choices[str(value)]
+    hint = did_you_mean(str(value), choices) or ";"
+    raise UsageError(f"{name} is {value!r}{hint} accepted: {words_of(kind)}")
 
 
 def words_of(kind: Any) -> str:
@@ -145,24 +106,18 @@ def words_of(kind: Any) -> str:
         >>> words_of(float | Literal["auto"])
         'a number or auto'
     """
-    return " or ".join(_words_of_one(each) for each in alternatives(kind))
-
-
-def _words_of_one(kind: Any) -> str:
-    kind = as_number(kind)
-    if isinstance(kind, Number):
-        return kind.words
-    if is_literal(kind):
-        return ", ".join(str(each) for each in get_args(kind))
-    if kind is bool:
-        return "true or false"
-    return "text" if kind is str else "{NAME: VALUE, …}"
+    words = {str: "text", bool: "true or false"}
+    return " or ".join(
+        each.words
+        if isinstance(each, Number)
+        else words.get(each) or ", ".join(map(str, get_args(each)))
+        for each in alternatives(kind)
+    )
 
 
 def name_of(kind: Any) -> str:
-    """Return the name of a value of a type in the help; "" for text."""
-    kind = as_number(kind)
-    if is_literal(kind):
+    """Return the name of a value of a type (one of `alternatives`) in the help; "" for text."""
+    if get_origin(kind) is Literal:
         names = [str(each) for each in get_args(kind)]
         return names[0] if len(names) == 1 else "{" + ",".join(names) + "}"
     return ("N" if kind.whole else "X") if isinstance(kind, Number) else ""
