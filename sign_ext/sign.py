@@ -30,6 +30,7 @@ from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import DEFAULT_BATCH, Batches
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import TuningPlan
+from sign_ext.engine.kept import forget_kept
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.trajectory import Problem, iterate_dtype
 from sign_ext.errors import BackendError, NegligibleDeltaWarning, SignError, first_line
@@ -271,6 +272,8 @@ class SignTransform:
         with self._one_call:
             self._seen = None
             forget(self._network)
+            self.engines.kept.clear()
+            forget_kept(self._network)
             measure = self.engines.fused.measure
             self.engines = Engines(self.settings, self._network, self.plan, measure=measure)
             self._batches = Batches(self.engines, self.settings.batch_size)

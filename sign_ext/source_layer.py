@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sign_ext.errors import SourceLayerError
 from sign_ext.model_inputs import ModelInputs
+from sign_ext.network_state import OWN_HOOK
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _DEEPEST = 5  # containers in containers, in the output of a network
@@ -517,6 +518,7 @@ def in_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
         if threading.get_ident() == owner:
             hook(*args)
 
+    setattr(own_thread_only, OWN_HOOK, True)
     return own_thread_only
 
 

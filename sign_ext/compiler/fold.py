@@ -76,7 +76,8 @@ def _times(weight: Tensor, scale: Tensor | None, dim: int) -> Tensor:
         return weight
     shape = [1] * weight.dim()
     shape[dim] = -1
-    return weight.double() * scale.double().reshape(shape)
+    # Type promotion: the product is float64, without a float64 copy of the weight before it.
+    return weight * scale.double().reshape(shape)
 
 
 def _affine(bias: Tensor | None, op: Pointwise) -> Tensor | None:

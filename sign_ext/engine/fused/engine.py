@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,8 +12,9 @@ from torch.fx import GraphModule
 
 from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.build import build
-from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.ir.program import Program, constant_bytes
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
+from sign_ext.compiler.record import READS_WEIGHTS
 from sign_ext.compiler.trace import trace
 from sign_ext.engine.agreement import check_gradient, distance_from_autograd
 from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in
@@ -33,11 +35,18 @@ from sign_ext.engine.trajectory import (
 )
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.eval_state import same_bits, why_not_recorded
-from sign_ext.network_state import StructureWatch, constants_of, weights_digest
+from sign_ext.network_state import (
+    StructureWatch,
+    constants_of,
+    release_weights,
+    weights_digest,
+    with_weights,
+)
 from sign_ext.probe import ImageStatistics, random_images, statistics_of
 from sign_ext.source_layer import Phi
 
-PROGRAMS_KEPT = 4  # image shapes at a time
+PROGRAMS_KEPT = 8  # image shapes, source layers and further inputs at a time
+STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
 SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)  # dtypes of networks
 RANDOM_IMAGES = 3  # at which a new program is checked, beside the caller's first
 # A kept program is looked at again where it is further from autograd than this, and than this many
@@ -48,8 +57,9 @@ MARGIN = 3.0
 
 @dataclass
 class _Compiled:
-    graph: GraphModule
-    constants: list[Tensor]  # what the graph reads that is neither parameter nor buffer
+    graph: GraphModule  # without the network's parameters and buffers
+    own: dict[str, str]  # where those go, by their names in the network
+    constants: list[Tensor]  # what else the graph reads
     digest: Hashable
     program: Program
     rounding: float  # the largest distance from autograd that was found to be rounding
@@ -62,6 +72,9 @@ class ProgramCache:
     number that a forward pass read from a tensor. So each call compares the program's δ with
     autograd's on one random image, which costs as much as one image of one step. A program that is
     further off than rounding ever was is recorded anew.
+
+    Several threads may use it, and several transforms of the network do. It does not keep the
+    network alive.
     """
 
     def __init__(self, network: nn.Module, structure: StructureWatch | None = None) -> None:
@@ -71,10 +84,27 @@ class ProgramCache:
             network: the network.
             structure: its watch; None makes one.
         """
-        self._network = network
-        self._structure = structure if structure is not None else StructureWatch(network)
+        self.structure = structure if structure is not None else StructureWatch(network)
+        self._free = threading.RLock()
         self._kept: BoundedCache[Hashable, _Compiled] = BoundedCache(PROGRAMS_KEPT)
+        self._refused: BoundedCache[Hashable, str] = BoundedCache(PROGRAMS_KEPT)
+        self._steps: BoundedCache[tuple[Program, Hashable], Step] = BoundedCache(STEPS_KEPT)
         self._drawn = 0  # random images so far: each call has fresh ones
+
+    def clear(self) -> None:
+        """Forget all programs and steps."""
+        with self._free:
+            self._kept = BoundedCache(PROGRAMS_KEPT)
+            self._refused = BoundedCache(PROGRAMS_KEPT)
+            self._steps = BoundedCache(STEPS_KEPT)
+
+    def bytes(self) -> int:
+        """About how much memory the programs take, and the weights that steps have prepared."""
+        with self._free:
+            programs = [kept.program for kept in self._kept.values()]
+            # A step has the weights for both directions in its operators' order.
+            programs += [step.program for step in self._steps.values() for _ in range(2)]
+        return sum(constant_bytes(program) for program in programs)
 
     def get(self, problem: Problem, images: Tensor) -> Program:
         """The program of Φ for images of this shape, as the network is now.
@@ -91,35 +121,58 @@ class ProgramCache:
         assert isinstance(phi, Phi)
         if dtype not in SUPPORTED:
             raise UnsupportedOperation(f"networks in {str(dtype).removeprefix('torch.')}")
-        if why := why_not_recorded(self._network):
+        if why := why_not_recorded(phi.model):
             raise UnsupportedOperation(why)
         like = problem.like or statistics_of(images)
-        image_kind = (images.shape[1:], dtype, images.device)
+        # Everything that decides a program, and nothing that does not: neither the step size, nor
+        # the number of steps, nor the precision, which is a step's.
+        kind = (images.shape[1:], dtype, images.device, phi.source, problem.inputs.key)
 
         def key() -> Hashable:
-            return (image_kind, phi.source, self._structure.key(problem))
+            return (kind, self.structure.key(problem))
 
         fresh: list[_Compiled] = []
 
         def make() -> _Compiled:
             random = self._random(like, images, RANDOM_IMAGES).to(dtype)
-            fresh.append(self._compile(phi, images[:1].to(dtype), random))
+            fresh.append(self._compile_or_remember(key, phi, images[:1].to(dtype), random))
             return fresh[0]
 
-        before = key()
-        kept = self._kept.get_or_make(before, make)
-        if fresh:
-            # The recording may have shown what the forward pass itself writes.
-            if (after := key()) != before:
-                self._kept.get_or_make(after, lambda: kept)
-        else:
-            self._renew(kept, phi, images, like)
-        return kept.program
+        with self._free:
+            before = key()
+            if why := self._refused.get(before):
+                raise UnsupportedOperation(why)
+            kept = self._kept.get_or_make(before, make)
+            if fresh:
+                # The recording may have shown what the forward pass itself writes.
+                if (after := key()) != before:
+                    self._kept.get_or_make(after, lambda: kept)
+                return kept.program
+            random = self._random(like, images, 1).to(dtype)
+            self._follow_weights(key, kept, phi, images[:1].to(dtype), random)
+            program = kept.program
+        if self._is_off(kept, program, phi, random):
+            with self._free:
+                if kept.program is program:  # no other thread has renewed it meanwhile
+                    self._renew(key, kept, phi, images[:1].to(dtype), random)
+                return kept.program
+        return program
 
     def _random(self, like: ImageStatistics, images: Tensor, count: int) -> Tensor:
         """Random images shaped as these; other ones each time."""
         self._drawn += 1
         return random_images(like, images.shape[1:], count, self._drawn)
+
+    def _compile_or_remember(
+        self, key: Callable[[], Hashable], phi: Phi, image: Tensor, random: Tensor
+    ) -> _Compiled:
+        """The same as `_compile`; why a network was refused is kept as its program would be."""
+        try:
+            return self._compile(phi, image, random)
+        except UnsupportedOperation as refused:
+            message = str(refused)
+            self._refused.get_or_make(key(), lambda: message)
+            raise
 
     def _compile(self, phi: Phi, image: Tensor, random: Tensor) -> _Compiled:
         """Record, build and check a program.
@@ -129,48 +182,78 @@ class ProgramCache:
             image: the caller's first, (1, C, H, W).
             random: others, at which the gradient is checked too.
         """
-        with self._structure.running():
+        network = phi.model
+        with self.structure.running():
             graph = trace(phi, image)
-        constants = constants_of(graph, self._network)
-        digest = weights_digest(self._network, constants)
+        constants = constants_of(graph, network)
+        digest = weights_digest(network, constants)
         program = build(graph, image.dtype, str(phi.source))
+        own = release_weights(graph, network)
         try:
             rounding = check_gradient(program, phi, torch.cat([image, random]))
         except UnsupportedOperation:
             raise
         except Exception:  # a network may check what it is given, and refuse a random image
             rounding = check_gradient(program, phi, image)
-        return _Compiled(graph, constants, digest, program, rounding)
+        return _Compiled(graph, own, constants, digest, program, rounding)
 
-    def _renew(self, kept: _Compiled, phi: Phi, images: Tensor, like: ImageStatistics) -> None:
-        """Bring a kept program up to date with the network."""
-        dtype = kept.program.seed.dtype
-        digest = weights_digest(self._network, kept.constants)
-        if kept.digest != digest:
-            # The same structure with other weights: the recorded graph still holds.
-            kept.program = build(kept.graph, dtype, str(phi.source))
-            kept.digest = digest
-        random = self._random(like, images, 1).to(dtype)
+    def _follow_weights(
+        self, key: Callable[[], Hashable], kept: _Compiled, phi: Phi, image: Tensor, random: Tensor
+    ) -> None:
+        """Give a kept program the weights' values as they are now."""
+        digest = weights_digest(phi.model, kept.constants)
+        if kept.digest == digest:
+            return
+        if kept.graph.meta[READS_WEIGHTS]:  # as numbers, of which the graph has the old ones
+            self._replace(kept, self._compile_or_remember(key, phi, image, random))
+            return
+        # The same structure with other weights: the recorded graph still holds.
+        with with_weights(kept.graph, phi.model, kept.own):
+            kept.program = build(kept.graph, image.dtype, str(phi.source))
+        kept.digest = digest
+
+    def _is_off(self, kept: _Compiled, program: Program, phi: Phi, random: Tensor) -> bool:
+        """Whether a program is further from autograd on a random image than rounding explains."""
         try:
-            error = distance_from_autograd(kept.program, phi, random)
+            error = distance_from_autograd(program, phi, random)
         except Exception:  # as in `_compile`
-            return
-        if error <= max(LEAST_ERROR, MARGIN * kept.rounding):
-            return
+            return False
+        return error > max(LEAST_ERROR, MARGIN * kept.rounding)
+
+    def _renew(
+        self, key: Callable[[], Hashable], kept: _Compiled, phi: Phi, image: Tensor, random: Tensor
+    ) -> None:
+        """Record a program anew that is off, or find that it is off by rounding."""
         try:
-            new = self._compile(phi, images[:1].to(dtype), random)
+            new = self._compile_or_remember(key, phi, image, random)
         except UnsupportedOperation:
             self._kept.drop(lambda entry: entry is kept)
             raise
         with torch.no_grad():
             old, now = (p.pullback_of_ones(random) for p in (kept.program, new.program))
-        kept.rounding = max(new.rounding, kept.rounding if same_bits(old, now) else 0.0)
+        rounding = max(new.rounding, kept.rounding if same_bits(old, now) else 0.0)
         if not same_bits(old, now):  # the network has changed; or else it was rounding
-            kept.graph, kept.constants = new.graph, new.constants
-            kept.digest, kept.program = new.digest, new.program
+            self._replace(kept, new)
+        kept.rounding = rounding
 
+    def _replace(self, kept: _Compiled, new: _Compiled) -> None:
+        """Put a new recording in the place of a kept one, under the same key."""
+        vars(kept).update(vars(new))
 
-STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
+    def step(self, program: Program, key: Hashable, make: Callable[[], Step]) -> Step:
+        """A program's bound step, which holds no buffers: transforms and threads may share it.
+
+        Args:
+            program: from `get`.
+            key: what else decides the step.
+            make: binds it.
+        """
+        with self._free:
+            # Steps that were bound before the weights changed are of no use any more.
+            current = {kept.program for kept in self._kept.values()}
+            for entry in [entry for entry in self._steps if entry[0] not in current]:
+                self._steps.drop_key(entry)
+            return self._steps.get_or_make((program, key), make)
 
 
 @dataclass
@@ -192,6 +275,7 @@ class FusedEngine:
         *,
         measure: bool = False,
         record: Record = record_cuda_graph,
+        programs: ProgramCache | None = None,
     ) -> None:
         """Nothing is compiled yet.
 
@@ -200,11 +284,12 @@ class FusedEngine:
             tuning_plan: choices for some batch shapes; those measured are added to it.
             measure: whether to measure choices for shapes that the tuning plan does not have.
             record: turns a step into its replay.
+            programs: what was compiled of the network already; None begins anew.
         """
         self.tuning_plan = tuning_plan if tuning_plan is not None else TuningPlan()
         self.measure = measure
-        self.structure = StructureWatch(network)
-        self._programs = ProgramCache(network, self.structure)
+        self._programs = programs if programs is not None else ProgramCache(network)
+        self.structure = self._programs.structure
         self._record = record
         self._kept: BoundedCache[Hashable, _Bound] = BoundedCache(STEPS_KEPT)
         self._problem: Problem | None = None  # of the current call, whose program is `_program`
@@ -280,7 +365,12 @@ class FusedEngine:
         with repeatable(images.device):
             choices = self._choices(problem, program, dtype, images)
             tf32 = problem.settings.precision == "tf32"
-            step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
+            key = (images.shape, dtype, images.device, choices, tf32)
+            step = self._programs.step(
+                program,
+                key,
+                lambda: Step(program, dtype, images.device, len(images), choices, tf32=tf32),
+            )
         return _Bound(program, step)
 
     def _choices(
