@@ -29,6 +29,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torc
 _PLAIN_CLASSES = {*_PLAIN, type(None)}
 _HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 OWN_HOOK = "_of_sign_ext"  # an attribute of hooks that this package sets while it runs a network
+SUMMED = 1024  # weights in one sum
+JOINED = 1 << 16  # values at a time of tensors that are smaller than this
 STRUCTURES_KEPT = 8  # of one network, so that it may be changed to and fro
 _Path = tuple[str, str]  # a module's name and its attribute's
 
@@ -286,7 +288,7 @@ def weights_versions(network: nn.Module) -> Hashable:
 
 
 def weights_digest(network: nn.Module, constants: Sequence[Tensor] = ()) -> tuple[object, ...]:
-    """The weights' addresses and version counters, and two sums over their values.
+    """The weights' addresses and version counters, and two sums over each thousand of their values.
 
     The sums notice writes that PyTorch does not count, through `.data` for instance. One of them
     weights each value by its position, so that a permutation shows. It synchronises with the device
@@ -298,20 +300,47 @@ def weights_digest(network: nn.Module, constants: Sequence[Tensor] = ()) -> tupl
     """
     tensors = [*network.parameters(), *network.buffers(), *constants]
     identities = tuple((t.data_ptr(), t._version, t.shape, t.dtype) for t in tensors)
-    sums: list[Tensor] = []
-    with torch.no_grad():
-        longest = max((t.numel() for t in tensors), default=0)
-        for device in {t.device for t in tensors}:
-            ramp = torch.linspace(0.5, 1.5, max(longest, 1), dtype=torch.float32, device=device)
-            for tensor in (t for t in tensors if t.device == device and t.is_floating_point()):
-                flat = tensor.detach().float().flatten()
-                sums.append(torch.dot(flat, ramp[: flat.numel()]))
-                sums.append(flat.sum())
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
     by_device: dict[torch.device, list[Tensor]] = {}
-    for value in sums:
-        by_device.setdefault(value.device, []).append(value)
-    values = [v for group in by_device.values() for v in torch.stack(group).tolist()]
-    return (identities, tuple(map(repr, values)))  # repr: a NaN equals itself
+    with torch.no_grad():
+        for (device, _), group in kinds.items():
+            for part in _in_parts(group):
+                by_device.setdefault(device, []).extend(_sums(part))
+        values = [torch.cat(sums).cpu().numpy().tobytes() for sums in by_device.values()]
+    return (identities, *values)  # as bytes, so that a NaN equals itself
+
+
+def _in_parts(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """All values in one dimension, small tensors joined: a call for each takes longer than it."""
+    joined: list[Tensor] = []
+    waiting = 0
+    for tensor in tensors:
+        size = tensor.numel()
+        if size >= JOINED:
+            yield tensor.reshape(-1)
+            continue
+        joined.append(tensor.reshape(-1))
+        waiting += size
+        if waiting >= JOINED:
+            yield torch.cat(joined)
+            joined, waiting = [], 0
+    if joined:
+        yield torch.cat(joined)
+
+
+def _sums(values: Tensor) -> Iterator[Tensor]:
+    """Of each `SUMMED` values the sum and the sum weighted by position; float32."""
+    ramp = torch.linspace(0.5, 1.5, SUMMED, dtype=torch.float32, device=values.device)
+    whole = len(values) // SUMMED * SUMMED
+    for part in (values[:whole].view(-1, SUMMED), values[None, whole:]):
+        if part.numel():
+            part, weights = part.float(), ramp[: part.shape[1]]
+            yield part.sum(1)
+            # A matrix product on CUDA may take TF32, in which small changes are lost.
+            yield (part * weights).sum(1) if part.is_cuda else part @ weights
 
 
 def constants_of(recorded: nn.Module, network: nn.Module) -> list[Tensor]:

@@ -94,6 +94,17 @@ def distance_from_autograd(program: Program, phi: Phi, images: Tensor) -> float:
         images: (N, C, H, W), of the program's dtype.
     """
     _, expected = pullback(phi, images)
+    return distance_of(program, images, expected)
+
+
+def distance_of(program: Program, images: Tensor, expected: Tensor) -> float:
+    """The largest relative L2 distance of an image's δ from the expected one, where it is finite.
+
+    Args:
+        program: any program.
+        images: (N, C, H, W), of the program's dtype.
+        expected: δ at these.
+    """
     with torch.no_grad():
         got = program.pullback_of_ones(images)
     return float(relative_distances(got, expected).max())

@@ -1,9 +1,9 @@
 """What is kept of a network between calls, and for all transforms of it.
 
 A second call of `iterative_sign` makes a new transform. What it needs was found out in the first:
-the compiled programs and steps, and the layouts in which the network runs. They belong to the
-network and are kept with it, under its watch (`network_state.py`), for as long as it lives, but for
-the last few networks only. They keep neither the network nor images alive.
+where Φ is read, the compiled programs and steps, and the layouts in which the network runs. They
+belong to the network and are kept with it, under its watch (`network_state.py`), for as long as it
+lives, but for the last few networks only. They keep neither the network nor images alive.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 
 from sign_ext.engine.eager import EagerLayouts
 from sign_ext.engine.fused.engine import ProgramCache
+from sign_ext.engine.known_layer import KnownLayers
 from sign_ext.network_state import StructureWatch
 
 NETWORKS_KEPT = 8
@@ -29,6 +30,7 @@ class Kept:
         structure: its watch.
         programs: its compiled programs and steps.
         layouts: the layouts in which its own forward pass runs.
+        sources: where Φ is read.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -40,11 +42,13 @@ class Kept:
         self.structure = StructureWatch(network)
         self.programs = ProgramCache(network, self.structure)
         self.layouts = EagerLayouts(self.structure)
+        self.sources = KnownLayers()
 
     def clear(self) -> None:
         """Forget everything."""
         self.programs.clear()
         self.layouts.clear()
+        self.sources.clear()
 
 
 # By the networks' ids, the last used last. An entry goes when its network does.

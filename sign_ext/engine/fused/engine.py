@@ -16,7 +16,7 @@ from sign_ext.compiler.ir.program import Program, constant_bytes
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.record import READS_WEIGHTS
 from sign_ext.compiler.trace import trace
-from sign_ext.engine.agreement import check_gradient, distance_from_autograd
+from sign_ext.engine.agreement import TOLERANCE, check_gradient, distance_of
 from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in
 from sign_ext.engine.fused.trajectory import (
     DepthFirstTrajectory,
@@ -42,7 +42,13 @@ from sign_ext.network_state import (
     weights_digest,
     with_weights,
 )
-from sign_ext.probe import ImageStatistics, random_images, statistics_of
+from sign_ext.probe import (
+    ImageStatistics,
+    pullback,
+    random_images,
+    relative_distances,
+    statistics_of,
+)
 from sign_ext.source_layer import Phi
 
 PROGRAMS_KEPT = 8  # image shapes, source layers and further inputs at a time
@@ -134,7 +140,7 @@ class ProgramCache:
         fresh: list[_Compiled] = []
 
         def make() -> _Compiled:
-            random = self._random(like, images, RANDOM_IMAGES).to(dtype)
+            random = self.random(like, images, RANDOM_IMAGES).to(dtype)
             fresh.append(self._compile_or_remember(key, phi, images[:1].to(dtype), random))
             return fresh[0]
 
@@ -148,18 +154,38 @@ class ProgramCache:
                 if (after := key()) != before:
                     self._kept.get_or_make(after, lambda: kept)
                 return kept.program
-            random = self._random(like, images, 1).to(dtype)
+            random = self.random(like, images, 1).to(dtype)
             self._follow_weights(key, kept, phi, images[:1].to(dtype), random)
             program = kept.program
-        if self._is_off(kept, program, phi, random):
+            step = self._step_like(program)
+        witness = problem.witness
+        if witness is not None and witness[0].shape[1:] == images.shape[1:]:
+            random = witness[0].to(dtype)
+        else:
+            witness = None
+        try:
+            expected = pullback(phi, random)[1] if witness is None else witness[1]
+        except Exception:  # as in `_compile`
+            return program
+        if self._is_off(kept, program, step, random, expected):
             with self._free:
                 if kept.program is program:  # no other thread has renewed it meanwhile
                     self._renew(key, kept, phi, images[:1].to(dtype), random)
                 return kept.program
         return program
 
-    def _random(self, like: ImageStatistics, images: Tensor, count: int) -> Tensor:
-        """Random images shaped as these; other ones each time."""
+    def has_any(self) -> bool:
+        """Whether there is a program, which a call may compare with autograd."""
+        return len(self._kept) > 0
+
+    def random(self, like: ImageStatistics, images: Tensor, count: int = 1) -> Tensor:
+        """Random images shaped as some; other ones each time.
+
+        Args:
+            like: their statistics.
+            images: (N, ...).
+            count: how many.
+        """
         self._drawn += 1
         return random_images(like, images.shape[1:], count, self._drawn)
 
@@ -212,13 +238,36 @@ class ProgramCache:
             kept.program = build(kept.graph, image.dtype, str(phi.source))
         kept.digest = digest
 
-    def _is_off(self, kept: _Compiled, program: Program, phi: Phi, random: Tensor) -> bool:
-        """Whether a program is further from autograd on a random image than rounding explains."""
-        try:
-            error = distance_from_autograd(program, phi, random)
-        except Exception:  # as in `_compile`
-            return False
-        return error > max(LEAST_ERROR, MARGIN * kept.rounding)
+    def _step_like(self, program: Program) -> Step | None:
+        """A bound step of a program, in the program's own dtype."""
+        for (of, _), step in zip(self._steps, self._steps.values(), strict=True):
+            if of is program and step.dtype == program.seed.dtype:
+                return step
+        return None
+
+    def _is_off(
+        self, kept: _Compiled, program: Program, step: Step | None, image: Tensor, expected: Tensor
+    ) -> bool:
+        """Whether a program is further from autograd on an image than rounding explains.
+
+        Args:
+            kept: what the program belongs to.
+            program: the program.
+            step: a step of it, which takes a third of the program's own time; or None.
+            image: (1, C, H, W).
+            expected: autograd's δ there.
+        """
+        most = max(LEAST_ERROR, MARGIN * kept.rounding)
+        if step is not None:
+            with torch.no_grad(), repeatable(image.device):
+                got = step.delta(image.contiguous(memory_format=torch.channels_last))
+            rounding = float(relative_distances(got, expected).max())
+            if rounding <= most:
+                return False
+        off = distance_of(program, image, expected) > most
+        if step is not None and not off:  # the step's algorithms may round more than the program's
+            kept.rounding = max(kept.rounding, min(rounding, TOLERANCE[image.dtype]))
+        return off
 
     def _renew(
         self, key: Callable[[], Hashable], kept: _Compiled, phi: Phi, image: Tensor, random: Tensor
