@@ -158,12 +158,15 @@ def structure_of(network: nn.Module) -> dict[_Path, Hashable]:
         network: the network.
     """
     found: dict[_Path, Hashable] = {}
+    kinds: dict[type, Hashable] = {}
     for name, module in network.named_modules():
         kind = type(module)
-        found[name, "class"] = (_Same(kind), _described(getattr(kind, "forward", None)))
+        if kind not in kinds:
+            kinds[kind] = (_Same(kind), _described(getattr(kind, "forward", None)))
+        found[name, "class"] = kinds[kind]
         held_by = vars(module)
         for attribute, value in list(held_by.items()):
-            if type(value) in _PLAIN_CLASSES:
+            if type(value) in _PLAIN_CLASSES or (type(value) is tuple and _is_plain(value)):
                 found[name, attribute] = value
             elif attribute in ("_parameters", "_buffers"):
                 for held, tensor in list(value.items()):
@@ -174,6 +177,10 @@ def structure_of(network: nn.Module) -> dict[_Path, Hashable]:
             elif attribute not in _NOT_LOOKED_AT:
                 found[name, attribute] = _described(value)
     return found
+
+
+def _is_plain(values: tuple[Any, ...]) -> bool:
+    return all(type(value) in _PLAIN_CLASSES for value in values)
 
 
 def _hooks_of_others(held_by: Mapping[str, Any], attribute: str, value: Any) -> Any:
