@@ -172,21 +172,21 @@ def expected(model: nn.Module, images: Tensor, steps: int) -> Tensor:
     return iterative_sign_reference(phi, images.double(), steps, step_size=STEP)
 
 
-def kept_transform(model, images):
+def one_transform(model, images):
     sign = SignTransform(model, 2, step_size=STEP, backend="fused")
     return sign.transform
 
 
 def another_transform(model, images):
-    return lambda some: kept_transform(model, some)(some)
+    return lambda some: one_transform(model, some)(some)
 
 
-def the_function(model, images):
+def a_new_call(model, images):
     return lambda some: iterative_sign(model, some, 2, step_size=STEP, backend="fused")
 
 
 @pytest.mark.parametrize("case", CHANGES)
-@pytest.mark.parametrize("how", [kept_transform, another_transform, the_function])
+@pytest.mark.parametrize("how", [one_transform, another_transform, a_new_call])
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 def test_every_change_is_seen(torch_rng, monkeypatch, case, how):
     """By the same transform, by another one of the network, and by a call of the function."""
@@ -205,7 +205,7 @@ def test_every_change_is_seen(torch_rng, monkeypatch, case, how):
     assert_moved_like(transform(images[:2]), wanted[:2], images[:2])
 
 
-@pytest.mark.parametrize("how", [kept_transform, another_transform, the_function])
+@pytest.mark.parametrize("how", [one_transform, another_transform, a_new_call])
 def test_another_classifier_is_seen(torch_rng, monkeypatch, how):
     """No watch sees the switch; the way from the network's output back to Φ does."""
 
