@@ -48,7 +48,7 @@ def record(function: Callable[[Tensor], Tensor], batch: Tensor) -> GraphModule:
     """
     recorder = _Recorder(batch)
     # Below autograd, whose kernels would take composite operations apart.
-    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd(), recorder, _GradSwitches(recorder):
+    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd(), recorder, _Switches(recorder):
         value = function(batch)
     return recorder.finish(value)
 
@@ -82,8 +82,6 @@ class _Recorder(TorchDispatchMode):
         for tensor in given:
             if type(tensor) not in _PLAIN:
                 raise _not_recorded(f"it has a {type(tensor).__name__}, which is no plain tensor")
-        if torch.is_autocast_enabled(self.device):
-            raise _not_recorded("it switches autocast on")
         nodes = [self.node_of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         depends = any(isinstance(node, Node) and node in self.of_batch for node in nodes)
         # A branch on a tensor is is_nonzero, which PyTorch does not tag.
@@ -132,8 +130,8 @@ class _Recorder(TorchDispatchMode):
         return module
 
 
-class _GradSwitches(TorchFunctionMode):
-    """Records where the function switches gradients on or off, which no ATen operation shows."""
+class _Switches(TorchFunctionMode):
+    """Sees what no ATen operation shows: gradients are switched on or off, or autocast is on."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -146,9 +144,11 @@ class _GradSwitches(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run one function of PyTorch's, and record it if it is the switch."""
+        """Run one function of PyTorch's, and record it if it is the switch of gradients."""
         if func is torch._C._set_grad_enabled:
             self.recorder.graph.call_function(func, args)
+        elif torch.is_autocast_enabled(self.recorder.device):
+            raise _not_recorded("it switches autocast on")
         return func(*args, **(kwargs or {}))
 
 
