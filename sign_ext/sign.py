@@ -25,6 +25,7 @@ from sign_ext.checks import (
     make_outputs,
     place_of,
 )
+from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import DEFAULT_BATCH, Batches
@@ -547,7 +548,10 @@ class SignTransform:
             BackendError: the compiler does not know an operation of the network; it is named.
             SourceLayerError: Φ cannot be found.
         """
-        return self.step(images, model_kwargs=model_kwargs).program
+        with self._prepared(images, model_kwargs) as (problem, *_):
+            fused = self._compiling(problem).fused
+            blocks = fused.step(problem, images).choices.blocks
+            return fuse_blocks(fused.program(problem, images), blocks)[0]
 
     def step(self, images: Tensor, *, model_kwargs: Mapping[str, Any] | None = None) -> Step:
         """What the `fused` backend would run for batches shaped as `images`.

@@ -214,7 +214,7 @@ class Engines:
             else:
                 self.onchip.network(problem, images)
         elif backend == "fused":
-            self.fused.program(problem, images)
+            self.fused.outline(problem, images)
 
     def last_choice(self, device: torch.device) -> BackendChoice:
         """The backend for images on `device` as far as earlier calls tell, without images.

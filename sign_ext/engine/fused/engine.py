@@ -17,7 +17,7 @@ from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.record import READS_WEIGHTS
 from sign_ext.compiler.trace import trace
 from sign_ext.engine.agreement import TOLERANCE, check_gradient, distance_of
-from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in
+from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in, without_weights
 from sign_ext.engine.fused.trajectory import (
     DepthFirstTrajectory,
     FusedTrajectory,
@@ -62,12 +62,15 @@ MARGIN = 3.0
 
 
 @dataclass
-class _Compiled:
+class Compiled:
+    """A program of a network, and what it was made of; it is brought up to date in place."""
+
     graph: GraphModule  # without the network's parameters and buffers
     own: dict[str, str]  # where those go, by their names in the network
     constants: list[Tensor]  # what else the graph reads
     digest: Hashable
-    program: Program
+    outline: Program  # without weights; another one for other values of these
+    program: Program | None  # with them, until a step has prepared its own
     rounding: float  # the largest distance from autograd that was found to be rounding
 
 
@@ -92,7 +95,7 @@ class ProgramCache:
         """
         self.structure = structure if structure is not None else StructureWatch(network)
         self._free = threading.RLock()
-        self._kept: BoundedCache[Hashable, _Compiled] = BoundedCache(PROGRAMS_KEPT)
+        self._kept: BoundedCache[Hashable, Compiled] = BoundedCache(PROGRAMS_KEPT)
         self._refused: BoundedCache[Hashable, str] = BoundedCache(PROGRAMS_KEPT)
         self._steps: BoundedCache[tuple[Program, Hashable], Step] = BoundedCache(STEPS_KEPT)
         self._drawn = 0  # random images so far: each call has fresh ones
@@ -107,13 +110,13 @@ class ProgramCache:
     def bytes(self) -> int:
         """About how much memory the programs take, and the weights that steps have prepared."""
         with self._free:
-            programs = [kept.program for kept in self._kept.values()]
+            programs = [kept.program for kept in self._kept.values() if kept.program is not None]
             # A step has the weights for both directions in its operators' order.
             programs += [step.program for step in self._steps.values() for _ in range(2)]
         return sum(constant_bytes(program) for program in programs)
 
-    def get(self, problem: Problem, images: Tensor) -> Program:
-        """The program of Φ for images of this shape, as the network is now.
+    def get(self, problem: Problem, images: Tensor) -> Compiled:
+        """What is compiled of Φ for images of this shape, as the network is now.
 
         Args:
             problem: the call's, its network frozen and in evaluation mode.
@@ -137,9 +140,9 @@ class ProgramCache:
         def key() -> Hashable:
             return (kind, self.structure.key(problem))
 
-        fresh: list[_Compiled] = []
+        fresh: list[Compiled] = []
 
-        def make() -> _Compiled:
+        def make() -> Compiled:
             random = self.random(like, images, RANDOM_IMAGES).to(dtype)
             fresh.append(self._compile_or_remember(key, phi, images[:1].to(dtype), random))
             return fresh[0]
@@ -153,11 +156,11 @@ class ProgramCache:
                 # The recording may have shown what the forward pass itself writes.
                 if (after := key()) != before:
                     self._kept.get_or_make(after, lambda: kept)
-                return kept.program
+                return kept
             random = self.random(like, images, 1).to(dtype)
             self._follow_weights(key, kept, phi, images[:1].to(dtype), random)
-            program = kept.program
-            step = self._step_like(program)
+            outline = kept.outline
+            step = self._step_like(outline)
         witness = problem.witness
         if witness is not None and witness[0].shape[1:] == images.shape[1:]:
             random = witness[0].to(dtype)
@@ -166,13 +169,26 @@ class ProgramCache:
         try:
             expected = pullback(phi, random)[1] if witness is None else witness[1]
         except Exception:  # as in `_compile`
-            return program
-        if self._is_off(kept, program, step, random, expected):
+            return kept
+        if self._is_off(kept, phi, step, random, expected):
             with self._free:
-                if kept.program is program:  # no other thread has renewed it meanwhile
+                if kept.outline is outline:  # no other thread has renewed it meanwhile
                     self._renew(key, kept, phi, images[:1].to(dtype), random)
-                return kept.program
-        return program
+        return kept
+
+    def program(self, kept: Compiled, phi: Phi) -> Program:
+        """A program with its weights; they are put together anew where steps have prepared them.
+
+        Args:
+            kept: from `get`.
+            phi: Φ.
+        """
+        with self._free:
+            return kept.program if kept.program is not None else self._build(kept, phi)
+
+    def _build(self, kept: Compiled, phi: Phi) -> Program:
+        with with_weights(kept.graph, phi.model, kept.own):
+            return build(kept.graph, kept.outline.seed.dtype, str(phi.source))
 
     def has_any(self) -> bool:
         """Whether there is a program, which a call may compare with autograd."""
@@ -191,7 +207,7 @@ class ProgramCache:
 
     def _compile_or_remember(
         self, key: Callable[[], Hashable], phi: Phi, image: Tensor, random: Tensor
-    ) -> _Compiled:
+    ) -> Compiled:
         """The same as `_compile`; why a network was refused is kept as its program would be."""
         try:
             return self._compile(phi, image, random)
@@ -200,7 +216,7 @@ class ProgramCache:
             self._refused.get_or_make(key(), lambda: message)
             raise
 
-    def _compile(self, phi: Phi, image: Tensor, random: Tensor) -> _Compiled:
+    def _compile(self, phi: Phi, image: Tensor, random: Tensor) -> Compiled:
         """Record, build and check a program.
 
         Args:
@@ -221,10 +237,11 @@ class ProgramCache:
             raise
         except Exception:  # a network may check what it is given, and refuse a random image
             rounding = check_gradient(program, phi, image)
-        return _Compiled(graph, own, constants, digest, program, rounding)
+        outline = without_weights(program)
+        return Compiled(graph, own, constants, digest, outline, program, rounding)
 
     def _follow_weights(
-        self, key: Callable[[], Hashable], kept: _Compiled, phi: Phi, image: Tensor, random: Tensor
+        self, key: Callable[[], Hashable], kept: Compiled, phi: Phi, image: Tensor, random: Tensor
     ) -> None:
         """Give a kept program the weights' values as they are now."""
         digest = weights_digest(phi.model, kept.constants)
@@ -234,25 +251,25 @@ class ProgramCache:
             self._replace(kept, self._compile_or_remember(key, phi, image, random))
             return
         # The same structure with other weights: the recorded graph still holds.
-        with with_weights(kept.graph, phi.model, kept.own):
-            kept.program = build(kept.graph, image.dtype, str(phi.source))
+        kept.program = self._build(kept, phi)
+        kept.outline = without_weights(kept.program)
         kept.digest = digest
 
-    def _step_like(self, program: Program) -> Step | None:
+    def _step_like(self, outline: Program) -> Step | None:
         """A bound step of a program, in the program's own dtype."""
         for (of, _), step in zip(self._steps, self._steps.values(), strict=True):
-            if of is program and step.dtype == program.seed.dtype:
+            if of is outline and step.dtype == outline.seed.dtype:
                 return step
         return None
 
     def _is_off(
-        self, kept: _Compiled, program: Program, step: Step | None, image: Tensor, expected: Tensor
+        self, kept: Compiled, phi: Phi, step: Step | None, image: Tensor, expected: Tensor
     ) -> bool:
         """Whether a program is further from autograd on an image than rounding explains.
 
         Args:
-            kept: what the program belongs to.
-            program: the program.
+            kept: the program.
+            phi: Φ.
             step: a step of it, which takes a third of the program's own time; or None.
             image: (1, C, H, W).
             expected: autograd's δ there.
@@ -264,13 +281,13 @@ class ProgramCache:
             rounding = float(relative_distances(got, expected).max())
             if rounding <= most:
                 return False
-        off = distance_of(program, image, expected) > most
+        off = distance_of(self.program(kept, phi), image, expected) > most
         if step is not None and not off:  # the step's algorithms may round more than the program's
             kept.rounding = max(kept.rounding, min(rounding, TOLERANCE[image.dtype]))
         return off
 
     def _renew(
-        self, key: Callable[[], Hashable], kept: _Compiled, phi: Phi, image: Tensor, random: Tensor
+        self, key: Callable[[], Hashable], kept: Compiled, phi: Phi, image: Tensor, random: Tensor
     ) -> None:
         """Record a program anew that is off, or find that it is off by rounding."""
         try:
@@ -278,36 +295,46 @@ class ProgramCache:
         except UnsupportedOperation:
             self._kept.drop(lambda entry: entry is kept)
             raise
+        assert new.program is not None
         with torch.no_grad():
-            old, now = (p.pullback_of_ones(random) for p in (kept.program, new.program))
+            old = self.program(kept, phi).pullback_of_ones(random)
+            now = new.program.pullback_of_ones(random)
         rounding = max(new.rounding, kept.rounding if same_bits(old, now) else 0.0)
         if not same_bits(old, now):  # the network has changed; or else it was rounding
             self._replace(kept, new)
         kept.rounding = rounding
 
-    def _replace(self, kept: _Compiled, new: _Compiled) -> None:
+    def _replace(self, kept: Compiled, new: Compiled) -> None:
         """Put a new recording in the place of a kept one, under the same key."""
         vars(kept).update(vars(new))
 
-    def step(self, program: Program, key: Hashable, make: Callable[[], Step]) -> Step:
+    def step(
+        self, kept: Compiled, phi: Phi, key: Hashable, bind: Callable[[Program], Step]
+    ) -> Step:
         """A program's bound step, which holds no buffers: transforms and threads may share it.
 
         Args:
-            program: from `get`.
+            kept: the program, from `get`.
+            phi: Φ.
             key: what else decides the step.
-            make: binds it.
+            bind: makes it.
         """
         with self._free:
             # Steps that were bound before the weights changed are of no use any more.
-            current = {kept.program for kept in self._kept.values()}
+            current = {entry.outline for entry in self._kept.values()}
             for entry in [entry for entry in self._steps if entry[0] not in current]:
                 self._steps.drop_key(entry)
-            return self._steps.get_or_make((program, key), make)
+            step = self._steps.get_or_make(
+                (kept.outline, key), lambda: bind(self.program(kept, phi))
+            )
+            if step.dtype == kept.outline.seed.dtype:  # it can be compared with autograd itself
+                kept.program = None
+            return step
 
 
 @dataclass
 class _Bound:
-    program: Program
+    outline: Program
     step: Step
     trajectory: FusedTrajectory | None = None
 
@@ -342,7 +369,7 @@ class FusedEngine:
         self._record = record
         self._kept: BoundedCache[Hashable, _Bound] = BoundedCache(STEPS_KEPT)
         self._problem: Problem | None = None  # of the current call, whose program is `_program`
-        self._program: tuple[Hashable, Program] | None = None
+        self._program: tuple[Hashable, Compiled] | None = None
 
     def program(self, problem: Problem, images: Tensor) -> Program:
         """The program for images of this shape, checked once a call against the network.
@@ -350,6 +377,18 @@ class FusedEngine:
         Raises:
             UnsupportedOperation: the compiler does not know an operation of the network.
         """
+        assert isinstance(problem.phi, Phi)
+        return self._programs.program(self._compiled(problem, images), problem.phi)
+
+    def outline(self, problem: Problem, images: Tensor) -> Program:
+        """The same without weights, which need not be put together for it.
+
+        Raises:
+            UnsupportedOperation: the compiler does not know an operation of the network.
+        """
+        return self._compiled(problem, images).outline
+
+    def _compiled(self, problem: Problem, images: Tensor) -> Compiled:
         if images.dim() != 4:
             raise UnsupportedOperation(
                 f"the compiler takes images (N, C, H, W), not {images.dim()}-d"
@@ -357,8 +396,8 @@ class FusedEngine:
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
             with without_autocast(images.device):
-                program = self._programs.get(problem, images)
-            self._problem, self._program = problem, (key, program)
+                compiled = self._programs.get(problem, images)
+            self._problem, self._program = problem, (key, compiled)
         return self._program[1]
 
     def memory(self, problem: Problem, images: Tensor) -> MemoryPlan:
@@ -368,7 +407,7 @@ class FusedEngine:
             UnsupportedOperation: the compiler does not know an operation of the network.
         """
         dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
-        return plan_memory(schedule_in(self.program(problem, images), dtype))
+        return plan_memory(schedule_in(self.outline(problem, images), dtype))
 
     def step(self, problem: Problem, images: Tensor) -> Step:
         """The bound step for batches of this shape.
@@ -398,33 +437,35 @@ class FusedEngine:
         return trajectory
 
     def _bound(self, problem: Problem, images: Tensor) -> _Bound:
-        program = self.program(problem, images)
+        compiled = self._compiled(problem, images)
+        outline = compiled.outline
         key = (images.shape, images.dtype, images.device, problem.settings)
         # Steps for such images that were bound before the weights changed are of no use any more.
         self._kept.drop(
             lambda kept: (
-                kept.program.image_shape == program.image_shape and kept.program is not program
+                kept.outline.image_shape == outline.image_shape and kept.outline is not outline
             )
         )
-        return self._kept.get_or_make(key, lambda: self._bind(problem, program, images))
+        return self._kept.get_or_make(key, lambda: self._bind(problem, compiled, images))
 
-    def _bind(self, problem: Problem, program: Program, images: Tensor) -> _Bound:
+    def _bind(self, problem: Problem, compiled: Compiled, images: Tensor) -> _Bound:
         """A program's step for batches of this shape."""
         dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
+        assert isinstance(problem.phi, Phi)
         with repeatable(images.device):
-            choices = self._choices(problem, program, dtype, images)
+            choices = self._choices(problem, dtype, images)
             tf32 = problem.settings.precision == "tf32"
-            key = (images.shape, dtype, images.device, choices, tf32)
             step = self._programs.step(
-                program,
-                key,
-                lambda: Step(program, dtype, images.device, len(images), choices, tf32=tf32),
+                compiled,
+                problem.phi,
+                (images.shape, dtype, images.device, choices, tf32),
+                lambda program: Step(
+                    program, dtype, images.device, len(images), choices, tf32=tf32
+                ),
             )
-        return _Bound(program, step)
+        return _Bound(compiled.outline, step)
 
-    def _choices(
-        self, problem: Problem, program: Program, dtype: torch.dtype, images: Tensor
-    ) -> StepChoices | None:
+    def _choices(self, problem: Problem, dtype: torch.dtype, images: Tensor) -> StepChoices | None:
         """The tuning plan's choices, measured first if asked for; None for the fixed rule."""
         precision = problem.settings.precision
         key = tuning_key(images, precision)
@@ -432,6 +473,7 @@ class FusedEngine:
             self.tuning_plan.machine = machine_of(images.device)
             batch = images.contiguous(memory_format=torch.channels_last)
             batch = batch.to(iterate_dtype(problem.model_dtype))
+            program = self.program(problem, images)
             chosen = measure_choices(program, dtype, batch)
             blocks = measure_blocks(program, dtype, batch, tf32=precision == "tf32")
             self.tuning_plan.choices[key] = replace(chosen, blocks=blocks)
