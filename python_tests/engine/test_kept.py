@@ -13,6 +13,7 @@ from networks import tiny_cnn
 from torch import Tensor, nn
 
 from sign_ext import SignTransform, iterative_sign, network_state
+from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.engine import kept
 from sign_ext.engine.fused import engine as fused
 from sign_ext.engine.fused.step import Step
@@ -263,3 +264,28 @@ def test_a_network_for_one_image_at_a_time(torch_rng, done):
     for _ in range(3):
         got = iterative_sign(model, image, 2, step_size=STEP, batch_size=1)
         assert (got - expected).norm() < 1e-4 * (expected - image).norm()
+
+
+def test_weights_that_a_step_has_prepared_are_not_kept_a_second_time(model, images, monkeypatch):
+    folded: list[weakref.ref[Tensor]] = []
+    build = fused.build
+
+    def watched(*args: object) -> object:
+        program = build(*args)
+        weights = [op.weight for op in program.ops if isinstance(op, Convolution)]
+        folded.extend(weakref.ref(weight) for weight in weights)
+        return program
+
+    monkeypatch.setattr(fused, "build", watched)
+    sign = SignTransform(model, 2, step_size=STEP, batch_size=3)
+    expected = sign.transform(images)  # of 3 images and of 2: the program is put together twice
+    gc.collect()
+    assert len(folded) == 2 * 2
+    # The first convolution's stays: its update needs it in another order.
+    assert [weight() is None for weight in folded[1::2]] == [True, True]
+    program = sign.program(images)
+    x = images.clone().requires_grad_()
+    phi = nn.Sequential(*list(model)[:-1])
+    (delta,) = torch.autograd.grad(phi(x).sum(), x)
+    assert (program.pullback_of_ones(images) - delta).norm() < 1e-5 * delta.norm()
+    assert torch.equal(sign.transform(images), expected)
