@@ -79,8 +79,8 @@ def iterative_sign(
 ) -> Tensor | dict[int, Tensor]:
     """Algorithm 1, Iterative SIGN: add Σ_a ∂Φ^a/∂x^i to the images, K times.
 
-    Args, results and errors are those of `SignTransform` and its `transform`, which is the better
-    choice for many calls with one network.
+    Args, results and errors are those of `SignTransform` and its `transform`. What was compiled is
+    kept with the network, so that further calls cost their steps.
 
     Args:
         model: a trained network; left exactly as it is.
@@ -136,9 +136,10 @@ def iterative_sign(
 class SignTransform:
     """SIGN for one network, reusable: compiled steps, graphs and choices are kept between calls.
 
-    Calls from several threads wait for each other; to run calls at the same time, make one
-    transform for each. `sign(images)` is `sign.transform(images)`. Copies, also those that pickle
-    makes for other processes, have the model, the options and the plan, and compile for themselves.
+    All transforms of a network share what was compiled. Calls from several threads wait for each
+    other; to run calls at the same time, make one transform for each. `sign(images)` is
+    `sign.transform(images)`. Copies, also those that pickle makes for other processes, have the
+    model, the options and the plan; those of another network compile for themselves.
 
     Args:
         model: Φ and its classifier, a trained `torch.nn.Module`; left exactly as it is.
@@ -265,8 +266,9 @@ class SignTransform:
     def reset(self) -> None:
         """Forget what was compiled, recorded and found out; the next call begins anew.
 
-        Changes to the network are noticed as a rule. Call this after one that cannot be, as the
-        guide (docs/guide.md, "Changes between calls") says.
+        That holds for all transforms of the network, and gives the memory back. Changes to the
+        network are noticed as a rule. Call this after one that cannot be, as the guide
+        (docs/guide.md, "Changes between calls") says.
 
         Example:
             >>> from torch import nn
