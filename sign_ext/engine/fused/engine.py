@@ -71,6 +71,7 @@ class Compiled:
     digest: Hashable
     outline: Program  # without weights; another one for other values of these
     program: Program | None  # with them, until a step has prepared its own
+    bytes: int  # of the weights
     rounding: float  # the largest distance from autograd that was found to be rounding
 
 
@@ -110,10 +111,10 @@ class ProgramCache:
     def bytes(self) -> int:
         """About how much memory the programs take, and the weights that steps have prepared."""
         with self._free:
-            programs = [kept.program for kept in self._kept.values() if kept.program is not None]
+            bytes_of = {kept.outline: kept.bytes for kept in self._kept.values()}
+            whole = sum(kept.bytes for kept in self._kept.values() if kept.program is not None)
             # A step has the weights for both directions in its operators' order.
-            programs += [step.program for step in self._steps.values() for _ in range(2)]
-        return sum(constant_bytes(program) for program in programs)
+            return whole + sum(2 * bytes_of.get(outline, 0) for outline, _ in self._steps)
 
     def get(self, problem: Problem, images: Tensor) -> Compiled:
         """What is compiled of Φ for images of this shape, as the network is now.
@@ -238,7 +239,8 @@ class ProgramCache:
         except Exception:  # a network may check what it is given, and refuse a random image
             rounding = check_gradient(program, phi, image)
         outline = without_weights(program)
-        return Compiled(graph, own, constants, digest, outline, program, rounding)
+        size = constant_bytes(program)
+        return Compiled(graph, own, constants, digest, outline, program, size, rounding)
 
     def _follow_weights(
         self, key: Callable[[], Hashable], kept: Compiled, phi: Phi, image: Tensor, random: Tensor
