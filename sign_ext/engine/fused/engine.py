@@ -145,7 +145,7 @@ class ProgramCache:
 
         def make() -> Compiled:
             random = self.random(like, images, RANDOM_IMAGES).to(dtype)
-            fresh.append(self._compile_or_remember(key, phi, images[:1].to(dtype), random))
+            fresh.append(self._compile(key, phi, images[:1].to(dtype), random))
             return fresh[0]
 
         with self._free:
@@ -206,21 +206,13 @@ class ProgramCache:
         self._drawn += 1
         return random_images(like, images.shape[1:], count, self._drawn)
 
-    def _compile_or_remember(
+    def _compile(
         self, key: Callable[[], Hashable], phi: Phi, image: Tensor, random: Tensor
     ) -> Compiled:
-        """The same as `_compile`; why a network was refused is kept as its program would be."""
-        try:
-            return self._compile(phi, image, random)
-        except UnsupportedOperation as refused:
-            message = str(refused)
-            self._refused.get_or_make(key(), lambda: message)
-            raise
-
-    def _compile(self, phi: Phi, image: Tensor, random: Tensor) -> Compiled:
         """Record, build and check a program.
 
         Args:
+            key: the program's; where an operation has no rule, that is kept in its place.
             phi: Φ.
             image: the caller's first, (1, C, H, W).
             random: others, at which the gradient is checked too.
@@ -230,7 +222,12 @@ class ProgramCache:
             graph = trace(phi, image)
         constants = constants_of(graph, network)
         digest = weights_digest(network, constants)
-        program = build(graph, image.dtype, str(phi.source))
+        try:
+            program = build(graph, image.dtype, str(phi.source))
+        except UnsupportedOperation as refused:
+            why = str(refused)  # whatever the images; what follows may depend on them
+            self._refused.get_or_make(key(), lambda: why)
+            raise
         own = release_weights(graph, network)
         try:
             rounding = check_gradient(program, phi, torch.cat([image, random]))
@@ -250,7 +247,7 @@ class ProgramCache:
         if kept.digest == digest:
             return
         if kept.graph.meta[READS_WEIGHTS]:  # as numbers, of which the graph has the old ones
-            self._replace(kept, self._compile_or_remember(key, phi, image, random))
+            self._replace(kept, self._compile(key, phi, image, random))
             return
         # The same structure with other weights: the recorded graph still holds.
         kept.program = self._build(kept, phi)
@@ -293,7 +290,7 @@ class ProgramCache:
     ) -> None:
         """Record a program anew that is off, or find that it is off by rounding."""
         try:
-            new = self._compile_or_remember(key, phi, image, random)
+            new = self._compile(key, phi, image, random)
         except UnsupportedOperation:
             self._kept.drop(lambda entry: entry is kept)
             raise
