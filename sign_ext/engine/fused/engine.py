@@ -46,7 +46,6 @@ from sign_ext.probe import (
     ImageStatistics,
     pullback,
     random_images,
-    relative_distances,
     statistics_of,
 )
 from sign_ext.source_layer import Phi
@@ -59,6 +58,10 @@ RANDOM_IMAGES = 3  # at which a new program is checked, beside the caller's firs
 # times what rounding was before. To look again costs a recording, so that the bound may be tight.
 LEAST_ERROR = 1e-4
 MARGIN = 3.0
+
+
+# What decides a step beside its program, and what makes the step.
+Bind = tuple[Hashable, Callable[[Program], Step]]
 
 
 @dataclass
@@ -116,12 +119,14 @@ class ProgramCache:
             # A step has the weights for both directions in its operators' order.
             return whole + sum(2 * bytes_of.get(outline, 0) for outline, _ in self._steps)
 
-    def get(self, problem: Problem, images: Tensor) -> Compiled:
+    def get(self, problem: Problem, images: Tensor, bind: Bind | None = None) -> Compiled:
         """What is compiled of Φ for images of this shape, as the network is now.
 
         Args:
             problem: the call's, its network frozen and in evaluation mode.
             images: (N, C, H, W), N ≥ 1.
+            bind: a step of the program's own dtype that the call needs: of a new program it is
+                bound at once, and checked in the program's place.
 
         Raises:
             UnsupportedOperation: the network has an operation that the compiler does not know, or
@@ -145,7 +150,7 @@ class ProgramCache:
 
         def make() -> Compiled:
             random = self.random(like, images, RANDOM_IMAGES).to(dtype)
-            fresh.append(self._compile(key, phi, images[:1].to(dtype), random))
+            fresh.append(self._compile(key, phi, images[:1].to(dtype), random, bind))
             return fresh[0]
 
         with self._free:
@@ -207,7 +212,12 @@ class ProgramCache:
         return random_images(like, images.shape[1:], count, self._drawn)
 
     def _compile(
-        self, key: Callable[[], Hashable], phi: Phi, image: Tensor, random: Tensor
+        self,
+        key: Callable[[], Hashable],
+        phi: Phi,
+        image: Tensor,
+        random: Tensor,
+        bind: Bind | None = None,
     ) -> Compiled:
         """Record, build and check a program.
 
@@ -216,6 +226,7 @@ class ProgramCache:
             phi: Φ.
             image: the caller's first, (1, C, H, W).
             random: others, at which the gradient is checked too.
+            bind: as for `get`.
         """
         network = phi.model
         with self.structure.running():
@@ -229,15 +240,20 @@ class ProgramCache:
             self._refused.get_or_make(key(), lambda: why)
             raise
         own = release_weights(graph, network)
+        step = None if bind is None else bind[1](program)
+        checked = program if step is None else step
         try:
-            rounding = check_gradient(program, phi, torch.cat([image, random]))
+            rounding = check_gradient(checked, phi, torch.cat([image, random]))
         except UnsupportedOperation:
             raise
         except Exception:  # a network may check what it is given, and refuse a random image
-            rounding = check_gradient(program, phi, image)
-        outline = without_weights(program)
-        size = constant_bytes(program)
-        return Compiled(graph, own, constants, digest, outline, program, size, rounding)
+            rounding = check_gradient(checked, phi, image)
+        outline, size = without_weights(program), constant_bytes(program)
+        new = Compiled(graph, own, constants, digest, outline, program, size, rounding)
+        if bind is not None and step is not None:
+            bound, new.program = step, None
+            self._steps.get_or_make((outline, bind[0]), lambda: bound)
+        return new
 
     def _follow_weights(
         self, key: Callable[[], Hashable], kept: Compiled, phi: Phi, image: Tensor, random: Tensor
@@ -275,9 +291,7 @@ class ProgramCache:
         """
         most = max(LEAST_ERROR, MARGIN * kept.rounding)
         if step is not None:
-            with torch.no_grad(), repeatable(image.device):
-                got = step.delta(image.contiguous(memory_format=torch.channels_last))
-            rounding = float(relative_distances(got, expected).max())
+            rounding = distance_of(step, image, expected)
             if rounding <= most:
                 return False
         off = distance_of(self.program(kept, phi), image, expected) > most
@@ -307,24 +321,22 @@ class ProgramCache:
         """Put a new recording in the place of a kept one, under the same key."""
         vars(kept).update(vars(new))
 
-    def step(
-        self, kept: Compiled, phi: Phi, key: Hashable, bind: Callable[[Program], Step]
-    ) -> Step:
+    def step(self, kept: Compiled, phi: Phi, bind: Bind) -> Step:
         """A program's bound step, which holds no buffers: transforms and threads may share it.
 
         Args:
             kept: the program, from `get`.
             phi: Φ.
-            key: what else decides the step.
-            bind: makes it.
+            bind: the step.
         """
+        key, make = bind
         with self._free:
             # Steps that were bound before the weights changed are of no use any more.
             current = {entry.outline for entry in self._kept.values()}
             for entry in [entry for entry in self._steps if entry[0] not in current]:
                 self._steps.drop_key(entry)
             step = self._steps.get_or_make(
-                (kept.outline, key), lambda: bind(self.program(kept, phi))
+                (kept.outline, key), lambda: make(self.program(kept, phi))
             )
             if step.dtype == kept.outline.seed.dtype:  # it can be compared with autograd itself
                 kept.program = None
@@ -395,7 +407,7 @@ class FusedEngine:
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
             with without_autocast(images.device):
-                compiled = self._programs.get(problem, images)
+                compiled = self._programs.get(problem, images, self._first_step(problem, images))
             self._problem, self._program = problem, (key, compiled)
         return self._program[1]
 
@@ -447,24 +459,39 @@ class FusedEngine:
         )
         return self._kept.get_or_make(key, lambda: self._bind(problem, compiled, images))
 
+    def _first_step(self, problem: Problem, images: Tensor) -> Bind | None:
+        """What binds a new program's step, where that has the program's own precision.
+
+        It takes a third of the time in which the program itself computes δ, to be checked. On a
+        GPU the program takes no longer, and is what a step may be compared with.
+        """
+        precision = problem.settings.precision
+        planned = tuning_key(images, precision) in self.tuning_plan.choices or self.measure
+        if images.device.type != "cpu" or precision != "float32" or planned:
+            return None
+        return self._binding(problem, images, None)
+
+    def _binding(self, problem: Problem, images: Tensor, choices: StepChoices | None) -> Bind:
+        """What binds a program's step for batches of this shape, with the step's key."""
+        precision = problem.settings.precision
+        dtype, tf32 = activation_dtype(problem.model_dtype, precision), precision == "tf32"
+        device = images.device
+
+        def bind(program: Program) -> Step:
+            with repeatable(device):
+                return Step(program, dtype, device, len(images), choices, tf32=tf32)
+
+        return (images.shape, dtype, device, choices, tf32), bind
+
     def _bind(self, problem: Problem, compiled: Compiled, images: Tensor) -> _Bound:
         """A program's step for batches of this shape."""
-        dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
         assert isinstance(problem.phi, Phi)
         with repeatable(images.device):
-            choices = self._choices(problem, dtype, images)
-            tf32 = problem.settings.precision == "tf32"
-            step = self._programs.step(
-                compiled,
-                problem.phi,
-                (images.shape, dtype, images.device, choices, tf32),
-                lambda program: Step(
-                    program, dtype, images.device, len(images), choices, tf32=tf32
-                ),
-            )
+            binding = self._binding(problem, images, self._choices(problem, images))
+            step = self._programs.step(compiled, problem.phi, binding)
         return _Bound(compiled.outline, step)
 
-    def _choices(self, problem: Problem, dtype: torch.dtype, images: Tensor) -> StepChoices | None:
+    def _choices(self, problem: Problem, images: Tensor) -> StepChoices | None:
         """The tuning plan's choices, measured first if asked for; None for the fixed rule."""
         precision = problem.settings.precision
         key = tuning_key(images, precision)
@@ -472,6 +499,7 @@ class FusedEngine:
             self.tuning_plan.machine = machine_of(images.device)
             batch = images.contiguous(memory_format=torch.channels_last)
             batch = batch.to(iterate_dtype(problem.model_dtype))
+            dtype = activation_dtype(problem.model_dtype, precision)
             program = self.program(problem, images)
             chosen = measure_choices(program, dtype, batch)
             blocks = measure_blocks(program, dtype, batch, tf32=precision == "tf32")

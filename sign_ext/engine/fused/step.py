@@ -21,6 +21,7 @@ from sign_ext.engine.fused.bind.inverted_residual import block_of
 from sign_ext.engine.fused.products import onednn
 from sign_ext.engine.fused.products.torch import Dense, torch_dense, without_weight
 from sign_ext.engine.fused.tuning_plan import StepChoices, choices_by_rule
+from sign_ext.engine.trajectory import repeatable
 from sign_ext.ops.inverted_residual import PackedBlock, pack_block
 
 
@@ -142,6 +143,15 @@ class Step:
         result = self._run(images, self._runs)[self.schedule.delta]
         assert result is not None
         return result
+
+    def pullback_of_ones(self, images: Tensor) -> Tensor:
+        """The same for images in any layout, to be compared with a program's or autograd's.
+
+        Args:
+            images: (N, C, H, W).
+        """
+        with repeatable(images.device):
+            return self.delta(images.contiguous(memory_format=torch.channels_last))
 
     def stem_cotangent(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the stem's update needs instead of δ: its output's cotangent and its bit mask.
