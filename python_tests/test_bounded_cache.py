@@ -80,3 +80,12 @@ def test_stale_entries_are_dropped() -> None:
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
         BoundedCache[int, int](0)
+
+
+def test_a_look_makes_nothing_and_does_not_count_as_use() -> None:
+    cache = BoundedCache[str, int](2)
+    for number, key in enumerate("ab"):
+        cache.get_or_make(key, lambda number=number: number)
+    assert (cache.get("a"), cache.get("z")) == (0, None)
+    cache.get_or_make("c", lambda: 2)
+    assert list(cache) == ["b", "c"]

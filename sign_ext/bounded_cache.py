@@ -46,6 +46,14 @@ class BoundedCache(Generic[K, V]):
         """The entries in the order of their keys; nothing counts as used."""
         return list(self._entries.values())
 
+    def get(self, key: K) -> V | None:
+        """The entry of `key`, or None; it does not count as used.
+
+        Args:
+            key: what the entry is for.
+        """
+        return self._entries.get(key)
+
     def get_or_make(
         self, key: K, make: Callable[[], V], is_valid: Callable[[V], bool] | None = None
     ) -> V:

@@ -9,7 +9,9 @@ comparison with autograd in `engine/agreement.py` notices those by their effect.
 from __future__ import annotations
 
 import functools
-from collections import deque
+import threading
+import weakref
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FunctionType, MethodType, ModuleType
@@ -24,22 +26,44 @@ MOST = 2000  # values in one attribute; a data set or a trainer is not looked th
 ARRAY_BYTES = 1 << 16  # numpy arrays up to this size are compared by value, others by identity
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+_PLAIN_CLASSES = {*_PLAIN, type(None)}
+_HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
+OWN_HOOK = "_of_sign_ext"  # an attribute of hooks that this package sets while it runs a network
+SUMMED = 1024  # weights in one sum
+JOINED = 1 << 16  # values at a time of tensors that are smaller than this
+STRUCTURES_KEPT = 8  # of one network, so that it may be changed to and fro
 _Path = tuple[str, str]  # a module's name and its attribute's
 
 
 class _Same:
-    """An object compared by identity, and kept alive so that its identity stays its own."""
+    """An object compared by identity, and not kept alive: it may refer to the network.
 
-    __slots__ = ("value",)
+    An object that is gone is equal to no later one. What takes no weak reference is compared by
+    class and address, which another object may take over that then holds the same.
+    """
+
+    __slots__ = ("address", "reference")
 
     def __init__(self, value: object) -> None:
-        self.value = value
+        self.address = id(value)
+        self.reference: weakref.ref[Any] | type
+        try:
+            self.reference = weakref.ref(value)
+        except TypeError:
+            self.reference = type(value)
 
     def __hash__(self) -> int:
-        return id(self.value)
+        return self.address
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
+        if not isinstance(other, _Same) or self.address != other.address:
+            return False
+        if self.reference is other.reference:
+            return True
+        if isinstance(self.reference, type) or isinstance(other.reference, type):
+            return False
+        value = self.reference()
+        return value is not None and value is other.reference()
 
 
 class _TooLarge(Exception):
@@ -134,23 +158,43 @@ def structure_of(network: nn.Module) -> dict[_Path, Hashable]:
         network: the network.
     """
     found: dict[_Path, Hashable] = {}
+    kinds: dict[type, Hashable] = {}
     for name, module in network.named_modules():
         kind = type(module)
-        found[name, "class"] = (_Same(kind), _described(getattr(kind, "forward", None)))
-        for attribute, value in vars(module).items():
-            if attribute in ("_parameters", "_buffers"):
-                for held, tensor in value.items():
+        if kind not in kinds:
+            kinds[kind] = (_Same(kind), _described(getattr(kind, "forward", None)))
+        found[name, "class"] = kinds[kind]
+        held_by = vars(module)
+        for attribute, value in list(held_by.items()):
+            if type(value) in _PLAIN_CLASSES or (type(value) is tuple and _is_plain(value)):
+                found[name, attribute] = value
+            elif attribute in ("_parameters", "_buffers"):
+                for held, tensor in list(value.items()):
                     found[name, held] = _described(tensor)
-            elif attribute not in _NOT_LOOKED_AT and not _no_hooks(attribute, value):
+            elif attribute.endswith(_HOOKS):
+                if value and (others := _hooks_of_others(held_by, attribute, value)):
+                    found[name, attribute] = _described(others)
+            elif attribute not in _NOT_LOOKED_AT:
                 found[name, attribute] = _described(value)
     return found
 
 
-def _no_hooks(attribute: str, value: Any) -> bool:
-    """Whether these are hooks that nobody registered, as nearly all are."""
-    return attribute.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and (
-        not value
-    )
+def _is_plain(values: tuple[Any, ...]) -> bool:
+    return all(type(value) in _PLAIN_CLASSES for value in values)
+
+
+def _hooks_of_others(held_by: Mapping[str, Any], attribute: str, value: Any) -> Any:
+    """A module's hooks without those of this package, which other threads may have set just now."""
+    if not isinstance(value, Mapping):
+        return value
+    # Beside the hooks are kept the numbers of those that take keyword arguments, and the like.
+    table = attribute.removesuffix("_with_kwargs").removesuffix("_always_called")
+    own = {
+        number
+        for number, hook in list((held_by.get(table) or {}).items())
+        if getattr(hook, OWN_HOOK, False)
+    }
+    return {number: hook for number, hook in list(value.items()) if number not in own}
 
 
 class StructureWatch:
@@ -158,38 +202,91 @@ class StructureWatch:
 
     A forward pass that keeps its last features, or counts its calls, changes attributes each time
     that it runs. What is seen to change while it runs is not a change by the caller.
+
+    Several threads may use it. It does not keep the network alive, nor what the network holds.
     """
 
     def __init__(self, network: nn.Module) -> None:
         """Look at nothing yet."""
-        self._network = network
+        self._network = weakref.ref(network)
+        self._free = threading.RLock()
         self._written: set[_Path] = set()
-        self._call: object = None
-        self._now: dict[_Path, Hashable] = {}
+        self._now: dict[_Path, Hashable] = {}  # as it was looked at last
+        self._looked = False  # whether `_now` was looked at after a forward pass of this call
+        # Whether a forward pass left everything as the one before: then one look after it suffices.
+        self._settled = False
+        self._call: weakref.ref[Any] | None = None
+        # Those seen lately, each with its number, the last one last.
+        self._seen: OrderedDict[int, dict[_Path, Hashable]] = OrderedDict()
+        self._numbers = 0
+
+    def _look(self) -> dict[_Path, Hashable]:
+        network = self._network()
+        assert network is not None, "the network is gone"
+        found = structure_of(network)
+        for path in self._written:
+            found.pop(path, None)
+        return found
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Around a forward pass: what changes inside is what the network writes itself."""
-        before = structure_of(self._network)
+        with self._free:
+            settled = self._settled
+            before = self._now if settled else self._look()
         try:
             yield
         finally:
-            self._now = structure_of(self._network)
-            self._call = None
-            paths = before.keys() | self._now.keys()
-            self._written |= {p for p in paths if before.get(p) != self._now.get(p)}
+            with self._free:
+                now = self._look()
+                if settled:
+                    # A difference is taken for the caller's change. If it was the network's after
+                    # all, the next call, which looks before its forward pass as well, will see.
+                    self._settled = now == before
+                else:
+                    self._ignore({p for p in before.keys() | now.keys() if _differ(before, now, p)})
+                    self._settled = True
+                self._now, self._looked, self._call = now, True, None
+                for path in self._written:
+                    now.pop(path, None)
+
+    def _ignore(self, paths: set[_Path]) -> None:
+        """Take paths out of all that was seen: the network writes them itself."""
+        self._written |= paths
+        for structure in self._seen.values():
+            for path in paths:
+                structure.pop(path, None)
 
     def key(self, call: object = None) -> Hashable:
         """Equal as long as the structure is.
 
         Args:
             call: what stands for the call of the caller, during which the network does not change:
-                it is looked at once for each. None looks now.
+                it is looked at once for each, or not at all where `running` has just done so. None
+                looks now.
         """
-        if call is None or call is not self._call:
-            self._now = structure_of(self._network)
-            self._call = call
-        return tuple(item for item in self._now.items() if item[0] not in self._written)
+        with self._free:
+            if call is None or self._call is None or call is not self._call():
+                if call is None or not self._looked:
+                    self._now = self._look()
+                self._looked = False
+                self._call = None if call is None else weakref.ref(call)
+            return self._number_of(self._now)
+
+    def _number_of(self, now: dict[_Path, Hashable]) -> int:
+        for number in reversed(self._seen):
+            if self._seen[number] is now or self._seen[number] == now:
+                self._seen.move_to_end(number)
+                return number
+        self._numbers += 1
+        self._seen[self._numbers] = now
+        while len(self._seen) > STRUCTURES_KEPT:
+            self._seen.popitem(last=False)
+        return self._numbers
+
+
+def _differ(one: Mapping[_Path, Hashable], other: Mapping[_Path, Hashable], path: _Path) -> bool:
+    return path not in one or path not in other or one[path] != other[path]
 
 
 def weights_versions(network: nn.Module) -> Hashable:
@@ -198,7 +295,7 @@ def weights_versions(network: nn.Module) -> Hashable:
 
 
 def weights_digest(network: nn.Module, constants: Sequence[Tensor] = ()) -> tuple[object, ...]:
-    """The weights' addresses and version counters, and two sums over their values.
+    """The weights' addresses and version counters, and two sums over each thousand of their values.
 
     The sums notice writes that PyTorch does not count, through `.data` for instance. One of them
     weights each value by its position, so that a permutation shows. It synchronises with the device
@@ -210,20 +307,47 @@ def weights_digest(network: nn.Module, constants: Sequence[Tensor] = ()) -> tupl
     """
     tensors = [*network.parameters(), *network.buffers(), *constants]
     identities = tuple((t.data_ptr(), t._version, t.shape, t.dtype) for t in tensors)
-    sums: list[Tensor] = []
-    with torch.no_grad():
-        longest = max((t.numel() for t in tensors), default=0)
-        for device in {t.device for t in tensors}:
-            ramp = torch.linspace(0.5, 1.5, max(longest, 1), dtype=torch.float32, device=device)
-            for tensor in (t for t in tensors if t.device == device and t.is_floating_point()):
-                flat = tensor.detach().float().flatten()
-                sums.append(torch.dot(flat, ramp[: flat.numel()]))
-                sums.append(flat.sum())
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
     by_device: dict[torch.device, list[Tensor]] = {}
-    for value in sums:
-        by_device.setdefault(value.device, []).append(value)
-    values = [v for group in by_device.values() for v in torch.stack(group).tolist()]
-    return (identities, tuple(map(repr, values)))  # repr: a NaN equals itself
+    with torch.no_grad():
+        for (device, _), group in kinds.items():
+            for part in _in_parts(group):
+                by_device.setdefault(device, []).extend(_sums(part))
+        values = [torch.cat(sums).cpu().numpy().tobytes() for sums in by_device.values()]
+    return (identities, *values)  # as bytes, so that a NaN equals itself
+
+
+def _in_parts(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """All values in one dimension, small tensors joined: a call for each takes longer than it."""
+    joined: list[Tensor] = []
+    waiting = 0
+    for tensor in tensors:
+        size = tensor.numel()
+        if size >= JOINED:
+            yield tensor.reshape(-1)
+            continue
+        joined.append(tensor.reshape(-1))
+        waiting += size
+        if waiting >= JOINED:
+            yield torch.cat(joined)
+            joined, waiting = [], 0
+    if joined:
+        yield torch.cat(joined)
+
+
+def _sums(values: Tensor) -> Iterator[Tensor]:
+    """Of each `SUMMED` values the sum and the sum weighted by position; float32."""
+    ramp = torch.linspace(0.5, 1.5, SUMMED, dtype=torch.float32, device=values.device)
+    whole = len(values) // SUMMED * SUMMED
+    for part in (values[:whole].view(-1, SUMMED), values[None, whole:]):
+        if part.numel():
+            part, weights = part.float(), ramp[: part.shape[1]]
+            yield part.sum(1)
+            # A matrix product on CUDA may take TF32, in which small changes are lost.
+            yield (part * weights).sum(1) if part.is_cuda else part @ weights
 
 
 def constants_of(recorded: nn.Module, network: nn.Module) -> list[Tensor]:
@@ -235,6 +359,48 @@ def constants_of(recorded: nn.Module, network: nn.Module) -> list[Tensor]:
     """
     own = {id(t) for t in _tensors_of(network)}
     return [t for t in _tensors_of(recorded) if id(t) not in own]
+
+
+def release_weights(recorded: nn.Module, network: nn.Module) -> dict[str, str]:
+    """Take the network's parameters and buffers out of a recording, which is to be kept.
+
+    A parameter's hooks may refer to the network, or to its optimiser.
+
+    Args:
+        recorded: the recorded graph; its attributes are deleted.
+        network: the network.
+
+    Returns:
+        From the name of each deleted attribute to that of the network's tensor.
+    """
+    named = [*network.named_parameters(), *network.named_buffers()]
+    names = {id(tensor): name for name, tensor in named}
+    held = [*recorded.named_parameters(), *recorded.named_buffers()]
+    released = {name: names[id(tensor)] for name, tensor in held if id(tensor) in names}
+    for name in released:
+        delattr(recorded, name)
+    return released
+
+
+@contextmanager
+def with_weights(
+    recorded: nn.Module, network: nn.Module, released: Mapping[str, str]
+) -> Iterator[None]:
+    """A recording with the network's tensors as they are now, inside the block.
+
+    Args:
+        recorded: the recorded graph, after `release_weights`.
+        network: the network.
+        released: what that returned.
+    """
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for name, of_network in released.items():
+        setattr(recorded, name, tensors[of_network])
+    try:
+        yield
+    finally:
+        for name in released:
+            delattr(recorded, name)
 
 
 def _tensors_of(module: nn.Module) -> Iterable[Tensor]:

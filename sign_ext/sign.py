@@ -26,11 +26,15 @@ from sign_ext.checks import (
     place_of,
     transform_in,
 )
+from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import DEFAULT_BATCH, Batches
+from sign_ext.engine.eager import own_layout
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import TuningPlan
+from sign_ext.engine.kept import Kept, forget_kept
+from sign_ext.engine.known_layer import KnownLayer, look_again
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.trajectory import Problem, iterate_dtype
 from sign_ext.errors import BackendError, NegligibleDeltaWarning, SignError, first_line
@@ -39,7 +43,7 @@ from sign_ext.explanation import Explanation, explain
 from sign_ext.model_inputs import NO_INPUTS, ModelInputs, blaming_inputs
 from sign_ext.network_state import weights_versions
 from sign_ext.pixel_range import check_units, forget_units
-from sign_ext.probe import check_samples, forget, statistics_of
+from sign_ext.probe import ImageStatistics, check_samples, forget, statistics_of
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings
 from sign_ext.source_layer import (
@@ -47,11 +51,12 @@ from sign_ext.source_layer import (
     SourceLayer,
     check_inputs,
     check_source,
-    find_source_layer,
+    find_with_trail,
     guess_source_layer,
     named_source_layer,
 )
 
+NO_TRAIL: tuple[str, ...] | None = ()  # of a layer that is asked for by name
 INPUTS_KEPT = 4  # combinations of constant model_kwargs at a time
 
 
@@ -76,8 +81,8 @@ def iterative_sign(
 ) -> Tensor | dict[int, Tensor]:
     """Algorithm 1, Iterative SIGN: add Σ_a ∂Φ^a/∂x^i to the images, K times.
 
-    Args, results and errors are those of `SignTransform` and its `transform`, which is the better
-    choice for many calls with one network.
+    Args, results and errors are those of `SignTransform` and its `transform`. What was compiled is
+    kept with the network, so that further calls cost their steps.
 
     Args:
         model: a trained network; left exactly as it is.
@@ -133,9 +138,10 @@ def iterative_sign(
 class SignTransform:
     """SIGN for one network, reusable: compiled steps, graphs and choices are kept between calls.
 
-    Calls from several threads wait for each other; to run calls at the same time, make one
-    transform for each. `sign(images)` is `sign.transform(images)`. Copies, also those that pickle
-    makes for other processes, have the model, the options and the plan, and compile for themselves.
+    All transforms of a network share what was compiled. Calls from several threads wait for each
+    other; to run calls at the same time, make one transform for each. `sign(images)` is
+    `sign.transform(images)`. Copies, also those that pickle makes for other processes, have the
+    model, the options and the plan; those of another network compile for themselves.
 
     Args:
         model: Φ and its classifier, a trained `torch.nn.Module`; left exactly as it is.
@@ -270,8 +276,9 @@ class SignTransform:
     def reset(self) -> None:
         """Forget what was compiled, recorded and found out; the next call begins anew.
 
-        Changes to the network are noticed as a rule. Call this after one that cannot be, as the
-        guide (docs/guide.md, "Changes between calls") says.
+        That holds for all transforms of the network, and gives the memory back. Changes to the
+        network are noticed as a rule. Call this after one that cannot be, as the guide
+        (docs/guide.md, "Changes between calls") says.
 
         Example:
             >>> from torch import nn
@@ -282,6 +289,8 @@ class SignTransform:
             self._seen = None
             forget(self._network)
             forget_units(self._network)
+            self.engines.kept.clear()
+            forget_kept(self._network)
             measure = self.engines.fused.measure
             self.engines = Engines(self.settings, self._network, self.plan, measure=measure)
             self._batches = Batches(self.engines, self.settings.batch_size)
@@ -404,20 +413,11 @@ class SignTransform:
         """
         with torch.autocast(images.device.type, enabled=False):
             engines, _ = self._engines_for(inputs)
-            structure = engines.fused.structure
-            try:
-                with structure.running():
-                    source, varies = self._source(images[:1], dtype, inputs)
-            except (SignError, TypeError):
-                raise
-            except Exception as error:  # whatever the network raises
-                if inputs:
-                    raise
-                with structure.running():
-                    source, varies = self._source_of_a_batch(images, dtype, error)
             like = statistics_of(images)
-            phi = Phi(self._network, source, inputs[:1])
-            problem = Problem(phi, settings or self.settings, dtype, inputs, like)
+            about = (settings or self.settings, images, dtype)
+            found = None if inputs else self._known_problem(engines.kept, *about, like)
+            problem, source, varies = found or self._new_problem(engines.kept, *about, inputs, like)
+            structure = engines.kept.structure
             state = (structure.key(problem), weights_versions(self._network), inputs.key)
 
             def phi_for(count: int) -> Phi:
@@ -429,30 +429,94 @@ class SignTransform:
 
             def run(image: Tensor) -> Tensor:
                 with structure.running():
-                    return phi(image)
+                    return problem.phi(image)
 
             check_units(self._network, run, images, like, dtype, place=source)
         self._seen = source
         return problem, source, varies
 
+    def _kind(self, images: Tensor, dtype: torch.dtype) -> Hashable:
+        """What a source layer is known for."""
+        return (self.settings.layer, images.shape[1:], dtype, images.device)
+
+    def _known_problem(
+        self,
+        kept: Kept,
+        settings: Settings,
+        images: Tensor,
+        dtype: torch.dtype,
+        like: ImageStatistics,
+    ) -> tuple[Problem, SourceLayer, bool] | None:
+        """The problem with the source layer of an earlier call, where that is still Φ's."""
+        known = kept.sources.get(self._kind(images, dtype))
+        if known is None:
+            return None
+        image = torch.empty_like(images[:1], dtype=dtype).copy_(images[:1])
+        delta = random = None
+        with kept.structure.running():
+            if kept.programs.has_any():  # what δ is at a random image will be asked
+                random = kept.programs.random(like, images).to(dtype)
+                both = torch.cat([image, random]).contiguous(memory_format=own_layout(images))
+                delta = look_again(self._network, known, both)
+            if delta is None:  # the network may take one image at a time
+                random, delta = None, look_again(self._network, known, image)
+        if delta is None:
+            return None
+        witness = None if random is None else (random, delta[1:])
+        phi = Phi(self._network, known.source)
+        problem = Problem(phi, settings, dtype, NO_INPUTS, like, witness)
+        if kept.structure.key(problem) != known.structure:
+            return None
+        return problem, known.source, known.varies
+
+    def _new_problem(
+        self,
+        kept: Kept,
+        settings: Settings,
+        images: Tensor,
+        dtype: torch.dtype,
+        inputs: ModelInputs,
+        like: ImageStatistics,
+    ) -> tuple[Problem, SourceLayer, bool]:
+        """The problem with a source layer that is found and checked now."""
+        try:
+            with kept.structure.running():
+                source, varies, trail = self._source(images[:1], dtype, inputs)
+        except (SignError, TypeError):
+            raise
+        except Exception as error:  # whatever the network raises
+            if inputs:
+                raise
+            with kept.structure.running():
+                source, varies, _ = self._source_of_a_batch(images, dtype, error)
+            trail = None  # one image alone cannot be asked again
+        problem = Problem(Phi(self._network, source, inputs[:1]), settings, dtype, inputs, like)
+        if trail is not None and not inputs:
+            known = KnownLayer(kept.structure.key(problem), source, varies, trail)
+            kept.sources.put(self._kind(images, dtype), known)
+        return problem, source, varies
+
     def _source(
         self, few: Tensor, dtype: torch.dtype, inputs: ModelInputs = NO_INPUTS
-    ) -> tuple[SourceLayer, bool]:
-        """Where Φ is read, found and checked on a few images, and whether its sum varies.
+    ) -> tuple[SourceLayer, bool, tuple[str, ...] | None]:
+        """Where Φ is read, found and checked on a few images; whether its sum varies; its trail.
 
         Further inputs are those of a call, whose first image is given.
         """
         probe = torch.empty_like(few, dtype=dtype).copy_(few)
         with blaming_inputs(self._network, inputs, probe):
             kwargs = inputs[:1]
-            source = self._named or find_source_layer(self._network, probe, kwargs)
+            if self._named is not None:
+                source, trail = self._named, NO_TRAIL
+            else:
+                source, trail = find_with_trail(self._network, probe, kwargs)
             varies = check_source(self._network, source, probe, kwargs)
         check_inputs(self._network, source, probe, inputs)
-        return source, varies
+        return source, varies, trail
 
     def _source_of_a_batch(
         self, images: Tensor, dtype: torch.dtype, error: Exception
-    ) -> tuple[SourceLayer, bool]:
+    ) -> tuple[SourceLayer, bool, tuple[str, ...] | None]:
         """The same on a whole batch, where one image alone raised `error`.
 
         A network that was exported or traced may take batches of one size only.
@@ -514,7 +578,10 @@ class SignTransform:
             BackendError: the compiler does not know an operation of the network; it is named.
             SourceLayerError: Φ cannot be found.
         """
-        return self.step(images, model_kwargs=model_kwargs).program
+        with self._prepared(images, model_kwargs) as (problem, *_):
+            fused = self._compiling(problem).fused
+            blocks = fused.step(problem, images).choices.blocks
+            return fuse_blocks(fused.program(problem, images), blocks)[0]
 
     def step(self, images: Tensor, *, model_kwargs: Mapping[str, Any] | None = None) -> Step:
         """What the `fused` backend would run for batches shaped as `images`.

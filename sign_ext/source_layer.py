@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sign_ext.errors import SourceLayerError
 from sign_ext.model_inputs import ModelInputs
+from sign_ext.network_state import OWN_HOOK
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _DEEPEST = 5  # containers in containers, in the output of a network
@@ -30,6 +31,7 @@ _NO_CLASSIFIERS = (
     nn.LayerNorm,
     nn.GroupNorm,
 )
+_LONGEST_TRAIL = 64  # operations between Φ and the network's output
 _REENTRANT = (
     "{} uses torch.utils.checkpoint with use_reentrant=True, through which torch.autograd.grad "
     "cannot pass: use use_reentrant=False, or switch checkpointing off for SIGN, which does not "
@@ -119,10 +121,29 @@ def find_source_layer(
         SourceLayerError: the last layer with weights is not a classifier, or there are several
             that read different features; the message names them and asks for `layer`.
     """
+    return find_with_trail(model, images, kwargs)[0]
+
+
+def find_with_trail(
+    model: nn.Module, images: Tensor, kwargs: Mapping[str, Any] | None = None
+) -> tuple[SourceLayer, tuple[str, ...] | None]:
+    """The same layer, and the trail that leads to it from the network's output.
+
+    Args:
+        model: as for `find_source_layer`.
+        images: as for `find_source_layer`.
+        kwargs: as for `find_source_layer`.
+
+    Returns:
+        The layer, and what `trail_to` gives for it.
+
+    Raises:
+        SourceLayerError: as `find_source_layer`.
+    """
     ran = _Run(model)
     with ran.watching(), torch.enable_grad(), _batched(model, images):
         output = model(images.detach().requires_grad_(), **(kwargs or {}))
-    tensors = [t for t in _tensors(output) if t.is_floating_point()]
+    tensors = [t for t in tensors_in(output) if t.is_floating_point()]
     last_of_each = [found for t in tensors if (found := ran.last_weighted(t))]
     heads = [head for found in last_of_each if (head := ran.classifiers(found))]
     names = [name for name in ran.inputs if any(name in head for head in heads)]
@@ -136,7 +157,37 @@ def find_source_layer(
             f"several classifiers read different features ({', '.join(map(repr, names))})"
             f"{_fed_by(ran, names)}: {ask}"
         )
-    return SourceLayer(names[0], "input", _kind(model.get_submodule(names[0])))
+    source = SourceLayer(names[0], "input", _kind(model.get_submodule(names[0])))
+    phi = ran.inputs[names[0]]
+    return source, trail_to(phi.grad_fn, output) if isinstance(phi, Tensor) else None
+
+
+def trail_to(phi: Any, output: Any) -> tuple[str, ...] | None:
+    """The nodes of autograd's graph between a network's output and Φ, breadth first.
+
+    Args:
+        phi: the node of Φ.
+        output: the network's output.
+
+    Returns:
+        Their names; None where there is no way from output to Φ, or a long one.
+    """
+    todo = [tensor.grad_fn for tensor in tensors_in(output) if tensor.grad_fn is not None]
+    names: list[str] = []
+    seen: set[Any] = set()
+    reached = False
+    for node in todo:  # which grows on the way
+        if node in seen:
+            continue
+        seen.add(node)
+        if node is phi:
+            reached = True
+            continue
+        names.append(node.name())
+        if len(names) > _LONGEST_TRAIL:
+            return None
+        todo += [parent for parent, _ in node.next_functions if parent is not None]
+    return tuple(names) if reached else None
 
 
 class _Run:
@@ -178,7 +229,7 @@ class _Run:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
             self.calls[name] = self.calls.get(name, 0) + 1
             self.inputs.setdefault(name, args[0] if args else next(iter(kwargs.values()), None))
-            for tensor in _tensors(output):
+            for tensor in tensors_in(output):
                 if tensor.grad_fn is not None:
                     self.made.setdefault(tensor.grad_fn, name)
                     if weighted:
@@ -267,7 +318,7 @@ class _Run:
         """The modules, run once, whose outputs a module reads; what is no module is passed."""
         found: set[str] = set()
         seen: set[Any] = set()
-        todo = [tensor.grad_fn for tensor in _tensors(self.inputs.get(name))]
+        todo = [tensor.grad_fn for tensor in tensors_in(self.inputs.get(name))]
         while todo:
             node = todo.pop()
             if node is None or node in seen:
@@ -517,6 +568,7 @@ def in_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
         if threading.get_ident() == owner:
             hook(*args)
 
+    setattr(own_thread_only, OWN_HOOK, True)
     return own_thread_only
 
 
@@ -572,7 +624,7 @@ def _tensor(value: Any, where: str) -> Tensor:
     return value
 
 
-def _tensors(value: Any, depth: int = 0) -> list[Tensor]:
+def tensors_in(value: Any, depth: int = 0) -> list[Tensor]:
     """The tensors in an output: in containers, dataclasses and plain objects."""
     if isinstance(value, Tensor):
         return [value]
@@ -587,7 +639,7 @@ def _tensors(value: Any, depth: int = 0) -> list[Tensor]:
         slots = [slot for kind in type(value).__mro__ for slot in getattr(kind, "__slots__", ())]
         items = [*getattr(value, "__dict__", {}).values()]
         items += [getattr(value, slot, None) for slot in slots]
-    return [tensor for item in items for tensor in _tensors(item, depth + 1)]
+    return [tensor for item in items for tensor in tensors_in(item, depth + 1)]
 
 
 def _kind(module: nn.Module) -> str:

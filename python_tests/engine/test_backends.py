@@ -37,14 +37,14 @@ def images_of(torch_rng, n: int = 3) -> Tensor:
 
 def refused_for(sign: SignTransform, monkeypatch, is_bad) -> None:
     """Make the compiler refuse the batches whose first image `is_bad`."""
-    original = sign.engines.fused.program
+    original = sign.engines.fused.outline
 
-    def program(problem, images):
+    def outline(problem, images):
         if is_bad(images[0]):
             raise UnsupportedOperation("its gradient is not that of its operations")
         return original(problem, images)
 
-    monkeypatch.setattr(sign.engines.fused, "program", program)
+    monkeypatch.setattr(sign.engines.fused, "outline", outline)
 
 
 @needs_native

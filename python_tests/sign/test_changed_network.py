@@ -12,7 +12,7 @@ from sign_checks import assert_moved_like
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sign_ext import SignTransform
+from sign_ext import SignTransform, iterative_sign
 from sign_ext.network_state import StructureWatch
 from sign_ext.reference import iterative_sign_reference
 
@@ -172,20 +172,81 @@ def expected(model: nn.Module, images: Tensor, steps: int) -> Tensor:
     return iterative_sign_reference(phi, images.double(), steps, step_size=STEP)
 
 
+def one_transform(model, images):
+    sign = SignTransform(model, 2, step_size=STEP, backend="fused")
+    return sign.transform
+
+
+def another_transform(model, images):
+    return lambda some: one_transform(model, some)(some)
+
+
+def a_new_call(model, images):
+    return lambda some: iterative_sign(model, some, 2, step_size=STEP, backend="fused")
+
+
 @pytest.mark.parametrize("case", CHANGES)
+@pytest.mark.parametrize("how", [one_transform, another_transform, a_new_call])
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
-def test_a_kept_transform_sees_every_change(torch_rng, monkeypatch, case):
+def test_every_change_is_seen(torch_rng, monkeypatch, case, how):
+    """By the same transform, by another one of the network, and by a call of the function."""
     monkeypatch.setitem(GLOBAL, "scale", 1.0)
     monkeypatch.setattr(Net, "scale", 1.0, raising=False)
     model, change = CHANGES[case]()
     model.eval()
     images = torch.rand(4, 3, 7, 9, generator=torch_rng) * 255
-    sign = SignTransform(model, 2, step_size=STEP, backend="fused")
-    assert_moved_like(sign.transform(images), expected(model, images, 2), images)
+    transform = how(model, images)
+    # The second call finds what the first one kept, and looks at less.
+    first, second = (transform(images) for _ in range(2))
+    assert torch.equal(first, second)
     change(model)
     wanted = expected(model, images, 2)
-    assert_moved_like(sign.transform(images), wanted, images)
-    assert_moved_like(sign.transform(images[:2]), wanted[:2], images[:2])
+    assert_moved_like(transform(images), wanted, images)
+    assert_moved_like(transform(images[:2]), wanted[:2], images[:2])
+
+
+@pytest.mark.parametrize("how", [one_transform, another_transform, a_new_call])
+def test_another_classifier_is_seen(torch_rng, monkeypatch, how):
+    """No watch sees the switch; the way from the network's output back to Φ does."""
+
+    class Branches(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second = nn.Conv2d(3, 5, 3)
+            self.other = nn.Linear(5 * 5 * 7, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one = self.head(self.features(x).flatten(1))
+            two = self.other(torch.relu(self.second(x / 255)).flatten(1))
+            return one if GLOBAL["scale"] == 1.0 else two
+
+    monkeypatch.setitem(GLOBAL, "scale", 1.0)
+    model = Branches().eval()
+    images = torch.rand(3, 3, 7, 9, generator=torch_rng) * 255
+    transform = how(model, images)
+    for _ in range(2):
+        transform(images)
+    GLOBAL["scale"] = 2.0
+    exact = copy.deepcopy(model).double()
+
+    def phi(x: Tensor) -> Tensor:
+        return torch.relu(exact.second(x / 255)).flatten(1)
+
+    wanted = iterative_sign_reference(phi, images.double(), 2, step_size=STEP)
+    assert_moved_like(transform(images), wanted, images)
+
+
+def test_a_weight_that_is_read_as_a_number_may_change_a_little(torch_rng):
+    """By less than what the comparison with autograd can tell from rounding."""
+    model = with_a_parameter().eval()
+    images = torch.rand(2, 3, 7, 9, generator=torch_rng) * 255
+    sign = SignTransform(model, 2, step_size=STEP, backend="fused")
+    first = sign.transform(images) - images
+    model.gain.data.mul_(1 + 2e-5)
+    second = sign.transform(images) - images
+    # Each step moves by the gain's share of it, and 2e-5 of a step of hundreds is not rounding.
+    grown = float(second.double().norm() / first.double().norm())
+    assert 1 + 1e-5 < grown < 1 + 4e-5
 
 
 def test_what_the_forward_pass_writes_itself_is_no_change(torch_rng, monkeypatch):

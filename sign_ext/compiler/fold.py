@@ -1,6 +1,8 @@
 """Passes over a program's operations: each returns an equivalent program that does less.
 
-Constants are folded in float64 and rounded once, to the network's dtype, at the end.
+A pass goes through the operations once and makes every change that it finds, so that the time grows
+with their number and not with its square. Constants are folded in float64 and rounded once, to the
+network's dtype, at the end.
 """
 
 from __future__ import annotations
@@ -40,14 +42,15 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         flatten_into_linear,
     )
     ops = drop_dead(ops, output)
-    while True:
-        for simplification in passes:
-            changed = simplification(ops, output)
-            if changed is not None:
-                ops = drop_dead(changed, output)
-                break
+    first = 0
+    while first < len(passes):
+        changed = passes[first](ops, output)
+        if changed is None:
+            first += 1
         else:
-            return ops, output
+            ops = drop_dead(changed, output)
+            first = 0
+    return ops, output
 
 
 def drop_dead(ops: Ops, output: int) -> Ops:
@@ -73,7 +76,8 @@ def _times(weight: Tensor, scale: Tensor | None, dim: int) -> Tensor:
         return weight
     shape = [1] * weight.dim()
     shape[dim] = -1
-    return weight.double() * scale.double().reshape(shape)
+    # Type promotion: the product is float64, without a float64 copy of the weight before it.
+    return weight * scale.double().reshape(shape)
 
 
 def _affine(bias: Tensor | None, op: Pointwise) -> Tensor | None:
@@ -93,18 +97,23 @@ def fuse_into_producer(ops: Ops, output: int) -> Ops | None:
     used = uses(ops, output)
     made_by = {op.output: op for op in ops}
     for op in ops:
-        if not isinstance(op, Pointwise):
+        fused: Op | None = op
+        while isinstance(fused, Pointwise):
+            fused = _fused_with_one(fused, made_by, used)
+    return None if len(made_by) == len(ops) else list(made_by.values())
+
+
+def _fused_with_one(op: Pointwise, made_by: dict[int, Op], used: Counter[int]) -> Op | None:
+    """The operation fused into one that it reads, in whose place it is in `made_by`, or None."""
+    for side, number in enumerate(op.inputs):
+        producer = made_by.get(number)
+        if producer is None or used[number] > 1 or not producer.activation.is_identity:
             continue
-        for side, number in enumerate(op.inputs):
-            producer = made_by.get(number)
-            if producer is None or used[number] > 1 or not producer.activation.is_identity:
-                continue
-            fused = _fused(producer, op, side)
-            if fused is not None:
-                rest = [other for other in ops if other is not producer]
-                at = next(j for j, other in enumerate(rest) if other is op)
-                rest[at] = fused
-                return rest
+        fused = _fused(producer, op, side)
+        if fused is not None:
+            del made_by[number]
+            made_by[op.output] = fused
+            return fused
     return None
 
 
@@ -149,13 +158,25 @@ def fold_scale_into_consumers(ops: Ops, output: int) -> Ops | None:
 
     x / 255 before the first convolution; a BatchNorm before a convolution.
     """
+    made_by = {op.output: op for op in ops}
+    readers: dict[int, list[int]] = {}  # by their outputs
     for op in ops:
-        if not isinstance(op, Pointwise) or not op.is_affine or op.output == output:
+        for number in dict.fromkeys(op.inputs):
+            readers.setdefault(number, []).append(op.output)
+    for op in ops:
+        # The operation as it is now: it may have absorbed another.
+        affine = made_by[op.output]
+        if not isinstance(affine, Pointwise) or not affine.is_affine or affine.output == output:
             continue
-        readers = [other for other in ops if op.output in other.inputs]
-        if readers and all(_can_absorb(reader, op) for reader in readers):
-            return [_absorbing(other, op) if other in readers else other for other in ops]
-    return None
+        reading = readers.get(affine.output, [])
+        if reading and all(_can_absorb(made_by[number], affine) for number in reading):
+            for number in reading:
+                made_by[number] = _absorbing(made_by[number], affine)
+            del made_by[affine.output]
+            before = readers[affine.inputs[0]]
+            before.remove(affine.output)
+            before += [number for number in reading if number not in before]
+    return None if len(made_by) == len(ops) else list(made_by.values())
 
 
 def _can_absorb(reader: Op, op: Pointwise) -> bool:
@@ -199,22 +220,32 @@ def merge_padding(ops: Ops, output: int) -> Ops | None:
     """Merge zero-padding into the convolution that is its only reader."""
     used = uses(ops, output)
     made_by = {op.output: op for op in ops}
-    for i, op in enumerate(ops):
-        if not isinstance(op, Convolution):
-            continue
-        pad = made_by.get(op.inputs[0])
-        if not isinstance(pad, Pad) or pad.value or used[pad.output] > 1 or min(pad.amounts) < 0:
-            continue
-        left, right, top, bottom = pad.amounts
-        merged = replace(
-            op,
-            inputs=(pad.inputs[0], *op.inputs[1:]),
-            in_shapes=(pad.in_shapes[0], *op.in_shapes[1:]),
-            padding=(op.padding[0] + top, op.padding[1] + left),
-            padding_end=(op.padding_end[0] + bottom, op.padding_end[1] + right),
-        )
-        return [*ops[:i], merged, *ops[i + 1 :]]
-    return None
+    for op in ops:
+        merged = op
+        while isinstance(merged, Convolution):
+            pad = made_by.get(merged.inputs[0])
+            if (
+                not isinstance(pad, Pad)
+                or pad.value
+                or used[pad.output] > 1
+                or min(pad.amounts) < 0
+            ):
+                break
+            merged = made_by[op.output] = _with_padding(merged, pad)
+            del made_by[pad.output]
+    return None if len(made_by) == len(ops) else list(made_by.values())
+
+
+def _with_padding(op: Convolution, pad: Pad) -> Convolution:
+    """A convolution that pads its input itself."""
+    left, right, top, bottom = pad.amounts
+    return replace(
+        op,
+        inputs=(pad.inputs[0], *op.inputs[1:]),
+        in_shapes=(pad.in_shapes[0], *op.in_shapes[1:]),
+        padding=(op.padding[0] + top, op.padding[1] + left),
+        padding_end=(op.padding_end[0] + bottom, op.padding_end[1] + right),
+    )
 
 
 def pool_before_activation(ops: Ops, output: int) -> Ops | None:
@@ -224,6 +255,7 @@ def pool_before_activation(ops: Ops, output: int) -> Ops | None:
     """
     used = uses(ops, output)
     made_by = {op.output: op for op in ops}
+    changed = False
     for op in ops:
         if not isinstance(op, MaxPool):
             continue
@@ -232,23 +264,27 @@ def pool_before_activation(ops: Ops, output: int) -> Ops | None:
             continue
         if not op.activation.is_identity:
             continue
-        bare = replace(before, activation=type(before.activation)())
-        pool = replace(op, activation=before.activation)
-        return [bare if o is before else pool if o is op else o for o in ops]
-    return None
+        made_by[before.output] = replace(before, activation=type(before.activation)())
+        made_by[op.output] = replace(op, activation=before.activation)
+        changed = True
+    return list(made_by.values()) if changed else None
 
 
 def flatten_into_linear(ops: Ops, output: int) -> Ops | None:
     """Drop a reshape before a linear operation, which flattens its input itself."""
     made_by = {op.output: op for op in ops}
-    for i, op in enumerate(ops):
-        if isinstance(op, Linear):
+    changed = False
+    for op in ops:
+        if not isinstance(op, Linear):
+            continue
+        before = made_by.get(op.inputs[0])
+        while isinstance(before, Reshape):
+            op = replace(
+                op,
+                inputs=(before.inputs[0], *op.inputs[1:]),
+                in_shapes=(before.in_shapes[0], *op.in_shapes[1:]),
+            )
+            made_by[op.output] = op
+            changed = True
             before = made_by.get(op.inputs[0])
-            if isinstance(before, Reshape):
-                merged = replace(
-                    op,
-                    inputs=(before.inputs[0], *op.inputs[1:]),
-                    in_shapes=(before.in_shapes[0], *op.in_shapes[1:]),
-                )
-                return [*ops[:i], merged, *ops[i + 1 :]]
-    return None
+    return list(made_by.values()) if changed else None

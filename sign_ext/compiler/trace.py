@@ -7,21 +7,15 @@ and the constants folded from it, still hold.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from sign_ext.compiler.record import record
 from sign_ext.errors import UnsupportedOperation
 
 TRACED_IMAGES = 2  # a batch of one would hide operations that mix images
-
-# make_fx patches nn.Module.__call__ for the whole process and restores what it found. Two calls
-# that overlap restore each other's patch, which then stays for good.
-_TRACING = threading.RLock()  # reentrant: a forward pass may itself use SIGN
 
 
 def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
@@ -38,13 +32,12 @@ def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
         UnsupportedOperation: the forward pass reads values back, or cannot be recorded.
     """
     batch = image.repeat(TRACED_IMAGES, *[1] * (image.dim() - 1))
-    with torch.no_grad(), _TRACING:
-        try:
-            return make_fx(phi, tracing_mode="real", pre_dispatch=True)(batch)
-        except UnsupportedOperation:
-            raise
-        except Exception as error:  # whatever user code raises when its tensors are proxies
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UnsupportedOperation(
-                f"the forward pass cannot be recorded as a graph: {reason}"
-            ) from error
+    try:
+        return record(phi, batch)
+    except UnsupportedOperation:
+        raise
+    except Exception as error:  # whatever user code raises below autograd
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UnsupportedOperation(
+            f"the forward pass cannot be recorded as a graph: {reason}"
+        ) from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import gc
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sign_ext.compiler.build import build
-from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.trace import trace
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.probe import pullback, relative_distances
@@ -37,7 +37,14 @@ def relative_distance(got: Tensor, expected: Tensor) -> float:
     return float(error / size)
 
 
-def check_gradient(program: Program, phi: Phi, images: Tensor) -> float:
+class Pullback(Protocol):
+    """What has δ: a program, or a step of it."""
+
+    def pullback_of_ones(self, images: Tensor) -> Tensor:
+        """δ = Σ_a ∂Φ^a/∂x^i."""
+
+
+def check_gradient(program: Pullback, phi: Phi, images: Tensor) -> float:
     """Compare the program's δ with autograd's on each of some images.
 
     They differ where a network's backward pass is not that of its forward pass: custom autograd
@@ -45,7 +52,7 @@ def check_gradient(program: Program, phi: Phi, images: Tensor) -> float:
     percent, where it decides the sign of a pre-activation; float64 then tells the two apart.
 
     Args:
-        program: compiled from Φ.
+        program: compiled from Φ, or a step of such a program.
         phi: Φ.
         images: (N, C, H, W), of the network's dtype, different ones: at some nothing shows.
 
@@ -85,7 +92,7 @@ def _distance_in_float64(phi: Phi, images: Tensor) -> float | None:
     return error
 
 
-def distance_from_autograd(program: Program, phi: Phi, images: Tensor) -> float:
+def distance_from_autograd(program: Pullback, phi: Phi, images: Tensor) -> float:
     """The largest relative L2 distance of an image's δ from autograd's, where that is finite.
 
     Args:
@@ -94,6 +101,17 @@ def distance_from_autograd(program: Program, phi: Phi, images: Tensor) -> float:
         images: (N, C, H, W), of the program's dtype.
     """
     _, expected = pullback(phi, images)
+    return distance_of(program, images, expected)
+
+
+def distance_of(program: Pullback, images: Tensor, expected: Tensor) -> float:
+    """The largest relative L2 distance of an image's δ from the expected one, where it is finite.
+
+    Args:
+        program: any program, or a step.
+        images: (N, C, H, W), of the program's dtype.
+        expected: δ at these.
+    """
     with torch.no_grad():
         got = program.pullback_of_ones(images)
     return float(relative_distances(got, expected).max())

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.compiler.memory_plan import MemoryPlan
-from sign_ext.engine.eager import AutogradEngine, EagerLayouts, Layout
+from sign_ext.engine.eager import AutogradEngine, Layout
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.graphed import GraphedEngine
+from sign_ext.engine.kept import kept_for
 from sign_ext.engine.onchip.engine import OnChipEngine
 from sign_ext.engine.trajectory import Problem, Trajectory, compiled_layout
 from sign_ext.errors import BackendError, first_line
@@ -111,7 +112,13 @@ def choose(backend: str, device: torch.device) -> BackendChoice:
 
 
 class Engines:
-    """The backends of one network, with what they have compiled and recorded."""
+    """The backends of one network, with what they have compiled and recorded.
+
+    Attributes:
+        kept: what all transforms of the network share.
+        fused: the backend that compiles.
+        onchip: the backend that keeps an image's values on chip.
+    """
 
     def __init__(
         self,
@@ -134,8 +141,9 @@ class Engines:
         self._eager_only = eager_only
         self._backend = settings.backend
         self._precision = settings.precision
-        self.fused = FusedEngine(network, plan, measure=measure)
-        self._layouts = EagerLayouts(self.fused.structure)
+        self.kept = kept_for(network)
+        self.fused = FusedEngine(network, plan, measure=measure, programs=self.kept.programs)
+        self._layouts = self.kept.layouts
         self.onchip = OnChipEngine(self.fused)
         self._engines: dict[str, OnChipEngine | FusedEngine | GraphedEngine | AutogradEngine] = {
             "onchip": self.onchip,
@@ -206,7 +214,7 @@ class Engines:
             else:
                 self.onchip.network(problem, images)
         elif backend == "fused":
-            self.fused.program(problem, images)
+            self.fused.outline(problem, images)
 
     def last_choice(self, device: torch.device) -> BackendChoice:
         """The backend for images on `device` as far as earlier calls tell, without images.

@@ -7,6 +7,7 @@ once, on one image, and channels_last is taken where convolutions ran and δ is 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class Layout:
 
 
 class EagerLayouts:
-    """Decides the layouts, once for each kind of images."""
+    """Decides the layouts, once for each kind of images; several threads may use it."""
 
     def __init__(self, structure: StructureWatch | None = None) -> None:
         """Nothing is decided yet.
@@ -45,7 +46,13 @@ class EagerLayouts:
             structure: the network's watch; None decides anew for each Φ.
         """
         self._structure = structure
+        self._free = threading.RLock()
         self._kept: BoundedCache[Hashable, Layout] = BoundedCache(LAYOUTS_KEPT)
+
+    def clear(self) -> None:
+        """Decide anew."""
+        with self._free:
+            self._kept = BoundedCache(LAYOUTS_KEPT)
 
     def choose(self, problem: Problem, images: Tensor) -> Layout:
         """The layout for images like these.
@@ -58,7 +65,8 @@ class EagerLayouts:
             Exception: what the network raises where it runs in neither layout.
         """
         key = self._key(problem, images)
-        return self._kept.get_or_make(key, lambda: _choose(problem, images))
+        with self._free:
+            return self._kept.get_or_make(key, lambda: _choose(problem, images))
 
     def rule_out(self, problem: Problem, images: Tensor, why: str) -> bool:
         """Take the images' own layout from now on; False if that is what was taken already.
@@ -69,11 +77,12 @@ class EagerLayouts:
             why: the failure.
         """
         own = own_layout(images)
-        if self.choose(problem, images).format == own:
-            return False
         key = self._key(problem, images)
-        self._kept.drop_key(key)
-        self._kept.get_or_make(key, lambda: Layout(own, why))
+        with self._free:
+            if self.choose(problem, images).format == own:
+                return False
+            self._kept.drop_key(key)
+            self._kept.get_or_make(key, lambda: Layout(own, why))
         return True
 
     def _key(self, problem: Problem, images: Tensor) -> Hashable:
@@ -81,7 +90,8 @@ class EagerLayouts:
         network = id(phi) if self._structure is None else self._structure.key(problem)
         source = getattr(phi, "source", None)
         kind = (images.shape[1:], own_layout(images), images.device)
-        return (kind, problem.model_dtype, problem.settings.precision, network, source)
+        precision, inputs = problem.settings.precision, problem.inputs.key
+        return (kind, problem.model_dtype, precision, network, source, inputs)
 
 
 def own_layout(images: Tensor) -> torch.memory_format:

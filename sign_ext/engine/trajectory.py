@@ -35,6 +35,7 @@ class Problem:
         model_dtype: what Φ takes; the iterate is cast to it for each product.
         inputs: what else the network is given in this call.
         like: the images' statistics, for random ones that resemble them; None: each batch's own.
+        witness: a random image (1, ...) and autograd's δ there, taken in this call; None: neither.
     """
 
     phi: Callable[[Tensor], Tensor]
@@ -42,6 +43,7 @@ class Problem:
     model_dtype: torch.dtype
     inputs: ModelInputs = NO_INPUTS
     like: ImageStatistics | None = field(default=None, compare=False)
+    witness: tuple[Tensor, Tensor] | None = field(default=None, compare=False)
 
     def for_images(self, rows: slice) -> Problem:
         """The same with Φ for some of the call's images, where each has further inputs of its own.

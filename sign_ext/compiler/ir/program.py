@@ -192,5 +192,15 @@ def with_constants(op: Op, change: Callable[[Tensor], Tensor]) -> Op:
     return replace(op, **constants) if constants else op
 
 
+def constant_bytes(program: Program) -> int:
+    """Bytes of a program's weights and other constants.
+
+    Args:
+        program: any program.
+    """
+    constants = [program.seed, *(c for op in program.ops for c in op.constants())]
+    return sum(c.numel() * c.element_size() for c in constants)
+
+
 def _dimensions(shape: Shape) -> str:
     return "×".join(map(str, shape))

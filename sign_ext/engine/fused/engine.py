@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,11 +12,12 @@ from torch.fx import GraphModule
 
 from sign_ext.bounded_cache import BoundedCache
 from sign_ext.compiler.build import build
-from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.ir.program import Program, constant_bytes
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
+from sign_ext.compiler.record import READS_WEIGHTS
 from sign_ext.compiler.trace import trace
-from sign_ext.engine.agreement import check_gradient, distance_from_autograd
-from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in
+from sign_ext.engine.agreement import TOLERANCE, check_gradient, distance_of
+from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in, without_weights
 from sign_ext.engine.fused.trajectory import (
     DepthFirstTrajectory,
     FusedTrajectory,
@@ -33,11 +35,23 @@ from sign_ext.engine.trajectory import (
 )
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.eval_state import same_bits, why_not_recorded
-from sign_ext.network_state import StructureWatch, constants_of, weights_digest
-from sign_ext.probe import ImageStatistics, random_images, statistics_of
+from sign_ext.network_state import (
+    StructureWatch,
+    constants_of,
+    release_weights,
+    weights_digest,
+    with_weights,
+)
+from sign_ext.probe import (
+    ImageStatistics,
+    pullback,
+    random_images,
+    statistics_of,
+)
 from sign_ext.source_layer import Phi
 
-PROGRAMS_KEPT = 4  # image shapes at a time
+PROGRAMS_KEPT = 8  # image shapes, source layers and further inputs at a time
+STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
 SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)  # dtypes of networks
 RANDOM_IMAGES = 3  # at which a new program is checked, beside the caller's first
 # A kept program is looked at again where it is further from autograd than this, and than this many
@@ -46,12 +60,21 @@ LEAST_ERROR = 1e-4
 MARGIN = 3.0
 
 
+# What decides a step beside its program, and what makes the step.
+Bind = tuple[Hashable, Callable[[Program], Step]]
+
+
 @dataclass
-class _Compiled:
-    graph: GraphModule
-    constants: list[Tensor]  # what the graph reads that is neither parameter nor buffer
+class Compiled:
+    """A program of a network, and what it was made of; it is brought up to date in place."""
+
+    graph: GraphModule  # without the network's parameters and buffers
+    own: dict[str, str]  # where those go, by their names in the network
+    constants: list[Tensor]  # what else the graph reads
     digest: Hashable
-    program: Program
+    outline: Program  # without weights; another one for other values of these
+    program: Program | None  # with them, until a step has prepared its own
+    bytes: int  # of the weights
     rounding: float  # the largest distance from autograd that was found to be rounding
 
 
@@ -62,6 +85,9 @@ class ProgramCache:
     number that a forward pass read from a tensor. So each call compares the program's δ with
     autograd's on one random image, which costs as much as one image of one step. A program that is
     further off than rounding ever was is recorded anew.
+
+    Several threads may use it, and several transforms of the network do. It does not keep the
+    network alive.
     """
 
     def __init__(self, network: nn.Module, structure: StructureWatch | None = None) -> None:
@@ -71,17 +97,36 @@ class ProgramCache:
             network: the network.
             structure: its watch; None makes one.
         """
-        self._network = network
-        self._structure = structure if structure is not None else StructureWatch(network)
-        self._kept: BoundedCache[Hashable, _Compiled] = BoundedCache(PROGRAMS_KEPT)
+        self.structure = structure if structure is not None else StructureWatch(network)
+        self._free = threading.RLock()
+        self._kept: BoundedCache[Hashable, Compiled] = BoundedCache(PROGRAMS_KEPT)
+        self._refused: BoundedCache[Hashable, str] = BoundedCache(PROGRAMS_KEPT)
+        self._steps: BoundedCache[tuple[Program, Hashable], Step] = BoundedCache(STEPS_KEPT)
         self._drawn = 0  # random images so far: each call has fresh ones
 
-    def get(self, problem: Problem, images: Tensor) -> Program:
-        """The program of Φ for images of this shape, as the network is now.
+    def clear(self) -> None:
+        """Forget all programs and steps."""
+        with self._free:
+            self._kept = BoundedCache(PROGRAMS_KEPT)
+            self._refused = BoundedCache(PROGRAMS_KEPT)
+            self._steps = BoundedCache(STEPS_KEPT)
+
+    def bytes(self) -> int:
+        """About how much memory the programs take, and the weights that steps have prepared."""
+        with self._free:
+            bytes_of = {kept.outline: kept.bytes for kept in self._kept.values()}
+            whole = sum(kept.bytes for kept in self._kept.values() if kept.program is not None)
+            # A step has the weights for both directions in its operators' order.
+            return whole + sum(2 * bytes_of.get(outline, 0) for outline, _ in self._steps)
+
+    def get(self, problem: Problem, images: Tensor, bind: Bind | None = None) -> Compiled:
+        """What is compiled of Φ for images of this shape, as the network is now.
 
         Args:
             problem: the call's, its network frozen and in evaluation mode.
             images: (N, C, H, W), N ≥ 1.
+            bind: a step of the program's own dtype that the call needs: of a new program it is
+                bound at once, and checked in the program's place.
 
         Raises:
             UnsupportedOperation: the network has an operation that the compiler does not know, or
@@ -91,91 +136,216 @@ class ProgramCache:
         assert isinstance(phi, Phi)
         if dtype not in SUPPORTED:
             raise UnsupportedOperation(f"networks in {str(dtype).removeprefix('torch.')}")
-        if why := why_not_recorded(self._network):
+        if why := why_not_recorded(phi.model):
             raise UnsupportedOperation(why)
         like = problem.like or statistics_of(images)
-        image_kind = (images.shape[1:], dtype, images.device)
+        # Everything that decides a program, and nothing that does not: neither the step size, nor
+        # the number of steps, nor the precision, which is a step's.
+        kind = (images.shape[1:], dtype, images.device, phi.source, problem.inputs.key)
 
         def key() -> Hashable:
-            return (image_kind, phi.source, self._structure.key(problem))
+            return (kind, self.structure.key(problem))
 
-        fresh: list[_Compiled] = []
+        fresh: list[Compiled] = []
 
-        def make() -> _Compiled:
-            random = self._random(like, images, RANDOM_IMAGES).to(dtype)
-            fresh.append(self._compile(phi, images[:1].to(dtype), random))
+        def make() -> Compiled:
+            random = self.random(like, images, RANDOM_IMAGES).to(dtype)
+            fresh.append(self._compile(key, phi, images[:1].to(dtype), random, bind))
             return fresh[0]
 
-        before = key()
-        kept = self._kept.get_or_make(before, make)
-        if fresh:
-            # The recording may have shown what the forward pass itself writes.
-            if (after := key()) != before:
-                self._kept.get_or_make(after, lambda: kept)
+        with self._free:
+            before = key()
+            if why := self._refused.get(before):
+                raise UnsupportedOperation(why)
+            kept = self._kept.get_or_make(before, make)
+            if fresh:
+                # The recording may have shown what the forward pass itself writes.
+                if (after := key()) != before:
+                    self._kept.get_or_make(after, lambda: kept)
+                return kept
+            random = self.random(like, images, 1).to(dtype)
+            self._follow_weights(key, kept, phi, images[:1].to(dtype), random)
+            outline = kept.outline
+            step = self._step_like(outline)
+        witness = problem.witness
+        if witness is not None and witness[0].shape[1:] == images.shape[1:]:
+            random = witness[0].to(dtype)
         else:
-            self._renew(kept, phi, images, like)
-        return kept.program
+            witness = None
+        try:
+            expected = pullback(phi, random)[1] if witness is None else witness[1]
+        except Exception:  # as in `_compile`
+            return kept
+        if self._is_off(kept, phi, step, random, expected):
+            with self._free:
+                if kept.outline is outline:  # no other thread has renewed it meanwhile
+                    self._renew(key, kept, phi, images[:1].to(dtype), random)
+        return kept
 
-    def _random(self, like: ImageStatistics, images: Tensor, count: int) -> Tensor:
-        """Random images shaped as these; other ones each time."""
+    def program(self, kept: Compiled, phi: Phi) -> Program:
+        """A program with its weights; they are put together anew where steps have prepared them.
+
+        Args:
+            kept: from `get`.
+            phi: Φ.
+        """
+        with self._free:
+            return kept.program if kept.program is not None else self._build(kept, phi)
+
+    def _build(self, kept: Compiled, phi: Phi) -> Program:
+        with with_weights(kept.graph, phi.model, kept.own):
+            return build(kept.graph, kept.outline.seed.dtype, str(phi.source))
+
+    def has_any(self) -> bool:
+        """Whether there is a program, which a call may compare with autograd."""
+        return len(self._kept) > 0
+
+    def random(self, like: ImageStatistics, images: Tensor, count: int = 1) -> Tensor:
+        """Random images shaped as some; other ones each time.
+
+        Args:
+            like: their statistics.
+            images: (N, ...).
+            count: how many.
+        """
         self._drawn += 1
         return random_images(like, images.shape[1:], count, self._drawn)
 
-    def _compile(self, phi: Phi, image: Tensor, random: Tensor) -> _Compiled:
+    def _compile(
+        self,
+        key: Callable[[], Hashable],
+        phi: Phi,
+        image: Tensor,
+        random: Tensor,
+        bind: Bind | None = None,
+    ) -> Compiled:
         """Record, build and check a program.
 
         Args:
+            key: the program's; where an operation has no rule, that is kept in its place.
             phi: Φ.
             image: the caller's first, (1, C, H, W).
             random: others, at which the gradient is checked too.
+            bind: as for `get`.
         """
-        with self._structure.running():
+        network = phi.model
+        with self.structure.running():
             graph = trace(phi, image)
-        constants = constants_of(graph, self._network)
-        digest = weights_digest(self._network, constants)
-        program = build(graph, image.dtype, str(phi.source))
+        constants = constants_of(graph, network)
+        digest = weights_digest(network, constants)
         try:
-            rounding = check_gradient(program, phi, torch.cat([image, random]))
+            program = build(graph, image.dtype, str(phi.source))
+        except UnsupportedOperation as refused:
+            why = str(refused)  # whatever the images; what follows may depend on them
+            self._refused.get_or_make(key(), lambda: why)
+            raise
+        own = release_weights(graph, network)
+        step = None if bind is None else bind[1](program)
+        checked = program if step is None else step
+        try:
+            rounding = check_gradient(checked, phi, torch.cat([image, random]))
         except UnsupportedOperation:
             raise
         except Exception:  # a network may check what it is given, and refuse a random image
-            rounding = check_gradient(program, phi, image)
-        return _Compiled(graph, constants, digest, program, rounding)
+            rounding = check_gradient(checked, phi, image)
+        outline, size = without_weights(program), constant_bytes(program)
+        new = Compiled(graph, own, constants, digest, outline, program, size, rounding)
+        if bind is not None and step is not None:
+            bound, new.program = step, None
+            self._steps.get_or_make((outline, bind[0]), lambda: bound)
+        return new
 
-    def _renew(self, kept: _Compiled, phi: Phi, images: Tensor, like: ImageStatistics) -> None:
-        """Bring a kept program up to date with the network."""
-        dtype = kept.program.seed.dtype
-        digest = weights_digest(self._network, kept.constants)
-        if kept.digest != digest:
-            # The same structure with other weights: the recorded graph still holds.
-            kept.program = build(kept.graph, dtype, str(phi.source))
-            kept.digest = digest
-        random = self._random(like, images, 1).to(dtype)
-        try:
-            error = distance_from_autograd(kept.program, phi, random)
-        except Exception:  # as in `_compile`
+    def _follow_weights(
+        self, key: Callable[[], Hashable], kept: Compiled, phi: Phi, image: Tensor, random: Tensor
+    ) -> None:
+        """Give a kept program the weights' values as they are now."""
+        digest = weights_digest(phi.model, kept.constants)
+        if kept.digest == digest:
             return
-        if error <= max(LEAST_ERROR, MARGIN * kept.rounding):
+        if kept.graph.meta[READS_WEIGHTS]:  # as numbers, of which the graph has the old ones
+            self._replace(kept, self._compile(key, phi, image, random))
             return
+        # The same structure with other weights: the recorded graph still holds.
+        kept.program = self._build(kept, phi)
+        kept.outline = without_weights(kept.program)
+        kept.digest = digest
+
+    def _step_like(self, outline: Program) -> Step | None:
+        """A bound step of a program, in the program's own dtype."""
+        for (of, _), step in zip(self._steps, self._steps.values(), strict=True):
+            if of is outline and step.dtype == outline.seed.dtype:
+                return step
+        return None
+
+    def _is_off(
+        self, kept: Compiled, phi: Phi, step: Step | None, image: Tensor, expected: Tensor
+    ) -> bool:
+        """Whether a program is further from autograd on an image than rounding explains.
+
+        Args:
+            kept: the program.
+            phi: Φ.
+            step: a step of it, which takes a third of the program's own time; or None.
+            image: (1, C, H, W).
+            expected: autograd's δ there.
+        """
+        most = max(LEAST_ERROR, MARGIN * kept.rounding)
+        if step is not None:
+            rounding = distance_of(step, image, expected)
+            if rounding <= most:
+                return False
+        off = distance_of(self.program(kept, phi), image, expected) > most
+        if step is not None and not off:  # the step's algorithms may round more than the program's
+            kept.rounding = max(kept.rounding, min(rounding, TOLERANCE[image.dtype]))
+        return off
+
+    def _renew(
+        self, key: Callable[[], Hashable], kept: Compiled, phi: Phi, image: Tensor, random: Tensor
+    ) -> None:
+        """Record a program anew that is off, or find that it is off by rounding."""
         try:
-            new = self._compile(phi, images[:1].to(dtype), random)
+            new = self._compile(key, phi, image, random)
         except UnsupportedOperation:
             self._kept.drop(lambda entry: entry is kept)
             raise
+        assert new.program is not None
         with torch.no_grad():
-            old, now = (p.pullback_of_ones(random) for p in (kept.program, new.program))
-        kept.rounding = max(new.rounding, kept.rounding if same_bits(old, now) else 0.0)
+            old = self.program(kept, phi).pullback_of_ones(random)
+            now = new.program.pullback_of_ones(random)
+        rounding = max(new.rounding, kept.rounding if same_bits(old, now) else 0.0)
         if not same_bits(old, now):  # the network has changed; or else it was rounding
-            kept.graph, kept.constants = new.graph, new.constants
-            kept.digest, kept.program = new.digest, new.program
+            self._replace(kept, new)
+        kept.rounding = rounding
 
+    def _replace(self, kept: Compiled, new: Compiled) -> None:
+        """Put a new recording in the place of a kept one, under the same key."""
+        vars(kept).update(vars(new))
 
-STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
+    def step(self, kept: Compiled, phi: Phi, bind: Bind) -> Step:
+        """A program's bound step, which holds no buffers: transforms and threads may share it.
+
+        Args:
+            kept: the program, from `get`.
+            phi: Φ.
+            bind: the step.
+        """
+        key, make = bind
+        with self._free:
+            # Steps that were bound before the weights changed are of no use any more.
+            current = {entry.outline for entry in self._kept.values()}
+            for entry in [entry for entry in self._steps if entry[0] not in current]:
+                self._steps.drop_key(entry)
+            step = self._steps.get_or_make(
+                (kept.outline, key), lambda: make(self.program(kept, phi))
+            )
+            if step.dtype == kept.outline.seed.dtype:  # it can be compared with autograd itself
+                kept.program = None
+            return step
 
 
 @dataclass
 class _Bound:
-    program: Program
+    outline: Program
     step: Step
     trajectory: FusedTrajectory | None = None
 
@@ -192,6 +362,7 @@ class FusedEngine:
         *,
         measure: bool = False,
         record: Record = record_cuda_graph,
+        programs: ProgramCache | None = None,
     ) -> None:
         """Nothing is compiled yet.
 
@@ -200,15 +371,16 @@ class FusedEngine:
             tuning_plan: choices for some batch shapes; those measured are added to it.
             measure: whether to measure choices for shapes that the tuning plan does not have.
             record: turns a step into its replay.
+            programs: what was compiled of the network already; None begins anew.
         """
         self.tuning_plan = tuning_plan if tuning_plan is not None else TuningPlan()
         self.measure = measure
-        self.structure = StructureWatch(network)
-        self._programs = ProgramCache(network, self.structure)
+        self._programs = programs if programs is not None else ProgramCache(network)
+        self.structure = self._programs.structure
         self._record = record
         self._kept: BoundedCache[Hashable, _Bound] = BoundedCache(STEPS_KEPT)
         self._problem: Problem | None = None  # of the current call, whose program is `_program`
-        self._program: tuple[Hashable, Program] | None = None
+        self._program: tuple[Hashable, Compiled] | None = None
 
     def program(self, problem: Problem, images: Tensor) -> Program:
         """The program for images of this shape, checked once a call against the network.
@@ -216,6 +388,18 @@ class FusedEngine:
         Raises:
             UnsupportedOperation: the compiler does not know an operation of the network.
         """
+        assert isinstance(problem.phi, Phi)
+        return self._programs.program(self._compiled(problem, images), problem.phi)
+
+    def outline(self, problem: Problem, images: Tensor) -> Program:
+        """The same without weights, which need not be put together for it.
+
+        Raises:
+            UnsupportedOperation: the compiler does not know an operation of the network.
+        """
+        return self._compiled(problem, images).outline
+
+    def _compiled(self, problem: Problem, images: Tensor) -> Compiled:
         if images.dim() != 4:
             raise UnsupportedOperation(
                 f"the compiler takes images (N, C, H, W), not {images.dim()}-d"
@@ -223,8 +407,8 @@ class FusedEngine:
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
             with without_autocast(images.device):
-                program = self._programs.get(problem, images)
-            self._problem, self._program = problem, (key, program)
+                compiled = self._programs.get(problem, images, self._first_step(problem, images))
+            self._problem, self._program = problem, (key, compiled)
         return self._program[1]
 
     def memory(self, problem: Problem, images: Tensor) -> MemoryPlan:
@@ -234,7 +418,7 @@ class FusedEngine:
             UnsupportedOperation: the compiler does not know an operation of the network.
         """
         dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
-        return plan_memory(schedule_in(self.program(problem, images), dtype))
+        return plan_memory(schedule_in(self.outline(problem, images), dtype))
 
     def step(self, problem: Problem, images: Tensor) -> Step:
         """The bound step for batches of this shape.
@@ -264,28 +448,50 @@ class FusedEngine:
         return trajectory
 
     def _bound(self, problem: Problem, images: Tensor) -> _Bound:
-        program = self.program(problem, images)
+        compiled = self._compiled(problem, images)
+        outline = compiled.outline
         key = (images.shape, images.dtype, images.device, problem.settings.of_a_step)
         # Steps for such images that were bound before the weights changed are of no use any more.
         self._kept.drop(
             lambda kept: (
-                kept.program.image_shape == program.image_shape and kept.program is not program
+                kept.outline.image_shape == outline.image_shape and kept.outline is not outline
             )
         )
-        return self._kept.get_or_make(key, lambda: self._bind(problem, program, images))
+        return self._kept.get_or_make(key, lambda: self._bind(problem, compiled, images))
 
-    def _bind(self, problem: Problem, program: Program, images: Tensor) -> _Bound:
+    def _first_step(self, problem: Problem, images: Tensor) -> Bind | None:
+        """What binds a new program's step, where that has the program's own precision.
+
+        It takes a third of the time in which the program itself computes δ, to be checked. On a
+        GPU the program takes no longer, and is what a step may be compared with.
+        """
+        precision = problem.settings.precision
+        planned = tuning_key(images, precision) in self.tuning_plan.choices or self.measure
+        if images.device.type != "cpu" or precision != "float32" or planned:
+            return None
+        return self._binding(problem, images, None)
+
+    def _binding(self, problem: Problem, images: Tensor, choices: StepChoices | None) -> Bind:
+        """What binds a program's step for batches of this shape, with the step's key."""
+        precision = problem.settings.precision
+        dtype, tf32 = activation_dtype(problem.model_dtype, precision), precision == "tf32"
+        device = images.device
+
+        def bind(program: Program) -> Step:
+            with repeatable(device):
+                return Step(program, dtype, device, len(images), choices, tf32=tf32)
+
+        return (images.shape, dtype, device, choices, tf32), bind
+
+    def _bind(self, problem: Problem, compiled: Compiled, images: Tensor) -> _Bound:
         """A program's step for batches of this shape."""
-        dtype = activation_dtype(problem.model_dtype, problem.settings.precision)
+        assert isinstance(problem.phi, Phi)
         with repeatable(images.device):
-            choices = self._choices(problem, program, dtype, images)
-            tf32 = problem.settings.precision == "tf32"
-            step = Step(program, dtype, images.device, len(images), choices, tf32=tf32)
-        return _Bound(program, step)
+            binding = self._binding(problem, images, self._choices(problem, images))
+            step = self._programs.step(compiled, problem.phi, binding)
+        return _Bound(compiled.outline, step)
 
-    def _choices(
-        self, problem: Problem, program: Program, dtype: torch.dtype, images: Tensor
-    ) -> StepChoices | None:
+    def _choices(self, problem: Problem, images: Tensor) -> StepChoices | None:
         """The tuning plan's choices, measured first if asked for; None for the fixed rule."""
         precision = problem.settings.precision
         key = tuning_key(images, precision)
@@ -293,6 +499,8 @@ class FusedEngine:
             self.tuning_plan.machine = machine_of(images.device)
             batch = images.contiguous(memory_format=torch.channels_last)
             batch = batch.to(iterate_dtype(problem.model_dtype))
+            dtype = activation_dtype(problem.model_dtype, precision)
+            program = self.program(problem, images)
             chosen = measure_choices(program, dtype, batch)
             blocks = measure_blocks(program, dtype, batch, tf32=precision == "tf32")
             self.tuning_plan.choices[key] = replace(chosen, blocks=blocks)

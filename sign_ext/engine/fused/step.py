@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from sign_ext.engine.fused.bind.context import BindContext, Slots
 from sign_ext.engine.fused.bind.dense import is_dense
 from sign_ext.engine.fused.bind.inverted_residual import block_of
 from sign_ext.engine.fused.products import onednn
-from sign_ext.engine.fused.products.torch import Dense, torch_dense
+from sign_ext.engine.fused.products.torch import Dense, torch_dense, without_weight
 from sign_ext.engine.fused.tuning_plan import StepChoices, choices_by_rule
+from sign_ext.engine.trajectory import repeatable
 from sign_ext.ops.inverted_residual import PackedBlock, pack_block
 
 
@@ -48,6 +50,8 @@ def schedule_in(program: Program, dtype: torch.dtype) -> Schedule:
 
 class Step:
     """One step of one program for a batch size and a device.
+
+    Its own `program` lacks the weights of dense operations, which their products have prepared.
 
     The number of images may differ from call to call; choices are made for the given one.
     """
@@ -88,11 +92,13 @@ class Step:
         self.blocks: dict[int, PackedBlock] = {}
         self.library = self._library(device)
         self._prepare(origin, tf32)
-        binder = Binder(BindContext(program, self.dense, dtype, device, self.blocks))
-        self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
         self.stem_weight: Tensor | None = None
         if self.schedule.stem:
             self.stem, self.stem_weight = stem_of_program(program, self.schedule.stem - 1)
+        # What products have prepared is not kept a second time.
+        self.program = without_weights(program, self.dense)
+        binder = Binder(BindContext(self.program, self.dense, dtype, device, self.blocks))
+        self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
 
     def _library(self, device: torch.device) -> str:
         """Whose products dense operations are."""
@@ -138,6 +144,15 @@ class Step:
         assert result is not None
         return result
 
+    def pullback_of_ones(self, images: Tensor) -> Tensor:
+        """The same for images in any layout, to be compared with a program's or autograd's.
+
+        Args:
+            images: (N, C, H, W).
+        """
+        with repeatable(images.device):
+            return self.delta(images.contiguous(memory_format=torch.channels_last))
+
     def stem_cotangent(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the stem's update needs instead of δ: its output's cotangent and its bit mask.
 
@@ -150,6 +165,22 @@ class Step:
         g = slots[last.reads[0]]
         assert g is not None
         return g, None if last.mask is None else slots[last.mask]
+
+
+def without_weights(program: Program, places: Collection[int] | None = None) -> Program:
+    """A program that only says what there is to compute: some weights have a shape and no values.
+
+    Args:
+        program: the network.
+        places: of convolutions and linear operations; None for all.
+    """
+    ops = tuple(
+        without_weight(op)
+        if isinstance(op, Convolution | Linear) and (places is None or i in places)
+        else op
+        for i, op in enumerate(program.ops)
+    )
+    return replace(program, ops=ops)
 
 
 def stem_of_program(program: Program, place: int) -> tuple[Convolution, Tensor]:

@@ -110,19 +110,19 @@ class OnChipEngine:
         why = why_refused(problem, images.device)
         if why is not None:
             raise BackendError(f'backend="onchip" cannot run here: {why}')
-        program = self._fused.program(problem, images)
+        outline = self._fused.outline(problem, images)
         momentum = bool(problem.settings.momentum)
         key = (images.device, momentum)
-        if self._planned is None or self._planned[:2] != (program, key):
-            memory = shared_memory_of(images.device)
+        if self._planned is None or self._planned[:2] != (outline, key):
+            program, memory = self._fused.program(problem, images), shared_memory_of(images.device)
             network = put_on_chip(program, memory, images.device, momentum=momentum)
-            self._planned = (program, key, network)
+            self._planned = (outline, key, network)
         return self._planned[2]
 
     def require_most(self, problem: Problem, images: Tensor) -> None:
         """Raise BackendError unless at least half of the step's arithmetic would be on chip."""
         network = self.network(problem, images)
-        share = share_on_chip(network, self._fused.program(problem, images))
+        share = share_on_chip(network, self._fused.outline(problem, images))
         if share < LEAST_SHARE:
             raise BackendError(
                 f"only {share:.0%} of the arithmetic would be done on chip: {network.stop_reason}"

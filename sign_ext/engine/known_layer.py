@@ -1,0 +1,128 @@
+"""A source layer that was found before: one pass over one image says whether it still is Φ's.
+
+To find Φ and to check it takes two forward passes and two backward passes, with a hook on every
+module. Where the network's structure is that of an earlier call, the answer is known but for what
+no watch can see. So the network runs once more, as a whole: the layer has to run once, and the way
+in autograd's graph from the network's output to Φ has to be what it was. One backward pass from Φ
+shows that there is a gradient, and what it is at a random image, with which a compiled program is
+compared.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.bounded_cache import BoundedCache
+from sign_ext.source_layer import (
+    SourceLayer,
+    in_this_thread,
+    tensors_in,
+    trail_to,
+)
+
+LAYERS_KEPT = 8  # kinds of images and options at a time
+
+
+@dataclass(frozen=True)
+class KnownLayer:
+    """What an earlier call found.
+
+    Attributes:
+        structure: the network's, from its watch.
+        source: where Φ is read.
+        varies: whether the sum over Φ varies.
+        trail: from the network's output back to Φ, from `trail_to`.
+    """
+
+    structure: Hashable
+    source: SourceLayer
+    varies: bool
+    trail: tuple[str, ...]
+
+
+class KnownLayers:
+    """The last few of a network, by the kind of images; several threads may use it."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._free = threading.Lock()
+        self._kept: BoundedCache[Hashable, KnownLayer] = BoundedCache(LAYERS_KEPT)
+
+    def get(self, kind: Hashable) -> KnownLayer | None:
+        """What was found for such images, or None."""
+        with self._free:
+            return self._kept.get(kind)
+
+    def put(self, kind: Hashable, known: KnownLayer) -> None:
+        """Keep what was found."""
+        with self._free:
+            self._kept.drop_key(kind)
+            self._kept.get_or_make(kind, lambda: known)
+
+    def clear(self) -> None:
+        """Know nothing."""
+        with self._free:
+            self._kept = BoundedCache(LAYERS_KEPT)
+
+
+def look_again(model: nn.Module, known: KnownLayer, images: Tensor) -> Tensor | None:
+    """δ of a few images if Φ is where it was, else None: then it has to be found anew.
+
+    Args:
+        model: the network, frozen and in evaluation mode.
+        known: what an earlier call found.
+        images: (N, ...), of the network's dtype.
+
+    Returns:
+        δ, shaped as images; None also where the network raises, or Φ or δ is not finite.
+    """
+    try:
+        delta = _pullback_of_whole(model, known, images)
+    except Exception:  # whatever the network raises; the search for Φ says what is wrong
+        return None
+    return delta if delta is not None and bool(torch.isfinite(delta).all()) else None
+
+
+def _pullback_of_whole(model: nn.Module, known: KnownLayer, images: Tensor) -> Tensor | None:
+    seen: list[tuple[Tensor, Any]] = []
+
+    def keep(value: Any) -> None:
+        # Copied, since a later layer may write in place; its node, by which the trail ends.
+        (tensor,) = tensors_in(value)
+        seen.append((tensor.clone(), tensor.grad_fn))
+
+    @in_this_thread
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keep(args[0] if args else next(iter(kwargs.values()), None))
+
+    @in_this_thread
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        keep(output)
+
+    module = model.get_submodule(known.source.name)
+    at_input = known.source.side == "input"
+    if at_input:
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(after)
+    try:
+        with torch.enable_grad():
+            x = images.detach().clone().requires_grad_()
+            output = model(x)
+    finally:
+        handle.remove()
+    if len(seen) != 1:
+        return None
+    ((value, node),) = seen
+    if at_input and trail_to(node, output) != known.trail:
+        return None
+    if not bool(torch.isfinite(value).all()):
+        return None
+    (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
+    return delta
