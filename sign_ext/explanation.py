@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.checks import device_of
-from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.eager import Layout
@@ -159,25 +158,19 @@ def _describe_operators(step: Step) -> tuple[str, ...]:
     """The operators of a compiled step: our fused ones, the library's and PyTorch's own."""
     ops = step.program.ops
     activations = sum(r.kind == "bit mask" for op in ops for r in op.residues())
-    kinds = Counter(
-        "depthwise convolution"
-        if isinstance(op, Convolution) and op.is_depthwise
-        else op.kind.replace("_", " ")
-        for op in ops
-    )
-    library = {kind: kinds.pop(kind) for kind in ("convolution", "linear") if kind in kinds}
-    torch_only = {
-        kind: kinds.pop(kind)
-        for kind in ("smooth", "multiply", "concat", "slice", "pad", "reshape", "adaptive average")
-        if kind in kinds
-    }
+    kinds: dict[str, Counter[str]] = {"ours": Counter(), "library": Counter(), "PyTorch": Counter()}
+    for op in ops:
+        ours = op.runs_by == "ours"
+        kind = op.kind.replace("_", " ")
+        kinds[op.runs_by]["depthwise convolution" if ours and kind == "convolution" else kind] += 1
+    if activations:
+        kinds["ours"]["activation kept as bits"] = activations
     lines = []
-    fused = {**kinds, "activation kept as bits": activations} if activations else dict(kinds)
-    names = (("fused", fused), (f"by {step.library}", library), ("by PyTorch", torch_only))
-    for name, counted in names:
+    names = {"ours": "fused", "library": f"by {step.library}", "PyTorch": "by PyTorch"}
+    for who, counted in kinds.items():
         if counted:
             counts = ", ".join(f"{n} {kind}" for kind, n in counted.items())
-            lines.append(f"{name}: {counts}")
+            lines.append(f"{names[who]}: {counts}")
     if step.schedule.stem and ops:
         lines.append("the first convolution's input-backward adds to the image: no δ in memory")
     return tuple(lines)

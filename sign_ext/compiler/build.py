@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 import sign_ext.compiler.rules  # noqa: F401  # importing registers the rules
 from sign_ext.compiler.fold import drop_dead, simplify
 from sign_ext.compiler.ir.op import Op
-from sign_ext.compiler.ir.program import Program, renumber, with_constants
+from sign_ext.compiler.ir.program import Program, renumber
 from sign_ext.compiler.lower import lower
 from sign_ext.compiler.trace import TRACED_IMAGES, trace
 from sign_ext.errors import UnsupportedOperation
@@ -59,7 +59,7 @@ def build(graph: GraphModule, dtype: torch.dtype, source: str = "") -> Program:
         ops, _ = renumber(ops, output)
         return Program(
             image_shape=image_shape,
-            ops=tuple(with_constants(op, lambda c: c.to(dtype)) for op in ops),
+            ops=tuple(op.with_constants(lambda c: c.to(dtype)) for op in ops),
             seed=seed.to(dtype).contiguous(),
             folded=folded,
             source=source,
@@ -82,7 +82,7 @@ def _fold_head(ops: list[Op], output: int) -> tuple[list[Op], int, Tensor, tuple
     seed = torch.ones((1, *shape), dtype=torch.float64, device=device)
     folded: list[str] = []
     while (op := made_by.get(output)) is not None and op.is_linear and len(op.inputs) == 1:
-        exact = with_constants(op, Tensor.double)
+        exact = op.with_constants(Tensor.double)
         (seed,) = exact.linear_vjp(seed, None)
         folded.append(str(op))
         output = op.inputs[0]

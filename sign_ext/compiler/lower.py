@@ -1,6 +1,6 @@
 """From a recorded graph of ATen operations to the compiler's own, by one rule for each.
 
-The rules are in `compiler/rules`, with the decorator `rule`. What they share is at the end.
+The rules are in `compiler/rules`, with the decorator `lowers`. What they share is at the end.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Rule = Callable[..., Any]  # (builder, output's shape of one image, *args, **kwa
 RULES: dict[str, Rule] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def lowers(*names: str) -> Callable[[Rule], Rule]:
     """Register a rule for ATen operations, named as in "conv2d.default".
 
     A rule takes the builder, one image's shape of the output, and the operation's own arguments, in

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.compiler.ir.dense import add_residual
+from sign_ext.compiler.ir.dense import add_residual, affine, times
 from sign_ext.compiler.ir.op import Op, Residue, count
 
 
@@ -34,9 +34,26 @@ class Pointwise(Op):
     kind: ClassVar[str] = "pointwise"
 
     @property
+    def runs_by(self) -> str:
+        """Our operator."""
+        return "ours"
+
+    @property
     def has_residual(self) -> bool:
         """A second input is added."""
         return len(self.inputs) > 1
+
+    @property
+    def takes_residual(self) -> bool:
+        """Its operator does."""
+        return True
+
+    def followed_by(
+        self, scale: Tensor | None, shift: Tensor | None, **changes: Any
+    ) -> Pointwise | None:
+        """The two maps multiplied out."""
+        both = scale if self.scale is None else times(self.scale, scale)
+        return replace(self, scale=both, shift=affine(self.shift, scale, shift), **changes)
 
     @property
     def is_affine(self) -> bool:

@@ -6,7 +6,7 @@ faster executors are tested against. `print(program)` shows what runs and what e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,7 +83,7 @@ class Program:
             *args: as for `torch.Tensor.to`.
             **options: as for `torch.Tensor.to`.
         """
-        ops = tuple(with_constants(op, lambda c: c.to(*args, **options)) for op in self.ops)
+        ops = tuple(op.with_constants(lambda c: c.to(*args, **options)) for op in self.ops)
         return replace(self, ops=ops, seed=self.seed.to(*args, **options))
 
     def shape_of(self, number: int) -> Shape:
@@ -175,21 +175,6 @@ def renumber(ops: list[Op], output: int) -> tuple[list[Op], int]:
         replace(op, inputs=tuple(new[n] for n in op.inputs), output=new[op.output]) for op in ops
     ]
     return renumbered, new[output]
-
-
-def with_constants(op: Op, change: Callable[[Tensor], Tensor]) -> Op:
-    """An operation with its weights and other constants changed.
-
-    Args:
-        op: any operation; the operations it contains are changed too.
-        change: maps each constant to its replacement.
-    """
-    constants: dict[str, Any] = {
-        name: change(value) if isinstance(value, Tensor) else with_constants(value, change)
-        for name, value in vars(op).items()
-        if isinstance(value, Tensor | Op)
-    }
-    return replace(op, **constants) if constants else op
 
 
 def _dimensions(shape: Shape) -> str:

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Shape
-from sign_ext.compiler.lower import Builder, Ref, pair, require_constants, require_image, rule
+from sign_ext.compiler.lower import Builder, Ref, lowers, pair, require_constants, require_image
 from sign_ext.errors import UnsupportedOperation
 
 
-@rule("conv2d.default", "conv2d.padding", "convolution.default")
+@lowers("conv2d.default", "conv2d.padding", "convolution.default")
 def conv2d(
     builder: Builder,
     shape: Shape,
@@ -56,7 +56,7 @@ def conv2d(
     )
 
 
-@rule("linear.default")
+@lowers("linear.default")
 def linear(
     builder: Builder, shape: Shape, x: Ref, weight: Tensor, bias: Tensor | None = None
 ) -> Ref:

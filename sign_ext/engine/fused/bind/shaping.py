@@ -14,10 +14,13 @@ from sign_ext.engine.fused.bind.context import (
     ForwardKernel,
     Slots,
     backward_by_torch,
+    binds,
+    binds_backward,
     to_channels_last,
 )
 
 
+@binds(Op)
 def forward(context: BindContext, i: Instruction, op: Op) -> ForwardKernel:
     """The operation's value by PyTorch."""
 
@@ -27,11 +30,13 @@ def forward(context: BindContext, i: Instruction, op: Op) -> ForwardKernel:
     return run
 
 
+@binds_backward(Op)
 def backward(context: BindContext, i: Instruction, op: Op) -> BackwardKernel:
     """The cotangent of one input of a linear operation, which keeps nothing."""
     return backward_by_torch(lambda s, g: op.linear_vjp(g, None)[i.side])
 
 
+@binds_backward(Concat)
 def concat_backward(context: BindContext, i: Instruction, op: Concat) -> BackwardKernel:
     """The part of the cotangent that belongs to one input.
 
