@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.checks import device_of
+from sign_ext.compiler.ir.island import Island, label_of
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.eager import Layout
@@ -20,6 +21,28 @@ from sign_ext.engine.timing import ceilings
 from sign_ext.engine.trajectory import Problem, compiled_layout, iterate_dtype
 from sign_ext.formatting import bytes_in_words
 from sign_ext.ops import sign_update_route
+
+ISLANDS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class IslandShare:
+    """A part of a compiled step that PyTorch runs.
+
+    Attributes:
+        operations: the ATen operations inside.
+        module: that of its weights, or "" if it has none.
+        share: of a step, from 0 to 1, estimated from arithmetic and bytes moved.
+    """
+
+    operations: tuple[str, ...]
+    module: str
+    share: float
+
+    def __str__(self) -> str:
+        """One line."""
+        shown = label_of(self.operations, self.module)
+        return f"{shown}: {self.share:.0%} of a step (estimated)"
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,8 @@ class Explanation:
         update: which kernel runs line 4 of Algorithm 1.
         products: vector-Jacobian products for each image.
         operations: which operators run the network; () where it is not compiled.
+        islands: the parts of the compiled step that PyTorch runs, since the compiler has no rule
+            for them, the largest first.
         memory: the compiled step's memory plan, or None.
         bytes_per_image: that plan's peak, or None.
         floor: the least that an image and step can cost on this machine, or None.
@@ -53,6 +78,7 @@ class Explanation:
     update: str
     products: int
     operations: tuple[str, ...] = ()
+    islands: tuple[IslandShare, ...] = ()
     memory: str | None = None
     bytes_per_image: int | None = None
     floor: str | None = None
@@ -74,11 +100,18 @@ class Explanation:
             ("update", self.update),
             ("products", f"{self.products} vector-Jacobian products for each image"),
             *(("operations", line) for line in self.operations),
+            *(("island", str(island)) for island in self.islands[:ISLANDS_SHOWN]),
+            *([("islands", self._others())] if len(self.islands) > ISLANDS_SHOWN else []),
             *([("memory", self.memory)] if self.memory else []),
             *([("floor", self.floor)] if self.floor else []),
             *(("note", note) for note in self.notes),
         ]
         return "\n".join(f"{name:<11}{value}" for name, value in rows)
+
+    def _others(self) -> str:
+        others = self.islands[ISLANDS_SHOWN:]
+        share = sum(island.share for island in others)
+        return f"{len(others)} more, {share:.0%} of a step together (estimated)"
 
 
 def explain(
@@ -147,6 +180,7 @@ def _details(backend: str, problem: Problem, engines: Engines, images: Tensor) -
         step = engines.fused.step(problem, images)
         return {
             "operations": _describe_operators(step),
+            "islands": _islands(step),
             "memory": f"{step.memory}; {step.micro_batch} images at a time",
             "bytes_per_image": step.memory.peak,
             "floor": _describe_floor(step, images.device),
@@ -174,6 +208,15 @@ def _describe_operators(step: Step) -> tuple[str, ...]:
     if step.schedule.stem and ops:
         lines.append("the first convolution's input-backward adds to the image: no δ in memory")
     return tuple(lines)
+
+
+def _islands(step: Step) -> tuple[IslandShare, ...]:
+    found = [
+        IslandShare(op.names, op.where, share)
+        for op, share in zip(step.program.ops, step.program.shares(), strict=True)
+        if isinstance(op, Island)
+    ]
+    return tuple(sorted(found, key=lambda island: -island.share))
 
 
 def _describe_floor(step: Step, device: torch.device) -> str:

@@ -114,7 +114,7 @@ def test_explaining_keeps_the_warning_for_the_call(torch_rng):
 
 def test_a_backend_by_name_that_cannot_run_raises_for_both(torch_rng):
     images = images_of(torch_rng)
-    sign = SignTransform(unknown(), 2, backend="fused")
+    sign = SignTransform(unknown(), 2, backend="fused", strict=True)
     for ask in (sign.explain, sign.transform):
         with pytest.raises(BackendError, match=r"aten\.softmax\.int"):
             ask(images)

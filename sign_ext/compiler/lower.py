@@ -83,11 +83,15 @@ def lower(graph: GraphModule, images: int) -> tuple[list[Op], int, Shape]:
     Raises:
         UnsupportedOperation: an operation without a rule, or with arguments that no rule covers.
     """
-    return _Lowering(graph, images).run()
+    return Lowering(graph, images).run()
 
 
-def _name(node: Node) -> tuple[str, bool]:
-    """An ATen operation's name without "_", and whether it writes its first argument in place."""
+def op_name(node: Node) -> tuple[str, bool]:
+    """An ATen operation's name without "_", and whether it writes its first argument in place.
+
+    Args:
+        node: a call of an operation.
+    """
     target: Any = node.target
     if target is operator.getitem:
         return "getitem", False
@@ -109,7 +113,7 @@ _VIEWS = {
 }  # fmt: skip
 
 
-class _Lowering:
+class Lowering:
     """One pass over the graph's nodes.
 
     A program's values are immutable, while ATen operations may write in place. An in-place
@@ -129,6 +133,7 @@ class _Lowering:
     """
 
     def __init__(self, graph: GraphModule, images: int) -> None:
+        """Of a graph that was recorded with so many images."""
         self.graph = graph
         self.builder = Builder(images)
         self.values: dict[Node, Any] = {}
@@ -139,12 +144,12 @@ class _Lowering:
         image_shape: Shape = ()
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
-                image_shape = tuple(node.meta["tensor_meta"].shape[1:])
-                self.builder.dtype = node.meta["tensor_meta"].dtype
-                self.values[node] = Ref(0, image_shape)
+                self.values[node] = self.placeholder(node)
+                image_shape = self.values[node].shape
             elif node.op == "get_attr":
                 self.values[node] = getattr(self.graph, str(node.target)).detach()
             elif node.op == "call_function":
+                self.require_known(node)
                 self.values[node] = self.call(node)
             elif node.op == "output":
                 result = self.value_of(node.args[0])
@@ -156,30 +161,43 @@ class _Lowering:
         """An argument with its nodes replaced by their values."""
         return torch.fx.node.map_arg(argument, lambda node: self.values[node])
 
-    def call(self, node: Node) -> Any:
-        """The value of one operation: a Ref, a tuple of them, or a constant."""
-        args, kwargs = self.value_of(node.args), self.value_of(node.kwargs)
+    def placeholder(self, node: Node) -> Ref:
+        """The images."""
+        meta = node.meta["tensor_meta"]
+        self.builder.dtype = meta.dtype
+        return Ref(0, tuple(meta.shape[1:]))
+
+    def require_known(self, node: Node) -> None:
+        """Refuse what is no ATen operation: gradients or autocast switched inside the network."""
         if node.target is not operator.getitem and not isinstance(
             node.target, torch._ops.OpOverload
         ):
-            # Switching gradients or autocast on and off inside the network, among others.
             raise UnsupportedOperation(f"the forward pass calls {node.target}")
+
+    def call(self, node: Node) -> Any:
+        """The value of one operation: a Ref, a tuple of them, or a constant."""
+        args, kwargs = self.value_of(node.args), self.value_of(node.kwargs)
         if not any(isinstance(item, Ref) for item in _flat([args, kwargs])):
             # Computed from weights alone, as in weight normalisation: a constant.
             return node.target(*args, **kwargs)  # type: ignore[operator]
-        name, in_place = _name(node)
+        result = self.by_rule(node)
+        if op_name(node)[1] and result != args[0]:
+            self.write_in_place(node, result)
+        return result
+
+    def by_rule(self, node: Node) -> Any:
+        """The value of an operation that reads values of the program."""
+        args, kwargs = self.value_of(node.args), self.value_of(node.kwargs)
+        name, _ = op_name(node)
         if name == "getitem":
             return args[0][args[1]]
         function = RULES.get(name)
         if function is None:
             raise UnsupportedOperation(f"the compiler has no rule for aten.{name}{_at(args)}")
         try:
-            result = function(self.builder, self.shape_of(node, name), *args, **kwargs)
+            return function(self.builder, self.shape_of(node, name), *args, **kwargs)
         except UnsupportedOperation as error:
             raise UnsupportedOperation(f"aten.{name}{_at(args)}: {error}") from None
-        if in_place and result != args[0]:
-            self.write_in_place(node, result)
-        return result
 
     def shape_of(self, node: Node, name: str) -> Shape:
         """One image's shape of a node's output, () where it has several."""
@@ -193,14 +211,15 @@ class _Lowering:
             raise UnsupportedOperation(f"aten.{name} gives {dtype}, which has no derivative")
         return shape[1:]
 
-    def aliases(self, node: Node) -> set[Node]:
+    @staticmethod
+    def aliases(node: Node) -> set[Node]:
         """The other nodes that may share memory with one: views of it, and what it is a view of."""
         found: set[Node] = set()
         todo = [node]
         while todo:
             current = todo.pop()
-            neighbours = [user for user in current.users if _is_view(user)]
-            if _is_view(current):
+            neighbours = [user for user in current.users if is_view(user)]
+            if is_view(current):
                 neighbours += [n for n in current.all_input_nodes if n.op != "get_attr"]
             for other in neighbours:
                 if other not in found and other is not node:
@@ -220,19 +239,24 @@ class _Lowering:
                 self.values[other] = result
             elif any(self.order[user] > now for user in other.users):
                 raise UnsupportedOperation(
-                    f"{_name(node)[0]} writes in place what is read later through a view"
+                    f"{op_name(node)[0]} writes in place what is read later through a view"
                 )
 
 
-def _is_view(node: Node) -> bool:
-    if node.op != "call_function" or _name(node)[0].partition(".")[0] not in _VIEWS:
+def is_view(node: Node) -> bool:
+    """Whether an operation returns its first argument or a view of it.
+
+    Args:
+        node: any.
+    """
+    if node.op != "call_function" or op_name(node)[0].partition(".")[0] not in _VIEWS:
         return False
     return not _is_copy(node)
 
 
 def _is_copy(node: Node) -> bool:
     """Whether contiguous or to returned a copy: of other strides, or because it was asked for."""
-    if _name(node)[0].partition(".")[0] not in ("contiguous", "to"):
+    if op_name(node)[0].partition(".")[0] not in ("contiguous", "to"):
         return False
     source, target = node.args[0], node.target
     assert isinstance(source, Node)

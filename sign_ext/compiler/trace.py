@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -24,23 +24,27 @@ TRACED_IMAGES = 2  # a batch of one would hide operations that mix images
 _TRACING = threading.RLock()  # reentrant: a forward pass may itself use SIGN
 
 
-def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
+def trace(
+    phi: Callable[[Tensor], Tensor], image: Tensor, images: int = TRACED_IMAGES
+) -> GraphModule:
     """Record Φ on one image, repeated to a batch.
 
     Args:
         phi: Φ, its network frozen and in evaluation mode.
         image: (1, C, H, W), of the network's dtype and device.
+        images: how often.
 
     Returns:
-        A graph with one placeholder and one output; weights are the network's own tensors.
+        A graph with one placeholder and one output; weights are the network's own tensors, whose
+        names in the network are "weight" in the meta of the nodes that read them.
 
     Raises:
         UnsupportedOperation: the forward pass reads values back, or cannot be recorded.
     """
-    batch = image.repeat(TRACED_IMAGES, *[1] * (image.dim() - 1))
+    batch = image.repeat(images, *[1] * (image.dim() - 1))
     with torch.no_grad(), _TRACING:
         try:
-            return make_fx(phi, tracing_mode="real", pre_dispatch=True)(batch)
+            graph = make_fx(phi, tracing_mode="real", pre_dispatch=True)(batch)
         except UnsupportedOperation:
             raise
         except Exception as error:  # whatever user code raises when its tensors are proxies
@@ -48,3 +52,11 @@ def trace(phi: Callable[[Tensor], Tensor], image: Tensor) -> GraphModule:
             raise UnsupportedOperation(
                 f"the forward pass cannot be recorded as a graph: {reason}"
             ) from error
+    model = getattr(phi, "model", None)
+    if isinstance(model, nn.Module):
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        names = {id(tensor): name for name, tensor in tensors}
+        for node in graph.graph.nodes:
+            if node.op == "get_attr":
+                node.meta["weight"] = names.get(id(getattr(graph, str(node.target))), "")
+    return graph

@@ -258,6 +258,14 @@ class Op(ABC):
         """Floating-point operations of its products with weights, a multiply-add counted twice."""
         return 0
 
+    def traffic(self, element_size: int = 4) -> int:
+        """Bytes of one image that it reads and writes forward, without its weights.
+
+        Args:
+            element_size: bytes of an element of an activation.
+        """
+        return element_size * sum(map(count, (*self.in_shapes, self.shape)))
+
     def __str__(self) -> str:
         """One line."""
         terms = [self.kind, self.detail()]

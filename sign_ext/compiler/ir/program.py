@@ -15,6 +15,9 @@ from torch import Tensor
 from sign_ext.compiler.ir.op import Op, Shape, count
 from sign_ext.formatting import bytes_in_words
 
+# What a machine computes while it moves a byte: of the order of a CPU's and a GPU's, in float32.
+FLOP_A_BYTE = 8
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Program:
@@ -127,6 +130,11 @@ class Program:
     def flops(self) -> int:
         """Floating-point operations of one image and step, forward and input-backward."""
         return 2 * sum(op.flops() for op in self.ops)
+
+    def shares(self) -> tuple[float, ...]:
+        """The estimated share of a step of each operation: arithmetic, and bytes moved."""
+        work = [op.flops() + FLOP_A_BYTE * op.traffic() for op in self.ops]
+        return tuple(each / max(sum(work), 1) for each in work)
 
     def __str__(self) -> str:
         """The table for activations of float32."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from sign_ext.bounded_cache import BoundedCache
-from sign_ext.compiler.build import build
+from sign_ext.compiler.build import build, recording_again
+from sign_ext.compiler.ir.island import Island
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.trace import trace
@@ -31,12 +32,13 @@ from sign_ext.engine.trajectory import (
     repeatable,
     without_autocast,
 )
-from sign_ext.errors import UnsupportedOperation
+from sign_ext.errors import BackendError, UnsupportedOperation
 from sign_ext.eval_state import same_bits, why_not_recorded
 from sign_ext.network_state import StructureWatch, constants_of, weights_digest
 from sign_ext.probe import ImageStatistics, random_images, statistics_of
 from sign_ext.source_layer import Phi
 
+MOST_ISLANDS = 0.5  # of a step's estimated work, for `auto`
 PROGRAMS_KEPT = 4  # image shapes at a time
 SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)  # dtypes of networks
 RANDOM_IMAGES = 3  # at which a new program is checked, beside the caller's first
@@ -64,13 +66,21 @@ class ProgramCache:
     further off than rounding ever was is recorded anew.
     """
 
-    def __init__(self, network: nn.Module, structure: StructureWatch | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        structure: StructureWatch | None = None,
+        *,
+        strict: bool = False,
+    ) -> None:
         """Keep programs of `network`.
 
         Args:
             network: the network.
             structure: its watch; None makes one.
+            strict: whether to refuse operations without a rule, instead of making islands.
         """
+        self._strict = strict
         self._network = network
         self._structure = structure if structure is not None else StructureWatch(network)
         self._kept: BoundedCache[Hashable, _Compiled] = BoundedCache(PROGRAMS_KEPT)
@@ -133,7 +143,7 @@ class ProgramCache:
             graph = trace(phi, image)
         constants = constants_of(graph, self._network)
         digest = weights_digest(self._network, constants)
-        program = build(graph, image.dtype, str(phi.source))
+        program = self._build(graph, phi, image)
         try:
             rounding = check_gradient(program, phi, torch.cat([image, random]))
         except UnsupportedOperation:
@@ -142,13 +152,17 @@ class ProgramCache:
             rounding = check_gradient(program, phi, image)
         return _Compiled(graph, constants, digest, program, rounding)
 
+    def _build(self, graph: GraphModule, phi: Phi, image: Tensor) -> Program:
+        again = None if self._strict else recording_again(phi, image)
+        return build(graph, image.dtype, str(phi.source), again=again)
+
     def _renew(self, kept: _Compiled, phi: Phi, images: Tensor, like: ImageStatistics) -> None:
         """Bring a kept program up to date with the network."""
         dtype = kept.program.seed.dtype
         digest = weights_digest(self._network, kept.constants)
         if kept.digest != digest:
             # The same structure with other weights: the recorded graph still holds.
-            kept.program = build(kept.graph, dtype, str(phi.source))
+            kept.program = self._build(kept.graph, phi, images[:1].to(dtype))
             kept.digest = digest
         random = self._random(like, images, 1).to(dtype)
         try:
@@ -191,6 +205,7 @@ class FusedEngine:
         tuning_plan: TuningPlan | None = None,
         *,
         measure: bool = False,
+        strict: bool = False,
         record: Record = record_cuda_graph,
     ) -> None:
         """Nothing is compiled yet.
@@ -199,12 +214,13 @@ class FusedEngine:
             network: the network.
             tuning_plan: choices for some batch shapes; those measured are added to it.
             measure: whether to measure choices for shapes that the tuning plan does not have.
+            strict: whether to refuse operations without a rule, instead of making islands.
             record: turns a step into its replay.
         """
         self.tuning_plan = tuning_plan if tuning_plan is not None else TuningPlan()
         self.measure = measure
         self.structure = StructureWatch(network)
-        self._programs = ProgramCache(network, self.structure)
+        self._programs = ProgramCache(network, self.structure, strict=strict)
         self._record = record
         self._kept: BoundedCache[Hashable, _Bound] = BoundedCache(STEPS_KEPT)
         self._problem: Problem | None = None  # of the current call, whose program is `_program`
@@ -226,6 +242,25 @@ class FusedEngine:
                 program = self._programs.get(problem, images)
             self._problem, self._program = problem, (key, program)
         return self._program[1]
+
+    def require_most(self, problem: Problem, images: Tensor) -> None:
+        """Raise BackendError if islands hold more of the step than its compiled operations.
+
+        PyTorch runs them in `autograd` and `graphed` too, with fewer copies.
+        """
+        program = self.program(problem, images)
+        found = [
+            (share, op)
+            for share, op in zip(program.shares(), program.ops, strict=True)
+            if isinstance(op, Island)
+        ]
+        share = sum(share for share, _ in found)
+        if share > MOST_ISLANDS:
+            _, largest = max(found, key=lambda each: each[0])
+            raise BackendError(
+                f"operations without a rule hold {share:.0%} of a step (estimated): "
+                f'{largest.label()}; backend="fused" compiles the rest'
+            )
 
     def memory(self, problem: Problem, images: Tensor) -> MemoryPlan:
         """What a batch of such images needs with the fixed rule's choices; nothing is bound.
