@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sign_ext.compiler.ir.island import Island, IslandResidue, Recorded
@@ -232,7 +234,7 @@ class IslandPart:
         return tuple(dict.fromkeys(name for name in names if name not in _MOVES_ONLY))
 
     def _where(self) -> str:
-        """The module that has all weights, as far as they have names."""
+        """The module that has all weights, as far as they have names, or the first and the last."""
         seen: set[Node] = set()
         todo, names = list(self._constants), []
         while todo:
@@ -241,14 +243,14 @@ class IslandPart:
                 seen.add(node)
                 todo += node.all_input_nodes
                 names.append(node.meta.get("weight", ""))
-        modules = [name.split(".")[:-1] for name in names if "." in name]
+        modules = list(dict.fromkeys(n.rpartition(".")[0] for n in sorted(names) if "." in n))
         if not modules:
             return ""
-        common = modules[0]
+        common = modules[0].split(".")
         for other in modules[1:]:
-            same = [a == b for a, b in zip(common, other, strict=False)]
+            same = [a == b for a, b in zip(common, other.split("."), strict=False)]
             common = common[: same.index(False) if False in same else len(same)]
-        return ".".join(common)
+        return ".".join(common) or " to ".join((modules[0], modules[-1]))
 
 
 def _all_lower(nodes: Sequence[Node]) -> bool:
@@ -283,7 +285,7 @@ class _Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
-            flat = torch.utils._pytree.tree_leaves((args, result))
+            flat = tree_leaves((args, result))
             self.bytes += sum(t.nbytes for t in flat if isinstance(t, Tensor))
         return result
 
@@ -322,17 +324,21 @@ def measured(island: Island, device: torch.device) -> Island:
     weights = island.prepared(island.dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as flops, _Traffic() as traffic:
         island._run(more, weights)
-    residues = [_residue(island, inputs) for inputs in (few, more)]
+    runs = [_measured_run(island, inputs) for inputs in (few, more)]
     residue = IslandResidue(
-        bytes=max(each.bytes for each in residues),
-        inputs=tuple(sorted({i for each in residues for i in each.inputs})),
-        output=any(each.output for each in residues),
+        bytes=max(kept.bytes for kept, _ in runs),
+        inputs=tuple(sorted({i for kept, _ in runs for i in kept.inputs})),
+        output=any(kept.output for kept, _ in runs),
     )
+    inner = max(inner for _, inner in runs)
     products = int(flops.get_total_flops()) // 2
     size = torch.empty((), dtype=island.dtype).element_size()
     if not products and residue.bytes > MOST_KEPT * size * sum(map(count, island.in_shapes)):
+        inner += residue.bytes
         residue = IslandResidue(0, tuple(range(len(island.in_shapes))), again=True)
-    return replace(island, products=products, moved=traffic.bytes // 2, residue=residue)
+    return replace(
+        island, products=products, moved=traffic.bytes // 2, residue=residue, inner=inner
+    )
 
 
 def _sample(island: Island, images: int, device: torch.device) -> list[Tensor]:
@@ -367,8 +373,8 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return bool(both.all()) and bool(error <= tolerance * size)
 
 
-def _residue(island: Island, inputs: list[Tensor]) -> IslandResidue:
-    """What a run keeps between forward and backward, of one image."""
+def _measured_run(island: Island, inputs: list[Tensor]) -> tuple[IslandResidue, int]:
+    """What a run keeps between forward and backward of one image, and the bytes beyond that."""
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -377,14 +383,52 @@ def _residue(island: Island, inputs: list[Tensor]) -> IslandResidue:
         return tensor
 
     weights = island.prepared(island.dtype)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, _Alive() as forward:
         value, kept = island.record(inputs, weights)
+        result = _innermost(value)
     assert isinstance(kept, Recorded)
     for weight in weights:
         saved.pop(weight.untyped_storage().data_ptr(), None)
     read = [i for i, x in enumerate(inputs) if saved.pop(_address(x), None) is not None]
-    output = saved.pop(_address(_innermost(value)), None) is not None
-    return IslandResidue(-(-sum(saved.values()) // len(inputs[0])), tuple(read), output)
+    output = saved.pop(_address(result), None) is not None
+    kept_bytes, cotangent = sum(saved.values()), torch.ones_like(result)
+    value_bytes, first = result.nbytes, inputs[0].nbytes
+    del value, result
+    with _Alive(forward.refs) as backward:
+        found = [_innermost(g) for g in island.pull_back(cotangent, kept, weights)]
+    del found
+    inner = max(forward.peak - kept_bytes - value_bytes, backward.peak - kept_bytes - first)
+    images = len(inputs[0])
+    residue = IslandResidue(-(-kept_bytes // images), tuple(read), output)
+    return residue, -(-max(inner, 0) // images)
+
+
+class _Alive(TorchDispatchMode):
+    """Follows the memory that operations allocate, as long as it is alive.
+
+    Attributes:
+        refs: what was alive last, with its bytes.
+        peak: the most bytes that were alive at once.
+    """
+
+    def __init__(self, refs: Iterable[tuple[StorageWeakRef, int]] = ()) -> None:
+        super().__init__()
+        self.refs, self.peak = list(refs), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {
+            t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+        }
+        result = func(*args, **(kwargs or {}))
+        self.refs = [(ref, size) for ref, size in self.refs if not ref.expired()]
+        known = given | {ref.cdata for ref, _ in self.refs}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in known:
+                storage = tensor.untyped_storage()
+                self.refs.append((StorageWeakRef(storage), storage.nbytes()))
+        self.peak = max(self.peak, sum(size for _, size in self.refs))
+        return result
 
 
 def _address(x: Tensor) -> int:

@@ -54,8 +54,8 @@ def plan_memory(schedule: Schedule, *, updates_in_place: bool = True) -> MemoryP
                 continue
             alive += slots[slot].bytes
             buffers += 1
-        if alive > peak:
-            peak, at = alive, t
+        if alive + instruction.workspace > peak:
+            peak, at = alive + instruction.workspace, t
         traffic += slots[instruction.out].bytes
         traffic += sum(slots[slot].bytes for slot in instruction.slots_read())
         alive -= sum(slots[slot].bytes for slot in instruction.frees)

@@ -44,6 +44,7 @@ class Instruction:
         x_mask: the bit mask of the activation that made the input, applied to the result.
         x_slope: that activation's slope.
         frees: slots that nothing reads after it.
+        workspace: bytes of one image that are allocated and freed while it runs.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class Instruction:
     x_mask: int | None = None
     x_slope: float = 0.0
     frees: tuple[int, ...] = ()
+    workspace: int = 0
 
     @property
     def overwritten(self) -> int:
@@ -199,7 +201,16 @@ class _Scheduler:
         own = self.own[i] = tuple(self.slot(each.kind, number, each.bytes) for each in residues)
         self.value[number] = out
         self.instructions.append(
-            Instruction("forward", i, out, reads, in_place=in_place, mask=mask, own=own)
+            Instruction(
+                "forward",
+                i,
+                out,
+                reads,
+                in_place=in_place,
+                mask=mask,
+                own=own,
+                workspace=op.workspace(self.element_size),
+            )
         )
 
     def _may_work_in_place(self, i: int, op: Op) -> bool:
@@ -316,6 +327,7 @@ class _Scheduler:
                 other=other,
                 x_mask=x_mask,
                 x_slope=slope,
+                workspace=op.workspace(self.element_size) if side == 0 else 0,
             )
         )
         self._hold(target, out)

@@ -133,6 +133,7 @@ class Island(Op):
         products: floating-point operations of one image forward, a multiply-add counted twice.
         moved: bytes that its operations read and write for one image forward.
         residue: what it keeps.
+        inner: bytes of one image that are alive inside at once, beyond what is kept.
     """
 
     graph: GraphModule
@@ -147,6 +148,7 @@ class Island(Op):
     products: int = 0
     moved: int = 0
     residue: IslandResidue = field(default_factory=IslandResidue)
+    inner: int = 0
 
     kind: ClassVar[str] = "island"
 
@@ -293,6 +295,10 @@ class Island(Op):
     def own_residues(self, element_size: int) -> tuple[Residue, ...]:
         """Autograd's graph, with what it alone holds."""
         return (Residue("saved", self.residue.bytes),)
+
+    def workspace(self, element_size: int) -> int:
+        """Values and cotangents inside."""
+        return self.inner
 
     def flops(self) -> int:
         """Of its matrix products and convolutions."""

@@ -123,6 +123,10 @@ class Op(ABC):
         """
         return ()
 
+    def workspace(self, element_size: int) -> int:
+        """Bytes of one image that its operators allocate and free again while they run."""
+        return 0
+
     def residues(self, element_size: int = 4) -> tuple[Residue, ...]:
         """Everything that is kept of one image.
 
