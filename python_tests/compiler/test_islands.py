@@ -190,8 +190,11 @@ NETWORKS = {
     "windows": (Windows, 1),
     "u-net": (UNet, None),
     "convnext": (ConvNeXtBlock, 1),
-    "group norm": (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 3, 3)), 1),
-    "instance norm": (lambda: nn.InstanceNorm2d(4, affine=True), 1),
+    "local norm": (
+        lambda: nn.Sequential(nn.LocalResponseNorm(2), nn.ReLU(), nn.Conv2d(4, 3, 3)),
+        1,
+    ),
+    "tokens between": (lambda: lambda x: (x.flatten(2).relu() * 2).softmax(1), 1),
     "two outputs": (lambda: two_outputs, None),
     "around a convolution": (lambda: around_a_convolution, 2),
     "rows that mix": (lambda: rows_that_mix, 1),
@@ -201,7 +204,6 @@ NETWORKS = {
     "without autocast": (lambda: exact, 1),
     "the number of images": (lambda: lambda x: x.softmax(1) / len(x), 1),
     "detached": (lambda: detached, None),
-    "prelu": (lambda: nn.Sequential(nn.PReLU(4), nn.Conv2d(4, 3, 3)), 1),
     "a quotient": (lambda: lambda x: x / (x * x + 1), None),
     "an image of constants": (lambda: lambda x: x * torch.linspace(0, 1, 35).view(7, 5).to(x), 1),
     "reflection": (lambda: nn.ReflectionPad2d(2), 1),
@@ -230,7 +232,7 @@ def test_everything_around_stays_compiled():
         nn.Sequential(
             nn.BatchNorm2d(4),
             nn.ReLU(),
-            nn.GroupNorm(2, 4),
+            nn.LayerNorm([4, 7, 5]),
             nn.Conv2d(4, 5, 3),
             nn.BatchNorm2d(5),
             nn.ReLU(),
@@ -239,7 +241,7 @@ def test_everything_around_stays_compiled():
     )
     assert [str(op) for op in program.ops] == [
         "convolution 3×3 + relu",
-        "island group_norm (function.2)",
+        "island layer_norm (function.2)",
         "convolution 3×3 + relu",
     ]
 
@@ -277,15 +279,16 @@ def test_a_write_that_shows_elsewhere_is_refused():
 
 
 def test_residues_are_what_autograd_saves():
-    """exp keeps its output, which is the island's; group norm its input and two numbers."""
+    """exp keeps its output, which is the island's; layer norm its input and two numbers."""
     (exp,) = islands_of(check(lambda x: x.exp()))
     assert exp.residue.bytes == 0
     assert (exp.residue.inputs, exp.residue.output) == ((), True)
     assert exp.backward_reads(0) == (exp.output,)
-    (norm,) = islands_of(check(nn.GroupNorm(2, 4)))
-    assert norm.residue.bytes == 2 * 2 * 8  # mean and standard deviation of two groups, float64
+    norm_program = check(nn.LayerNorm([4, 7, 5]))
+    (norm,) = islands_of(norm_program)
+    assert norm.residue.bytes == 2 * 8  # mean and inverse deviation, float64
     assert (norm.residue.inputs, norm.residue.output) == ((0,), False)
-    assert "keeps saved 32 B, input 560 B" in str(check(nn.GroupNorm(2, 4)))
+    assert "keeps saved 16 B, input 560 B" in str(norm_program)
 
 
 def test_what_keeps_much_and_multiplies_nothing_is_computed_again():

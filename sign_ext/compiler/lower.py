@@ -37,7 +37,13 @@ class Builder:
     ops: list[Op] = field(default_factory=list)
 
     def add(self, kind: type[Op], inputs: tuple[Ref, ...], shape: Shape, **options: Any) -> Ref:
-        """Append an operation, and return its output."""
+        """Append an operation, and return its output.
+
+        Raises:
+            UnsupportedOperation: its operators do not take values of this many dimensions.
+        """
+        if kind.ranks and len(shape) not in kind.ranks:
+            raise UnsupportedOperation(f"a value of shape {shape}")
         op = kind(
             inputs=tuple(ref.number for ref in inputs),
             in_shapes=tuple(ref.shape for ref in inputs),

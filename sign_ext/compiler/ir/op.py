@@ -80,6 +80,8 @@ class Op(ABC):
     activation: Piecewise = IDENTITY
 
     kind: ClassVar[str] = ""
+    # Dimensions of an image's value that its operators take: 1 is (C,), 3 is (C, H, W); () is any.
+    ranks: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:

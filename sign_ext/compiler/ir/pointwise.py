@@ -32,6 +32,7 @@ class Pointwise(Op):
     shift: Tensor | None = None
 
     kind: ClassVar[str] = "pointwise"
+    ranks: ClassVar[tuple[int, ...]] = (1, 3)
 
     @property
     def runs_by(self) -> str:
@@ -119,7 +120,6 @@ SMOOTH: dict[str, tuple[Forward, Backward, bool]] = {
     "mish": (F.mish, lambda g, x: _aten.mish_backward(g, x), False),
     "sigmoid": (torch.sigmoid, lambda g, y: _aten.sigmoid_backward(g, y), True),
     "tanh": (torch.tanh, lambda g, y: _aten.tanh_backward(g, y), True),
-    "elu": (F.elu, lambda g, y: _aten.elu_backward(g, 1.0, 1.0, 1.0, True, y), True),
     "softplus": (F.softplus, lambda g, x: _aten.softplus_backward(g, x, 1.0, 20.0), False),
 }
 

@@ -158,21 +158,6 @@ def mish(builder: Builder, shape: Shape, x: Ref) -> Ref:
     return builder.add(Smooth, (x,), shape, function="mish")
 
 
-@lowers("elu.default")
-def elu(
-    builder: Builder,
-    shape: Shape,
-    x: Ref,
-    alpha: float = 1,
-    scale: float = 1,
-    input_scale: float = 1,
-) -> Ref:
-    """ELU with its default constants."""
-    if not alpha == scale == input_scale == 1:
-        raise UnsupportedOperation("constants other than 1")
-    return builder.add(Smooth, (x,), shape, function="elu")
-
-
 @lowers("softplus.default")
 def softplus(builder: Builder, shape: Shape, x: Ref, beta: float = 1, threshold: float = 20) -> Ref:
     """log(1 + eˣ)."""
