@@ -114,18 +114,20 @@ def test_the_same_call_gives_the_same_bits():
 
 
 class Assorted(nn.Module):
-    """Operations with files of their own: norms by groups, exponential units, PReLU, upsampling."""
+    """Operations with files of their own: norms, exponential units, PReLU, upsampling."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, padding=1)
         self.norms = nn.ModuleList([nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True)])
         self.act, self.classifier = nn.PReLU(6), nn.Linear(6, 2)
+        self.last = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))
         nn.init.normal_(self.act.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norms[0](self.first(x)))
         z = self.act(self.norms[1](self.second(y)) + y)
+        z = z + self.last(z.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         z = nn.functional.interpolate(nn.functional.selu(z), scale_factor=2)
         return self.classifier(nn.functional.celu(z, 0.7).mean((2, 3)))
 

@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sign_ext.compiler.ir.island import Island, IslandResidue, Recorded
-from sign_ext.compiler.ir.op import count
+from sign_ext.compiler.ir.op import Shape, count
 from sign_ext.compiler.lower import op_name
+from sign_ext.compiler.rules.permute import LAST
 from sign_ext.errors import UnsupportedOperation
 
 # An island without products that keeps more than so many times its inputs computes its value again
@@ -132,13 +133,18 @@ class IslandPart:
         self._constants = [node for node in outside if node not in varying]
 
     def options(
-        self, places: Sequence[int], values: Mapping[Node, Any], dtype: torch.dtype
+        self,
+        places: Sequence[int],
+        moved: Sequence[bool],
+        values: Mapping[Node, Any],
+        dtype: torch.dtype,
     ) -> dict[str, Any]:
         """The fields of an `Island`, beside inputs and shape.
 
         Args:
             places: for each of `inputs`, its place among the island's inputs: several may be one
                 value.
+            moved: for each of them, whether the network has its channels in the last dimension.
             values: the constants.
             dtype: the network's.
 
@@ -155,22 +161,24 @@ class IslandPart:
                 readers.append([user for user in node.users if user in set(self._nodes)])
         device = weights[0].device if weights else _device_of(self._source)
         shapes = [tuple(node.meta["tensor_meta"].shape[1:]) for node in self._outputs]
-        inputs: dict[int, Node] = {}
-        for place, node in zip(places, self.inputs, strict=True):
-            inputs.setdefault(place, node)
-        recorded = tuple(_layout_of(inputs[place]) for place in sorted(inputs))
-        in_shapes = [tuple(inputs[place].meta["tensor_meta"].shape[1:]) for place in sorted(inputs)]
+        recorded: dict[int, torch.memory_format] = {}
+        in_shapes: dict[int, Shape] = {}
+        for place, node, last in zip(places, self.inputs, moved, strict=True):
+            shape = tuple(node.meta["tensor_meta"].shape[1:])
+            recorded[place] = torch.channels_last if last else _layout_of(node)
+            in_shapes[place] = (shape[-1], *shape[:-1]) if last else shape
+        order = sorted(recorded)
         island = Island(
             inputs=(),
-            in_shapes=tuple(in_shapes),
+            in_shapes=tuple(in_shapes[place] for place in order),
             output=0,
             shape=shapes[0] if len(shapes) == 1 else (sum(map(count, shapes)),),
-            graph=self._graph(places, constant, values, device),
+            graph=self._graph(places, moved, constant, values, device),
             weights=tuple(weights),
             weight_dtypes=tuple(w.dtype for w in weights),
             lower=frozenset(i for i, nodes in enumerate(readers) if _all_lower(nodes)),
             dtype=dtype,
-            layouts=recorded,
+            layouts=tuple(recorded[place] for place in order),
             outputs=tuple(shapes),
             names=self._names(),
             where=self._where(),
@@ -182,6 +190,7 @@ class IslandPart:
     def _graph(
         self,
         places: Sequence[int],
+        moved: Sequence[bool],
         constant: Mapping[Node, int],
         values: Mapping[Node, Any],
         device: torch.device,
@@ -192,7 +201,10 @@ class IslandPart:
         given = [graph.placeholder(f"x{i}") for i in range(count_of)]
         weights = [graph.placeholder(f"w{i}") for i in range(len(constant))]
         images = graph.placeholder("images")
-        new: dict[Node, Any] = {node: given[p] for node, p in zip(self.inputs, places, strict=True)}
+        new: dict[Node, Any] = {}
+        for node, place, last in zip(self.inputs, places, moved, strict=True):
+            x = given[place]
+            new[node] = graph.call_function(_aten.permute.default, (x, LAST)) if last else x
         for node in self._constants:
             new[node] = weights[constant[node]] if node in constant else values[node]
         sizes: dict[PerImage, Node] = {}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -467,11 +467,12 @@ class _Emitter(Lowering):
         if not outputs:
             return  # nothing reads it
         part = IslandPart(self.graph, inside, outputs, self.nodes.depth, self.nodes.sized)
-        refs = [self.values[source] for source in part.inputs]
+        given: list[Ref] = [self.values[source] for source in part.inputs]
+        refs = [replace(ref, moved=False) for ref in given]
         distinct = tuple(dict.fromkeys(refs))  # several nodes may be one value
-        options = part.options(
-            [distinct.index(ref) for ref in refs], self.values, self.builder.dtype
-        )
+        places = [distinct.index(ref) for ref in refs]
+        moved = [ref.moved for ref in given]
+        options = part.options(places, moved, self.values, self.builder.dtype)
         shapes: tuple[Shape, ...] = options["outputs"]
         if len(shapes) == 1:
             self.values[outputs[0]] = self.builder.add(Island, distinct, shapes[0], **options)

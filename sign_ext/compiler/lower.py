@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,10 +22,15 @@ from sign_ext.ops.layout import Pair
 
 @dataclass(frozen=True)
 class Ref:
-    """A value of the program: its number and one image's shape."""
+    """A value of the program: its number and one image's shape.
+
+    Where the network has the channels of an image in the last dimension, (H, W, C), the program has
+    them in the first, as everywhere: `moved` says so. In memory they are innermost both ways.
+    """
 
     number: int
     shape: Shape
+    moved: bool = False
 
 
 @dataclass
@@ -57,20 +62,31 @@ class Builder:
 
 Rule = Callable[..., Any]  # (builder, output's shape of one image, *args, **kwargs) → Ref(s)
 RULES: dict[str, Rule] = {}
+_ELEMENTWISE: set[str] = set()  # of rules whose operations do not ask where the channels are
+_MOVED: set[str] = set()  # of rules that take moved values themselves
 
 
-def lowers(*names: str) -> Callable[[Rule], Rule]:
+def lowers(*names: str, elementwise: bool = False, moved: bool = False) -> Callable[[Rule], Rule]:
     """Register a rule for ATen operations, named as in "conv2d.default".
 
     A rule takes the builder, one image's shape of the output, and the operation's own arguments, in
     which a value of the program is a `Ref` and everything else a constant. It appends operations
     and returns the output's `Ref`, or a tuple of them. It raises UnsupportedOperation where it does
     not cover the arguments.
+
+    Args:
+        *names: of the operations.
+        elementwise: the operation does the same wherever the channels are: moved values are given
+            to the rule as if they were not, and constants likewise.
+        moved: the rule takes moved values itself. Other rules never meet one.
     """
 
     def register(function: Rule) -> Rule:
-        for name in names:
-            RULES[name] = function
+        RULES.update(dict.fromkeys(names, function))
+        if elementwise:
+            _ELEMENTWISE.update(names)
+        if moved:
+            _MOVED.update(names)
         return function
 
     return register
@@ -200,8 +216,17 @@ class Lowering:
         function = RULES.get(name)
         if function is None:
             raise UnsupportedOperation(f"the compiler has no rule for aten.{name}{_at(args)}")
+        shape = self.shape_of(node, name)
+        refs = [item for item in _flat([args, kwargs]) if isinstance(item, Ref)]
+        moved = name not in _MOVED and any(ref.moved for ref in refs)
         try:
-            return function(self.builder, self.shape_of(node, name), *args, **kwargs)
+            if moved:
+                if name not in _ELEMENTWISE or not all(ref.moved for ref in refs):
+                    raise UnsupportedOperation("the channels are in the last dimension")
+                args, kwargs = (_map(given, _channels_first) for given in (args, kwargs))
+                shape = (*shape[-1:], *shape[:-1])
+            result = function(self.builder, shape, *args, **kwargs)
+            return replace(result, moved=True) if moved else result
         except UnsupportedOperation as error:
             raise UnsupportedOperation(f"aten.{name}{_at(args)}: {error}") from None
 
@@ -281,6 +306,25 @@ def _flat(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return _flat(list(value.values()))
     return [value]
+
+
+def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A structure of arguments with each of them changed."""
+    if isinstance(value, tuple | list):
+        return type(value)(_map(item, change) for item in value)
+    if isinstance(value, dict):
+        return {name: _map(item, change) for name, item in value.items()}
+    return change(value)
+
+
+def _channels_first(argument: Any) -> Any:
+    """An operand of an elementwise operation whose channels are in the last of four dimensions."""
+    if isinstance(argument, Ref):
+        return replace(argument, moved=False)
+    if isinstance(argument, Tensor) and 0 < argument.dim() <= 4:
+        whole = argument.reshape((1,) * (4 - argument.dim()) + tuple(argument.shape))
+        return whole.permute(0, 3, 1, 2)
+    return argument
 
 
 def _at(args: Any) -> str:

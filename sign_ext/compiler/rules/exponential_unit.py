@@ -10,7 +10,7 @@ from sign_ext.errors import UnsupportedOperation
 SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)  # of its publication
 
 
-@lowers("elu.default")
+@lowers("elu.default", elementwise=True)
 def elu(
     builder: Builder,
     shape: Shape,
@@ -32,13 +32,13 @@ def elu(
     )
 
 
-@lowers("selu.default")
+@lowers("selu.default", elementwise=True)
 def selu(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """ELU with the constants that keep mean and variance."""
     return elu(builder, shape, x, *SELU)
 
 
-@lowers("celu.default")
+@lowers("celu.default", elementwise=True)
 def celu(builder: Builder, shape: Shape, x: Ref, alpha: float = 1.0) -> Ref:
     """ELU whose derivative is continuous for any alpha."""
     return elu(builder, shape, x, alpha, 1, 1 / alpha)

@@ -44,7 +44,8 @@ def reshape(builder: Builder, shape: Shape, x: Ref, *_: Any, **__: Any) -> Ref:
     return reshaped(builder, x, shape)
 
 
-@lowers("dropout.default", "feature_dropout.default", "alpha_dropout.default")
+@lowers("dropout.default", "alpha_dropout.default", elementwise=True)
+@lowers("feature_dropout.default")
 def dropout(builder: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Ref:
     """No operation in evaluation mode."""
     if train and p:
@@ -52,7 +53,13 @@ def dropout(builder: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Re
     return x
 
 
-@lowers("contiguous.default", "clone.default", "alias.default", "lift_fresh_copy.default")
+@lowers(
+    "contiguous.default",
+    "clone.default",
+    "alias.default",
+    "lift_fresh_copy.default",
+    elementwise=True,
+)
 def same(builder: Builder, shape: Shape, x: Ref, **_: Any) -> Ref:
     """The same values."""
     return x
