@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from sign_ext.compiler.build import compile_phi
 from sign_ext.compiler.ir.island import Island
 from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.memory_plan import plan_memory
+from sign_ext.compiler.schedule import schedule
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.source_layer import Phi, SourceLayer
 
@@ -288,6 +290,14 @@ def test_what_keeps_much_and_multiplies_nothing_is_computed_again():
     assert island.residue.again
     assert (island.residue.bytes, island.residue.inputs) == (0, (0,))
     assert "again backward" in str(island)
+
+
+def test_what_is_alive_inside_is_in_the_memory_plan():
+    program = check(lambda x: x.repeat(1, 8, 1, 1).cumsum(2).sum(1, keepdim=True), 1)
+    (island,) = islands_of(program)
+    assert island.inner >= 2 * 8 * 4 * 35 * 8  # the repeated value and its sums, float64
+    plan = plan_memory(schedule(program, 8))
+    assert plan.peak >= island.inner + 4 * 35 * 8
 
 
 def test_shares_add_up_and_products_count():
