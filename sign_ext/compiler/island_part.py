@@ -248,14 +248,14 @@ class IslandPart:
     def _where(self) -> str:
         """The module that has all weights, as far as they have names, or the first and the last."""
         seen: set[Node] = set()
-        todo, names = list(self._constants), []
+        todo, names = self._constants[::-1], []  # taken from its end: in the order of reading
         while todo:
             node = todo.pop()
             if node not in seen:
                 seen.add(node)
                 todo += node.all_input_nodes
                 names.append(node.meta.get("weight", ""))
-        modules = list(dict.fromkeys(n.rpartition(".")[0] for n in sorted(names) if "." in n))
+        modules = list(dict.fromkeys(n.rpartition(".")[0] for n in names if "." in n))
         if not modules:
             return ""
         common = modules[0].split(".")
