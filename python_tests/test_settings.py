@@ -41,6 +41,7 @@ def test_signatures_are_those_of_settings(taker):
         "model",
         "images",
         "tune",
+        "strict",
         "model_kwargs",
         "out",
         "progress",

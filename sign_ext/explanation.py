@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.checks import device_of
-from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.island import Island, label_of
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.eager import Layout
@@ -21,6 +21,28 @@ from sign_ext.engine.timing import ceilings
 from sign_ext.engine.trajectory import Problem, compiled_layout, iterate_dtype
 from sign_ext.formatting import bytes_in_words, counted
 from sign_ext.ops import sign_update_route
+
+ISLANDS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class IslandShare:
+    """A part of a compiled step that PyTorch runs.
+
+    Attributes:
+        operations: the ATen operations inside.
+        module: that of its weights, or "" if it has none.
+        share: of a step, from 0 to 1, estimated from arithmetic and bytes moved.
+    """
+
+    operations: tuple[str, ...]
+    module: str
+    share: float
+
+    def __str__(self) -> str:
+        """One line."""
+        shown = label_of(self.operations, self.module)
+        return f"{shown}: {self.share:.0%} of a step (estimated)"
 
 
 @dataclass(frozen=True)
@@ -38,6 +60,8 @@ class Explanation:
         update: which kernel runs line 4 of Algorithm 1.
         products: vector-Jacobian products for each image.
         operations: which operators run the network; () where it is not compiled.
+        islands: the parts of the compiled step that PyTorch runs, since the compiler has no rule
+            for them, the largest first.
         memory: the compiled step's memory plan, or None.
         bytes_per_image: that plan's peak, or None.
         floor: the least that an image and step can cost on this machine, or None.
@@ -54,6 +78,7 @@ class Explanation:
     update: str
     products: int
     operations: tuple[str, ...] = ()
+    islands: tuple[IslandShare, ...] = ()
     memory: str | None = None
     bytes_per_image: int | None = None
     floor: str | None = None
@@ -75,11 +100,18 @@ class Explanation:
             ("update", self.update),
             ("products", f"{self.products} vector-Jacobian products for each image"),
             *(("operations", line) for line in self.operations),
+            *(("island", str(island)) for island in self.islands[:ISLANDS_SHOWN]),
+            *([("islands", self._others())] if len(self.islands) > ISLANDS_SHOWN else []),
             *([("memory", self.memory)] if self.memory else []),
             *([("floor", self.floor)] if self.floor else []),
             *(("note", note) for note in self.notes),
         ]
         return "\n".join(f"{name:<11}{value}" for name, value in rows)
+
+    def _others(self) -> str:
+        others = self.islands[ISLANDS_SHOWN:]
+        share = sum(island.share for island in others)
+        return f"{len(others)} more, {share:.0%} of a step together (estimated)"
 
 
 def explain(
@@ -148,6 +180,7 @@ def _details(backend: str, problem: Problem, engines: Engines, images: Tensor) -
         step = engines.fused.step(problem, images)
         return {
             "operations": _describe_operators(step),
+            "islands": _islands(step),
             "memory": f"{step.memory}; {counted(step.micro_batch, 'image')} at a time",
             "bytes_per_image": step.memory.peak,
             "floor": _describe_floor(step, images.device),
@@ -159,28 +192,31 @@ def _describe_operators(step: Step) -> tuple[str, ...]:
     """The operators of a compiled step: our fused ones, the library's and PyTorch's own."""
     ops = step.program.ops
     activations = sum(r.kind == "bit mask" for op in ops for r in op.residues())
-    kinds = Counter(
-        "depthwise convolution"
-        if isinstance(op, Convolution) and op.is_depthwise
-        else op.kind.replace("_", " ")
-        for op in ops
-    )
-    library = {kind: kinds.pop(kind) for kind in ("convolution", "linear") if kind in kinds}
-    torch_only = {
-        kind: kinds.pop(kind)
-        for kind in ("smooth", "multiply", "concat", "slice", "pad", "reshape", "adaptive average")
-        if kind in kinds
-    }
+    kinds: dict[str, Counter[str]] = {"ours": Counter(), "library": Counter(), "PyTorch": Counter()}
+    for op in ops:
+        ours = op.runs_by == "ours"
+        kind = op.kind.replace("_", " ")
+        kinds[op.runs_by]["depthwise convolution" if ours and kind == "convolution" else kind] += 1
+    if activations:
+        kinds["ours"]["activation kept as bits"] = activations
     lines = []
-    fused = {**kinds, "activation kept as bits": activations} if activations else dict(kinds)
-    names = (("fused", fused), (f"by {step.library}", library), ("by PyTorch", torch_only))
-    for name, found in names:
+    names = {"ours": "fused", "library": f"by {step.library}", "PyTorch": "by PyTorch"}
+    for who, found in kinds.items():
         if found:
             counts = ", ".join(f"{n} {kind}" for kind, n in found.items())
-            lines.append(f"{name}: {counts}")
+            lines.append(f"{names[who]}: {counts}")
     if step.schedule.stem and ops:
         lines.append("the first convolution's input-backward adds to the image: no δ in memory")
     return tuple(lines)
+
+
+def _islands(step: Step) -> tuple[IslandShare, ...]:
+    found = [
+        IslandShare(op.names, op.where, share)
+        for op, share in zip(step.program.ops, step.program.shares(), strict=True)
+        if isinstance(op, Island)
+    ]
+    return tuple(sorted(found, key=lambda island: -island.share))
 
 
 def _describe_floor(step: Step, device: torch.device) -> str:

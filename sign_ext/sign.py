@@ -75,6 +75,7 @@ def iterative_sign(
     backend: str = "auto",
     precision: str = "float32",
     tune: bool | TuningPlan = False,
+    strict: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
     out: Tensor | Mapping[int, Tensor] | None = None,
     progress: Progress = False,
@@ -99,6 +100,7 @@ def iterative_sign(
         backend: "auto", "onchip", "fused", "graphed" or "autograd".
         precision: "float32", "tf32" or "bfloat16".
         tune: True measures the fused backend's algorithms first, or a `TuningPlan`.
+        strict: True compiles nothing that has parts which the compiler has no rule for.
         model_kwargs: what else the network's forward pass takes, by name.
         out: where to write; `out=images` works in place.
         progress: True, or a function of (done, total).
@@ -131,6 +133,7 @@ def iterative_sign(
         backend=backend,
         precision=precision,
         tune=tune,
+        strict=strict,
     )
     return sign.transform(images, model_kwargs=model_kwargs, out=out, progress=progress)
 
@@ -165,6 +168,8 @@ class SignTransform:
         tune: how the fused backend chooses algorithms: False, by a fixed rule, so that the same
             call gives the same bits everywhere; True, by measuring once for each batch shape, kept
             in `plan`, which can be saved; a `TuningPlan`, as measured before.
+        strict: True lets the compiler refuse a network with operations that it has no rule for,
+            and name them; by default PyTorch runs these as islands of the compiled step.
 
     Attributes:
         plan: the algorithm choices measured so far or passed in, a `TuningPlan`.
@@ -198,6 +203,7 @@ class SignTransform:
         backend: str = "auto",
         precision: str = "float32",
         tune: bool | TuningPlan = False,
+        strict: bool = False,
     ) -> None:
         """Check the options; nothing is computed yet."""
         check_model(model)
@@ -218,8 +224,13 @@ class SignTransform:
         self._named = named_source_layer(self._network, layer) if layer is not None else None
         if not isinstance(tune, bool | TuningPlan):
             raise TypeError(f"tune must be True, False or a TuningPlan, got {tune!r}")
+        if not isinstance(strict, bool):
+            raise TypeError(f"strict must be True or False, got {strict!r}")
         self.plan = tune if isinstance(tune, TuningPlan) else TuningPlan()
-        self.engines = Engines(self.settings, self._network, self.plan, measure=tune is True)
+        self._strict = strict
+        self.engines = Engines(
+            self.settings, self._network, self.plan, measure=tune is True, strict=strict
+        )
         self._one_call = threading.RLock()  # recorded graphs work on buffers that calls share
         self._warned = False
         self._seen: SourceLayer | None = None  # Φ's layer in the last call
@@ -236,11 +247,13 @@ class SignTransform:
             "options": vars(self.settings).copy(),
             "plan": self.plan,
             "measure": measure,
+            "strict": self._strict,
         }
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Begin anew with another's model, options and plan."""
-        SignTransform.__init__(self, state["model"], **state["options"], tune=state["plan"])
+        options = {**state["options"], "tune": state["plan"], "strict": state["strict"]}
+        SignTransform.__init__(self, state["model"], **options)
         self.engines.fused.measure = state["measure"]
 
     def __call__(self, images: Any, *others: Any) -> Any:
@@ -292,7 +305,9 @@ class SignTransform:
             self.engines.kept.clear()
             forget_kept(self._network)
             measure = self.engines.fused.measure
-            self.engines = Engines(self.settings, self._network, self.plan, measure=measure)
+            self.engines = Engines(
+                self.settings, self._network, self.plan, measure=measure, strict=self._strict
+            )
             self._batches = Batches(self.engines, self.settings.batch_size)
             self._with_inputs = BoundedCache(INPUTS_KEPT)
 
@@ -358,7 +373,12 @@ class SignTransform:
             measure, why = self.engines.fused.measure, inputs.why_eager
             # A plan of their own: places in a plan are those of one program.
             engines = Engines(
-                self.settings, self._network, TuningPlan(), measure=measure, eager_only=why
+                self.settings,
+                self._network,
+                TuningPlan(),
+                measure=measure,
+                strict=self._strict,
+                eager_only=why,
             )
             return engines, Batches(engines, self.settings.batch_size)
 
@@ -575,7 +595,8 @@ class SignTransform:
             The operations with what each keeps in bytes; `program.pullback_of_ones(images)` is δ.
 
         Raises:
-            BackendError: the compiler does not know an operation of the network; it is named.
+            BackendError: the compiler cannot follow the network, or strict=True and it has no rule
+                for an operation; it is named.
             SourceLayerError: Φ cannot be found.
         """
         with self._prepared(images, model_kwargs) as (problem, *_):
@@ -687,7 +708,8 @@ class SignTransform:
 
     def with_options(self, **changes: Any) -> SignTransform:
         """The same transform with some options changed."""
-        kept = {**vars(self.settings), "tune": self.engines.fused.measure or self.plan}
+        tune = self.engines.fused.measure or self.plan
+        kept = {**vars(self.settings), "tune": tune, "strict": self._strict}
         return SignTransform(self.model, **{**kept, **changes})
 
     def calibrate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from sign_ext.compiler.record import READS_WEIGHTS, record
+from sign_ext.compiler.record import EXACT, READS_WEIGHTS, record
 from sign_ext.errors import UnsupportedOperation
 
 
@@ -116,6 +117,20 @@ def test_autocast_that_is_switched_on_is_refused():
             return x * 2
 
     assert operations(record(switched_off, torch.rand(2, 3))) == ["aten.mul.Tensor"]
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_runs_without_autocast_is_marked(outside):
+    def function(x: Tensor) -> Tensor:
+        y = x + 1
+        with torch.autocast("cpu", enabled=False):
+            y = y.chunk(2)[0] * 2
+        return y - 1
+
+    with torch.autocast("cpu", enabled=False) if outside else nullcontext():
+        graph = record(function, torch.rand(2, 3)).graph
+    marks = [node.meta[EXACT] for node in graph.nodes if node.op == "call_function"]
+    assert marks == [False, True, True, True, True, False]  # add, chunk and its parts, mul, sub
 
 
 def test_a_switch_of_gradients_is_in_the_graph():

@@ -99,7 +99,7 @@ def test_no_backend_depends_on_the_types_of_modules(name, backend, torch_rng):
 )
 def test_the_images_own_layout_is_explained(name, why, torch_rng):
     model, _ = ODD[name]()
-    answer = SignTransform(model, 1).explain(pixels(3, torch_rng))
+    answer = SignTransform(model, 1, backend="autograd").explain(pixels(3, torch_rng))
     assert (answer.backend, answer.layout) == ("autograd", "contiguous_format")
     (note,) = [note for note in answer.notes if "layout" in note]
     assert re.search(why, note)

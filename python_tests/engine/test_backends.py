@@ -37,14 +37,14 @@ def images_of(torch_rng, n: int = 3) -> Tensor:
 
 def refused_for(sign: SignTransform, monkeypatch, is_bad) -> None:
     """Make the compiler refuse the batches whose first image `is_bad`."""
-    original = sign.engines.fused.outline
+    original = sign.engines.fused._compiled
 
-    def outline(problem, images):
+    def compiled(problem, images, *most_islands):
         if is_bad(images[0]):
             raise UnsupportedOperation("its gradient is not that of its operations")
-        return original(problem, images)
+        return original(problem, images, *most_islands)
 
-    monkeypatch.setattr(sign.engines.fused, "outline", outline)
+    monkeypatch.setattr(sign.engines.fused, "_compiled", compiled)
 
 
 @needs_native
@@ -114,7 +114,7 @@ def test_explaining_keeps_the_warning_for_the_call(torch_rng):
 
 def test_a_backend_by_name_that_cannot_run_raises_for_both(torch_rng):
     images = images_of(torch_rng)
-    sign = SignTransform(unknown(), 2, backend="fused")
+    sign = SignTransform(unknown(), 2, backend="fused", strict=True)
     for ask in (sign.explain, sign.transform):
         with pytest.raises(BackendError, match=r"aten\.softmax\.int"):
             ask(images)

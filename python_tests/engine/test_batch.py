@@ -167,8 +167,10 @@ class Unknown(nn.Module):
 
 def test_the_plan_is_the_compiled_steps_where_there_is_one(torch_rng):
     images = torch.rand(2, 3, 8, 8, generator=torch_rng)
-    for model, compiled in ((tiny_cnn(), True), (nn.Sequential(Unknown(), *tiny_cnn()), False)):
-        sign = SignTransform(model.eval(), backend="fused")
+    for unknown, strict in ((False, True), (True, True), (True, False)):
+        model = nn.Sequential(Unknown(), *tiny_cnn()) if unknown else tiny_cnn()
+        compiled = not (unknown and strict)
+        sign = SignTransform(model.eval(), backend="fused", strict=strict)
         plan = sign.engines.memory(sign._problem(images, torch.float32)[0], images)
         assert (plan is not None) == compiled
         if plan is not None:

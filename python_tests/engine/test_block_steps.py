@@ -16,6 +16,7 @@ from sign_ext.compiler.schedule import schedule
 from sign_ext.engine.fused.products.torch import TorchConvolution
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import StepChoices, TuningPlan, tuning_key
+from sign_ext.ops.inverted_residual import PackedBlock
 
 CPU = torch.device("cpu")
 FLOOR = {
@@ -106,13 +107,13 @@ def test_bits_are_written_once_read_once_and_freed(case):
     taken = [i.overwritten for i in fused.instructions if i.in_place]
     assert len(freed) == len(set(freed))
     assert {*freed, *taken, 0, fused.delta} == set(range(len(fused.slots)))
-    forward = next((i for i in fused.instructions if i.inner != (None, None)), None)
+    forward = next((i for i in fused.instructions if i.own), None)
     if forward is None:
         assert case == "linear"
         return
-    readers = [i for i in fused.instructions if i.inner == forward.inner]
+    readers = [i for i in fused.instructions if i.own == forward.own]
     assert [i.kind for i in readers] == ["forward", "backward"]
-    assert {s for s in forward.inner if s is not None} <= set(readers[1].frees)
+    assert set(forward.own) <= set(readers[1].frees)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -132,16 +133,23 @@ def test_a_step_frees_what_the_plan_says(case, torch_rng):
         assert sum(held.values()) == 2 * alive
 
 
+def precisions(step: Step) -> set[str]:
+    """Those that the constants of blocks are prepared for."""
+    made = step.prepared.values()
+    return {packed.precision for packed in made if isinstance(packed, PackedBlock)}
+
+
 def test_places_are_those_of_the_unfused_program(network):
     """The last 1×1 convolution is left to the library, by the place that it has unfused."""
     blocks = blocks_of(network)
     for by_library, left in (((), False), ((52,), True), ((20,), False)):
         step = step_of(network, torch.bfloat16, 2, blocks, by_library)
-        last = step.dense[20]
+        last = step.prepared[20]
         assert isinstance(last, TorchConvolution)
         assert (last.padding is None) == left
-    assert set(step.dense) == {1, 3, 20}
-    assert set(step.blocks) == set(range(4, 20))
+    blocks = {i for i, made in step.prepared.items() if isinstance(made, PackedBlock)}
+    assert blocks == set(range(4, 20))
+    assert set(step.prepared) - blocks == {1, 3, 20}
 
 
 @pytest.mark.parametrize("tf32", [False, True])
@@ -153,7 +161,7 @@ def test_constants_are_prepared_once_and_for_the_precision(network, tf32):
         with torch.no_grad():
             choices = StepChoices(2, blocks=blocks_of(network))
             step = Step(network, dtype, CPU, 2, choices, tf32=tf32)
-        assert {packed.precision for packed in step.blocks.values()} == {precision}
+        assert precisions(step) == {precision}
 
 
 def test_a_place_without_a_block_is_refused(network):
@@ -178,7 +186,7 @@ def test_a_walk_is_the_same_with_blocks(precision, micro_batch):
     sign = SignTransform(model, 2, tune=plan, **options)
     step = sign.step(images)
     assert sum(isinstance(op, InvertedResidual) for op in step.program.ops) == 16
-    assert {packed.precision for packed in step.blocks.values()} == {precision}
+    assert precisions(step) == {precision}
     got, wanted = sign.transform(images), plain.transform(images)
     moved = (wanted - images).norm()
     assert moved > 1

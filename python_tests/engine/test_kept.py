@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sign_ext import SignTransform, iterative_sign, network_state
 from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.island import Island
 from sign_ext.engine import kept
 from sign_ext.engine.fused import engine as fused
 from sign_ext.engine.fused.step import Step
@@ -163,9 +164,12 @@ class Tied(nn.Sequential):
         self.held.model = self
 
 
+@pytest.mark.parametrize("island", [False, True])
 @pytest.mark.parametrize("backend", ["fused", "autograd"])
-def test_neither_network_nor_images_are_kept_alive(torch_rng, backend):
+def test_neither_network_nor_images_are_kept_alive(torch_rng, backend, island):
     model = Tied().eval()
+    if island:
+        model.insert(2, nn.Sequential(nn.LayerNorm((9, 11)), nn.Softmax(1)))
     images = torch.rand(2, 3, 9, 11, generator=torch_rng) * 255
     iterative_sign(model, images, 2, step_size=STEP, backend=backend)
     found = [weakref.ref(model), weakref.ref(images), weakref.ref(kept_for(model))]
@@ -219,9 +223,74 @@ def test_reset_forgets_in_all_transforms(model, images, done):
 def test_a_network_that_cannot_be_compiled_is_recorded_once(images, done):
     model = nn.Sequential(nn.Flatten(), nn.Linear(297, 5), nn.LogSigmoid(), nn.Linear(5, 2)).eval()
     for _ in range(3):
-        iterative_sign(model, images, 1, step_size=STEP)
-    assert SignTransform(model, 1).explain(images).backend == "autograd"
-    assert done["recorded"] == 1
+        iterative_sign(model, images, 1, step_size=STEP, strict=True)
+    assert SignTransform(model, 1, strict=True).explain(images).backend == "autograd"
+    assert (done["recorded"], done["bound"]) == (1, 0)
+
+
+def with_an_island() -> nn.Sequential:
+    """A network whose LogSigmoid has no rule; the convolutions before it are most of a step."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1), nn.Conv2d(40, 4, 3), nn.LogSigmoid(), nn.Flatten(),
+        nn.Linear(4 * 7 * 9, 3),
+    ).eval()  # fmt: skip
+
+
+def mostly_islands() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.LayerNorm((3, 9, 11)), nn.LogSigmoid(), nn.Flatten(), nn.Linear(297, 2)
+    return nn.Sequential(*layers).eval()
+
+
+def test_a_network_of_islands_is_left_to_autograd_at_no_cost_to_later_calls(images, done):
+    model = mostly_islands()
+    sizes = passes_of(model)
+    expected = iterative_sign(model, images, 2, step_size=STEP, backend="autograd")
+    first = iterative_sign(model, images, 2, step_size=STEP)
+    assert (done["recorded"], done["built"], done["bound"]) == (1, 1, 0)
+    sizes.clear()
+    assert torch.equal(iterative_sign(model, images, 2, step_size=STEP), expected)
+    assert torch.equal(first, expected)
+    assert (done["recorded"], done["built"], done["bound"], sizes) == (1, 1, 0, [1, 5, 5])
+    sign = SignTransform(model, 2, step_size=STEP, backend="fused")
+    assert (sign.transform(images) - expected).norm() < 1e-4 * (expected - images).norm()
+    # What has been compiled is still not for `auto`.
+    assert "operations without a rule hold" in SignTransform(model, 2).explain(images).reason
+
+
+@pytest.mark.parametrize("strict_first", [False, True])
+def test_a_program_with_islands_is_not_for_a_strict_transform(images, done, strict_first):
+    model = with_an_island()
+    for strict in (strict_first, not strict_first, strict_first, not strict_first):
+        sign = SignTransform(model, 1, step_size=STEP, strict=strict)
+        found = sign.explain(images)
+        assert found.backend == ("autograd" if strict else "fused")
+        assert ("aten.log_sigmoid" in found.reason) == strict
+        sign.transform(images)
+    assert (done["recorded"], done["bound"]) == (2, 1)
+
+
+def test_islands_follow_weights_that_change_in_place(images, done):
+    model = mostly_islands()
+    sign = SignTransform(model, 2, step_size=STEP, backend="fused")
+    sign.transform(images)
+    with torch.no_grad():
+        model[0].weight.uniform_(0.5, 2)
+    changed = sign.transform(images)
+    assert (done["recorded"], done["built"]) == (1, 2)
+    expected = iterative_sign(model, images, 2, step_size=STEP, backend="autograd")
+    assert (changed - expected).norm() < 1e-4 * (expected - images).norm()
+
+
+def test_an_islands_weights_are_held_once(images):
+    model = mostly_islands()
+    step = SignTransform(model, 2, step_size=STEP, backend="fused").step(images)
+    (place,) = (i for i, op in enumerate(step.program.ops) if isinstance(op, Island))
+    assert all(weight.is_meta for weight in step.program.ops[place].weights)
+    # The network's own memory.
+    addresses = {weight.data_ptr() for weight in step.prepared[place]}
+    assert addresses == {model[0].weight.data_ptr(), model[0].bias.data_ptr()}
 
 
 def test_threads_share_one_program(model, images, done):
@@ -270,8 +339,8 @@ def test_weights_that_a_step_has_prepared_are_not_kept_a_second_time(model, imag
     folded: list[weakref.ref[Tensor]] = []
     build = fused.build
 
-    def watched(*args: object) -> object:
-        program = build(*args)
+    def watched(*args: object, **options: object) -> object:
+        program = build(*args, **options)
         weights = [op.weight for op in program.ops if isinstance(op, Convolution)]
         folded.extend(weakref.ref(weight) for weight in weights)
         return program

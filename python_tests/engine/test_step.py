@@ -9,6 +9,7 @@ from families import FAMILIES, QUICK_FAMILIES, some_slow
 from hypothesis import HealthCheck, given, settings
 from networks import basic_cnn, lively
 from random_networks import networks
+from torch import Tensor, nn
 
 from sign_ext.source_layer import SourceLayer
 
@@ -80,6 +81,28 @@ def test_random_networks(case):
     assert not ours > max(3e-5, 10 * eager)
 
 
+class Parts(nn.Module):
+    """Reads a value again after a part of it, which is a view for one image, went through ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.classifier = nn.Conv2d(3, 8, 3), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        rows = torch.cat([torch.relu(y[:, :, :3] - 0.2), y], 2).mean((2, 3))
+        pooled = y.mean((2, 3), keepdim=True)
+        flat = torch.relu(pooled.flatten(1) - 0.1) * pooled.flatten(1)
+        return self.classifier(torch.cat([rows, flat], 1))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_part_is_not_written_over_what_it_is_part_of(count, torch_rng):
+    torch.manual_seed(2)
+    images = torch.randn(count, 3, 9, 7, generator=torch_rng)
+    step_checks.check(Parts().eval().requires_grad_(False), images)
+
+
 def test_the_same_call_gives_the_same_bits():
     model, images = build("mobilenet_v2", (33, 47), 5, "cpu", seed=9)
     with torch.no_grad():
@@ -88,3 +111,30 @@ def test_the_same_call_gives_the_same_bits():
         first = step_checks.step_delta(model, images, source)
         second = step_checks.step_delta(model, images, source)
     assert torch.equal(first, second)
+
+
+class Assorted(nn.Module):
+    """Operations with files of their own: norms, exponential units, PReLU, upsampling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, padding=1)
+        self.norms = nn.ModuleList([nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True)])
+        self.act, self.classifier = nn.PReLU(6), nn.Linear(6, 2)
+        self.last = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))
+        nn.init.normal_(self.act.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norms[0](self.first(x)))
+        z = self.act(self.norms[1](self.second(y)) + y)
+        z = z + self.last(z.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        z = nn.functional.interpolate(nn.functional.selu(z), scale_factor=2)
+        return self.classifier(nn.functional.celu(z, 0.7).mean((2, 3)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_operations_with_files_of_their_own(precision, device, torch_rng):
+    torch.manual_seed(3)
+    images = torch.randn(3, 3, 9, 7, generator=torch_rng).to(device)
+    step_checks.check(Assorted().eval().requires_grad_(False).to(device), images, precision)

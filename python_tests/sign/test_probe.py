@@ -316,7 +316,7 @@ def test_a_failure_ends_with_its_cause(images):
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), Softened(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(60, 2)
     ).eval()
-    sign = SignTransform(model, 2, step_size=STEP)
+    sign = SignTransform(model, 2, step_size=STEP, strict=True)
     sign.transform(images)
     assert sign.explain().backend == "autograd"
     model[1] = nn.ReLU()

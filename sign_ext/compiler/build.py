@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -9,22 +11,25 @@ from torch.fx import GraphModule
 import sign_ext.compiler.rules  # noqa: F401  # importing registers the rules
 from sign_ext.compiler.fold import drop_dead, simplify
 from sign_ext.compiler.ir.op import Op
-from sign_ext.compiler.ir.program import Program, renumber, with_constants
+from sign_ext.compiler.ir.program import Program, renumber
+from sign_ext.compiler.islands import SECOND_IMAGES, lower_with_islands
 from sign_ext.compiler.lower import lower
 from sign_ext.compiler.trace import TRACED_IMAGES, trace
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.source_layer import Phi
 
 
-def compile_phi(phi: Phi, image: Tensor) -> Program:
+def compile_phi(phi: Phi, image: Tensor, *, strict: bool = False) -> Program:
     """The program of Φ for images of one shape.
 
     Args:
         phi: Φ, its network frozen and in evaluation mode.
         image: (1, C, H, W), of the network's dtype and device.
+        strict: whether to refuse what the compiler has no rule for, instead of making islands.
 
     Raises:
-        UnsupportedOperation: an operation that the compiler does not know; the message names it.
+        UnsupportedOperation: the forward pass does what the compiler does not know; the message
+            names it.
 
     Example:
         >>> import torch
@@ -36,22 +41,50 @@ def compile_phi(phi: Phi, image: Tensor) -> Program:
         >>> [str(op) for op in program.ops]
         ['convolution 3×3 + relu']
     """
-    return build(trace(phi, image), image.dtype, str(phi.source))
+    return build(
+        trace(phi, image),
+        image.dtype,
+        str(phi.source),
+        again=None if strict else recording_again(phi, image),
+    )
 
 
-def build(graph: GraphModule, dtype: torch.dtype, source: str = "") -> Program:
+def recording_again(phi: Phi, image: Tensor) -> Callable[[], GraphModule]:
+    """Records the same for another number of images, which islands need; for `build`.
+
+    Args:
+        phi: Φ, its network frozen and in evaluation mode.
+        image: (1, C, H, W), of the network's dtype and device.
+    """
+    return lambda: trace(phi, image, SECOND_IMAGES)
+
+
+def build(
+    graph: GraphModule,
+    dtype: torch.dtype,
+    source: str = "",
+    *,
+    again: Callable[[], GraphModule] | None = None,
+) -> Program:
     """The program of a recorded graph, with the weights' values as they are now.
 
     Args:
-        graph: from `trace`.
+        graph: from `trace`. Where it needs islands it is rewritten, once.
         dtype: of the network.
         source: a description of where Φ is read.
+        again: records the same for another number of images (`recording_again`): what has no rule
+            becomes islands. None refuses it.
 
     Raises:
-        UnsupportedOperation: an operation that the compiler does not know.
+        UnsupportedOperation: the forward pass does what the compiler does not know.
     """
     with torch.no_grad():
-        ops, output, image_shape = lower(graph, TRACED_IMAGES)
+        try:
+            ops, output, image_shape = lower(graph, TRACED_IMAGES)
+        except UnsupportedOperation:
+            if again is None:
+                raise
+            ops, output, image_shape = lower_with_islands(graph, again)
         ops, output = simplify(ops, output)
         if not _reaches_the_image(ops, output):
             raise UnsupportedOperation("Φ does not depend on the images")
@@ -59,7 +92,7 @@ def build(graph: GraphModule, dtype: torch.dtype, source: str = "") -> Program:
         ops, _ = renumber(ops, output)
         return Program(
             image_shape=image_shape,
-            ops=tuple(with_constants(op, lambda c: c.to(dtype)) for op in ops),
+            ops=tuple(op.with_constants(lambda c: c.to(dtype)) for op in ops),
             seed=seed.to(dtype).contiguous(),
             folded=folded,
             source=source,
@@ -82,7 +115,7 @@ def _fold_head(ops: list[Op], output: int) -> tuple[list[Op], int, Tensor, tuple
     seed = torch.ones((1, *shape), dtype=torch.float64, device=device)
     folded: list[str] = []
     while (op := made_by.get(output)) is not None and op.is_linear and len(op.inputs) == 1:
-        exact = with_constants(op, Tensor.double)
+        exact = op.with_constants(Tensor.double)
         (seed,) = exact.linear_vjp(seed, None)
         folded.append(str(op))
         output = op.inputs[0]

@@ -10,10 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Op
@@ -71,24 +67,6 @@ def uses(ops: Ops, output: int) -> Counter[int]:
     return counter
 
 
-def _times(weight: Tensor, scale: Tensor | None, dim: int) -> Tensor:
-    if scale is None:
-        return weight
-    shape = [1] * weight.dim()
-    shape[dim] = -1
-    # Type promotion: the product is float64, without a float64 copy of the weight before it.
-    return weight * scale.double().reshape(shape)
-
-
-def _affine(bias: Tensor | None, op: Pointwise) -> Tensor | None:
-    """bias · scale + shift."""
-    if bias is not None and op.scale is not None:
-        bias = bias.double() * op.scale.double()
-    if op.shift is None:
-        return bias
-    return op.shift.double() if bias is None else bias.double() + op.shift.double()
-
-
 def fuse_into_producer(ops: Ops, output: int) -> Ops | None:
     """Fuse a pointwise operation into the convolution, linear or pointwise one before it.
 
@@ -120,10 +98,8 @@ def _fused_with_one(op: Pointwise, made_by: dict[int, Op], used: Counter[int]) -
 def _fused(producer: Op, op: Pointwise, side: int) -> Op | None:
     """`producer` followed by `op`, which reads it as input `side`, as one operation, or None."""
     others = op.inputs[:side] + op.inputs[side + 1 :]
-    if others and producer.has_residual:
-        return None  # an operation has one residual
-    if others and isinstance(producer, Convolution) and producer.is_depthwise:
-        return None  # the depthwise operator adds no residual
+    if others and (producer.has_residual or not producer.takes_residual):
+        return None
     if side == 1 and (op.scale is not None or op.shift is not None):
         return None  # the scale belongs to the other branch
     if producer.has_residual and op.scale is not None:
@@ -131,26 +107,14 @@ def _fused(producer: Op, op: Pointwise, side: int) -> Op | None:
     inputs = (*producer.inputs, *others)
     if len(set(inputs)) != len(inputs):
         return None
-    in_shapes = (*producer.in_shapes, *[op.shape] * len(others))
-    common: dict[str, Any] = {
-        "inputs": inputs,
-        "in_shapes": in_shapes,
-        "output": op.output,
-        "activation": op.activation,
-    }
-    if isinstance(producer, Convolution | Linear):
-        weight = _times(producer.weight, op.scale, 0)
-        bias = _affine(producer.bias, op)
-        return replace(producer, weight=weight, bias=bias, **common)
-    if isinstance(producer, Pointwise):
-        scale = op.scale
-        if producer.scale is not None:
-            scale = _times(producer.scale, op.scale, 0)
-        shift = _affine(producer.shift, op)
-        return replace(producer, scale=scale, shift=shift, **common)
-    if isinstance(producer, MaxPool) and op.scale is None and op.shift is None and not others:
-        return replace(producer, **common)
-    return None
+    return producer.followed_by(
+        op.scale,
+        op.shift,
+        inputs=inputs,
+        in_shapes=(*producer.in_shapes, *[op.shape] * len(others)),
+        output=op.output,
+        activation=op.activation,
+    )
 
 
 def fold_scale_into_consumers(ops: Ops, output: int) -> Ops | None:
@@ -180,40 +144,16 @@ def fold_scale_into_consumers(ops: Ops, output: int) -> Ops | None:
 
 
 def _can_absorb(reader: Op, op: Pointwise) -> bool:
-    if not isinstance(reader, Convolution | Linear):
-        return False
     if reader.inputs.index(op.output) != 0 or reader.inputs.count(op.output) > 1:
         return False
-    if isinstance(reader, Convolution):
-        pads = any(reader.padding) or any(reader.padding_end)
-        return op.shift is None or not pads
-    return True
+    return reader.absorbs(shift=op.shift is not None)
 
 
 def _absorbing(reader: Op, op: Pointwise) -> Op:
     """reader(scale · x + shift) as one operation on x."""
     inputs = (op.inputs[0], *reader.inputs[1:])
     in_shapes = (op.in_shapes[0], *reader.in_shapes[1:])
-    assert isinstance(reader, Convolution | Linear)
-    weight, bias = reader.weight.double(), reader.bias
-    if isinstance(reader, Convolution):
-        out, per_group, *_ = weight.shape
-        # Output channels of one group read the same slice of input channels.
-        group_of = torch.arange(out, device=weight.device) // (out // reader.groups)
-        channel = group_of[:, None] * per_group + torch.arange(per_group, device=weight.device)
-        taps = weight
-    else:
-        channels = op.shape[0]
-        columns = torch.arange(weight.shape[1], device=weight.device)
-        channel = (columns // (weight.shape[1] // channels))[None].expand(len(weight), -1)
-        taps = weight[:, :, None, None]
-    if op.shift is not None:
-        offset = (taps.sum((2, 3)) * op.shift.double()[channel]).sum(1)
-        bias = offset if bias is None else bias.double() + offset
-    if op.scale is not None:
-        taps = taps * op.scale.double()[channel][:, :, None, None]
-        weight = taps.reshape(weight.shape)
-    return replace(reader, weight=weight, bias=bias, inputs=inputs, in_shapes=in_shapes)
+    return reader.preceded_by(op.scale, op.shift, inputs=inputs, in_shapes=in_shapes)
 
 
 def merge_padding(ops: Ops, output: int) -> Ops | None:

@@ -1,6 +1,6 @@
 """From a recorded graph of ATen operations to the compiler's own, by one rule for each.
 
-The rules are in `compiler/rules`, with the decorator `rule`. What they share is at the end.
+The rules are in `compiler/rules`, with the decorator `lowers`. What they share is at the end.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,10 +22,15 @@ from sign_ext.ops.layout import Pair
 
 @dataclass(frozen=True)
 class Ref:
-    """A value of the program: its number and one image's shape."""
+    """A value of the program: its number and one image's shape.
+
+    Where the network has the channels of an image in the last dimension, (H, W, C), the program has
+    them in the first, as everywhere: `moved` says so. In memory they are innermost both ways.
+    """
 
     number: int
     shape: Shape
+    moved: bool = False
 
 
 @dataclass
@@ -37,7 +42,13 @@ class Builder:
     ops: list[Op] = field(default_factory=list)
 
     def add(self, kind: type[Op], inputs: tuple[Ref, ...], shape: Shape, **options: Any) -> Ref:
-        """Append an operation, and return its output."""
+        """Append an operation, and return its output.
+
+        Raises:
+            UnsupportedOperation: its operators do not take values of this many dimensions.
+        """
+        if kind.ranks and len(shape) not in kind.ranks:
+            raise UnsupportedOperation(f"a value of shape {shape}")
         op = kind(
             inputs=tuple(ref.number for ref in inputs),
             in_shapes=tuple(ref.shape for ref in inputs),
@@ -51,20 +62,31 @@ class Builder:
 
 Rule = Callable[..., Any]  # (builder, output's shape of one image, *args, **kwargs) → Ref(s)
 RULES: dict[str, Rule] = {}
+_ELEMENTWISE: set[str] = set()  # of rules whose operations do not ask where the channels are
+_MOVED: set[str] = set()  # of rules that take moved values themselves
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def lowers(*names: str, elementwise: bool = False, moved: bool = False) -> Callable[[Rule], Rule]:
     """Register a rule for ATen operations, named as in "conv2d.default".
 
     A rule takes the builder, one image's shape of the output, and the operation's own arguments, in
     which a value of the program is a `Ref` and everything else a constant. It appends operations
     and returns the output's `Ref`, or a tuple of them. It raises UnsupportedOperation where it does
     not cover the arguments.
+
+    Args:
+        *names: of the operations.
+        elementwise: the operation does the same wherever the channels are: moved values are given
+            to the rule as if they were not, and constants likewise.
+        moved: the rule takes moved values itself. Other rules never meet one.
     """
 
     def register(function: Rule) -> Rule:
-        for name in names:
-            RULES[name] = function
+        RULES.update(dict.fromkeys(names, function))
+        if elementwise:
+            _ELEMENTWISE.update(names)
+        if moved:
+            _MOVED.update(names)
         return function
 
     return register
@@ -83,11 +105,15 @@ def lower(graph: GraphModule, images: int) -> tuple[list[Op], int, Shape]:
     Raises:
         UnsupportedOperation: an operation without a rule, or with arguments that no rule covers.
     """
-    return _Lowering(graph, images).run()
+    return Lowering(graph, images).run()
 
 
-def _name(node: Node) -> tuple[str, bool]:
-    """An ATen operation's name without "_", and whether it writes its first argument in place."""
+def op_name(node: Node) -> tuple[str, bool]:
+    """An ATen operation's name without "_", and whether it writes its first argument in place.
+
+    Args:
+        node: a call of an operation.
+    """
     target: Any = node.target
     if target is operator.getitem:
         return "getitem", False
@@ -109,7 +135,7 @@ _VIEWS = {
 }  # fmt: skip
 
 
-class _Lowering:
+class Lowering:
     """One pass over the graph's nodes.
 
     A program's values are immutable, while ATen operations may write in place. An in-place
@@ -129,6 +155,7 @@ class _Lowering:
     """
 
     def __init__(self, graph: GraphModule, images: int) -> None:
+        """Of a graph that was recorded with so many images."""
         self.graph = graph
         self.builder = Builder(images)
         self.values: dict[Node, Any] = {}
@@ -139,12 +166,12 @@ class _Lowering:
         image_shape: Shape = ()
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
-                image_shape = tuple(node.meta["tensor_meta"].shape[1:])
-                self.builder.dtype = node.meta["tensor_meta"].dtype
-                self.values[node] = Ref(0, image_shape)
+                self.values[node] = self.placeholder(node)
+                image_shape = self.values[node].shape
             elif node.op == "get_attr":
                 self.values[node] = getattr(self.graph, str(node.target)).detach()
             elif node.op == "call_function":
+                self.require_known(node)
                 self.values[node] = self.call(node)
             elif node.op == "output":
                 result = self.value_of(node.args[0])
@@ -156,30 +183,52 @@ class _Lowering:
         """An argument with its nodes replaced by their values."""
         return torch.fx.node.map_arg(argument, lambda node: self.values[node])
 
-    def call(self, node: Node) -> Any:
-        """The value of one operation: a Ref, a tuple of them, or a constant."""
-        args, kwargs = self.value_of(node.args), self.value_of(node.kwargs)
+    def placeholder(self, node: Node) -> Ref:
+        """The images."""
+        meta = node.meta["tensor_meta"]
+        self.builder.dtype = meta.dtype
+        return Ref(0, tuple(meta.shape[1:]))
+
+    def require_known(self, node: Node) -> None:
+        """Refuse what is no ATen operation: gradients or autocast switched inside the network."""
         if node.target is not operator.getitem and not isinstance(
             node.target, torch._ops.OpOverload
         ):
-            # Switching gradients or autocast on and off inside the network, among others.
             raise UnsupportedOperation(f"the forward pass calls {node.target}")
+
+    def call(self, node: Node) -> Any:
+        """The value of one operation: a Ref, a tuple of them, or a constant."""
+        args, kwargs = self.value_of(node.args), self.value_of(node.kwargs)
         if not any(isinstance(item, Ref) for item in _flat([args, kwargs])):
             # Computed from weights alone, as in weight normalisation: a constant.
             return node.target(*args, **kwargs)  # type: ignore[operator]
-        name, in_place = _name(node)
+        result = self.by_rule(node)
+        if op_name(node)[1] and result != args[0]:
+            self.write_in_place(node, result)
+        return result
+
+    def by_rule(self, node: Node) -> Any:
+        """The value of an operation that reads values of the program."""
+        args, kwargs = self.value_of(node.args), self.value_of(node.kwargs)
+        name, _ = op_name(node)
         if name == "getitem":
             return args[0][args[1]]
         function = RULES.get(name)
         if function is None:
             raise UnsupportedOperation(f"the compiler has no rule for aten.{name}{_at(args)}")
+        shape = self.shape_of(node, name)
+        refs = [item for item in _flat([args, kwargs]) if isinstance(item, Ref)]
+        moved = name not in _MOVED and any(ref.moved for ref in refs)
         try:
-            result = function(self.builder, self.shape_of(node, name), *args, **kwargs)
+            if moved:
+                if name not in _ELEMENTWISE or not all(ref.moved for ref in refs):
+                    raise UnsupportedOperation("the channels are in the last dimension")
+                args, kwargs = (_map(given, _channels_first) for given in (args, kwargs))
+                shape = (*shape[-1:], *shape[:-1])
+            result = function(self.builder, shape, *args, **kwargs)
+            return replace(result, moved=True) if moved else result
         except UnsupportedOperation as error:
             raise UnsupportedOperation(f"aten.{name}{_at(args)}: {error}") from None
-        if in_place and result != args[0]:
-            self.write_in_place(node, result)
-        return result
 
     def shape_of(self, node: Node, name: str) -> Shape:
         """One image's shape of a node's output, () where it has several."""
@@ -193,14 +242,15 @@ class _Lowering:
             raise UnsupportedOperation(f"aten.{name} gives {dtype}, which has no derivative")
         return shape[1:]
 
-    def aliases(self, node: Node) -> set[Node]:
+    @staticmethod
+    def aliases(node: Node) -> set[Node]:
         """The other nodes that may share memory with one: views of it, and what it is a view of."""
         found: set[Node] = set()
         todo = [node]
         while todo:
             current = todo.pop()
-            neighbours = [user for user in current.users if _is_view(user)]
-            if _is_view(current):
+            neighbours = [user for user in current.users if is_view(user)]
+            if is_view(current):
                 neighbours += [n for n in current.all_input_nodes if n.op != "get_attr"]
             for other in neighbours:
                 if other not in found and other is not node:
@@ -220,19 +270,24 @@ class _Lowering:
                 self.values[other] = result
             elif any(self.order[user] > now for user in other.users):
                 raise UnsupportedOperation(
-                    f"{_name(node)[0]} writes in place what is read later through a view"
+                    f"{op_name(node)[0]} writes in place what is read later through a view"
                 )
 
 
-def _is_view(node: Node) -> bool:
-    if node.op != "call_function" or _name(node)[0].partition(".")[0] not in _VIEWS:
+def is_view(node: Node) -> bool:
+    """Whether an operation returns its first argument or a view of it.
+
+    Args:
+        node: any.
+    """
+    if node.op != "call_function" or op_name(node)[0].partition(".")[0] not in _VIEWS:
         return False
     return not _is_copy(node)
 
 
 def _is_copy(node: Node) -> bool:
     """Whether contiguous or to returned a copy: of other strides, or because it was asked for."""
-    if _name(node)[0].partition(".")[0] not in ("contiguous", "to"):
+    if op_name(node)[0].partition(".")[0] not in ("contiguous", "to"):
         return False
     source, target = node.args[0], node.target
     assert isinstance(source, Node)
@@ -251,6 +306,25 @@ def _flat(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return _flat(list(value.values()))
     return [value]
+
+
+def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A structure of arguments with each of them changed."""
+    if isinstance(value, tuple | list):
+        return type(value)(_map(item, change) for item in value)
+    if isinstance(value, dict):
+        return {name: _map(item, change) for name, item in value.items()}
+    return change(value)
+
+
+def _channels_first(argument: Any) -> Any:
+    """An operand of an elementwise operation whose channels are in the last of four dimensions."""
+    if isinstance(argument, Ref):
+        return replace(argument, moved=False)
+    if isinstance(argument, Tensor) and 0 < argument.dim() <= 4:
+        whole = argument.reshape((1,) * (4 - argument.dim()) + tuple(argument.shape))
+        return whole.permute(0, 3, 1, 2)
+    return argument
 
 
 def _at(args: Any) -> str:

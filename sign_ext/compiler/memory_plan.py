@@ -14,7 +14,8 @@ class MemoryPlan:
 
     Attributes:
         peak: the most that is alive at once, not counting the image, its velocity and the weights.
-        residues: bit masks and pool indices alive between forward and backward.
+        residues: bit masks, pool indices and other tensors that only carry something from the
+            forward to the backward pass.
         at: the index of the instruction at which the peak is reached.
         buffers: how many tensors a step allocates.
         traffic: read and written by the step's operators.
@@ -31,8 +32,8 @@ class MemoryPlan:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"{bytes_in_words(self.peak)} an image at its peak, of which bit masks and pool "
-            f"indices at most {bytes_in_words(self.residues)}; {self.buffers} buffers a step"
+            f"{bytes_in_words(self.peak)} an image at its peak, of which residues at most "
+            f"{bytes_in_words(self.residues)}; {self.buffers} buffers a step"
         )
 
 
@@ -53,11 +54,11 @@ def plan_memory(schedule: Schedule, *, updates_in_place: bool = True) -> MemoryP
                 continue
             alive += slots[slot].bytes
             buffers += 1
-        if alive > peak:
-            peak, at = alive, t
+        if alive + instruction.workspace > peak:
+            peak, at = alive + instruction.workspace, t
         traffic += slots[instruction.out].bytes
         traffic += sum(slots[slot].bytes for slot in instruction.slots_read())
         alive -= sum(slots[slot].bytes for slot in instruction.frees)
-    residues = sum(s.bytes for s in slots if s.kind in ("bit mask", "pool index"))
+    residues = sum(s.bytes for s in slots if s.kind not in ("image", "value", "cotangent"))
     largest = max((slot.bytes for slot in slots), default=0)
     return MemoryPlan(peak, residues, at, buffers, traffic, largest)

@@ -24,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from sign_ext.errors import UnsupportedOperation
 
 READS_WEIGHTS = "reads_weights"  # in a graph's meta: whether it holds numbers read from tensors
+EXACT = "exact"  # in a node's meta: whether it ran where the network switches autocast off
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 _aten = torch.ops.aten
 
@@ -37,8 +38,9 @@ def record(function: Callable[[Tensor], Tensor], batch: Tensor) -> GraphModule:
 
     Returns:
         A graph with one placeholder and one output. Tensors that were there before are its
-        attributes, the very same; `meta["tensor_meta"]` of a node describes its value. Composite
-        operations (conv2d, linear, batch_norm) are one node each. `meta[READS_WEIGHTS]` of the
+        attributes, the very same; `meta["tensor_meta"]` of a node describes its value, and
+        `meta[EXACT]` says whether it ran where autocast was switched off. Composite operations
+        (conv2d, linear, batch_norm) are one node each. `meta[READS_WEIGHTS]` of the
         graph says whether the function read a tensor's value as a number, which the graph then
         holds.
 
@@ -64,6 +66,7 @@ class _Recorder(TorchDispatchMode):
         self.of_batch: set[Node] = set()  # those that depend on the batch
         self.device = batch.device.type
         self.reads_weights = False
+        self.outside = _autocast_regions()
         placeholder = self.graph.placeholder("images")
         placeholder.meta["tensor_meta"] = _described(batch)
         self.nodes[batch] = placeholder
@@ -114,6 +117,8 @@ class _Recorder(TorchDispatchMode):
         """Make a node stand for what its operation returned, a tensor or several."""
         if depends:
             self.of_batch.add(node)
+        # Autocast is off all the time; to switch it off once more is a region of its own.
+        node.meta[EXACT] = _autocast_regions() > self.outside
         if isinstance(result, Tensor):
             node.meta["tensor_meta"] = _described(result)
             self.nodes[result] = node
@@ -150,6 +155,13 @@ class _Switches(TorchFunctionMode):
         elif torch.is_autocast_enabled(self.recorder.device):
             raise _not_recorded("it switches autocast on")
         return func(*args, **(kwargs or {}))
+
+
+def _autocast_regions() -> int:
+    """How many regions of autocast, on or off, one is in."""
+    inside = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return inside
 
 
 def _described(tensor: Tensor) -> TensorMetadata:

@@ -11,9 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from sign_ext.compiler.ir.inverted_residual import InvertedResidual
 from sign_ext.compiler.ir.op import Op, count, mask_bytes
-from sign_ext.compiler.ir.pooling import MaxPool
 from sign_ext.compiler.ir.program import Program
 
 
@@ -21,7 +19,7 @@ from sign_ext.compiler.ir.program import Program
 class Slot:
     """A tensor of the step."""
 
-    kind: str  # "image", "value", "cotangent", "bit mask", "pool index"
+    kind: str  # "image", "value", "cotangent", "bit mask", or the kind of another residue
     of: int  # the number of its value
     bytes: int  # of one image; 0 for the image itself, which is the caller's
 
@@ -40,13 +38,13 @@ class Instruction:
         out: the slot it writes.
         in_place: whether `out` takes over the memory of `reads[0]` (for "backward": of `other`).
         mask: a bit mask written (forward) or read for the operation's own activation (backward).
-        index: a pool index written or read.
-        inner: bit masks of the two activations inside a block, written (forward) or read
-            (backward); None for the identity.
+        own: what else the operation keeps, by `Op.own_residues`, written (forward) or read
+            (backward).
         other: another branch's cotangent, added.
         x_mask: the bit mask of the activation that made the input, applied to the result.
         x_slope: that activation's slope.
         frees: slots that nothing reads after it.
+        workspace: bytes of one image that are allocated and freed while it runs.
     """
 
     kind: str
@@ -56,12 +54,12 @@ class Instruction:
     side: int = 0
     in_place: bool = False
     mask: int | None = None
-    index: int | None = None
-    inner: tuple[int | None, int | None] = (None, None)
+    own: tuple[int, ...] = ()
     other: int | None = None
     x_mask: int | None = None
     x_slope: float = 0.0
     frees: tuple[int, ...] = ()
+    workspace: int = 0
 
     @property
     def overwritten(self) -> int:
@@ -77,18 +75,19 @@ class Instruction:
             if slot is not None:
                 yield slot
         if self.kind in ("backward", "mask", "seed"):
-            for slot in (self.mask, self.index, *self.inner):
-                if slot is not None:
-                    yield slot
+            yield from self._residues()
 
     def slots_written(self) -> Iterator[int]:
         """Every slot it allocates."""
         if not self.in_place:
             yield self.out
         if self.kind == "forward":
-            for slot in (self.mask, self.index, *self.inner):
-                if slot is not None:
-                    yield slot
+            yield from self._residues()
+
+    def _residues(self) -> Iterator[int]:
+        if self.mask is not None:
+            yield self.mask
+        yield from self.own
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,7 @@ class _Scheduler:
     Attributes:
         value: slot of each value.
         masks: bit mask of each operation's own activation, by the operation's index.
-        indices: pool index, by the operation's index.
-        inner: bit masks inside a block, by the operation's index.
+        own: what else each operation keeps, by the operation's index.
         cotangent: slot of each value's cotangent so far; an entry goes when its operation is done.
         holders: how many values hold each cotangent slot.
         masked: values whose cotangent has already been pulled back through their activation.
@@ -150,8 +148,7 @@ class _Scheduler:
     instructions: list[Instruction] = field(default_factory=list)
     value: dict[int, int] = field(default_factory=dict)
     masks: dict[int, int] = field(default_factory=dict)
-    indices: dict[int, int] = field(default_factory=dict)
-    inner: dict[int, tuple[int | None, int | None]] = field(default_factory=dict)
+    own: dict[int, tuple[int, ...]] = field(default_factory=dict)
     cotangent: dict[int, int] = field(default_factory=dict)
     holders: Counter[int] = field(default_factory=Counter)
     masked: set[int] = field(default_factory=set)
@@ -197,32 +194,24 @@ class _Scheduler:
         reads = tuple(self.value[n] for n in op.inputs)
         in_place = self._may_work_in_place(i, op)
         out = self.slot("value", number)
-        mask = index = None
+        mask = None
         if not op.activation.is_identity:
-            mask = self.masks[i] = self._mask_slot(number, op)
-        if isinstance(op, MaxPool):
-            (kept,) = op.kept(self.element_size)
-            index = self.indices[i] = self.slot("pool index", number, kept.bytes)
-        inner = self.inner[i] = self._inner_masks(number, op)
+            mask = self.masks[i] = self.slot("bit mask", number, mask_bytes(op.shape))
+        residues = op.own_residues(self.element_size)
+        own = self.own[i] = tuple(self.slot(each.kind, number, each.bytes) for each in residues)
         self.value[number] = out
         self.instructions.append(
             Instruction(
-                "forward", i, out, reads, in_place=in_place, mask=mask, index=index, inner=inner
+                "forward",
+                i,
+                out,
+                reads,
+                in_place=in_place,
+                mask=mask,
+                own=own,
+                workspace=op.workspace(self.element_size),
             )
         )
-
-    def _inner_masks(self, number: int, op: Op) -> tuple[int | None, int | None]:
-        """The bit masks of a block's first two activations."""
-        if not isinstance(op, InvertedResidual):
-            return None, None
-        first, second = (
-            None if part.activation.is_identity else self._mask_slot(number, part)
-            for part in (op.expand, op.depthwise)
-        )
-        return first, second
-
-    def _mask_slot(self, number: int, op: Op) -> int:
-        return self.slot("bit mask", number, mask_bytes(op.shape))
 
     def _may_work_in_place(self, i: int, op: Op) -> bool:
         """Whether nothing reads the first input after this, and its operator can overwrite it."""
@@ -273,10 +262,10 @@ class _Scheduler:
             own_mask = None
         g = self.cotangent[number]
         # Inputs whose cotangent is computed from g come first, then those that g is passed through
-        # to, so that g is never its own `other`. A block goes the other way round: its operator
-        # adds `other`, and takes g for it where the block's residual is its own input.
+        # to, so that g is never its own `other`; the other way round where the operator may take
+        # g for it.
         sides = list(enumerate(op.inputs))
-        for side, target in reversed(sides) if isinstance(op, InvertedResidual) else sides:
+        for side, target in reversed(sides) if op.adds_other_itself else sides:
             if op.is_identity_vjp or (op.has_residual and side == 1):
                 self._pass_through(target, g)
             else:
@@ -334,11 +323,11 @@ class _Scheduler:
                 side=side,
                 in_place=in_place,
                 mask=own_mask,
-                index=self.indices.get(i),
-                inner=self.inner[i],
+                own=self.own[i],
                 other=other,
                 x_mask=x_mask,
                 x_slope=slope,
+                workspace=op.workspace(self.element_size) if side == 0 else 0,
             )
         )
         self._hold(target, out)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.build import build
+from sign_ext.compiler.build import build, recording_again
 from sign_ext.compiler.trace import trace
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.probe import pullback, relative_distances
@@ -82,12 +82,13 @@ def _distance_in_float64(phi: Phi, images: Tensor) -> float | None:
     try:
         exact = Phi(copy.deepcopy(phi.model).double(), phi.source, phi.kwargs)
         graph = trace(exact, images[:1])
-        error = distance_from_autograd(build(graph, images.dtype), exact, images)
+        program = build(graph, images.dtype, again=recording_again(exact, images[:1]))
+        error = distance_from_autograd(program, exact, images)
     except Exception:  # not every network can be copied, or computes in float64
         return None
     # A graph is part of a reference cycle, which would keep the copy of the weights alive until
     # Python collects it.
-    del exact, graph
+    del exact, graph, program
     gc.collect()
     return error
 

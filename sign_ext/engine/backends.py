@@ -127,6 +127,7 @@ class Engines:
         plan: TuningPlan,
         *,
         measure: bool = False,
+        strict: bool = False,
         eager_only: str = "",
     ) -> None:
         """Compile nothing yet.
@@ -136,13 +137,16 @@ class Engines:
             network: the network.
             plan: the fused backend's algorithm choices.
             measure: whether the fused backend measures what the plan lacks.
+            strict: whether the compiler refuses operations without a rule.
             eager_only: why no step may be compiled or recorded, or "" if it may.
         """
         self._eager_only = eager_only
         self._backend = settings.backend
         self._precision = settings.precision
         self.kept = kept_for(network)
-        self.fused = FusedEngine(network, plan, measure=measure, programs=self.kept.programs)
+        self.fused = FusedEngine(
+            network, plan, measure=measure, strict=strict, programs=self.kept.programs
+        )
         self._layouts = self.kept.layouts
         self.onchip = OnChipEngine(self.fused)
         self._engines: dict[str, OnChipEngine | FusedEngine | GraphedEngine | AutogradEngine] = {
@@ -214,7 +218,10 @@ class Engines:
             else:
                 self.onchip.network(problem, images)
         elif backend == "fused":
-            self.fused.outline(problem, images)
+            if self._backend == "auto":
+                self.fused.require_most(problem, images)
+            else:
+                self.fused.outline(problem, images)
 
     def last_choice(self, device: torch.device) -> BackendChoice:
         """The backend for images on `device` as far as earlier calls tell, without images.
@@ -243,6 +250,8 @@ class Engines:
         if not tried & {"fused", "onchip"}:
             return None
         try:
+            if "fused" in tried:
+                self._check("fused", problem, images)
             return self.fused.memory(problem, images)
         except Exception as error:  # `start` meets it again, and raises or tries the next backend
             if isinstance(error, BackendError) or self._may_go_on("fused", error):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
@@ -16,6 +17,29 @@ from sign_ext.ops.layout import Pair
 def add_residual(value: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
     """The value plus the second input, where there is one."""
     return value + inputs[1] if len(inputs) > 1 else value
+
+
+def times(weight: Tensor, scale: Tensor | None) -> Tensor:
+    """A weight whose output channels, its first dimension, are scaled, in float64."""
+    if scale is None:
+        return weight
+    # Type promotion: the product is float64, without a float64 copy of the weight before it.
+    return weight * scale.double().reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def affine(bias: Tensor | None, scale: Tensor | None, shift: Tensor | None) -> Tensor | None:
+    """bias · scale + shift, in float64 where it is computed."""
+    if bias is not None and scale is not None:
+        bias = bias.double() * scale.double()
+    if shift is None:
+        return bias
+    return shift.double() if bias is None else bias.double() + shift.double()
+
+
+def _offset(bias: Tensor | None, weight: Tensor, shift: Tensor) -> Tensor:
+    """The bias of a product whose input is shifted: weight (F, I), shift (F, I)."""
+    offset = (weight * shift).sum(1)
+    return offset if bias is None else bias.double() + offset
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,6 +65,11 @@ class Convolution(Op):
     groups: int = 1
 
     kind: ClassVar[str] = "convolution"
+
+    @property
+    def runs_by(self) -> str:
+        """Our operator where it is depthwise."""
+        return "ours" if self.is_depthwise else "library"
 
     @property
     def kernel(self) -> Pair:
@@ -73,6 +102,41 @@ class Convolution(Op):
     def has_residual(self) -> bool:
         """A second input is added."""
         return len(self.inputs) > 1
+
+    @property
+    def takes_residual(self) -> bool:
+        """A matrix product does; the depthwise operator does not."""
+        return not self.is_depthwise
+
+    def followed_by(
+        self, scale: Tensor | None, shift: Tensor | None, **changes: Any
+    ) -> Convolution | None:
+        """BatchNorm after a convolution, an activation, the sum with another branch."""
+        weight, bias = times(self.weight, scale), affine(self.bias, scale, shift)
+        return replace(self, weight=weight, bias=bias, **changes)
+
+    def absorbs(self, *, shift: bool) -> bool:
+        """What is shifted must not be padded with zeros."""
+        return not (shift and (any(self.padding) or any(self.padding_end)))
+
+    def preceded_by(
+        self, scale: Tensor | None, shift: Tensor | None, **changes: Any
+    ) -> Convolution:
+        """Each input channel's weights scaled, and its shift summed into the bias."""
+        weight, bias = self.weight.double(), self.bias
+        out, per_group, *_ = weight.shape
+        # Output channels of one group read the same slice of input channels.
+        group_of = torch.arange(out, device=weight.device) // (out // self.groups)
+        channel = group_of[:, None] * per_group + torch.arange(per_group, device=weight.device)
+        if shift is not None:
+            bias = _offset(bias, weight.sum((2, 3)), shift.double()[channel])
+        if scale is not None:
+            weight = weight * scale.double()[channel][:, :, None, None]
+        return replace(self, weight=weight, bias=bias, **changes)
+
+    def without_weights(self) -> Self:
+        """With the weight's shape in place of its values."""
+        return replace(self, weight=self.weight.to("meta"))
 
     @property
     def masks_on_load(self) -> bool:
@@ -148,6 +212,42 @@ class Linear(Op):
     bias: Tensor | None = None
 
     kind: ClassVar[str] = "linear"
+
+    @property
+    def runs_by(self) -> str:
+        """A matrix product."""
+        return "library"
+
+    @property
+    def takes_residual(self) -> bool:
+        """As its product is written."""
+        return True
+
+    def followed_by(
+        self, scale: Tensor | None, shift: Tensor | None, **changes: Any
+    ) -> Linear | None:
+        """BatchNorm after a linear layer, an activation, the sum with another branch."""
+        weight, bias = times(self.weight, scale), affine(self.bias, scale, shift)
+        return replace(self, weight=weight, bias=bias, **changes)
+
+    def absorbs(self, *, shift: bool) -> bool:
+        """Any affine map of its input."""
+        return True
+
+    def preceded_by(self, scale: Tensor | None, shift: Tensor | None, **changes: Any) -> Linear:
+        """Each column of the weight scaled by its channel, and its shift summed into the bias."""
+        weight, bias = self.weight.double(), self.bias
+        columns = torch.arange(weight.shape[1], device=weight.device)
+        channel = columns // (weight.shape[1] // self.in_shapes[0][0])
+        if shift is not None:
+            bias = _offset(bias, weight, shift.double()[channel])
+        if scale is not None:
+            weight = weight * scale.double()[channel]
+        return replace(self, weight=weight, bias=bias, **changes)
+
+    def without_weights(self) -> Self:
+        """With the weight's shape in place of its values."""
+        return replace(self, weight=self.weight.to("meta"))
 
     @property
     def has_residual(self) -> bool:

@@ -35,6 +35,11 @@ class InvertedResidual(Op):
     kind: ClassVar[str] = "inverted residual"
 
     @property
+    def runs_by(self) -> str:
+        """Our operator."""
+        return "ours"
+
+    @property
     def has_residual(self) -> bool:
         """A second input is added."""
         return len(self.inputs) > 1
@@ -58,6 +63,15 @@ class InvertedResidual(Op):
     def kept(self, element_size: int) -> tuple[Residue, ...]:
         """The bits of the first two activations."""
         return (*self.expand.residues(element_size), *self.depthwise.residues(element_size))
+
+    def own_residues(self, element_size: int) -> tuple[Residue, ...]:
+        """These bits."""
+        return self.kept(element_size)
+
+    @property
+    def adds_other_itself(self) -> bool:
+        """It takes the output's cotangent for `other` where its residual is its own input."""
+        return True
 
     def flops(self) -> int:
         """The sum over the three."""

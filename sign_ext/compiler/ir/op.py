@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor
 
@@ -79,6 +80,8 @@ class Op(ABC):
     activation: Piecewise = IDENTITY
 
     kind: ClassVar[str] = ""
+    # Dimensions of an image's value that its operators take: 1 is (C,), 3 is (C, H, W); () is any.
+    ranks: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
@@ -115,6 +118,17 @@ class Op(ABC):
         """What `linear_vjp` needs of one image, in activations of `element_size` bytes."""
         return ()
 
+    def own_residues(self, element_size: int) -> tuple[Residue, ...]:
+        """What of `kept` lies in tensors of its own, which no other operation reads or writes.
+
+        The rest is the bits of its activation, and values that `backward_reads` names.
+        """
+        return ()
+
+    def workspace(self, element_size: int) -> int:
+        """Bytes of one image that its operators allocate and free again while they run."""
+        return 0
+
     def residues(self, element_size: int = 4) -> tuple[Residue, ...]:
         """Everything that is kept of one image.
 
@@ -131,6 +145,20 @@ class Op(ABC):
         """Whether the input-backward needs nothing of the forward pass."""
         return not self.residues()
 
+    def with_constants(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same operation with its weights and other constants changed.
+
+        Args:
+            change: maps each constant to its replacement; also those of operations it contains.
+        """
+        changed: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                changed[name] = change(value)
+            elif isinstance(value, Op):
+                changed[name] = value.with_constants(change)
+        return replace(self, **changed) if changed else self
+
     def constants(self) -> tuple[Tensor, ...]:
         """Its weights and other constants, including those of operations it contains."""
         found: list[Tensor] = []
@@ -140,6 +168,48 @@ class Op(ABC):
             elif isinstance(value, Op):
                 found += value.constants()
         return tuple(found)
+
+    def without_weights(self) -> Self:
+        """The same operation with its large weights' shapes in place of their values.
+
+        It still says what is computed; what runs it has prepared the values. Constants that
+        operators read as they are stay.
+        """
+        return self
+
+    def followed_by(self, scale: Tensor | None, shift: Tensor | None, **changes: Any) -> Op | None:
+        """This operation and scale · x + shift after it as one, or None where that is impossible.
+
+        Args:
+            scale: (C,), or None for 1.
+            shift: (C,), or None for 0.
+            **changes: the new operation's inputs, one of which may be a residual that is new, its
+                output and its activation.
+        """
+        return None
+
+    def absorbs(self, *, shift: bool) -> bool:
+        """Whether `preceded_by` can be called.
+
+        Args:
+            shift: whether there is a shift.
+        """
+        return False
+
+    def preceded_by(self, scale: Tensor | None, shift: Tensor | None, **changes: Any) -> Op:
+        """scale · x + shift and this operation after it as one.
+
+        Args:
+            scale: (C,), or None for 1.
+            shift: (C,), or None for 0.
+            **changes: the new operation's inputs and their shapes.
+        """
+        raise NotImplementedError(f"{self} absorbs nothing")
+
+    @property
+    def takes_residual(self) -> bool:
+        """Whether its operator can add a second input to the value."""
+        return False
 
     @property
     def has_residual(self) -> bool:
@@ -176,6 +246,16 @@ class Op(ABC):
         """Whether its input-backward can be added straight to the image."""
         return False
 
+    @property
+    def adds_other_itself(self) -> bool:
+        """Whether its input-backward adds another branch's cotangent, which may be the output's."""
+        return False
+
+    @property
+    def runs_by(self) -> str:
+        """What runs it: "ours", operators of this project; "library", its products; "PyTorch"."""
+        return "PyTorch"
+
     def backward_reads(self, side: int) -> tuple[int, ...]:
         """Numbers of the values that the input-backward reads again.
 
@@ -191,6 +271,14 @@ class Op(ABC):
     def flops(self) -> int:
         """Floating-point operations of its products with weights, a multiply-add counted twice."""
         return 0
+
+    def traffic(self, element_size: int = 4) -> int:
+        """Bytes of one image that it reads and writes forward, without its weights.
+
+        Args:
+            element_size: bytes of an element of an activation.
+        """
+        return element_size * sum(map(count, (*self.in_shapes, self.shape)))
 
     def __str__(self) -> str:
         """One line."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sign_ext.compiler.ir.dense import add_residual
+from sign_ext.compiler.ir.dense import add_residual, affine, times
 from sign_ext.compiler.ir.op import Op, Residue, count
 
 
@@ -32,11 +32,29 @@ class Pointwise(Op):
     shift: Tensor | None = None
 
     kind: ClassVar[str] = "pointwise"
+    ranks: ClassVar[tuple[int, ...]] = (1, 3)
+
+    @property
+    def runs_by(self) -> str:
+        """Our operator."""
+        return "ours"
 
     @property
     def has_residual(self) -> bool:
         """A second input is added."""
         return len(self.inputs) > 1
+
+    @property
+    def takes_residual(self) -> bool:
+        """Its operator does."""
+        return True
+
+    def followed_by(
+        self, scale: Tensor | None, shift: Tensor | None, **changes: Any
+    ) -> Pointwise | None:
+        """The two maps multiplied out."""
+        both = scale if self.scale is None else times(self.scale, scale)
+        return replace(self, scale=both, shift=affine(self.shift, scale, shift), **changes)
 
     @property
     def is_affine(self) -> bool:
@@ -102,7 +120,6 @@ SMOOTH: dict[str, tuple[Forward, Backward, bool]] = {
     "mish": (F.mish, lambda g, x: _aten.mish_backward(g, x), False),
     "sigmoid": (torch.sigmoid, lambda g, y: _aten.sigmoid_backward(g, y), True),
     "tanh": (torch.tanh, lambda g, y: _aten.tanh_backward(g, y), True),
-    "elu": (F.elu, lambda g, y: _aten.elu_backward(g, 1.0, 1.0, 1.0, True, y), True),
     "softplus": (F.softplus, lambda g, x: _aten.softplus_backward(g, x, 1.0, 20.0), False),
 }
 

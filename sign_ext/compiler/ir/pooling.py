@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +36,11 @@ class MaxPool(Op):
     kind: ClassVar[str] = "max_pool"
 
     @property
+    def runs_by(self) -> str:
+        """Our operator."""
+        return "ours"
+
+    @property
     def masks_on_load(self) -> bool:
         """Its operator does."""
         return True
@@ -44,6 +49,12 @@ class MaxPool(Op):
     def takes_epilogue(self) -> bool:
         """Its operator does."""
         return True
+
+    def followed_by(
+        self, scale: Tensor | None, shift: Tensor | None, **changes: Any
+    ) -> MaxPool | None:
+        """An activation alone."""
+        return replace(self, **changes) if scale is None and shift is None else None
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The maxima; keeps their positions."""
@@ -69,6 +80,10 @@ class MaxPool(Op):
     def kept(self, element_size: int) -> tuple[Residue, ...]:
         """The winners' positions, packed as the operator writes them."""
         return (Residue("pool index", math.prod(index_shape((1, *self.shape), self.kernel))),)
+
+    def own_residues(self, element_size: int) -> tuple[Residue, ...]:
+        """The positions."""
+        return self.kept(element_size)
 
     def detail(self) -> str:
         """Kernel and stride."""
@@ -96,6 +111,11 @@ class AveragePool(Op):
     divisor: int | None = None
 
     kind: ClassVar[str] = "average_pool"
+
+    @property
+    def runs_by(self) -> str:
+        """Our operator, backward."""
+        return "ours"
 
     @property
     def takes_epilogue(self) -> bool:

@@ -6,7 +6,7 @@ faster executors are tested against. `print(program)` shows what runs and what e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from sign_ext.compiler.ir.op import Op, Shape, count
 from sign_ext.formatting import bytes_in_words
+
+# What a machine computes while it moves a byte: of the order of a CPU's and a GPU's, in float32.
+FLOP_A_BYTE = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,7 +86,7 @@ class Program:
             *args: as for `torch.Tensor.to`.
             **options: as for `torch.Tensor.to`.
         """
-        ops = tuple(with_constants(op, lambda c: c.to(*args, **options)) for op in self.ops)
+        ops = tuple(op.with_constants(lambda c: c.to(*args, **options)) for op in self.ops)
         return replace(self, ops=ops, seed=self.seed.to(*args, **options))
 
     def shape_of(self, number: int) -> Shape:
@@ -127,6 +130,11 @@ class Program:
     def flops(self) -> int:
         """Floating-point operations of one image and step, forward and input-backward."""
         return 2 * sum(op.flops() for op in self.ops)
+
+    def shares(self) -> tuple[float, ...]:
+        """The estimated share of a step of each operation: arithmetic, and bytes moved."""
+        work = [op.flops() + FLOP_A_BYTE * op.traffic() for op in self.ops]
+        return tuple(each / max(sum(work), 1) for each in work)
 
     def __str__(self) -> str:
         """The table for activations of float32."""
@@ -175,21 +183,6 @@ def renumber(ops: list[Op], output: int) -> tuple[list[Op], int]:
         replace(op, inputs=tuple(new[n] for n in op.inputs), output=new[op.output]) for op in ops
     ]
     return renumbered, new[output]
-
-
-def with_constants(op: Op, change: Callable[[Tensor], Tensor]) -> Op:
-    """An operation with its weights and other constants changed.
-
-    Args:
-        op: any operation; the operations it contains are changed too.
-        change: maps each constant to its replacement.
-    """
-    constants: dict[str, Any] = {
-        name: change(value) if isinstance(value, Tensor) else with_constants(value, change)
-        for name, value in vars(op).items()
-        if isinstance(value, Tensor | Op)
-    }
-    return replace(op, **constants) if constants else op
 
 
 def constant_bytes(program: Program) -> int:

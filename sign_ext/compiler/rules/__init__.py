@@ -1,9 +1,11 @@
 """What each ATen operation becomes in a program, a file a kind. Importing it registers the rules.
 
-A kind of operation has its class in `compiler/ir` and its rules in the file of the same name here.
-It may import `ir`, `lower` and `ops`.
+A kind of operation has its class in `compiler/ir` and its rules in the file of the same name here;
+every file here is imported. It may import `ir`, `lower` and `ops`.
 """
 
-from sign_ext.compiler.rules import dense, pointwise, pooling, shaping
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["dense", "pointwise", "pooling", "shaping"]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

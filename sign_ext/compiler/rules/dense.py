@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Shape
-from sign_ext.compiler.lower import Builder, Ref, pair, require_constants, require_image, rule
+from sign_ext.compiler.lower import Builder, Ref, lowers, pair, require_constants, require_image
 from sign_ext.errors import UnsupportedOperation
 
 
-@rule("conv2d.default", "conv2d.padding", "convolution.default")
+@lowers("conv2d.default", "conv2d.padding", "convolution.default")
 def conv2d(
     builder: Builder,
     shape: Shape,
@@ -56,12 +57,21 @@ def conv2d(
     )
 
 
-@rule("linear.default")
+@lowers("linear.default", moved=True)
 def linear(
     builder: Builder, shape: Shape, x: Ref, weight: Tensor, bias: Tensor | None = None
 ) -> Ref:
-    """linear(x, w, b) on (N, F)."""
-    require_constants(x if not isinstance(x, Ref) else None, weight, bias)
+    """linear(x, w, b) on (N, F), or over the channels of an image: a 1×1 convolution."""
+    if not isinstance(x, Ref):
+        raise UnsupportedOperation("its weights depend on the images")
+    require_constants(weight, bias)
+    if x.moved:
+        image = (shape[-1], *shape[:-1])
+        kernel = weight[:, :, None, None]
+        found = builder.add(
+            Convolution, (replace(x, moved=False),), image, weight=kernel, bias=bias
+        )
+        return replace(found, moved=True)
     if len(x.shape) != 1:
         raise UnsupportedOperation("only (N, F) is supported here")
     return builder.add(Linear, (x,), shape, weight=weight, bias=bias)

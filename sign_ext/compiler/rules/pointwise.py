@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
-from sign_ext.compiler.lower import Builder, Ref, channel_constant, constant, rule
+from sign_ext.compiler.lower import Builder, Ref, channel_constant, constant, lowers
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.ops.activation import RELU, RELU6, Piecewise
 
@@ -24,7 +24,7 @@ def _scaled(builder: Builder, x: Any, factor: float) -> Any:
     return builder.add(Pointwise, (x,), x.shape, scale=scale)
 
 
-@rule("add.Tensor", "add.Scalar")
+@lowers("add.Tensor", "add.Scalar", elementwise=True)
 def add(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
     """a + alpha · b."""
     b = _scaled(builder, b, alpha)
@@ -38,26 +38,26 @@ def add(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref
     return builder.add(Pointwise, (x,), shape, shift=channel_constant(other, x))
 
 
-@rule("sub.Tensor", "sub.Scalar")
+@lowers("sub.Tensor", "sub.Scalar", elementwise=True)
 def subtract(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
     """a - alpha · b."""
     return add(builder, shape, a, b, -alpha)
 
 
-@rule("rsub.Scalar", "rsub.Tensor")
+@lowers("rsub.Scalar", "rsub.Tensor", elementwise=True)
 def reverse_subtract(builder: Builder, shape: Shape, a: Any, b: Any, alpha: float = 1) -> Ref:
     """b - alpha · a."""
     return add(builder, shape, b, a, -alpha)
 
 
-@rule("neg.default")
+@lowers("neg.default", elementwise=True)
 def negative(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """-x."""
     result: Ref = _scaled(builder, x, -1)
     return result
 
 
-@rule("mul.Tensor", "mul.Scalar")
+@lowers("mul.Tensor", "mul.Scalar", elementwise=True)
 def multiply(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
     """a · b: two values, or a value and a constant."""
     if isinstance(a, Ref) and isinstance(b, Ref):
@@ -73,7 +73,7 @@ def multiply(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
     return builder.add(Pointwise, (x,), shape, scale=channel_constant(other, x))
 
 
-@rule("div.Tensor", "div.Scalar")
+@lowers("div.Tensor", "div.Scalar", elementwise=True)
 def divide(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
     """a / b, b a constant."""
     divisor = constant(b)
@@ -87,25 +87,25 @@ def _activated(builder: Builder, x: Ref, activation: Piecewise) -> Ref:
     return builder.add(Pointwise, (x,), x.shape, activation=activation)
 
 
-@rule("relu.default")
+@lowers("relu.default", elementwise=True)
 def relu(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """max(x, 0)."""
     return _activated(builder, x, RELU)
 
 
-@rule("relu6.default")
+@lowers("relu6.default", elementwise=True)
 def relu6(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """min(max(x, 0), 6)."""
     return _activated(builder, x, RELU6)
 
 
-@rule("hardtanh.default")
+@lowers("hardtanh.default", elementwise=True)
 def hardtanh(builder: Builder, shape: Shape, x: Ref, low: float = -1.0, high: float = 1.0) -> Ref:
     """clamp(x, low, high), whose derivative at the bounds is 0."""
     return _activated(builder, x, Piecewise(float(low), float(high)))
 
 
-@rule("leaky_relu.default")
+@lowers("leaky_relu.default", elementwise=True)
 def leaky_relu(builder: Builder, shape: Shape, x: Ref, slope: float = 0.01) -> Ref:
     """x > 0 ? x : slope · x."""
     if slope < 0:
@@ -114,13 +114,13 @@ def leaky_relu(builder: Builder, shape: Shape, x: Ref, slope: float = 0.01) -> R
     return _activated(builder, x, Piecewise(slope=float(slope)) if slope else RELU)
 
 
-@rule("silu.default")
+@lowers("silu.default", elementwise=True)
 def silu(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """x · sigmoid(x)."""
     return builder.add(Smooth, (x,), shape, function="silu")
 
 
-@rule("gelu.default")
+@lowers("gelu.default", elementwise=True)
 def gelu(builder: Builder, shape: Shape, x: Ref, approximate: str = "none") -> Ref:
     """GELU, exact or by tanh."""
     return builder.add(
@@ -128,52 +128,37 @@ def gelu(builder: Builder, shape: Shape, x: Ref, approximate: str = "none") -> R
     )
 
 
-@rule("sigmoid.default")
+@lowers("sigmoid.default", elementwise=True)
 def sigmoid(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """1 / (1 + e⁻ˣ)."""
     return builder.add(Smooth, (x,), shape, function="sigmoid")
 
 
-@rule("tanh.default")
+@lowers("tanh.default", elementwise=True)
 def tanh(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """The hyperbolic tangent."""
     return builder.add(Smooth, (x,), shape, function="tanh")
 
 
-@rule("hardswish.default")
+@lowers("hardswish.default", elementwise=True)
 def hardswish(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """x · relu6(x + 3) / 6."""
     return builder.add(Smooth, (x,), shape, function="hardswish")
 
 
-@rule("hardsigmoid.default")
+@lowers("hardsigmoid.default", elementwise=True)
 def hardsigmoid(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """relu6(x + 3) / 6."""
     return builder.add(Smooth, (x,), shape, function="hardsigmoid")
 
 
-@rule("mish.default")
+@lowers("mish.default", elementwise=True)
 def mish(builder: Builder, shape: Shape, x: Ref) -> Ref:
     """x · tanh(softplus(x))."""
     return builder.add(Smooth, (x,), shape, function="mish")
 
 
-@rule("elu.default")
-def elu(
-    builder: Builder,
-    shape: Shape,
-    x: Ref,
-    alpha: float = 1,
-    scale: float = 1,
-    input_scale: float = 1,
-) -> Ref:
-    """ELU with its default constants."""
-    if not alpha == scale == input_scale == 1:
-        raise UnsupportedOperation("constants other than 1")
-    return builder.add(Smooth, (x,), shape, function="elu")
-
-
-@rule("softplus.default")
+@lowers("softplus.default", elementwise=True)
 def softplus(builder: Builder, shape: Shape, x: Ref, beta: float = 1, threshold: float = 20) -> Ref:
     """log(1 + eˣ)."""
     if beta != 1 or threshold != 20:
@@ -184,7 +169,7 @@ def softplus(builder: Builder, shape: Shape, x: Ref, beta: float = 1, threshold:
 # BatchNorm in evaluation mode is a constant affine map.
 
 
-@rule("batch_norm.default")
+@lowers("batch_norm.default")
 def batch_norm(
     builder: Builder,
     shape: Shape,

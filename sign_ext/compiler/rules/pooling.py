@@ -7,7 +7,7 @@ from typing import Any
 
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pooling import AdaptiveAverage, AveragePool, MaxPool
-from sign_ext.compiler.lower import Builder, Ref, pair, require_image, rule
+from sign_ext.compiler.lower import Builder, Ref, lowers, pair, require_image
 from sign_ext.compiler.rules.shaping import reshaped
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.ops.layout import Pair
@@ -20,7 +20,7 @@ def _indexed(kernel: Pair) -> Pair:
     return kernel
 
 
-@rule("max_pool2d.default")
+@lowers("max_pool2d.default")
 def max_pool2d(
     builder: Builder,
     shape: Shape,
@@ -45,7 +45,7 @@ def max_pool2d(
     )
 
 
-@rule("avg_pool2d.default")
+@lowers("avg_pool2d.default")
 def avg_pool2d(
     builder: Builder,
     shape: Shape,
@@ -72,7 +72,7 @@ def avg_pool2d(
     )
 
 
-@rule("adaptive_avg_pool2d.default")
+@lowers("adaptive_avg_pool2d.default")
 def adaptive_avg_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> Ref:
     """Plain average pooling where the output divides the input."""
     require_image(x)
@@ -85,7 +85,7 @@ def adaptive_avg_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> Re
     return builder.add(AveragePool, (x,), shape, kernel=kernel, stride=kernel)
 
 
-@rule("adaptive_max_pool2d.default")
+@lowers("adaptive_max_pool2d.default")
 def adaptive_max_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> Any:
     """Plain maximum pooling where the output divides the input; its indices are not supported."""
     require_image(x)
@@ -98,7 +98,7 @@ def adaptive_max_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> An
     return (builder.add(MaxPool, (x,), shape, kernel=kernel, stride=kernel), None)
 
 
-@rule("mean.dim")
+@lowers("mean.dim")
 def mean(builder: Builder, shape: Shape, x: Ref, dim: Any, keepdim: bool = False, **_: Any) -> Ref:
     """The mean over the whole image, (2, 3)."""
     require_image(x)

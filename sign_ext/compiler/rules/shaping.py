@@ -8,7 +8,7 @@ import torch
 
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.shaping import Concat, Pad, Reshape, Slice
-from sign_ext.compiler.lower import Builder, Ref, require_image, rule
+from sign_ext.compiler.lower import Builder, Ref, lowers, require_image
 from sign_ext.errors import UnsupportedOperation
 
 
@@ -17,7 +17,7 @@ def reshaped(builder: Builder, x: Ref, shape: Shape) -> Ref:
     return x if x.shape == shape else builder.add(Reshape, (x,), shape)
 
 
-@rule("cat.default")
+@lowers("cat.default")
 def cat(builder: Builder, shape: Shape, tensors: Any, dim: int = 0) -> Ref:
     """Concatenation along any dimension but the batch."""
     dim %= len(shape) + 1
@@ -28,7 +28,7 @@ def cat(builder: Builder, shape: Shape, tensors: Any, dim: int = 0) -> Ref:
     return tensors[0] if len(tensors) == 1 else builder.add(Concat, tuple(tensors), shape, dim=dim)
 
 
-@rule(
+@lowers(
     "flatten.using_ints",
     "view.default",
     "reshape.default",
@@ -44,7 +44,8 @@ def reshape(builder: Builder, shape: Shape, x: Ref, *_: Any, **__: Any) -> Ref:
     return reshaped(builder, x, shape)
 
 
-@rule("dropout.default", "feature_dropout.default", "alpha_dropout.default")
+@lowers("dropout.default", "alpha_dropout.default", elementwise=True)
+@lowers("feature_dropout.default")
 def dropout(builder: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Ref:
     """No operation in evaluation mode."""
     if train and p:
@@ -52,13 +53,19 @@ def dropout(builder: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Re
     return x
 
 
-@rule("contiguous.default", "clone.default", "alias.default", "lift_fresh_copy.default")
+@lowers(
+    "contiguous.default",
+    "clone.default",
+    "alias.default",
+    "lift_fresh_copy.default",
+    elementwise=True,
+)
 def same(builder: Builder, shape: Shape, x: Ref, **_: Any) -> Ref:
     """The same values."""
     return x
 
 
-@rule("to.dtype", "to.dtype_layout", "_to_copy.default", "to.device", "to.other")
+@lowers("to.dtype", "to.dtype_layout", "_to_copy.default", "to.device", "to.other")
 def to_dtype(builder: Builder, shape: Shape, x: Ref, *args: Any, **named: Any) -> Ref:
     """The same values; a change of dtype is refused."""
     for value in (*args, *named.values()):
@@ -67,7 +74,7 @@ def to_dtype(builder: Builder, shape: Shape, x: Ref, *args: Any, **named: Any) -
     return x
 
 
-@rule("pad.default", "constant_pad_nd.default")
+@lowers("pad.default", "constant_pad_nd.default")
 def pad(builder: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: Any) -> Ref:
     """A constant around the image."""
     require_image(x)
@@ -101,7 +108,7 @@ def _inner_dim(dim: int, x: Ref) -> int:
     return dim
 
 
-@rule("slice.Tensor")
+@lowers("slice.Tensor")
 def slice_tensor(
     builder: Builder,
     shape: Shape,
@@ -118,20 +125,20 @@ def slice_tensor(
     return sliced(builder, x, _inner_dim(dim, x), start or 0, 2**62 if stop is None else stop, step)
 
 
-@rule("narrow.default")
+@lowers("narrow.default")
 def narrow(builder: Builder, shape: Shape, x: Ref, dim: int, start: int, length: int) -> Ref:
     """`length` positions from `start`."""
     return sliced(builder, x, _inner_dim(dim, x), start, start + length)
 
 
-@rule("chunk.default")
+@lowers("chunk.default")
 def chunk(builder: Builder, shape: Shape, x: Ref, chunks: int, dim: int = 0) -> tuple[Ref, ...]:
     """Equal slices, the last one perhaps smaller."""
     dim = _inner_dim(dim, x)
     return split(builder, shape, x, -(-x.shape[dim - 1] // chunks), dim)
 
 
-@rule("split.Tensor", "split.sizes", "split_with_sizes.default")
+@lowers("split.Tensor", "split.sizes", "split_with_sizes.default")
 def split(builder: Builder, shape: Shape, x: Ref, sizes: Any, dim: int = 0) -> tuple[Ref, ...]:
     """Slices of the given sizes."""
     dim = _inner_dim(dim, x)

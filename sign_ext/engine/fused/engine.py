@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from sign_ext.bounded_cache import BoundedCache
-from sign_ext.compiler.build import build
+from sign_ext.compiler.build import build, recording_again
+from sign_ext.compiler.ir.island import Island
 from sign_ext.compiler.ir.program import Program, constant_bytes
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.record import READS_WEIGHTS
@@ -50,6 +51,7 @@ from sign_ext.probe import (
 )
 from sign_ext.source_layer import Phi
 
+MOST_ISLANDS = 0.5  # of a step's estimated work, for `auto`
 PROGRAMS_KEPT = 8  # image shapes, source layers and further inputs at a time
 STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
 SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)  # dtypes of networks
@@ -68,6 +70,8 @@ Bind = tuple[Hashable, Callable[[Program], Step]]
 class Compiled:
     """A program of a network, and what it was made of; it is brought up to date in place."""
 
+    strict: bool  # without islands
+
     graph: GraphModule  # without the network's parameters and buffers
     own: dict[str, str]  # where those go, by their names in the network
     constants: list[Tensor]  # what else the graph reads
@@ -76,6 +80,39 @@ class Compiled:
     program: Program | None  # with them, until a step has prepared its own
     bytes: int  # of the weights
     rounding: float  # the largest distance from autograd that was found to be rounding
+    islands: Islands
+
+
+@dataclass(frozen=True)
+class Islands:
+    """How much of a step islands hold.
+
+    Attributes:
+        share: estimated, from 0 to 1.
+        largest: what the largest is called, or "" without any.
+    """
+
+    share: float
+    largest: str
+
+    @classmethod
+    def of(cls, program: Program) -> Islands:
+        """Those of a program, which may lack weights."""
+        found = [
+            (share, op)
+            for share, op in zip(program.shares(), program.ops, strict=True)
+            if isinstance(op, Island)
+        ]
+        largest = max(found, key=lambda each: each[0], default=None)
+        return cls(sum(share for share, _ in found), largest[1].label() if largest else "")
+
+    def require(self, most: float) -> None:
+        """Raise UnsupportedOperation if they hold more than `most`."""
+        if self.share > most:
+            raise UnsupportedOperation(
+                f"operations without a rule hold {self.share:.0%} of a step (estimated): "
+                f'{self.largest}; backend="fused" compiles the rest'
+            )
 
 
 class ProgramCache:
@@ -101,6 +138,7 @@ class ProgramCache:
         self._free = threading.RLock()
         self._kept: BoundedCache[Hashable, Compiled] = BoundedCache(PROGRAMS_KEPT)
         self._refused: BoundedCache[Hashable, str] = BoundedCache(PROGRAMS_KEPT)
+        self._mostly_islands: BoundedCache[Hashable, Islands] = BoundedCache(PROGRAMS_KEPT)
         self._steps: BoundedCache[tuple[Program, Hashable], Step] = BoundedCache(STEPS_KEPT)
         self._drawn = 0  # random images so far: each call has fresh ones
 
@@ -109,6 +147,7 @@ class ProgramCache:
         with self._free:
             self._kept = BoundedCache(PROGRAMS_KEPT)
             self._refused = BoundedCache(PROGRAMS_KEPT)
+            self._mostly_islands = BoundedCache(PROGRAMS_KEPT)
             self._steps = BoundedCache(STEPS_KEPT)
 
     def bytes(self) -> int:
@@ -119,7 +158,15 @@ class ProgramCache:
             # A step has the weights for both directions in its operators' order.
             return whole + sum(2 * bytes_of.get(outline, 0) for outline, _ in self._steps)
 
-    def get(self, problem: Problem, images: Tensor, bind: Bind | None = None) -> Compiled:
+    def get(
+        self,
+        problem: Problem,
+        images: Tensor,
+        bind: Bind | None = None,
+        *,
+        strict: bool = False,
+        most_islands: float = 1.0,
+    ) -> Compiled:
         """What is compiled of Φ for images of this shape, as the network is now.
 
         Args:
@@ -127,10 +174,13 @@ class ProgramCache:
             images: (N, C, H, W), N ≥ 1.
             bind: a step of the program's own dtype that the call needs: of a new program it is
                 bound at once, and checked in the program's place.
+            strict: whether to refuse operations without a rule, instead of making islands.
+            most_islands: of a step's estimated work; a network that has more is refused, before
+                anything else is done for it.
 
         Raises:
-            UnsupportedOperation: the network has an operation that the compiler does not know, or
-                its gradient is not that of its operations.
+            UnsupportedOperation: the network does what the compiler does not know, has too many
+                islands, or its gradient is not that of its operations.
         """
         dtype, phi = problem.model_dtype, problem.phi
         assert isinstance(phi, Phi)
@@ -141,7 +191,7 @@ class ProgramCache:
         like = problem.like or statistics_of(images)
         # Everything that decides a program, and nothing that does not: neither the step size, nor
         # the number of steps, nor the precision, which is a step's.
-        kind = (images.shape[1:], dtype, images.device, phi.source, problem.inputs.key)
+        kind = (images.shape[1:], dtype, images.device, phi.source, problem.inputs.key, strict)
 
         def key() -> Hashable:
             return (kind, self.structure.key(problem))
@@ -150,19 +200,24 @@ class ProgramCache:
 
         def make() -> Compiled:
             random = self.random(like, images, RANDOM_IMAGES).to(dtype)
-            fresh.append(self._compile(key, phi, images[:1].to(dtype), random, bind))
+            image = images[:1].to(dtype)
+            compiled = self._compile(key, phi, image, random, strict, bind, most_islands)
+            fresh.append(compiled)
             return fresh[0]
 
         with self._free:
             before = key()
             if why := self._refused.get(before):
                 raise UnsupportedOperation(why)
+            if islands := self._mostly_islands.get(before):
+                islands.require(most_islands)
             kept = self._kept.get_or_make(before, make)
             if fresh:
                 # The recording may have shown what the forward pass itself writes.
                 if (after := key()) != before:
                     self._kept.get_or_make(after, lambda: kept)
                 return kept
+            kept.islands.require(most_islands)
             random = self.random(like, images, 1).to(dtype)
             self._follow_weights(key, kept, phi, images[:1].to(dtype), random)
             outline = kept.outline
@@ -193,8 +248,23 @@ class ProgramCache:
             return kept.program if kept.program is not None else self._build(kept, phi)
 
     def _build(self, kept: Compiled, phi: Phi) -> Program:
+        seed = kept.outline.seed
+        image = seed.new_zeros((1, *kept.outline.image_shape))
         with with_weights(kept.graph, phi.model, kept.own):
-            return build(kept.graph, kept.outline.seed.dtype, str(phi.source))
+            again = self._again(phi, image, kept.strict)
+            return build(kept.graph, seed.dtype, str(phi.source), again=again)
+
+    def _again(self, phi: Phi, image: Tensor, strict: bool) -> Callable[[], GraphModule] | None:
+        """What islands need, a second recording."""
+        if strict:
+            return None
+        record = recording_again(phi, image)
+
+        def again() -> GraphModule:
+            with self.structure.running():
+                return record()
+
+        return again
 
     def has_any(self) -> bool:
         """Whether there is a program, which a call may compare with autograd."""
@@ -217,7 +287,9 @@ class ProgramCache:
         phi: Phi,
         image: Tensor,
         random: Tensor,
+        strict: bool,
         bind: Bind | None = None,
+        most_islands: float = 1.0,
     ) -> Compiled:
         """Record, build and check a program.
 
@@ -226,7 +298,9 @@ class ProgramCache:
             phi: Φ.
             image: the caller's first, (1, C, H, W).
             random: others, at which the gradient is checked too.
+            strict: as for `get`.
             bind: as for `get`.
+            most_islands: as for `get`.
         """
         network = phi.model
         with self.structure.running():
@@ -234,10 +308,17 @@ class ProgramCache:
         constants = constants_of(graph, network)
         digest = weights_digest(network, constants)
         try:
-            program = build(graph, image.dtype, str(phi.source))
+            again = self._again(phi, image, strict)
+            program = build(graph, image.dtype, str(phi.source), again=again)
         except UnsupportedOperation as refused:
             why = str(refused)  # whatever the images; what follows may depend on them
             self._refused.get_or_make(key(), lambda: why)
+            raise
+        islands = Islands.of(program)
+        try:
+            islands.require(most_islands)
+        except UnsupportedOperation:
+            self._mostly_islands.get_or_make(key(), lambda: islands)
             raise
         own = release_weights(graph, network)
         step = None if bind is None else bind[1](program)
@@ -249,7 +330,9 @@ class ProgramCache:
         except Exception:  # a network may check what it is given, and refuse a random image
             rounding = check_gradient(checked, phi, image)
         outline, size = without_weights(program), constant_bytes(program)
-        new = Compiled(graph, own, constants, digest, outline, program, size, rounding)
+        new = Compiled(
+            strict, graph, own, constants, digest, outline, program, size, rounding, islands
+        )
         if bind is not None and step is not None:
             bound, new.program = step, None
             self._steps.get_or_make((outline, bind[0]), lambda: bound)
@@ -263,7 +346,7 @@ class ProgramCache:
         if kept.digest == digest:
             return
         if kept.graph.meta[READS_WEIGHTS]:  # as numbers, of which the graph has the old ones
-            self._replace(kept, self._compile(key, phi, image, random))
+            self._replace(kept, self._compile(key, phi, image, random, kept.strict))
             return
         # The same structure with other weights: the recorded graph still holds.
         kept.program = self._build(kept, phi)
@@ -304,7 +387,7 @@ class ProgramCache:
     ) -> None:
         """Record a program anew that is off, or find that it is off by rounding."""
         try:
-            new = self._compile(key, phi, image, random)
+            new = self._compile(key, phi, image, random, kept.strict)
         except UnsupportedOperation:
             self._kept.drop(lambda entry: entry is kept)
             raise
@@ -361,6 +444,7 @@ class FusedEngine:
         tuning_plan: TuningPlan | None = None,
         *,
         measure: bool = False,
+        strict: bool = False,
         record: Record = record_cuda_graph,
         programs: ProgramCache | None = None,
     ) -> None:
@@ -370,11 +454,13 @@ class FusedEngine:
             network: the network.
             tuning_plan: choices for some batch shapes; those measured are added to it.
             measure: whether to measure choices for shapes that the tuning plan does not have.
+            strict: whether to refuse operations without a rule, instead of making islands.
             record: turns a step into its replay.
             programs: what was compiled of the network already; None begins anew.
         """
         self.tuning_plan = tuning_plan if tuning_plan is not None else TuningPlan()
         self.measure = measure
+        self._strict = strict
         self._programs = programs if programs is not None else ProgramCache(network)
         self.structure = self._programs.structure
         self._record = record
@@ -399,7 +485,7 @@ class FusedEngine:
         """
         return self._compiled(problem, images).outline
 
-    def _compiled(self, problem: Problem, images: Tensor) -> Compiled:
+    def _compiled(self, problem: Problem, images: Tensor, most_islands: float = 1.0) -> Compiled:
         if images.dim() != 4:
             raise UnsupportedOperation(
                 f"the compiler takes images (N, C, H, W), not {images.dim()}-d"
@@ -407,9 +493,23 @@ class FusedEngine:
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
             with without_autocast(images.device):
-                compiled = self._programs.get(problem, images, self._first_step(problem, images))
+                compiled = self._programs.get(
+                    problem,
+                    images,
+                    self._first_step(problem, images),
+                    strict=self._strict,
+                    most_islands=most_islands,
+                )
             self._problem, self._program = problem, (key, compiled)
+        self._program[1].islands.require(most_islands)
         return self._program[1]
+
+    def require_most(self, problem: Problem, images: Tensor) -> None:
+        """Raise BackendError if islands hold more of the step than its compiled operations.
+
+        PyTorch runs them in `autograd` and `graphed` too, with fewer copies.
+        """
+        self._compiled(problem, images, MOST_ISLANDS)
 
     def memory(self, problem: Problem, images: Tensor) -> MemoryPlan:
         """What a batch of such images needs with the fixed rule's choices; nothing is bound.

@@ -8,21 +8,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.dense import Convolution, Linear
-from sign_ext.compiler.ir.inverted_residual import InvertedResidual, fuse_blocks
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.schedule import Schedule, schedule
 from sign_ext.engine.fused.bind.binder import Binder
 from sign_ext.engine.fused.bind.context import BindContext, Slots
-from sign_ext.engine.fused.bind.dense import is_dense
-from sign_ext.engine.fused.bind.inverted_residual import block_of
-from sign_ext.engine.fused.products import onednn
-from sign_ext.engine.fused.products.torch import Dense, torch_dense, without_weight
+from sign_ext.engine.fused.bind.dense import library_of
 from sign_ext.engine.fused.tuning_plan import StepChoices, choices_by_rule
 from sign_ext.engine.trajectory import repeatable
-from sign_ext.ops.inverted_residual import PackedBlock, pack_block
 
 
 def activation_dtype(model_dtype: torch.dtype, precision: str) -> torch.dtype:
@@ -51,7 +47,7 @@ def schedule_in(program: Program, dtype: torch.dtype) -> Schedule:
 class Step:
     """One step of one program for a batch size and a device.
 
-    Its own `program` lacks the weights of dense operations, which their products have prepared.
+    Its own `program` lacks the weights of which it has prepared others, in `prepared`.
 
     The number of images may differ from call to call; choices are made for the given one.
     """
@@ -88,41 +84,18 @@ class Step:
         self.memory: MemoryPlan = plan_memory(self.schedule)
         self.choices = choices or choices_by_rule(self.memory.peak, images, device)
         self.micro_batch = self.choices.micro_batch
-        self.dense: dict[int, Dense] = {}
-        self.blocks: dict[int, PackedBlock] = {}
-        self.library = self._library(device)
-        self._prepare(origin, tf32)
+        self.library = library_of(dtype, device)
+        # The choices' places are those of the program before blocks were fused.
+        by_library = frozenset(i for i, old in enumerate(origin) if old in self.choices.by_library)
+        context = BindContext(program, dtype, device, self.micro_batch, by_library, tf32)
+        binder = Binder(context)
+        self.prepared = context.prepared
         self.stem_weight: Tensor | None = None
         if self.schedule.stem:
             self.stem, self.stem_weight = stem_of_program(program, self.schedule.stem - 1)
-        # What products have prepared is not kept a second time.
-        self.program = without_weights(program, self.dense)
-        binder = Binder(BindContext(self.program, self.dense, dtype, device, self.blocks))
+        # What was prepared is not kept a second time.
+        self.program = context.program = without_weights(program, self.prepared)
         self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
-
-    def _library(self, device: torch.device) -> str:
-        """Whose products dense operations are."""
-        if device.type == "cuda":
-            return "cuDNN"
-        has_onednn = device.type == "cpu" and onednn.is_available()
-        return "oneDNN" if has_onednn and self.dtype == torch.float32 else "PyTorch"
-
-    def _prepare(self, origin: tuple[int, ...], tf32: bool) -> None:
-        """The weights of products and blocks in their operators' order.
-
-        Args:
-            origin: of each operation, its place before blocks were fused: the choices' places.
-            tf32: whether blocks take float32 products in TF32.
-        """
-        for i, op in enumerate(self.program.ops):
-            if isinstance(op, Convolution | Linear) and is_dense(op):
-                by_library = origin[i] in self.choices.by_library
-                if self.library == "oneDNN":
-                    self.dense[i] = onednn.cpu_dense(op, self.micro_batch, by_library)
-                else:
-                    self.dense[i] = torch_dense(op, self.dtype, by_library)
-            elif isinstance(op, InvertedResidual):
-                self.blocks[i] = pack_block(block_of(op), self.dtype, tf32=tf32)
 
     def _run(self, images: Tensor, runs: list[Callable[[Slots], None]]) -> Slots:
         slots: Slots = [None] * len(self.schedule.slots)
@@ -172,12 +145,10 @@ def without_weights(program: Program, places: Collection[int] | None = None) -> 
 
     Args:
         program: the network.
-        places: of convolutions and linear operations; None for all.
+        places: of the operations whose weights go; None for all.
     """
     ops = tuple(
-        without_weight(op)
-        if isinstance(op, Convolution | Linear) and (places is None or i in places)
-        else op
+        op.without_weights() if places is None or i in places else op
         for i, op in enumerate(program.ops)
     )
     return replace(program, ops=ops)

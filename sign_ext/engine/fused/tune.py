@@ -51,7 +51,7 @@ def measure_choices(program: Program, dtype: torch.dtype, images: Tensor) -> Ste
     by_library = Step(program, dtype, device, count, StepChoices(micro_batch, tuple(flexible)))
 
     def backward_seconds(step: Step, i: int, g: Tensor) -> float:
-        return median_seconds(lambda: step.dense[i].backward(g, None), device)
+        return median_seconds(lambda: step.prepared[i].backward(g, None), device)
 
     left_to_library = []
     for i in flexible:

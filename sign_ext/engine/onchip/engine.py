@@ -121,6 +121,7 @@ class OnChipEngine:
 
     def require_most(self, problem: Problem, images: Tensor) -> None:
         """Raise BackendError unless at least half of the step's arithmetic would be on chip."""
+        self._fused.require_most(problem, images)
         network = self.network(problem, images)
         share = share_on_chip(network, self._fused.outline(problem, images))
         if share < LEAST_SHARE:

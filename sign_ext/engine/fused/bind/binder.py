@@ -1,55 +1,37 @@
 """From an instruction of a schedule to a function that runs it on a list of tensors.
 
-`FORWARD` and `BACKWARD` say which function binds each kind of operation. Everything that does not
-depend on the images' values is decided here, once; a bound function only allocates and calls.
+The other files of this folder bind each kind of operation: `binds` and `binds_backward` in
+`context.py` register their functions. Everything that does not depend on the images' values is
+decided here, once; a bound function only allocates and calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from pkgutil import iter_modules
 
 import torch
 
-from sign_ext.compiler.ir.dense import Convolution, Linear
-from sign_ext.compiler.ir.inverted_residual import InvertedResidual
-from sign_ext.compiler.ir.op import Op
-from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
-from sign_ext.compiler.ir.pooling import AveragePool, MaxPool
-from sign_ext.compiler.ir.shaping import Concat
 from sign_ext.compiler.schedule import Instruction
-from sign_ext.engine.fused.bind import dense, inverted_residual, pointwise, pooling, shaping
+from sign_ext.engine.fused import bind
 from sign_ext.engine.fused.bind.context import (
     BackwardKernel,
     BindContext,
     ForwardKernel,
     Run,
     Slots,
+    binds,
+    binds_backward,
+    prepares,
     tensor_in,
     to_channels_last,
 )
 from sign_ext.ops.masked_cotangent import masked_cotangent
 
-# What is not listed is bound by `shaping`: PyTorch's own operators compute it as it is.
-FORWARD: dict[type[Op], Callable[[BindContext, Instruction, Any], ForwardKernel]] = {
-    Convolution: dense.forward,
-    Linear: dense.forward,
-    InvertedResidual: inverted_residual.forward,
-    MaxPool: pooling.max_forward,
-    Pointwise: pointwise.forward,
-    Smooth: pointwise.smooth_forward,
-}
-BACKWARD: dict[type[Op], Callable[[BindContext, Instruction, Any], BackwardKernel]] = {
-    Convolution: dense.backward,
-    Linear: dense.backward,
-    InvertedResidual: inverted_residual.backward,
-    MaxPool: pooling.max_backward,
-    AveragePool: pooling.average_backward,
-    Pointwise: pointwise.backward,
-    Smooth: pointwise.smooth_backward,
-    Multiply: pointwise.multiply_backward,
-    Concat: shaping.concat_backward,
-}
+for _module in iter_modules(bind.__path__):
+    if _module.name != "binder":
+        import_module(f"{bind.__name__}.{_module.name}")
 
 
 class Binder:
@@ -58,6 +40,10 @@ class Binder:
     def __init__(self, context: BindContext) -> None:
         """`context` is the program and what was prepared for it."""
         self.context = context
+        for place, op in enumerate(context.program.ops):
+            made = prepares.of(op)(context, place, op)
+            if made is not None:
+                context.prepared[place] = made
 
     def bind(self, instruction: Instruction) -> Run:
         """A function that runs an instruction and drops the tensors that nothing reads any more."""
@@ -90,18 +76,18 @@ class Binder:
         (image,), out, dtype = i.reads, i.out, self.context.dtype
 
         def run(s: Slots) -> None:
-            s[out] = to_channels_last(s[image].to(dtype))  # type: ignore[union-attr]
+            s[out] = to_channels_last(s[image].to(dtype))
 
         return run
 
     def _forward(self, i: Instruction) -> Run:
         context = self.context
         op = context.program.ops[i.op]
-        kernel = FORWARD.get(type(op), shaping.forward)(context, i, op)
+        kernel: ForwardKernel = binds.of(op)(context, i, op)
 
         def run(s: Slots) -> None:
             inputs = [s[slot] for slot in i.reads]
-            images = len(inputs[0])  # type: ignore[arg-type]
+            images = len(inputs[0])
             if i.mask is not None:
                 s[i.mask] = context.new_mask(images, op.shape)
             s[i.out] = kernel(s, images, *inputs)
@@ -116,7 +102,7 @@ class Binder:
             shape, slope = program.ops[i.op].shape, program.ops[i.op].activation.slope
 
         def run(s: Slots) -> None:
-            out = context.new(len(s[0]), shape)  # type: ignore[arg-type]
+            out = context.new(len(s[0]), shape)
             out.copy_(seed)
             if i.mask is not None:
                 masked_cotangent(out, out, mask=s[i.mask], slope=slope)
@@ -150,10 +136,10 @@ class Binder:
 
     def _backward(self, i: Instruction) -> Run:
         op = self.context.program.ops[i.op]
-        kernel = BACKWARD.get(type(op), shaping.backward)(self.context, i, op)
+        kernel: BackwardKernel = binds_backward.of(op)(self.context, i, op)
         cotangent = i.reads[0]
 
         def run(s: Slots) -> None:
-            s[i.out] = kernel(s, s[cotangent], tensor_in(s, i.other))  # type: ignore[arg-type]
+            s[i.out] = kernel(s, s[cotangent], tensor_in(s, i.other))
 
         return run

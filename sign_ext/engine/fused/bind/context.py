@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.op import Shape, mask_bytes
+from sign_ext.compiler.ir.op import Op, Shape, mask_bytes
 from sign_ext.compiler.ir.program import Program
-from sign_ext.engine.fused.products.torch import Dense
-from sign_ext.ops.inverted_residual import PackedBlock
+from sign_ext.compiler.schedule import Instruction
 
-Slots = list[Tensor | None]  # the tensors of one step, by the schedule's slot numbers
+Slots = list[Any]  # the tensors of one step, or None, by the schedule's slot numbers
 Run = Callable[[Slots], None]  # runs one instruction
 # (slots, number of images, *inputs) → the operation's value.
 ForwardKernel = Callable[..., Tensor]
@@ -27,17 +27,21 @@ class BindContext:
 
     Attributes:
         program: what is run.
-        dense: the products of each dense convolution and linear operation, by its place.
-        blocks: the constants of each inverted residual, by its place.
         dtype: of activations and cotangents.
         device: where they are.
+        micro_batch: images that are taken through a step at once.
+        by_library: places of the operations whose products are left to the library as they are.
+        tf32: whether our operators take float32 products in TF32.
+        prepared: what `prepares` made of operations' constants, by place.
     """
 
     program: Program
-    dense: dict[int, Dense]
     dtype: torch.dtype
     device: torch.device
-    blocks: dict[int, PackedBlock] = field(default_factory=dict)
+    micro_batch: int = 1
+    by_library: frozenset[int] = frozenset()
+    tf32: bool = False
+    prepared: dict[int, Any] = field(default_factory=dict)
 
     def new(self, images: int, shape: Shape) -> Tensor:
         """An activation or a cotangent, not initialized."""
@@ -55,6 +59,59 @@ class BindContext:
         row_bytes = (shape[0] + 7) // 8
         rows = images * mask_bytes(shape) // max(row_bytes, 1)
         return torch.empty((rows, row_bytes), dtype=torch.uint8, device=self.device)
+
+
+BindForward = Callable[[BindContext, Instruction, Any], ForwardKernel]
+BindBackward = Callable[[BindContext, Instruction, Any], BackwardKernel]
+Prepare = Callable[[BindContext, int, Any], Any]
+Registered = TypeVar("Registered", bound=Callable[..., Any])
+
+
+class Bindings:
+    """Functions for kinds of operations; a kind without one has that of the class it derives from.
+
+    Args:
+        what: what the functions do, for the message where there is none.
+    """
+
+    def __init__(self, what: str) -> None:
+        """None yet."""
+        self._what = what
+        self._functions: dict[type, Callable[..., Any]] = {}
+
+    def __call__(self, *kinds: type) -> Callable[[Registered], Registered]:
+        """A decorator that registers a function for kinds of operations."""
+
+        def register(function: Registered) -> Registered:
+            for kind in kinds:
+                self._functions[kind] = function
+            return function
+
+        return register
+
+    def of(self, op: Op) -> Callable[..., Any]:
+        """The function for an operation.
+
+        Raises:
+            TypeError: there is none for its kind.
+        """
+        for kind in type(op).__mro__:
+            if kind in self._functions:
+                return self._functions[kind]
+        raise TypeError(f"no function {self._what} {type(op).__name__}")
+
+
+# A binder takes the context, the instruction and the operation, and returns the function that runs
+# it. `prepares` marks what makes of an operation's constants, once, what both of them read in
+# `context.prepared`: it takes the context, the operation's place and the operation.
+binds = Bindings("binds the forward pass of")
+binds_backward = Bindings("binds the backward pass of")
+prepares = Bindings("prepares the constants of")
+
+
+@prepares(Op)
+def nothing(context: BindContext, place: int, op: Op) -> None:
+    """Most operations run with their constants as they are."""
 
 
 def tensor_in(s: Slots, slot: int | None) -> Tensor | None:

@@ -6,22 +6,45 @@ import torch
 from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
-from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.schedule import Instruction
 from sign_ext.engine.fused.bind.context import (
     BackwardKernel,
     BindContext,
     ForwardKernel,
     Slots,
+    binds,
+    binds_backward,
+    prepares,
     tensor_in,
 )
+from sign_ext.engine.fused.products import onednn
+from sign_ext.engine.fused.products.torch import Dense, torch_dense
 from sign_ext.ops.depthwise import depthwise, depthwise_backward
 from sign_ext.ops.masked_cotangent import masked_cotangent
 
 
-def is_dense(op: Op) -> bool:
-    """Whether an operation's products are a library's."""
-    return isinstance(op, Linear) or (isinstance(op, Convolution) and not op.is_depthwise)
+def library_of(dtype: torch.dtype, device: torch.device) -> str:
+    """Whose products dense operations are.
+
+    Args:
+        dtype: of activations.
+        device: where they are.
+    """
+    if device.type == "cuda":
+        return "cuDNN"
+    has_onednn = device.type == "cpu" and onednn.is_available()
+    return "oneDNN" if has_onednn and dtype == torch.float32 else "PyTorch"
+
+
+@prepares(Convolution, Linear)
+def products(context: BindContext, place: int, op: Convolution | Linear) -> Dense | None:
+    """A library's products with the weights in its order; None for a depthwise convolution."""
+    if isinstance(op, Convolution) and op.is_depthwise:
+        return None
+    by_library = place in context.by_library
+    if library_of(context.dtype, context.device) == "oneDNN":
+        return onednn.cpu_dense(op, context.micro_batch, by_library)
+    return torch_dense(op, context.dtype, by_library)
 
 
 def depthwise_weight(op: Convolution) -> Tensor:
@@ -34,25 +57,29 @@ def depthwise_weight(op: Convolution) -> Tensor:
     return op.weight[:, 0].permute(1, 2, 0).to(dtype).contiguous()
 
 
+@binds(Convolution, Linear)
 def forward(context: BindContext, i: Instruction, op: Convolution | Linear) -> ForwardKernel:
     """activation(W x + bias [+ residual]), and the activation's bits."""
-    if i.op not in context.dense:
+    if i.op not in context.prepared:
         assert isinstance(op, Convolution)
         return _depthwise_forward(context, i, op)
-    products, mask = context.dense[i.op], i.mask
+    dense: Dense = context.prepared[i.op]
+    mask = i.mask
 
     def run(s: Slots, images: int, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return products.forward(x, residual, tensor_in(s, mask))
+        return dense.forward(x, residual, tensor_in(s, mask))
 
     return run
 
 
+@binds_backward(Convolution, Linear)
 def backward(context: BindContext, i: Instruction, op: Convolution | Linear) -> BackwardKernel:
     """The input's cotangent; one that still lacks the operation's own mask is masked first."""
-    if i.op not in context.dense:
+    if i.op not in context.prepared:
         assert isinstance(op, Convolution)
         return _depthwise_backward(context, i, op)
-    products, slope = context.dense[i.op], op.activation.slope
+    dense: Dense = context.prepared[i.op]
+    slope = op.activation.slope
 
     def run(s: Slots, g: Tensor, other: Tensor | None) -> Tensor:
         if i.mask is not None:
@@ -60,7 +87,7 @@ def backward(context: BindContext, i: Instruction, op: Convolution | Linear) -> 
             masked = torch.empty_like(g)
             masked_cotangent(g, masked, mask=s[i.mask], slope=slope)
             g = masked
-        return products.backward(g, other)
+        return dense.backward(g, other)
 
     return run
 

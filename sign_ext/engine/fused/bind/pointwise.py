@@ -13,12 +13,15 @@ from sign_ext.engine.fused.bind.context import (
     ForwardKernel,
     Slots,
     backward_by_torch,
+    binds,
+    binds_backward,
     tensor_in,
 )
 from sign_ext.ops.activate import activate
 from sign_ext.ops.masked_cotangent import masked_cotangent
 
 
+@binds(Pointwise)
 def forward(context: BindContext, i: Instruction, op: Pointwise) -> ForwardKernel:
     """activation(scale x + shift [+ residual]) and its bits, over x where nothing else reads x."""
     mask = i.mask
@@ -39,6 +42,7 @@ def forward(context: BindContext, i: Instruction, op: Pointwise) -> ForwardKerne
     return run
 
 
+@binds_backward(Pointwise)
 def backward(context: BindContext, i: Instruction, op: Pointwise) -> BackwardKernel:
     """The cotangent masked and scaled, in one pass."""
     slope = op.activation.slope
@@ -51,6 +55,7 @@ def backward(context: BindContext, i: Instruction, op: Pointwise) -> BackwardKer
     return run
 
 
+@binds(Smooth)
 def smooth_forward(context: BindContext, i: Instruction, op: Smooth) -> ForwardKernel:
     """A smooth activation by PyTorch's operator."""
     value = SMOOTH[op.function][0]
@@ -61,12 +66,14 @@ def smooth_forward(context: BindContext, i: Instruction, op: Smooth) -> ForwardK
     return run
 
 
+@binds_backward(Smooth)
 def smooth_backward(context: BindContext, i: Instruction, op: Smooth) -> BackwardKernel:
     """By the derivative at the value that was kept: the input, or the output where that does."""
     kept = i.reads[1]
     return backward_by_torch(lambda s, g: op.linear_vjp(g, s[kept])[0])
 
 
+@binds_backward(Multiply)
 def multiply_backward(context: BindContext, i: Instruction, op: Multiply) -> BackwardKernel:
     """The cotangent times the other factor, summed where this one was broadcast."""
 

@@ -13,16 +13,18 @@ from sign_ext.engine.fused.bind.context import (
     BindContext,
     ForwardKernel,
     Slots,
+    binds,
+    binds_backward,
     tensor_in,
 )
 from sign_ext.ops.average_pool_backward import average_pool_backward
 from sign_ext.ops.max_pool import index_shape, max_pool, max_pool_backward
 
 
+@binds(MaxPool)
 def max_forward(context: BindContext, i: Instruction, op: MaxPool) -> ForwardKernel:
     """The maxima, their positions, and the bits of the activation after them."""
-    assert i.index is not None
-    index, mask = i.index, i.mask
+    (index,), mask = i.own, i.mask
 
     def run(s: Slots, images: int, x: Tensor) -> Tensor:
         out = context.new(images, op.shape)
@@ -46,17 +48,16 @@ def max_forward(context: BindContext, i: Instruction, op: MaxPool) -> ForwardKer
     return run
 
 
+@binds_backward(MaxPool)
 def max_backward(context: BindContext, i: Instruction, op: MaxPool) -> BackwardKernel:
     """Each cotangent to the position of its window's maximum."""
-    slope = op.activation.slope
+    (index,), slope = i.own, op.activation.slope
 
     def run(s: Slots, g: Tensor, other: Tensor | None) -> Tensor:
         out = _output(context, i, other, len(g), op.in_shapes[0])
-        positions = tensor_in(s, i.index)
-        assert positions is not None
         max_pool_backward(
             g,
-            positions,
+            s[index],
             out,
             kernel=op.kernel,
             stride=op.stride,
@@ -73,6 +74,7 @@ def max_backward(context: BindContext, i: Instruction, op: MaxPool) -> BackwardK
     return run
 
 
+@binds_backward(AveragePool)
 def average_backward(context: BindContext, i: Instruction, op: AveragePool) -> BackwardKernel:
     """Each cotangent spread over its window; the forward pass is PyTorch's."""
 

@@ -21,7 +21,6 @@ from sign_ext.engine.fused.products.torch import (
     flipped,
     from_rows,
     transposed_padding,
-    without_weight,
 )
 from sign_ext.engine.fused.products.winograd import (
     WinogradConvolution,
@@ -65,7 +64,7 @@ class OneDNNConvolution:
 
     def __init__(self, op: Convolution, images: int, by_library: bool = False) -> None:
         """Reorder the weights for batches of about `images`."""
-        self.op = without_weight(op)
+        self.op = op.without_weights()
         self.is_even = op.padding == op.padding_end
         self.attribute, self.scalars = post_op(op.activation)
         self.bias = op.bias
@@ -174,7 +173,7 @@ class OneDNNLinear:
 
     def __init__(self, op: Convolution | Linear, images: int) -> None:
         """Reorder the weights for batches of about `images`."""
-        self.op = without_weight(op)
+        self.op = op.without_weights()
         self.is_pointwise = isinstance(op, Convolution)
         if isinstance(op, Convolution):
             weight, rows = op.weight[:, :, 0, 0], images * count(op.shape[1:])

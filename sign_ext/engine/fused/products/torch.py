@@ -7,8 +7,7 @@ the flipped, transposed weight, which is deterministic on every device.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +15,6 @@ from torch.nn import functional as F
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.ops.activate import activate
-
-D = TypeVar("D", Convolution, Linear, Convolution | Linear)
 
 
 class Dense(Protocol):
@@ -28,15 +25,6 @@ class Dense(Protocol):
 
     def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
         """The input's cotangent from that of W x + bias, plus `other`."""
-
-
-def without_weight(op: D) -> D:
-    """An operation whose weight has been prepared, with its shape in place of the values.
-
-    Args:
-        op: a convolution or linear operation.
-    """
-    return replace(op, weight=op.weight.to("meta"))
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -153,7 +141,7 @@ class TorchLinear:
 
     def __init__(self, op: Linear, dtype: torch.dtype) -> None:
         """Prepare weights for activations of `dtype`."""
-        self.op = without_weight(op)
+        self.op = op.without_weights()
         self.weight = channels_innermost(op.weight, op.in_shapes[0]).to(dtype).contiguous()
         self.bias = op.bias
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution
-from sign_ext.engine.fused.products.torch import flipped, transposed_padding, without_weight
+from sign_ext.engine.fused.products.torch import flipped, transposed_padding
 from sign_ext.ops.activate import pack_mask
 from sign_ext.ops.native import NATIVE
 from sign_ext.ops.winograd import LEAST_CHANNELS, winograd, winograd_weight
@@ -43,7 +43,7 @@ class WinogradConvolution:
 
     def __init__(self, op: Convolution) -> None:
         """Transform the weights."""
-        self.op = without_weight(op)
+        self.op = op.without_weights()
         self.weight = winograd_weight(op.weight)
         self.flipped = winograd_weight(flipped(op))
         padding = transposed_padding(op)

@@ -1,0 +1,73 @@
+"""Group normalisation without its affine map, which is a pointwise operation after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sign_ext.compiler.ir.op import Op, Residue, count
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GroupNorm(Op):
+    """(x - mean) / deviation over each group of channels of each image.
+
+    Attributes:
+        groups: how many; as many as channels for instance normalisation.
+        eps: added to the variance.
+    """
+
+    groups: int
+    eps: float
+
+    kind: ClassVar[str] = "group_norm"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """Normalise; keeps the input, the means and the inverse deviations."""
+        x = inputs[0]
+        value, mean, inverse = torch.native_group_norm(
+            x, None, None, len(x), *self._sizes(), self.groups, self.eps
+        )
+        return value, (x, mean, inverse)
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """By PyTorch's own operator."""
+        x, mean, inverse = kept
+        found = torch.ops.aten.native_group_norm_backward(
+            cotangent,
+            x,
+            mean,
+            inverse,
+            None,
+            len(x),
+            *self._sizes(),
+            self.groups,
+            [True, False, False],
+        )
+        return (found[0],)
+
+    def _sizes(self) -> tuple[int, int]:
+        """Channels and positions."""
+        return self.shape[0], count(self.shape[1:])
+
+    def backward_reads(self, side: int) -> tuple[int, ...]:
+        """The input."""
+        return self.inputs
+
+    def kept(self, element_size: int) -> tuple[Residue, ...]:
+        """Two numbers a group, and the input."""
+        return (
+            *self.own_residues(element_size),
+            Residue("input", count(self.shape) * element_size),
+        )
+
+    def own_residues(self, element_size: int) -> tuple[Residue, ...]:
+        """The numbers."""
+        return (Residue("statistics", 2 * self.groups * max(element_size, 4)),)
+
+    def detail(self) -> str:
+        """How many groups."""
+        return f"{self.groups} groups"
