@@ -35,6 +35,9 @@ LARGEST_RMS = 20.0
 # Factor between the variance at a BatchNorm and its running variance. Raw 0–255 give a network for
 # standardised images 58² = 3,400, and noise, which photographs hardly have, up to 100.
 LARGEST_RATIO = 300.0
+# Images normalised twice vary 58² times too little. Noise varies more behind a BatchNorm's layers
+# than photographs do, so less than this share of its training is enough where they both tell.
+LEAST_OF_NOISE = 0.1
 LEAST_POSITIONS = 16  # of a channel, to know how its values vary in one image
 # A running variance begins at 1. Less of that than this share has to be left to call it too large.
 INITIAL_SHARE = 0.01
@@ -50,6 +53,12 @@ TO_GREY = (
 FROM_GREY = (
     "Pass images of 0–255: multiply those of 0–1 by 255, and leave standardising to the network "
     "(sign_ext.models.with_normalization(network, mean, std), --normalize on the command line)"
+)
+
+TWICE = (
+    "The network may normalise its images itself, in its forward pass or a hook, beside the "
+    "normalisation put in front of it: then leave that one out (with_normalization, on the command "
+    "line --normalize none). Or it was trained on images in larger units"
 )
 
 
@@ -265,6 +274,13 @@ def _verdict_on_large(network: nn.Module, values: Values, own: _Seen, drawn: _Se
         )
     first, second = own.batch_norm, drawn.batch_norm
     if first and second:
+        if _vary_too_little(values, first, second):
+            return _Verdict(
+                "normalised twice",
+                f"the images span {values}, and what reaches {first.name} varies "
+                f"{_times_less(first.variance)} times less than in its training (running_var), as "
+                f"if the images were normalised twice. {TWICE}",
+            )
         if max(first.squares, second.squares) <= LARGEST_RATIO:
             return FITS
         if min(first.squares, second.squares) <= LARGEST_RATIO:
@@ -288,6 +304,17 @@ def _verdict_on_large(network: nn.Module, values: Values, own: _Seen, drawn: _Se
     return FITS if one else NOTHING_TOLD
 
 
+def _vary_too_little(values: Values, own: _AtBatchNorm, drawn: _AtBatchNorm) -> bool:
+    """Whether images that do vary hardly do so at the first BatchNorm, nor does noise like them."""
+    telling = own.says_too_small and drawn.says_too_small and values.std >= GREY
+    return telling and own.variance < 1 / LARGEST_RATIO and drawn.variance < LEAST_OF_NOISE
+
+
+def _times_less(variance: float) -> str:
+    """How many times smaller a standard deviation is than in training, for messages."""
+    return _number(1 / math.sqrt(max(variance, 1e-12)))
+
+
 def _verdict_on_small(values: Values, own: _Seen, drawn: _Seen) -> _Verdict:
     one, first, second = own.normalised, own.batch_norm, drawn.batch_norm
     if one and one.unit >= GREY:
@@ -306,7 +333,7 @@ def _verdict_on_small(values: Values, own: _Seen, drawn: _Seen) -> _Verdict:
         return _Verdict(
             "batch norm",
             f"the images span {values}, and what reaches {first.name} varies "
-            f"{_number(1 / math.sqrt(max(most, 1e-12)))} times less than in its training "
+            f"{_times_less(most)} times less than in its training "
             "(running_var): the network was trained on images in larger units. "
             f"{FROM_GREY}",
         )

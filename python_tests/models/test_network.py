@@ -359,3 +359,19 @@ def test_published_weights_without_a_connection(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RuntimeError, match=r"unreachable[^$]*--weights FILE\): https://") as caught:
         open_network(TIMM, weights="pretrained")
     assert "huggingface.co/timm/resnet10t" in str(caught.value)
+
+
+def test_a_normalisation_before_a_networks_own_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from torch import nn\n"
+        "from sign_ext.models import Normalize\n"
+        "from sign_ext.models.normalize import IMAGENET\n"
+        "def net():\n"
+        "    return nn.Sequential(Normalize(*IMAGENET), nn.Flatten(), nn.Linear(75, 3))\n"
+    )
+    for normalize in ("imagenet", "0.5,0.5,0.5 0.2,0.2,0.2"):
+        with pytest.raises(ValueError, match=r"normalise images twice: give none \(--normalize none"):
+            open_network(f"{file}:net", image_shape=5, normalize=normalize)
+    for normalize in ("auto", "none"):
+        open_network(f"{file}:net", image_shape=5, normalize=normalize)

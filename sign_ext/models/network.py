@@ -18,8 +18,10 @@ from sign_ext.models.normalize import (
     Constants,
     Normalize,
     constants_of,
+    in_own_units,
     in_pixel_units,
     in_words,
+    normalised_twice,
     own_normalization,
     put_first,
     understood_range,
@@ -369,14 +371,26 @@ def _constants(
         say("normalisation: none, the network gets images as they are")
         return None
     if normalize == "imagenet":
+        _require_once(parsed, network, IMAGENET)
         say(f"normalisation: ImageNet's, {in_words(IMAGENET)}")
         return IMAGENET
     mean, std = _given_constants(normalize)
     constants = in_pixel_units(mean, std)
+    _require_once(parsed, network, constants)
     as_given = constants == in_pixel_units(mean, std, value_range=255)
     units = "0–255" if as_given else "0–1"
     say(f"normalisation: {in_words(constants)}, understood as given in units of {units}")
     return constants
+
+
+def _require_once(parsed: NetworkName, network: nn.Module, constants: Constants) -> None:
+    """Raise ValueError if a network would normalise again what was normalised."""
+    if twice := normalised_twice(network, constants):
+        own = "none" if in_own_units(network) else "auto"
+        raise ValueError(
+            f"{parsed}: {twice}, so normalize (--normalize) would normalise images twice: give "
+            f"{own} (--normalize {own})."
+        )
 
 
 def _given_constants(normalize: str | tuple[Any, Any]) -> tuple[Any, Any]:
