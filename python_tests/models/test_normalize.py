@@ -183,14 +183,18 @@ def test_a_network_that_begins_with_a_normalisation() -> None:
 
 
 def test_a_second_normalisation_is_warned_of():
-    inner = with_normalization(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), IMAGENET_MEAN, IMAGENET_STD)
+    inner = with_normalization(
+        nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), IMAGENET_MEAN, IMAGENET_STD
+    )
     with pytest.warns(PixelRangeWarning, match=r"begins with .* mean 123\.7.* normalised twice"):
         with_normalization(inner, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_a_division_before_a_normalisation_for_zero_to_one_is_not():
     v2 = pytest.importorskip("torchvision.transforms.v2")
-    network = nn.Sequential(v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), nn.Flatten(), nn.Linear(3, 2))
+    network = nn.Sequential(
+        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), nn.Flatten(), nn.Linear(3, 2)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with_normalization(network, 0, 255)

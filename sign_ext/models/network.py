@@ -229,6 +229,8 @@ def _with_weights(
     if weights == PRETRAINED or (weights is None and source.folder is not None):
         return *_pretrained(source, outputs, new_head, say), None
     if weights is None:
+        if not source.name.is_code:  # which may load some itself
+            say(f"{source.name} has new random weights")
         return source.build(_known(source, outputs)), None, None
     found = read_weights(weights)
     if source.takes_classes:
@@ -282,8 +284,8 @@ def _pretrained(
     if other_head and not new_head:
         raise ValueError(
             f"the published weights of {name} have {published} outputs, and {outputs} are asked "
-            f"for: leave num_classes (--num-classes) out, or train with a new last layer "
-            "(new_head=True)."
+            f"for: leave num_classes (--num-classes) out, or train with a new last layer, as "
+            "`sign-ext train` does (in Python new_head=True)."
         )
     try:
         network, tag = source.pretrained(outputs)
@@ -324,7 +326,8 @@ def _from_folder(
     if outputs is not None and recorded is not None and outputs != recorded and not new_head:
         raise ValueError(
             f"the weights of {name} have {recorded} outputs, and {outputs} are asked for: leave "
-            "num_classes (--num-classes) out, or train with a new last layer (new_head=True)."
+            "num_classes (--num-classes) out, or train with a new last layer, as `sign-ext train` "
+            "does (in Python new_head=True)."
         )
     with torch.random.fork_rng(devices=[]):
         source.build(outputs)  # to make the configuration, and to name unknown networks
