@@ -403,8 +403,12 @@ def hooked(inner: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("own", [OwnNormalisation, hooked], ids=["forward", "hook"])
-def test_images_that_are_normalised_twice(torch_rng, own):
-    trained = trained_on(standardised(photos(torch_rng, 40)))
+@pytest.mark.parametrize("padding", [0, 1])
+def test_images_that_are_normalised_twice(torch_rng, own, padding):
+    """Padding with 0 makes a border, which varies more than the images do then."""
+    stem = network()
+    stem[0].padding = (padding, padding)
+    trained = trained_on(standardised(photos(torch_rng, 40)), stem)
     model = own(trained).eval()
     images = photos(torch_rng, 5)
     assert not warned(model, images)
@@ -412,7 +416,7 @@ def test_images_that_are_normalised_twice(torch_rng, own):
     assert "normalised twice" in message
     assert "--normalize none" in message
     number = float(message.split(" varies ")[1].split(" times less")[0])
-    assert 40 < number < 90  # std · 255 is 57 to 58
+    assert 30 < number < 90  # std · 255 is 57 to 58
 
 
 @pytest.mark.parametrize("contrast", [0.4, 1.0])

@@ -35,9 +35,9 @@ LARGEST_RMS = 20.0
 # Factor between the variance at a BatchNorm and its running variance. Raw 0–255 give a network for
 # standardised images 58² = 3,400, and noise, which photographs hardly have, up to 100.
 LARGEST_RATIO = 300.0
-# Images normalised twice vary 58² times too little. Noise varies more behind a BatchNorm's layers
-# than photographs do, so less than this share of its training is enough where they both tell.
-LEAST_OF_NOISE = 0.1
+# Mean square difference between two images at a BatchNorm / its running variance: about 2 in the
+# network's units, a tenth of that for pale images, and 58² times less if they are normalised twice.
+LEAST_DIFFERENCE = 0.01
 LEAST_POSITIONS = 16  # of a channel, to know how its values vary in one image
 # A running variance begins at 1. Less of that than this share has to be left to call it too large.
 INITIAL_SHARE = 0.01
@@ -274,11 +274,13 @@ def _verdict_on_large(network: nn.Module, values: Values, own: _Seen, drawn: _Se
         )
     first, second = own.batch_norm, drawn.batch_norm
     if first and second:
-        if _vary_too_little(values, first, second):
+        difference = _difference(first, second)
+        telling = first.says_too_small and second.says_too_small and values.std >= GREY
+        if telling and difference < LEAST_DIFFERENCE:
             return _Verdict(
                 "normalised twice",
                 f"the images span {values}, and what reaches {first.name} varies "
-                f"{_times_less(first.variance)} times less than in its training (running_var), as "
+                f"{_times_less(difference / 2)} times less than in its training (running_var), as "
                 f"if the images were normalised twice. {TWICE}",
             )
         if max(first.squares, second.squares) <= LARGEST_RATIO:
@@ -304,10 +306,15 @@ def _verdict_on_large(network: nn.Module, values: Values, own: _Seen, drawn: _Se
     return FITS if one else NOTHING_TOLD
 
 
-def _vary_too_little(values: Values, own: _AtBatchNorm, drawn: _AtBatchNorm) -> bool:
-    """Whether images that do vary hardly do so at the first BatchNorm, nor does noise like them."""
-    telling = own.says_too_small and drawn.says_too_small and values.std >= GREY
-    return telling and own.variance < 1 / LARGEST_RATIO and drawn.variance < LEAST_OF_NOISE
+def _difference(own: _AtBatchNorm, drawn: _AtBatchNorm) -> float:
+    """Mean square difference of two images relative to the running variance; median of channels.
+
+    Unlike the variance over an image, it is free of what zero padding makes at the border.
+    """
+    if own.name != drawn.name or own.rows.shape != drawn.rows.shape:
+        return math.inf
+    squares = (own.rows - drawn.rows).square().mean(1) / own.running_variance
+    return float(squares.median())
 
 
 def _times_less(variance: float) -> str:
@@ -364,12 +371,16 @@ class _AtBatchNorm:
         squares: mean of ((x − running mean) / running standard deviation)².
         variance: variance of x over the image / running variance.
         says_too_small: whether a small `variance` means anything.
+        rows: x itself, float64 (channels, positions), without channels that were dead in training.
+        running_variance: of these channels.
     """
 
     name: str
     squares: float
     variance: float
     says_too_small: bool
+    rows: Tensor
+    running_variance: Tensor
 
 
 @dataclass
@@ -461,7 +472,7 @@ def _at_batch_norm(name: str, module: Any, x: Tensor) -> _AtBatchNorm | None:
     squares = ((rows - mean[:, None]).square().mean(1) / variance).median()
     ratio = (rows.var(1, correction=0) / variance).median()
     enough = rows.shape[1] >= LEAST_POSITIONS and _initial_share(module) <= INITIAL_SHARE
-    return _AtBatchNorm(name, float(squares), float(ratio), enough)
+    return _AtBatchNorm(name, float(squares), float(ratio), enough, rows, variance)
 
 
 def _initial_share(module: Any) -> float:
