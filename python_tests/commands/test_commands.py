@@ -213,6 +213,7 @@ def test_the_steps_of_calibrate_and_transform_agree() -> None:
     from sign_ext.commands import calibrate, transform
 
     assert calibrate.Options.steps == transform.Options.steps == 50
+    assert "--images 8" in calibrate.__doc__  # a quick look
 
 
 def test_evaluate_names_the_size_that_differs_from_training(
