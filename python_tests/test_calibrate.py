@@ -186,3 +186,11 @@ def test_the_forecast_counts_calls_and_steps(images, monkeypatch):
     lines.clear()
     calibrate(moved, images, steps=3, step_sizes=[1.0], say=lines.append, **options)
     assert lines == ["6 images, K = 3, 2 step sizes on cpu"]
+
+
+def test_the_steps_of_a_proposal_are_the_transforms_own(images):
+    table = SignTransform(tiny_cnn(), 3).calibrate(images, step_sizes=[500.0])
+    assert table.steps == 3
+    assert "proposed for K = 3" in str(table)
+    assert "use it with --steps 3" in str(table)
+    assert SignTransform(tiny_cnn(), 3).calibrate(images, steps=2, step_sizes=[5.0]).steps == 2

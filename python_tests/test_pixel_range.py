@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sign_ext import PixelRangeWarning, SignTransform, iterative_sign, sign
 from sign_ext.evaluation import warn_of_units
-from sign_ext.models import build_model
+from sign_ext.models import build_model, with_normalization
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -380,3 +380,48 @@ def test_a_network_that_takes_no_single_image_is_left_alone(torch_rng):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SignTransform(model, 1, step_size=1e-3, batch_size=2).transform(images)
+
+
+# ---------------------------------------------------------------- normalised twice
+
+
+class OwnNormalisation(nn.Module):
+    """Normalises in its forward pass, which no module and no record tells of."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(standardised(x))
+
+
+def hooked(inner: nn.Module) -> nn.Module:
+    """A network that a hook gives normalised images."""
+    inner.register_forward_pre_hook(lambda _, args: (standardised(args[0]),))
+    return inner
+
+
+@pytest.mark.parametrize("own", [OwnNormalisation, hooked], ids=["forward", "hook"])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_images_that_are_normalised_twice(torch_rng, own, padding):
+    """Padding with 0 makes a border, which varies more than the images do then."""
+    stem = network()
+    stem[0].padding = (padding, padding)
+    trained = trained_on(standardised(photos(torch_rng, 40)), stem)
+    model = own(trained).eval()
+    images = photos(torch_rng, 5)
+    assert not warned(model, images)
+    (message,) = warned(with_normalization(model, MEAN, STD), images)
+    assert "normalised twice" in message
+    assert "--normalize none" in message
+    number = float(message.split(" varies ")[1].split(" times less")[0])
+    assert 30 < number < 90  # std · 255 is 57 to 58
+
+
+@pytest.mark.parametrize("contrast", [0.4, 1.0])
+def test_smooth_or_pale_images_are_not_taken_for_normalised_twice(torch_rng, contrast):
+    model = with_normalization(trained_on(standardised(photos(torch_rng, 40))), MEAN, STD)
+    ramp = torch.linspace(0, 255, 24).expand(3, 3, 24, 24)
+    for images in (ramp, photos(torch_rng, 5), photos(torch_rng, 5, 24).flip(1)):
+        assert not warned(copy.deepcopy(model), 100 + contrast * (images - 100))

@@ -138,7 +138,8 @@ def _check_finite(trajectory: Trajectory, problem: Problem, images: Tensor, rows
     cause = _bad_from_the_start(trajectory, problem, images, rows) if step == 1 else ""
     cause = cause or (
         f"step_size={settings.step_size:g} is too large for this network in these units. Lower it "
-        "(calibrate() proposes one) or pass clamp=(0, 255)"
+        "(calibrate proposes one), or clamp to the range of pixels: clamp=(0, 255), on the "
+        "command line --clamp 0 255"
     )
     raise DivergenceError(
         f"step {step} of {settings.stops[-1]} is not finite for {where}: {cause}", step

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.change import describe_change
-from sign_ext.checks import check_images
+from sign_ext.checks import check_images, explaining_layout
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.errors import DivergenceError
 from sign_ext.eval_state import computing, unwrap
@@ -105,7 +105,11 @@ class Calibration:
             lines.append(numbers + ("  ← proposed" if row.step_size == self.proposed else ""))
         lines.append(
             f"K = {self.steps}, {counted(self.images, 'image')}; rms and largest change in units "
-            f"of the images; proposed: rms of {self.target_share:.2%} of {self.pixel_range:g}"
+            "of the images"
+        )
+        lines.append(
+            f"proposed for K = {self.steps}, an rms of {self.target_share:.2%} of "
+            f"{self.pixel_range:g}: use it with --steps {self.steps} (in Python steps={self.steps})"
         )
         return "\n".join(lines)
 
@@ -117,7 +121,7 @@ def calibrate(
     *,
     model: nn.Module,
     settings: Settings,
-    steps: int = 100,
+    steps: int | None = None,
     step_sizes: Sequence[float] | None = None,
     target_share: float = 0.02,
     pixel_range: float = 255.0,
@@ -135,7 +139,7 @@ def calibrate(
         labels: (N,) integer classes, or None.
         model: the network.
         settings: the transform's; layer, momentum, precision and batch size are used.
-        steps: K at which to measure.
+        steps: K at which to measure, and for which the proposal holds; None takes the settings'.
         step_sizes: the grid, positive; None takes five around the step that a constant δ asks for.
         target_share: the rms change to propose a step for, as a share of `pixel_range`.
         pixel_range: what the images span; a PixelRangeWarning says so if they clearly do not, with
@@ -165,6 +169,7 @@ def calibrate(
         True
     """
     _check_arguments(images, labels, target_share, pixel_range, step_sizes or ())
+    steps = settings.steps if steps is None else steps
     target = target_share * pixel_range
     inputs = ModelInputs.of(model_kwargs, len(images))
     grid = functools.partial(_grid, model, images, inputs, settings)
@@ -186,7 +191,8 @@ def calibrate(
             lambda span: grid(target_share * span / steps)[GRID.index(1.0)],
         )
     if step_sizes is None:
-        step_sizes = grid(target / steps)
+        with explaining_layout(images):
+            step_sizes = grid(target / steps)
     rows: list[CalibrationRow] = []
     if say is not None:
         say(_forecast(transform, images, steps, [float(size) for size in step_sizes]))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sign_ext.errors import SignError, first_line
 from sign_ext.ops.layout import may_overlap_itself, share_memory
 
 
@@ -57,6 +59,35 @@ def check_images(images: object) -> None:
             "images must be (N, C, H, W), (N, C, D, H, W) or, for signals, (N, C, T), "
             f"got {images.dim()} dimensions {tuple(images.shape)}{hint}"
         )
+
+
+MOST_CHANNELS = 4  # of images, grey to RGBA
+
+
+@contextmanager
+def explaining_layout(images: Tensor) -> Iterator[None]:
+    """Explain what a network raises on images (N, H, W, C), where it takes (N, C, H, W).
+
+    Nothing is said of images that it takes: some networks permute them themselves.
+
+    Args:
+        images: those that the network is run on inside.
+
+    Raises:
+        ValueError: in place of a RuntimeError, if the images look like (N, H, W, C).
+    """
+    try:
+        yield
+    except SignError:
+        raise
+    except RuntimeError as error:
+        shape = tuple(images.shape)
+        if len(shape) != 4 or not shape[3] <= MOST_CHANNELS < min(shape[1:3]):
+            raise
+        raise ValueError(
+            f"images must be (N, C, H, W), got {shape}, which looks like (N, H, W, C), and the "
+            f"network does not take it ({first_line(error)}): pass images.permute(0, 3, 1, 2)"
+        ) from error
 
 
 def device_of(model: nn.Module) -> torch.device:

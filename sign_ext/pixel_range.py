@@ -35,6 +35,9 @@ LARGEST_RMS = 20.0
 # Factor between the variance at a BatchNorm and its running variance. Raw 0–255 give a network for
 # standardised images 58² = 3,400, and noise, which photographs hardly have, up to 100.
 LARGEST_RATIO = 300.0
+# Mean square difference between two images at a BatchNorm / its running variance: about 2 in the
+# network's units, a tenth of that for pale images, and 58² times less if they are normalised twice.
+LEAST_DIFFERENCE = 0.01
 LEAST_POSITIONS = 16  # of a channel, to know how its values vary in one image
 # A running variance begins at 1. Less of that than this share has to be left to call it too large.
 INITIAL_SHARE = 0.01
@@ -50,6 +53,12 @@ TO_GREY = (
 FROM_GREY = (
     "Pass images of 0–255: multiply those of 0–1 by 255, and leave standardising to the network "
     "(sign_ext.models.with_normalization(network, mean, std), --normalize on the command line)"
+)
+
+TWICE = (
+    "The network may normalise its images itself, in its forward pass or a hook, beside the "
+    "normalisation put in front of it: then leave that one out (with_normalization, on the command "
+    "line --normalize none). Or it was trained on images in larger units"
 )
 
 
@@ -265,6 +274,15 @@ def _verdict_on_large(network: nn.Module, values: Values, own: _Seen, drawn: _Se
         )
     first, second = own.batch_norm, drawn.batch_norm
     if first and second:
+        difference = _difference(first, second)
+        telling = first.says_too_small and second.says_too_small and values.std >= GREY
+        if telling and difference < LEAST_DIFFERENCE:
+            return _Verdict(
+                "normalised twice",
+                f"the images span {values}, and what reaches {first.name} varies "
+                f"{_times_less(difference / 2)} times less than in its training (running_var), as "
+                f"if the images were normalised twice. {TWICE}",
+            )
         if max(first.squares, second.squares) <= LARGEST_RATIO:
             return FITS
         if min(first.squares, second.squares) <= LARGEST_RATIO:
@@ -288,6 +306,22 @@ def _verdict_on_large(network: nn.Module, values: Values, own: _Seen, drawn: _Se
     return FITS if one else NOTHING_TOLD
 
 
+def _difference(own: _AtBatchNorm, drawn: _AtBatchNorm) -> float:
+    """Mean square difference of two images relative to the running variance; median of channels.
+
+    Unlike the variance over an image, it is free of what zero padding makes at the border.
+    """
+    if own.name != drawn.name or own.rows.shape != drawn.rows.shape:
+        return math.inf
+    squares = (own.rows - drawn.rows).square().mean(1) / own.running_variance
+    return float(squares.median())
+
+
+def _times_less(variance: float) -> str:
+    """How many times smaller a standard deviation is than in training, for messages."""
+    return _number(1 / math.sqrt(max(variance, 1e-12)))
+
+
 def _verdict_on_small(values: Values, own: _Seen, drawn: _Seen) -> _Verdict:
     one, first, second = own.normalised, own.batch_norm, drawn.batch_norm
     if one and one.unit >= GREY:
@@ -306,7 +340,7 @@ def _verdict_on_small(values: Values, own: _Seen, drawn: _Seen) -> _Verdict:
         return _Verdict(
             "batch norm",
             f"the images span {values}, and what reaches {first.name} varies "
-            f"{_number(1 / math.sqrt(max(most, 1e-12)))} times less than in its training "
+            f"{_times_less(most)} times less than in its training "
             "(running_var): the network was trained on images in larger units. "
             f"{FROM_GREY}",
         )
@@ -337,12 +371,16 @@ class _AtBatchNorm:
         squares: mean of ((x − running mean) / running standard deviation)².
         variance: variance of x over the image / running variance.
         says_too_small: whether a small `variance` means anything.
+        rows: x itself, float64 (channels, positions), without channels that were dead in training.
+        running_variance: of these channels.
     """
 
     name: str
     squares: float
     variance: float
     says_too_small: bool
+    rows: Tensor
+    running_variance: Tensor
 
 
 @dataclass
@@ -434,7 +472,7 @@ def _at_batch_norm(name: str, module: Any, x: Tensor) -> _AtBatchNorm | None:
     squares = ((rows - mean[:, None]).square().mean(1) / variance).median()
     ratio = (rows.var(1, correction=0) / variance).median()
     enough = rows.shape[1] >= LEAST_POSITIONS and _initial_share(module) <= INITIAL_SHARE
-    return _AtBatchNorm(name, float(squares), float(ratio), enough)
+    return _AtBatchNorm(name, float(squares), float(ratio), enough, rows, variance)
 
 
 def _initial_share(module: Any) -> float:

@@ -22,6 +22,7 @@ from sign_ext.checks import (
     check_model,
     check_precision,
     device_of,
+    explaining_layout,
     make_outputs,
     place_of,
     transform_in,
@@ -358,7 +359,11 @@ class SignTransform:
         if len(images):
             total = len(images) * settings.stops[-1]
             title = f"SIGN, K = {settings.stops[-1]}"
-            with self._one_call, reporting(progress, total, title) as report:
+            with (
+                explaining_layout(images),
+                self._one_call,
+                reporting(progress, total, title) as report,
+            ):
                 self._run(images, inputs, results, dtype, report, settings)
         if settings.snapshots is None:
             return results[settings.steps]
@@ -412,7 +417,7 @@ class SignTransform:
                 self._warn(
                     f"δ was negligible in every step: all {settings.stops[-1]} of them move "
                     f"these {len(images):,} images by less than their largest value is rounded. "
-                    "Raise step_size (calibrate() proposes one) or pass another layer"
+                    "Raise the step size (calibrate proposes one) or pass another layer"
                 )
 
     def _warn(self, message: str) -> None:
@@ -573,7 +578,9 @@ class SignTransform:
         check_precision(self.settings.precision, dtype)
         inputs = ModelInputs.of(model_kwargs, len(images))
         with self._one_call, computing(self._network, self.settings.precision):
-            yield self._problem(images, dtype, inputs)
+            with explaining_layout(images):
+                found = self._problem(images, dtype, inputs)
+            yield found
 
     def source_layer(
         self, images: Tensor | None = None, *, model_kwargs: Mapping[str, Any] | None = None
@@ -717,7 +724,7 @@ class SignTransform:
         images: Tensor,
         labels: Tensor | None = None,
         *,
-        steps: int = 100,
+        steps: int | None = None,
         step_sizes: Sequence[float] | None = None,
         target_share: float = 0.02,
         pixel_range: float = 255.0,
@@ -725,7 +732,10 @@ class SignTransform:
         progress: Progress = False,
         say: Callable[[str], None] | None = None,
     ) -> Calibration:
-        """Measure what step sizes do to images, and propose one; see `sign_ext.calibrate`."""
+        """Measure what step sizes do to images, and propose one; see `sign_ext.calibrate`.
+
+        A proposal holds for one K: `steps`, or None for the transform's own.
+        """
 
         def moved(step_size: float, steps: int) -> Tensor:
             trial = self.with_options(steps=steps, snapshots=None, step_size=step_size)
@@ -737,7 +747,7 @@ class SignTransform:
             labels,
             model=self.model,
             settings=self.settings,
-            steps=steps,
+            steps=self.settings.steps if steps is None else steps,
             step_sizes=step_sizes,
             target_share=target_share,
             pixel_range=pixel_range,

@@ -535,6 +535,9 @@ def check_weights(model: nn.Module) -> None:
         )
 
 
+LAST_NAMES = 5  # that a message lists: Φ is near the end of a network
+
+
 def check_layer_name(model: nn.Module, layer: str) -> None:
     """Raise ValueError, with the closest names, unless `model` has a module called `layer`."""
     names = [name for name, _ in model.named_modules() if name]
@@ -544,7 +547,8 @@ def check_layer_name(model: nn.Module, layer: str) -> None:
     hint = f"; the closest are {', '.join(map(repr, close))}" if close else ""
     raise ValueError(
         f"layer {layer!r} is not a module of this {type(model).__name__}{hint}. "
-        f"model.named_modules() lists all {len(names)} names"
+        f"Its {len(names)} names end with {', '.join(names[-LAST_NAMES:])}; "
+        "model.named_modules() gives all in Python"
     )
 
 

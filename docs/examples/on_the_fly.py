@@ -21,7 +21,7 @@ model = with_normalization(network, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 # Or with a network that was trained before: OnTheFlySign(phi, …). The step size is what
-# SignTransform(model).calibrate(images) proposes.
+# SignTransform(model, 4).calibrate(images) proposes: for the largest K here.
 sign = OnTheFlySign(model, steps=(0, 2, 4), step_size=1000.0)
 
 for epoch in range(2):

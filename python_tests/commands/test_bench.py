@@ -193,7 +193,7 @@ def test_a_checkpoint_tells_its_images(tmp_path: Path, capsys: pytest.CaptureFix
         (["--model", "basic_cnn", "--image-shape", "3", "8", "8"], 2, "give one"),
         (["--model", "basic_cnn", "--backends", "fuse"], 2, "did you mean 'fused'?"),
         (["--model", "basic_cnn", "--precision", "tf32"], 2, "is for GPUs"),
-        (["--model", "basic_cnn", "--layer", "network.nothing"], 1, "network.nothing"),
+        (["--model", "basic_cnn", "--layer", "network.nothing"], 2, "network.nothing"),
         (["--model", "basic_cnn", "--out", "."], 2, "is a folder"),
         (["--checkpoint", "nowhere.safetensors"], 1, "nowhere.safetensors"),
     ],

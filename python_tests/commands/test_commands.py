@@ -193,3 +193,57 @@ def test_evaluate_doubts_an_accuracy_that_guessing_gives(
     captured = capsys.readouterr()
     assert "is what guessing gives (10.0% for 1 of 10 classes" in captured.err
     assert json.loads(captured.out)["accuracy"] < 0.2
+
+
+def test_calibrate_doubts_an_accuracy_that_guessing_gives(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sign_ext.training import load_checkpoint, save_checkpoint
+
+    model, config = load_checkpoint(trained)
+    with torch.no_grad():
+        model.network.classifier.weight.mul_(1e-6)  # the bias alone decides
+    save_checkpoint(tmp_path / "model.safetensors", model, config)
+    arguments = ["calibrate", "--checkpoint", str(tmp_path), "--images", "60", "--steps", "1"]
+    assert main([*arguments, "--step-sizes", "1"]) == 0
+    assert "without SIGN: accuracy 10.0% on 60 images is what guessing" in capsys.readouterr().err
+
+
+def test_the_steps_of_calibrate_and_transform_agree() -> None:
+    from sign_ext.commands import calibrate, transform
+
+    assert calibrate.Options.steps == transform.Options.steps == 50
+    assert "--images 8" in calibrate.__doc__  # a quick look
+
+
+def test_evaluate_names_the_size_that_differs_from_training(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sign_ext.training import load_checkpoint, save_checkpoint
+
+    model, config = load_checkpoint(trained)
+    with torch.no_grad():
+        model.network.classifier.weight.zero_()
+    save_checkpoint(tmp_path / "model.safetensors", model, config)
+    arguments = ["evaluate", "--test-size", "100", "--draws", "1", "--checkpoint", str(tmp_path)]
+    assert main([*arguments, "--image-size", "17"]) == 0
+    error = capsys.readouterr().err
+    assert "trained on images of 16×16, and --image-size 17 gives it 17×17" in error
+    assert "leave --image-size out. accuracy" in error
+    assert main([*arguments, "--image-size", "16"]) == 0
+    assert "leave --image-size out" not in capsys.readouterr().err
+
+
+def test_data_that_only_the_checkpoint_names_and_is_gone(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sign_ext.training import load_checkpoint, save_checkpoint
+
+    model, config = load_checkpoint(trained)
+    config["data"] = {**config["data"], "name": "photos"}
+    save_checkpoint(tmp_path / "model.safetensors", model, config)
+    for command in (["evaluate"], ["transform", "--out", str(tmp_path / "out")]):
+        assert main([*command, "--checkpoint", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert "was trained on 'photos', as its checkpoint records" in error
+        assert "give --data" in error

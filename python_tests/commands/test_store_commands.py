@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -122,6 +123,8 @@ def test_a_tiny_change_is_pointed_out(
     error = capsys.readouterr().err
     assert "sign-ext calibrate" in error
     assert "sign-ext: warning: δ was negligible" in error
+    assert main([*arguments, "--step-size", "100", "--out", str(tmp_path / "half")]) == 0
+    assert re.search(r"the change is below 1 grey level \(0\.\d+ rms\)", capsys.readouterr().err)
     assert main([*arguments, "--step-size", "1e5", "--out", str(tmp_path / "large")]) == 0
     assert "sign-ext calibrate" not in capsys.readouterr().err
 
@@ -149,8 +152,11 @@ def test_bad_sign_options_are_told(
 ) -> None:
     common = ["transform", "--checkpoint", str(trained), "--out", str(tmp_path / "t")]
     assert main([*common, "--steps", "2", "--snapshots", "3"]) == 2
-    assert main([*common, "--layer", "network.nothing", "--train-size", "10"]) == 1
-    assert "network.nothing" in capsys.readouterr().err
+    assert main([*common, "--layer", "network.clasifier", "--train-size", "10"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'classifier'?" in error or "did you mean 'network.classifier'?" in error
+    assert "modules are" in error
+    assert "named_modules" not in error
     assert main([*common, "--clamp", "5", "1", "--train-size", "10"]) == 1
     assert "reversed" in capsys.readouterr().err
     assert not list((tmp_path / "t").glob("*"))

@@ -66,3 +66,18 @@ def test_evaluate_warns_of_units_once(torch_rng):
         assert evaluate(model, test, draws=1) == first
         evaluate(nn.Sequential(*head), test, draws=1)
     assert model.training
+
+
+def test_far_less_than_guessing_is_another_order_of_the_classes():
+    labels = torch.arange(120) % 3
+    message = doubt_of_guessing(3 / 120, labels, 3)
+    for part in ("2.5% on 120 images is far below", "33.3% for 1 of 3", "another order"):
+        assert part in message
+    assert "is what guessing gives" in doubt_of_guessing(0.3, labels, 3)
+
+
+def test_a_rare_class_for_all_images_is_no_other_order():
+    labels = torch.tensor([0] * 90 + [1] * 5 + [2] * 5)
+    assert "is what guessing gives" in doubt_of_guessing(0.05, labels, 3)
+    assert "is what guessing gives" in doubt_of_guessing(0.0, labels, 4)  # the fourth for all
+    assert "another order" in doubt_of_guessing(0.0, labels, 3)

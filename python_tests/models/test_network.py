@@ -182,8 +182,9 @@ def test_a_stated_normalisation(normalize, mean, std, words: str, said: list[str
         np.testing.assert_allclose(model.normalize.std.flatten(), std, rtol=1e-6)
         if found is not None:
             np.testing.assert_allclose([found["mean"], found["std"]], [mean, std])
-    assert len(said) == 1
-    assert words in said[0]
+    assert said[0] == "basic_cnn has new random weights"
+    assert words in said[1]
+    assert len(said) == 2
 
 
 @pytest.mark.parametrize("normalize", ["imagnet", "0.5", "0.5 0.5 0.5", "a,b 1,2", (0.5,)])
@@ -359,3 +360,26 @@ def test_published_weights_without_a_connection(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RuntimeError, match=r"unreachable[^$]*--weights FILE\): https://") as caught:
         open_network(TIMM, weights="pretrained")
     assert "huggingface.co/timm/resnet10t" in str(caught.value)
+
+
+def test_a_normalisation_before_a_networks_own_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from torch import nn\n"
+        "from sign_ext.models import Normalize\n"
+        "from sign_ext.models.normalize import IMAGENET\n"
+        "def net():\n"
+        "    return nn.Sequential(Normalize(*IMAGENET), nn.Flatten(), nn.Linear(75, 3))\n"
+    )
+    for normalize in ("imagenet", "0.5,0.5,0.5 0.2,0.2,0.2"):
+        with pytest.raises(
+            ValueError, match=r"normalise images twice: give none \(--normalize none"
+        ):
+            open_network(f"{file}:net", image_shape=5, normalize=normalize)
+    for normalize in ("auto", "none"):
+        open_network(f"{file}:net", image_shape=5, normalize=normalize)
+
+
+def test_new_random_weights_are_said(said: list[str], tmp_path: Path) -> None:
+    open_network(TIMM, num_classes=3, image_shape=33, say=said.append)
+    assert f"{TIMM} has new random weights" in said

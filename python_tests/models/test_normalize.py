@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from networks import step_for
 from torch import nn
 
-from sign_ext import SignTransform, iterative_sign
+from sign_ext import PixelRangeWarning, SignTransform, iterative_sign
 from sign_ext.models import (
     NetworkName,
     Normalize,
@@ -178,3 +180,23 @@ def test_a_network_that_begins_with_a_normalisation() -> None:
         np.testing.assert_allclose(constants_of(module), [[0.5, 0.4], [0.2, 0.1]], rtol=1e-6)
     assert own_normalization(nn.Sequential(nn.ReLU(), like([0.5], [0.2]))) is None
     assert own_normalization(nn.Sequential(type("Normalize", (nn.Module,), {})())) is None
+
+
+def test_a_second_normalisation_is_warned_of():
+    inner = with_normalization(
+        nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), IMAGENET_MEAN, IMAGENET_STD
+    )
+    with pytest.warns(PixelRangeWarning, match=r"begins with .* mean 123\.7.* normalised twice"):
+        with_normalization(inner, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_a_division_before_a_normalisation_for_zero_to_one_is_not():
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    network = nn.Sequential(
+        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), nn.Flatten(), nn.Linear(3, 2)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_normalization(network, 0, 255)
+    with pytest.warns(PixelRangeWarning, match="mean=0, std=255"):
+        with_normalization(network, IMAGENET_MEAN, IMAGENET_STD)

@@ -336,3 +336,25 @@ def test_half_precision_is_converted_and_old_files_lack_counts() -> None:
     assert fresh.stem.weight.dtype == torch.float32
     assert torch.equal(fresh.stem.weight, STATE["stem.weight"].half().float())
     assert loaded.notes == ("weights stored as float16 were converted to float32",)
+
+
+def test_no_number_of_classes_is_advised_where_more_than_the_head_differs(tmp_path: Path) -> None:
+    wider = nn.Sequential(OrderedDict(**network(4)._modules, more=nn.Conv2d(5, 5, 3)))
+    without_bias = {name: value for name, value in STATE.items() if name != "head.bias"}
+    for built, state in ((wider, STATE), (network(4), without_bias)):
+        with pytest.raises(ValueError, match="missing in the file") as error:
+            load_weights(built, Weights(dict(state)))
+        assert "head.weight is (3, 5), the network's (4, 5)" in str(error.value)
+        assert "num-classes" not in str(error.value)
+        assert "new last layer" not in str(error.value)
+    blocks = {f"block{number}": nn.Conv2d(5, 5, 3) for number in range(3)}
+    deeper = nn.Sequential(OrderedDict(**network()._modules, **blocks))
+    for built, state in ((deeper, STATE), (network(), deeper.state_dict())):
+        with pytest.raises(ValueError, match="probably weights of another network"):
+            load_weights(built, Weights(dict(state)))
+
+
+def test_a_misspelt_file_is_named(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "resnet18.pth")
+    with pytest.raises(FileNotFoundError, match=r"did you mean '.*resnet18\.pth'\?"):
+        read_weights(tmp_path / "resnet81.pth")

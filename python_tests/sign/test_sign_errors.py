@@ -18,6 +18,7 @@ from sign_ext import (
     SignTransform,
     iterative_sign,
 )
+from sign_ext.models import build_model
 
 
 def test_divergence_names_the_first_bad_step(images):
@@ -51,7 +52,7 @@ def test_negligible_delta_warns_once(images):
 
 
 def test_a_step_too_small_to_matter_warns(model, images):
-    with pytest.warns(NegligibleDeltaWarning, match="Raise step_size"):
+    with pytest.warns(NegligibleDeltaWarning, match="Raise the step size"):
         got = iterative_sign(model, images, 3, step_size=1e-9)
     assert torch.equal(got, images)
 
@@ -146,3 +147,28 @@ def test_bad_models_are_refused(images):
         iterative_sign(frozen, images)
     with pytest.raises(TypeError, match="unexpected keyword"):
         iterative_sign(tiny_cnn(), images, step=3)
+
+
+def test_channels_last_images_are_named(torch_rng):
+    model = build_model("basic_cnn", image_shape=(3, 12, 12)).eval()
+    images = torch.rand(2, 12, 12, 3, generator=torch_rng) * 255
+    sign = SignTransform(model, 1)
+    for call in (sign.transform, sign.calibrate, sign.source_layer, sign.explain):
+        with pytest.raises(ValueError, match=r"looks like \(N, H, W, C\).*permute\(0, 3, 1, 2\)"):
+            call(images)
+    moved = images.permute(0, 3, 1, 2)
+    assert sign.transform(moved).shape == moved.shape
+
+
+class TakesChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = build_model("basic_cnn", image_shape=(3, 12, 12))
+
+    def forward(self, x):
+        return self.inner(x.permute(0, 3, 1, 2))
+
+
+def test_a_network_that_takes_channels_last_gets_them(torch_rng):
+    images = torch.rand(2, 12, 12, 3, generator=torch_rng) * 255
+    assert iterative_sign(TakesChannelsLast().eval(), images, 1).shape == images.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from store_parts import make_source
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
+from sign_ext import PixelRangeWarning
 from sign_ext.data import ImageSet, open_data
 from sign_ext.store import Transformed, load_transformed, save_transformed, transform_to_store
 
@@ -154,7 +156,7 @@ def test_what_is_not_the_stores_data_is_refused(store, pixels, tmp_path):
         (store, TensorDataset(pixels, LABELS.flip(0)), r"item \d+ has the label"),
         (store, TensorDataset(one, LABELS), "shard 0 .* item 0 is up to"),
         (store, TensorDataset(pixels.roll(1, 0), LABELS), "shard 0 was made from other images"),
-        (store, TensorDataset(standardised, LABELS), "look standardised"),
+        (store, TensorDataset(standardised, LABELS), "look standardised.*value_range=1"),
         (store, TensorDataset(pixels.float() / 25, LABELS), "neither 0 to 255 nor 0 to 1"),
         (store, TensorDataset(pixels.int() * 2, LABELS), "range from"),
         (store, grey, r"\(1, 7, 7\), and the images of .* are \(3, 7, 7\)"),
@@ -299,7 +301,7 @@ def test_a_folder_is_matched_by_its_paths(photos, tmp_path):
     with pytest.raises(ValueError, match="both end like"):
         store.join(dataset)
     cropped = pytest.importorskip("torchvision.transforms.v2").CenterCrop(12)
-    with pytest.raises(ValueError, match="has a transform of its own"):
+    with pytest.raises(ValueError, match=r"has a transform of its own.* value_range=1"):
         store.join(folder(photos / "train", transform=cropped))
 
 
@@ -339,3 +341,25 @@ def test_hugging_faces_data_sets(store, pixels, tmp_path):
         store.join(dataset.with_transform(lambda batch: batch))
     with pytest.raises(TypeError, match="several data sets"):
         store.join(datasets.DatasetDict({"train": dataset}))
+
+
+def test_a_normalisation_for_zero_to_one_is_warned_of_once(pixels, store):
+    def normalise(image: Tensor) -> Tensor:
+        return (image - 0.485) / 0.229
+
+    dataset = TensorDataset(pixels, LABELS)
+    joined = store.join(dataset, transform=normalise)
+    with pytest.warns(PixelRangeWarning, match=r"values of 1\d\d\d .* value_range=1"):
+        assert float(joined[0][0].max()) > 1000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len([joined[place] for place in range(3)]) == 3
+        assert float(store.join(dataset, transform=normalise, value_range=1)[0][0].max()) < 3
+        store.join(dataset, transform=lambda image: (image - 123) / 58)[0]
+        store.join(dataset, transform=lambda image: image * 1.4)[0]
+    dark = TensorDataset(pixels // 9, LABELS)
+    path = store.folder.parent / "dark"
+    joined = saved(path, pixels // 9).join(dark, transform=normalise)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        joined[0]

@@ -4,7 +4,11 @@ The size of the gradient depends on the network and on the images, so no step
 size suits all. For each one, the table shows the change of the images in grey
 levels, the share of pixels moved below 0, and the network's accuracy and
 confidence on the result. The proposed step size changes the images by about
---target-share of the pixel range (rms); it does not use labels.
+--target-share of the pixel range (rms); it does not use labels. It holds for
+one K: give `transform` the same --steps.
+
+The time is proportional to --images, --steps and the number of step sizes. For
+a quick look take few images: --images 8.
 """
 
 from __future__ import annotations
@@ -39,7 +43,11 @@ class Options(NetworkDataOptions, SignOptions):
     images: int = option(
         64, type=PositiveInt, help="How many of its images to use; time is proportional to it."
     )
-    steps: int = sign_option("steps", default=100, type=PositiveInt)
+    steps: int = sign_option(
+        "steps",
+        type=PositiveInt,
+        help="K, the number of steps that --step-size is to be used with (--steps of `transform`).",
+    )
     step_sizes: tuple[float, ...] | None = option(
         None, type=PositiveFloat, nargs="+", metavar="STEP", help="Step sizes. Default: a grid."
     )
@@ -55,6 +63,7 @@ def run(options: Options) -> None:
     """Calibrate and print the table, or JSON."""
     from sign_ext import SignTransform
     from sign_ext.data.splits import stratified_choice
+    from sign_ext.evaluation import doubt_of_guessing
 
     device = resolve_device(options.device)
     model, config = read_network(options, device)
@@ -78,3 +87,8 @@ def run(options: Options) -> None:
         console.print_json({**found, **calibration.to_dict()})
     else:
         print(calibration)
+    accuracy = calibration.rows[0].accuracy
+    if accuracy is not None:
+        doubt = doubt_of_guessing(accuracy, part.labels, config["model"]["num_classes"])
+        if doubt:
+            console.say(f"without SIGN: {doubt}")

@@ -13,7 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from sign_ext.commands import console
-from sign_ext.commands.network_data import NetworkDataOptions, network_data
+from sign_ext.commands.network_data import NetworkDataOptions, network_data, other_size
 from sign_ext.commands.networks import network_as_json, read_network
 from sign_ext.commands.options import PositiveInt, option
 from sign_ext.commands.shared import on_error_option, resolve_device, skipped_as_json
@@ -81,7 +81,7 @@ def run(options: Options) -> None:
     if config["model"].get("aleatoric"):
         warn_of_units(model, part.images)
         uncertain = _measure_uncertainty(options, model, part)
-        _say_doubt(uncertain["accuracy"], part)
+        _say_doubt(uncertain["accuracy"], part, other_size(options, config))
         if options.json:
             console.print_json({**context, **uncertain})
         else:
@@ -96,19 +96,19 @@ def run(options: Options) -> None:
             batch_size=options.batch_size,
             progress=report,
         )
-    _say_doubt(result.accuracy, part)
+    _say_doubt(result.accuracy, part, other_size(options, config))
     if options.json:
         console.print_json({**context, **result.to_dict()})
     else:
         console.print_rich(_table(result, name, options.split))
 
 
-def _say_doubt(accuracy: float, part: ImageSet) -> None:
-    """Print what to check about an accuracy at chance level."""
+def _say_doubt(accuracy: float, part: ImageSet, size: str) -> None:
+    """Print what to check about an accuracy at chance level, first the size if that is another."""
     from sign_ext.evaluation import doubt_of_guessing
 
     if doubt := doubt_of_guessing(accuracy, part.labels, len(part.class_names)):
-        console.say(doubt)
+        console.say(f"{size}: leave --image-size out. {doubt}" if size else doubt)
 
 
 def _table(result: Any, name: str, split: str) -> Any:

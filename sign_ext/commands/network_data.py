@@ -64,6 +64,8 @@ def network_data(
         ValueError: image shape or classes differ from the network's.
     """
     name, size = _wanted_data(options, config)
+    if other := other_size(options, config):
+        console.say(other)
 
     def check(class_names: tuple[str, ...]) -> None:
         _check_classes(options, config, name, class_names)
@@ -97,7 +99,8 @@ def network_source(
     from sign_ext.data import open_data
 
     name, size = _wanted_data(options, config)
-    check_data_name(name)
+    if other := other_size(options, config):
+        say(other)
     source = open_data(
         name,
         options.data_root,
@@ -111,11 +114,31 @@ def network_source(
     return source
 
 
+def other_size(options: NetworkDataOptions, config: dict[str, Any]) -> str:
+    """Say that --image-size is another than the size a checkpoint was trained at, or ""."""
+    _, height, width = config["model"]["image_shape"]
+    size = options.image_size
+    if options.checkpoint is None or size is None or (size, size) == (height, width):
+        return ""
+    return (
+        f"{called(options)} was trained on images of {height}×{width}, and --image-size "
+        f"{size} gives it {size}×{size}"
+    )
+
+
 def _wanted_data(options: NetworkDataOptions, config: dict[str, Any]) -> tuple[str, int | None]:
     """Return the data set and image size: those asked for, or those of the network's training."""
     name = options.data or _trained_on(options, config)
     if name is None:
         raise UsageError("the checkpoint does not name its training data: give --data")
+    if options.data is None:
+        try:
+            check_data_name(name)
+        except UsageError:
+            raise UsageError(
+                f"{called(options)} was trained on {name!r}, as its checkpoint records, and there "
+                "is no such data set, folder or tar here: give --data"
+            ) from None
     _, height, width = config["model"]["image_shape"]
     return name, options.image_size or (height if height == width else None)
 

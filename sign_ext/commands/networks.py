@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.names import check_network_name, parse_name
 from sign_ext.commands.options import OutputOptions, PositiveInt, option, seed_option
+from sign_ext.formatting import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +57,11 @@ class ModelOptions(OutputOptions):
     seed: int = seed_option("new weights")
 
     def check(self) -> None:
-        """Check --normalize."""
+        """Check --normalize, and that the file of --weights exists."""
         super().check()
         normalization(self)
+        if self.weights not in (None, "pretrained"):
+            _check_weights_file(str(self.weights))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,8 +164,6 @@ def read_network(
     if name.is_code and not trained and options.normalize == ("auto",):
         given["normalize"] = "none"
     model, config = build_network(options, name, say=say, **given)
-    if options.has_random_weights():
-        say(f"{name} has new random weights")
     return model.to(device).eval(), config
 
 
@@ -202,7 +204,11 @@ def build_network(
     recorded = given["image_shape"] is None and name.kind != "sign_ext"
     say(
         f"network: {name}, {spec['num_classes']} classes, images of {shape}"
-        + (", as recorded for it; --image-size N for others" if recorded else "")
+        + (
+            ", as recorded for it; files are resized to that, --image-size N for another size"
+            if recorded
+            else ""
+        )
     )
     return model, config
 
@@ -271,6 +277,19 @@ def normalization(options: ModelOptions) -> str | tuple[tuple[float, ...], tuple
             "0.229,0.224,0.225"
         ) from None
     return mean, std
+
+
+def _check_weights_file(name: str) -> None:
+    """Raise UsageError, suggesting a file beside it, unless there is a file of this name."""
+    path = Path(name)
+    if path.exists():
+        return
+    try:
+        beside = sorted(str(path.with_name(each.name)) for each in path.parent.iterdir())
+    except (OSError, ValueError):
+        beside = []
+    hint = did_you_mean(name, ["pretrained", *beside]) or ";"
+    raise UsageError(f"--weights is {name!r}{hint} accepted: an existing file, or pretrained")
 
 
 def called(options: NetworkOptions) -> str:

@@ -18,7 +18,7 @@ from sign_ext.commands.options import (
     option,
     sign_option,
 )
-from sign_ext.formatting import counted
+from sign_ext.formatting import counted, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -124,18 +124,32 @@ class SignOptions:
         return settings
 
 
+LAST_LAYERS = 5  # that a message lists: Φ is near the end of a network
+
+
 def layer_in(model: nn.Module | None, layer: str | None) -> str | None:
     """Return the name of a layer in a network behind its normalisation.
 
     Args:
         model: a network of `open_network`, whose module ``network`` is somebody's own.
         layer: a name in `model`, or in that network.
+
+    Raises:
+        UsageError: neither has such a module; the closest name and the last ones are given.
     """
     if model is None or layer is None:
         return layer
-    names = {name for name, _ in model.named_modules()}
+    names = [name for name, _ in model.named_modules() if name]
     inside = f"network.{layer}"
-    return inside if layer not in names and inside in names else layer
+    if layer in names or inside in names:
+        return layer if layer in names else inside
+    own = [name.removeprefix("network.") for name in names]
+    hint = did_you_mean(layer, own) or ";"
+    last = ", ".join(own[-LAST_LAYERS:])
+    raise UsageError(
+        f"--layer {layer!r} is not a module of the network{hint} the last of its "
+        f"{counted(len(own), 'module')} are {last}"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

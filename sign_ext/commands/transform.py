@@ -55,7 +55,7 @@ EXAMPLES = (
 )
 
 AUTO = "auto"
-TINY = 0.1  # grey levels rms; less is hardly a change: probably the step size is still the default
+TINY = 1.0  # grey levels rms; less is hardly a change: probably the step size is still the default
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,7 +270,8 @@ def _print(
     rms = [change["rms"] for change in store["change"].values()]
     if rms and max(rms) < TINY:
         console.say(
-            f"the change is below {TINY} grey levels: `sign-ext calibrate` proposes a step size"
+            f"the change is below 1 grey level ({max(rms):.2g} rms): `sign-ext calibrate` proposes "
+            "a step size"
         )
     if options.json:
         numbers = {name: store[name] for name in ("images", "of", "shards", "change", "skipped")}

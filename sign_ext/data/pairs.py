@@ -243,7 +243,9 @@ class _Items(Pairs):
         raise ValueError(
             f"the images of {self.name} range from {low:.4g} to {high:.4g}, which is neither 0 to "
             "255 nor 0 to 1: they look standardised. Take the normalisation out of the data set's "
-            "own transform; join(transform=…) takes it, for originals and versions alike"
+            "own transform; join(transform=…) takes it, for originals and versions alike, with "
+            "value_range=1 if its mean and std are for images of 0 to 1 (otherwise the transform "
+            "gets pixel units, 0 to 255)"
         )
 
 

@@ -14,6 +14,7 @@ from sign_ext.pixel_range import check_units
 from sign_ext.probe import IMAGES_SEEN, statistics_of
 
 LEVEL = 0.05  # of the two binomial tests
+FAR_BELOW = 1e-3  # how rarely guessing gives so little, where that points to the order of classes
 
 CHECK = (
     "Check the normalisation (images are 0–255, and the network's preprocessing is its first "
@@ -41,7 +42,8 @@ def doubt_of_guessing(accuracy: float, labels: Tensor, classes: int) -> str:
 
     That is one not above 1/classes, or one that fits the share of the most frequent label, which a
     network gets that always gives the same answer; both by an exact binomial test at 5%. Where
-    even an accuracy of 1 would pass for guessing, there are too few images to tell.
+    even an accuracy of 1 would pass for guessing, there are too few images to tell. Far less than
+    1/classes points to another order of the classes, and the message says that alone.
 
     Args:
         accuracy: 0–1, over all images.
@@ -62,7 +64,8 @@ def doubt_of_guessing(accuracy: float, labels: Tensor, classes: int) -> str:
     if classes < 2 or images == 0 or not math.isfinite(accuracy):
         return ""
     correct = round(accuracy * images)
-    largest = int(np.bincount(labels.cpu().numpy()).max()) / images
+    shares = np.bincount(labels.cpu().numpy(), minlength=classes) / images
+    largest = float(shares.max())
     by_chance = 1 / classes
 
     def at_least(share: float) -> float:
@@ -79,6 +82,13 @@ def doubt_of_guessing(accuracy: float, labels: Tensor, classes: int) -> str:
     one_answer = telling and min(at_least(largest), at_most(largest)) > LEVEL / 2
     if not (guesses or one_answer):
         return ""
+    always_one = any(min(at_least(each), at_most(each)) > LEVEL / 2 for each in set(shares))
+    if at_most(by_chance) < FAR_BELOW and not always_one:
+        return (
+            f"accuracy {percent(accuracy)}% on {images:,} images is far below what guessing gives "
+            f"({percent(by_chance)}% for 1 of {classes} classes): the classes are probably in "
+            "another order in the network's outputs than in the labels"
+        )
     share = f"; {percent(largest)}% for the most frequent of these" if largest < 1 else ""
     return (
         f"accuracy {percent(accuracy)}% on {images:,} images is what guessing gives "

@@ -18,8 +18,10 @@ from sign_ext.models.normalize import (
     Constants,
     Normalize,
     constants_of,
+    in_own_units,
     in_pixel_units,
     in_words,
+    normalised_twice,
     own_normalization,
     put_first,
     understood_range,
@@ -227,6 +229,8 @@ def _with_weights(
     if weights == PRETRAINED or (weights is None and source.folder is not None):
         return *_pretrained(source, outputs, new_head, say), None
     if weights is None:
+        if not source.name.is_code:  # which may load some itself
+            say(f"{source.name} has new random weights")
         return source.build(_known(source, outputs)), None, None
     found = read_weights(weights)
     if source.takes_classes:
@@ -280,8 +284,8 @@ def _pretrained(
     if other_head and not new_head:
         raise ValueError(
             f"the published weights of {name} have {published} outputs, and {outputs} are asked "
-            f"for: leave num_classes (--num-classes) out, or train with a new last layer "
-            "(new_head=True)."
+            f"for: leave num_classes (--num-classes) out, or train with a new last layer, as "
+            "`sign-ext train` does (in Python new_head=True)."
         )
     try:
         network, tag = source.pretrained(outputs)
@@ -322,7 +326,8 @@ def _from_folder(
     if outputs is not None and recorded is not None and outputs != recorded and not new_head:
         raise ValueError(
             f"the weights of {name} have {recorded} outputs, and {outputs} are asked for: leave "
-            "num_classes (--num-classes) out, or train with a new last layer (new_head=True)."
+            "num_classes (--num-classes) out, or train with a new last layer, as `sign-ext train` "
+            "does (in Python new_head=True)."
         )
     with torch.random.fork_rng(devices=[]):
         source.build(outputs)  # to make the configuration, and to name unknown networks
@@ -369,14 +374,26 @@ def _constants(
         say("normalisation: none, the network gets images as they are")
         return None
     if normalize == "imagenet":
+        _require_once(parsed, network, IMAGENET)
         say(f"normalisation: ImageNet's, {in_words(IMAGENET)}")
         return IMAGENET
     mean, std = _given_constants(normalize)
     constants = in_pixel_units(mean, std)
+    _require_once(parsed, network, constants)
     as_given = constants == in_pixel_units(mean, std, value_range=255)
     units = "0–255" if as_given else "0–1"
     say(f"normalisation: {in_words(constants)}, understood as given in units of {units}")
     return constants
+
+
+def _require_once(parsed: NetworkName, network: nn.Module, constants: Constants) -> None:
+    """Raise ValueError if a network would normalise again what was normalised."""
+    if twice := normalised_twice(network, constants):
+        own = "none" if in_own_units(network) else "auto"
+        raise ValueError(
+            f"{parsed}: {twice}, so normalize (--normalize) would normalise images twice: give "
+            f"{own} (--normalize {own})."
+        )
 
 
 def _given_constants(normalize: str | tuple[Any, Any]) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sign_ext.errors import PixelRangeWarning
 from sign_ext.models.network_name import NetworkName
 from sign_ext.models.records import record_of
 
@@ -110,6 +112,10 @@ def with_normalization(
         ValueError: mean and std could be in either unit (0 and 1, for example), or in none; of
             different lengths; a std of 0.
 
+    Warns:
+        PixelRangeWarning: the network begins with a normalisation of its own, which would get
+            images that are normalised already.
+
     Example:
         >>> import torch
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2))
@@ -120,7 +126,56 @@ def with_normalization(
         torch.Size([5, 2])
     """
     constants = in_pixel_units(mean, std, value_range=value_range)
+    if twice := normalised_twice(network, constants):
+        warnings.warn(
+            f"{twice}: images would be normalised twice. Leave with_normalization out"
+            + ("" if in_own_units(network) else ", or pass mean=0, std=255 (x / 255)"),
+            PixelRangeWarning,
+            stacklevel=2,
+        )
     return put_first(network, Normalize(*constants))
+
+
+def normalised_twice(network: nn.Module, constants: Constants) -> str:
+    """Say which normalisation a network begins with, if it would get normalised images; else "".
+
+    Args:
+        network: without what is to come before it.
+        constants: mean and std of that, in pixel units.
+
+    Example:
+        >>> network = nn.Sequential(Normalize(*IMAGENET), nn.Flatten())
+        >>> normalised_twice(network, IMAGENET)[:62]
+        'the network begins with a normalisation of its own, mean 123.7'
+        >>> normalised_twice(nn.Flatten(), IMAGENET)
+        ''
+    """
+    own = own_normalization(network)
+    if own is None:
+        return ""
+    mean, std = constants_of(own)
+    if all(each == 0 for each in mean) and all(each == 1 for each in std):
+        return ""
+    # The values that it is for, between which it would get those of 0 and 255.
+    high = PIXEL_RANGE if in_own_units(network) else 1.0
+    largest = max((PIXEL_RANGE - m) / s for m, s in zip(*constants, strict=True))
+    least = min(-m / s for m, s in zip(*constants, strict=True))
+    if 0.9 * high <= largest <= 1.1 * high and least >= -0.1 * high:
+        return ""
+    shown = ", ".join(f"{each:.4g}" for each in mean)
+    spread = ", ".join(f"{each:.4g}" for each in std)
+    return f"the network begins with a normalisation of its own, mean {shown} and std {spread}"
+
+
+def in_own_units(network: nn.Module) -> bool:
+    """Whether the normalisation that a network begins with is for pixel units 0–255."""
+    own = own_normalization(network)
+    if own is None or isinstance(own, Normalize):
+        return own is not None
+    try:
+        return understood_range(*constants_of(own)) == PIXEL_RANGE
+    except ValueError:
+        return False
 
 
 def put_first(network: nn.Module, first: nn.Module) -> nn.Sequential:

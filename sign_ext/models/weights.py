@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.files import open_regular, open_tensors, require_regular, sha256_of
+from sign_ext.formatting import did_you_mean
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 # What training scripts call the weights among other things, averaged weights first.
@@ -101,7 +102,8 @@ def read_weights(path: str | Path) -> Weights:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}: accepted: {_accepted()}.")
+        near = did_you_mean(str(path), weights_near(path)) or ":"
+        raise FileNotFoundError(f"There is no file {path}{near} accepted: {_accepted()}.")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; accepted: {_accepted()}.")
     require_regular(path)
@@ -228,6 +230,15 @@ def count_outputs(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
     head = head_that_differs(wanted, found)
     sizes = {found[name].shape[0] for name in head}
     return sizes.pop() if head and head == differing and len(sizes) == 1 else None
+
+
+def weights_near(path: Path) -> list[str]:
+    """List the files of weights beside one, as paths that are written like it."""
+    try:
+        names = sorted(each.name for each in path.parent.iterdir())
+    except OSError:
+        return []
+    return [str(path.with_name(name)) for name in names if name.lower().endswith(SUFFIXES)]
 
 
 def _accepted() -> str:
@@ -445,10 +456,13 @@ def _require_fit(
     }
     if close := _closest_names(same_shape):
         problems.append(f"closest: {close}")
+    elif max(len(missing), len(unexpected)) > _SHOWN:
+        problems.append("these are probably weights of another network")
     shared = [name for name in wanted if name in found and name not in kept]
     shapes = [name for name in shared if found[name].shape != wanted[name].shape]
     if shapes:
-        problems.append(_shape_problem(wanted, found, shapes, new_head))
+        head_alone = not (missing or unexpected or new_head)
+        problems.append(_shape_problem(wanted, found, shapes, head_alone))
     kinds = [
         f"{name} is {found[name].dtype}, the network's {wanted[name].dtype}"
         for name in shared
@@ -471,8 +485,9 @@ def _is_number(tensor: Tensor) -> bool:
 
 
 def _shape_problem(
-    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], names: list[str], new_head: bool
+    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], names: list[str], head_alone: bool
 ) -> str:
+    """Say which shapes differ; where nothing but the last layer's may, what to do about it."""
     differences = [
         f"{name} is {tuple(found[name].shape)}, the network's {tuple(wanted[name].shape)}"
         for name in names[:_SHOWN]
@@ -481,13 +496,13 @@ def _shape_problem(
     problem = "; ".join(differences) + more
     head = head_that_differs(wanted, found)
     outputs = {(found[name].shape[0], wanted[name].shape[0]) for name in head}
-    if new_head or head != set(names) or len(outputs) != 1:
+    if not head_alone or head != set(names) or len(outputs) != 1:
         return problem
     theirs, mine = outputs.pop()
     return (
         f"{problem}: the file's last layer has {theirs} outputs and the network's {mine}. Give "
-        f"num_classes={theirs} (--num-classes {theirs}), or train with a new last layer "
-        "(new_head=True)"
+        f"num_classes={theirs} (--num-classes {theirs}), or train with a new last layer, as "
+        "`sign-ext train` does (in Python new_head=True)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from sign_ext.data.classes import class_differences
 from sign_ext.data.from_pairs import is_class, stored_target
 from sign_ext.data.image_set import fingerprint_of
 from sign_ext.data.pairs import Pairs, pairs_of, require_repeatable, stack_pixels
+from sign_ext.errors import PixelRangeWarning
 from sign_ext.store.manifest import Manifest, Skipped
 
 Versions = Literal["all", "random"] | int | Sequence[int]
@@ -24,6 +26,8 @@ SHARDS_CHECKED = 3
 REPEATED = 4  # images of a shard that are read twice: a flip may come out the same
 RANDOM = -1  # in place of a number of steps: drawn when the image is read
 RANGES = (255.0, 1.0)
+LEAST_BRIGHT = 150.0  # an image's largest value, from which it shows what a transform makes of it
+LARGEST_CHANGED = 510.0  # a transform that leaves pixel units, or standardises them, makes less
 
 
 class Store(Protocol):
@@ -121,6 +125,7 @@ class Joined(Dataset[tuple[Any, Any]]):
         self.transform, self.value_range, self.proof = transform, value_range, proof
         self.class_names = pairs.class_names or store.class_names
         self._rows = rows
+        self._units_seen = transform is None or value_range != 255
         has_version = rows >= 0
         originals = (~has_version if replace else torch.ones_like(has_version)).nonzero()[:, 0]
         versions = has_version.nonzero()[:, 0]
@@ -192,9 +197,30 @@ class Joined(Dataset[tuple[Any, Any]]):
         if self.transform is None:
             return image, target
         if isinstance(target, Tensor) and target.ndim >= 2:
-            image, target = self.transform(image, target)
-            return image, target
-        return self.transform(image), target
+            changed, target = self.transform(image, target)
+        else:
+            changed = self.transform(image)
+        if not self._units_seen:
+            self._warn_of_units(image, changed)
+        return changed, target
+
+    def _warn_of_units(self, image: Tensor, changed: Any) -> None:
+        """Warn, once, of a transform that makes pixel values several times larger.
+
+        A standard deviation for images of 0 to 1 does, and images that are nearly black do not
+        tell.
+        """
+        if not isinstance(changed, Tensor) or float(image.max()) < LEAST_BRIGHT:
+            return
+        self._units_seen = True
+        if (largest := float(changed.abs().max())) > LARGEST_CHANGED:
+            warnings.warn(
+                f"transform makes values of {largest:.0f} from an image of 0 to "
+                f"{float(image.max()):.0f}: it seems to be for images of 0 to 1, as a Normalize "
+                "with a mean and std below 1 is. Pass value_range=1 to join",
+                PixelRangeWarning,
+                stacklevel=2,
+            )
 
 
 def join(
@@ -443,7 +469,8 @@ class _Match:
         if getattr(self._base.dataset, "transform", None) is not None:
             return (
                 "The data set has a transform of its own, which changes its images: pass it to "
-                "join(transform=…) instead, and the data set without it"
+                "join(transform=…) instead, and the data set without it. It gets tensors in pixel "
+                "units, 0 to 255, or 0 to 1 with value_range=1, as ToTensor would give them"
             )
         return "Join the data set that the store was made from, in its order"
 

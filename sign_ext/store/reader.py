@@ -270,7 +270,8 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int | Tensor]]):
             replace: leave out the originals of images that have versions.
             transform: called with each image, float32 (C, H, W) in `value_range`, original or
                 version; with targets of two dimensions or more called with image and target, and
-                returns both. Augmentation and normalisation belong here.
+                returns both. Augmentation and normalisation belong here; one with a mean and std
+                for images of 0–1 needs value_range=1, and a PixelRangeWarning says so.
             value_range: 255 for pixel units, 1 for 0 to 1. Versions may leave the range.
             check: "sample" compares the contents of three shards at most, "all" every shard.
 
