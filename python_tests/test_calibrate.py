@@ -186,3 +186,11 @@ def test_the_forecast_counts_calls_and_steps(images, monkeypatch):
     lines.clear()
     calibrate(moved, images, steps=3, step_sizes=[1.0], say=lines.append, **options)
     assert lines == ["6 images, K = 3, 2 step sizes on cpu"]
+
+
+def test_the_table_has_percentages_and_the_wanted_change_in_the_images_units(images, torch_rng):
+    labels = torch.randint(0, 4, (len(images),), generator=torch_rng)
+    table = SignTransform(tiny_cnn()).calibrate(images, labels, steps=2, step_sizes=[5.0])
+    accuracy = table.rows[0].accuracy
+    assert f" {100 * accuracy:.1f}%" in str(table).splitlines()[1]
+    assert "an rms change of 5.1, which is 2% of 255" in str(table)

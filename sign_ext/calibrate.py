@@ -100,12 +100,13 @@ class Calibration:
                 continue
             numbers = f"{row.step_size:>10.3g}{row.rms:>9.3g}{row.largest:>10.3g}"
             numbers += f"{row.share_negative:>10.2%}"
-            numbers += f"{'':>10}" if row.accuracy is None else f"{row.accuracy:>10.4f}"
+            numbers += f"{'':>10}" if row.accuracy is None else f"{row.accuracy:>10.1%}"
             numbers += f"{'':>12}" if row.confidence is None else f"{row.confidence:>12.4f}"
             lines.append(numbers + ("  ← proposed" if row.step_size == self.proposed else ""))
         lines.append(
             f"K = {self.steps}, {counted(self.images, 'image')}; rms and largest change in units "
-            f"of the images; proposed: rms of {self.target_share:.2%} of {self.pixel_range:g}"
+            f"of the images; proposed: an rms change of {self.target_share * self.pixel_range:.3g}, "
+            f"which is {100 * self.target_share:.3g}% of {self.pixel_range:g}"
         )
         return "\n".join(lines)
 
