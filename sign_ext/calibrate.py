@@ -105,8 +105,8 @@ class Calibration:
             lines.append(numbers + ("  ← proposed" if row.step_size == self.proposed else ""))
         lines.append(
             f"K = {self.steps}, {counted(self.images, 'image')}; rms and largest change in units "
-            f"of the images; proposed: an rms change of {self.target_share * self.pixel_range:.3g}, "
-            f"which is {100 * self.target_share:.3g}% of {self.pixel_range:g}"
+            f"of the images; proposed: an rms change of {self.target_share * self.pixel_range:.3g}"
+            f", which is {100 * self.target_share:.3g}% of {self.pixel_range:g}"
         )
         return "\n".join(lines)
 
