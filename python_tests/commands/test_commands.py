@@ -140,6 +140,22 @@ def test_calibrate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "proposed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+def test_info_is_as_wide_as_told_and_shows_no_python(
+    columns: int,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["info", "--checkpoint", str(trained), "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns
+    assert "{" not in text
+    # The words of the cells are all there, however they are broken into lines.
+    assert "network float32, iterate float32" in " ".join(text.split())
+
+
 def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--checkpoint", str(trained), "--device", "cpu", "--json"]) == 0
     facts = from_stdout(capsys)
