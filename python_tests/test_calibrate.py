@@ -194,3 +194,11 @@ def test_the_steps_of_a_proposal_are_the_transforms_own(images):
     assert "proposed for K = 3" in str(table)
     assert "use it with --steps 3" in str(table)
     assert SignTransform(tiny_cnn(), 3).calibrate(images, steps=2, step_sizes=[5.0]).steps == 2
+
+
+def test_the_table_has_percentages_and_the_wanted_change_in_the_images_units(images, torch_rng):
+    labels = torch.randint(0, 4, (len(images),), generator=torch_rng)
+    table = SignTransform(tiny_cnn()).calibrate(images, labels, steps=2, step_sizes=[5.0])
+    accuracy = table.rows[0].accuracy
+    assert f" {100 * accuracy:.1f}%" in str(table).splitlines()[1]
+    assert "an rms change of 5.1, which is 2% of 255" in str(table)

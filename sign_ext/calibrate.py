@@ -100,7 +100,7 @@ class Calibration:
                 continue
             numbers = f"{row.step_size:>10.3g}{row.rms:>9.3g}{row.largest:>10.3g}"
             numbers += f"{row.share_negative:>10.2%}"
-            numbers += f"{'':>10}" if row.accuracy is None else f"{row.accuracy:>10.4f}"
+            numbers += f"{'':>10}" if row.accuracy is None else f"{row.accuracy:>10.1%}"
             numbers += f"{'':>12}" if row.confidence is None else f"{row.confidence:>12.4f}"
             lines.append(numbers + ("  ← proposed" if row.step_size == self.proposed else ""))
         lines.append(
@@ -108,8 +108,9 @@ class Calibration:
             "of the images"
         )
         lines.append(
-            f"proposed for K = {self.steps}, an rms of {self.target_share:.2%} of "
-            f"{self.pixel_range:g}: use it with --steps {self.steps} (in Python steps={self.steps})"
+            f"proposed for K = {self.steps}: an rms change of "
+            f"{self.target_share * self.pixel_range:.3g}, which is {100 * self.target_share:.3g}% of "
+            f"{self.pixel_range:g}; use it with --steps {self.steps} (in Python steps={self.steps})"
         )
         return "\n".join(lines)
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from sign_ext.commands import COMMANDS, GROUPS
+from sign_ext.commands import COMMANDS, CONTINUED, GROUPS
 from sign_ext.commands.console import (
     FAILED,
     INTERRUPTED,
@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:
             code = _report(error, name, debug)
     except KeyboardInterrupt:
-        print("sign-ext: interrupted", file=sys.stderr)
+        how = CONTINUED.get(name or "")
+        print(f"sign-ext: interrupted{f'; {how}' if how else ''}", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:
         code = OUTPUT_CLOSED

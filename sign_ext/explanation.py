@@ -88,6 +88,11 @@ class Explanation:
         """The same as plain data."""
         return asdict(self)
 
+    def in_short(self) -> str:
+        """One line: where Φ is read, what runs where, and why if the network is not compiled."""
+        why = "" if self.operations else f" ({self.reason})"
+        return f"Φ is {self.source_layer}; backend {self.backend}{why} on {self.device}"
+
     def __str__(self) -> str:
         """One line an answer."""
         rows = [

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sign_ext import iterative_sign
-from sign_ext.benchmarking import contenders
+from sign_ext.benchmarking import contenders, fixed_share
 from sign_ext.benchmarking.contenders import CAPTURED, COMPILED, FROZEN, NAIVE
+from sign_ext.benchmarking.fixed_share import FixedShare
 from sign_ext.cli import main
 from sign_ext.models import build_model
 from sign_ext.ops.native import NATIVE
@@ -86,6 +87,10 @@ def test_json_of_a_network_by_name(capsys: pytest.CaptureFixture[str], tmp_path:
     of = rows[f"sign_ext {cost['backend']}"]
     assert cost["seconds"] == pytest.approx(700 * 30 / of["image_steps_per_second"])
     assert cost["sentence"].startswith("SIGN with K = 30 on 700 images of 3×8×8: about ")
+    for each in result["too_small"]:
+        assert each["size"] == {"--steps": 2, "--images": 3}[each["option"]]
+        assert 0.2 < each["share"] <= 1
+        assert each["enough"] <= {"--steps": 30, "--images": 128}[each["option"]]
     training = result["on_the_fly"]
     assert (training["images"], training["steps"], training["for_steps"]) == (3, 2, 30)
     each = training["with_sign"] - training["one_step"]
@@ -116,6 +121,23 @@ def test_the_table_ends_with_the_cost(capsys: pytest.CaptureFixture[str]) -> Non
     assert "(autograd, 3 images at a time, " in lines[-1]
     assert "sign_ext fused" not in captured.out  # was not asked for
     assert "Φ is the input of" in captured.err
+
+
+def test_a_forecast_from_too_little_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {}
+
+    def one(task: Any, backend: str, *, steps: int, images: int) -> list[FixedShare]:
+        asked.update(backend=backend, steps=steps, images=images)
+        return [FixedShare("--steps", 2, 0.62, 30)]
+
+    monkeypatch.setattr(fixed_share, "fixed_shares", one)
+    arguments = ["--model", "basic_cnn", "--image-size", "8", "--backends", "autograd"]
+    assert main(["bench", *QUICK, *arguments, "--set-size", "90"]) == 0
+    captured = capsys.readouterr()
+    assert "warning: --steps 2 is too small for a forecast: 62% of a timed call" in captured.err
+    assert asked == {"backend": "autograd", "steps": 100, "images": 90}
 
 
 def test_a_function_of_the_current_folder(

@@ -264,6 +264,39 @@ def test_interrupt_exits_130(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "how"),
+    [
+        (("train", "--data", "digits", "--model", "basic_cnn", "--out", "x"), "with --resume"),
+        (("transform", "--checkpoint", "x", "--out", "y"), "the same command continues"),
+        (("reproduce", "table1", "--out", "x"), "the same command continues"),
+    ],
+)
+def test_interrupt_says_how_to_continue(
+    arguments: tuple[str, ...],
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(options: Any) -> None:
+        raise KeyboardInterrupt
+
+    module = importlib.import_module(f"sign_ext.commands.{arguments[0]}")
+    monkeypatch.setattr(module, "run", work)
+    monkeypatch.setattr("sign_ext.cli.check_values", lambda options: None)
+    assert main(arguments) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sign-ext: interrupted; ")
+    assert how in line
+
+
+def test_the_manual_lists_the_commands_in_the_order_of_the_help() -> None:
+    manual = Path(__file__).parents[2] / "docs" / "cli.md"
+    table = manual.read_text(encoding="utf-8").partition("| command | does |")[2]
+    rows = re.findall(r"^\| `(\w+)` \|", table.partition("\n\n")[0], re.MULTILINE)
+    assert rows == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
     ("module", "package"),
     [("timm.models", "timm"), ("PIL", "pillow"), ("lightning_fabric", "lightning-fabric")],
 )

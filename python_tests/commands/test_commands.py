@@ -67,6 +67,10 @@ def test_train_on_originals_and_snapshots(
     result = json.loads(captured.out)
     assert result["steps"] == count // 40
     assert "without flips" in captured.err
+    words = "(40 and 80 transformed versions of them)" if mode == "add" else "transformed versions"
+    (line,) = (line for line in captured.err.splitlines() if line.startswith("training on "))
+    assert line.startswith(f"training on {count} images")
+    assert words in line
     config = json.loads((out / "model.json").read_text())
     assert config["data"]["images"] == count
     assert config["sign"] == {"folders": [str(transformed)], "mode": mode, "random_k": False}
@@ -104,6 +108,24 @@ def test_evaluate_prints_a_table(trained: Path, capsys: pytest.CaptureFixture[st
         assert row in text
 
 
+def test_one_draw_has_no_deviation(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "--checkpoint", str(trained), "--test-size", "30", "--draws", "1"]
+    assert main(arguments) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "50 pixels off" in line)
+    assert "one draw" in line
+    assert "deviation" not in line
+
+
+def test_calibrate_says_that_a_split_has_fewer_images(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["calibrate", "--checkpoint", str(trained), "--images", "270"]
+    assert main([*arguments, "--steps", "1", "--step-sizes", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "the validation split has 269 images, and --images is 270: all" in captured.err
+    assert "K = 1, 269 images" in captured.out
+
+
 def test_calibrate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["calibrate", "--checkpoint", str(trained), "--images", "20", "--steps", "2"]
     arguments += ["--step-sizes", "1", "10"]
@@ -116,6 +138,22 @@ def test_calibrate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["images"] == 20
     assert main(arguments) == 0
     assert "proposed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_info_is_as_wide_as_told_and_shows_no_python(
+    columns: int,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["info", "--checkpoint", str(trained), "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns
+    assert "{" not in text
+    # The words of the cells are all there, however they are broken into lines.
+    assert "network float32, iterate float32" in " ".join(text.split())
 
 
 def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,25 @@ def test_transform_goes_on_and_overwrites_only_when_told(
     assert load_transformed(out).steps == (1,)
 
 
+def test_only_profile_explains_the_engine(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["transform", *TINY, "--checkpoint", str(trained), "--out", str(tmp_path / "store")]
+    assert main([*arguments, "--steps", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "Φ is the input of 'network.classifier' (Linear" in said
+    assert "digits: 1,259 training, 269 validation, 269 test images in 10 classes" in said
+    assert "40 images, K = 1: computing takes about" in said
+    internals = ("\narithmetic ", "\nlayout ", "\nproducts ")
+    assert not any(word in said for word in internals)
+    assert main([*arguments, "--steps", "2"]) == 1  # refused: nothing is computed
+    assert "computing takes" not in (refused := capsys.readouterr().err)
+    assert "Φ is" not in refused
+    assert main([*arguments, "--steps", "2", "--overwrite", "--profile"]) == 0
+    said = capsys.readouterr().err
+    assert all(word in said for word in internals)
+
+
 def test_verify_and_inspect(
     transformed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,11 @@ def test_splits_by_their_common_names(
     said = "\n".join(summary.lines())
     assert f"a {summary.classes['a']}, b {summary.classes['b']}" in said
     assert ("--split all" in said) == bool(cut)
+    sizes = ", ".join(
+        f"{sum(part == each for part, _ in found.values())} {words}"
+        for each, words in (("train", "training"), ("validation", "validation"), ("test", "test"))
+    )
+    assert f": {sizes} images in 2 classes\n" in said
 
 
 @pytest.mark.parametrize(
@@ -288,7 +293,7 @@ def test_the_train_folder_of_a_whole_set(disk: Disk) -> None:
     disk.classes("train/")
     disk.classes("test/")
     said = "\n".join(load_data(disk.root / "train").summary.lines())
-    assert "validation and test images are cut out of the training images: 4 train" in said
+    assert "validation and test images are cut out of the training images (" in said
     assert f"pass it (--data {disk.root}) to use these parts" in said
     assert "also has" not in "\n".join(load_data(disk.root).summary.lines())
 

@@ -28,3 +28,10 @@ GROUPS: dict[str, dict[str, str]] = {
 COMMANDS: dict[str, str] = {
     name: summary for group in GROUPS.values() for name, summary in group.items()
 }
+# How to go on with what Ctrl-C stopped, where the work done is kept.
+CONTINUED: dict[str, str] = {
+    "train": "the same command with --resume (without --overwrite) continues after the last whole "
+    "epoch",
+    "transform": "the same command continues with the shards that are missing",
+    "reproduce": "the same command continues with the stages that are missing",
+}

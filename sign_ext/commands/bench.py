@@ -6,6 +6,7 @@ Then they take turns, and their medians are compared. Whole calls are timed:
 images in, p*_K out. One line says what SIGN costs on the fly, as a step of
 training on a batch that it transforms first. The last line says how long SIGN
 takes on --set-size images at --total-steps, without reading and writing them.
+A warning says if --images or --steps are too small for that.
 
 Times do not depend on the weights, so --model needs no --weights, and a network
 of your own (MODULE:FUNCTION or FILE.py:FUNCTION) no --normalize: without a
@@ -145,6 +146,9 @@ def run(options: Options) -> None:
         )
     result = _result(options, config, task, outcome, auto)
     result["on_the_fly"] = _on_the_fly(options, task)
+    result["too_small"] = _too_small(options, task, result["cost"])
+    for each in result["too_small"]:
+        console.say(f"warning: {each['sentence']}")
     if options.out is not None:
         _write(options.out, result)
     if options.json:
@@ -256,6 +260,18 @@ def _on_the_fly(options: Options, task: Task) -> dict[str, Any]:
 
     found = training_cost(task, options.total_steps, min(options.rounds, 3))
     return {"reason": found} if isinstance(found, str) else found.to_dict()
+
+
+def _too_small(options: Options, task: Task, cost: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return which of --images and --steps are too small for the forecast."""
+    from sign_ext.benchmarking.fixed_share import fixed_shares
+    from sign_ext.benchmarking.task import images_for
+
+    if cost is None:
+        return []
+    images = min(options.set_size, images_for(task.images.shape[1:], task.images.device))
+    found = fixed_shares(task, cost["backend"], steps=options.total_steps, images=images)
+    return [each.to_dict() for each in found]
 
 
 def _write(path: str, result: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from sign_ext.commands.network_data import NetworkDataOptions, network_data
 from sign_ext.commands.networks import network_as_json, read_network
 from sign_ext.commands.options import PositiveFloat, PositiveInt, option, sign_option
 from sign_ext.commands.shared import SignOptions, on_error_option, resolve_device
+from sign_ext.formatting import counted
 
 EXAMPLES = (
     "sign-ext calibrate --checkpoint runs/classical/model.safetensors --data digits",
@@ -70,6 +71,11 @@ def run(options: Options) -> None:
     splits, _ = network_data(options, config)
     part = splits.part(options.split)
     count = min(options.images, len(part))
+    if count < options.images:
+        console.say(
+            f"the {options.split} split has {counted(count, 'image')}, and --images is "
+            f"{options.images:,}: all of them are used"
+        )
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
     transform = SignTransform(model, **options.sign_settings(model))
     with console.progress("calibrating") as report:

@@ -50,7 +50,7 @@ def print_json(result: Any) -> None:
 
 
 def print_rich(renderable: Any) -> None:
-    """Print a rich table (or text) on stdout, never narrower than 100 columns in a pipe.
+    """Print a rich table (or text) on stdout, in a pipe as wide as COLUMNS says, or 100 columns.
 
     Its text is printed as it is: in the name of a class, "[b]" and ":cat:" mean nothing.
     """
@@ -63,7 +63,8 @@ def print_rich(renderable: Any) -> None:
             """Raise it on."""
             raise
 
-    width = None if sys.stdout.isatty() else 100
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()  # rich finds it out
+    width = None if known else 100
     PipeConsole(width=width, markup=False, emoji=False).print(renderable)
 
 

@@ -123,7 +123,7 @@ def _table(result: Any, name: str, split: str) -> Any:
     table.add_column("± is", style="dim")
     error = binomial_error(result.accuracy, result.images)
     table.add_row("clean", percent(result.accuracy), percent(error), "binomial standard error")
-    draws = f"standard deviation of {counted(result.draws, 'draw')}"
+    draws = f"standard deviation of {result.draws:,} draws" if result.draws > 1 else "one draw"
     corrupted = {
         "50 pixels off": (result.pixels_off_mean, result.pixels_off_std),
         "Gaussian noise, σ = 10": (result.noise_mean, result.noise_std),

@@ -193,7 +193,10 @@ def _train(options: Options, processes: Processes) -> None:
         config = _config(options, network, splits, train_set)
     in_processes = f", in {processes.count} processes" if processes.count > 1 else ""
     device = resolve_device(options.device)
-    console.say(f"training on {counted(len(train_set), 'image')}, on {device}{in_processes}")
+    versions = _versions(options, len(train_set), len(splits.train))
+    console.say(
+        f"training on {counted(len(train_set), 'image')}{versions}, on {device}{in_processes}"
+    )
     with console.progress("training") as report:
         result = train(
             model,
@@ -210,6 +213,15 @@ def _train(options: Options, processes: Processes) -> None:
             config=config,
         )
     _print(options, result, network, str(out / "model.safetensors"), splits)
+
+
+def _versions(options: Options, images: int, originals: int) -> str:
+    """Say how many images of a training set are versions that SIGN made of the originals."""
+    if not options.sign:
+        return ""
+    if options.sign_mode == "replace":
+        return ", all of them transformed versions"
+    return f" ({originals:,} and {images - originals:,} transformed versions of them)"
 
 
 def _out_folder(options: Options) -> Path:
@@ -327,11 +339,11 @@ def _print(
         }
         console.print_json({"checkpoint": checkpoint, **found, **result.to_dict()})
         return
-    from sign_ext.formatting import duration
+    from sign_ext.formatting import duration, percent
 
     print(
         f"best epoch {result.best_epoch} of {len(result.history)}: validation accuracy "
-        f"{result.best_validation_accuracy:.4f} ({counted(result.steps, 'gradient step')}, "
+        f"{percent(result.best_validation_accuracy)}% ({counted(result.steps, 'gradient step')}, "
         f"{duration(result.seconds)})"
     )
     print(checkpoint)

@@ -112,7 +112,9 @@ class Options(NetworkDataOptions, SignOptions):
         help="Check existing shards by size only, for stores that take long to read.",
     )
     profile: bool = option(
-        False, type=bool, help="Print where the time went: decoding, computing, writing."
+        False,
+        type=bool,
+        help="Print where the time went (decoding, computing, writing), and what computed and why.",
     )
     overwrite: bool = option(
         False, type=bool, help="Start over if OUT was made with other settings."
@@ -261,6 +263,8 @@ def _print(
     from sign_ext.store.inspect import describe, in_words
 
     if options.profile:
+        if ranks.first:
+            console.say(str(done.explanation))
         process = f"process {ranks.rank} of {ranks.world}: " if ranks.world > 1 else ""
         console.say(process + done.shares.in_words())
     if not ranks.first:

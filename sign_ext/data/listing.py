@@ -259,6 +259,8 @@ CONVERTED = {
     "pages": "of several pages, read by the first",
     "scaled": "scaled to 8 bits a channel",
 }
+# What messages call the images of a part.
+PARTS = {"train": "training", "validation": "validation", "test": "test"}
 MOST_CLASSES = 40  # that are listed in a message; all are in to_dict()
 
 
@@ -305,15 +307,29 @@ class DataSummary:
         }
 
     def lines(self) -> list[str]:
-        """Return what a command prints before it starts: note, classes, parts and hints."""
+        """Return what a command prints before it starts: note, parts, classes and hints.
+
+        Example:
+            >>> parts = {"train": 180, "validation": 60, "test": 120}
+            >>> classes = {"cat": 150, "dog": 210}
+            >>> for line in DataSummary("photos", "images of photos (360)", parts, classes).lines():
+            ...     print(line)
+            images of photos (360)
+            photos: 180 training, 60 validation, 120 test images in 2 classes
+            2 classes: cat 150, dog 210
+        """
+        classes = counted(len(self.classes), "class", "classes")
+        parts = ", ".join(
+            f"{count:,} {PARTS.get(part, '')}".rstrip() for part, count in self.parts.items()
+        )
         lines = [
             self.note,
-            f"{counted(len(self.classes), 'class', 'classes')}: {self._classes_in_words()}",
+            f"{self.name}: {parts} images in {classes}",
+            f"{classes}: {self._classes_in_words()}",
         ]
         if self.cut:
-            parts = ", ".join(f"{count:,} {part}" for part, count in self.parts.items())
             lines.append(
-                f"{' and '.join(self.cut)} images are cut out of the training images: {parts} "
+                f"{' and '.join(self.cut)} images are cut out of the training images "
                 "(--split all takes them all, where a command has it)"
             )
         return [*lines, *self.hints]

@@ -20,7 +20,7 @@ from sign_ext.store.manifest import Skipped, shard_range
 
 T = TypeVar("T")
 
-ADVICE = "Or skip such images with --on-error skip; finished shards are kept"
+ADVICE = "Or leave such images out: --on-error skip. Finished shards are kept"
 SEARCHED = 1024  # images decoded at a time when all that cannot be read are looked for
 
 

@@ -20,6 +20,7 @@ from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.timing import clock
 from sign_ext.errors import NegligibleDeltaWarning, StoreError
+from sign_ext.explanation import Explanation
 from sign_ext.formatting import duration
 from sign_ext.progress import Progress, reporting
 from sign_ext.sign import SignTransform
@@ -59,6 +60,7 @@ class StoreRun:
         kept: number of its shards that existed and were whole.
         damaged: what was wrong with those of its shards that it made again.
         shares: where its time went.
+        explanation: what computed, and why (`SignTransform.explain`).
     """
 
     folder: Path
@@ -67,6 +69,7 @@ class StoreRun:
     kept: int
     damaged: tuple[str, ...]
     shares: Shares
+    explanation: Explanation
 
 
 def transform_to_store(
@@ -109,8 +112,8 @@ def transform_to_store(
             `auto_step_size` found the step size.
         ranks: this process among several; by default from the launcher's variables.
         progress: True for a bar, or a function of (image-steps done, image-steps of this process).
-        say: called with messages for people; the first is the transform's `explain`, and one is a
-            forecast of the time, from one step of a batch.
+        say: called with messages for people, among them where Φ is read, and a forecast of the
+            time, from one step of a batch.
 
     Returns:
         What this process did.
@@ -143,8 +146,6 @@ def transform_to_store(
     with listing_unreadable(source, say):
         one = sample_images(source, 1, on_error).to(device)
     explanation = sign.explain(one)
-    if say:
-        say(str(explanation))
     provenance = provenance_of(tuning, source, explanation, about)
     wanted = _wanted(provenance, source, sign.settings.stops, dtype, shard_size)
     batch = min(sign.images_at_once(one), wanted.shard_size)  # shards are transformed one by one
@@ -169,7 +170,7 @@ def transform_to_store(
         if ranks.world == 1 and (finished := finished_manifest(folder, wanted)):
             missing, kept, damaged = _missing(folder, finished, ranks, trust)
             if not missing:  # nothing to write, so the store may be read-only
-                return StoreRun(folder, finished, 0, kept, (), Shares())
+                return StoreRun(folder, finished, 0, kept, (), Shares(), explanation)
         manifest = _prepare(stack, folder, wanted, ranks, overwrite, tuning, sample)
         if manifest.choices:
             sign = sign.with_options(tune=_tuning_plan(folder, manifest))
@@ -182,6 +183,7 @@ def transform_to_store(
             images = sum(len(_positions(manifest, shard)) for shard in missing)
             total = images * manifest.snapshots[-1]
             if say:
+                say(explanation.in_short())
                 own = " of this process" if ranks.world > 1 else ""
                 say(
                     f"{images:,} images{own}, K = {manifest.snapshots[-1]}: computing takes about "
@@ -195,7 +197,7 @@ def transform_to_store(
         if ranks.first:
             ranks.wait_for_all()
             manifest = finish(folder, manifest)
-    return StoreRun(folder, manifest, len(missing), kept, tuple(damaged), shares)
+    return StoreRun(folder, manifest, len(missing), kept, tuple(damaged), shares, explanation)
 
 
 def _check(

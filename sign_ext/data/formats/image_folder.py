@@ -275,7 +275,7 @@ def _difference(
     lacks = sorted(set(classes[first]) - set(classes[split]))
     more = sorted(set(classes[split]) - set(classes[first]))
     shown = [f"it lacks {_some(lacks)}"] if lacks else []
-    shown += [f"it has {_some(more)} besides"] if more else []
+    shown += [f"it also has {_some(more)}"] if more else []
     return (
         f"{root / folders[split]} has the classes {_some(classes[split])}, {root / folders[first]} "
         f"has {_some(classes[first])}: {' and '.join(shown)}; accepted: the same class folders in "
