@@ -109,8 +109,9 @@ class Calibration:
         )
         lines.append(
             f"proposed for K = {self.steps}: an rms change of "
-            f"{self.target_share * self.pixel_range:.3g}, which is {100 * self.target_share:.3g}% of "
-            f"{self.pixel_range:g}; use it with --steps {self.steps} (in Python steps={self.steps})"
+            f"{self.target_share * self.pixel_range:.3g}, which is {100 * self.target_share:.3g}% "
+            f"of {self.pixel_range:g}; use it with --steps {self.steps} (in Python "
+            f"steps={self.steps})"
         )
         return "\n".join(lines)
 
