@@ -14,6 +14,7 @@ from typing import Any
 
 from sign_ext.files import open_tensors
 from sign_ext.formatting import bytes_in_words, counted
+from sign_ext.set_aside import ASIDE, DISCARDED
 from sign_ext.store.lifecycle import shard_entries
 from sign_ext.store.manifest import (
     LOCK,
@@ -213,6 +214,11 @@ def _notes(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     for name in sorted(os.listdir(folder)):
         if name == LOCK:
             notes.append(f"{LOCK} exists: a run is writing, or was killed")
+        elif name in (ASIDE, DISCARDED):
+            notes.append(
+                f"{name} holds a store that a killed --overwrite was replacing; the next "
+                "`sign-ext transform` brings it back, or removes it if the new one has a shard"
+            )
         elif name.endswith(".tmp") and is_store_file(name):
             notes.append(f"{name} was left by a killed run; the next run removes it")
         elif name not in shards and name != MANIFEST and not is_store_file(name):

@@ -29,6 +29,7 @@ from sign_ext.store.lifecycle import (
     finish,
     finished_manifest,
     join_store,
+    old_store_until_a_shard,
     resume_or_create,
     shard_entries,
 )
@@ -103,7 +104,8 @@ def transform_to_store(
         memory: bytes that the process may take in total; None is 4 GiB more than it takes before
             the first image.
         readers: number of threads that read and decode.
-        overwrite: replace a store that was made with other settings.
+        overwrite: replace a store that was made with other settings. It stays until the first
+            shard of the new one is written, and comes back if the run fails before that.
         trust: check existing shards by their size only, not by their checksum.
         about: what else belongs in the recipe, such as the checkpoint's configuration, or how
             `auto_step_size` found the step size.
@@ -117,6 +119,8 @@ def transform_to_store(
 
     Raises:
         FileExistsError: the store was made with other settings; the message lists the differences.
+            Or the folder holds shards without a manifest, a manifest of another program, or a
+            training run.
         StoreError: an image cannot be read, the disk is full, or the first process failed.
         StoreInUseError: another run is writing this store.
         DivergenceError: an iterate is not finite.
@@ -188,7 +192,7 @@ def transform_to_store(
                     f"{duration(total * step)} on {device}"
                 )
             report = stack.enter_context(reporting(progress, total, "transforming"))
-            work = Work(sign, source, folder, manifest, plan, readers, on_error)
+            work = Work(sign, source, folder, manifest, plan, readers, on_error, first=ranks.first)
             with listing_unreadable(source, say):
                 shares = fill_shards(work, missing, report)
         ranks.send_done()
@@ -269,6 +273,8 @@ def _prepare(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(exclusive_lock(folder))
+        if ranks.world == 1:  # other processes may be writing shards when this one fails
+            stack.enter_context(old_store_until_a_shard(folder))
         manifest = resume_or_create(folder, wanted, overwrite=overwrite)
         if not manifest.choices and (choices := _choices(tuning, sample)):
             manifest = replace(manifest, choices=choices)
