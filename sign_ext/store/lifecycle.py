@@ -62,10 +62,7 @@ def resume_or_create(
         existing = None  # no shard was made yet, so nothing is lost
     changed = [] if existing is None else _changes(existing, wanted)
     if changed and not overwrite:
-        raise FileExistsError(
-            f"{folder} holds images that were made with other settings: {'; '.join(changed)}. "
-            "Choose another folder, or overwrite them (--overwrite)"
-        )
+        raise _other_settings(folder, changed)
     if existing is not None and not changed and not rewrite:
         return existing
     # In this order a kill at any point is safe: no shard is ever next to a manifest of other
@@ -77,6 +74,25 @@ def resume_or_create(
     remove_all(folder)
     wanted.write(folder)
     return wanted
+
+
+def require_same_settings(folder: Path, wanted: Manifest) -> None:
+    """Raise FileExistsError if a store has shards that were made with other settings.
+
+    Args:
+        folder: a store.
+        wanted: the manifest of what this run would make, without shards.
+    """
+    changed = _changes(read_manifest(folder), wanted)
+    if changed and any(folder.glob("shard-*.safetensors")):
+        raise _other_settings(folder, changed)
+
+
+def _other_settings(folder: Path, changed: list[str]) -> FileExistsError:
+    return FileExistsError(
+        f"{folder} holds images that were made with other settings: {'; '.join(changed)}. "
+        "Choose another folder, or overwrite them (--overwrite)"
+    )
 
 
 def bring_back(folder: Path) -> None:

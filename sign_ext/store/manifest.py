@@ -427,6 +427,13 @@ def as_json(provenance: Provenance) -> Provenance:
 
 _ABSENT = object()
 
+# Parts of a recipe that are made of several values, as the command line calls them.
+NAMES_OF_PARTS = {
+    "calibration": "calibration (--step-size auto)",
+    "checkpoint": "checkpoint (--checkpoint)",
+    "model": "model (--model)",
+}
+
 
 def differences(stored: Any, current: Any, name: str = "") -> list[str]:
     """List the differences between two nested dicts, one line each.
@@ -451,6 +458,10 @@ def differences(stored: Any, current: Any, name: str = "") -> list[str]:
         ]
     if stored == current:
         return []
+    name = NAMES_OF_PARTS.get(name, name)
+    if {dict} >= {type(each) for each in (stored, current) if each is not _ABSENT}:
+        there, here = ("nothing" if each is _ABSENT else "recorded" for each in (stored, current))
+        return [f"{name}: {there} in the store, {here} now"]
     return [f"{name}: {_short(stored)} in the store, {_short(current)} now"]
 
 

@@ -30,6 +30,7 @@ from sign_ext.store.lifecycle import (
     finished_manifest,
     join_store,
     old_store_until_a_shard,
+    require_same_settings,
     resume_or_create,
     shard_entries,
 )
@@ -40,6 +41,7 @@ from sign_ext.store.manifest import (
     Provenance,
     TargetKind,
     default_shard_size,
+    read_manifest,
     shard_file,
     shard_range,
 )
@@ -200,6 +202,51 @@ def transform_to_store(
             ranks.wait_for_all()
             manifest = finish(folder, manifest)
     return StoreRun(folder, manifest, len(missing), kept, tuple(damaged), shares)
+
+
+def refuse_other_settings(
+    sign: SignTransform,
+    source: ImageSource,
+    folder: str | Path,
+    *,
+    shard_size: int | None = None,
+    dtype: str = "float32",
+    on_error: OnError = "fail",
+    about: Provenance | None = None,
+) -> None:
+    """Refuse a store that no calibrated step size can fit, before calibrating takes its time.
+
+    Args:
+        sign: as for `transform_to_store`; its step size does not count.
+        source: the data set.
+        folder: the store; it need not exist.
+        shard_size: as for `transform_to_store`.
+        dtype: as for `transform_to_store`.
+        on_error: as for `transform_to_store`.
+        about: as for `transform_to_store`, without "calibration".
+
+    Raises:
+        FileExistsError: the store was made with other settings; the message lists the differences.
+    """
+    folder = Path(folder)
+    try:
+        recipe = read_manifest(folder).recipe
+    except (OSError, ValueError):
+        return  # there is none, or `transform_to_store` says what is wrong with it
+    settings = recipe.get("settings")
+    step_size = settings.get("step_size") if isinstance(settings, dict) else None
+    if isinstance(step_size, float):
+        sign = sign.with_options(step_size=step_size)
+    found = {"calibration": recipe.get("calibration", {})}
+    sign = sign.with_options(snapshots=sign.settings.stops)
+    device = next(sign.model.parameters()).device
+    with listing_unreadable(source, None):
+        one = sample_images(source, 1, on_error).to(device)
+    explanation = sign.with_options(tune=False).explain(one)
+    provenance = provenance_of(sign, source, explanation, {**(about or {}), **found})
+    require_same_settings(
+        folder, _wanted(provenance, source, sign.settings.stops, dtype, shard_size)
+    )
 
 
 def _check(
