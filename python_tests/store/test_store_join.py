@@ -339,3 +339,13 @@ def test_hugging_faces_data_sets(store, pixels, tmp_path):
         store.join(dataset.with_transform(lambda batch: batch))
     with pytest.raises(TypeError, match="several data sets"):
         store.join(datasets.DatasetDict({"train": dataset}))
+
+
+def test_another_size_is_named(tmp_path, pixels):
+    large = pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    large[:, :, 1::2, ::2] //= 2
+    store = saved(tmp_path / "large", large)
+    sizes = rf"{2 * SIDE}×{2 * SIDE} in the store, {SIDE}×{SIDE} here"
+    with pytest.raises(ValueError, match=sizes):
+        store.join(TensorDataset(pixels, LABELS))
+    assert "here" not in store.join(TensorDataset(large, LABELS)).proof

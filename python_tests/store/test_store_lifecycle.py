@@ -9,6 +9,7 @@ import pytest
 from store_parts import SHARD, flip, make_net, make_sign, make_source
 
 from sign_ext import SignTransform
+from sign_ext.errors import DivergenceError
 from sign_ext.store import (
     StoreError,
     load_transformed,
@@ -137,12 +138,16 @@ def test_an_unfinished_store_says_how_far_it_is(store, sign, source):
     path = store / "manifest.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "shards": [], "complete": False}))
-    (store / SHARD).unlink()
-    with pytest.raises(StoreError, match=r"4 of 5 shards"):
+    for shard in (0, 2):
+        (store / f"shard-00000{shard}.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"3 of 5 shards"):
         load_transformed(store)
     faults = verify(store).faults
-    assert any("unfinished" in fault for fault in faults)
-    assert any("has no record" in fault for fault in faults)
+    assert [fault for fault in faults if "has no record" not in fault] == [
+        "the store is unfinished: it has 3 of 5 shards, and manifest.json lists no shards yet"
+    ]
+    assert len(faults) == 4
+    assert verify(store).unfinished
     # Shards without a record cannot be trusted, so all are made.
     assert transform_to_store(sign, source, store, shard_size=5).made == 5
 
@@ -221,3 +226,32 @@ def test_an_overwritten_store_comes_back_from_a_kill(store, sign, source, conten
         transform_to_store(other, source, store, shard_size=5)
     assert content_of(store) == before
     assert transform_to_store(sign, source, store, shard_size=5).kept == 5
+
+
+def test_a_part_of_the_recipe_is_not_shown_as_json(store, source, sign):
+    about = {"calibration": {"data": "photos/train", "rms": 5.1}}
+    with pytest.raises(FileExistsError) as refused:
+        transform_to_store(sign, source, store, shard_size=5, about=about)
+    assert "calibration (--step-size auto): nothing in the store, recorded now" in str(
+        refused.value
+    )
+    assert "{" not in str(refused.value)
+
+
+def test_one_range_of_images_diverges(source, tmp_path, monkeypatch):
+    transform, calls = SignTransform.transform, []
+
+    def diverging(self, images, **options):
+        if options.get("out") is not None:
+            calls.append(len(images))
+            if len(calls) == 3:
+                raise DivergenceError("step 2 of 3 is not finite for images 0 to 3", 2)
+        return transform(self, images, **options)
+
+    monkeypatch.setattr(SignTransform, "transform", diverging)
+    with pytest.raises(DivergenceError) as raised:
+        transform_to_store(make_sign(), source, tmp_path, shard_size=5)
+    assert str(raised.value) == (
+        "random/train, counting images from the one at position 10: "
+        "step 2 of 3 is not finite for images 0 to 3"
+    )

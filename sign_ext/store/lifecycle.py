@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sign_ext.errors import StoreError
+from sign_ext.files import require_regular
 from sign_ext.formatting import counted
 from sign_ext.set_aside import discard, is_set_aside, recover, set_aside
 from sign_ext.store.manifest import (
@@ -219,6 +220,7 @@ def finish(folder: Path, manifest: Manifest) -> Manifest:
 def _require_own(folder: Path, overwrite: bool) -> None:
     """Raise FileExistsError where files that are no store's would be lost, or mixed with one."""
     if (path := folder / MANIFEST).exists():
+        require_regular(path)
         with path.open("rb") as file:
             head = file.read(4096)
         if head and not any(words in head for words in _OWN_WORDS):

@@ -472,6 +472,23 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:28] + " … " + text[-28:]
 
 
+def sizes_in_words(stored: tuple[int, ...], here: tuple[int, ...]) -> str:
+    """Say in what two image shapes (C, H, W) differ, height × width first.
+
+    Args:
+        stored: of the store's images.
+        here: of the data set's.
+
+    Example:
+        >>> sizes_in_words((3, 64, 64), (3, 32, 32)), sizes_in_words((3, 8, 8), (1, 8, 8))
+        ('64×64 in the store, 32×32 here', '3 channels in the store, 1 here')
+    """
+    if stored[1:] != here[1:]:
+        there, now = ("×".join(map(str, shape[1:])) for shape in (stored, here))
+        return f"{there} in the store, {now} here"
+    return f"{counted(stored[0], 'channel')} in the store, {here[0]} here"
+
+
 def require_complete(folder: Path, manifest: Manifest) -> None:
     """Raise unless a store is finished.
 

@@ -213,10 +213,10 @@ def _compute(
             images, out=rows if in_place else None, progress=progress if report else False
         )
     except DivergenceError as error:
-        raise DivergenceError(
-            f"images {chunk.piece.start} to {chunk.piece.stop - 1} of {work.source.name}: {error}",
-            error.step,
-        ) from error
+        # The message counts images from the first one of the chunk.
+        first = int(chunk.indices[0])
+        counting = f", counting images from the one at position {first}" if first else ""
+        raise DivergenceError(f"{work.source.name}{counting}: {error}", error.step) from error
     assert isinstance(results, dict)
     if not in_place:
         staging.download(results, rows)
