@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from command_parts import TINY
 from safetensors.torch import save_file
 
+from sign_ext import SignTransform
 from sign_ext.cli import main
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.out_folder import check_keeps_weights, check_not_in_data
@@ -111,3 +113,57 @@ def test_a_store_of_other_settings_is_refused_before_calibrating(
     assert "calibration (--step-size auto): nothing in the store, recorded now" in error
     assert "step_size" not in error
     assert json.loads((transformed / "manifest.json").read_text())["complete"]
+
+
+def test_verify_tells_unfinished_from_damaged(
+    transformed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(transformed, store)
+    path = store / "manifest.json"
+    manifest = json.loads(path.read_text())
+    (shard,) = manifest["shards"]
+    record = store / shard.pop("file").replace(".safetensors", ".json")
+    record.write_text(json.dumps(shard))
+    path.write_text(
+        json.dumps({**manifest, "images": 50, "shard_size": 40, "shards": [], "complete": False})
+    )
+    assert main(["verify", str(store)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        "the store is unfinished: it has 1 of 2 shards, and manifest.json lists no shards yet"
+    ]
+    assert "is unfinished; its 1 shard so far is intact" in captured.err
+    assert "damaged" not in captured.err
+
+
+def test_the_time_of_transform_begins_after_calibrating(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("sign_ext.commands.transform.time.perf_counter", lambda: now[0])
+    calibrate = SignTransform.calibrate
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        now[0] += 1000
+        return calibrate(*arguments, **options)
+
+    monkeypatch.setattr(SignTransform, "calibrate", slow)
+    given = ["--checkpoint", str(trained), "--out", str(tmp_path / "s"), "--steps", "1"]
+    assert main(["transform", *TINY, *given, "--step-size", "auto", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["seconds"] < 1000
+
+
+def test_a_changed_run_is_refused_in_sentences(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = [*TRAIN[:-1], "2", "--out", str(trained)]
+    assert main([*changed, "--resume"]) == 1
+    error = capsys.readouterr().err
+    assert "settings.epochs: 1 in the folder, 2 now. Use the original arguments" in error
+    assert "--overwrite" in error
+    assert "overwrite=True" not in error

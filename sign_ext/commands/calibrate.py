@@ -5,6 +5,9 @@ size suits all. For each one, the table shows the change of the images in grey
 levels, the share of pixels moved below 0, and the network's accuracy and
 confidence on the result. The proposed step size changes the images by about
 --target-share of the pixel range (rms); it does not use labels.
+
+The time is proportional to --images and to --steps. For a quick look give
+--images 8; a proposal holds for the number of steps that it was made with.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Check a store of transformed images: read every shard and compare it with the manifest.
 
 Exit code 0 means that every shard exists with the right checksum, 1 that the
-store is unfinished or something is wrong; each fault is a line on stdout. Run the `sign-ext transform`
-command that made the store again to repair what is missing or damaged.
+store is unfinished or something is wrong; each fault is a line on stdout. Run
+the `sign-ext transform` command that made the store again to make what is
+missing and to repair what is damaged.
 """
 
 from __future__ import annotations
