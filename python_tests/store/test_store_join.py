@@ -363,3 +363,13 @@ def test_a_normalisation_for_zero_to_one_is_warned_of_once(pixels, store):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         joined[0]
+
+
+def test_another_size_is_named(tmp_path, pixels):
+    large = pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    large[:, :, 1::2, ::2] //= 2
+    store = saved(tmp_path / "large", large)
+    sizes = rf"{2 * SIDE}×{2 * SIDE} in the store, {SIDE}×{SIDE} here"
+    with pytest.raises(ValueError, match=sizes):
+        store.join(TensorDataset(pixels, LABELS))
+    assert "here" not in store.join(TensorDataset(large, LABELS)).proof

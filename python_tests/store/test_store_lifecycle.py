@@ -9,12 +9,14 @@ import pytest
 from store_parts import SHARD, flip, make_net, make_sign, make_source
 
 from sign_ext import SignTransform
+from sign_ext.errors import DivergenceError
 from sign_ext.store import (
     StoreError,
     load_transformed,
     transform_to_store,
     verify,
 )
+from sign_ext.store.shard import write_shard
 
 CHANGES = {
     "settings.steps: 3 in the store, 4 now": {"steps": 4},
@@ -136,11 +138,120 @@ def test_an_unfinished_store_says_how_far_it_is(store, sign, source):
     path = store / "manifest.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "shards": [], "complete": False}))
-    (store / SHARD).unlink()
-    with pytest.raises(StoreError, match=r"4 of 5 shards"):
+    for shard in (0, 2):
+        (store / f"shard-00000{shard}.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"3 of 5 shards"):
         load_transformed(store)
     faults = verify(store).faults
-    assert any("unfinished" in fault for fault in faults)
-    assert any("has no record" in fault for fault in faults)
+    assert [fault for fault in faults if "has no record" not in fault] == [
+        "the store is unfinished: it has 3 of 5 shards, and manifest.json lists no shards yet"
+    ]
+    assert len(faults) == 4
+    assert verify(store).unfinished
     # Shards without a record cannot be trusted, so all are made.
     assert transform_to_store(sign, source, store, shard_size=5).made == 5
+
+
+@pytest.mark.parametrize("lost", ["all", "some"])
+def test_shards_without_a_manifest_are_not_lost(lost, store, source, content_of):
+    (store / "manifest.json").unlink()
+    if lost == "all":
+        for shard in store.glob("shard-*"):
+            shard.unlink()
+        (store / "shard-000007.safetensors").write_bytes(b"mine")
+    before = content_of(store)
+    with pytest.raises(FileExistsError, match=r"shard-00000\d\.safetensors.*--overwrite"):
+        transform_to_store(make_sign(steps=4), source, store, shard_size=5)
+    assert content_of(store) == before
+    assert transform_to_store(make_sign(), source, store, shard_size=5, overwrite=True).made == 5
+
+
+def test_files_of_others_are_not_replaced(sign, source, tmp_path):
+    text = '{"name": "a web page", "icons": []}'
+    (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "shard-000000.safetensors").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"manifest\.json is not the manifest of a store"):
+        transform_to_store(sign, source, tmp_path, overwrite=True)
+    assert (tmp_path / "manifest.json").read_text() == text
+    assert (tmp_path / "shard-000000.safetensors").read_bytes() == b"mine"
+
+
+def test_the_folder_of_a_training_run_is_refused(sign, source, tmp_path):
+    for name in ("last.safetensors", "model.safetensors"):
+        folder = tmp_path / name[:4]
+        folder.mkdir()
+        (folder / name).write_bytes(b"a network")
+        with pytest.raises(FileExistsError, match=name):
+            transform_to_store(sign, source, folder, overwrite=True)
+        assert [each.name for each in folder.iterdir()] == [name]
+
+
+def dying_at(monkeypatch, call):
+    """Let writing the CALLth shard fail."""
+    calls = []
+
+    def write(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == call:
+            raise StoreError("the disk is full")
+        return write_shard(*arguments, **options)
+
+    monkeypatch.setattr("sign_ext.store.pipeline.write_shard", write)
+
+
+def test_an_overwritten_store_comes_back_unless_a_new_shard_exists(
+    store, source, content_of, monkeypatch
+):
+    before, other = content_of(store), make_sign(steps=4)
+    dying_at(monkeypatch, 1)
+    with pytest.raises(StoreError, match="disk is full"):
+        transform_to_store(other, source, store, shard_size=5, overwrite=True)
+    assert content_of(store) == before
+    dying_at(monkeypatch, 2)
+    with pytest.raises(StoreError, match="disk is full"):
+        transform_to_store(other, source, store, shard_size=5, overwrite=True)
+    assert not (store / ".replaced").exists()
+    assert transform_to_store(other, source, store, shard_size=5).kept == 1
+
+
+def test_an_overwritten_store_comes_back_from_a_kill(store, sign, source, content_of, monkeypatch):
+    before, other = content_of(store), make_sign(steps=4)
+    dying_at(monkeypatch, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("sign_ext.store.lifecycle.bring_back", lambda folder: None)
+        with pytest.raises(StoreError, match="disk is full"):
+            transform_to_store(other, source, store, shard_size=5, overwrite=True)
+    assert any("brings it back" in note for note in verify(store).notes)
+    with pytest.raises(FileExistsError, match=r"settings\.steps: 3 in the store, 4 now"):
+        transform_to_store(other, source, store, shard_size=5)
+    assert content_of(store) == before
+    assert transform_to_store(sign, source, store, shard_size=5).kept == 5
+
+
+def test_a_part_of_the_recipe_is_not_shown_as_json(store, source, sign):
+    about = {"calibration": {"data": "photos/train", "rms": 5.1}}
+    with pytest.raises(FileExistsError) as refused:
+        transform_to_store(sign, source, store, shard_size=5, about=about)
+    assert "calibration (--step-size auto): nothing in the store, recorded now" in str(
+        refused.value
+    )
+    assert "{" not in str(refused.value)
+
+
+def test_one_range_of_images_diverges(source, tmp_path, monkeypatch):
+    transform, calls = SignTransform.transform, []
+
+    def diverging(self, images, **options):
+        if options.get("out") is not None:
+            calls.append(len(images))
+            if len(calls) == 3:
+                raise DivergenceError("step 2 of 3 is not finite for images 0 to 3", 2)
+        return transform(self, images, **options)
+
+    monkeypatch.setattr(SignTransform, "transform", diverging)
+    with pytest.raises(DivergenceError) as raised:
+        transform_to_store(make_sign(), source, tmp_path, shard_size=5)
+    assert str(raised.value) == (
+        "random/train, counting images from the one at position 10: "
+        "step 2 of 3 is not finite for images 0 to 3"
+    )

@@ -88,6 +88,9 @@ def test_joining_asks_for_the_originals(sign, source, tmp_path, unreadable):
     changed = ImageSet(other, originals.labels, originals.class_names, "x")
     with pytest.raises(ValueError, match="not made from this training set"):
         require_made_from(store, changed)
+    small = ImageSet(originals.images[:, :, :5], originals.labels, originals.class_names, "x")
+    with pytest.raises(ValueError, match=r"9×7 in the store, 5×7 here.*--image-size"):
+        require_made_from(store, small)
     with pytest.raises(ValueError, match=r"random/train, 23 images; these are 20"):
         require_made_from(store, originals.subset(range(20)))
     transform_to_store(sign, unreadable(4, 9), tmp_path / "b", shard_size=6, on_error="skip")

@@ -155,7 +155,7 @@ def test_a_complete_run_whose_checkpoint_was_not_written_writes_it(make_net, run
 
 def test_a_run_is_not_overwritten_unless_asked(make_net, run, tmp_path, same_weights):
     run(make_net(), tmp_path)
-    with pytest.raises(FileExistsError, match=r"4 epochs, 14 steps.*resume=True.*overwrite=True"):
+    with pytest.raises(FileExistsError, match=r"4 epochs, 14 steps.*--resume.*--overwrite"):
         run(make_net(), tmp_path)
     with pytest.raises(ValueError, match="give one"):
         run(make_net(), tmp_path, resume=True, overwrite=True)
@@ -249,3 +249,29 @@ def test_describe_differences():
         "new.deep: nothing in the folder, True now",
     ]
     assert describe_differences(before, before) == []
+
+
+@pytest.mark.parametrize("after", [3, 9])
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_overwritten_run_comes_back_until_an_epoch_is_saved(
+    make_net, run, tmp_path, monkeypatch, after, killed
+):
+    def content():
+        return {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
+
+    run(make_net(), tmp_path)
+    before, other = content(), replace(SETTINGS, seed=4)
+    with monkeypatch.context() as patch:
+        if killed:
+            patch.setattr("sign_ext.training.run_folder._bring_back", lambda folder: None)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_net(), tmp_path, other, overwrite=True, progress=stop_at(after))
+    if killed and after == 3:
+        assert not (tmp_path / "last.safetensors").exists()
+        with pytest.raises(FileExistsError, match="already holds"):
+            run(make_net(), tmp_path, other)
+    assert (content() == before) == (after == 3)
+    assert not (tmp_path / ".replaced").exists()
+    if after == 9:
+        assert not (tmp_path / "model.safetensors").exists()
+        run(make_net(), tmp_path, other, resume=True)

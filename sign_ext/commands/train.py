@@ -26,6 +26,7 @@ from sign_ext.commands.networks import (
     recorded_size,
 )
 from sign_ext.commands.options import NonNegativeFloat, PositiveFloat, PositiveInt, option
+from sign_ext.commands.out_folder import check_keeps_weights, check_not_in_data
 from sign_ext.commands.shared import (
     DATA_HELP,
     DataOptions,
@@ -125,7 +126,9 @@ class Options(ModelOptions, DataOptions):
     )
     on_error: str = on_error_option()
     resume: bool = option(False, type=bool, help="Continue the run that was stopped in OUT.")
-    overwrite: bool = option(False, type=bool, help="Discard the run that is in OUT.")
+    overwrite: bool = option(
+        False, type=bool, help="Discard the run that is in OUT, once this one has an epoch."
+    )
 
     def check(self) -> None:
         """Check that options which belong together are given together."""
@@ -134,6 +137,7 @@ class Options(ModelOptions, DataOptions):
             raise UsageError(
                 "--resume continues the run in --out, --overwrite discards it: give one"
             )
+        _require_each_once(self.sign or ())
         if not self.sign and self.sign_mode != "add":
             raise UsageError("--sign-mode replace needs --sign DIR")
         if not self.sign and self.sign_random_k:
@@ -151,6 +155,19 @@ class Options(ModelOptions, DataOptions):
 
         names = {field.name for field in dataclasses.fields(TrainSettings)}
         return TrainSettings(**{name: getattr(self, name) for name in names})
+
+
+def _require_each_once(folders: Sequence[str]) -> None:
+    """Raise UsageError if --sign names a store twice, whose images would then count twice."""
+    seen: set[Path] = set()
+    for folder in folders:
+        place = Path(folder).resolve()
+        if place in seen:
+            raise UsageError(
+                f"--sign names the store {folder} twice: its images would count twice; give each "
+                "store once"
+            )
+        seen.add(place)
 
 
 def run(options: Options) -> None:
@@ -225,7 +242,11 @@ def _versions(options: Options, images: int, originals: int) -> str:
 
 
 def _out_folder(options: Options) -> Path:
-    """Create OUT, and refuse to lose a run that it holds."""
+    """Create OUT, and refuse to lose what it holds."""
+    check_not_in_data(options.out, options.data)
+    if not options.resume:
+        folder = options.model[3:] if options.model.startswith("hf:") else None
+        check_keeps_weights(options.out, {"--weights": options.weights, "--model hf:": folder})
     out = check_folder(options.out)
     taken = any((out / name).exists() for name in ("last.safetensors", "model.safetensors"))
     if taken and not (options.resume or options.overwrite):

@@ -27,6 +27,7 @@ from sign_ext.commands.console import UsageError
 from sign_ext.commands.network_data import NetworkDataOptions, network_source
 from sign_ext.commands.networks import ignore, network_as_json, read_network
 from sign_ext.commands.options import PositiveInt, option, sign_option
+from sign_ext.commands.out_folder import check_not_in_data
 from sign_ext.commands.shared import (
     SignOptions,
     on_error_option,
@@ -117,7 +118,10 @@ class Options(NetworkDataOptions, SignOptions):
         help="Print where the time went (decoding, computing, writing), and what computed and why.",
     )
     overwrite: bool = option(
-        False, type=bool, help="Start over if OUT was made with other settings."
+        False,
+        type=bool,
+        help="Start over if OUT was made with other settings. The old store stays until the new "
+        "one has a shard.",
     )
 
     def check(self) -> None:
@@ -132,6 +136,7 @@ def run(options: Options) -> None:
     from sign_ext import SignTransform
     from sign_ext.store import transform_to_store
     from sign_ext.store.coordination import Ranks
+    from sign_ext.store.transform import refuse_other_settings
 
     snapshots = _snapshots(options)
     memory = _memory(options)
@@ -139,11 +144,11 @@ def run(options: Options) -> None:
     device = resolve_device(_own_device(options.device))
     say = console.say if ranks.first else ignore
     model, config = read_network(options, device, say=say)
+    check_not_in_data(options.out, options.data or _recorded_data(config))
     sizes = {"train_size": options.train_size}
     source = network_source(options, config, options.split, say=say, **sizes)
     if ranks.first:
         say_found(source.summary())
-    began = time.perf_counter()
     given = options.step_size
     sign = SignTransform(
         model,
@@ -162,15 +167,26 @@ def run(options: Options) -> None:
         },
     }
     if given == AUTO:
+        if ranks.first and not options.overwrite:
+            refuse_other_settings(
+                sign,
+                source,
+                options.out,
+                shard_size=options.shard_size,
+                dtype=options.dtype,
+                on_error=_on_error(options),
+                about=about,
+            )
         sign, about["calibration"] = _calibrated(options, sign, config, source, ranks)
-    with console.progress("transforming") as report:
+    began = time.perf_counter()
+    with console.progress("transforming, images × steps") as report:
         done = transform_to_store(
             sign,
             source,
             options.out,
             shard_size=options.shard_size,
             dtype=options.dtype,
-            on_error="skip" if options.on_error == "skip" else "fail",
+            on_error=_on_error(options),
             memory=memory,
             readers=options.readers,
             overwrite=options.overwrite,
@@ -181,6 +197,17 @@ def run(options: Options) -> None:
             say=say if ranks.first else None,
         )
     _print(options, config, done, ranks, time.perf_counter() - began, source.summary())
+
+
+def _on_error(options: Options) -> Literal["fail", "skip"]:
+    return "skip" if options.on_error == "skip" else "fail"
+
+
+def _recorded_data(config: dict[str, Any]) -> str | None:
+    """Return the data that a checkpoint names; `network_source` says so if it is malformed."""
+    data = config.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _origin(options: Options, config: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +241,7 @@ def _calibrated(
             train,
             options.out,
             seed=options.seed,
-            on_error="skip" if options.on_error == "skip" else "fail",
+            on_error=_on_error(options),
             ranks=ranks,
             progress=report,
             say=console.say if ranks.first else None,

@@ -1,8 +1,9 @@
 """Check a store of transformed images: read every shard and compare it with the manifest.
 
-Exit code 0 means that every shard exists with the right checksum, 1 that
-something is wrong; each fault is a line on stdout. Run the `sign-ext transform`
-command that made the store again to repair what is missing or damaged.
+Exit code 0 means that every shard exists with the right checksum, 1 that the
+store is unfinished or something is wrong; each fault is a line on stdout. Run
+the `sign-ext transform` command that made the store again to make what is
+missing and to repair what is damaged.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ def run(options: Options) -> None:
             print(line)
         for note in verdict.notes:
             console.say(f"note: {note}")
+    if verdict.unfinished and len(verdict.faults) == 1:
+        raise StoreError(
+            f"{options.store} is unfinished; its {counted(verdict.whole, 'shard')} so far "
+            f"{'is' if verdict.whole == 1 else 'are'} intact. Run its `sign-ext transform` "
+            "command again to make the others"
+        )
     if verdict.faults:
         raise StoreError(
             f"{options.store} is damaged or incomplete: {verdict.whole:,} of "

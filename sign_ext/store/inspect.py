@@ -14,6 +14,7 @@ from typing import Any
 
 from sign_ext.files import open_tensors
 from sign_ext.formatting import bytes_in_words, counted
+from sign_ext.set_aside import ASIDE, DISCARDED
 from sign_ext.store.lifecycle import shard_entries
 from sign_ext.store.manifest import (
     LOCK,
@@ -27,7 +28,7 @@ from sign_ext.store.manifest import (
 )
 from sign_ext.store.shard import fault_of, merge_changes, structure_fault, values_fault
 
-MISSING_NAMED = 100  # missing shards of an unfinished store that `verify` names
+MISSING_NAMED = 100  # missing shards that `verify` names
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class Verdict:
         faults: one line for each fault; a store without faults is whole.
         notes: one line for each file that is not part of the store.
         bytes: read.
+        unfinished: the store lacks shards that were not made yet; one fault says so.
     """
 
     shards: int
@@ -130,6 +132,7 @@ class Verdict:
     faults: tuple[str, ...]
     notes: tuple[str, ...]
     bytes: int
+    unfinished: bool = False
 
 
 def verify(folder: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Verdict:
@@ -154,8 +157,6 @@ def verify(folder: str | Path, *, progress: Callable[[int, int], None] | None = 
     broken: dict[int, str] = {}
     known = shard_entries(folder, manifest, faults=broken)
     faults, whole, size = [], 0, 0
-    if not manifest.complete:
-        faults.append(f"{MANIFEST} lists no shards yet: the store is unfinished")
     # The number of images of an unfinished store may be anything: only what exists is counted.
     exist = set(files_by_shard(folder, manifest, ".safetensors"))
     found = exist | known.keys() | broken.keys()
@@ -173,12 +174,23 @@ def verify(folder: str | Path, *, progress: Callable[[int, int], None] | None = 
                 faults.append(fault)
             if progress is not None:
                 progress(done, len(checked))
+    if not manifest.complete:
+        made = f"{len(exist):,} of {counted(manifest.shard_count, 'shard')}"
+        faults.append(f"the store is unfinished: it has {made}, and {MANIFEST} lists no shards yet")
+        return _verdict(folder, manifest, whole, faults, size)
     absent = (i for i in range(manifest.shard_count) if i not in found)
     named = list(itertools.islice(absent, MISSING_NAMED))
     faults += [f"{shard_file(index)} is missing" for index in named]
     if (more := manifest.shard_count - len(checked) - len(named)) > 0:
         faults.append(f"{counted(more, 'more shard is', 'more shards are')} missing")
-    return Verdict(manifest.shard_count, whole, tuple(faults), _notes(folder, manifest), size)
+    return _verdict(folder, manifest, whole, faults, size)
+
+
+def _verdict(folder: Path, manifest: Manifest, whole: int, faults: list[str], size: int) -> Verdict:
+    notes = _notes(folder, manifest)
+    return Verdict(
+        manifest.shard_count, whole, tuple(faults), notes, size, unfinished=not manifest.complete
+    )
 
 
 def _shard_fault(
@@ -213,6 +225,11 @@ def _notes(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     for name in sorted(os.listdir(folder)):
         if name == LOCK:
             notes.append(f"{LOCK} exists: a run is writing, or was killed")
+        elif name in (ASIDE, DISCARDED):
+            notes.append(
+                f"{name} holds a store that a killed --overwrite was replacing; the next "
+                "`sign-ext transform` brings it back, or removes it if the new one has a shard"
+            )
         elif name.endswith(".tmp") and is_store_file(name):
             notes.append(f"{name} was left by a killed run; the next run removes it")
         elif name not in shards and name != MANIFEST and not is_store_file(name):

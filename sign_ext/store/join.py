@@ -18,7 +18,7 @@ from sign_ext.data.from_pairs import is_class, stored_target
 from sign_ext.data.image_set import fingerprint_of
 from sign_ext.data.pairs import Pairs, pairs_of, require_repeatable, stack_pixels
 from sign_ext.errors import PixelRangeWarning
-from sign_ext.store.manifest import Manifest, Skipped
+from sign_ext.store.manifest import Manifest, Skipped, sizes_in_words
 
 Versions = Literal["all", "random"] | int | Sequence[int]
 Check = Literal["sample", "all"]
@@ -430,7 +430,7 @@ class _Match:
             raise ValueError(
                 f"{store.folder}, shard {shard} was made from other images than "
                 f"{base.key(items[0])} … {base.key(items[-1])} of the data set"
-                f"{self._worst(rows, items, pixels)}. {self._cause()}"
+                f"{self._worst(rows, items, pixels)}. {self._other_size(items[0])}{self._cause()}"
             )
 
     def _require_same_targets(self, items: list[int], targets: list[Any], stored: Tensor) -> None:
@@ -465,8 +465,20 @@ class _Match:
             f"its version of {step} steps, which moved images by {change.largest:.3g} at most"
         )
 
+    def _other_size(self, item: int) -> str:
+        """Name the size that the data set gives its images, if it is another than the store's."""
+        if self._base.paths is not None and not self._transforms():
+            return ""  # files may have any size
+        stored, here = self.store.manifest.image_shape, tuple(self._base.image(item, None).shape)
+        if stored == here:
+            return ""
+        return f"Its images have another size: {sizes_in_words(stored, here)}. "
+
+    def _transforms(self) -> bool:
+        return getattr(self._base.dataset, "transform", None) is not None
+
     def _cause(self) -> str:
-        if getattr(self._base.dataset, "transform", None) is not None:
+        if self._transforms():
             return (
                 "The data set has a transform of its own, which changes its images: pass it to "
                 "join(transform=…) instead, and the data set without it. It gets tensors in pixel "

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from sign_ext.errors import StoreError
+from sign_ext.files import require_regular
+from sign_ext.formatting import counted
+from sign_ext.set_aside import discard, is_set_aside, recover, set_aside
 from sign_ext.store.manifest import (
     MANIFEST,
     Manifest,
@@ -17,7 +21,19 @@ from sign_ext.store.manifest import (
     files_by_shard,
     read_manifest,
 )
-from sign_ext.store.shard import has_leftovers, read_record, remove_all, remove_leftovers
+from sign_ext.store.shard import (
+    has_leftovers,
+    read_record,
+    remove_all,
+    remove_leftovers,
+    store_files,
+)
+
+# What a training run leaves: a store in the same folder would be taken for a part of it.
+RUN_FILES = ("last.safetensors", "model.safetensors")
+
+# One of these is at the beginning of every manifest of this package, damaged or edited.
+_OWN_WORDS = (b'"format_version"', b"sign_ext.")
 
 
 def resume_or_create(
@@ -36,27 +52,78 @@ def resume_or_create(
 
     Raises:
         FileExistsError: the existing store was made with other settings; the message lists the
-            differences.
+            differences. Or the folder holds shards without a manifest, a manifest of another
+            program, or a training run.
     """
+    bring_back(folder)
+    _require_own(folder, overwrite)
     remove_leftovers(folder)
     existing = _existing_manifest(folder, overwrite)
     if existing is not None and not any(folder.glob("shard-*.safetensors")):
         existing = None  # no shard was made yet, so nothing is lost
     changed = [] if existing is None else _changes(existing, wanted)
     if changed and not overwrite:
-        raise FileExistsError(
-            f"{folder} holds images that were made with other settings: {'; '.join(changed)}. "
-            "Choose another folder, or overwrite them (--overwrite)"
-        )
+        raise _other_settings(folder, changed)
     if existing is not None and not changed and not rewrite:
         return existing
     # In this order a kill at any point is safe: no shard is ever next to a manifest of other
-    # settings. The old manifest goes first, so shards that survive a kill belong to no manifest
-    # and are removed by the next run; the new manifest comes after the last old shard is gone.
+    # settings. The old manifest goes first, and the new one comes after the last old shard.
+    old = [each for each in (folder / MANIFEST, *store_files(folder)) if each.exists()]
+    if any(each.suffix == ".safetensors" for each in old):
+        set_aside(folder, old)
     (folder / MANIFEST).unlink(missing_ok=True)
     remove_all(folder)
     wanted.write(folder)
     return wanted
+
+
+def require_same_settings(folder: Path, wanted: Manifest) -> None:
+    """Raise FileExistsError if a store has shards that were made with other settings.
+
+    Args:
+        folder: a store.
+        wanted: the manifest of what this run would make, without shards.
+    """
+    changed = _changes(read_manifest(folder), wanted)
+    if changed and any(folder.glob("shard-*.safetensors")):
+        raise _other_settings(folder, changed)
+
+
+def _other_settings(folder: Path, changed: list[str]) -> FileExistsError:
+    return FileExistsError(
+        f"{folder} holds images that were made with other settings: {'; '.join(changed)}. "
+        "Choose another folder, or overwrite them (--overwrite)"
+    )
+
+
+def bring_back(folder: Path) -> None:
+    """Put a store that was to be replaced in its place again, unless a shard of the new one exists.
+
+    The caller holds the lock; without a replaced store nothing is done.
+
+    Args:
+        folder: the store.
+    """
+    if is_set_aside(folder):
+        new = [folder / MANIFEST, *store_files(folder)]
+        recover(folder, new=new, enough=any(folder.glob("shard-*.safetensors")))
+
+
+@contextmanager
+def old_store_until_a_shard(folder: Path) -> Iterator[None]:
+    """Bring the replaced store back if the block fails before the new one has a shard.
+
+    A killed process leaves it to the next `resume_or_create`. The caller holds the lock.
+
+    Args:
+        folder: the store.
+    """
+    try:
+        yield
+    except BaseException:
+        bring_back(folder)
+        raise
+    discard(folder)
 
 
 def finished_manifest(folder: Path, wanted: Manifest) -> Manifest | None:
@@ -70,7 +137,8 @@ def finished_manifest(folder: Path, wanted: Manifest) -> Manifest | None:
         manifest = read_manifest(folder)
         if not manifest.complete or _changes(manifest, wanted):
             return None
-        tidy = not has_leftovers(folder) or not os.access(folder, os.W_OK)
+        left = has_leftovers(folder) or is_set_aside(folder)
+        tidy = not left or not os.access(folder, os.W_OK)
         return manifest if tidy else None
     except (OSError, ValueError):
         return None  # `resume_or_create` says why
@@ -145,7 +213,33 @@ def finish(folder: Path, manifest: Manifest) -> Manifest:
         complete.write(folder)
     # Only now: until the manifest lists them, the records are all that is known of the shards.
     remove_leftovers(folder, records=True)
+    discard(folder)
     return complete
+
+
+def _require_own(folder: Path, overwrite: bool) -> None:
+    """Raise FileExistsError where files that are no store's would be lost, or mixed with one."""
+    if (path := folder / MANIFEST).exists():
+        require_regular(path)
+        with path.open("rb") as file:
+            head = file.read(4096)
+        if head and not any(words in head for words in _OWN_WORDS):
+            raise FileExistsError(
+                f"{path} is not the manifest of a store, and is not replaced: choose another folder"
+            )
+        return
+    if runs := [name for name in RUN_FILES if (folder / name).exists()]:
+        raise FileExistsError(
+            f"{folder} holds {runs[0]}, the file of a network or of a training run: choose another "
+            "folder for the store"
+        )
+    found = sorted(each.name for each in store_files(folder) if each.suffix != ".tmp")
+    if found and not overwrite:
+        more = f" and {counted(len(found) - 1, 'other file')} like it" if len(found) > 1 else ""
+        raise FileExistsError(
+            f"{folder} holds {found[0]}{more}, but no {MANIFEST} that says how they were made. "
+            "Choose another folder, or overwrite them (--overwrite)"
+        )
 
 
 def _existing_manifest(folder: Path, overwrite: bool) -> Manifest | None:

@@ -427,6 +427,13 @@ def as_json(provenance: Provenance) -> Provenance:
 
 _ABSENT = object()
 
+# Parts of a recipe that are made of several values, as the command line calls them.
+NAMES_OF_PARTS = {
+    "calibration": "calibration (--step-size auto)",
+    "checkpoint": "checkpoint (--checkpoint)",
+    "model": "model (--model)",
+}
+
 
 def differences(stored: Any, current: Any, name: str = "") -> list[str]:
     """List the differences between two nested dicts, one line each.
@@ -451,6 +458,10 @@ def differences(stored: Any, current: Any, name: str = "") -> list[str]:
         ]
     if stored == current:
         return []
+    name = NAMES_OF_PARTS.get(name, name)
+    if {dict} >= {type(each) for each in (stored, current) if each is not _ABSENT}:
+        there, here = ("nothing" if each is _ABSENT else "recorded" for each in (stored, current))
+        return [f"{name}: {there} in the store, {here} now"]
     return [f"{name}: {_short(stored)} in the store, {_short(current)} now"]
 
 
@@ -459,6 +470,23 @@ def _short(value: Any) -> str:
         return "nothing"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:28] + " … " + text[-28:]
+
+
+def sizes_in_words(stored: tuple[int, ...], here: tuple[int, ...]) -> str:
+    """Say in what two image shapes (C, H, W) differ, height × width first.
+
+    Args:
+        stored: of the store's images.
+        here: of the data set's.
+
+    Example:
+        >>> sizes_in_words((3, 64, 64), (3, 32, 32)), sizes_in_words((3, 8, 8), (1, 8, 8))
+        ('64×64 in the store, 32×32 here', '3 channels in the store, 1 here')
+    """
+    if stored[1:] != here[1:]:
+        there, now = ("×".join(map(str, shape[1:])) for shape in (stored, here))
+        return f"{there} in the store, {now} here"
+    return f"{counted(stored[0], 'channel')} in the store, {here[0]} here"
 
 
 def require_complete(folder: Path, manifest: Manifest) -> None:

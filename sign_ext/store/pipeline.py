@@ -16,6 +16,7 @@ from sign_ext.data import ImageSource
 from sign_ext.data.image_set import fingerprint_of
 from sign_ext.errors import DivergenceError, StoreError
 from sign_ext.formatting import counted
+from sign_ext.set_aside import discard
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import ChunkPlan
 from sign_ext.store.manifest import DTYPES, Manifest, shard_file
@@ -70,6 +71,7 @@ class Work:
         plan: how much is read and computed at a time.
         readers: number of reading threads.
         on_error: what an image that cannot be read does.
+        first: whether this process removes the store that is replaced, with its first shard.
     """
 
     sign: SignTransform
@@ -79,6 +81,7 @@ class Work:
     plan: ChunkPlan
     readers: int
     on_error: OnError
+    first: bool = True
 
 
 @dataclass(eq=False)
@@ -210,10 +213,10 @@ def _compute(
             images, out=rows if in_place else None, progress=progress if report else False
         )
     except DivergenceError as error:
-        raise DivergenceError(
-            f"images {chunk.piece.start} to {chunk.piece.stop - 1} of {work.source.name}: {error}",
-            error.step,
-        ) from error
+        # The message counts images from the first one of the chunk.
+        first = int(chunk.indices[0])
+        counting = f", counting images from the one at position {first}" if first else ""
+        raise DivergenceError(f"{work.source.name}{counting}: {error}", error.step) from error
     assert isinstance(results, dict)
     if not in_place:
         staging.download(results, rows)
@@ -236,6 +239,8 @@ def _write(work: Work, filling: Filling, wait_for_downloads: Callable[[], None])
         skipped=tuple(skipped),
         change=change_of(content.snapshots, images),
     )
+    if work.first:
+        discard(work.folder)
     return time.perf_counter() - began
 
 

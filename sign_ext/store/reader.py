@@ -27,6 +27,7 @@ from sign_ext.store.manifest import (
     read_manifest,
     require_complete,
     shard_file,
+    sizes_in_words,
     tensor_name,
 )
 from sign_ext.store.shard import fault_of, labels_fault, structure_fault, unpack_keys
@@ -421,6 +422,12 @@ def require_made_from(
         f"{store.folder} holds {data.get('name', 'unknown data')}, "
         f"{counted(store.manifest.images, 'image')}"
     )
+    stored, here = store.manifest.image_shape, tuple(originals.images.shape[1:])
+    if stored != here:
+        raise ValueError(
+            f"{store.folder} holds images of another size: {sizes_in_words(stored, here)}. "
+            "Use the same --image-size in both commands"
+        )
     rows = _rows_of(store, originals, skipped)
     if rows is None:
         raise ValueError(

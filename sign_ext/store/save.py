@@ -11,7 +11,7 @@ from torch import Tensor
 from sign_ext.data.image_set import fingerprint_of
 from sign_ext.data.pairs import stack_pixels
 from sign_ext.store.coordination import exclusive_lock
-from sign_ext.store.lifecycle import finish, resume_or_create
+from sign_ext.store.lifecycle import finish, old_store_until_a_shard, resume_or_create
 from sign_ext.store.manifest import (
     DTYPES,
     Manifest,
@@ -94,7 +94,7 @@ def save_transformed(
     names = tuple(map(str, range(len(labels)))) if keys is None else tuple(keys)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(folder):
+    with exclusive_lock(folder), old_store_until_a_shard(folder):
         resume_or_create(folder, manifest, overwrite=overwrite, rewrite=True)
         for index in range(shard_count(size, len(labels))):
             positions = shard_range(index, size, len(labels))

@@ -347,7 +347,7 @@ def remove_all(folder: Path) -> None:
     Args:
         folder: the store.
     """
-    for path in _files(folder):
+    for path in store_files(folder):
         path.unlink(missing_ok=True)
 
 
@@ -357,7 +357,7 @@ def has_leftovers(folder: Path) -> bool:
     Args:
         folder: the store.
     """
-    return any(path.suffix != ".safetensors" for path in _files(folder))
+    return any(path.suffix != ".safetensors" for path in store_files(folder))
 
 
 def remove_leftovers(folder: Path, records: bool = False) -> None:
@@ -367,12 +367,17 @@ def remove_leftovers(folder: Path, records: bool = False) -> None:
         folder: the store.
         records: remove them too, because the manifest now lists the shards.
     """
-    for path in _files(folder):
+    for path in store_files(folder):
         if path.suffix == ".tmp" or (records and path.suffix == ".json"):
             path.unlink(missing_ok=True)
 
 
-def _files(folder: Path) -> list[Path]:
+def store_files(folder: Path) -> list[Path]:
+    """List the shards, records and temporary files in a folder.
+
+    Args:
+        folder: a store, or what may become one.
+    """
     with os.scandir(folder) as entries:
         return [folder / each.name for each in entries if is_store_file(each.name)]
 

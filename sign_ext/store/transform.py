@@ -30,6 +30,8 @@ from sign_ext.store.lifecycle import (
     finish,
     finished_manifest,
     join_store,
+    old_store_until_a_shard,
+    require_same_settings,
     resume_or_create,
     shard_entries,
 )
@@ -40,6 +42,7 @@ from sign_ext.store.manifest import (
     Provenance,
     TargetKind,
     default_shard_size,
+    read_manifest,
     shard_file,
     shard_range,
 )
@@ -106,7 +109,8 @@ def transform_to_store(
         memory: bytes that the process may take in total; None is 4 GiB more than it takes before
             the first image.
         readers: number of threads that read and decode.
-        overwrite: replace a store that was made with other settings.
+        overwrite: replace a store that was made with other settings. It stays until the first
+            shard of the new one is written, and comes back if the run fails before that.
         trust: check existing shards by their size only, not by their checksum.
         about: what else belongs in the recipe, such as the checkpoint's configuration, or how
             `auto_step_size` found the step size.
@@ -120,6 +124,8 @@ def transform_to_store(
 
     Raises:
         FileExistsError: the store was made with other settings; the message lists the differences.
+            Or the folder holds shards without a manifest, a manifest of another program, or a
+            training run.
         StoreError: an image cannot be read, the disk is full, or the first process failed.
         StoreInUseError: another run is writing this store.
         DivergenceError: an iterate is not finite.
@@ -190,7 +196,7 @@ def transform_to_store(
                     f"{duration(total * step)} on {device}"
                 )
             report = stack.enter_context(reporting(progress, total, "transforming"))
-            work = Work(sign, source, folder, manifest, plan, readers, on_error)
+            work = Work(sign, source, folder, manifest, plan, readers, on_error, first=ranks.first)
             with listing_unreadable(source, say):
                 shares = fill_shards(work, missing, report)
         ranks.send_done()
@@ -198,6 +204,51 @@ def transform_to_store(
             ranks.wait_for_all()
             manifest = finish(folder, manifest)
     return StoreRun(folder, manifest, len(missing), kept, tuple(damaged), shares, explanation)
+
+
+def refuse_other_settings(
+    sign: SignTransform,
+    source: ImageSource,
+    folder: str | Path,
+    *,
+    shard_size: int | None = None,
+    dtype: str = "float32",
+    on_error: OnError = "fail",
+    about: Provenance | None = None,
+) -> None:
+    """Refuse a store that no calibrated step size can fit, before calibrating takes its time.
+
+    Args:
+        sign: as for `transform_to_store`; its step size does not count.
+        source: the data set.
+        folder: the store; it need not exist.
+        shard_size: as for `transform_to_store`.
+        dtype: as for `transform_to_store`.
+        on_error: as for `transform_to_store`.
+        about: as for `transform_to_store`, without "calibration".
+
+    Raises:
+        FileExistsError: the store was made with other settings; the message lists the differences.
+    """
+    folder = Path(folder)
+    try:
+        recipe = read_manifest(folder).recipe
+    except (OSError, ValueError):
+        return  # there is none, or `transform_to_store` says what is wrong with it
+    settings = recipe.get("settings")
+    step_size = settings.get("step_size") if isinstance(settings, dict) else None
+    if isinstance(step_size, float):
+        sign = sign.with_options(step_size=step_size)
+    found = {"calibration": recipe.get("calibration", {})}
+    sign = sign.with_options(snapshots=sign.settings.stops)
+    device = next(sign.model.parameters()).device
+    with listing_unreadable(source, None):
+        one = sample_images(source, 1, on_error).to(device)
+    explanation = sign.with_options(tune=False).explain(one)
+    provenance = provenance_of(sign, source, explanation, {**(about or {}), **found})
+    require_same_settings(
+        folder, _wanted(provenance, source, sign.settings.stops, dtype, shard_size)
+    )
 
 
 def _check(
@@ -271,6 +322,8 @@ def _prepare(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(exclusive_lock(folder))
+        if ranks.world == 1:  # other processes may be writing shards when this one fails
+            stack.enter_context(old_store_until_a_shard(folder))
         manifest = resume_or_create(folder, wanted, overwrite=overwrite)
         if not manifest.choices and (choices := _choices(tuning, sample)):
             manifest = replace(manifest, choices=choices)

@@ -258,7 +258,7 @@ def _find(path: Path) -> Path:
             return inside
         unfinished = (path / "last.safetensors").is_file()
         hint = (
-            "its training run has not finished; resume it first (train(..., resume=True))"
+            "its training run has not finished; resume it first (`sign-ext train --resume`)"
             if unfinished
             else "give the folder that a training run wrote, or the file itself"
         )

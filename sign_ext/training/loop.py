@@ -24,6 +24,7 @@ from sign_ext.data import ImageSet
 from sign_ext.data.classes import remember_classes
 from sign_ext.eval_state import arithmetic
 from sign_ext.progress import Progress, reporting
+from sign_ext.set_aside import discard
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 from sign_ext.training.checks import check_model, check_sets, trains_all_parameters
 from sign_ext.training.epoch import (
@@ -47,6 +48,7 @@ from sign_ext.training.run_folder import (
     complete,
     full_config,
     holds_state,
+    old_run_until_an_epoch,
     open_folder,
     run_identity,
     scalar_log,
@@ -100,7 +102,8 @@ def train(
             model.safetensors with model.json when the run is complete. None writes nothing.
         resume: continue the run in `out`, or start one if there is none. A complete run returns
             its result at once. On a CPU the result is bit-identical to an uninterrupted run's.
-        overwrite: discard the run in `out`.
+        overwrite: discard the run in `out`, once the first epoch is saved. It comes back if this
+            call fails before that.
         progress: True for a bar on stderr, or a callable(done, total) in gradient steps, called
             before the first step (done is above 0 in a resumed run) and after each.
         config: plain JSON values for model.json; `config["model"]` lets load_checkpoint rebuild
@@ -113,7 +116,8 @@ def train(
     Raises:
         ValueError: settings, sets, model or `out` are invalid or do not match; the message says
             which.
-        FileExistsError: `out` holds a run and neither resume nor overwrite is True.
+        FileExistsError: `out` holds a run and neither resume nor overwrite is True, or files of a
+            run's names that no run wrote, or a store.
         ModuleNotFoundError: there are several processes, and Lightning Fabric is not installed.
         TrainingDivergedError: the loss became NaN or Inf; `out` keeps the last good epoch.
             The model, as after any other exception, keeps the weights of the last step.
@@ -157,6 +161,7 @@ def train(
             check_same_call(identity, processes)
         with processes.raising_together():
             if folder is not None:
+                stack.enter_context(old_run_until_an_epoch(folder))
                 open_folder(folder, resume=resume, overwrite=overwrite)
             layout = stack.enter_context(training_layout(model, place, settings))
             trainable = [p for p in model.parameters() if p.requires_grad]
@@ -242,6 +247,7 @@ class _Run:
                 if self.folder is not None:
                     trained = (self.trainer.model, self.trainer.optimizer, self.identity)
                     save_state(self.folder, state, *trained, processes.count)
+                    discard(self.folder)  # the run that this one replaces
 
     def _epoch(
         self, epoch: int, steps_done: int, report: Callable[[int], None]

@@ -20,8 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sign_ext.augment import Augment
 from sign_ext.data import ImageSet, fingerprint
 from sign_ext.environment import versions
-from sign_ext.files import utf_8_path
+from sign_ext.files import open_tensors, utf_8_path
 from sign_ext.formatting import counted
+from sign_ext.set_aside import discard, is_set_aside, recover, set_aside
 from sign_ext.training.checkpoints import CHECKPOINT_NAME
 from sign_ext.training.objective import Objective
 from sign_ext.training.processes import ONE_PROCESS, Processes
@@ -29,6 +30,7 @@ from sign_ext.training.settings import TrainSettings
 from sign_ext.training.state import STATE_NAME, TrainResult, describe_differences, peek
 
 TENSORBOARD = "tensorboard"
+_FILES = (STATE_NAME, CHECKPOINT_NAME, str(Path(CHECKPOINT_NAME).with_suffix(".json")))
 _TAGS = {
     "train_loss": "train/loss",
     "train_accuracy": "train/accuracy",
@@ -43,32 +45,97 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     Args:
         folder: of the run.
         resume: continue a run in it.
-        overwrite: discard a run in it.
+        overwrite: set the files of a run in it aside; `old_run_until_an_epoch` removes them.
 
     Raises:
         ValueError: both are True.
-        FileExistsError: it holds a run and neither is True, or it holds a checkpoint without state.
+        FileExistsError: it holds a run and neither is True, it holds a checkpoint without state,
+            or files of these names that are no run's, or a store.
     """
     if resume and overwrite:
         raise ValueError("resume continues the run in `out`, overwrite discards it: give one.")
+    _bring_back(folder)
+    _require_own(folder, overwrite)
     state, checkpoint = folder / STATE_NAME, folder / CHECKPOINT_NAME
     if overwrite:
-        for file in (checkpoint, checkpoint.with_suffix(".json"), state):
-            file.unlink(missing_ok=True)
-        _remove_scalars(folder)
+        if old := _run_files(folder):
+            set_aside(folder, old)
     elif checkpoint.exists() and not state.exists():
         raise FileExistsError(
             f"{folder} holds {CHECKPOINT_NAME} but no {STATE_NAME} to resume from: give another "
-            "folder, or overwrite=True to replace it."
+            "folder, or overwrite the checkpoint (--overwrite)."
         )
     elif state.exists() and not resume:
         epochs, steps = peek(folder)
         raise FileExistsError(
             f"{folder} already holds a training run ({counted(epochs, 'epoch')}, "
-            f"{counted(steps, 'step')} done): give resume=True to continue it, overwrite=True to "
-            "discard it, or another folder."
+            f"{counted(steps, 'step')} done): resume it (--resume), overwrite it (--overwrite), "
+            "or give another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def old_run_until_an_epoch(folder: Path | None) -> Iterator[None]:
+    """Bring the overwritten run back if the block fails before the new one has saved an epoch.
+
+    A killed process leaves it to the next `open_folder`.
+
+    Args:
+        folder: of the run; None for none.
+    """
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            _bring_back(folder)
+        raise
+    if folder is not None:
+        discard(folder)
+
+
+def _bring_back(folder: Path) -> None:
+    """Put a run that was to be replaced in its place again, unless the new one has an epoch."""
+    if is_set_aside(folder):
+        recover(folder, new=_run_files(folder), enough=(folder / STATE_NAME).exists())
+
+
+def _run_files(folder: Path) -> list[Path]:
+    """List the files of a run that exist."""
+    files = [folder / name for name in _FILES]
+    return [
+        *(each for each in files if each.exists()),
+        *(folder / TENSORBOARD).glob("events.out.tfevents.*"),
+    ]
+
+
+def _require_own(folder: Path, overwrite: bool) -> None:
+    """Raise FileExistsError where files that are no run's would be lost, or mixed with one."""
+    found = [name for name in _FILES if (folder / name).exists()]
+    manifest = folder / "manifest.json"
+    if not found and manifest.exists() and any(folder.glob("shard-*.safetensors")):
+        raise FileExistsError(
+            f"{folder} holds a store of transformed images: give another folder for the run."
+        )
+    replaced = overwrite or found == [_FILES[-1]]
+    if (
+        found
+        and replaced
+        and not any(map(_is_own, (folder / STATE_NAME, folder / CHECKPOINT_NAME)))
+    ):
+        raise FileExistsError(
+            f"{folder} holds {found[0]}, which no training run of sign_ext wrote, and it is not "
+            "replaced: give another folder."
+        )
+
+
+def _is_own(file: Path) -> bool:
+    """Return whether this package wrote a file of tensors."""
+    try:
+        with open_tensors(file) as tensors:
+            return any(key.startswith("sign_ext.") for key in tensors.metadata() or {})
+    except Exception:  # safetensors raises several kinds for a file of another format
+        return False
 
 
 @contextmanager
@@ -138,12 +205,6 @@ def scalar_log(folder: Path | None, steps_done: int) -> Iterator[ScalarLog]:
             writer.flush()
 
         yield log
-
-
-def _remove_scalars(folder: Path) -> None:
-    """Remove the event files of an earlier run."""
-    for file in (folder / TENSORBOARD).glob("events.out.tfevents.*"):
-        file.unlink()
 
 
 def describe_part(part: Augment | Objective) -> dict[str, Any]:

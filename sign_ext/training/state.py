@@ -236,8 +236,8 @@ def _check_identity(folder: Path, before: Mapping[str, Any], now: Mapping[str, A
         raise ValueError(
             f"The run in {folder} cannot be resumed, because this call differs from the one that "
             "started it:\n  "
-            + "\n  ".join(shown)
-            + "\nUse the original arguments, another folder, or overwrite=True to start over."
+            + ";\n  ".join(shown)
+            + ".\nUse the original arguments, another folder, or overwrite the run (--overwrite)."
         )
 
 
