@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from sign_ext import SignTransform
 from sign_ext.cli import main
+from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.out_folder import check_keeps_weights, check_not_in_data
 
@@ -137,7 +138,7 @@ def test_verify_tells_unfinished_from_damaged(
     assert "damaged" not in captured.err
 
 
-def test_the_time_of_transform_begins_after_calibrating(
+def test_transform_times_and_counts_its_own_work(
     trained: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -152,10 +153,18 @@ def test_the_time_of_transform_begins_after_calibrating(
         return calibrate(*arguments, **options)
 
     monkeypatch.setattr(SignTransform, "calibrate", slow)
+    labels, progress = [], console.progress
+
+    def labelled(label: str) -> Any:
+        labels.append(label)
+        return progress(label)
+
+    monkeypatch.setattr(console, "progress", labelled)
     given = ["--checkpoint", str(trained), "--out", str(tmp_path / "s"), "--steps", "1"]
     assert main(["transform", *TINY, *given, "--step-size", "auto", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["seconds"] < 1000
+    assert labels == ["calibrating", "transforming, images × steps"]
 
 
 def test_a_changed_run_is_refused_in_sentences(
