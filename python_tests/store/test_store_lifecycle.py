@@ -126,10 +126,14 @@ def test_overwrite_replaces_a_store_of_other_settings_only(store, sign, source):
 
 def test_leftovers_of_a_killed_run_are_removed(store, sign, source, content_of):
     whole = content_of(store)
-    for name in ("shard-000001.safetensors.host-12.tmp", "shard-000001.json.12.tmp"):
+    for name in (
+        "shard-000001.safetensors.host-12.tmp",
+        "shard-000001.json.12.tmp",
+        ".tmpa1B2c3",  # of safetensors
+    ):
         (store / name).write_bytes(b"half")
     (store / "manifest.json.77.tmp").write_text("{")
-    assert len(verify(store).notes) == 3
+    assert len(verify(store).notes) == 4
     transform_to_store(sign, source, store, shard_size=5)
     assert content_of(store) == whole
 

@@ -23,6 +23,7 @@ from sign_ext.store.manifest import (
     ShardEntry,
     files_by_shard,
     is_store_file,
+    is_temporary_file,
     read_manifest,
     shard_file,
 )
@@ -230,7 +231,7 @@ def _notes(folder: Path, manifest: Manifest) -> tuple[str, ...]:
                 f"{name} holds a store that a killed --overwrite was replacing; the next "
                 "`sign-ext transform` brings it back, or removes it if the new one has a shard"
             )
-        elif name.endswith(".tmp") and is_store_file(name):
+        elif is_temporary_file(name):
             notes.append(f"{name} was left by a killed run; the next run removes it")
         elif name not in shards and name != MANIFEST and not is_store_file(name):
             notes.append(f"{name} is not part of this store")

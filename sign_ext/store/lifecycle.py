@@ -19,6 +19,7 @@ from sign_ext.store.manifest import (
     TargetKind,
     differences,
     files_by_shard,
+    is_temporary_file,
     read_manifest,
 )
 from sign_ext.store.shard import (
@@ -233,7 +234,7 @@ def _require_own(folder: Path, overwrite: bool) -> None:
             f"{folder} holds {runs[0]}, the file of a network or of a training run: choose another "
             "folder for the store"
         )
-    found = sorted(each.name for each in store_files(folder) if each.suffix != ".tmp")
+    found = sorted(each.name for each in store_files(folder) if not is_temporary_file(each.name))
     if found and not overwrite:
         more = f" and {counted(len(found) - 1, 'other file')} like it" if len(found) > 1 else ""
         raise FileExistsError(

@@ -41,7 +41,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 # that losing one to a kill costs little.
 SHARD_BYTES = 64 << 20
 
-_STORE_FILE = re.compile(r"shard-\d{6,}\.(safetensors|json)(\..+\.tmp)?|manifest\.json\..+\.tmp")
+# A killed writer leaves what it wrote under a temporary name: ours, or safetensors' own.
+_TEMPORARY = r"(shard-\d{6,}\.(safetensors|json)|manifest\.json)\..+\.tmp|\.tmp[A-Za-z0-9]{6}"
+_TEMPORARY_FILE = re.compile(_TEMPORARY)
+_STORE_FILE = re.compile(rf"shard-\d{{6,}}\.(safetensors|json)|{_TEMPORARY}")
 
 
 def is_store_file(name: str) -> bool:
@@ -55,6 +58,21 @@ def is_store_file(name: str) -> bool:
         (True, False)
     """
     return _STORE_FILE.fullmatch(name) is not None
+
+
+def is_temporary_file(name: str) -> bool:
+    """Return whether a name is that of a killed writer's temporary file.
+
+    Args:
+        name: without folders.
+
+    Example:
+        >>> is_temporary_file("shard-000012.json.31.tmp"), is_temporary_file(".tmpA1b2C3")
+        (True, True)
+        >>> is_temporary_file("notes.tmp")
+        False
+    """
+    return _TEMPORARY_FILE.fullmatch(name) is not None
 
 
 def shard_file(index: int) -> str:

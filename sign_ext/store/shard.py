@@ -33,6 +33,7 @@ from sign_ext.store.manifest import (
     TargetKind,
     entry_fault,
     is_store_file,
+    is_temporary_file,
     record_file,
     shard_file,
     shard_range,
@@ -368,7 +369,7 @@ def remove_leftovers(folder: Path, records: bool = False) -> None:
         records: remove them too, because the manifest now lists the shards.
     """
     for path in store_files(folder):
-        if path.suffix == ".tmp" or (records and path.suffix == ".json"):
+        if is_temporary_file(path.name) or (records and path.suffix == ".json"):
             path.unlink(missing_ok=True)
 
 
