@@ -26,6 +26,8 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "local")
 )
+# Tables are as wide as the terminal, which would decide what tests find in a line.
+os.environ.pop("COLUMNS", None)
 
 
 def few_of_each_file(items: list[pytest.Item], most: int) -> list[pytest.Item]:
