@@ -11,8 +11,8 @@ from sign_ext.store import transform_to_store
 phi, _ = open_network("timm:resnet18", weights="phi.pth", image_shape=64, say=print)
 
 source = source_of(ImageFolder("photos/train"), image_size=64)
-# The step size is what SignTransform(phi, 10).calibrate(source.read(0, 64).float()) proposes for
-# your network and K = 10. The paper takes steps=100 and snapshots=(50, 100).
+# For your network, sign_ext.store.auto_step_size proposes a step size, as for
+# transform --step-size auto. The paper takes steps=100 and snapshots=(50, 100).
 sign = SignTransform(phi, steps=10, snapshots=(5, 10), step_size=1000.0)
 run = transform_to_store(sign, source, "store")
 print(f"{run.shares.images} images, versions {run.manifest.snapshots}")
