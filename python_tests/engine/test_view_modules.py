@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from sign_ext.compiler.build import compile_phi
 from sign_ext.compiler.ir.program import Program
-from sign_ext.errors import UnsupportedOperation
 from sign_ext.source_layer import Phi, SourceLayer
 
 IMAGE = (3, 6, 10)  # cut into 3×5 positions, 24 channels
@@ -226,7 +225,8 @@ CASES = {
     "soft weights": (lambda: OnTokens(soft_weights), {"softmax": 2, "reduce": 1}),
 }
 IN_FLOAT32 = ("linear",)  # it asks for float32 by name
-ISLANDS = ("eca",)  # a convolution in one dimension
+# A convolution in one dimension; positions merged with the images after them; a roll.
+ISLANDS = ("eca", "multi-head", "shifted windows", "shifted windows written out")
 
 
 @pytest.mark.parametrize("name", CASES)

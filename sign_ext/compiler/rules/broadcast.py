@@ -1,4 +1,4 @@
-"""Rules for arithmetic of shapes that broadcast, where the rules for equal shapes do not cover it."""
+"""Rules for arithmetic of shapes that broadcast, where those for equal shapes do not cover it."""
 
 from __future__ import annotations
 
@@ -98,18 +98,14 @@ def minimum(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
 
 
 @lowers("addcmul.default", fallback=True)
-def add_product(
-    builder: Builder, shape: Shape, x: Any, a: Any, b: Any, *, value: float = 1
-) -> Ref:
+def add_product(builder: Builder, shape: Shape, x: Any, a: Any, b: Any, *, value: float = 1) -> Ref:
     """x + value · a · b."""
     if not isinstance(a, Ref) and not isinstance(b, Ref):
         return _of_two(builder, "add", x, as_constant(a) * as_constant(b) * value)
     return add(builder, shape, x, _of_two(builder, "mul", a, b), value)
 
 
-@lowers(
-    "where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar", fallback=True
-)
+@lowers("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar", fallback=True)
 def where(builder: Builder, shape: Shape, mask: Any, a: Any, b: Any) -> Ref:
     """a where a constant mask is set, else b."""
     if isinstance(mask, Ref):
@@ -139,9 +135,7 @@ def _filled(builder: Builder, x: Ref, mask: Tensor, value: Any) -> Ref:
     fill = number_of(value)
     inside = _constant(builder, mask, x)
     shape = tuple(torch.broadcast_shapes(x.view.shape, inside.shape))
-    found = add_alike(
-        builder, Select, [x], shape, mask=inside, fill=0.0 if fill is None else fill
-    )
+    found = add_alike(builder, Select, [x], shape, mask=inside, fill=0.0 if fill is None else fill)
     if fill is not None:
         return found
     whole = torch.where(mask.bool(), as_constant(value), 0.0)

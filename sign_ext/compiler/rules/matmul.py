@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,9 +40,7 @@ def matmul(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
     factor = of_one_image(builder, factor, len(x.view.shape), merged)
     out = torch.broadcast_shapes(x.view.shape[:-2], factor.shape[:-2])
     ends = (x.view.shape[-2], factor.shape[-1]) if x is a else (factor.shape[-2], x.view.shape[-1])
-    return add_viewed(
-        builder, MatMul, [x], (*out, *ends), factor=factor, factor_first=x is not a
-    )
+    return add_viewed(builder, MatMul, [x], (*out, *ends), factor=factor, factor_first=x is not a)
 
 
 def _product(builder: Builder, a: Ref, b: Ref) -> Ref:
@@ -52,28 +50,18 @@ def _product(builder: Builder, a: Ref, b: Ref) -> Ref:
 
 
 @lowers("einsum.default", views=True)
-def einsum(
-    builder: Builder, shape: Shape, equation: str, operands: Sequence[Any], **_: Any
-) -> Ref:
-    """Two operands, each letter of which is kept or summed over in both."""
-    if len(operands) != 2 or "." in equation or merged_in(*operands):
-        raise UnsupportedOperation(f"the equation {equation}")
+def einsum(builder: Builder, shape: Shape, equation: str, operands: Any, path: Any = None) -> Ref:
+    """Two operands, each letter of which is kept, or summed over in both."""
     left, _, result = equation.replace(" ", "").partition("->")
     letters = left.split(",")
-    refs = [isinstance(operand, Ref) for operand in operands]
-    images = {name[0] for name, is_ref in zip(letters, refs, strict=True) if is_ref}
-    if len(images) != 1 or result[:1] not in images:
-        raise UnsupportedOperation(f"the equation {equation}: the images are not first")
-    names = [
-        name[1:] if is_ref else name.replace(result[0], "")
-        for name, is_ref in zip(letters, refs, strict=True)
-    ]
-    values = []
-    for operand, name, letter in zip(operands, names, letters, strict=True):
-        if isinstance(operand, Tensor) and len(letter) != len(name):
-            raise UnsupportedOperation(f"the equation {equation}: a constant with images")
-        values.append(operand)
-    return _contracted(builder, values, names, result[1:])
+    if len(operands) != 2 or "." in equation or not result or merged_in(*operands):
+        raise UnsupportedOperation(f"the equation {equation}")
+    names = []
+    for name, operand in zip(letters, operands, strict=True):
+        if isinstance(operand, Ref) != name.startswith(result[0]) or result[0] in name[1:]:
+            raise UnsupportedOperation(f"the equation {equation}: the images are not first")
+        names.append(name.removeprefix(result[0]))
+    return _contracted(builder, list(operands), names, result[1:])
 
 
 def _contracted(builder: Builder, values: list[Any], names: list[str], result: str) -> Ref:
@@ -87,7 +75,7 @@ def _contracted(builder: Builder, values: list[Any], names: list[str], result: s
     inner = [c for c in first if c in second and c not in result]
     if {*batch, *rows, *inner} != {*first} or {*batch, *columns, *inner} != {*second}:
         raise UnsupportedOperation("a letter is summed over in one operand")
-    sizes = {}
+    sizes: dict[str, int] = {}
     for value, name in zip(values, names, strict=True):
         sizes.update(zip(name, value.view.shape if isinstance(value, Ref) else value.shape,
                          strict=True))  # fmt: skip
@@ -132,7 +120,7 @@ def _merged(x: Ref, start: int, groups: list[list[str]]) -> Ref | None:
     shape, strides = list(view.shape[:start]), list(view.strides[:start])
     for group in groups:
         dims = range(start, start + len(group))
-        for outer, inner in zip(dims, dims[1:], strict=False):
+        for outer, inner in pairwise(dims):
             if view.strides[outer] != view.shape[inner] * view.strides[inner]:
                 return None
         shape.append(count(tuple(view.shape[d] for d in dims)))
