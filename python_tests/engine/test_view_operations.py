@@ -347,9 +347,6 @@ def functions() -> dict[str, Case]:
             Elementwise, [(11,)], [(0, whole)], (11,), getattr(torch, name), {"function": name},
             positive=True,
         )  # fmt: skip
-    found["log_sigmoid"] = Case(
-        Elementwise, [(11,)], [(0, whole)], (11,), F.logsigmoid, {"function": "log_sigmoid"}
-    )
     for exponent in (0.0, 2.0, 3.0, -1.5):
         found[f"pow {exponent:g}"] = Case(
             Elementwise, [(11,)], [(0, whole)], (11,), lambda x, e=exponent: x.pow(e),

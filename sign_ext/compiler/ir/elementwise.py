@@ -48,7 +48,6 @@ FUNCTIONS: dict[str, Function] = {
     "sin": Function(torch.sin, lambda g, x: g * x.cos()),
     "cos": Function(torch.cos, lambda g, x: -g * x.sin()),
     "erf": Function(torch.erf, lambda g, x: g * (2 / math.sqrt(math.pi)) * torch.exp(-x * x)),
-    "log_sigmoid": Function(torch.nn.functional.logsigmoid, lambda g, x: g * torch.sigmoid(-x)),
     "pow": Function(torch.pow, _power),
     "clamp": Function(lambda x, low, high: x.clamp(low, high), _inside),
 }

@@ -25,7 +25,6 @@ def _function(name: str) -> None:
 
 for _name in (
     *("sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "abs", "reciprocal", "sin", "cos", "erf"),
-    "log_sigmoid",
 ):
     _function(_name)
 
