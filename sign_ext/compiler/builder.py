@@ -257,6 +257,25 @@ def stored_constant(constant: Tensor, like: Ref, images: int) -> Tensor:
     return first if bool((found == first).all()) else found
 
 
+def one_image(constant: Tensor, images: int, merged: bool) -> Tensor:
+    """A constant of the network's that has all dimensions of a value, of one image.
+
+    Args:
+        constant: (N or 1, ...), or (N · windows, ...) or (windows, ...).
+        images: how many were recorded.
+        merged: whether the images are merged with the windows.
+
+    Raises:
+        UnsupportedOperation: it is not the same for all images.
+    """
+    if not merged and len(constant) == 1:
+        return constant[0]
+    rows = constant.reshape(images, -1, *constant.shape[1:])
+    if not bool((rows == rows[:1]).all()):
+        raise UnsupportedOperation("a constant that differs between the images")
+    return rows[0] if merged else rows[0, 0]
+
+
 def token_ref(number: int, shape: Shape) -> Ref:
     """A contiguous value of the network's, as islands give it.
 
