@@ -23,7 +23,13 @@ from sign_ext.compiler.builder import (
     stored_constant,
 )
 from sign_ext.compiler.ir.op import Op, Shape
-from sign_ext.compiler.recordings import SECOND_IMAGES, annotated, recorded_sizes, twin_sizes
+from sign_ext.compiler.recordings import (
+    SECOND_IMAGES,
+    annotated,
+    grown_otherwise,
+    recorded_sizes,
+    twin_sizes,
+)
 from sign_ext.compiler.refs import Ref
 from sign_ext.compiler.trace import TRACED_IMAGES
 from sign_ext.errors import UnsupportedOperation
@@ -207,12 +213,31 @@ class Lowering:
         if name == "getitem":
             self.require_sizes(node, args[0][args[1]])
             return args[0][args[1]]
+        try:
+            self.require_repeated(node)
+        except UnsupportedOperation as error:
+            raise UnsupportedOperation(f"aten.{name}{_at(args)}: {error}") from None
         result = self.by_first_rule(node, name, args, kwargs)
         for ref in result if isinstance(result, tuple) else (result,):
             if isinstance(ref, Ref) and (ref.images or ref.merged):
                 annotated(self.graph, self.again)
         self.require_sizes(node, result)
         return result
+
+    def require_repeated(self, node: Node) -> None:
+        """Of constants with a row an image, know that any number of images has the same rows."""
+        inputs = [(source, self.values[source]) for source in node.all_input_nodes]
+        dims = [len(x.sizes(2)) for _, x in inputs if isinstance(x, Ref)]
+        for source, value in inputs:
+            if not isinstance(value, Tensor) or source.op != "call_function":
+                continue
+            rows = len(value) if value.dim() else 0
+            if not dims or value.dim() < min(dims) or rows < 2 or rows % TRACED_IMAGES:
+                continue
+            annotated(self.graph, self.again)
+            unknown = grown_otherwise(source)
+            if unknown is not None:
+                raise UnsupportedOperation(f"a constant by {unknown} that depends on the images")
 
     def by_first_rule(self, node: Node, name: str, args: Any, kwargs: Any) -> Any:
         """The result of the first rule that covers the arguments."""
@@ -285,9 +310,6 @@ class Lowering:
 
     def constant_like(self, constant: Tensor, like: Ref) -> Tensor:
         """A constant operand for a value as it is stored; it must be the same for all images."""
-        sizes = like.sizes(TRACED_IMAGES)
-        if constant.dim() == len(sizes) - like.images and constant.shape[0] > 1:
-            annotated(self.graph, self.again)
         return stored_constant(constant, like, TRACED_IMAGES)
 
     def in_order(self, argument: Any) -> Any:
