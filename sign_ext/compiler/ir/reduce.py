@@ -55,6 +55,14 @@ def _std(g: Tensor, x: Tensor, y: Tensor, dims: Dims, correction: float) -> Tens
     return _deviation(x, dims) * factor
 
 
+def _two_norm(x: Tensor, dims: Dims) -> Tensor:
+    """By squares where the innermost dimension stays, which PyTorch's own norm is slow at."""
+    stays = any(x.stride(d) == 1 and x.shape[d] > 1 and d not in dims for d in range(x.dim()))
+    if stays and x.dtype in (torch.float32, torch.float64):
+        return x.square().sum(dims, keepdim=True).sqrt_()
+    return torch.linalg.vector_norm(x, 2, dims, keepdim=True)
+
+
 def _norm(g: Tensor, x: Tensor, y: Tensor, dims: Dims, correction: float) -> Tensor:
     """0 where the norm is."""
     return x * (g / y).masked_fill_(y == 0, 0)
@@ -70,9 +78,7 @@ REDUCTIONS: dict[str, Reduction] = {
     "std": Reduction(lambda x, dims, c: x.std(dims, correction=c, keepdim=True), _std, True, True),
     "amax": Reduction(lambda x, dims, _: x.amax(dims, keepdim=True), _extreme, True, True),
     "amin": Reduction(lambda x, dims, _: x.amin(dims, keepdim=True), _extreme, True, True),
-    "norm": Reduction(
-        lambda x, dims, _: torch.linalg.vector_norm(x, 2, dims, keepdim=True), _norm, True, True
-    ),
+    "norm": Reduction(lambda x, dims, _: _two_norm(x, dims), _norm, True, True),
     "norm1": Reduction(
         lambda x, dims, _: torch.linalg.vector_norm(x, 1, dims, keepdim=True),
         lambda g, x, *_: x.sign() * g,
@@ -133,6 +139,10 @@ class Reduce(Viewed):
         rule = REDUCTIONS[self.function]
         found = rule.cotangent(g, xs[0], y, self._over(), self.correction)
         return found.expand(len(g), *whole)
+
+    def workspace(self, element_size: int) -> int:
+        """The squares, for a norm."""
+        return count(self.views[0].shape) * element_size if self.function == "norm" else 0
 
     def detail(self) -> str:
         """What, over which sizes."""

@@ -12,6 +12,7 @@ from sign_ext.compiler.ir.broadcast import Broadcast, Select
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.lower import lowers
 from sign_ext.compiler.refs import Ref
+from sign_ext.compiler.rules import pointwise
 from sign_ext.compiler.rules.viewed import (
     add_alike,
     as_constant,
@@ -95,6 +96,12 @@ def maximum(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
 def minimum(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
     """The smaller of two."""
     return _of_two(builder, "minimum", a, b)
+
+
+@lowers("addcmul.default", elementwise=True)
+def add_scaled(builder: Builder, shape: Shape, x: Any, a: Any, b: Any, *, value: float = 1) -> Ref:
+    """x + value · a · b of constants and one value: an affine map, which fuses with others."""
+    return pointwise.add(builder, shape, x, pointwise.multiply(builder, shape, a, b), value)
 
 
 @lowers("addcmul.default", fallback=True)
