@@ -34,7 +34,7 @@ class Block(nn.Module):
         y = y.view(n, h // 2, 2, w // 2, 2, f).transpose(2, 3).reshape(-1, 4, f)
         y = F.gelu(self.mix(y)).view(n, h // 2, w // 2, 2, 2, f).transpose(2, 3).reshape(n, h, w, f)
         y = torch.roll(y, (1, 1), (1, 2)).flatten(1, 2)
-        return torch.cat([x[:, :1], x[:, 1:] + y], 1)
+        return torch.cat([x[:, :1] + y.mean(1, keepdim=True), x[:, 1:] + y], 1)
 
 
 class Tokens(nn.Module):
