@@ -178,6 +178,15 @@ def by_constants(x: Tensor) -> Tensor:
     return torch.einsum("pt,btc->bpc", left.to(x), x @ right.to(x))
 
 
+def several_letters(x: Tensor) -> Tensor:
+    """Positions by rows and columns with a table for each, one of them of one row."""
+    y = x.unflatten(1, (3, 5)).unflatten(-1, (1, 24))
+    rows = torch.linspace(-1, 1, 168).view(3, 7, 8)
+    y = torch.einsum("bhwmc,hkc->bmhwk", y[..., :8], rows.to(x)) + y[..., 16:23].movedim(3, 1)
+    z = torch.einsum("bmhwk,bmhvk->bhmwv", y, y)
+    return z
+
+
 def soft_weights(x: Tensor) -> Tensor:
     return (x.log_softmax(2) * x.softmax(1)).logsumexp(-1) / 8
 
@@ -222,6 +231,7 @@ CASES = {
     "arithmetic": (lambda: arithmetic, {"select": 2}),
     "outer": (lambda: outer, {"broadcast": 1}),
     "constants": (lambda: OnTokens(by_constants), {"matmul": 1}),
+    "several letters": (lambda: OnTokens(several_letters), {"matmul": 2}),
     "soft weights": (lambda: OnTokens(soft_weights), {"softmax": 2, "reduce": 1}),
 }
 IN_FLOAT32 = ("linear",)  # it asks for float32 by name

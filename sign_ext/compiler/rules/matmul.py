@@ -120,11 +120,12 @@ def _merged(x: Ref, start: int, groups: list[list[str]]) -> Ref | None:
     shape, strides = list(view.shape[:start]), list(view.strides[:start])
     for group in groups:
         dims = range(start, start + len(group))
-        for outer, inner in pairwise(dims):
-            if view.strides[outer] != view.shape[inner] * view.strides[inner]:
+        inner = [d for d in dims if view.shape[d] > 1]
+        for outer, after in pairwise(inner):
+            if view.strides[outer] != view.shape[after] * view.strides[after]:
                 return None
         shape.append(count(tuple(view.shape[d] for d in dims)))
-        strides.append(view.strides[dims[-1]] if group else 0)
+        strides.append(view.strides[inner[-1]] if inner else 0)
         start += len(group)
     return x.seen(View(tuple(shape), tuple(strides), view.offset))
 
