@@ -234,6 +234,8 @@ class Lowering:
             rows = len(value) if value.dim() else 0
             if not dims or value.dim() < min(dims) or rows < 2 or rows % TRACED_IMAGES:
                 continue
+            if rows != (recorded_sizes(node) or (rows,))[0]:
+                continue  # weights, whose rows are channels
             annotated(self.graph, self.again)
             unknown = grown_otherwise(source)
             if unknown is not None:
