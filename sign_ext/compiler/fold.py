@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from sign_ext.compiler.fold_moves import (
     affine_after_moves,
+    merge_copies,
     merge_moves,
     select_first,
     split_products,
@@ -42,6 +43,7 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         merge_padding,
         pool_before_activation,
         flatten_into_linear,
+        merge_copies,
         merge_moves,
         affine_after_moves,
         split_products,

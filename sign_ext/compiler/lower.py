@@ -234,6 +234,8 @@ class Lowering:
             rows = len(value) if value.dim() else 0
             if not dims or value.dim() < min(dims) or rows < 2 or rows % TRACED_IMAGES:
                 continue
+            if rows != (recorded_sizes(node) or (rows,))[0]:
+                continue  # weights, whose rows are channels
             annotated(self.graph, self.again)
             unknown = grown_otherwise(source)
             if unknown is not None:
@@ -293,7 +295,10 @@ class Lowering:
 
     def elementwise(self, rule: Rule, refs: list[Ref], args: Any, kwargs: Any) -> Any:
         """A rule's result on stored values, whose order the result has too."""
-        like = next((ref for ref in refs if ref.covers), None)
+        covering = [ref for ref in refs if ref.covers]
+        # Rather with the channels last, as products and norms of tokens have them.
+        last = [ref for ref in covering if ref.view.shape[-1:] == ref.shape[:1]]
+        like = next(iter((*last, *covering)), None)
         if like is None:
             like = condensed(self.builder, refs[0])
 

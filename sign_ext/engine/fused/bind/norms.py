@@ -1,4 +1,4 @@
-"""Norms by groups and over channels, by PyTorch's operators, which keep a number or two for each."""
+"""Norms by groups and over channels, by PyTorch's operators, which keep their statistics."""
 
 from __future__ import annotations
 
