@@ -67,6 +67,20 @@ struct SmoothCode {
 
 constexpr std::int16_t kSmoothNaN = -32768;
 
+// a where the condition holds, else b, by arithmetic on bits: a branch whose sides compute something
+// would keep a loop from being vectorised.
+SIGN_EXT_ALWAYS_INLINE float choose(bool condition, float a, float b) {
+  std::uint32_t first;
+  std::uint32_t second;
+  std::memcpy(&first, &a, sizeof(first));
+  std::memcpy(&second, &b, sizeof(second));
+  const std::uint32_t mask = 0u - static_cast<std::uint32_t>(condition);
+  const std::uint32_t bits = (first & mask) | (second & ~mask);
+  float chosen;
+  std::memcpy(&chosen, &bits, sizeof(chosen));
+  return chosen;
+}
+
 // Ranges: [-1/2, 3/2] of hardswish, [-0.13, 1.13] of the others.
 SIGN_EXT_ALWAYS_INLINE SmoothCode smooth_code(SmoothFunction function) {
   return function == SmoothFunction::kHardswish ? SmoothCode{32768.0f, 16384.0f}
@@ -75,10 +89,10 @@ SIGN_EXT_ALWAYS_INLINE SmoothCode smooth_code(SmoothFunction function) {
 
 SIGN_EXT_ALWAYS_INLINE std::int16_t smooth_coded(float derivative, SmoothCode code) {
   float steps = derivative * code.scale - code.offset;
-  steps = steps < -32767.0f ? -32767.0f : steps;
-  steps = steps > 32767.0f ? 32767.0f : steps;
+  steps = choose(steps < -32767.0f, -32767.0f, steps);
+  steps = choose(steps > 32767.0f, 32767.0f, steps);
   // Rounded to the nearest whole number by an addition, whose low bits then are that number.
-  const float shifted = (steps == steps ? steps : -32768.0f) + 12582912.0f;
+  const float shifted = choose(steps == steps, steps, -32768.0f) + 12582912.0f;
   std::uint32_t bits;
   std::memcpy(&bits, &shifted, sizeof(bits));
   return static_cast<std::int16_t>(static_cast<std::uint16_t>(bits & 0xffffu));
@@ -88,15 +102,16 @@ SIGN_EXT_ALWAYS_INLINE float smooth_decoded(std::int16_t steps, SmoothCode code)
   const std::uint32_t nan_bits = 0x7fc00000u;
   float nan;
   std::memcpy(&nan, &nan_bits, sizeof(nan));
-  const float value = (static_cast<float>(steps) + code.offset) * (1.0f / code.scale);
-  return steps == kSmoothNaN ? nan : value;
+  const std::int32_t wide = steps;
+  const float value = (static_cast<float>(wide) + code.offset) * (1.0f / code.scale);
+  return choose(wide == kSmoothNaN, nan, value);
 }
 
 // e^x for x in [-87, 88]; outside, that of the nearest bound. NaN stays NaN. 2^n e^r with
 // |r| <= ln(2) / 2; n is rounded by an addition, whose low bits then are that number.
 SIGN_EXT_ALWAYS_INLINE float smooth_exp(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  x = x > 88.0f ? 88.0f : x;
+  x = choose(x < -87.0f, -87.0f, x);
+  x = choose(x > 88.0f, 88.0f, x);
   const float shifted = x * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
   float r = x - n * 0.693359375f;
@@ -127,12 +142,14 @@ template <SmoothFunction kFunction>
 SIGN_EXT_ALWAYS_INLINE SmoothResult smooth_of(float x) {
   if constexpr (kFunction == SmoothFunction::kSilu) {
     const float s = 1.0f / (1.0f + smooth_exp(-x));
-    const float near = x < -88.0f ? -88.0f : x > 88.0f ? 88.0f : x;
+    const float above = choose(x < -88.0f, -88.0f, x);
+    const float near = choose(above > 88.0f, 88.0f, above);
     const float derivative = s + near * (s * (1.0f - s));
-    return {x * (x < -87.0f ? 0.0f : s), derivative + (x - x)};
+    return {x * choose(x < -87.0f, 0.0f, s), derivative + (x - x)};
   } else if constexpr (kFunction == SmoothFunction::kGelu) {
-    const float near = x < -18.0f ? -18.0f : x > 18.0f ? 18.0f : x;
-    const float z = (near < 0.0f ? -near : near) * 0.707106781f;
+    const float above = choose(x < -18.0f, -18.0f, x);
+    const float near = choose(above > 18.0f, 18.0f, above);
+    const float z = choose(near < 0.0f, -near, near) * 0.707106781f;
     const float e = smooth_exp(-z * z);
     const float t = 1.0f / (1.0f + 0.3275911f * z);
     float p = 1.061405429f;
@@ -141,32 +158,36 @@ SIGN_EXT_ALWAYS_INLINE SmoothResult smooth_of(float x) {
     p = p * t - 0.284496736f;
     p = p * t + 0.254829592f;
     const float tail = 0.5f * p * t * e;  // of the normal distribution, beyond |x|
-    const float phi = near < 0.0f ? tail : 1.0f - tail;
-    return {x * (x < -18.0f ? 0.0f : phi), phi + near * (0.398942280f * e) + (x - x)};
+    const float phi = choose(near < 0.0f, tail, 1.0f - tail);
+    return {x * choose(x < -18.0f, 0.0f, phi), phi + near * (0.398942280f * e) + (x - x)};
   } else if constexpr (kFunction == SmoothFunction::kGeluTanh) {
-    const float near = x < -18.0f ? -18.0f : x > 18.0f ? 18.0f : x;
+    const float above = choose(x < -18.0f, -18.0f, x);
+    const float near = choose(above > 18.0f, 18.0f, above);
     const float square = near * near;
     const float u = 1.595769122f * near * (1.0f + 0.044715f * square);
     const float s = 1.0f / (1.0f + smooth_exp(-u));
     const float slope = 1.595769122f * (1.0f + 0.134145f * square);
-    return {x * (x < -18.0f ? 0.0f : s), s + near * slope * (s * (1.0f - s)) + (x - x)};
+    return {x * choose(x < -18.0f, 0.0f, s), s + near * slope * (s * (1.0f - s)) + (x - x)};
   } else if constexpr (kFunction == SmoothFunction::kHardswish) {
-    const float low = x + 3.0f < 0.0f ? 0.0f : x + 3.0f;
-    const float gate = low > 6.0f ? 6.0f : low;
+    const float shifted = x + 3.0f;
+    const float low = choose(shifted < 0.0f, 0.0f, shifted);
+    const float between = choose(low > 6.0f, 6.0f, low);
     const float inside = x * (1.0f / 3.0f) + 0.5f;
-    return {x * gate * (1.0f / 6.0f), x <= -3.0f ? 0.0f : x >= 3.0f ? 1.0f : inside};
+    return {x * between * (1.0f / 6.0f), choose(x <= -3.0f, 0.0f, choose(x >= 3.0f, 1.0f, inside))};
   } else if constexpr (kFunction == SmoothFunction::kHardsigmoid) {
-    const float low = x + 3.0f < 0.0f ? 0.0f : x + 3.0f;
-    const float gate = low > 6.0f ? 6.0f : low;
-    return {gate * (1.0f / 6.0f), (x > -3.0f && x < 3.0f) ? 1.0f / 6.0f : 0.0f};
+    const float shifted = x + 3.0f;
+    const float low = choose(shifted < 0.0f, 0.0f, shifted);
+    const float between = choose(low > 6.0f, 6.0f, low);
+    return {between * (1.0f / 6.0f), choose((x > -3.0f) & (x < 3.0f), 1.0f / 6.0f, 0.0f)};
   } else {
     // tanh(log(1 + w)) = (w^2 + 2 w) / (w^2 + 2 w + 2), w = e^x
-    const float near = x < -87.0f ? -87.0f : x > 20.0f ? 20.0f : x;
+    const float above = choose(x < -87.0f, -87.0f, x);
+    const float near = choose(above > 20.0f, 20.0f, above);
     const float w = smooth_exp(near);
     const float n = w * (w + 2.0f);
     const float t = n / (n + 2.0f);
     const float s = w / (1.0f + w);
-    return {x * (x < -87.0f ? 0.0f : t), t + near * s * (1.0f - t * t) + (x - x)};
+    return {x * choose(x < -87.0f, 0.0f, t), t + near * s * (1.0f - t * t) + (x - x)};
   }
 }
 
