@@ -23,10 +23,16 @@ void check_elementwise(const char* op, const char* name, const Tensor& tensor,
                   "'s device");
 }
 
-void check_derivative(const char* op, const Tensor& derivative, const char* like_name,
-                      const Tensor& like) {
+void check_derivative(const char* op, const Tensor& derivative, const OptionalTensor& fraction,
+                      const char* like_name, const Tensor& like, const Tensor& out) {
   STD_TORCH_CHECK(derivative.scalar_type() == ScalarType::Short, op, ": derivative must be int16");
   check_elementwise(op, "derivative", derivative, like_name, like);
+  check_apart(op, "derivative", derivative, "out", out);
+  if (!fraction.has_value()) return;
+  STD_TORCH_CHECK(fraction->scalar_type() == ScalarType::Byte, op, ": fraction must be uint8");
+  check_elementwise(op, "fraction", *fraction, like_name, like);
+  check_apart(op, "fraction", *fraction, "out", out);
+  check_apart(op, "fraction", *fraction, "derivative", derivative);
 }
 
 SmoothFunction function_of(const char* op, std::int64_t function) {
@@ -36,7 +42,7 @@ SmoothFunction function_of(const char* op, std::int64_t function) {
 }
 
 SmoothArgs smooth_args(const Tensor& x, const Tensor& out, const OptionalTensor& derivative,
-                       std::int64_t function) {
+                       const OptionalTensor& fraction, std::int64_t function) {
   constexpr const char* kOp = kSmooth;
   STD_TORCH_CHECK(dense_and_non_overlapping(x), kOp, ": x must be dense");
   SmoothArgs args{};
@@ -45,11 +51,16 @@ SmoothArgs smooth_args(const Tensor& x, const Tensor& out, const OptionalTensor&
   STD_TORCH_CHECK(out.scalar_type() == x.scalar_type(), kOp, ": out must have x's dtype");
   check_elementwise(kOp, "out", out, "x", x);
   check_same_or_apart(kOp, "x", x, "out", out);
+  STD_TORCH_CHECK(derivative.has_value() || !fraction.has_value(), kOp,
+                  ": fraction needs a derivative");
   if (derivative.has_value()) {
-    check_derivative(kOp, *derivative, "x", x);
+    check_derivative(kOp, *derivative, fraction, "x", x, out);
     check_apart(kOp, "derivative", *derivative, "x", x);
-    check_apart(kOp, "derivative", *derivative, "out", out);
     args.derivative = static_cast<std::int16_t*>(derivative->mutable_data_ptr());
+  }
+  if (fraction.has_value()) {
+    check_apart(kOp, "fraction", *fraction, "x", x);
+    args.fraction = static_cast<std::uint8_t*>(fraction->mutable_data_ptr());
   }
   args.count = x.numel();
   args.x = x.const_data_ptr();
@@ -58,8 +69,8 @@ SmoothArgs smooth_args(const Tensor& x, const Tensor& out, const OptionalTensor&
 }
 
 SmoothBackwardArgs smooth_backward_args(const Tensor& g, const Tensor& derivative,
-                                        const Tensor& out, const OptionalTensor& other,
-                                        std::int64_t function) {
+                                        const Tensor& out, const OptionalTensor& fraction,
+                                        const OptionalTensor& other, std::int64_t function) {
   constexpr const char* kOp = kSmoothBackward;
   STD_TORCH_CHECK(dense_and_non_overlapping(g), kOp, ": g must be dense");
   SmoothBackwardArgs args{};
@@ -68,8 +79,10 @@ SmoothBackwardArgs smooth_backward_args(const Tensor& g, const Tensor& derivativ
   STD_TORCH_CHECK(out.scalar_type() == g.scalar_type(), kOp, ": out must have g's dtype");
   check_elementwise(kOp, "out", out, "g", g);
   check_same_or_apart(kOp, "g", g, "out", out);
-  check_derivative(kOp, derivative, "g", g);
-  check_apart(kOp, "derivative", derivative, "out", out);
+  check_derivative(kOp, derivative, fraction, "g", g, out);
+  if (fraction.has_value()) {
+    args.fraction = static_cast<const std::uint8_t*>(fraction->const_data_ptr());
+  }
   if (other.has_value()) {
     STD_TORCH_CHECK(other->scalar_type() == g.scalar_type(), kOp, ": other must have g's dtype");
     check_elementwise(kOp, "other", *other, "g", g);
@@ -89,13 +102,15 @@ void smooth_backward_on_cpu(const SmoothBackwardArgs& args) {
   for_rows<smooth_backward_cpu>(args, args.count, 1);
 }
 
-SIGN_EXT_SCHEMA("smooth(Tensor x, Tensor(a!) out, Tensor(b!)? derivative, int function) -> ()")
+SIGN_EXT_SCHEMA(
+    "smooth(Tensor x, Tensor(a!) out, Tensor(b!)? derivative, Tensor(c!)? fraction, int function) "
+    "-> ()")
 SIGN_EXT_ON_CPU(kSmooth, smooth_args, smooth_on_cpu)
 SIGN_EXT_ON_CUDA(kSmooth, smooth_args, smooth_cuda)
 
 SIGN_EXT_SCHEMA(
-    "smooth_backward(Tensor g, Tensor derivative, Tensor(a!) out, Tensor? other, int function) -> "
-    "()")
+    "smooth_backward(Tensor g, Tensor derivative, Tensor(a!) out, Tensor? fraction, Tensor? other, "
+    "int function) -> ()")
 SIGN_EXT_ON_CPU(kSmoothBackward, smooth_backward_args, smooth_backward_on_cpu)
 SIGN_EXT_ON_CUDA(kSmoothBackward, smooth_backward_args, smooth_backward_cuda)
 

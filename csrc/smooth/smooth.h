@@ -1,22 +1,24 @@
 // smooth: a smooth activation and its derivative in one pass.
 //
-//   v = f(x[i]);  out[i] = v;  derivative[i] = f'(x[i]) in 16 bits
+//   v = f(x[i]);  out[i] = v;  derivative[i], fraction[i] = f'(x[i]) in 16 + 8 bits
 //
 // smooth_backward: a cotangent back through it.
 //
-//   out[i] = g[i] * derivative[i] + other[i]
+//   out[i] = g[i] * f'(x[i]) + other[i]
 //
-// The derivative takes half the memory of a float32 input, and the input need not be kept: out may
-// be x. It is stored as a whole number of steps of 1 / kScale around kOffset / kScale, so that 0
-// and 1 (and 1/6, of hardsigmoid) are exact, and the error is at most half a step: 1.0e-5, on
-// average (root mean square) 5.9e-6; of hardswish 1.5e-5 and 8.8e-6. The errors of different
-// layers are independent, so after L activations delta is off by about sqrt(L) times 1e-5. A
-// derivative that is NaN has a code of its own.
+// The derivative is stored, so that the input need not be kept: out may be x. It is a number of
+// steps, whole ones in `derivative` and 256ths in `fraction`; 0 and 1 (and 1/6, of hardsigmoid) are
+// exact. Without `fraction` the error is at most 1.0e-5, half a step, and on average (root mean
+// square) 5.9e-6; of hardswish 2.0e-5 and 1.2e-5. The errors of different layers are independent, so
+// after L activations delta is off by about sqrt(L) times 1e-5: too much for float32 activations,
+// little for bfloat16's. With `fraction` it is 1e-7 or 2e-7, like float32's own rounding. A derivative that
+// is NaN has a code of its own.
 //
 // Values: to about 2 ulp of f where that is not close to 0; exp is a polynomial of degree 6 (1e-7),
 // erfc Abramowitz and Stegun's 7.1.26 (1.5e-7, absolute).
 //
-// Bytes moved per element of s bytes: forward 2 s + 2, backward 2 s + 2 (with `other` 3 s + 2).
+// Bytes moved per element of s bytes: forward 2 s + 2, backward 2 s + 2 (with `other` s more), with
+// `fraction` 1 more.
 // Arithmetic per element: 20 to 40 FLOP forward (an exponential and a division), 3 backward. On a
 // GPU memory sets the floor; on a CPU, within the cache, the exponential does.
 
@@ -44,6 +46,7 @@ struct SmoothArgs {
   const void* x;             // [count] of type
   void* out;                 // [count] of type; may be x
   std::int16_t* derivative;  // [count], or null
+  std::uint8_t* fraction;    // [count], or null
   ElementType type;
   SmoothFunction function;
   std::int64_t count;
@@ -52,6 +55,7 @@ struct SmoothArgs {
 struct SmoothBackwardArgs {
   const void* g;                   // [count] of type
   const std::int16_t* derivative;  // [count]
+  const std::uint8_t* fraction;    // [count], or null: 0
   void* out;                       // [count] of type; may be g or other
   const void* other;               // [count] of type, or null
   ElementType type;
@@ -59,10 +63,10 @@ struct SmoothBackwardArgs {
   std::int64_t count;
 };
 
-// How a function's derivative is stored.
+// How a function's derivative is stored: as derivative * scale + offset, which lies in [256, 2^24).
 struct SmoothCode {
-  float scale;   // steps in 1
-  float offset;  // what is subtracted, so that the range is that of 16 bits
+  float scale;   // 256ths of a step in 1
+  float offset;  // of 0
 };
 
 constexpr std::int16_t kSmoothNaN = -32768;
@@ -83,28 +87,33 @@ SIGN_EXT_ALWAYS_INLINE float choose(bool condition, float a, float b) {
 
 // Ranges: [-1/2, 3/2] of hardswish, [-0.13, 1.13] of the others.
 SIGN_EXT_ALWAYS_INLINE SmoothCode smooth_code(SmoothFunction function) {
-  return function == SmoothFunction::kHardswish ? SmoothCode{32768.0f, 16384.0f}
-                                                : SmoothCode{49152.0f, 24576.0f};
+  return function == SmoothFunction::kHardswish ? SmoothCode{6291456.0f, 5242880.0f}
+                                                : SmoothCode{12582912.0f, 2097152.0f};
 }
 
-SIGN_EXT_ALWAYS_INLINE std::int16_t smooth_coded(float derivative, SmoothCode code) {
-  float steps = derivative * code.scale - code.offset;
-  steps = choose(steps < -32767.0f, -32767.0f, steps);
-  steps = choose(steps > 32767.0f, 32767.0f, steps);
-  // Rounded to the nearest whole number by an addition, whose low bits then are that number.
-  const float shifted = choose(steps == steps, steps, -32768.0f) + 12582912.0f;
-  std::uint32_t bits;
-  std::memcpy(&bits, &shifted, sizeof(bits));
-  return static_cast<std::int16_t>(static_cast<std::uint16_t>(bits & 0xffffu));
+struct SmoothSteps {
+  std::int16_t whole;
+  std::uint8_t fraction;
+};
+
+SIGN_EXT_ALWAYS_INLINE SmoothSteps smooth_coded(float derivative, SmoothCode code, bool fine) {
+  float steps = derivative * code.scale + code.offset;
+  steps = choose(steps < 256.0f, 256.0f, steps);
+  steps = choose(steps > 16777087.0f, 16777087.0f, steps);
+  steps = choose(steps == steps, steps, 0.0f);
+  const std::int32_t rounded = static_cast<std::int32_t>(steps) + (fine ? 0 : 128);
+  return {static_cast<std::int16_t>((rounded >> 8) - 32768),
+          static_cast<std::uint8_t>(rounded & 0xff)};
 }
 
-SIGN_EXT_ALWAYS_INLINE float smooth_decoded(std::int16_t steps, SmoothCode code) {
+SIGN_EXT_ALWAYS_INLINE float smooth_decoded(SmoothSteps steps, SmoothCode code) {
   const std::uint32_t nan_bits = 0x7fc00000u;
   float nan;
   std::memcpy(&nan, &nan_bits, sizeof(nan));
-  const std::int32_t wide = steps;
-  const float value = (static_cast<float>(wide) + code.offset) * (1.0f / code.scale);
-  return choose(wide == kSmoothNaN, nan, value);
+  const std::int32_t whole = steps.whole;
+  const std::int32_t fraction = steps.fraction;
+  const auto all = static_cast<float>((whole + 32768) * 256 + fraction);
+  return choose(whole == kSmoothNaN, nan, (all - code.offset) * (1.0f / code.scale));
 }
 
 // e^x for x in [-87, 88]; outside, that of the nearest bound. NaN stays NaN. 2^n e^r with
@@ -141,10 +150,11 @@ struct SmoothResult {
 template <SmoothFunction kFunction>
 SIGN_EXT_ALWAYS_INLINE SmoothResult smooth_of(float x) {
   if constexpr (kFunction == SmoothFunction::kSilu) {
-    const float s = 1.0f / (1.0f + smooth_exp(-x));
+    const float e = smooth_exp(-x);
+    const float s = 1.0f / (1.0f + e);  // and 1 - s = e s, exact where s is close to 1
     const float above = choose(x < -88.0f, -88.0f, x);
     const float near = choose(above > 88.0f, 88.0f, above);
-    const float derivative = s + near * (s * (1.0f - s));
+    const float derivative = s + near * (s * (e * s));
     return {x * choose(x < -87.0f, 0.0f, s), derivative + (x - x)};
   } else if constexpr (kFunction == SmoothFunction::kGelu) {
     const float above = choose(x < -18.0f, -18.0f, x);
@@ -165,9 +175,10 @@ SIGN_EXT_ALWAYS_INLINE SmoothResult smooth_of(float x) {
     const float near = choose(above > 18.0f, 18.0f, above);
     const float square = near * near;
     const float u = 1.595769122f * near * (1.0f + 0.044715f * square);
-    const float s = 1.0f / (1.0f + smooth_exp(-u));
+    const float e = smooth_exp(-u);
+    const float s = 1.0f / (1.0f + e);
     const float slope = 1.595769122f * (1.0f + 0.134145f * square);
-    return {x * choose(x < -18.0f, 0.0f, s), s + near * slope * (s * (1.0f - s)) + (x - x)};
+    return {x * choose(x < -18.0f, 0.0f, s), s + near * slope * (s * (e * s)) + (x - x)};
   } else if constexpr (kFunction == SmoothFunction::kHardswish) {
     const float shifted = x + 3.0f;
     const float low = choose(shifted < 0.0f, 0.0f, shifted);
@@ -185,9 +196,10 @@ SIGN_EXT_ALWAYS_INLINE SmoothResult smooth_of(float x) {
     const float near = choose(above > 20.0f, 20.0f, above);
     const float w = smooth_exp(near);
     const float n = w * (w + 2.0f);
-    const float t = n / (n + 2.0f);
+    const float q = 1.0f / (n + 2.0f);
+    const float t = n * q;  // and 1 - t = 2 q
     const float s = w / (1.0f + w);
-    return {x * choose(x < -87.0f, 0.0f, t), t + near * s * (1.0f - t * t) + (x - x)};
+    return {x * choose(x < -87.0f, 0.0f, t), t + near * s * (2.0f * q * (1.0f + t)) + (x - x)};
   }
 }
 

@@ -31,9 +31,11 @@ void smooth_typed(const SmoothArgs& args, std::int64_t begin, std::int64_t end) 
   const auto* x = static_cast<const T*>(args.x);
   auto* out = static_cast<T*>(args.out);
   const SmoothCode code = smooth_code(kFunction);
+  const bool fine = args.fraction != nullptr;
   float v[kBlock];
   float d[kBlock];
-  std::int16_t coded[kBlock];
+  std::int16_t whole[kBlock];
+  std::uint8_t fraction[kBlock];
   for (std::int64_t at = begin; at < end; at += kBlock) {
     const std::int64_t count = end - at < kBlock ? end - at : kBlock;
     load_block(x + at, count, v);
@@ -44,8 +46,13 @@ void smooth_typed(const SmoothArgs& args, std::int64_t begin, std::int64_t end) 
     }
     store_block(v, count, out + at);
     if (args.derivative == nullptr) continue;
-    for (std::int64_t i = 0; i < kBlock; ++i) coded[i] = smooth_coded(d[i], code);
-    std::memcpy(args.derivative + at, coded, static_cast<std::size_t>(count) * sizeof(coded[0]));
+    for (std::int64_t i = 0; i < kBlock; ++i) {
+      const SmoothSteps steps = smooth_coded(d[i], code, fine);
+      whole[i] = steps.whole;
+      fraction[i] = steps.fraction;
+    }
+    std::memcpy(args.derivative + at, whole, static_cast<std::size_t>(count) * sizeof(whole[0]));
+    if (fine) std::memcpy(args.fraction + at, fraction, static_cast<std::size_t>(count));
   }
 }
 
@@ -57,12 +64,17 @@ void smooth_backward_typed(const SmoothBackwardArgs& args, std::int64_t begin, s
   const SmoothCode code = smooth_code(kFunction);
   float v[kBlock];
   float more[kBlock];
-  std::int16_t coded[kBlock] = {};
+  std::int16_t whole[kBlock] = {};
+  std::uint8_t fraction[kBlock] = {};
   for (std::int64_t at = begin; at < end; at += kBlock) {
     const std::int64_t count = end - at < kBlock ? end - at : kBlock;
+    const auto elements = static_cast<std::size_t>(count);
     load_block(g + at, count, v);
-    std::memcpy(coded, args.derivative + at, static_cast<std::size_t>(count) * sizeof(coded[0]));
-    for (std::int64_t i = 0; i < kBlock; ++i) v[i] *= smooth_decoded(coded[i], code);
+    std::memcpy(whole, args.derivative + at, elements * sizeof(whole[0]));
+    if (args.fraction != nullptr) std::memcpy(fraction, args.fraction + at, elements);
+    for (std::int64_t i = 0; i < kBlock; ++i) {
+      v[i] *= smooth_decoded({whole[i], fraction[i]}, code);
+    }
     if (other != nullptr) {
       load_block(other + at, count, more);
       for (std::int64_t i = 0; i < kBlock; ++i) v[i] += more[i];

@@ -16,7 +16,7 @@ const char* smooth_cuda(const SmoothArgs& args, void* stream) {
   if (blocks == 0) return nullptr;
   smooth_choose(args, [&](auto kernel, auto x, auto out) {
     kernel<<<blocks, kGroupThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        x, out, args.derivative, args.count);
+        x, out, args.derivative, args.fraction, args.count);
   });
   return text_of(cudaGetLastError());
 }
@@ -26,7 +26,7 @@ const char* smooth_backward_cuda(const SmoothBackwardArgs& args, void* stream) {
   if (blocks == 0) return nullptr;
   smooth_backward_choose(args, [&](auto kernel, auto g, auto out, auto other) {
     kernel<<<blocks, kGroupThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        g, args.derivative, out, other, args.count);
+        g, args.derivative, args.fraction, out, other, args.count);
   });
   return text_of(cudaGetLastError());
 }

@@ -1,4 +1,4 @@
-"""smooth and smooth_backward: a smooth activation with its derivative in 16 bits, and backward."""
+"""smooth and smooth_backward: a smooth activation, its derivative in 16 or 24 bits, and backward."""
 
 from __future__ import annotations
 
@@ -44,34 +44,43 @@ class SmoothFunction(Enum):
 
     @property
     def steps(self) -> tuple[float, float]:
-        """How a derivative is stored: steps in 1, and the number of steps that is stored as 0."""
-        return (32768.0, 16384.0) if self is SmoothFunction.HARDSWISH else (49152.0, 24576.0)
+        """How a derivative is stored: steps in 1, and what is added so that 16 bits hold them."""
+        return (24576.0, -12288.0) if self is SmoothFunction.HARDSWISH else (49152.0, -24576.0)
 
-    def encode(self, derivative: Tensor) -> Tensor:
-        """A derivative in 16 bits: off by half a step at most, 0 and 1 exact.
+    def encode(self, derivative: Tensor, *, fine: bool) -> tuple[Tensor, Tensor | None]:
+        """A derivative as a number of steps. 0 and 1 are exact.
 
         Args:
             derivative: any floating tensor, from `derivative_of`.
+            fine: whether 256ths of a step are stored too.
 
         Returns:
-            int16.
+            Whole steps, int16, and 256ths, uint8, or None. Without those it is off by half a step
+            at most, with them by a 256th.
         """
         scale, offset = self.steps
-        steps = (derivative * scale - offset).round().clamp(-32767, 32767)
-        return steps.nan_to_num(nan=NOT_A_NUMBER).to(torch.int16)
+        steps = derivative * scale + offset
+        whole = steps.floor() if fine else steps.round()
+        whole = whole.clamp(-32767, 32767)
+        parts = ((steps - whole) * 256).floor().clamp(0, 255)
+        whole = whole.nan_to_num(nan=NOT_A_NUMBER).to(torch.int16)
+        return whole, parts.nan_to_num(nan=0).to(torch.uint8) if fine else None
 
-    def decode(self, steps: Tensor, dtype: torch.dtype) -> Tensor:
+    def decode(self, whole: Tensor, fraction: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The inverse of `encode`.
 
         Args:
-            steps: int16; a floating tensor is a derivative as it is.
+            whole: int16; a floating tensor is a derivative as it is.
+            fraction: uint8 or None.
             dtype: of the result.
         """
-        if steps.dtype != torch.int16:
-            return steps.to(dtype)
+        if whole.dtype != torch.int16:
+            return whole.to(dtype)
         scale, offset = self.steps
-        value = (steps.to(dtype) + offset) / scale
-        return torch.where(steps == NOT_A_NUMBER, torch.nan, value)
+        steps = whole.to(dtype) - offset
+        if fraction is not None:
+            steps = steps + fraction.to(dtype) / 256
+        return torch.where(whole == NOT_A_NUMBER, torch.nan, steps / scale)
 
 
 def _hardswish_backward(g: Tensor, x: Tensor) -> Tensor:
@@ -96,7 +105,12 @@ _FORMULAS: dict[
 
 @operator(flatten={"function": "value"})
 def smooth(
-    x: Tensor, out: Tensor, derivative: Tensor | None = None, *, function: SmoothFunction
+    x: Tensor,
+    out: Tensor,
+    derivative: Tensor | None = None,
+    fraction: Tensor | None = None,
+    *,
+    function: SmoothFunction,
 ) -> None:
     """Write f(x) into `out`, and f′(x) into `derivative`.
 
@@ -108,6 +122,8 @@ def smooth(
         out: x's shape, strides and dtype. It may be x.
         derivative: x's shape and strides, int16 (see `SmoothFunction.encode`; where the reference
             runs also a floating dtype, as it is), or None where there is no backward pass.
+        fraction: x's shape and strides, uint8: 256ths of a step of the derivative. None rounds it
+            to whole steps, enough where activations are bfloat16.
         function: the activation.
 
     Raises:
@@ -117,22 +133,30 @@ def smooth(
     Example:
         >>> x, steps = torch.tensor([-4.0, 0.0, 4.0]), torch.empty(3, dtype=torch.int16)
         >>> smooth(x, x, steps, function=SmoothFunction.HARDSWISH)
-        >>> x.tolist(), SmoothFunction.HARDSWISH.decode(steps, torch.float32).tolist()
+        >>> x.tolist(), SmoothFunction.HARDSWISH.decode(steps, None, torch.float32).tolist()
         ([-0.0, 0.0, 4.0], [0.0, 0.5, 1.0])
         >>> slope = torch.empty(1, dtype=torch.float64)
         >>> smooth.reference(slope * 0, slope * 0, slope, function=SmoothFunction.SILU)
         >>> slope.tolist()
         [0.5]
     """
-    for name, tensor in (("out", out), ("derivative", derivative)):
+    for name, tensor in (("out", out), ("derivative", derivative), ("fraction", fraction)):
         if tensor is not None and tensor.shape != x.shape:
             raise ValueError(f"smooth: {name} must have x's shape {tuple(x.shape)}")
+    if fraction is not None and derivative is None:
+        raise ValueError("smooth: fraction needs a derivative")
     wide = widen(x)
     slope = None if derivative is None else function.derivative_of(wide)
     out.copy_(function.value_of(wide))
-    if derivative is not None and slope is not None:
-        coded = derivative.dtype == torch.int16
-        derivative.copy_(function.encode(slope) if coded else slope)
+    if derivative is None or slope is None:
+        return
+    if derivative.dtype != torch.int16:
+        derivative.copy_(slope)
+        return
+    whole, parts = function.encode(slope, fine=fraction is not None)
+    derivative.copy_(whole)
+    if fraction is not None and parts is not None:
+        fraction.copy_(parts)
 
 
 @smooth.register_fake
@@ -146,6 +170,7 @@ def smooth_backward(
     g: Tensor,
     derivative: Tensor,
     out: Tensor,
+    fraction: Tensor | None = None,
     *,
     other: Tensor | None = None,
     function: SmoothFunction,
@@ -157,6 +182,7 @@ def smooth_backward(
             layout where the reference runs).
         derivative: from `smooth`.
         out: g's shape, strides and dtype. It may be g or other.
+        fraction: from `smooth`, or None where it wrote none.
         other: another branch's cotangent of x, g's shape, strides and dtype, or None for 0.
         function: the activation.
 
@@ -172,11 +198,12 @@ def smooth_backward(
         >>> g.tolist()
         [1.0, 2.0]
     """
-    for name, tensor in (("derivative", derivative), ("out", out), ("other", other)):
+    given = {"derivative": derivative, "out": out, "fraction": fraction, "other": other}
+    for name, tensor in given.items():
         if tensor is not None and tensor.shape != g.shape:
             raise ValueError(f"smooth_backward: {name} must have g's shape {tuple(g.shape)}")
     v = widen(g)
-    v = v * function.decode(derivative, v.dtype)
+    v = v * function.decode(derivative, fraction, v.dtype)
     out.copy_(v if other is None else v + other)
 
 

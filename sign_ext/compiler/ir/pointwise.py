@@ -129,8 +129,8 @@ SMOOTH: dict[str, tuple[Forward, Backward, bool]] = {
 class Smooth(Op):
     """An activation with a derivative that varies.
 
-    What runs most of them keeps the derivative in 16 bits (`ops/smooth.py`), and writes the value
-    over the input. The others keep their input, or their output where that has the derivative.
+    What runs most of them keeps the derivative in 24 bits, of bfloat16 activations in 16
+    (`ops/smooth.py`), and writes the value over the input. The others keep their input, or their output where that has the derivative.
 
     Attributes:
         function: a name in `SMOOTH`.
@@ -189,24 +189,23 @@ class Smooth(Op):
         return (Residue(kind, count(self.shape) * element_size),)
 
     def own_residues(self, element_size: int) -> tuple[Residue, ...]:
-        """The derivative: 16 bits, of float64 activations as it is."""
+        """The derivative: 16 or 24 bits, of float64 activations as it is."""
         if self.coded is None:
             return ()
-        size = derivative_dtype(element_size).itemsize
-        return (Residue("derivative", count(self.shape) * size),)
+        return (Residue("derivative", count(self.shape) * derivative_bytes(element_size)),)
 
     def detail(self) -> str:
         """Its name."""
         return self.function
 
 
-def derivative_dtype(element_size: int) -> torch.dtype:
-    """In which a derivative is kept: 16 bits for float32 and less, exactly for float64.
+def derivative_bytes(element_size: int) -> int:
+    """Bytes in which an element's derivative is kept; more would be below the activations' rounding.
 
     Args:
         element_size: bytes of an element of an activation.
     """
-    return torch.int16 if element_size <= 4 else torch.float64
+    return {2: 2, 4: 3}.get(element_size, element_size)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

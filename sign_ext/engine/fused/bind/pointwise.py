@@ -10,7 +10,7 @@ from sign_ext.compiler.ir.pointwise import (
     Multiply,
     Pointwise,
     Smooth,
-    derivative_dtype,
+    derivative_bytes,
 )
 from sign_ext.compiler.schedule import Instruction
 from sign_ext.engine.fused.bind.context import (
@@ -71,13 +71,15 @@ def smooth_forward(context: BindContext, i: Instruction, op: Smooth) -> ForwardK
     if function is None:
         value = SMOOTH[op.function][0]
         return lambda s, images, x: value(x)
-    (slot,) = i.own
-    dtype = derivative_dtype(context.dtype.itemsize)
+    (slot,), size = i.own, derivative_bytes(context.dtype.itemsize)
+    dtype = torch.int16 if size < 4 else context.dtype
 
     def run(s: Slots, images: int, x: Tensor) -> Tensor:
-        derivative = s[slot] = torch.empty_like(x, dtype=dtype)
+        derivative = torch.empty_like(x, dtype=dtype)
+        fraction = torch.empty_like(x, dtype=torch.uint8) if size == 3 else None
+        s[slot] = (derivative, fraction)
         out = x if i.in_place else torch.empty_like(x)
-        smooth(x, out, derivative, function=function)
+        smooth(x, out, derivative, fraction, function=function)
         return out
 
     return run
@@ -96,8 +98,9 @@ def smooth_pull_back(context: BindContext, i: Instruction, op: Smooth) -> Backwa
     (slot,) = i.own
 
     def run(s: Slots, g: Tensor, other: Tensor | None) -> Tensor:
+        derivative, fraction = s[slot]
         out = torch.empty_like(g) if not i.in_place else g if other is None else other
-        smooth_backward(g, s[slot], out, other=other, function=function)
+        smooth_backward(g, derivative, out, fraction, other=other, function=function)
         return out
 
     return run
