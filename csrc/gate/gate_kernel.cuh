@@ -1,6 +1,6 @@
 // The CUDA kernels of position_sums and gate (contract, bytes and floor: gate.h) and the selection
-// of their launches. There are no torch headers and no runtime calls here: nvcc compiles this source
-// for the device, and the host compiler compiles the same source for csrc/tests.
+// of their launches. There are no torch headers and no runtime calls here: nvcc compiles this
+// source for the device, and the host compiler compiles the same source for csrc/tests.
 //
 // position_sums: a block owns kSumLanes adjacent channels of one image. Each of its kSumSlices rows
 // of threads adds every kSumSlices-th position; the rows' sums meet in shared memory and are added

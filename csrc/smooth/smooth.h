@@ -9,10 +9,10 @@
 // The derivative is stored, so that the input need not be kept: out may be x. It is a number of
 // steps, whole ones in `derivative` and 256ths in `fraction`; 0 and 1 (and 1/6, of hardsigmoid) are
 // exact. Without `fraction` the error is at most 1.0e-5, half a step, and on average (root mean
-// square) 5.9e-6; of hardswish 2.0e-5 and 1.2e-5. The errors of different layers are independent, so
-// after L activations delta is off by about sqrt(L) times 1e-5: too much for float32 activations,
-// little for bfloat16's. With `fraction` it is 1e-7 or 2e-7, like float32's own rounding. A derivative that
-// is NaN has a code of its own.
+// square) 5.9e-6; of hardswish 2.0e-5 and 1.2e-5. The errors of different layers are independent,
+// so after L activations delta is off by about sqrt(L) times 1e-5: too much for float32
+// activations, little for bfloat16's. With `fraction` it is 1e-7 or 2e-7, like float32's own
+// rounding. A derivative that is NaN has a code of its own.
 //
 // Values: to about 2 ulp of f where that is not close to 0; exp is a polynomial of degree 6 (1e-7),
 // erfc Abramowitz and Stegun's 7.1.26 (1.5e-7, absolute).
@@ -71,8 +71,8 @@ struct SmoothCode {
 
 constexpr std::int16_t kSmoothNaN = -32768;
 
-// a where the condition holds, else b, by arithmetic on bits: a branch whose sides compute something
-// would keep a loop from being vectorised.
+// a where the condition holds, else b, by arithmetic on bits: a branch whose sides compute
+// something would keep a loop from being vectorised.
 SIGN_EXT_ALWAYS_INLINE float choose(bool condition, float a, float b) {
   std::uint32_t first;
   std::uint32_t second;
@@ -227,7 +227,8 @@ inline void with_smooth_function(SmoothFunction function, Body&& body) {
   }
 }
 
-// The CPU kernels over elements [begin, end). Splitting a call anywhere gives bit-identical results.
+// The CPU kernels over elements [begin, end). Splitting a call anywhere gives bit-identical
+// results.
 void smooth_cpu(const SmoothArgs& args, std::int64_t begin, std::int64_t end);
 void smooth_backward_cpu(const SmoothBackwardArgs& args, std::int64_t begin, std::int64_t end);
 

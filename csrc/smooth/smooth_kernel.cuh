@@ -3,8 +3,8 @@
 // this source for the device, and the host compiler compiles the same source for csrc/tests.
 //
 // The elements are taken as rows of 8: a thread owns one at a time and the grid strides over them.
-// It moves 8 to 16 bytes in an access if all arrays are 16-byte aligned; otherwise one element. A thread reads
-// all of its elements before it writes any, so `out` may be an input.
+// It moves 8 to 16 bytes in an access if all arrays are 16-byte aligned; otherwise one element. A
+// thread reads all of its elements before it writes any, so `out` may be an input.
 
 #pragma once
 

@@ -34,8 +34,8 @@ struct Problem {
   std::string text() const {
     return std::to_string(images) + " x " + std::to_string(positions) + " x " +
            std::to_string(channels) + ", type " + std::to_string(static_cast<int>(type)) +
-           (second ? ", with the second" : "") + (in_place ? ", in place" : "") +
-           ", misaligned " + std::to_string(misaligned);
+           (second ? ", with the second" : "") + (in_place ? ", in place" : "") + ", misaligned " +
+           std::to_string(misaligned);
   }
 };
 

@@ -50,10 +50,9 @@ Exact exact(SmoothFunction function, double x) {
               0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope * (1 + 3 * 0.044715 * x * x)};
     }
     case SmoothFunction::kHardswish:
-      return {x * std::min(std::max(x + 3, 0.0), 6.0) / 6,
-              x <= -3  ? 0.0
-              : x >= 3 ? 1.0
-                       : x / 3 + 0.5};
+      return {x * std::min(std::max(x + 3, 0.0), 6.0) / 6, x <= -3  ? 0.0
+                                                           : x >= 3 ? 1.0
+                                                                    : x / 3 + 0.5};
     case SmoothFunction::kHardsigmoid:
       return {std::min(std::max(x + 3, 0.0), 6.0) / 6, x > -3 && x < 3 ? 1.0 / 6 : 0.0};
     case SmoothFunction::kMish: {
@@ -214,8 +213,8 @@ TEST(kernels) {
     // With blocks to spare, and with a grid smaller than the work.
     const auto grid = [seed](std::int64_t count) {
       const std::int64_t blocks = sign_ext::smooth_blocks(count);
-      return dim3(static_cast<unsigned int>(seed % 2 == 0 ? std::min<std::int64_t>(blocks, 1)
-                                                          : blocks));
+      return dim3(
+          static_cast<unsigned int>(seed % 2 == 0 ? std::min<std::int64_t>(blocks, 1) : blocks));
     };
     compare(
         problem, seed,

@@ -13,7 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sign_ext.ops.gate import gate, position_sums
 
 shapes = st.tuples(
-    st.integers(1, 3), st.sampled_from([1, 3, 8, 19, 128, 130]), st.integers(1, 9), st.integers(1, 9)
+    st.integers(1, 3),
+    st.sampled_from([1, 3, 8, 19, 128, 130]),
+    st.integers(1, 9),
+    st.integers(1, 9),
 )
 
 

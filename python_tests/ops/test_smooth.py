@@ -135,8 +135,8 @@ def test_native_operators_name_what_they_refuse():
         smooth(x, x, None, x.to(torch.uint8), function=silu)
     with pytest.raises(RuntimeError, match="x must be dense"):
         smooth(x[:, :4], x[:, :4], function=silu)
+    flat = torch.zeros(9)
     with pytest.raises(RuntimeError, match="out shares memory with x"):
-        flat = torch.zeros(9)
         smooth(flat[:8], flat[1:], function=silu)
     with pytest.raises(RuntimeError, match="out must have g's dtype"):
         smooth_backward(x, steps, x.bfloat16(), function=silu)

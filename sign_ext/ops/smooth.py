@@ -1,4 +1,4 @@
-"""smooth and smooth_backward: a smooth activation, its derivative in 16 or 24 bits, and backward."""
+"""smooth and smooth_backward: smooth activations, whose derivatives take 16 or 24 bits."""
 
 from __future__ import annotations
 

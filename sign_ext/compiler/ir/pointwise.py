@@ -130,7 +130,8 @@ class Smooth(Op):
     """An activation with a derivative that varies.
 
     What runs most of them keeps the derivative in 24 bits, of bfloat16 activations in 16
-    (`ops/smooth.py`), and writes the value over the input. The others keep their input, or their output where that has the derivative.
+    (`ops/smooth.py`), and writes the value over the input. The others keep their input, or their
+    output where that has the derivative.
 
     Attributes:
         function: a name in `SMOOTH`.
@@ -200,7 +201,7 @@ class Smooth(Op):
 
 
 def derivative_bytes(element_size: int) -> int:
-    """Bytes in which an element's derivative is kept; more would be below the activations' rounding.
+    """Bytes in which an element's derivative is kept; more would not be seen behind rounding.
 
     Args:
         element_size: bytes of an element of an activation.

@@ -159,19 +159,27 @@ def _network_of(
 
 
 def _on_vectors(op: Op) -> list[Op] | None:
-    """An operation on (C, 1, 1) as one on (C,), [] where nothing remains of it; None: impossible."""
+    """An operation on (C, 1, 1) as one on (C,), [] where nothing is left of it, or None."""
     sizes = (count(op.in_shapes[0]), count(op.shape))
     if op.in_shapes[0][0] != sizes[0] or op.shape[0] != sizes[1]:
         return None
-    shapes = {"in_shapes": ((sizes[0],),), "shape": (sizes[1],)}
+    before, after = ((sizes[0],),), (sizes[1],)
     if isinstance(op, Reshape):
         return [] if op.activation.is_identity else None
     if isinstance(op, Convolution):
         if not op.is_pointwise:
             return None
-        weight = op.weight[:, :, 0, 0]
-        common = {"inputs": op.inputs, "output": op.output, "activation": op.activation}
-        return [Linear(weight=weight, bias=op.bias, **common, **shapes)]  # type: ignore[arg-type]
+        return [
+            Linear(
+                inputs=op.inputs,
+                output=op.output,
+                in_shapes=before,
+                shape=after,
+                activation=op.activation,
+                weight=op.weight[:, :, 0, 0],
+                bias=op.bias,
+            )
+        ]
     if isinstance(op, Linear | Pointwise | Smooth):
-        return [replace(op, **shapes)]
+        return [replace(op, in_shapes=before, shape=after)]
     return None

@@ -14,8 +14,8 @@ from torch import Tensor
 from sign_ext.files import read_json, write_whole
 from sign_ext.formatting import counted
 
-# What the fixed rule knows of CPUs. `docs/engine.md` ("Executing K steps") says how they were found;
-# the rule's choice changes little where they are off by half.
+# What the fixed rule knows of CPUs; docs/engine.md ("Executing K steps") says how it was found. The
+# rule's choice changes little where these are off by half.
 MICRO_BATCH_BYTES = 18 << 20  # of activations alive at once: what stays in a CPU's last-level cache
 CALL_SECONDS = 25e-6  # of an instruction, whatever the images: Python, the dispatcher, the library
 WEIGHT_BYTES_A_SECOND = 10e9  # read once a micro-batch and step, from beyond the cache
