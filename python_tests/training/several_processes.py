@@ -6,6 +6,7 @@ FOLDER/NAME.RANK.safetensors. The test calls the same runs in one process.
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
@@ -229,8 +230,16 @@ def command_line(folder):
     return [code, out.getvalue(), err.getvalue()]
 
 
+def write_threads(path):
+    """Write the names of this process's threads, none where there is no /proc."""
+    names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    path.write_text(json.dumps(names))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     scene, where = sys.argv[1], Path(sys.argv[2])
+    # Registered first, so that it runs after everything that is done on exit.
+    atexit.register(write_threads, where / f"threads.{RANK}.json")
     found = {"killed": killed, "plain": plain, "everything": everything}[scene](where)
     (where / f"found.{RANK}.json").write_text(json.dumps(found))
