@@ -141,6 +141,12 @@ def plain(folder):
     return result.to_dict()
 
 
+def uncaught(folder):
+    """An error that ends both processes; the interpreter keeps its frames in sys.last_traceback."""
+    steep = replace(SETTINGS, learning_rate=1e30)
+    train(plain_net(), image_set(37, 0), image_set(9, 1), steep)
+
+
 def everything(folder):
     """The runs of all other tests, one after another; returns what goes into found.RANK.json."""
     found = {}
@@ -241,5 +247,6 @@ if __name__ == "__main__":
     scene, where = sys.argv[1], Path(sys.argv[2])
     # Registered first, so that it runs after everything that is done on exit.
     atexit.register(write_threads, where / f"threads.{RANK}.json")
-    found = {"killed": killed, "plain": plain, "everything": everything}[scene](where)
+    scenes = {each.__name__: each for each in (killed, plain, uncaught, everything)}
+    found = scenes[scene](where)
     (where / f"found.{RANK}.json").write_text(json.dumps(found))

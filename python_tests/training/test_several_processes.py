@@ -1,6 +1,6 @@
 """Several processes train what one trains, agree about every error, and leave nothing behind.
 
-Two launches of real processes serve all tests here but one, which is quick and has its own;
+Two launches of real processes serve all tests here but two, which have their own;
 `several_processes` is what they run.
 """
 
@@ -187,6 +187,18 @@ def test_an_error_that_cannot_travel_is_quoted(found):
     assert quoted == [
         "RuntimeError", "AwkwardError: 7: not today", True, ["Raised by process 1 of 2."]
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_no_thread_of_gloo_outlives_an_error_that_nobody_catches(tmp_path):
+    ended = launch("uncaught", tmp_path)
+    assert ended.returncode != 0
+    assert "TrainingDivergedError" in ended.stderr
+    assert "terminate called" not in ended.stderr
+    # The launcher may end one of them before it has written.
+    listed = [json.loads(path.read_text()) for path in tmp_path.glob("threads.*.json")]
+    assert listed
+    assert not [name for threads in listed for name in threads if "gloo" in name]
 
 
 @pytest.mark.slow
