@@ -17,7 +17,12 @@ from sign_ext.data import load_data
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import evaluate
 from sign_ext.experiments.demo import run as demo_run
-from sign_ext.experiments.demo.parts import CALIBRATED_SIZES, TRAINED, work_of_a_seed
+from sign_ext.experiments.demo.parts import (
+    CALIBRATED_SIZES,
+    EVALUATED,
+    TRAINED,
+    work_of_a_seed,
+)
 from sign_ext.experiments.demo.settings import DemoSettings, for_data, reason_for_sizes
 from sign_ext.training import load_checkpoint
 
@@ -188,7 +193,7 @@ def test_the_work_of_the_parts_follows_the_settings() -> None:
     assert work[3] - work[0] == 2 * (2 * 10 * TRAINED)  # two versions more, the same validations
     assert work[4] == 3 * work[0]  # as many steps, in three times as many epochs
     assert work[1] / work[2] == CALIBRATED_SIZES * 7 / 10
-    assert work[5] == 3 * 6 * (1 + 2 * 4)
+    assert work[5] == 3 * 6 * (1 + 2 * 4) * EVALUATED
     given = dataclasses.replace(settings, step_size=1.0)
     assert work_of_a_seed(given, 10, 7, 6) == [work[0], *work[2:]]
 
