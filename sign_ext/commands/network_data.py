@@ -196,12 +196,19 @@ def _check_classes(
 
 def _training(options: NetworkDataOptions, name: str) -> str:
     """How to get a network with the classes of a data set."""
-    if options.model is None:
+    if options.model is None or options.checkpoint is not None:
         return "train another network"
-    weights = "" if options.weights is None else f" --weights {options.weights}"
+    words = ["sign-ext train --model", options.model]
+    if options.weights is not None:
+        words += ["--weights", options.weights]
+    if options.normalize != ("auto",):
+        words += ["--normalize", *options.normalize]
+    if options.image_size is not None:
+        words += ["--image-size", str(options.image_size)]
+    again = f" --model {options.model}" if parse_name(options.model).is_code else ""
     return (
-        f"fine-tune it on this one (sign-ext train --model {options.model}{weights} --data {name} "
-        "--out DIR) and give --checkpoint DIR"
+        f"fine-tune it on this one ({' '.join(words)} --data {name} --out DIR) and give "
+        f"--checkpoint DIR{again} in place of these options"
     )
 
 
