@@ -38,6 +38,11 @@ def normal(
     return channels_last(torch.randn(shape, generator=generator).to(device, dtype))
 
 
+def pixels(generator: torch.Generator, shape: tuple[int, ...], device: str = "cpu") -> Tensor:
+    """Contiguous float32 images of 0–255, drawn on the CPU."""
+    return (torch.rand(shape, generator=generator) * 255).to(device)
+
+
 def around_bounds(
     generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype, device: str
 ) -> Tensor:

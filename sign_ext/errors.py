@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class SignError(RuntimeError):
     """Base class of sign_ext's own errors."""
@@ -61,3 +63,12 @@ def first_line(error: BaseException) -> str:
     line = next(iter(str(error).strip().splitlines()), "")
     kind = type(error).__name__
     return line if isinstance(error, SignError) else f"{kind}: {line}" if line else kind
+
+
+def level_of_the_caller() -> int:
+    """The stack level, for the function that asks, of the first frame outside of this package."""
+    level, frame = 1, sys._getframe(1)
+    package = __name__.partition(".")[0] + "."
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -11,7 +11,6 @@ values that fit.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import warnings
 import weakref
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sign_ext.errors import PixelRangeWarning
+from sign_ext.errors import PixelRangeWarning, level_of_the_caller
 from sign_ext.eval_state import copies_of_buffers, frozen, restore_buffers, why_not_recorded
 from sign_ext.network_state import weights_versions
 from sign_ext.probe import IMAGES_SEEN, ImageStatistics, random_images
@@ -152,7 +151,7 @@ def warn_once(network: nn.Module, cause: str, message: str) -> None:
         if cause in told:
             return
         told.add(cause)
-    warnings.warn(message, PixelRangeWarning, stacklevel=_level_of_the_caller())
+    warnings.warn(message, PixelRangeWarning, stacklevel=level_of_the_caller())
 
 
 def was_told(network: nn.Module, cause: str) -> bool:
@@ -549,12 +548,3 @@ def _are_whole(images: Tensor) -> bool:
 def _number(value: float) -> str:
     """Three digits, and no exponent up to a million."""
     return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{value:.0f}"
-
-
-def _level_of_the_caller() -> int:
-    """The stack level, for the function that asks, of the first frame outside of this package."""
-    level, frame = 1, sys._getframe(1)
-    package = __name__.partition(".")[0] + "."
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
-        level, frame = level + 1, frame.f_back
-    return level

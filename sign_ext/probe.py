@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sign_ext.errors import level_of_the_caller
 from sign_ext.eval_state import copies_of_buffers, restore_buffers, same_bits
 from sign_ext.source_layer import Phi, in_this_thread
 
@@ -321,7 +322,9 @@ class _Pair:
         if values > sizes:
             return exact._size_message(max(values, delta))
         if delta > sizes:
-            warnings.warn(exact._gradient_message(delta), RuntimeWarning, stacklevel=8)
+            warnings.warn(
+                exact._gradient_message(delta), RuntimeWarning, stacklevel=level_of_the_caller()
+            )
         return ""
 
     def _between_mates(self) -> float:

@@ -50,11 +50,12 @@ class Settings:
         ValueError: an option is out of its range.
     """
 
-    steps: int = _option(50, "K: how often δ is added.")
+    steps: int = _option(50, "K: how often the gradient δ is added.")
     layer: str | None = _option(
-        None, "Module whose output is Φ. Default: the input of the final classifier layer."
+        None,
+        "Module whose outputs are summed, Φ. Default: the input of the final classifier layer.",
     )
-    step_size: float = _option(1.0, "Factor of δ; `sign-ext calibrate` proposes one.")
+    step_size: float = _option(1.0, "Factor of the gradient δ; `sign-ext calibrate` proposes one.")
     momentum: float = _option(0.0, "μ of v ← μv + δ, p ← p + step·v; 0 is the paper's Algorithm 1.")
     linearize_at: LinearizeAt = _option(  # noqa: RUF009 (a field, as all of these are)
         "iterate",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.algorithm import walk
+from sign_ext.batch_forms import transform_in
 from sign_ext.bounded_cache import BoundedCache
 from sign_ext.calibrate import Calibration, calibrate
 from sign_ext.checks import (
@@ -25,39 +26,31 @@ from sign_ext.checks import (
     explaining_layout,
     make_outputs,
     place_of,
-    transform_in,
 )
 from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.backends import Engines
-from sign_ext.engine.batch import DEFAULT_BATCH, Batches
-from sign_ext.engine.eager import own_layout
+from sign_ext.engine.batch import Batches
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import TuningPlan
-from sign_ext.engine.kept import Kept, forget_kept
-from sign_ext.engine.known_layer import KnownLayer, look_again
+from sign_ext.engine.kept import forget_kept
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.trajectory import Problem, iterate_dtype
-from sign_ext.errors import BackendError, NegligibleDeltaWarning, SignError, first_line
+from sign_ext.errors import BackendError, NegligibleDeltaWarning, level_of_the_caller
 from sign_ext.eval_state import computing, unwrap
 from sign_ext.explanation import Explanation, explain
-from sign_ext.model_inputs import NO_INPUTS, ModelInputs, blaming_inputs
-from sign_ext.network_state import weights_versions
-from sign_ext.pixel_range import check_units, forget_units
-from sign_ext.probe import ImageStatistics, check_samples, forget, statistics_of
+from sign_ext.model_inputs import NO_INPUTS, ModelInputs
+from sign_ext.pixel_range import forget_units
+from sign_ext.probe import forget
+from sign_ext.problem import Found, Problems
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import LinearizeAt, Settings
 from sign_ext.source_layer import (
-    Phi,
     SourceLayer,
-    check_inputs,
-    check_source,
-    find_with_trail,
     guess_source_layer,
     named_source_layer,
 )
 
-NO_TRAIL: tuple[str, ...] | None = ()  # of a layer that is asked for by name
 INPUTS_KEPT = 4  # combinations of constant model_kwargs at a time
 
 
@@ -223,6 +216,7 @@ class SignTransform:
         )
         self._network = unwrap(model)
         self._named = named_source_layer(self._network, layer) if layer is not None else None
+        self._problems = Problems(self._network, self.settings, self._named)
         if not isinstance(tune, bool | TuningPlan):
             raise TypeError(f"tune must be True, False or a TuningPlan, got {tune!r}")
         if not isinstance(strict, bool):
@@ -423,7 +417,7 @@ class SignTransform:
     def _warn(self, message: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(message, NegligibleDeltaWarning, stacklevel=5)
+            warnings.warn(message, NegligibleDeltaWarning, stacklevel=level_of_the_caller())
 
     def _problem(
         self,
@@ -431,147 +425,17 @@ class SignTransform:
         dtype: torch.dtype,
         inputs: ModelInputs = NO_INPUTS,
         settings: Settings | None = None,
-    ) -> tuple[Problem, SourceLayer, bool]:
-        """The problem for images like these, where Φ is read, and whether the sum over Φ varies.
-
-        Φ is found and checked on one image of each call: the network may have changed since.
-        """
-        with torch.autocast(images.device.type, enabled=False):
-            engines, _ = self._engines_for(inputs)
-            like = statistics_of(images)
-            about = (settings or self.settings, images, dtype)
-            found = None if inputs else self._known_problem(engines.kept, *about, like)
-            problem, source, varies = found or self._new_problem(engines.kept, *about, inputs, like)
-            structure = engines.kept.structure
-            state = (structure.key(problem), weights_versions(self._network), inputs.key)
-
-            def phi_for(count: int) -> Phi:
-                """Φ for as many images, which all have the first one's further inputs."""
-                return Phi(self._network, source, inputs[[0] * count])
-
-            image = torch.empty_like(images[:1], dtype=dtype).copy_(images[:1])
-            check_samples(phi_for, image, like, state)
-
-            def run(image: Tensor) -> Tensor:
-                with structure.running():
-                    return problem.phi(image)
-
-            check_units(self._network, run, images, like, dtype, place=source)
-        self._seen = source
-        return problem, source, varies
-
-    def _kind(self, images: Tensor, dtype: torch.dtype) -> Hashable:
-        """What a source layer is known for."""
-        return (self.settings.layer, images.shape[1:], dtype, images.device)
-
-    def _known_problem(
-        self,
-        kept: Kept,
-        settings: Settings,
-        images: Tensor,
-        dtype: torch.dtype,
-        like: ImageStatistics,
-    ) -> tuple[Problem, SourceLayer, bool] | None:
-        """The problem with the source layer of an earlier call, where that is still Φ's."""
-        known = kept.sources.get(self._kind(images, dtype))
-        if known is None:
-            return None
-        image = torch.empty_like(images[:1], dtype=dtype).copy_(images[:1])
-        delta = random = None
-        with kept.structure.running():
-            if kept.programs.has_any():  # what δ is at a random image will be asked
-                random = kept.programs.random(like, images).to(dtype)
-                both = torch.cat([image, random]).contiguous(memory_format=own_layout(images))
-                delta = look_again(self._network, known, both)
-            if delta is None:  # the network may take one image at a time
-                random, delta = None, look_again(self._network, known, image)
-        if delta is None:
-            return None
-        witness = None if random is None else (random, delta[1:])
-        phi = Phi(self._network, known.source)
-        problem = Problem(phi, settings, dtype, NO_INPUTS, like, witness)
-        if kept.structure.key(problem) != known.structure:
-            return None
-        return problem, known.source, known.varies
-
-    def _new_problem(
-        self,
-        kept: Kept,
-        settings: Settings,
-        images: Tensor,
-        dtype: torch.dtype,
-        inputs: ModelInputs,
-        like: ImageStatistics,
-    ) -> tuple[Problem, SourceLayer, bool]:
-        """The problem with a source layer that is found and checked now."""
-        try:
-            with kept.structure.running():
-                source, varies, trail = self._source(images[:1], dtype, inputs)
-        except (SignError, TypeError):
-            raise
-        except Exception as error:  # whatever the network raises
-            if inputs:
-                raise
-            with kept.structure.running():
-                source, varies, _ = self._source_of_a_batch(images, dtype, error)
-            trail = None  # one image alone cannot be asked again
-        problem = Problem(Phi(self._network, source, inputs[:1]), settings, dtype, inputs, like)
-        if trail is not None and not inputs:
-            known = KnownLayer(kept.structure.key(problem), source, varies, trail)
-            kept.sources.put(self._kind(images, dtype), known)
-        return problem, source, varies
-
-    def _source(
-        self, few: Tensor, dtype: torch.dtype, inputs: ModelInputs = NO_INPUTS
-    ) -> tuple[SourceLayer, bool, tuple[str, ...] | None]:
-        """Where Φ is read, found and checked on a few images; whether its sum varies; its trail.
-
-        Further inputs are those of a call, whose first image is given.
-        """
-        probe = torch.empty_like(few, dtype=dtype).copy_(few)
-        with blaming_inputs(self._network, inputs, probe):
-            kwargs = inputs[:1]
-            if self._named is not None:
-                source, trail = self._named, NO_TRAIL
-            else:
-                source, trail = find_with_trail(self._network, probe, kwargs)
-            varies = check_source(self._network, source, probe, kwargs)
-        check_inputs(self._network, source, probe, inputs)
-        return source, varies, trail
-
-    def _source_of_a_batch(
-        self, images: Tensor, dtype: torch.dtype, error: Exception
-    ) -> tuple[SourceLayer, bool, tuple[str, ...] | None]:
-        """The same on a whole batch, where one image alone raised `error`.
-
-        A network that was exported or traced may take batches of one size only.
-        """
-        size = min(self.settings.batch_size or DEFAULT_BATCH, len(images))
-        hint = "pass batch_size=B and a multiple of B images if the network takes B at a time"
-        if size == 1:
-            error.add_note(f"The network was run on one image: {hint}")
-            raise error
-        try:
-            found = self._source(images[:size], dtype)
-        except SignError:
-            raise
-        except Exception as failed:
-            failed.add_note(f"The network was run on one image, then on {size} images: {hint}")
-            raise failed from None
-        if rest := len(images) % size:
-            try:
-                self._source(images[:rest], dtype)
-            except Exception as failed:
-                raise ValueError(
-                    f"the network runs on {size} images but not on the last batch of these "
-                    f"{len(images)}, which has {rest} ({first_line(failed)}): {hint}"
-                ) from failed
+    ) -> Found:
+        """What a call with images like these is about."""
+        engines, _ = self._engines_for(inputs)
+        found = self._problems.find(engines.kept, images, dtype, inputs, settings)
+        self._seen = found.source
         return found
 
     @contextmanager
     def _prepared(
         self, images: Tensor, model_kwargs: Mapping[str, Any] | None = None
-    ) -> Iterator[tuple[Problem, SourceLayer, bool]]:
+    ) -> Iterator[Found]:
         """What `_problem` returns, for questions that run no step; the network is frozen inside."""
         check_images(images)
         dtype, _ = place_of(self._network, images)

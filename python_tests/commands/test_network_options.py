@@ -146,6 +146,10 @@ def test_a_head_of_another_size_is_new_in_train_only(place, capsys) -> None:
     assert main(["evaluate", *named, *data, "--num-classes", "3"]) != 0
     error = capsys.readouterr().err.splitlines()
     assert any("10" in line and line.startswith("sign-ext: error") for line in error)
+    assert main(["evaluate", *named, *data]) == 1  # ten classes, and photos of three
+    advised = capsys.readouterr().err
+    assert f"sign-ext {' '.join(['train', *named, '--image-size', '8', *data[:2]])}" in advised
+    assert "--checkpoint DIR --model own_networks:small" in advised
     train = ["--epochs", "1", "--learning-rate", "1e-9", "--out", "run"]
     assert main(["train", *named, *data, *train]) == 0
     assert "new weights for the last layer" in capsys.readouterr().err
@@ -154,6 +158,7 @@ def test_a_head_of_another_size_is_new_in_train_only(place, capsys) -> None:
     kept = {k.removeprefix("network."): v for k, v in load_file("run/model.safetensors").items()}
     assert torch.allclose(kept["0.weight"], ten[0].weight, atol=1e-6)
     assert kept["3.weight"].shape == (3, 4 * 36)
+    assert main(["evaluate", "--checkpoint", "run", *named[:2], "--draws", "1"]) == 0
 
 
 def test_a_run_is_resumed_with_the_same_network_only(place, capsys) -> None:

@@ -11,9 +11,10 @@ import torch
 
 from sign_ext.augment import Operation, Policy, SubPolicy, save_policies
 from sign_ext.cli import main
-from sign_ext.commands.train import Options, training_set
+from sign_ext.commands.train import Options, open_stores, training_set
 from sign_ext.data import load_data
 from sign_ext.evaluation import predict_aleatoric
+from sign_ext.store import load_transformed, save_transformed
 from sign_ext.training import load_checkpoint
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -97,16 +98,58 @@ def test_random_k_takes_one_version_of_each_image(tmp_path: Path) -> None:
     assert config["data"]["images"] == 80
     assert config["sign"] == {"folders": [str(folder)], "mode": "add", "random_k": True}
 
-    originals = load_data("digits", seed=3, train_size=40, image_size=16).train
+    splits = load_data("digits", seed=3, train_size=40, image_size=16)
+    originals, stores = splits.train, open_stores([str(folder)])
     options = Options(data="digits", model="basic_cnn", out="", sign=(str(folder),))
-    both = training_set(options, originals).images[40:].view(2, 40, 3, 16, 16)
+    both = training_set(options, splits, stores).images[40:].view(2, 40, 3, 16, 16)
     one = Options(data="digits", model="basic_cnn", out="", sign=(str(folder),), sign_random_k=True)
-    joined = training_set(one, originals)
+    joined = training_set(one, splits, stores)
     assert torch.equal(joined.images[:40], originals.float())
     same = (joined.images[40:] == both).flatten(2).all(dim=2)
     assert bool(same.any(dim=0).all())
     assert bool(same.any(dim=1).all())
-    assert torch.equal(training_set(one, originals).images, joined.images)
+    assert torch.equal(training_set(one, splits, stores).images, joined.images)
+
+
+def test_of_a_store_of_all_images_those_of_the_training_set_are_taken(tmp_path: Path) -> None:
+    phi, folder = tmp_path / "phi", tmp_path / "transformed"
+    trained(phi)
+    arguments = ["transform", "--checkpoint", str(phi), "--train-size", "40", "--seed", "3"]
+    arguments += ["--split", "all", "--steps", "1", "--step-size", "20"]
+    assert main([*arguments, "--out", str(folder)]) == 0
+    store = load_transformed(folder)
+    assert len(store) > 500  # validation and test images too
+    config = trained(tmp_path / "out", "--sign", str(folder), "--sign-mode", "replace")
+    assert config["data"]["images"] == 40
+    splits = load_data("digits", seed=3, train_size=40, image_size=16)
+    options = Options(data="digits", model="basic_cnn", out="", sign=(str(folder),))
+    joined = training_set(options, splits, [store])
+    assert torch.equal(joined.images[40:], store.tensor(1)[:40])
+    assert torch.equal(joined.labels[40:], splits.train.labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "split", "says"),
+    [
+        (torch.rand(4, 3), "train", r"target for each image (float32, shape (3,)) in place of a"),
+        (torch.tensor([0, 1, 0, 1]), "test", "holds versions of the test images"),
+    ],
+)
+def test_a_store_that_no_classifier_can_be_trained_on_is_refused_before_data_is_read(
+    labels: torch.Tensor,
+    split: str,
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = {"split": {"name": split}}
+    save_transformed(tmp_path / "store", {1: torch.zeros(4, 3, 16, 16)}, labels, recipe=recipe)
+    monkeypatch.delattr("sign_ext.commands.train.read_data")
+    arguments = [*TINY, "--sign", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_aleatoric_network_is_trained_and_measured(

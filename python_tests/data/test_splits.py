@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sign_ext.data import load_data
+from sign_ext.data.decode import Unreadable
 from sign_ext.data.splits import shares, stratified_choice, three_way_split
 
 COUNTS = st.lists(st.integers(1, 400), min_size=1, max_size=12)
@@ -74,3 +76,16 @@ def test_parts_have_the_splits_names() -> None:
     assert splits.part("train") is splits.train
     assert splits.part("validation") is splits.validation
     assert splits.part("test") is splits.test
+
+
+def test_skipped_images_have_positions_among_all_images() -> None:
+    splits = load_data("digits", train_size=5, test_size=4)
+    skipped = tuple(
+        Unreadable(index, "damaged", split=split)
+        for split, index in (("train", 5), ("validation", 0), ("test", 2))
+    )
+    splits = dataclasses.replace(splits, skipped=skipped)
+    assert splits.skipped_in("validation") == [0]
+    # Six training images with the one that was skipped, then the validation images and its own.
+    before = 6 + len(splits.validation) + 1
+    assert splits.skipped_in("all") == [5, 6, before + 2]

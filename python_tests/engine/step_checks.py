@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from tensors import channels_last
 from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
@@ -38,7 +39,7 @@ def bound_step(
 def delta_of(step: Step, model: nn.Module, images: Tensor, precision: str = "float32") -> Tensor:
     """A compiled step's δ."""
     with computing(model, precision), torch.no_grad():
-        return step.delta(images.to(memory_format=torch.channels_last))
+        return step.delta(channels_last(images))
 
 
 def step_delta(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from networks import tiny_cnn
+from tensors import pixels
 from torch import Tensor, nn
 
 from sign_ext import BackendError, NegligibleDeltaWarning, SignTransform
@@ -32,7 +33,7 @@ def unknown() -> nn.Sequential:
 
 
 def images_of(torch_rng, n: int = 3) -> Tensor:
-    return torch.rand(n, 3, 9, 11, generator=torch_rng) * 255
+    return pixels(torch_rng, (n, 3, 9, 11))
 
 
 def refused_for(sign: SignTransform, monkeypatch, is_bad) -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import tiny_cnn
+from tensors import pixels
 from torch import nn
 
 from sign_ext import SignTransform
@@ -183,7 +184,7 @@ def test_the_plan_is_the_compiled_steps_where_there_is_one(torch_rng):
 @pytest.mark.gpu
 def test_a_device_is_filled(torch_rng):
     chip = torch.cuda.get_device_properties(0)
-    images = torch.rand(3, 3, 32, 32, generator=torch_rng).cuda() * 255
+    images = pixels(torch_rng, (3, 3, 32, 32), "cuda")
     count = SignTransform(tiny_cnn().cuda().eval()).images_at_once(images)
     assert count % chip.multi_processor_count == 0
     assert count >= 8 * chip.multi_processor_count

@@ -6,6 +6,7 @@ import pytest
 import torch
 from block_programs import CASES, Case, block_program, mobilenet, program_of
 from networks import step_for
+from tensors import channels_last
 from torch import Tensor
 
 from sign_ext import SignTransform
@@ -40,7 +41,7 @@ def check(program: Program, images: Tensor, dtype: torch.dtype) -> None:
     wanted = program.to(torch.float64).pullback_of_ones(images.double())
     assert wanted.norm() > 0
     given = images.to(torch.float64 if dtype == torch.float64 else torch.float32)
-    given = given.contiguous(memory_format=torch.channels_last)
+    given = channels_last(given)
     fused = step_of(program, dtype, len(images), blocks_of(program))
     assert any(isinstance(op, InvertedResidual) for op in fused.program.ops)
     with torch.no_grad():
@@ -122,7 +123,7 @@ def test_a_step_frees_what_the_plan_says(case, torch_rng):
     program, place = block_program(CASES[case])
     step = step_of(program, torch.float32, 2, (place,))
     slots: list[Tensor | None] = [None] * len(step.schedule.slots)
-    slots[0] = torch.randn(2, *program.image_shape).to(memory_format=torch.channels_last)
+    slots[0] = channels_last(torch.randn(2, *program.image_shape))
     alive = 0
     for instruction, run in zip(step.schedule.instructions, step._runs, strict=True):
         alive += sum(step.schedule.slots[s].bytes for s in instruction.slots_written())
@@ -213,7 +214,7 @@ def test_one_block_walks_at_the_input_with_momentum(torch_rng):
 def test_the_same_call_gives_the_same_bits(torch_rng):
     program, place = block_program(Case(residual="own"))
     images = torch.randn(3, *program.image_shape, generator=torch_rng)
-    images = images.to(memory_format=torch.channels_last)
+    images = channels_last(images)
     with torch.no_grad():
         deltas = [step_of(program, torch.float32, 3, (place,)).delta(images) for _ in range(2)]
     assert torch.equal(*deltas)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from block_programs import CASES, block_program, mobilenet, program_of
 from emulated_blocks import Device, emulated_blocks
+from tensors import channels_last
 
 from sign_ext import SignTransform
 from sign_ext.compiler.ir.inverted_residual import blocks_of
@@ -49,7 +50,7 @@ def distances(program, images, precision, device):
 def test_one_block(case, precision, torch_rng, seed):
     program, _ = block_program(CASES[case])
     images = torch.randn(3, *program.image_shape, generator=torch_rng)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = channels_last(images)
     device = Device(seed, processors=1)
     between, kernel, reference = distances(program, images, precision, device)
     assert device.launches == 2
@@ -61,7 +62,7 @@ def test_mobilenet(seed):
     model, images = mobilenet(torch.Generator().manual_seed(seed), 2)
     program = program_of(model, images)
     device = Device(seed)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = channels_last(images)
     between, kernel, reference = distances(program, images, "bfloat16", device)
     assert device.launches == 2 * len(blocks_of(program))
     assert kernel < 1.5 * reference < 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from block_programs import CASES, block_program, mobilenet, program_of
+from tensors import channels_last
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
@@ -22,7 +23,7 @@ FLOOR = {"float32": 1e-3, "tf32": 1e-1, "bfloat16": 1e-1}
 
 def network(count: int, device: str) -> tuple[nn.Module, Tensor]:
     model, images = mobilenet(torch.Generator().manual_seed(count), count)
-    return model.to(device), images.to(device).to(memory_format=torch.channels_last)
+    return model.to(device), channels_last(images.to(device))
 
 
 def delta(
@@ -69,7 +70,7 @@ def test_one_block_gives_the_definitions_delta(case: str, precision: str) -> Non
     program, _ = block_program(CASES[case])
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(33, *program.image_shape, generator=generator).cuda()
-    images = images.to(memory_format=torch.channels_last)
+    images = channels_last(images)
     check(nn.Identity(), program.to("cuda", torch.float32), images, precision)
 
 

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from networks import basic_cnn, tiny_cnn
+from tensors import pixels
 from torch import Tensor, nn
 
 from sign_ext import SignTransform, iterative_sign
@@ -18,7 +19,7 @@ STEP = 2000.0
 
 
 def images_of(count: int, generator: torch.Generator, size: tuple[int, int] = (9, 11)) -> Tensor:
-    return (torch.rand(count, 3, *size, generator=generator) * 255).cuda()
+    return pixels(generator, (count, 3, *size), "cuda")
 
 
 def plain(model: nn.Module, images: Tensor, steps: int = 4) -> Tensor:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from networks import basic_cnn, tiny_cnn
+from tensors import pixels
 from torch import nn
 
 from sign_ext import BackendError, SignTransform, iterative_sign
@@ -63,7 +64,7 @@ def eager(model, images):
 
 
 def images_of(n, generator, size=(9, 11)):
-    return torch.rand(n, 3, *size, generator=generator) * 255
+    return pixels(generator, (n, 3, *size))
 
 
 @pytest.mark.parametrize(

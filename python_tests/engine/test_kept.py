@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from networks import tiny_cnn
+from tensors import pixels
 from torch import Tensor, nn
 
 from sign_ext import SignTransform, iterative_sign, network_state
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(not NATIVE.loaded, reason="auto compiles nothing
 
 @pytest.fixture
 def images(torch_rng: torch.Generator) -> Tensor:
-    return torch.rand(5, 3, 9, 11, generator=torch_rng) * 255
+    return pixels(torch_rng, (5, 3, 9, 11))
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_neither_network_nor_images_are_kept_alive(torch_rng, backend, island):
     model = Tied().eval()
     if island:
         model.insert(2, nn.Sequential(nn.LayerNorm((9, 11)), nn.Softmax(1)))
-    images = torch.rand(2, 3, 9, 11, generator=torch_rng) * 255
+    images = pixels(torch_rng, (2, 3, 9, 11))
     iterative_sign(model, images, 2, step_size=STEP, backend=backend)
     found = [weakref.ref(model), weakref.ref(images), weakref.ref(kept_for(model))]
     weights = weakref.ref(model[1].weight)
@@ -327,7 +328,7 @@ def test_a_network_for_one_image_at_a_time(torch_rng, done):
             return super().forward(x)
 
     model = One(*tiny_cnn()).eval()
-    image = torch.rand(1, 3, 9, 11, generator=torch_rng) * 255
+    image = pixels(torch_rng, (1, 3, 9, 11))
     plain = nn.Sequential(*model).eval()
     expected = iterative_sign(plain, image, 2, step_size=STEP, backend="autograd")
     for _ in range(3):

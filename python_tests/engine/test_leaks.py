@@ -8,6 +8,7 @@ import pytest
 import torch
 from held_memory import left_behind
 from networks import tiny_cnn
+from tensors import pixels
 
 from sign_ext import SignTransform, iterative_sign
 
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def images_of(count: int, generator: torch.Generator, device: str) -> torch.Tensor:
-    return (torch.rand(count, 3, 9, 11, generator=generator) * 255).to(device)
+    return pixels(generator, (count, 3, 9, 11), device)
 
 
 @pytest.mark.parametrize("every", [1, 60])

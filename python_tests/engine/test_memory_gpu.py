@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from measured_memory import check_plan, peak_bytes
+from tensors import channels_last
 
 from sign_ext import SignTransform
 from sign_ext.eval_state import computing
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.gpu
 def test_the_plan_is_the_allocators_peak(name: str, count: int, precision: str) -> None:
     torch.manual_seed(3)
     model = build_model(name, image_shape=(3, 32, 32)).cuda().eval()
-    images = (torch.rand(count, 3, 32, 32) * 255).cuda().to(memory_format=torch.channels_last)
+    images = channels_last((torch.rand(count, 3, 32, 32) * 255).cuda())
     step = SignTransform(model, precision=precision).step(images)
     with computing(model, precision), torch.no_grad():
         measured = peak_bytes(lambda: step.stem_cotangent(images), images.device)

@@ -8,6 +8,7 @@ import torch
 from families import FAMILIES
 from measured_memory import check_plan, peak_bytes
 from networks import basic_cnn, lively
+from tensors import channels_last
 from torch import nn
 
 from sign_ext.compiler.memory_plan import plan_memory
@@ -30,7 +31,7 @@ def network_of(name: str, device: str):
     images = torch.rand(COUNT, 3, *size, generator=generator).to(device)
     with computing(model):
         source = find_source_layer(model, images[:1])
-    return model, images.to(memory_format=torch.channels_last), source
+    return model, channels_last(images), source
 
 
 def test_the_measure_is_right():

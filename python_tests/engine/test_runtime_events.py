@@ -6,6 +6,7 @@ import pytest
 import torch
 from networks import basic_cnn, tiny_cnn
 from runtime_events import grown, profiled, waits
+from tensors import pixels
 from torch import nn
 
 from sign_ext import SignTransform
@@ -66,7 +67,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_network_that_waits_is_found(device: str, torch_rng: torch.Generator) -> None:
     model = nn.Sequential(Waits(), *tiny_cnn()).to(device).eval()
-    images = (torch.rand(5, 3, 9, 11, generator=torch_rng) * 255).to(device)
+    images = pixels(torch_rng, (5, 3, 9, 11), device)
     found = more_of(model, images, "autograd")
     assert found["aten::_local_scalar_dense"] == 2 * 20  # two batches of 20 more steps
     if device == "cuda":
@@ -85,7 +86,7 @@ def test_a_network_that_waits_is_found(device: str, torch_rng: torch.Generator) 
 )
 def test_more_steps_wait_no_more(device: str, backend: str, torch_rng: torch.Generator) -> None:
     model = basic_cnn(8, 12, 6).to(device).eval()
-    images = (torch.rand(5, 3, 8, 12, generator=torch_rng) * 255).to(device)
+    images = pixels(torch_rng, (5, 3, 8, 12), device)
     assert more_of(model, images, backend) == {}
 
 
@@ -105,7 +106,7 @@ def test_torch_itself_sees_no_wait_in_the_loop(
     torch_rng: torch.Generator,
 ) -> None:
     model = basic_cnn().cuda().eval()
-    images = (torch.rand(64, 3, 32, 32, generator=torch_rng) * 255).cuda()
+    images = pixels(torch_rng, (64, 3, 32, 32), "cuda")
     advanced = []
     advance = kind.advance
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from networks import tiny_cnn
 from onchip_cases import prepare
+from tensors import pixels
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -65,7 +66,7 @@ def fused(model: nn.Module, images: torch.Tensor, **options: object) -> FusedTra
 
 @pytest.fixture
 def images(torch_rng):
-    return torch.rand(5, 3, 9, 11, generator=torch_rng) * 255
+    return pixels(torch_rng, (5, 3, 9, 11))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

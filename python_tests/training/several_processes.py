@@ -6,6 +6,7 @@ FOLDER/NAME.RANK.safetensors. The test calls the same runs in one process.
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
@@ -140,6 +141,12 @@ def plain(folder):
     return result.to_dict()
 
 
+def uncaught(folder):
+    """An error that ends both processes; the interpreter keeps its frames in sys.last_traceback."""
+    steep = replace(SETTINGS, learning_rate=1e30)
+    train(plain_net(), image_set(37, 0), image_set(9, 1), steep)
+
+
 def everything(folder):
     """The runs of all other tests, one after another; returns what goes into found.RANK.json."""
     found = {}
@@ -229,8 +236,17 @@ def command_line(folder):
     return [code, out.getvalue(), err.getvalue()]
 
 
+def write_threads(path):
+    """Write the names of this process's threads, none where there is no /proc."""
+    names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    path.write_text(json.dumps(names))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     scene, where = sys.argv[1], Path(sys.argv[2])
-    found = {"killed": killed, "plain": plain, "everything": everything}[scene](where)
+    # Registered first, so that it runs after everything that is done on exit.
+    atexit.register(write_threads, where / f"threads.{RANK}.json")
+    scenes = {each.__name__: each for each in (killed, plain, uncaught, everything)}
+    found = scenes[scene](where)
     (where / f"found.{RANK}.json").write_text(json.dumps(found))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from sign_ext.checks import transform_in
+from sign_ext.batch_forms import transform_in
 from sign_ext.settings import Settings
 from sign_ext.sign import SignTransform
 

@@ -50,7 +50,11 @@ class Options(NetworkDataOptions, SignOptions):
         help="K, the number of steps that --step-size is to be used with (--steps of `transform`).",
     )
     step_sizes: tuple[float, ...] | None = option(
-        None, type=PositiveFloat, nargs="+", metavar="STEP", help="Step sizes. Default: a grid."
+        None,
+        type=PositiveFloat,
+        nargs="+",
+        metavar="STEP",
+        help="Step sizes to try. Default: five around the one that a constant gradient would need.",
     )
     target_share: float = option(
         0.02,

@@ -6,7 +6,7 @@ evaluates all on clean and corrupted test images. Writes OUT/index.html (one
 file, opens anywhere), OUT/metrics.json, OUT/samples.png and the networks.
 
 digits is bundled: nothing is downloaded, and its sizes are chosen so that the
-demo takes under three minutes on two processor cores. CIFAR-10 takes about
+demo takes under two minutes on two processor cores. CIFAR-10 takes about
 20 minutes on such a machine.
 """
 
@@ -61,7 +61,9 @@ class Options(CommonOptions):
         None, type=PositiveInt, help="Height and width in pixels. Default: the data set's."
     )
     epochs: int | None = option(
-        None, type=PositiveInt, help="Passes over the training set, of every method. Default: 20."
+        None,
+        type=PositiveInt,
+        help="Passes over the training set, of every method. Default: digits 10, else 20.",
     )
     batch_size: int | None = option(
         None, type=PositiveInt, help="Images per gradient step. Default: digits 32, else 128."
@@ -72,16 +74,16 @@ class Options(CommonOptions):
         type=PositiveInt,
         nargs="+",
         metavar="K",
-        help="Steps of SIGN, one a version.",
+        help="Step counts of SIGN; each gives a version of every training image.",
     )
     step_size: float | None = sign_option(
         "step_size",
         default=None,
         type=PositiveFloat,
-        help="Factor of δ. Default: calibrated on validation images.",
+        help="Factor of the gradient δ. Default: calibrated on validation images.",
     )
     draws: int | None = option(
-        None, type=PositiveInt, help="Draws of each corruption. Default: 10."
+        None, type=PositiveInt, help="Draws of each corruption. Default: digits 5, else 10."
     )
     seeds: int = option(1, type=PositiveInt, help="Repetitions with other initial weights.")
 

@@ -182,16 +182,34 @@ def _check_classes(
             cure = ", or pass --same-classes if each label means the same in both" if same else ""
             raise ValueError(
                 f"{error}. {name} has {len(class_names)} classes, {network} {count}: use the data "
-                f"set it was trained on, or train another network{cure}"
+                f"set it was trained on, or {_training(options, name)}{cure}"
             ) from error
         return
     if len(class_names) != count:
         raise ValueError(
             f"{name} has {len(class_names)} classes, {network} {count}: use the data set it was "
-            "trained on, or train another network"
+            f"trained on, or {_training(options, name)}"
         )
     if known is None:
         say(f"{network} does not name its classes: those of {name} are taken for them, in order")
+
+
+def _training(options: NetworkDataOptions, name: str) -> str:
+    """How to get a network with the classes of a data set."""
+    if options.model is None or options.checkpoint is not None:
+        return "train another network"
+    words = ["sign-ext train --model", options.model]
+    if options.weights is not None:
+        words += ["--weights", options.weights]
+    if options.normalize != ("auto",):
+        words += ["--normalize", *options.normalize]
+    if options.image_size is not None:
+        words += ["--image-size", str(options.image_size)]
+    again = f" --model {options.model}" if parse_name(options.model).is_code else ""
+    return (
+        f"fine-tune it on this one ({' '.join(words)} --data {name} --out DIR) and give "
+        f"--checkpoint DIR{again} in place of these options"
+    )
 
 
 def _with_network_classes(

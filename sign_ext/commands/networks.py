@@ -30,8 +30,8 @@ WEIGHTS_HELP = (
 )
 NORMALIZE_HELP = (
     "What --model does first to images of 0–255: auto (what is recorded for it), none, imagenet, "
-    "or MEAN STD, each with a value a channel, such as 0.485,0.456,0.406 0.229,0.224,0.225 "
-    "(or in 0–255)."
+    "or MEAN STD with a value a channel, of pixels in 0–1 (0.485,0.456,0.406 0.229,0.224,0.225) "
+    "or in 0–255."
 )
 NORMALIZATIONS = ("auto", "none", "imagenet")
 # Files of weights that say nothing about their network.
@@ -72,12 +72,13 @@ class NetworkOptions(ModelOptions):
 
     checkpoint: str | None = option(
         None,
-        help="The network: model.safetensors that `sign-ext train` wrote, or the folder it is in.",
+        help="A network that `sign-ext train` made: its model.safetensors, or the folder it is "
+        "in. For any other give --model.",
         metavar="FILE",
     )
     model: str | None = option(
         None,
-        help=f"Instead of --checkpoint, the network's name: {MODEL_HELP}",
+        help=f"The network's name, in place of --checkpoint: {MODEL_HELP}",
         metavar="NAME",
         check=check_network_name,
     )
@@ -110,7 +111,7 @@ class NetworkOptions(ModelOptions):
         """Raise UsageError unless the options name one network, before any work is done."""
         super().check()
         if self.checkpoint is None and self.model is None:
-            raise UsageError("--checkpoint is required, or --model")
+            raise UsageError("--checkpoint is required, or --model (with --weights)")
         if self.checkpoint is None:
             return
         if self.checkpoint.endswith(BARE):

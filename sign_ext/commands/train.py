@@ -41,6 +41,7 @@ from sign_ext.formatting import counted
 if TYPE_CHECKING:
     from sign_ext.augment import Augment, Policy
     from sign_ext.data import ImageSet, Splits
+    from sign_ext.store.reader import Transformed
     from sign_ext.training import TrainSettings
     from sign_ext.training.processes import Processes
 
@@ -93,7 +94,8 @@ class Options(ModelOptions, DataOptions):
         None,
         nargs="+",
         metavar="DIR",
-        help="Folders of `sign-ext transform`; all their snapshots join the training set.",
+        help="Folders of `sign-ext transform`; all their versions of training images join the "
+        "training set.",
     )
     sign_mode: str = option(
         "add",
@@ -193,9 +195,9 @@ def _train(options: Options, processes: Processes) -> None:
             "train_size": options.train_size,
             "image_size": options.image_size or recorded_size(name),
         }
+        stores = open_stores(options.sign or ())
         splits = read_data(options, options.data, **sizes)
-        skipped = [each.index for each in splits.skipped if each.split == "train"]
-        train_set = training_set(options, splits.train, skipped)
+        train_set = training_set(options, splits, stores)
 
         model, network = build_network(
             options,
@@ -257,35 +259,81 @@ def _out_folder(options: Options) -> Path:
     return out
 
 
-def training_set(options: Options, originals: ImageSet, skipped: Sequence[int] = ()) -> ImageSet:
+def open_stores(folders: Sequence[str]) -> list[Transformed]:
+    """Open the stores of --sign, before any image is read.
+
+    Args:
+        folders: of the stores.
+
+    Raises:
+        ValueError: a store that training cannot use: its images have targets in place of classes,
+            or are versions of validation or test images.
+        OSError, StoreError: it cannot be read, or is unfinished.
+    """
+    from sign_ext.store import load_transformed
+
+    stores = [load_transformed(folder) for folder in folders]
+    for folder, store in zip(folders, stores, strict=True):
+        if (kind := store.manifest.targets) is not None:
+            raise ValueError(
+                f"--sign {folder} holds a target for each image ({kind.dtype}, shape "
+                f"{tuple(kind.shape)}) in place of a class, and `sign-ext train` trains "
+                "classifiers: train on it in a loop of your own, with "
+                "sign_ext.load_transformed(DIR).join(dataset) as the data set (docs/stores.md)"
+            )
+        split = _split_of(store)
+        if split not in ("train", "all"):
+            raise ValueError(
+                f"--sign {folder} holds versions of the {split} images, on which no network should "
+                "be trained: make a store with `sign-ext transform --split train`"
+            )
+    return stores
+
+
+def _split_of(store: Transformed) -> str:
+    """The split that a store was made from, as `sign-ext transform` records it."""
+    split = store.recipe.get("split")
+    return str(split.get("name", "train")) if isinstance(split, dict) else "train"
+
+
+def training_set(options: Options, splits: Splits, stores: Sequence[Transformed] = ()) -> ImageSet:
     """Return the originals, or with --sign, their union with the transformed versions.
+
+    Of a store of all images (`sign-ext transform --split all`) the versions of training images are
+    taken.
 
     Args:
         options: the command's options.
-        originals: the training images.
-        skipped: positions in the data set of those that could not be read.
+        splits: the data.
+        stores: those of --sign, from `open_stores`.
 
     Raises:
-        ValueError: a folder was made from other images.
+        ValueError: a store was made from other images.
     """
-    if not options.sign:
+    originals = splits.train
+    if not stores:
         return originals
     import torch
 
     from sign_ext.augment import sign_training_set
     from sign_ext.data import ImageSet
-    from sign_ext.store import load_transformed
     from sign_ext.store.reader import require_made_from
 
     random_k = torch.Generator().manual_seed(options.seed) if options.sign_random_k else None
     parts = [originals] if options.sign_mode == "add" else []
-    for folder in options.sign:
-        store = load_transformed(folder)
-        rows = require_made_from(store, originals, skipped)
-        # If images were skipped, the store has versions of the others only.
-        sources = originals if len(rows) == len(originals) else originals.subset(rows)
-        versions = sign_training_set(sources, store.snapshots, mode="replace", random_k=random_k)
-        parts.append(versions)
+    for store in stores:
+        part = _split_of(store)
+        sources = originals if part == "train" else splits.part(part)
+        rows = require_made_from(store, sources, splits.skipped_in(part))
+        # Training images come first among all. If images were skipped, the store has versions of
+        # the others only.
+        of_training = rows < len(originals)
+        rows = rows[of_training]
+        snapshots = store.snapshots
+        if not bool(of_training.all()):
+            snapshots = {step: images[of_training] for step, images in snapshots.items()}
+        chosen = originals if len(rows) == len(originals) else originals.subset(rows)
+        parts.append(sign_training_set(chosen, snapshots, mode="replace", random_k=random_k))
     return ImageSet.concatenate(parts)
 
 

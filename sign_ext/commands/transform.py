@@ -1,7 +1,7 @@
 """Apply SIGN to a data set with a trained network, and store the transformed images.
 
-Each step adds the gradient of the sum of the network's last-layer outputs
-(before the logits) to the images. --snapshots keeps the images after several
+Each step adds to the images the gradient δ of the sum of the network's features
+Φ, the values that its final classifier layer reads. --snapshots keeps the images after several
 step counts from one trajectory: no step is computed twice. They are written
 to the store, OUT, in shards, with a manifest of how they were made, for
 `sign-ext train --sign OUT`.
@@ -72,8 +72,8 @@ class Options(NetworkDataOptions, SignOptions):
         "step_size",
         type=float | Literal["auto"],
         metavar="STEP|auto",
-        help="Factor of δ. auto takes what `sign-ext calibrate` proposes for training images, and "
-        "records it: a rerun uses the same.",
+        help="Factor of the gradient δ. auto takes what `sign-ext calibrate` proposes for training "
+        "images, and records it: a rerun uses the same.",
     )
     split: str = option(
         "train",
@@ -104,8 +104,8 @@ class Options(NetworkDataOptions, SignOptions):
     tune: bool = option(
         False,
         type=bool,
-        help="Tune the fused backend first; the manifest keeps what was chosen, for all processes "
-        "and reruns.",
+        help="Measure first which algorithms of the fused backend are fastest here; the manifest "
+        "keeps the choice, for all processes and reruns.",
     )
     trust: bool = option(
         False,

@@ -78,6 +78,22 @@ class Splits:
             return ImageSet.concatenate(parts, f"{self.name}/all")
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
+    def skipped_in(self, name: str) -> list[int]:
+        """Positions, among the images of a split or of "all", of those that could not be read.
+
+        Args:
+            name: as for `part`.
+        """
+        if name != "all":
+            return [each.index for each in self.skipped if each.split == name]
+        found: list[int] = []
+        first = 0
+        for split in ("train", "validation", "test"):
+            skipped = self.skipped_in(split)
+            found += [first + index for index in skipped]
+            first += len(self.part(split)) + len(skipped)
+        return found
+
 
 @dataclass(frozen=True)
 class SubsetSpec:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sign_ext.compiler.memory_plan import MemoryPlan
 from sign_ext.engine.trajectory import Problem, iterate_dtype
+from sign_ext.errors import level_of_the_caller
 from sign_ext.formatting import bytes_in_words
 
 DEFAULT_BATCH = 128  # images at a time where there is no GPU to fill
@@ -198,6 +199,6 @@ class Batches:
                 f"{bytes_in_words(free)} are free on {device}: using {fits:,} at a time. The last "
                 "bits may differ from a call with more memory. Pass batch_size to fix the number",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=level_of_the_caller(),
             )
         return fits

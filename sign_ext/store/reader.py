@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +93,17 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int | Tensor]]):
         self.manifest = manifest
         counts = (entry.images for entry in manifest.shards)
         self._starts = list(itertools.accumulate(counts, initial=0))
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        # A shard's mapped file; of a function without `self`, so that no cycle keeps files open.
+        self._shard = lru_cache(OPEN_SHARDS)(partial(_open_shard, folder, manifest))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Drop the mapped files."""
-        return {**self.__dict__, "_open": OrderedDict()}
+        """Leave the mapped files out."""
+        return {name: value for name, value in self.__dict__.items() if name != "_shard"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the files again."""
+        Transformed.__init__(self, state["folder"], state["manifest"])
+        self.__dict__.update(state)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -132,7 +137,7 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int | Tensor]]):
             return labels
         for shard in range(len(self.manifest.shards)):
             if fault := labels_fault(labels[self.shard_rows(shard)], len(self.class_names)):
-                raise self._damaged(f"{shard_file(shard)}: {fault}")
+                raise _damaged(self.folder, f"{shard_file(shard)}: {fault}")
         return labels
 
     @cached_property
@@ -149,7 +154,7 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int | Tensor]]):
             try:
                 found += unpack_keys(file.get_tensor("keys"), file.get_tensor("key_ends"))
             except ValueError as error:
-                raise self._damaged(f"{shard_file(shard)}: {error}") from error
+                raise _damaged(self.folder, f"{shard_file(shard)}: {error}") from error
         return tuple(found)
 
     @property
@@ -341,27 +346,24 @@ class Transformed(Dataset[tuple[dict[int, Tensor], int | Tensor]]):
         shards = range(len(self.manifest.shards))
         return torch.cat([self._shard(shard).get_tensor(name) for shard in shards])
 
-    def _shard(self, index: int) -> Any:
-        """Return a mapped shard; the least recently used one is closed beyond `OPEN_SHARDS`."""
-        file = self._open.pop(index, None)
-        if file is None:
-            path = self.folder / shard_file(index)
-            try:
-                file = open_tensors(path)
-            except Exception as error:  # safetensors raises several kinds for a damaged file
-                raise self._damaged(f"{path.name} cannot be read ({error})") from error
-            if fault := structure_fault(file, self.manifest, index, self.manifest.shards[index]):
-                raise self._damaged(fault)
-        self._open[index] = file
-        if len(self._open) > OPEN_SHARDS:
-            self._open.popitem(last=False)
-        return file
 
-    def _damaged(self, fault: str) -> StoreError:
-        return StoreError(
-            f"{self.folder}: {fault}. `sign-ext verify {self.folder}` finds all faults, running "
-            "its `sign-ext transform` again repairs them"
-        )
+def _open_shard(folder: Path, manifest: Manifest, index: int) -> Any:
+    """Map a shard's file, and check that it is what the manifest says."""
+    path = folder / shard_file(index)
+    try:
+        file = open_tensors(path)
+    except Exception as error:  # safetensors raises several kinds for a damaged file
+        raise _damaged(folder, f"{path.name} cannot be read ({error})") from error
+    if fault := structure_fault(file, manifest, index, manifest.shards[index]):
+        raise _damaged(folder, fault)
+    return file
+
+
+def _damaged(folder: Path, fault: str) -> StoreError:
+    return StoreError(
+        f"{folder}: {fault}. `sign-ext verify {folder}` finds all faults, running its "
+        "`sign-ext transform` again repairs them"
+    )
 
 
 class Snapshot(Dataset[tuple[Tensor, int | Tensor]]):

@@ -8,9 +8,11 @@ has an effect and Fabric is not imported.
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -266,14 +268,29 @@ def _fabric(place: torch.device, local_count: int, count: int, all_trained: bool
         fabric.launch()
     finally:
         logger.setLevel(level)
-    # The group's threads must end before the interpreter does: without this about one run in ten
-    # was aborted on exit, after all its work was done. Unregistered first, so that it runs once.
-    atexit.unregister(_leave)
+    atexit.unregister(_leave)  # so that it runs once
     atexit.register(_leave)
     return fabric
 
 
 def _leave() -> None:
-    """Leave the process group without waiting for the others."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    """Leave the process group without waiting for the others, and end its threads.
+
+    A thread of gloo drops the tensors of a collective after the caller has gone on, and needs the
+    GIL for it. If the interpreter is being finalised by then, Python ends the thread by
+    `pthread_exit`, which unwinds through a destructor of PyTorch's that may not throw, and the
+    process is aborted after all its work was done: "terminate called without an active exception"
+    (`take_gil`, called by `~AsyncWork` in `ProcessGroupGloo::runLoop`). So the threads must be
+    joined before: by the group's destructor, once nothing refers to the group.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    group = torch.distributed.group.WORLD
+    torch.distributed.destroy_process_group()
+    # The group is also held by each DistributedDataParallel, and these by the frames of errors.
+    for name in ("last_type", "last_value", "last_traceback"):
+        sys.__dict__.pop(name, None)
+    gc.collect()
+    # The last reference must be Python's own, which is dropped without the GIL. With the GIL held,
+    # as a DistributedDataParallel drops its reference, joining could wait for ever.
+    del group

@@ -17,6 +17,12 @@ from sign_ext.data import load_data
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import evaluate
 from sign_ext.experiments.demo import run as demo_run
+from sign_ext.experiments.demo.parts import (
+    CALIBRATED_SIZES,
+    EVALUATED,
+    TRAINED,
+    work_of_a_seed,
+)
 from sign_ext.experiments.demo.settings import DemoSettings, for_data, reason_for_sizes
 from sign_ext.training import load_checkpoint
 
@@ -107,10 +113,11 @@ def test_methods_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(demo_run, "train", spy)
     splits = load_data("digits", train_size=30, test_size=20, image_size=12)
     settings = dataclasses.replace(TINY, seeds=1, step_size=30.0)
-    clock, reporter = demo_run.Clock(), demo_run.Silent()
+    reporter = demo_run.Silent()
+    parts = demo_run.Parts([1.0] * 5, demo_run.Clock(), reporter)
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    result = demo_run._SeedRun(settings, splits, 0, clock, reporter).run()
+    result = demo_run._SeedRun(settings, splits, 0, parts, reporter).run()
     assert torch.equal(torch.get_rng_state(), state)
     assert result["calibration"] is None
     assert result["step_size"] == 30
@@ -125,7 +132,11 @@ def test_methods_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) ->
 def test_progress_and_messages(done: tuple[Path, dict[str, Any], Listener]) -> None:
     out, metrics, listener = done
     assert all(now == total for now, total in listener.bars.values())
-    assert any("transforming 30 images, K = 3" in bar for bar in listener.bars)
+    # Two seeds of six parts, each of which is announced with its number.
+    numbers = [bar.partition(": ")[0] for bar in listener.bars]
+    assert numbers == [f"part {i + 1} of 12" for i in range(12)]
+    assert "part 3 of 12: transforming 30 images, K = 3" in listener.bars
+    assert sum(line.startswith("all 12 parts take about") for line in listener.said) == 1
     assert listener.said[-2] == metrics["comparison"]["headline"]
     assert str(out / "index.html") in listener.said[-1]
 
@@ -163,11 +174,35 @@ def test_command_prints_json_and_records_itself(
     assert Path(summary["page"]).is_file()
 
 
+def test_the_forecast_is_the_first_part_over_its_share_of_the_work() -> None:
+    listener, clock = Listener(), demo_run.Clock()
+    parts = demo_run.Parts([2.0, 3.0, 1.0], clock, listener)
+    with parts.running("training"):
+        clock.seconds["training"] = 60.0
+    assert listener.said == ["all 3 parts take about 3 min 00 s"]
+    with parts.running("the rest"):
+        pass
+    assert len(listener.said) == 1
+
+
+def test_the_work_of_the_parts_follows_the_settings() -> None:
+    settings = DemoSettings(
+        epochs=2, snapshots=(3, 5), step_size=None, calibration_images=9, draws=4
+    )
+    work = work_of_a_seed(settings, 10, 7, 6)
+    assert work[3] - work[0] == 2 * (2 * 10 * TRAINED)  # two versions more, the same validations
+    assert work[4] == 3 * work[0]  # as many steps, in three times as many epochs
+    assert work[1] / work[2] == CALIBRATED_SIZES * 7 / 10
+    assert work[5] == 3 * 6 * (1 + 2 * 4) * EVALUATED
+    given = dataclasses.replace(settings, step_size=1.0)
+    assert work_of_a_seed(given, 10, 7, 6) == [work[0], *work[2:]]
+
+
 def test_sizes_suit_the_data() -> None:
     assert for_data("digits").train_size == 400
     assert for_data("cifar10", data_root="x").train_size == 5000
     assert for_data("cifar10", train_size=700, epochs=None).train_size == 700
     assert for_data("some/folder").train_size is None
-    assert "three minutes" in reason_for_sizes(for_data("digits", seed=4))
+    assert "two minutes" in reason_for_sizes(for_data("digits", seed=4))
     assert reason_for_sizes(for_data("digits", train_size=500)) == ""
     assert reason_for_sizes(for_data("some/folder")) == ""

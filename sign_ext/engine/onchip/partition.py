@@ -7,6 +7,7 @@ follow it, which may read the output of any earlier layer and add that of anothe
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import singledispatch
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.pooling import AveragePool, MaxPool
 from sign_ext.compiler.ir.program import Program
 from sign_ext.ops.activation import Piecewise
-from sign_ext.ops.layout import rounded_up
+from sign_ext.ops.layout import Pair, rounded_up
 
 CHUNK = 8  # channels that the matrix unit loads at once: kChunk of csrc/onchip/onchip_layout.h
 STEP = 16  # channels that it multiplies at once
@@ -254,7 +255,7 @@ class _TrunkBuilder:
         activation, so where one has, that is the one to read.
         """
         found = [self.layer_of[number] for number in op.inputs]
-        if isinstance(op, Pointwise) and op.scale is None and len(found) > 1:
+        if op.is_identity_vjp and len(found) > 1:
             added = found[1]
             unread = not any(layer.reads == added for layer in self.layers)
             if added >= 0 and unread and self.layers[added].kept:
@@ -291,82 +292,97 @@ class _TrunkBuilder:
         return ""
 
 
+@singledispatch
 def _layer_of(op: Op, place: int, like: Tensor) -> OnChipLayer | str:
-    """An operation as a layer, or why it cannot be one.
+    """An operation as a layer, or why it cannot be one; the kinds that can be are registered.
 
     Args:
         op: the operation.
         place: in the program.
         like: has the dtype and the device of weights.
     """
-    if isinstance(op, Convolution):
-        if op.groups != 1 or op.dilation != (1, 1):
-            return f"{op} has groups or dilation"
-        if max(op.kernel) > MOST_TAPS:
-            return f"{op} has a kernel of more than {MOST_TAPS} pixels"
-        return OnChipLayer(
-            weight=op.weight,
-            bias=op.bias,
-            stride=op.stride,
-            padding=op.padding,
-            in_shape=op.in_shapes[0],
-            conv_shape=op.shape,
-            pooled=False,
-            activation=op.activation,
-            end=place + 1,
-        )
-    if isinstance(op, Linear):
-        shape = op.in_shapes[0]
-        shape = shape if len(shape) == 3 else (shape[0], 1, 1)
-        if max(shape[1:]) > MOST_TAPS:
-            return f"{op} reads more than {MOST_TAPS} pixels"
-        return OnChipLayer(
-            weight=op.weight.reshape(-1, *shape),
-            bias=op.bias,
-            stride=(1, 1),
-            padding=(0, 0),
-            in_shape=shape,
-            conv_shape=(op.shape[0], 1, 1),
-            pooled=False,
-            activation=op.activation,
-            end=place + 1,
-        )
-    if isinstance(op, MaxPool | AveragePool | Pointwise):
-        return _channelwise(op, place, like)
     return f"{op} is not a convolution, pooling, sum or linear layer"
 
 
-def _channelwise(
-    op: MaxPool | AveragePool | Pointwise, place: int, like: Tensor
-) -> OnChipLayer | str:
-    """Pooling, a sum or a lone activation, as a dense convolution that mixes no channels."""
-    shape = op.in_shapes[0]
-    if len(shape) != 3:
-        return f"{op} follows a linear layer"
-    conv_shape: Shape = shape
-    stride, bias = (1, 1), None
-    factor = torch.ones(shape[0], dtype=like.dtype, device=like.device)
-    kernel = (1, 1)
-    if isinstance(op, Pointwise):
-        factor, bias = factor if op.scale is None else op.scale, op.shift
-    elif isinstance(op, MaxPool):
-        if not _is_plain_pool(op):
-            return f"{op} is not the maximum over adjacent 2×2 windows"
-    else:
-        sizes = zip(shape[1:], op.kernel, op.stride, strict=True)
-        whole = op.shape[1:] == tuple((size - k) // s + 1 for size, k, s in sizes)
-        if op.padding != (0, 0) or not whole or max(op.kernel) > MOST_TAPS:
-            return f"{op} has padding, windows that are cut off or more than {MOST_TAPS} pixels"
-        kernel, stride, conv_shape = op.kernel, op.stride, op.shape
-        factor = factor / (op.divisor or kernel[0] * kernel[1])
+@_layer_of.register
+def _(op: Convolution, place: int, like: Tensor) -> OnChipLayer | str:
+    if op.groups != 1 or op.dilation != (1, 1):
+        return f"{op} has groups or dilation"
+    if max(op.kernel) > MOST_TAPS:
+        return f"{op} has a kernel of more than {MOST_TAPS} pixels"
     return OnChipLayer(
-        weight=torch.diag(factor)[:, :, None, None].repeat(1, 1, *kernel),
-        bias=bias,
-        stride=stride,
+        weight=op.weight,
+        bias=op.bias,
+        stride=op.stride,
+        padding=op.padding,
+        in_shape=op.in_shapes[0],
+        conv_shape=op.shape,
+        pooled=False,
+        activation=op.activation,
+        end=place + 1,
+    )
+
+
+@_layer_of.register
+def _(op: Linear, place: int, like: Tensor) -> OnChipLayer | str:
+    shape = op.in_shapes[0]
+    shape = shape if len(shape) == 3 else (shape[0], 1, 1)
+    if max(shape[1:]) > MOST_TAPS:
+        return f"{op} reads more than {MOST_TAPS} pixels"
+    return OnChipLayer(
+        weight=op.weight.reshape(-1, *shape),
+        bias=op.bias,
+        stride=(1, 1),
         padding=(0, 0),
         in_shape=shape,
-        conv_shape=conv_shape,
-        pooled=isinstance(op, MaxPool),
+        conv_shape=(op.shape[0], 1, 1),
+        pooled=False,
+        activation=op.activation,
+        end=place + 1,
+    )
+
+
+@_layer_of.register
+def _(op: Pointwise, place: int, like: Tensor) -> OnChipLayer | str:
+    if len(op.in_shapes[0]) != 3:
+        return f"{op} follows a linear layer"
+    factor = _ones(op, like) if op.scale is None else op.scale
+    return replace(_channelwise(op, place, factor), bias=op.shift)
+
+
+@_layer_of.register
+def _(op: MaxPool, place: int, like: Tensor) -> OnChipLayer | str:
+    if not _is_plain_pool(op):
+        return f"{op} is not the maximum over adjacent 2×2 windows"
+    return replace(_channelwise(op, place, _ones(op, like)), pooled=True)
+
+
+@_layer_of.register
+def _(op: AveragePool, place: int, like: Tensor) -> OnChipLayer | str:
+    sizes = zip(op.in_shapes[0][1:], op.kernel, op.stride, strict=True)
+    whole = op.shape[1:] == tuple((size - k) // s + 1 for size, k, s in sizes)
+    if op.padding != (0, 0) or not whole or max(op.kernel) > MOST_TAPS:
+        return f"{op} has padding, windows that are cut off or more than {MOST_TAPS} pixels"
+    factor = _ones(op, like) / (op.divisor or op.kernel[0] * op.kernel[1])
+    layer = _channelwise(op, place, factor, op.kernel)
+    return replace(layer, stride=op.stride, conv_shape=op.shape)
+
+
+def _ones(op: Op, like: Tensor) -> Tensor:
+    """A factor of 1 for each channel of an operation's input."""
+    return torch.ones(op.in_shapes[0][0], dtype=like.dtype, device=like.device)
+
+
+def _channelwise(op: Op, place: int, factor: Tensor, kernel: Pair = (1, 1)) -> OnChipLayer:
+    """A dense convolution that mixes no channels: the sum over a window, times a factor."""
+    return OnChipLayer(
+        weight=torch.diag(factor)[:, :, None, None].repeat(1, 1, *kernel),
+        bias=None,
+        stride=(1, 1),
+        padding=(0, 0),
+        in_shape=op.in_shapes[0],
+        conv_shape=op.in_shapes[0],
+        pooled=False,
         activation=op.activation,
         end=place + 1,
     )

@@ -22,6 +22,7 @@ from sign_ext.environment import machine, versions
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate
 from sign_ext.experiments.demo.comparison import compare
+from sign_ext.experiments.demo.parts import Parts, work_of_a_seed
 from sign_ext.experiments.demo.settings import DemoSettings, reason_for_sizes
 from sign_ext.files import json_text, write_whole
 from sign_ext.formatting import counted, duration, finite, percent
@@ -66,9 +67,11 @@ def run_demo(
             image_size=settings.image_size,
         )
     _announce(settings, splits, reporter)
+    sizes = len(splits.train), len(splits.validation), len(splits.test)
+    parts = Parts(work_of_a_seed(settings, *sizes) * settings.seeds, clock, reporter)
     runs, samples = [], None
     for seed in range(settings.seed, settings.seed + settings.seeds):
-        of_seed = _SeedRun(settings, splits, seed, clock, reporter)
+        of_seed = _SeedRun(settings, splits, seed, parts, reporter)
         runs.append(of_seed.run())
         if samples is None:  # the first seed's networks and images are the ones to keep
             samples = of_seed.samples
@@ -104,11 +107,11 @@ class _SeedRun:
         settings: DemoSettings,
         splits: Splits,
         seed: int,
-        clock: Clock,
+        parts: Parts,
         reporter: Reporter,
     ) -> None:
         self.settings, self.splits, self.seed = settings, splits, seed
-        self.clock, self.reporter = clock, reporter
+        self.parts, self.reporter = parts, reporter
         self.networks: dict[str, nn.Module] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         self.training: dict[str, TrainResult] = {}
@@ -161,7 +164,7 @@ class _SeedRun:
             max_steps=max_steps,
             seed=self.seed,
         )
-        with self.clock(title), self.reporter.progress(title) as report:
+        with self.parts.running(title) as report:
             result = train(
                 network,
                 train_set,
@@ -199,7 +202,7 @@ class _SeedRun:
         images = images.subset(chosen.tolist())
         sign = SignTransform(self.networks["classical"])
         title = "calibrating the step size"
-        with self.clock(title), self.reporter.progress(title) as report:
+        with self.parts.running(title) as report:
             table = sign.calibrate(
                 images.float().to(self.settings.device),
                 images.labels.to(self.settings.device),
@@ -224,7 +227,7 @@ class _SeedRun:
         images = self.splits.train.float()
         title = f"transforming {counted(len(images), 'image')}, K = {max(snapshots)}"
         try:
-            with self.clock("transforming"), self.reporter.progress(title) as report:
+            with self.parts.running(title, "transforming") as report:
                 result = sign.transform(images.to(self.settings.device), progress=report)
         except DivergenceError as error:
             raise DivergenceError(
@@ -240,16 +243,20 @@ class _SeedRun:
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluate every network on the test set, with the same corrupted images."""
-        results = {}
-        for name, network in self.networks.items():
-            title = f"evaluating {name.replace('_', ' ')}"
-            with self.clock("evaluating"), self.reporter.progress(title) as report:
+        results: dict[str, Evaluation] = {}
+        count = len(self.networks)
+        with self.parts.running(f"evaluating {count} networks", "evaluating") as report:
+
+            def of_all(done: int, total: int) -> None:
+                report(len(results) * total + done, count * total)
+
+            for name, network in self.networks.items():
                 results[name] = evaluate(
                     network,
                     self.splits.test,
                     draws=self.settings.draws,
                     seed=self.settings.seed,
-                    progress=report,
+                    progress=of_all,
                 )
         return results
 

@@ -36,14 +36,14 @@ class DemoSettings:
     train_size: int | None = 400
     test_size: int | None = None
     image_size: int | None = None
-    epochs: int = 20
+    epochs: int = 10
     batch_size: int = 32
     learning_rate: float = 1e-3
     snapshots: tuple[int, ...] = (50, 100)
     step_size: float | None = None
     target_share: float = 0.02
     calibration_images: int = 32
-    draws: int = 10
+    draws: int = 5
     seeds: int = 1
     seed: int = 0
     device: str = "cpu"
@@ -54,13 +54,15 @@ SIZES: dict[str, dict[str, Any]] = {
     "cifar10": {
         "train_size": 5000,
         "test_size": 2000,
+        "epochs": 20,
         "batch_size": 128,
         "calibration_images": 128,
+        "draws": 10,
     },
 }
 
 REASONS = {
-    "digits": "chosen so that the whole demo takes under three minutes on two processor cores",
+    "digits": "chosen so that the whole demo takes under two minutes on two processor cores",
     "cifar10": "chosen to take about 20 minutes on two processor cores; on a GPU, take all 45,000",
 }
 

@@ -1,0 +1,178 @@
+"""Whether SIGN can use a Φ: it has a gradient, one row an image, and finite weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sign_ext.errors import SourceLayerError
+from sign_ext.model_inputs import ModelInputs
+from sign_ext.source_layer.phi import Phi, SourceLayer, in_this_thread
+from sign_ext.source_layer.refusals import REENTRANT, batched
+
+# Parts of the names of autograd's nodes that only change a shape: what made Φ comes before them.
+_SHAPE_ONLY = ("View", "Reshape", "UnsafeView", "Clone", "Alias", "Squeeze", "Unsqueeze", "Select")
+
+
+def check_source(
+    model: nn.Module,
+    source: SourceLayer,
+    images: Tensor,
+    kwargs: Mapping[str, Any] | None = None,
+) -> bool:
+    """Refuse a Φ that SIGN cannot use, and say whether its sum varies at all.
+
+    Args:
+        model: the network, frozen and in evaluation mode.
+        source: the layer to check.
+        images: a small batch (N, ...).
+        kwargs: what else the network is given for these images.
+
+    Returns:
+        False if Σ_a ∂Φ^a/∂x is negligible next to the gradients of single outputs, as after a
+        final LayerNorm, whose outputs have a constant sum.
+
+    Raises:
+        SourceLayerError: Φ is a (log-)softmax, is computed several times in a forward pass, or
+            has no gradient to the images.
+        ValueError: the network's weights are not finite, or images lack the batch dimension.
+    """
+    phi = Phi(model, source, kwargs)
+    if source.side == "output" and (calls := _calls_of(phi, images)) > 1:
+        raise SourceLayerError(
+            f"layer {source.name!r} runs {calls} times in a forward pass, so its output is not one "
+            "Φ: name a module that runs once, its parent for instance"
+        )
+    with torch.enable_grad():
+        x = images.detach().requires_grad_()
+        with batched(model, images):
+            value = phi(x)
+        if "Softmax" in _producer(value):
+            raise SourceLayerError(
+                f"{source} is a softmax: its outputs are normalised to a constant total, so their "
+                "sum says nothing about the image. Name the layer before it"
+            )
+        if value.grad_fn is None or not value.is_floating_point():
+            raise SourceLayerError(
+                f"{source} has no gradient to the images: name another layer. (Inside of "
+                "torch.no_grad(), or torch.utils.checkpoint with use_reentrant=True, none has one)"
+            )
+        # A sum with random signs shows how large gradients are where they do not cancel.
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+        try:
+            (mixed,) = torch.autograd.grad(value, x, signs, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise SourceLayerError(REENTRANT.format(f"this {type(model).__name__}")) from error
+        if mixed is None:
+            raise SourceLayerError(f"{source} has no gradient to the images: name another layer")
+        try:
+            (ones,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        except RuntimeError:  # FSDP frees the weights after a backward pass
+            value = phi(x)
+            (ones,) = torch.autograd.grad(value, x, torch.ones_like(value))
+    # Φ too: a ReLU's slope at NaN can be 0, and δ finite.
+    if not bool(torch.isfinite(value).all() & torch.isfinite(mixed).all()):
+        check_weights(model)
+        return True  # not by its weights: a step that is not finite says why
+    return bool(ones.double().norm() > 1e-5 * mixed.double().norm()) or not bool(mixed.any())
+
+
+def check_inputs(model: nn.Module, source: SourceLayer, image: Tensor, inputs: ModelInputs) -> None:
+    """Refuse further inputs that are not split among the images as the network needs them.
+
+    Args:
+        model: the network, frozen and in evaluation mode.
+        source: where Φ is read.
+        image: the first of the call's, (1, ...).
+        inputs: the call's.
+
+    Raises:
+        ValueError: Φ of one image has several rows, as from a tensor of the wrong length; or a
+            tensor with a row for each image could as well be meant for all of them.
+    """
+    if not inputs:
+        return
+    with torch.no_grad():
+        alone = Phi(model, source, inputs[:1])(image)
+        rows, suspects = len(alone) if alone.dim() else 1, inputs.suspects()
+        sequence_first = alone.dim() > 2 and alone.shape[1] == 1
+        if rows > 1 and not sequence_first and (suspects or rows == inputs.images):
+            lists = "what belongs to single images must be a tensor with a row for each of them"
+            raise ValueError(
+                f"{source} has {rows} rows for one image: {'; '.join(suspects) or lists}"
+            )
+        if inputs.images == 1:
+            return
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+        lively = image + (image.abs().max() + 1) * noise  # the user's may be black
+        for place in inputs.per_image:
+            if any(_takes_all_rows(model, source, x, inputs, place) for x in (image, lively)):
+                raise ValueError(
+                    f"{inputs.names[place]} has as many rows as there are images "
+                    f"({inputs.images}), and this network takes all of them for one image as well: "
+                    "pass sign_ext.Shared(...) around it if it belongs to all images, or one image "
+                    "at a time if it has a row for each"
+                )
+
+
+def _takes_all_rows(
+    model: nn.Module, source: SourceLayer, image: Tensor, inputs: ModelInputs, place: int
+) -> bool:
+    """Whether Φ of one image can be had with all rows of a tensor, and is another than with one."""
+    try:
+        alone = Phi(model, source, inputs[:1])(image)
+        together = Phi(model, source, inputs.with_whole(place, slice(0, 1)))(image)
+    except Exception:  # the network's own: it needs a row for each image
+        return False
+    alone, together = alone.nan_to_num(), together.nan_to_num()  # a NaN equals itself
+    return together.shape == alone.shape and not torch.equal(together, alone)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise ValueError if a parameter holds NaN or Inf, or a buffer NaN (Inf may be a mask)."""
+    bad = []
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.is_floating_point():
+            continue
+        is_weight = isinstance(tensor, nn.Parameter)
+        wrong = ~torch.isfinite(tensor) if is_weight else torch.isnan(tensor)
+        if count := int(wrong.sum()):
+            bad.append((name, count, tensor.numel()))
+    if bad:
+        name, count, of = bad[0]
+        more = f" (and {len(bad) - 1} more parameters or buffers do)" if len(bad) > 1 else ""
+        raise ValueError(
+            f"the model's {name!r} holds NaN or Inf in {count:,} of {of:,} values{more}, so Φ is "
+            "not finite: load weights from before training diverged, or find what wrote them"
+        )
+
+
+def _producer(phi: Tensor) -> str:
+    """The operation that made Φ, reshapes left out."""
+    node = phi.grad_fn
+    while node is not None and any(word in type(node).__name__ for word in _SHAPE_ONLY):
+        node = node.next_functions[0][0]
+    return type(node).__name__
+
+
+def _calls_of(phi: Phi, images: Tensor) -> int:
+    calls = 0
+
+    @in_this_thread
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = phi.model.get_submodule(phi.source.name).register_forward_hook(count)
+    try:
+        with torch.no_grad(), batched(phi.model, images):
+            phi.model(images, **phi.kwargs)
+    finally:
+        handle.remove()
+    return calls
