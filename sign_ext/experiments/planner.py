@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sign_ext.data import fingerprint, load_ood
 from sign_ext.experiments.scale import NetworkSettings, Scale, Task
 from sign_ext.experiments.stages.measure import Classify
-from sign_ext.experiments.stages.networks import Calibrate, Network, Train, Transform
+from sign_ext.experiments.stages.networks import Calibrate, Network, Noise, Train, Transform
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.runner import StageRunner
 from sign_ext.experiments.stages.sources import Source, Sources
@@ -29,6 +29,7 @@ class Method:
         label: in tables, the paper's own where it has one.
         augment: augmentations of each batch, in order.
         sign: whether SIGN's versions join the training set.
+        noise: whether noisy versions join it, as far from the originals as SIGN's.
         note: what the paper leaves open; "" for nothing.
     """
 
@@ -36,6 +37,12 @@ class Method:
     augment: tuple[str, ...]
     sign: bool = False
     note: str = ""
+    noise: bool = False
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether versions of the images join the training set."""
+        return self.sign or self.noise
 
 
 METHODS = {
@@ -45,6 +52,12 @@ METHODS = {
         "mixup", ("classical", "mixup"), note="α = 1, on top of classical augmentation"
     ),
     "sign": Method("SIGN", ("classical",), sign=True, note="with classical augmentation"),
+    "noise": Method(
+        "Noise",
+        ("classical",),
+        note="with classical augmentation; Gaussian noise of SIGN’s rms for each K",
+        noise=True,
+    ),
     "sign_alone": Method("SIGN alone", (), sign=True, note="without any other augmentation"),
     "deepaugment": Method("DeepAugment", ("deepaugment",)),
     "deepaugment_sign": Method(
@@ -117,12 +130,17 @@ class StagePlanner:
             method: a key of METHODS.
             seed: of initial weights, batch order and augmentation.
             protocol: "epochs" gives every method the scale's epochs; "steps" gives methods without
-                SIGN, whose training set is smaller, as many gradient steps as SIGN takes.
+                versions of the images, whose training set is smaller, as many gradient steps as
+                SIGN takes.
             aleatoric: with the two heads of Section 3.2.
             sign: versions that join the training set instead of those of the network's own Φ.
             versions: K of those that join; all of them if empty.
         """
         settings, task, how = self.network(network), self.task(network), METHODS[method]
+        joined: Transform | Noise | None = None
+        if how.enlarges:
+            joined = sign or self.transform(self.phi(network, seed))
+            joined = Noise(joined, seed) if how.noise else joined
         stage = Train(
             source=self.source(task),
             images=self.image_count(task),
@@ -131,11 +149,11 @@ class StagePlanner:
             augment=how.augment,
             flips=task.flips,
             samples=self.scale.samples if aleatoric else 0,
-            sign=(sign or self.transform(self.phi(network, seed))) if how.sign else None,
+            sign=joined,
             versions=versions,
             policies=self.search(task, seed) if "deepaugment" in how.augment else None,
         )
-        if how.sign or protocol == "epochs":
+        if how.enlarges or protocol == "epochs":
             return stage
         return with_equal_steps(stage, 1 + len(self.scale.sign.snapshots))
 

@@ -11,6 +11,7 @@ import torch
 from sign_ext.environment import commit, machine, versions
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import StagesByName
+from sign_ext.experiments.recipes.summary import findings
 from sign_ext.experiments.registry import RECIPES
 from sign_ext.experiments.scale import Scale
 from sign_ext.experiments.stages.runner import StageRunner, total_seconds
@@ -19,6 +20,7 @@ from sign_ext.experiments.stages.stage import Stage, topological_order
 from sign_ext.progress import Reporter, Silent
 from sign_ext.report.results_page import write_report
 from sign_ext.report.schema import Experiment, Results
+from sign_ext.report.verdict import hold_families
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Reproduction:
 
     def _results(self, finished: Sequence[Experiment], command: str) -> Results:
         stages = [stage for each in finished for stage in _seed_by_seed(self.plan(each.name))]
-        return Results(
+        results = Results(
             scale=self.scale.name,
             seeds=self.seeds,
             experiments=tuple(finished),
@@ -110,6 +112,7 @@ class Reproduction:
             command=command,
             seconds=total_seconds(self.runner, stages),
         )
+        return hold_families(results, findings)
 
 
 def _seed_by_seed(plan: StagesByName) -> list[Stage]:

@@ -76,12 +76,15 @@ def _table(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Tab
         caption="Compactness of classes in feature space.",
         columns=COLUMNS,
         rows=tuple(rows.values()),
-        comparisons=compare_pairs(rows, COLUMNS, None),
+        comparisons=compare_pairs(rows, COLUMNS, None, secondary=("validation_silhouette",)),
     )
 
 
 def _cells(outcomes: Sequence[Outcome]) -> dict[str, Cell]:
-    return {column.key: cell(outcomes, *column.key.split("_", 1)) for column in COLUMNS}
+    return {
+        column.key: cell(outcomes, *column.key.split("_", 1), samples=column.key)
+        for column in COLUMNS
+    }
 
 
 def _maps(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Figure:

@@ -144,7 +144,7 @@ def _changes(
 def _transform_of(outcome: Outcome) -> Transform:
     trained = outcome.stage.inputs()["network"]
     assert isinstance(trained, Train)
-    assert trained.sign is not None
+    assert isinstance(trained.sign, Transform)
     return trained.sign
 
 

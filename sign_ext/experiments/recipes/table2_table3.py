@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sign_ext.experiments.planner import METHODS, StagePlanner
@@ -16,6 +17,7 @@ from sign_ext.experiments.recipes.recipe import (
     compare_pairs,
     paper_numbers,
     row_specs,
+    samples_of,
     stages_of_rows,
     table_row,
 )
@@ -48,6 +50,10 @@ QUANTITIES: dict[str, tuple[str, str, Kind]] = {
         "number",
     ),
 }
+
+# Quantity → which of the answers to each image its last column is the mean of, by which methods are
+# compared.
+COMPARED = {"accuracy": "correct", "count": "low", "uncertainty": "low_sigma"}
 
 # Scores that the paper does not have: column → path in the numbers, heading, kind.
 SCORES: dict[str, tuple[tuple[str, ...], str, Kind]] = {
@@ -140,7 +146,11 @@ def _tables(
     title: str,
     published_table: Published,
 ) -> tuple[Table, ...]:
-    """A table for each of the paper's quantities; methods are compared by accuracy."""
+    """A table for each of the paper's quantities.
+
+    Methods are compared by accuracy, by the share of right answers given with p ≤ 0.5, and by the
+    uncertainty of these; less counts as better in both, as the paper has it.
+    """
     specs = row_specs({network: METHODS_SHOWN})
     numbers = outcomes[specs[0].name][0].numbers
     classes, images = list(numbers["per_class"]), numbers["images"]
@@ -151,19 +161,36 @@ def _tables(
             paper = paper_numbers(published_table, spec).get(quantity, {})
             cells = _cells(outcomes[spec.name], quantity, classes, paper)
             rows[spec] = table_row(planner, spec, outcomes[spec.name], cells)
-        mean = Column("mean", "All" if quantity == "count" else "Mean", kind)
-        compared = (mean,) if quantity == "accuracy" else ()
+        columns = [Column(c, c, kind) for c in classes]
+        columns += _last_columns(planner, quantity, kind)
+        compared = columns[-1:] if quantity in COMPARED else []
         tables.append(
             Table(
                 title=f"{title}: {name}",
                 caption=caption,
-                columns=(*(Column(c, c, kind) for c in classes), mean),
+                columns=tuple(columns),
                 rows=tuple(rows.values()),
-                comparisons=compare_pairs(rows, compared, images),
-                images=images,
+                comparisons=compare_pairs(
+                    rows,
+                    compared,
+                    images if quantity == "accuracy" else None,
+                    secondary=[each.key for each in compared],
+                ),
+                images=images if quantity == "accuracy" else None,
             )
         )
     return tuple(tables)
+
+
+def _last_columns(planner: StagePlanner, quantity: str, kind: Kind) -> tuple[Column, ...]:
+    """The columns after those of the classes; methods are compared in the last one."""
+    margins = planner.scale.margins
+    if quantity == "accuracy":
+        return (Column("mean", "Mean", kind, margin=margins.accuracy),)
+    if quantity == "count":
+        share = Column("share", "of right answers", "share", False, margin=margins.low)
+        return (Column("mean", "All", kind), share)
+    return (Column("mean", "Mean", kind, higher_is_better=quantity != "uncertainty"),)
 
 
 def _cells(
@@ -176,7 +203,19 @@ def _cells(
         measure = "probability" if quantity == "low" else quantity
         paths = {name: ("low", "per_class", name, measure) for name in classes}
         paths["mean"] = ("low", "total", measure)
-    return {name: cell(outcomes, *path, paper=paper.get(name)) for name, path in paths.items()}
+    cells = {name: cell(outcomes, *path, paper=paper.get(name)) for name, path in paths.items()}
+    if quantity == "count":
+        values = tuple(_share_low(outcome.numbers) for outcome in outcomes)
+        cells["share"] = Cell(values, samples=samples_of(outcomes, COMPARED["count"]))
+    elif quantity in COMPARED:
+        cells["mean"] = replace(cells["mean"], samples=samples_of(outcomes, COMPARED[quantity]))
+    return cells
+
+
+def _share_low(numbers: Mapping[str, Any]) -> float | None:
+    """The share of right answers whose true class has at most 0.5."""
+    right = round(numbers["accuracy"] * numbers["images"])
+    return numbers["low"]["total"]["count"] / right if right else None
 
 
 def _scores(
@@ -186,19 +225,26 @@ def _scores(
     title: str,
     published_scores: Mapping[str, Mapping[str, float]],
 ) -> Table:
-    rows = []
+    rows: dict[RowSpec, Row] = {}
     for spec in row_specs({network: METHODS_SHOWN}):
         paper = paper_numbers(published_scores, spec)
         cells = {
             key: cell(outcomes[spec.name], *path, paper=paper.get(key))
             for key, (path, _, _) in SCORES.items()
         }
-        rows.append(table_row(planner, spec, outcomes[spec.name], cells))
+        sigma = samples_of(outcomes[spec.name], "sigma")
+        cells["sigma"] = replace(cells["sigma"], samples=sigma)
+        rows[spec] = table_row(planner, spec, outcomes[spec.name], cells)
+    columns = tuple(
+        Column(key, label, kind, higher_is_better=key == "threshold")
+        for key, (_, label, kind) in SCORES.items()
+    )
     return Table(
         title=f"{title}: beside it",
         caption="Uncertainty over all images; lower is better for the last three.",
-        columns=tuple(Column(key, label, kind) for key, (_, label, kind) in SCORES.items()),
-        rows=tuple(rows),
+        columns=columns,
+        rows=tuple(rows.values()),
+        comparisons=compare_pairs(rows, [each for each in columns if each.key == "sigma"], None),
     )
 
 

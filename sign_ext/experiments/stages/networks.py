@@ -20,6 +20,7 @@ from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, ImageSource
 from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
+from sign_ext.evaluation import gaussian_noise
 from sign_ext.experiments.stages.cost import SIGN, TRAINING, flops_per_image
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.sources import Source
@@ -67,7 +68,8 @@ class Train(Stage):
         augment: names of augmentations, applied in this order to each batch.
         flips: whether an image may be mirrored (digits may not).
         samples: T of Eq. 10, for an aleatoric network.
-        sign: versions of the training images that join them; None for none.
+        sign: versions of the training images that join them, SIGN's or the noise that stands in
+            for SIGN's; None for none.
         versions: K of those that join; all of them if empty.
         policies: for the augmentation "deepaugment".
     """
@@ -82,13 +84,14 @@ class Train(Stage):
     augment: tuple[str, ...] = ()
     flips: bool = True
     samples: int = 0
-    sign: Transform | None = None
+    sign: Transform | Noise | None = None
     versions: tuple[int, ...] = ()
     policies: SearchPolicies | None = None
 
     def title(self) -> str:
         """Name the network, the method and the seed."""
-        method = "+".join((*self.augment, *(["sign"] if self.sign else []))) or "no augmentation"
+        versions = [] if self.sign is None else ["noise" if self.sign.kind == "noise" else "sign"]
+        method = "+".join((*self.augment, *versions)) or "no augmentation"
         head = "aleatoric " if self.network.aleatoric else ""
         return f"train {head}{self.network.model}, {method}, seed {self.settings.seed}"
 
@@ -145,7 +148,7 @@ class Train(Stage):
         splits = context.data(self.source)
         if self.sign is None:
             return splits.train, splits.validation
-        snapshots = load_transformed(context.outcome(self.sign).folder).snapshots
+        snapshots = self.sign.images(context)
         joined = {k: snapshots[k] for k in self.versions or snapshots}
         return sign_training_set(splits.train, joined), splits.validation
 
@@ -333,10 +336,68 @@ class Transform(Stage):
             },
         }
 
+    def images(self, context: RunContext) -> Mapping[int, Tensor]:
+        """The versions by K, float32, once the stage is done."""
+        return load_transformed(context.outcome(self).folder).snapshots
+
     def _step_size(self, context: RunContext) -> float:
         if self.step is None:
             return self.factor
         return self.factor * float(context.outcome(self.step).numbers["proposed"])
+
+
+@dataclass(frozen=True, eq=False)
+class Noise(Stage):
+    """Versions of the training images with Gaussian noise instead of SIGN's δ, as large as it.
+
+    It is the control for "more images, somewhat changed": for each K, independent noise of the rms
+    change that SIGN made, drawn once, as SIGN's versions are computed once. The images
+    follow from the outcome's numbers and are not stored.
+
+    Attributes:
+        sign: whose changes are imitated.
+        seed: of the noise.
+    """
+
+    kind: ClassVar[str] = "noise"
+    version: ClassVar[int] = 1
+
+    sign: Transform
+    seed: int
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """The K, which are SIGN's."""
+        return self.sign.snapshots
+
+    def title(self) -> str:
+        """Name what is imitated."""
+        return f"noise as large as SIGN's change, seed {self.seed}"
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Take over SIGN's rms of each K, and measure the noise that it gives."""
+        change = context.outcome(self.sign).numbers["change"]
+        rms = {str(k): float(change[str(k)]["rms"]) for k in self.snapshots}
+        originals = context.data(self.sign.phi.source).part(self.sign.part).images
+        return {
+            "rms": rms,
+            "images": len(originals),
+            "change": {
+                str(k): describe_change(noisy, originals)
+                for k, noisy in self._noisy(originals, rms).items()
+            },
+        }
+
+    def images(self, context: RunContext) -> Mapping[int, Tensor]:
+        """The versions by K, float32, once the stage is done."""
+        originals = context.data(self.sign.phi.source).part(self.sign.part).images
+        return self._noisy(originals, context.outcome(self).numbers["rms"])
+
+    def _noisy(self, originals: Tensor, rms: Mapping[str, float]) -> dict[int, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        return {
+            k: gaussian_noise(originals, rms[str(k)], generator=generator) for k in self.snapshots
+        }
 
 
 def load_trained(outcome: Outcome, device: torch.device) -> nn.Module:
