@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from sign_ext.files import write_whole
+from sign_ext.report.lead import families
 from sign_ext.report.markdown import render_markdown
 from sign_ext.report.plots import DARK, LIGHT, draw, figure_errors
 from sign_ext.report.schema import Experiment, Figure, Results
 from sign_ext.report.view import data_uri, environment, view
 from sign_ext.report.wording import (
     HINTS,
-    P_VALUES,
     SCALES,
     describe_spread,
     format_seeds,
     format_settings,
     provenance,
+    reading,
 )
 
 TEMPLATE = "results.html.j2"
@@ -96,8 +97,8 @@ def render_results(results: Results) -> str:
             settings=format_settings(results.settings, results.seeds),
             made=provenance(results),
             in_paper=any(table.in_paper for table in tables),
-            compared=any(table.comparisons for table in tables),
-            p_values=P_VALUES,
+            reading=reading(results),
+            families=families(results),
         )
     )
 
