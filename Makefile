@@ -60,8 +60,8 @@ bench: venv  ## Benchmark our backends against peers; prints ratios, writes $OUT
 		--benchmark-columns=median,rounds $(PYTEST_ARGS)
 	@$(VENV)/python tools/bench_table.py build/bench-raw.json --out "$$OUT/bench.json"
 
-simulate-verdict: venv  ## Error and power of the rule that judges methods; writes docs/results/verdict-rule.md (10 minutes)
-	$(VENV)/python tools/simulate_verdict.py --out docs/results/verdict-rule.md
+simulate-verdict: venv  ## Error and power of the rule that judges methods; writes docs/verdict_rule.md (10 minutes)
+	$(VENV)/python tools/simulate_verdict.py --out docs/verdict_rule.md
 
 gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (30 minutes; GPU_CHECK_ARGS="--part first" first)
 	@$(PYTHON) tools/gpu_check.py --out "$$OUT" $(GPU_CHECK_ARGS)

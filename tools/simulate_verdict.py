@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Error and power of the rule that judges two methods, by simulation.
 
-    python tools/simulate_verdict.py --trials 2000 --out docs/results/verdict-rule.md
+    python tools/simulate_verdict.py --trials 2000 --out docs/verdict_rule.md
 
 Two methods are trained with S seeds each and measured on one test set of N images. Of a pair of
 networks, the share "discordance" of the images is right for one and wrong for the other. These are
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sign_ext.environment import commit
 from sign_ext.evaluation.crossed import Crossed, crossed, decide
 from sign_ext.evaluation.paired import paired
 from sign_ext.evaluation.samples import Samples, hierarchical_bootstrap
@@ -180,6 +181,26 @@ def table(trials: int, bootstraps: int, seed: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def page(found: str, trials: int, bootstraps: int, seed: int) -> str:
+    """Say what the table shows, and how it was made."""
+    assert __doc__ is not None
+    title, _, rest = __doc__.partition("\n\n")
+    about = rest.partition("\n\n")[2].strip()
+    command = f"--trials {trials} --bootstraps {bootstraps} --seed {seed}"
+    return f"""# {title}
+
+{about}
+
+N = {IMAGES:,}, and the margin of equality is {100 * MARGIN:g} points. Shares are of {trials:,} trials
+without a true difference, of half as many with one, and of {bootstraps:,} for the last two columns:
+the paired t-test over seeds, which takes the test set as given, and the interval of the bootstrap
+over seeds and images. The last {len(SEEDS)} rows have seeds that differ twice as much as assumed.
+
+{found}
+Made by `python tools/simulate_verdict.py {command}` at commit {commit() or "(none)"}.
+"""
+
+
 def main() -> None:
     """Parse the command line, simulate, and write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -193,7 +214,7 @@ def main() -> None:
     print(f"| {' | '.join(HEADS)} |\n|{'---:|' * len(HEADS)}")
     text = table(options.trials, options.bootstraps, options.seed)
     if options.out is not None:
-        write_whole(options.out, text)
+        write_whole(options.out, page(text, options.trials, options.bootstraps, options.seed))
 
 
 if __name__ == "__main__":
