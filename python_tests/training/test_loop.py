@@ -140,6 +140,39 @@ def test_max_steps_stops_inside_an_epoch_and_validates_there(make_net, make_set,
     assert steps_seen == [(done, rows[-1]) for done in range(rows[-1] + 1)]
 
 
+@pytest.mark.parametrize(
+    ("images", "checkpoints", "rows"),
+    [(64, 3, [2, 5, 8]), (64, 1, [8]), (64, 8, list(range(1, 9))), (64, 50, list(range(1, 9)))],
+)
+def test_checkpoints_are_evenly_spaced_over_the_steps(
+    make_net, make_set, images, checkpoints, rows
+):
+    settings = TrainSettings(epochs=2, batch_size=16, checkpoints=checkpoints)
+    result = train(make_net(), make_set(images), make_set(30, 1), settings)
+    assert [row["steps"] for row in result.history] == rows
+    # As many for a set three times as large.
+    larger = train(make_net(), make_set(3 * images), make_set(30, 1), settings)
+    assert len(larger.history) == min(checkpoints, 24)
+    assert larger.history[-1]["steps"] == 24
+
+
+def test_checkpoints_do_not_change_what_is_learnt(make_net, make_set, same_weights):
+    # Without dropout and augmentation, only the order of the images is drawn.
+    sets = make_set(64), make_set(30, 1)
+    nets = [make_net(dropout=0.0) for _ in range(2)]
+    settings = TrainSettings(epochs=2, batch_size=16, learning_rate=1e-4)
+    for net, checkpoints in zip(nets, (None, 2), strict=True):
+        train(net, *sets, replace(settings, checkpoints=checkpoints))
+    assert same_weights(*nets)
+    whole = train(make_net(dropout=0.0), *sets, settings)
+    parts = train(make_net(dropout=0.0), *sets, replace(settings, checkpoints=5))
+    assert [row["steps"] for row in parts.history] == [1, 3, 4, 6, 8]
+    ends = [(r["steps"], r["validation_loss"]) for r in whole.history]
+    assert ends == [
+        (r["steps"], r["validation_loss"]) for r in parts.history if r["steps"] % 4 == 0
+    ]
+
+
 def test_uint8_and_float32_images_train_alike(make_net, make_set, same_weights):
     a, b = make_net(), make_net()
     train(a, make_set(), make_set(30, 1), SHORT, augment=Classical())

@@ -116,6 +116,12 @@ class Options(ModelOptions, DataOptions):
     max_steps: int | None = option(
         None, type=PositiveInt, help="Stop after this many gradient steps, if epochs allow more."
     )
+    checkpoints: int | None = option(
+        None,
+        type=PositiveInt,
+        help="Validate so many times, evenly spaced over the gradient steps, instead of after each "
+        "epoch.",
+    )
     precision: str = option(
         "float32",
         type=Literal["float32", "bfloat16"],

@@ -10,15 +10,26 @@ from typing import Any, Literal
 from sign_ext.data import fingerprint, load_ood
 from sign_ext.experiments.scale import NetworkSettings, Scale, Task
 from sign_ext.experiments.stages.measure import Classify
-from sign_ext.experiments.stages.networks import Calibrate, Network, Noise, Train, Transform
+from sign_ext.experiments.stages.networks import (
+    PHI_SEEDS,
+    Calibrate,
+    Network,
+    Noise,
+    Train,
+    Transform,
+)
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.runner import StageRunner
 from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.training import steps_per_epoch
 
-Protocol = Literal["epochs", "steps"]
-PROTOCOLS: Mapping[Protocol, str] = {"epochs": "equal epochs", "steps": "equal gradient steps"}
+Protocol = Literal["epochs", "steps", "compute"]
+PROTOCOLS: Mapping[Protocol, str] = {
+    "epochs": "equal epochs",
+    "steps": "equal gradient steps",
+    "compute": "equal computation",
+}
 
 
 @dataclass(frozen=True)
@@ -100,11 +111,21 @@ class StagePlanner:
         """The task that a network is trained on."""
         return self.scale.tasks[self.network(network).task]
 
-    def source(self, task: Task) -> Source:
-        """The images of a task, with their fingerprint, for which they are read."""
+    def source(self, task: Task, seed: int = 0) -> Source:
+        """The images of a task, with their fingerprint, for which they are read.
+
+        Args:
+            task: of the scale.
+            seed: chooses the training images, if the task takes a part of them.
+        """
         return self.sources.with_fingerprint(
             Source(
-                task.data, task.train_size, task.validation_size, task.test_size, task.image_size
+                task.data,
+                task.train_size,
+                task.validation_size,
+                task.test_size,
+                task.image_size,
+                seed=0 if task.train_size is None else seed,
             )
         )
 
@@ -128,13 +149,17 @@ class StagePlanner:
         Args:
             network: its name in the scale.
             method: a key of METHODS.
-            seed: of initial weights, batch order and augmentation.
+            seed: of initial weights, batch order, augmentation, and of the training images where
+                the task takes a part of them.
             protocol: "epochs" gives every method the scale's epochs; "steps" gives methods without
                 versions of the images, whose training set is smaller, as many gradient steps as
-                SIGN takes.
+                SIGN takes; "compute" gives all but SIGN so many that they cost as much as SIGN's
+                network, its Φ and its K steps together.
             aleatoric: with the two heads of Section 3.2.
             sign: versions that join the training set instead of those of the network's own Φ.
             versions: K of those that join; all of them if empty.
+
+        Whatever the number of steps, the network is validated as often as it has epochs.
         """
         settings, task, how = self.network(network), self.task(network), METHODS[method]
         joined: Transform | Noise | None = None
@@ -142,10 +167,10 @@ class StagePlanner:
             joined = sign or self.transform(self.phi(network, seed))
             joined = Noise(joined, seed) if how.noise else joined
         stage = Train(
-            source=self.source(task),
+            source=self.source(task, seed),
             images=self.image_count(task),
             network=Network(settings.model, settings.options, aleatoric),
-            settings=settings.train_settings(task.batch_size, seed),
+            settings=settings.train_settings(task.batch_size, seed, checkpoints=settings.epochs),
             augment=how.augment,
             flips=task.flips,
             samples=self.scale.samples if aleatoric else 0,
@@ -153,13 +178,27 @@ class StagePlanner:
             versions=versions,
             policies=self.search(task, seed) if "deepaugment" in how.augment else None,
         )
-        if how.enlarges or protocol == "epochs":
+        if how.sign or protocol == "epochs":
+            return stage
+        if protocol == "compute":
+            return with_steps(stage, self._steps_for_computation_of_sign(stage, network, seed))
+        if how.enlarges:
             return stage
         return with_equal_steps(stage, 1 + len(self.scale.sign.snapshots))
 
+    def _steps_for_computation_of_sign(self, stage: Train, network: str, seed: int) -> int:
+        """How many steps cost what SIGN costs: Φ, K steps on each image, and training."""
+        transform = self.transform(self.phi(network, seed))
+        # The same training with SIGN's versions; augmentation costs little beside the network.
+        enlarged = replace(stage, sign=transform, versions=())
+        spent = transform.phi.flops() + transform.flops() + enlarged.flops()
+        a_step = stage.flops() / stage.settings.total_steps(stage.train_images)
+        return math.ceil(spent / a_step)
+
     def phi(self, network: str, seed: int) -> Train:
-        """Φ: the same architecture trained on the originals, as the table's own baseline is."""
-        return self.train(network, self.task(network).baseline, seed)
+        """Φ: trained as the table's baseline is, on the same images, from weights of its own."""
+        stage = self.train(network, self.task(network).baseline, seed)
+        return replace(stage, settings=replace(stage.settings, seed=seed + PHI_SEEDS))
 
     def calibrate(self, phi: Train) -> Calibrate:
         """The step size for a Φ."""
@@ -183,7 +222,7 @@ class StagePlanner:
         """DeepAugment's policies for a task."""
         search = self.scale.search
         return SearchPolicies(
-            source=self.source(task),
+            source=self.source(task, seed),
             child_images=min(search.child_images, self.image_count(task)),
             trials=search.trials,
             epochs=search.epochs,
@@ -239,10 +278,20 @@ def with_equal_steps(stage: Train, times: int) -> Train:
     """
     settings = stage.settings
     steps = settings.total_steps(stage.images * times)
-    # A last batch of one image joins the batch before it, so that `times` epochs of the originals
-    # can have fewer steps than one of the larger set. The first term is almost always the larger
-    # one, and stays because the number of epochs enters the keys of stages on disk.
-    enough = math.ceil(steps / steps_per_epoch(stage.images, settings.batch_size))
-    epochs = max(settings.epochs * times + 1, enough)
-    longer = replace(settings, epochs=epochs, max_steps=steps)
+    # Almost always more epochs than needed; their number enters the keys of stages on disk.
+    return with_steps(stage, steps, settings.epochs * times + 1)
+
+
+def with_steps(stage: Train, steps: int, epochs: int = 1) -> Train:
+    """The same training for so many gradient steps.
+
+    Args:
+        stage: any training.
+        steps: to be taken.
+        epochs: at least so many are allowed for them.
+    """
+    # A last batch of one image joins the batch before it, so that three epochs of a set can have
+    # fewer steps than one of a set three times as large.
+    enough = math.ceil(steps / steps_per_epoch(stage.train_images, stage.settings.batch_size))
+    longer = replace(stage.settings, epochs=max(epochs, enough), max_steps=steps)
     return replace(stage, settings=longer)

@@ -31,9 +31,9 @@ class TrainResult:
     """The history of a training run and its selected epoch.
 
     Attributes:
-        history: one dict per epoch with the keys epoch (from 1), train_loss and train_accuracy
-            (averages over the epoch's augmented batches, while the weights were changing),
-            validation_loss and validation_accuracy (after the epoch), and steps (gradient steps so
+        history: one dict per epoch (or checkpoint, see `TrainSettings.checkpoints`) with the keys
+            epoch (from 1), train_loss and train_accuracy (averages over the epoch's augmented
+            batches, while the weights were changing), validation_loss and validation_accuracy (after the epoch), and steps (gradient steps so
             far). An epoch that max_steps cut short has a row too.
         best_epoch: the epoch with the highest validation accuracy, the first of equals.
         best_validation_accuracy: in 0–1.

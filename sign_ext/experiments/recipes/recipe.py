@@ -66,7 +66,7 @@ class RowSpec:
     Attributes:
         network: its name in the scale.
         method: a key of METHODS.
-        protocol: equal epochs (the paper's) or equal gradient steps.
+        protocol: equal epochs (the paper's), equal gradient steps or equal computation.
     """
 
     network: str
@@ -79,13 +79,16 @@ class RowSpec:
         return f"{self.network}/{self.method}/{self.protocol}"
 
 
-def row_specs(networks: Mapping[str, Iterable[str]]) -> list[RowSpec]:
-    """All rows: for each network both protocols, for each of these its methods.
+def row_specs(
+    networks: Mapping[str, Iterable[str]],
+    protocols: Sequence[Protocol] = ("epochs", "steps"),
+) -> list[RowSpec]:
+    """All rows: for each network all protocols, for each of these its methods.
 
     Args:
         networks: a network's name → keys of METHODS.
+        protocols: in order.
     """
-    protocols: tuple[Protocol, ...] = ("epochs", "steps")
     return [
         RowSpec(network, method, protocol)
         for network, methods in networks.items()

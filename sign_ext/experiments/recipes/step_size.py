@@ -69,10 +69,11 @@ def plan(planner: StagePlanner) -> StagesByName:
     """The baseline and each setting, with each seed."""
     options = planner.options("step_size", **DEFAULTS)
     network = options["network"]
+    method = planner.task(network).baseline
+    baselines = [planner.train(network, method, seed) for seed in planner.seeds]
     stages: StagesByName = {
         "baseline": tuple(
-            planner.classify(with_equal_steps(planner.phi(network, seed), 2), network)
-            for seed in planner.seeds
+            planner.classify(with_equal_steps(each, 2), network) for each in baselines
         )
     }
     for point in _grid(options):

@@ -56,7 +56,7 @@ def _sign_settings(planner: StagePlanner, outcomes: OutcomesByName) -> dict[str,
         if isinstance(stage, Transform) and stage.part == "train":
             numbers = planner.numbers(stage)
             label = _phi_label(stage)
-            seed, last = str(stage.phi.settings.seed), str(max(stage.snapshots))
+            seed, last = str(stage.phi.seed), str(max(stage.snapshots))
             step_sizes.setdefault(label, {})[seed] = numbers["step_size"]
             changes.setdefault(label, {})[seed] = numbers["change"][last]["rms"]
             snapshots.update(stage.snapshots)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sign_ext.experiments.planner import METHODS, StagePlanner
+from sign_ext.experiments.planner import METHODS, PROTOCOLS, StagePlanner
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import (
     OutcomesByName,
@@ -37,11 +37,13 @@ TABLE1_ABOUT = """\
 Each network is trained from scratch by each method and measured on test images, at the epoch that
 is best on validation images. SIGN's training set is the originals joined with p*_K for two K, so
 in as many epochs it takes three times as many gradient steps: the paper's protocol (equal epochs)
-comes first, and below it all methods with as many gradient steps. The paper does not say whether
-SIGN's images also get classical augmentation: "SIGN" has it, "SIGN alone" has none. "Noise" joins
-the originals with as many images that differ from them as much, by Gaussian noise: what SIGN gains
-over it, more images and more change do not explain. Rows without a number of the paper are
-ours."""
+comes first, then all methods with as many gradient steps, then with as much computation, to which
+Φ and its K steps count for SIGN. All are validated equally often. Each seed has its own initial
+weights, its own Φ from others, and its own training images where these are a part of all. The paper
+does not say whether SIGN's images also get classical augmentation: "SIGN" has it, "SIGN alone" has
+none. "Noise" joins the originals with as many images that differ from them as much, by Gaussian
+noise: what SIGN gains over it, more images and more change do not explain. Rows without a number of
+the paper are ours."""
 TABLE4_ABOUT = """\
 Φ is {phi}, trained classically; its transformed images join the originals to train {network},
 with classical augmentation, next to {network} trained on the originals alone."""
@@ -50,14 +52,14 @@ with classical augmentation, next to {network} trained on the originals alone.""
 def plan_table1(planner: StagePlanner) -> StagesByName:
     """Each network by each method and protocol, with each seed."""
     networks = planner.options("table1", **TABLE1_DEFAULTS)["networks"]
-    return classify_rows(planner, row_specs(networks))
+    return classify_rows(planner, row_specs(networks, tuple(PROTOCOLS)))
 
 
 def summarize_table1(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The table, with comparisons of the mean."""
     networks = planner.options("table1", **TABLE1_DEFAULTS)["networks"]
     rows = {}
-    for spec in row_specs(networks):
+    for spec in row_specs(networks, tuple(PROTOCOLS)):
         paper = paper_numbers(published.for_network(published.TABLE1, spec.network), spec)
         rows[spec] = _row(planner, spec, outcomes[spec.name], paper)
     title = "Table 1: accuracy on CIFAR-10"

@@ -38,6 +38,9 @@ from sign_ext.training import (
 )
 from sign_ext.training.state import STATE_NAME
 
+# Φ of seed s is trained with seed s + PHI_SEEDS: from other initial weights and in another order
+# than the networks that are trained on its images, so that they do not profit from a common start.
+PHI_SEEDS = 1_000_000
 DELTA_RMS = 64.0  # grey levels: roughly how far natural images' pixels deviate from their mean
 
 
@@ -93,7 +96,18 @@ class Train(Stage):
         versions = [] if self.sign is None else ["noise" if self.sign.kind == "noise" else "sign"]
         method = "+".join((*self.augment, *versions)) or "no augmentation"
         head = "aleatoric " if self.network.aleatoric else ""
-        return f"train {head}{self.network.model}, {method}, seed {self.settings.seed}"
+        return f"train {head}{self.network.model}, {method}, {self.seed_in_words}"
+
+    @property
+    def seed(self) -> int:
+        """The seed of the experiment, also where this is its Φ."""
+        return self.settings.seed % PHI_SEEDS
+
+    @property
+    def seed_in_words(self) -> str:
+        """The seed, for titles."""
+        of_phi = self.settings.seed >= PHI_SEEDS
+        return f"{'Φ of ' if of_phi else ''}seed {self.seed}"
 
     def flops(self) -> float:
         """Forward and backward passes of all steps."""
@@ -194,7 +208,7 @@ class TrainOnDelta(Train):
 
     def title(self) -> str:
         """Name the network and the seed."""
-        return f"train {self.network.model} on δ alone, seed {self.settings.seed}"
+        return f"train {self.network.model} on δ alone, {self.seed_in_words}"
 
     @property
     def train_images(self) -> int:
@@ -237,9 +251,7 @@ class Calibrate(Stage):
 
     def title(self) -> str:
         """Name Φ."""
-        return (
-            f"calibrate the step size for {self.phi.network.model}, seed {self.phi.settings.seed}"
-        )
+        return f"calibrate the step size for {self.phi.network.model}, seed {self.phi.seed}"
 
     def flops(self) -> float:
         """The grid, and about as much again for the proposal."""
@@ -287,7 +299,7 @@ class Transform(Stage):
 
     def title(self) -> str:
         """Name Φ, K and the part."""
-        seed = self.phi.settings.seed
+        seed = self.phi.seed
         steps = max(self.snapshots)
         return (
             f"transform {self.part} images with {self.phi.network.model}, K = {steps}, seed {seed}"
