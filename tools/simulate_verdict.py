@@ -194,7 +194,8 @@ def page(found: str, trials: int, bootstraps: int, seed: int) -> str:
 N = {IMAGES:,}, and the margin of equality is {100 * MARGIN:g} points. Shares are of {trials:,}
 trials without a true difference, of half as many with one, and of {bootstraps:,} for the last two
 columns: the paired t-test over seeds, which takes the test set as given, and the interval of the
-bootstrap over seeds and images. The last {len(SEEDS)} rows have seeds that differ twice as much as assumed.
+bootstrap over seeds and images. The last {len(SEEDS)} rows have seeds that differ twice as much as
+assumed.
 
 {found}
 Made by `python tools/simulate_verdict.py {command}` at commit {commit() or "(none)"}.

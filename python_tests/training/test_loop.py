@@ -11,6 +11,7 @@ import sign_ext
 import sign_ext.training.loop as loop
 from sign_ext.augment import Classical
 from sign_ext.data import ImageSet
+from sign_ext.evaluation import predict, roc_auc
 from sign_ext.training import TrainSettings, load_checkpoint, train
 from sign_ext.training.epoch import TrainingDivergedError
 
@@ -119,6 +120,33 @@ def test_best_accuracy_is_what_the_returned_model_has(make_net, make_set):
     with torch.no_grad():
         hits = model.eval()(validation.float()).argmax(1) == validation.labels
     assert result.best_validation_accuracy == pytest.approx(float(hits.double().mean()))
+
+
+def test_selecting_by_auc_keeps_the_checkpoint_that_ranks_best(make_net, make_set, tmp_path):
+    def two_classes(n, seed):
+        drawn = make_set(n, seed)
+        labels = (torch.arange(n) % 5 == 0).long()  # a fifth is positive, and a little brighter
+        images = (drawn.images * 0.9 + 25 * labels[:, None, None, None]).to(torch.uint8)
+        return ImageSet(images, labels, ("benign", "malign"), drawn.name)
+
+    model, validation = make_net(classes=2), two_classes(60, 1)
+    settings = replace(SHORT, epochs=4, select="auc", checkpoints=7)
+    result = train(model, two_classes(50, 0), validation, settings, out=tmp_path)
+    areas = [row["validation_auc"] for row in result.history]
+    assert len(areas) == 7
+    assert result.best_epoch == 1 + areas.index(max(areas))
+    best = result.history[result.best_epoch - 1]
+    assert result.best_validation_accuracy == best["validation_accuracy"]
+    assert roc_auc(predict(model, validation.images), validation.labels) == pytest.approx(
+        max(areas), abs=1e-6
+    )
+    with pytest.raises(ValueError, match=r"with 3 classes.*Use select=\"accuracy\""):
+        train(make_net(), make_set(), make_set(30, 1), settings)
+    benign = two_classes(4, 1).subset([1, 2])
+    with pytest.raises(ValueError, match=r"validation labels \[0\].*Use select=\"accuracy\""):
+        train(make_net(classes=2), two_classes(50, 0), benign, settings)
+    with pytest.raises(ValueError, match="select must be one of accuracy, auc"):
+        TrainSettings(select="loss")
 
 
 @pytest.mark.parametrize(

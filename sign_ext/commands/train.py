@@ -122,6 +122,11 @@ class Options(ModelOptions, DataOptions):
         help="Validate so many times, evenly spaced over the gradient steps, instead of after each "
         "epoch.",
     )
+    select: str = option(
+        "accuracy",
+        type=Literal["accuracy", "auc"],
+        help="What selects the best epoch on validation; auc for two classes of unequal size.",
+    )
     precision: str = option(
         "float32",
         type=Literal["float32", "bfloat16"],

@@ -21,7 +21,7 @@ from sign_ext.evaluation.calibration import (
 from sign_ext.evaluation.corruption import corruption_examples, gaussian_noise, pixels_off
 from sign_ext.evaluation.crossed import Crossed, crossed, decide
 from sign_ext.evaluation.delong import AucComponents, auc_components, auc_covariance
-from sign_ext.evaluation.doubts import doubt_of_guessing, warn_of_units
+from sign_ext.evaluation.doubts import doubt_of_guessing, doubt_of_learning, warn_of_units
 from sign_ext.evaluation.evaluate import Evaluation, evaluate
 from sign_ext.evaluation.features import (
     Compactness,
@@ -78,6 +78,7 @@ __all__ = [
     "decide",
     "detectable_difference",
     "doubt_of_guessing",
+    "doubt_of_learning",
     "embed",
     "evaluate",
     "features",

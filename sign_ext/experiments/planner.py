@@ -170,7 +170,9 @@ class StagePlanner:
             source=self.source(task, seed),
             images=self.image_count(task),
             network=Network(settings.model, settings.options, aleatoric),
-            settings=settings.train_settings(task.batch_size, seed, checkpoints=settings.epochs),
+            settings=settings.train_settings(
+                task.batch_size, seed, checkpoints=settings.epochs, select=task.select
+            ),
             augment=how.augment,
             flips=task.flips,
             samples=self.scale.samples if aleatoric else 0,
@@ -203,7 +205,13 @@ class StagePlanner:
     def calibrate(self, phi: Train) -> Calibrate:
         """The step size for a Φ."""
         sign = self.scale.sign
-        return Calibrate(phi, sign.calibration_images, sign.target_share, max(sign.snapshots))
+        return Calibrate(
+            phi,
+            sign.calibration_images,
+            sign.target_share,
+            max(sign.snapshots),
+            sign.require_learnt,
+        )
 
     def transform(
         self,

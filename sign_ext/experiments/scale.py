@@ -27,6 +27,7 @@ class Task:
         flips: whether a mirrored image still belongs to its class.
         baseline: the method that trains Φ, a key of `planner.METHODS` (the paper: classical
             augmentation, and none for ISIC).
+        select: what selects a network's best checkpoint, see `TrainSettings`.
         stand_in: what it replaces, where it is not the paper's data; "" otherwise.
     """
 
@@ -38,6 +39,7 @@ class Task:
     image_size: int | None = None
     flips: bool = True
     baseline: str = "classical"
+    select: str = "accuracy"
     stand_in: str = ""
 
 
@@ -84,12 +86,15 @@ class SignSettings:
             size.
         calibration_images: validation images to calibrate on.
         precision: of the transform's arithmetic.
+        require_learnt: refuse a Φ that is not better than guessing on validation images: the
+            gradient of such a network says nothing, and no step size makes it say more.
     """
 
     snapshots: tuple[int, ...] = (50, 100)
     target_share: float = 0.02
     calibration_images: int = 256
     precision: str = "float32"
+    require_learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,8 @@ def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
                 f"{', '.join(scale.tasks)}"
             )
         task = scale.tasks[network.task]
-        network.train_settings(task.batch_size, 0)  # raises if a value is out of range
+        # Raises if a value is out of range.
+        network.train_settings(task.batch_size, 0, select=task.select)
     return scale
 
 

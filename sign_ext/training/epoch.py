@@ -262,6 +262,32 @@ def validate(
     return all_loss / images, all_correct / images
 
 
+def validation_auc(model: nn.Module, data: DeviceSet, objective: Objective) -> float:
+    """Compute the area under the ROC curve, in a pass of its own, because few runs ask for it.
+
+    It is Mann and Whitney's statistic, from midranks: the share of pairs in which the image of
+    class 1 has the higher difference of logits, ties counting one half.
+
+    Args:
+        model: left in eval mode.
+        data: the whole validation set, of classes 0 and 1.
+        objective: of the run.
+    """
+    model.eval()
+    differences = []
+    with torch.no_grad(), torch.autocast(data.labels.device.type, enabled=False):
+        for start in range(0, len(data), VALIDATION_BATCH):
+            images, _ = data.batch(slice(start, start + VALIDATION_BATCH))
+            outputs = model(images.contiguous(memory_format=data.memory_format))
+            logits = objective.logits(as_dtype(outputs, torch.float64))
+            differences.append(logits[:, 1] - logits[:, 0])
+    _, where, counts = torch.cat(differences).unique(return_inverse=True, return_counts=True)
+    midranks = counts.cumsum(0) - (counts - 1) / 2
+    positive = data.labels == 1
+    m, n = int(positive.sum()), int((~positive).sum())
+    return float((midranks[where][positive].sum() - m * (m + 1) / 2) / (m * n))
+
+
 def derived_seed(seed: int, epoch: int, purpose: Purpose, rank: int = 0) -> int:
     """Return the seed of an epoch's batch order, its augmentation, or dropout inside the model.
 

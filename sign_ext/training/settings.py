@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
+SELECTIONS = ("accuracy", "auc")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class TrainSettings:
         checkpoints: validate so many times, evenly spaced over the run's gradient steps, so that
             runs on sets of different sizes choose among as many checkpoints; None validates after
             each epoch.
+        select: what selects the best checkpoint, "accuracy" or, for two classes, "auc", the area
+            under the ROC curve: where most images are of one class, the accuracy of a network
+            that has learnt nothing is hard to beat. "auc" needs a single process.
         seed: of the batch order, the augmentation, dropout and losses that draw.
 
     Raises:
@@ -61,6 +65,7 @@ class TrainSettings:
     compile: bool = False
     seed: int = 0
     checkpoints: int | None = None
+    select: str = "accuracy"
 
     def __post_init__(self) -> None:
         """Check every value, so that a wrong one fails before any data is read."""
@@ -75,6 +80,7 @@ class TrainSettings:
         _check_number("weight_decay", self.weight_decay, above_zero=False)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("select", self.select, SELECTIONS)
         _check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile must be True or False; got {self.compile!r}.")
@@ -125,11 +131,14 @@ class TrainSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for JSON.
 
-        Without `checkpoints` where it is None, so that runs from before it existed are the same.
+        Without `checkpoints` and `select` where they are the defaults, so that runs from before
+        they existed are the same.
         """
         values = dataclasses.asdict(self)
         if self.checkpoints is None:
             del values["checkpoints"]
+        if self.select == "accuracy":
+            del values["select"]
         return values
 
 

@@ -28,9 +28,10 @@ DEFAULTS: dict[str, Any] = {"networks": {"inception_resnet_v2": ("none", "sign_a
 
 ABOUT = """\
 Melanoma or not, on dermoscopic images. As in the paper nothing is augmented, so that SIGN alone
-makes the difference, and the epoch is the one with the highest validation accuracy. Only about a
-fifth of the images are melanomas, so accuracy says little and AUC is what counts; with so few
-positive images it varies much from seed to seed."""
+makes the difference. Only about a fifth of the images are melanomas, so accuracy says little and
+AUC is what counts; with so few positive images it varies much from seed to seed. The checkpoint is
+the one with the highest validation AUC: by accuracy, as the paper has it, a network that calls
+everything benign would often be selected."""
 
 
 def plan(planner: StagePlanner) -> StagesByName:

@@ -20,7 +20,7 @@ from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, ImageSource
 from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
-from sign_ext.evaluation import gaussian_noise
+from sign_ext.evaluation import doubt_of_learning, gaussian_noise, predict
 from sign_ext.experiments.stages.cost import SIGN, TRAINING, flops_per_image
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.sources import Source
@@ -239,6 +239,7 @@ class Calibrate(Stage):
         images: how many validation images.
         target_share: rms change over 255.
         steps: K.
+        require_learnt: whether a Φ that has not learnt is an error.
     """
 
     kind: ClassVar[str] = "calibrate"
@@ -248,6 +249,7 @@ class Calibrate(Stage):
     images: int
     target_share: float
     steps: int
+    require_learnt: bool = True
 
     def title(self) -> str:
         """Name Φ."""
@@ -260,10 +262,18 @@ class Calibrate(Stage):
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Calibrate; the table is in the numbers."""
         validation = context.data(self.phi.source).validation
+        model = load_trained(context.outcome(self.phi), context.device)
+        doubt = doubt_of_learning(predict(model, validation.images), validation.labels)
+        if doubt and self.require_learnt:
+            raise ValueError(
+                f"{self.phi.title()}: Φ has not learnt: {doubt}. SIGN's images of it would say "
+                "nothing: give it more epochs or images, or sign.require_learnt: false in the "
+                "scale's settings to go on all the same."
+            )
         count = min(self.images, len(validation))
         chosen = stratified_choice(validation.labels.numpy(), count, seed=0)
         some = validation.subset(chosen.tolist())
-        sign = SignTransform(load_trained(context.outcome(self.phi), context.device))
+        sign = SignTransform(model)
         table = sign.calibrate(
             some.float().to(context.device),
             some.labels.to(context.device),
@@ -271,7 +281,7 @@ class Calibrate(Stage):
             target_share=self.target_share,
             progress=context.report,
         )
-        return table.to_dict()
+        return {**table.to_dict(), "doubt_of_learning": doubt}
 
 
 @dataclass(frozen=True, eq=False)
