@@ -12,7 +12,9 @@ from sign_ext.experiments.scale import NetworkSettings, Scale, Task
 from sign_ext.experiments.stages.measure import Classify
 from sign_ext.experiments.stages.networks import (
     PHI_SEEDS,
+    TUNING_SEED,
     Calibrate,
+    ChooseStep,
     Network,
     Noise,
     Train,
@@ -202,15 +204,35 @@ class StagePlanner:
         stage = self.train(network, self.task(network).baseline, seed)
         return replace(stage, settings=replace(stage.settings, seed=seed + PHI_SEEDS))
 
-    def calibrate(self, phi: Train) -> Calibrate:
-        """The step size for a Φ."""
+    def calibrate(self, phi: Train, share: float | None = None) -> Calibrate:
+        """The step size for a Φ and a share of the range, the scale's `target_share` if None."""
         sign = self.scale.sign
         return Calibrate(
             phi,
             sign.calibration_images,
-            sign.target_share,
+            sign.target_share if share is None else share,
             max(sign.snapshots),
             sign.require_learnt,
+        )
+
+    def choose_step(self, phi: Train) -> Calibrate | ChooseStep:
+        """The step size for a Φ, with the share of the range that is best on validation images."""
+        sign = self.scale.sign
+        if not sign.target_shares:
+            return self.calibrate(phi)
+        source = phi.source
+        if source.train_size is not None:
+            source = self.sources.with_fingerprint(replace(source, seed=TUNING_SEED))
+        student = replace(phi, source=source, settings=replace(phi.settings, seed=TUNING_SEED))
+        own = replace(phi.settings, seed=TUNING_SEED + PHI_SEEDS)
+        teacher = replace(student, settings=own)
+        return ChooseStep(
+            sign.target_shares,
+            tuple(
+                replace(student, sign=self._transform(teacher, self.calibrate(teacher, share)))
+                for share in sign.target_shares
+            ),
+            tuple(self.calibrate(phi, share) for share in sign.target_shares),
         )
 
     def transform(
@@ -219,12 +241,31 @@ class StagePlanner:
         *,
         part: str = "train",
         snapshots: Sequence[int] | None = None,
+        factor: float | None = None,
+    ) -> Transform:
+        """SIGN's versions of a part of Φ's data.
+
+        Args:
+            phi: the network Φ.
+            part: "train", "validation" or "test".
+            snapshots: the K to keep; the scale's if None.
+            factor: takes so many times the calibrated step size instead of the chosen one.
+        """
+        if factor is not None:
+            return self._transform(phi, self.calibrate(phi), part, snapshots, factor)
+        return self._transform(phi, self.choose_step(phi), part, snapshots)
+
+    def _transform(
+        self,
+        phi: Train,
+        step: Calibrate | ChooseStep,
+        part: str = "train",
+        snapshots: Sequence[int] | None = None,
         factor: float = 1.0,
     ) -> Transform:
-        """SIGN's versions of a part of Φ's data, with the calibrated step size times `factor`."""
         sign = self.scale.sign
         kept = tuple(sign.snapshots if snapshots is None else snapshots)
-        return Transform(phi, self.calibrate(phi), factor, kept, part, sign.precision)
+        return Transform(phi, step, factor, kept, part, sign.precision)
 
     def search(self, task: Task, seed: int) -> SearchPolicies:
         """DeepAugment's policies for a task."""

@@ -14,7 +14,7 @@ from sign_ext.experiments.recipes.recipe import StagesByName
 from sign_ext.experiments.recipes.summary import findings
 from sign_ext.experiments.registry import RECIPES
 from sign_ext.experiments.scale import Scale
-from sign_ext.experiments.stages.networks import PHI_SEEDS
+from sign_ext.experiments.stages.networks import TUNING_SEED
 from sign_ext.experiments.stages.runner import StageRunner, total_seconds
 from sign_ext.experiments.stages.sources import Sources
 from sign_ext.experiments.stages.stage import Stage, topological_order
@@ -48,8 +48,8 @@ class Reproduction:
 
     def __post_init__(self) -> None:
         """Make the runner and the planner; an experiment's data is read when it is planned."""
-        if any(not 0 <= seed < PHI_SEEDS for seed in self.seeds):
-            raise ValueError(f"seeds {self.seeds}; accepted: 0 to {PHI_SEEDS - 1:,} each.")
+        if any(not 0 <= seed < TUNING_SEED for seed in self.seeds):
+            raise ValueError(f"seeds {self.seeds}; accepted: 0 to {TUNING_SEED - 1:,} each.")
         reporter = self.reporter or Silent()
         sources = Sources(self.data_root)
         self.runner = StageRunner(

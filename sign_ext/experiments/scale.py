@@ -84,6 +84,8 @@ class SignSettings:
         snapshots: K of the versions that join the training set (the paper: 50 and 100).
         target_share: rms change over 255 to calibrate the step size to; the paper has no step
             size.
+        target_shares: of which the best by validation accuracy is chosen instead, once for each
+            network, with a seed of its own; empty takes target_share.
         calibration_images: validation images to calibrate on.
         precision: of the transform's arithmetic.
         require_learnt: refuse a Φ that is not better than guessing on validation images: the
@@ -92,6 +94,7 @@ class SignSettings:
 
     snapshots: tuple[int, ...] = (50, 100)
     target_share: float = 0.02
+    target_shares: tuple[float, ...] = ()
     calibration_images: int = 256
     precision: str = "float32"
     require_learnt: bool = True
@@ -213,6 +216,11 @@ def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
     parts["margins"] = _build(Margins, parts.get("margins") or {}, f"{name}: margins")
     parts["search"] = _build(SearchSettings, parts.get("search"), f"{name}: search")
     scale: Scale = _build(Scale, {"name": Path(name).stem, **parts}, name)
+    if len(scale.sign.target_shares) == 1:
+        raise ValueError(
+            f"{name}: sign.target_shares is {scale.sign.target_shares}; accepted: two or more to "
+            "choose among, or none, and the one as sign.target_share"
+        )
     if scale.primary not in scale.networks:
         raise ValueError(
             f"{name}: primary is {scale.primary!r}; accepted: {', '.join(scale.networks)}"

@@ -41,6 +41,8 @@ from sign_ext.training.state import STATE_NAME
 # Φ of seed s is trained with seed s + PHI_SEEDS: from other initial weights and in another order
 # than the networks that are trained on its images, so that they do not profit from a common start.
 PHI_SEEDS = 1_000_000
+# Settings are chosen with this seed, on validation images, and no table has it.
+TUNING_SEED = PHI_SEEDS - 1
 DELTA_RMS = 64.0  # grey levels: roughly how far natural images' pixels deviate from their mean
 
 
@@ -285,6 +287,46 @@ class Calibrate(Stage):
 
 
 @dataclass(frozen=True, eq=False)
+class ChooseStep(Stage):
+    """Choose how far SIGN moves images: the share of the range that trains best on validation.
+
+    The choice is made once for a network, with the tuning seed; each Φ has its own step size for
+    the chosen share.
+
+    Attributes:
+        shares: candidates, rms change over 255.
+        candidates: the network trained with SIGN's images at each share, with the tuning seed.
+        calibrations: of the Φ in question, one for each share.
+    """
+
+    kind: ClassVar[str] = "choose-step"
+    version: ClassVar[int] = 1
+
+    shares: tuple[float, ...]
+    candidates: tuple[Train, ...]
+    calibrations: tuple[Calibrate, ...]
+
+    def title(self) -> str:
+        """Name Φ."""
+        phi = self.calibrations[0].phi
+        return f"choose the step size for {phi.network.model}, seed {phi.seed}"
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Compare the candidates; the first of equals is chosen, which is the smallest change."""
+        measure = f"validation_{self.candidates[0].settings.select}"
+        scores = [
+            max(row[measure] for row in context.outcome(each).numbers["history"])
+            for each in self.candidates
+        ]
+        best = scores.index(max(scores))
+        return {
+            "share": self.shares[best],
+            measure: dict(zip(map(str, self.shares), scores, strict=True)),
+            "proposed": context.outcome(self.calibrations[best]).numbers["proposed"],
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class Transform(Stage):
     """Transform one part of a source by K steps of SIGN; the snapshots are in the folder.
 
@@ -301,7 +343,7 @@ class Transform(Stage):
     version: ClassVar[int] = 2
 
     phi: Train
-    step: Calibrate | None
+    step: Calibrate | ChooseStep | None
     factor: float
     snapshots: tuple[int, ...]
     part: str = "train"
