@@ -26,10 +26,11 @@ from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.training import steps_per_epoch
 
-Protocol = Literal["epochs", "steps", "compute"]
+Protocol = Literal["steps", "epochs", "compute"]
+# In the order of tables.
 PROTOCOLS: Mapping[Protocol, str] = {
-    "epochs": "equal epochs",
     "steps": "equal gradient steps",
+    "epochs": "equal epochs",
     "compute": "equal computation",
 }
 

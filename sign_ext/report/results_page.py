@@ -22,6 +22,7 @@ from sign_ext.report.wording import (
     reading,
 )
 
+PAPER_SCALE = "paper"
 TEMPLATE = "results.html.j2"
 JSON, MARKDOWN, PAGE, FIGURES = "results.json", "results.md", "index.html", "figures"
 
@@ -81,9 +82,7 @@ def render_results(results: Results) -> str:
     Raises:
         ValueError: a figure's data is not that of its kind.
     """
-    experiments = [
-        _experiment(i, each, results.seeds) for i, each in enumerate(results.experiments, 1)
-    ]
+    experiments = [_experiment(i, each, results) for i, each in enumerate(results.experiments, 1)]
     tables = [table for each in experiments for table in each["tables"]]
     return (
         environment()
@@ -103,16 +102,18 @@ def render_results(results: Results) -> str:
     )
 
 
-def _experiment(number: int, experiment: Experiment, seeds: tuple[int, ...]) -> dict[str, Any]:
+def _experiment(number: int, experiment: Experiment, results: Results) -> dict[str, Any]:
     return {
         "anchor": f"experiment-{number}",
         "title": experiment.title,
         "about": experiment.about,
         "stand_ins": experiment.stand_ins,
         "findings": experiment.findings,
-        "tables": [view(table) for table in experiment.tables],
+        "tables": [
+            view(table, differences=results.scale == PAPER_SCALE) for table in experiment.tables
+        ],
         "figures": [_figure(figure) for figure in experiment.figures],
-        "settings": format_settings(experiment.settings, seeds),
+        "settings": format_settings(experiment.settings, results.seeds),
         "command": experiment.command,
         "seconds": experiment.seconds,
     }

@@ -67,6 +67,7 @@ class TableView:
         notes: on rows, in order.
         comparisons: in order.
         wide: whether it has more than `MANY_COLUMNS` columns.
+        differences: whether differences to the paper's numbers are shown.
     """
 
     title: str
@@ -76,6 +77,7 @@ class TableView:
     notes: tuple[str, ...]
     comparisons: tuple[ComparisonText, ...]
     wide: bool
+    differences: bool
 
     @property
     def in_paper(self) -> bool:
@@ -98,11 +100,13 @@ class TableView:
         )
 
 
-def view(table: Table) -> TableView:
+def view(table: Table, *, differences: bool = True) -> TableView:
     """Write a table's numbers as text.
 
     Args:
         table: with rows of one group next to each other.
+        differences: whether to show how far the paper's numbers are from ours, which means
+            something at the paper's scale only.
     """
     formats = [column_format(column, table.rows) for column in table.columns]
     notes = list(dict.fromkeys(row.note for row in table.rows if row.note))
@@ -126,6 +130,7 @@ def view(table: Table) -> TableView:
         notes=tuple(notes),
         comparisons=tuple(comparison_text(comparison, table) for comparison in table.comparisons),
         wide=len(table.columns) > MANY_COLUMNS,
+        differences=differences,
     )
 
 

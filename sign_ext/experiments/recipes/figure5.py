@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sign_ext.experiments.planner import METHODS, StagePlanner
+from sign_ext.experiments.planner import METHODS, PROTOCOLS, Protocol, StagePlanner
 from sign_ext.experiments.recipes.recipe import (
     OutcomesByName,
     Recipe,
@@ -24,6 +24,7 @@ from sign_ext.report.schema import Cell, Column, Experiment, Figure, Table
 
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "images": 5000}
 METHODS_SHOWN = ("classical", "mixup", "sign")
+SHOWN: tuple[Protocol, ...] = ("steps", "epochs")
 COLUMNS = (
     Column("train_silhouette", "Silhouette, train", "number"),
     Column("train_scatter_ratio", "Scatter ratio, train", "number", higher_is_better=False),
@@ -61,7 +62,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         stand_ins=stand_ins(planner, [network]),
         settings=settings_used(planner, [network], outcomes),
         tables=(table,),
-        figures=(_maps(planner, network, outcomes),),
+        figures=tuple(_maps(planner, network, outcomes, each) for each in SHOWN),
         findings=findings(table),
     )
 
@@ -87,9 +88,11 @@ def _cells(outcomes: Sequence[Outcome]) -> dict[str, Cell]:
     }
 
 
-def _maps(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Figure:
+def _maps(
+    planner: StagePlanner, network: str, outcomes: OutcomesByName, protocol: Protocol
+) -> Figure:
     first_seed = {
-        method: outcomes[RowSpec(network, method, "epochs").name][0].numbers
+        method: outcomes[RowSpec(network, method, protocol).name][0].numbers
         for method in METHODS_SHOWN
     }
     task = planner.task(network)
@@ -105,8 +108,8 @@ def _maps(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Figu
         for method, numbers in first_seed.items()
     ]
     return Figure(
-        title="Figure 5",
-        caption="t-SNE of features, first seed, equal epochs; above training, below validation "
+        title=f"Figure 5, {PROTOCOLS[protocol]}",
+        caption="t-SNE of features, first seed; above training, below validation "
         "images, embedded into the map of the training images.",
         alt="Six scatter plots, a column a method: points coloured by class.",
         kind="scatter",

@@ -66,7 +66,7 @@ class RowSpec:
     Attributes:
         network: its name in the scale.
         method: a key of METHODS.
-        protocol: equal epochs (the paper's), equal gradient steps or equal computation.
+        protocol: equal gradient steps, equal epochs (the paper's) or equal computation.
     """
 
     network: str
@@ -81,7 +81,7 @@ class RowSpec:
 
 def row_specs(
     networks: Mapping[str, Iterable[str]],
-    protocols: Sequence[Protocol] = ("epochs", "steps"),
+    protocols: Sequence[Protocol] = ("steps", "epochs"),
 ) -> list[RowSpec]:
     """All rows: for each network all protocols, for each of these its methods.
 

@@ -36,14 +36,14 @@ TABLE4_METHODS = ("classical", "sign")
 TABLE1_ABOUT = """\
 Each network is trained from scratch by each method and measured on test images, at the epoch that
 is best on validation images. SIGN's training set is the originals joined with p*_K for two K, so
-in as many epochs it takes three times as many gradient steps: the paper's protocol (equal epochs)
-comes first, then all methods with as many gradient steps, then with as much computation, to which
-Φ and its K steps count for SIGN. All are validated equally often. Each seed has its own initial
-weights, its own Φ from others, and its own training images where these are a part of all. The paper
-does not say whether SIGN's images also get classical augmentation: "SIGN" has it, "SIGN alone" has
-none. "Noise" joins the originals with as many images that differ from them as much, by Gaussian
-noise: what SIGN gains over it, more images and more change do not explain. Rows without a number of
-the paper are ours."""
+in as many epochs it takes three times as many gradient steps. All methods with as many gradient
+steps come first, then the paper's protocol (equal epochs), then all with as much computation, to
+which Φ and its K steps count for SIGN. All are validated equally often. Each seed has its own
+initial weights, its own Φ from others, and its own training images where these are a part of all.
+The paper does not say whether SIGN's images also get classical augmentation: "SIGN" has it, "SIGN
+alone" has none. "Noise" joins the originals with as many images that differ from them as much, by
+Gaussian noise: what SIGN gains over it, more images and more change do not explain. Rows without a
+number of the paper are ours."""
 TABLE4_ABOUT = """\
 Φ is {phi}, trained classically; its transformed images join the originals to train {network},
 with classical augmentation, next to {network} trained on the originals alone."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sign_ext.experiments.planner import METHODS, StagePlanner
+from sign_ext.experiments.planner import METHODS, PROTOCOLS, Protocol, StagePlanner
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import (
     OutcomesByName,
@@ -28,6 +28,7 @@ from sign_ext.report.schema import Cell, Column, Experiment, Figure, Kind, Row, 
 
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2"}
 METHODS_SHOWN = ("classical", "mixup", "sign")
+SHOWN: tuple[Protocol, ...] = ("steps", "epochs")
 
 # method → quantity (a key of QUANTITIES) → class or "mean" → the paper's number.
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -97,7 +98,7 @@ def summarize_table2(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
         stand_ins=stand_ins(planner, [network]),
         settings=settings_used(planner, [network], outcomes),
         tables=(*tables, scores),
-        figures=(_reliability(network, outcomes),),
+        figures=tuple(_reliability(network, outcomes, each) for each in SHOWN),
         findings=findings(tables[0]),
     )
 
@@ -248,16 +249,16 @@ def _scores(
     )
 
 
-def _reliability(network: str, outcomes: OutcomesByName) -> Figure:
-    """The reliability diagrams of the first seed, equal epochs."""
+def _reliability(network: str, outcomes: OutcomesByName, protocol: Protocol) -> Figure:
+    """The reliability diagrams of the first seed, by one protocol."""
     panels = [
         {"title": METHODS[spec.method].label, **outcomes[spec.name][0].numbers["reliability"]}
         for spec in row_specs({network: METHODS_SHOWN})
-        if spec.protocol == "epochs"
+        if spec.protocol == protocol
     ]
     return Figure(
-        title="Reliability",
-        caption="Accuracy against confidence in 15 bins, first seed, equal epochs; on the diagonal "
+        title=f"Reliability, {PROTOCOLS[protocol]}",
+        caption="Accuracy against confidence in 15 bins, first seed; on the diagonal "
         "a network is right as often as it says.",
         alt="Reliability diagrams of the three methods; the calibration errors are in the table.",
         kind="reliability",
