@@ -15,7 +15,7 @@ from sign_ext.experiments.recipes.summary import findings
 from sign_ext.experiments.registry import RECIPES
 from sign_ext.experiments.scale import Scale
 from sign_ext.experiments.stages.networks import TUNING_SEED
-from sign_ext.experiments.stages.runner import StageRunner, total_seconds
+from sign_ext.experiments.stages.runner import StageRunner, how_made, total_seconds
 from sign_ext.experiments.stages.sources import Sources
 from sign_ext.experiments.stages.stage import Stage, topological_order
 from sign_ext.progress import Reporter, Silent
@@ -95,10 +95,12 @@ class Reproduction:
         plan = self.plan(name)
         outcomes = {key: self.runner.run(stages) for key, stages in plan.items()}
         seeds = " ".join(map(str, self.seeds))
+        stages = _seed_by_seed(plan)
         return replace(
             RECIPES[name].summarize(self.planner, outcomes),
             command=f"sign-ext reproduce {name} --scale {self.scale.name} --only-seeds {seeds}",
-            seconds=total_seconds(self.runner, _seed_by_seed(plan)),
+            seconds=total_seconds(self.runner, stages),
+            made=how_made(self.runner, stages),
         )
 
     def _results(self, finished: Sequence[Experiment], command: str) -> Results:

@@ -12,6 +12,7 @@ from sign_ext.report.view import CellText, ComparisonText, TableView, view
 from sign_ext.report.wording import (
     HINTS,
     SCALES,
+    computing,
     describe_spread,
     format_seeds,
     format_settings,
@@ -83,7 +84,7 @@ def _experiment(
         blocks.append(_grid(("name", "value"), format_settings(experiment.settings, seeds)))
     if experiment.command:
         blocks.append(_code(experiment.command))
-    blocks.append(f"Computing took {duration(experiment.seconds)}.")
+    blocks.append(escaped(computing(experiment)))
     return blocks
 
 

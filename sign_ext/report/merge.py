@@ -147,6 +147,7 @@ def _experiment(
         findings=_findings(tables, slices, summarize),
         command="\n".join(_union(each.command for _, each in slices if each.command)),
         seconds=sum(each.seconds for _, each in slices),
+        made=_either([each.made for _, each in slices]),
     )
 
 

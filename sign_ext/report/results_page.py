@@ -15,6 +15,7 @@ from sign_ext.report.view import data_uri, environment, view
 from sign_ext.report.wording import (
     HINTS,
     SCALES,
+    computing,
     describe_spread,
     format_seeds,
     format_settings,
@@ -115,7 +116,7 @@ def _experiment(number: int, experiment: Experiment, results: Results) -> dict[s
         "figures": [_figure(figure) for figure in experiment.figures],
         "settings": format_settings(experiment.settings, results.seeds),
         "command": experiment.command,
-        "seconds": experiment.seconds,
+        "computing": computing(experiment),
     }
 
 

@@ -207,6 +207,8 @@ class Experiment:
         findings: sentences computed from the numbers.
         command: the command that reproduces this experiment.
         seconds: computing time of its stages when they ran.
+        made: "commit", "device" and "threads" of its stages, several separated by commas; empty in
+            results of earlier versions.
     """
 
     name: str
@@ -219,6 +221,7 @@ class Experiment:
     findings: tuple[str, ...] = ()
     command: str = ""
     seconds: float = 0.0
+    made: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sign_ext.formatting import counted
-from sign_ext.report.schema import Results
+from sign_ext.formatting import counted, duration
+from sign_ext.report.schema import Experiment, Results
 
 SCALES = {
     "smoke": "Scale “smoke”: a check that every part runs. Its numbers say nothing about a method.",
@@ -122,6 +122,17 @@ def format_value(value: Any) -> str:
 def format_seeds(results: Results) -> str:
     """Write "3 seeds (0, 1, 2)"."""
     return f"{counted(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))})"
+
+
+def computing(experiment: Experiment) -> str:
+    """Write how long an experiment's stages took, and how they were made.
+
+    Example:
+        >>> computing(Experiment("a", "A", "", seconds=75, made={"commit": "1a2b", "threads": "1"}))
+        'Computing took 75 s (commit 1a2b, threads 1).'
+    """
+    made = ", ".join(f"{name} {value}" for name, value in experiment.made.items())
+    return f"Computing took {duration(experiment.seconds)}{f' ({made})' if made else ''}."
 
 
 def describe_spread(results: Results) -> str:

@@ -119,12 +119,14 @@ class Outcome:
         folder: with its files.
         numbers: that it returned.
         seconds: it took, over all attempts where it can resume.
+        made: with which commit, on which device and with how many threads; empty if not recorded.
     """
 
     stage: Stage
     folder: Path
     numbers: Mapping[str, Any]
     seconds: float
+    made: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
