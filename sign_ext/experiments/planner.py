@@ -14,6 +14,7 @@ from sign_ext.experiments.stages.networks import (
     PHI_SEEDS,
     TUNING_SEED,
     Calibrate,
+    ChooseRate,
     ChooseStep,
     Network,
     Noise,
@@ -182,6 +183,7 @@ class StagePlanner:
             sign=joined,
             versions=versions,
             policies=self.search(task, seed) if "deepaugment" in how.augment else None,
+            rate=self.choose_rate(network),
         )
         if how.sign or protocol == "epochs":
             return stage
@@ -204,6 +206,43 @@ class StagePlanner:
         """Φ: trained as the table's baseline is, on the same images, from weights of its own."""
         stage = self.train(network, self.task(network).baseline, seed)
         return replace(stage, settings=replace(stage.settings, seed=seed + PHI_SEEDS))
+
+    def choose_rate(self, network: str) -> ChooseRate | None:
+        """The learning rate of a network, the same for every method; None if none is chosen.
+
+        Args:
+            network: its name in the scale.
+        """
+        settings, task = self.network(network), self.task(network)
+        if not settings.learning_rates:
+            return None
+        first = Train(
+            source=self.source(task, TUNING_SEED),
+            images=self.image_count(task),
+            network=Network(settings.model, settings.options),
+            settings=settings.train_settings(
+                task.batch_size, TUNING_SEED, checkpoints=settings.epochs, select=task.select
+            ),
+            augment=METHODS[task.baseline].augment,
+            flips=task.flips,
+        )
+        return ChooseRate(
+            tuple(
+                replace(first, settings=replace(first.settings, learning_rate=rate))
+                for rate in settings.learning_rates
+            )
+        )
+
+    def learning_rate(self, network: str) -> float:
+        """The learning rate that a network was trained with.
+
+        Args:
+            network: its name in the scale.
+        """
+        chosen = self.choose_rate(network)
+        if chosen is None:
+            return self.network(network).learning_rate
+        return float(self.numbers(chosen)["learning_rate"])
 
     def calibrate(self, phi: Train, share: float | None = None) -> Calibrate:
         """The step size for a Φ and a share of the range, the scale's `target_share` if None."""

@@ -53,6 +53,9 @@ class NetworkSettings:
         options: of the model.
         task: the name of the task that it is trained on.
         epochs: passes over the training set (the paper: 100, BasicCNN 200).
+        learning_rates: of which the best by validation is taken instead of learning_rate, found
+            once by training as Φ is trained, with a seed that no table has; then the same for
+            every method. Empty takes learning_rate.
         learning_rate, optimizer, weight_decay, schedule, precision: see `TrainSettings`.
         note: what the paper leaves open, or where this is not the paper's network; "" otherwise.
     """
@@ -68,6 +71,7 @@ class NetworkSettings:
     schedule: str = "constant"
     precision: str = "float32"
     note: str = ""
+    learning_rates: tuple[float, ...] = ()
 
     def train_settings(self, batch_size: int, seed: int, **changes: Any) -> TrainSettings:
         """The settings of a training run."""
@@ -232,8 +236,14 @@ def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
                 f"{', '.join(scale.tasks)}"
             )
         task = scale.tasks[network.task]
-        # Raises if a value is out of range.
-        network.train_settings(task.batch_size, 0, select=task.select)
+        if len(network.learning_rates) == 1:
+            raise ValueError(
+                f"{name}: networks.{key}.learning_rates is {network.learning_rates}; accepted: two "
+                "or more to choose among, or none, and the one as learning_rate"
+            )
+        for rate in (network.learning_rate, *network.learning_rates):
+            # Raises if a value is out of range.
+            network.train_settings(task.batch_size, 0, select=task.select, learning_rate=rate)
     return scale
 
 

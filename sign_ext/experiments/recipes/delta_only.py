@@ -49,6 +49,7 @@ def _delta(planner: StagePlanner, network: str, phi: Train) -> ClassifyDelta:
         images=phi.images,
         network=phi.network,
         settings=replace(phi.settings, seed=phi.seed),
+        rate=phi.rate,
         # All snapshots, though δ needs the last alone: other tables use this stage too.
         sign=planner.transform(phi),
         validation=planner.transform(phi, part="validation", snapshots=last),

@@ -40,7 +40,7 @@ def settings_used(
         used[network.label] = (
             f"{network.model} {network.options or ''}".strip()
             + f", {counted(network.epochs, 'epoch')}, batch size {task.batch_size}, "
-            f"{network.optimizer} at {network.learning_rate:g} ({network.schedule}), "
+            f"{network.optimizer} at {planner.learning_rate(name):g} ({network.schedule}), "
             f"{network.precision}; {task.data} at {size[0]}×{size[1]}, {images['train']:,} "
             f"training, {images['validation']:,} validation and {images['test']:,} test images"
         )

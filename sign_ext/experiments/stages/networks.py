@@ -6,8 +6,8 @@ versions of its images that an earlier network's SIGN made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,6 +77,7 @@ class Train(Stage):
             for SIGN's; None for none.
         versions: K of those that join; all of them if empty.
         policies: for the augmentation "deepaugment".
+        rate: gives the learning rate instead of the settings; None takes theirs.
     """
 
     kind: ClassVar[str] = "train"
@@ -92,6 +93,7 @@ class Train(Stage):
     sign: Transform | Noise | None = None
     versions: tuple[int, ...] = ()
     policies: SearchPolicies | None = None
+    rate: ChooseRate | None = None
 
     def title(self) -> str:
         """Name the network, the method and the seed."""
@@ -144,7 +146,7 @@ class Train(Stage):
             self._initial_model(spec).to(context.device),
             train_set,
             validation,
-            self.settings,
+            self._settings(context),
             augment=self._augment(context, len(splits.class_names)),
             objective=self._objective(),
             device=context.device,
@@ -167,6 +169,12 @@ class Train(Stage):
         snapshots = self.sign.images(context)
         joined = {k: snapshots[k] for k in self.versions or snapshots}
         return sign_training_set(splits.train, joined), splits.validation
+
+    def _settings(self, context: RunContext) -> TrainSettings:
+        if self.rate is None:
+            return self.settings
+        rate = float(context.outcome(self.rate).numbers["learning_rate"])
+        return replace(self.settings, learning_rate=rate)
 
     def _initial_model(self, spec: dict[str, Any]) -> nn.Module:
         # The seed alone decides the initial weights, so all methods start from the same ones.
@@ -193,6 +201,48 @@ class Train(Stage):
 
     def _objective(self) -> Objective:
         return Aleatoric(self.samples) if self.network.aleatoric else CrossEntropy()
+
+
+@dataclass(frozen=True, eq=False)
+class ChooseRate(Stage):
+    """Choose the learning rate that trains best on validation, once for a network.
+
+    Attributes:
+        candidates: the network trained at each rate, with the tuning seed.
+    """
+
+    kind: ClassVar[str] = "choose-rate"
+    version: ClassVar[int] = 1
+
+    candidates: tuple[Train, ...]
+
+    def title(self) -> str:
+        """Name the network."""
+        return f"choose the learning rate for {self.candidates[0].network.model}"
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Compare the candidates; of equals, the first is chosen."""
+        measure, scores = best_on_validation(context, self.candidates)
+        rates = [each.settings.learning_rate for each in self.candidates]
+        return {
+            "learning_rate": rates[scores.index(max(scores))],
+            measure: dict(zip(map(str, rates), scores, strict=True)),
+        }
+
+
+def best_on_validation(context: RunContext, candidates: Sequence[Train]) -> tuple[str, list[float]]:
+    """What the best checkpoints of finished trainings have on validation images.
+
+    Args:
+        context: of the stage that chooses.
+        candidates: which select their checkpoints by the same measure.
+
+    Returns:
+        The measure's name in a history, and its best value for each.
+    """
+    measure = f"validation_{candidates[0].settings.select}"
+    histories = [context.outcome(each).numbers["history"] for each in candidates]
+    return measure, [max(float(row[measure]) for row in history) for history in histories]
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,11 +363,7 @@ class ChooseStep(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Compare the candidates; the first of equals is chosen, which is the smallest change."""
-        measure = f"validation_{self.candidates[0].settings.select}"
-        scores = [
-            max(row[measure] for row in context.outcome(each).numbers["history"])
-            for each in self.candidates
-        ]
+        measure, scores = best_on_validation(context, self.candidates)
         best = scores.index(max(scores))
         return {
             "share": self.shares[best],

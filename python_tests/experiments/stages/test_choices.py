@@ -1,4 +1,4 @@
-"""The step size is chosen by validation, once, with a seed of its own, and holds for each Φ."""
+"""Step size and learning rate are chosen by validation, once, with a seed that no table has."""
 
 from __future__ import annotations
 
@@ -60,3 +60,27 @@ def test_a_factor_is_of_the_calibrated_step_size(planner) -> None:
     swept = planner.transform(phi, factor=1.0)
     assert swept.step.kind == "calibrate"
     assert swept.step.target_share == planner.scale.sign.target_share
+
+
+def test_the_learning_rate_is_chosen_once_and_is_every_methods(planner, tmp_path) -> None:
+    methods = ("classical", "mixup", "noise", "sign", "deepaugment")
+    trained = [planner.train("basic_cnn", method, seed) for method in methods for seed in (0, 1)]
+    trained += [planner.phi("basic_cnn", 0), planner.transform(trained[0]).step.candidates[0]]
+    (key,) = {stage.rate.key for stage in trained}
+    choice = planner.choose_rate("basic_cnn")
+    assert choice.key == key
+    assert planner.train("mobilenet_v2", "sign", 0).rate is None
+    rates = [each.settings.learning_rate for each in choice.candidates]
+    assert tuple(rates) == planner.network("basic_cnn").learning_rates
+    assert {each.settings.seed for each in choice.candidates} == {TUNING_SEED}
+    assert all(each.augment == ("classical",) and each.sign is None for each in choice.candidates)
+    numbers = {
+        candidate.key: {"history": [{"validation_accuracy": score}, {"validation_accuracy": 0.1}]}
+        for candidate, score in zip(choice.candidates, (0.3, 0.4), strict=True)
+    }
+    context = SimpleNamespace(outcome=lambda each: Outcome(each, Path(), numbers[each.key], 0.0))
+    found = choice.run(context, tmp_path)
+    assert found["learning_rate"] == rates[1]
+    numbers[choice.key] = found
+    assert trained[0]._settings(context).learning_rate == rates[1]
+    assert choice.candidates[0]._settings(context).learning_rate == rates[0]
