@@ -25,7 +25,7 @@ from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.runner import StageRunner
 from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.experiments.stages.stage import Stage
-from sign_ext.training import steps_per_epoch
+from sign_ext.training import TrainSettings, steps_per_epoch
 
 Protocol = Literal["steps", "epochs", "compute"]
 # In the order of tables.
@@ -129,7 +129,7 @@ class StagePlanner:
                 task.validation_size,
                 task.test_size,
                 task.image_size,
-                seed=0 if task.train_size is None else seed,
+                seed=seed if self.scale.protocol > 1 and task.train_size is not None else 0,
             )
         )
 
@@ -163,7 +163,7 @@ class StagePlanner:
             sign: versions that join the training set instead of those of the network's own Φ.
             versions: K of those that join; all of them if empty.
 
-        Whatever the number of steps, the network is validated as often as it has epochs.
+        By protocol 2 the network is validated as often as it has epochs, whatever its steps.
         """
         settings, task, how = self.network(network), self.task(network), METHODS[method]
         joined: Transform | Noise | None = None
@@ -174,9 +174,7 @@ class StagePlanner:
             source=self.source(task, seed),
             images=self.image_count(task),
             network=Network(settings.model, settings.options, aleatoric),
-            settings=settings.train_settings(
-                task.batch_size, seed, checkpoints=settings.epochs, select=task.select
-            ),
+            settings=self._train_settings(network, seed),
             augment=how.augment,
             flips=task.flips,
             samples=self.scale.samples if aleatoric else 0,
@@ -193,6 +191,18 @@ class StagePlanner:
             return stage
         return with_equal_steps(stage, 1 + len(self.scale.sign.snapshots))
 
+    def _train_settings(self, network: str, seed: int) -> TrainSettings:
+        settings, task = self.network(network), self.task(network)
+        checkpoints = settings.epochs if self.scale.protocol > 1 else None
+        return settings.train_settings(
+            task.batch_size, seed, checkpoints=checkpoints, select=task.select
+        )
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """Those of every table, in order."""
+        return ("steps", "epochs") if self.scale.protocol > 1 else ("epochs", "steps")
+
     def _steps_for_computation_of_sign(self, stage: Train, network: str, seed: int) -> int:
         """How many steps cost what SIGN costs: Φ, K steps on each image, and training."""
         transform = self.transform(self.phi(network, seed))
@@ -205,6 +215,8 @@ class StagePlanner:
     def phi(self, network: str, seed: int) -> Train:
         """Φ: trained as the table's baseline is, on the same images, from weights of its own."""
         stage = self.train(network, self.task(network).baseline, seed)
+        if self.scale.protocol == 1:
+            return stage
         return replace(stage, settings=replace(stage.settings, seed=seed + PHI_SEEDS))
 
     def choose_rate(self, network: str) -> ChooseRate | None:
@@ -220,9 +232,7 @@ class StagePlanner:
             source=self.source(task, TUNING_SEED),
             images=self.image_count(task),
             network=Network(settings.model, settings.options),
-            settings=settings.train_settings(
-                task.batch_size, TUNING_SEED, checkpoints=settings.epochs, select=task.select
-            ),
+            settings=self._train_settings(network, TUNING_SEED),
             augment=METHODS[task.baseline].augment,
             flips=task.flips,
         )
@@ -261,7 +271,7 @@ class StagePlanner:
         if not sign.target_shares:
             return self.calibrate(phi)
         source = phi.source
-        if source.train_size is not None:
+        if self.scale.protocol > 1 and source.train_size is not None:
             source = self.sources.with_fingerprint(replace(source, seed=TUNING_SEED))
         student = replace(phi, source=source, settings=replace(phi.settings, seed=TUNING_SEED))
         own = replace(phi.settings, seed=TUNING_SEED + PHI_SEEDS)

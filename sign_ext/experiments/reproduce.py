@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from sign_ext.experiments.stages.networks import TUNING_SEED
 from sign_ext.experiments.stages.runner import StageRunner, how_made, total_seconds
 from sign_ext.experiments.stages.sources import Sources
 from sign_ext.experiments.stages.stage import Stage, topological_order
+from sign_ext.formatting import plain
 from sign_ext.progress import Reporter, Silent
 from sign_ext.report.results_page import write_report
 from sign_ext.report.schema import Experiment, Results
@@ -110,7 +111,7 @@ class Reproduction:
             seeds=self.seeds,
             experiments=tuple(finished),
             data=self.planner.notes(),
-            settings=asdict(self.scale),
+            settings=plain(self.scale),
             machine=machine(self.device),
             versions=versions(),
             commit=commit(),

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sign_ext.formatting import ADDED
 from sign_ext.training import TrainSettings
 
 SCALES = ("smoke", "small", "paper")
@@ -39,7 +40,7 @@ class Task:
     image_size: int | None = None
     flips: bool = True
     baseline: str = "classical"
-    select: str = "accuracy"
+    select: str = field(default="accuracy", metadata=ADDED)
     stand_in: str = ""
 
 
@@ -71,7 +72,7 @@ class NetworkSettings:
     schedule: str = "constant"
     precision: str = "float32"
     note: str = ""
-    learning_rates: tuple[float, ...] = ()
+    learning_rates: tuple[float, ...] = field(default=(), metadata=ADDED)
 
     def train_settings(self, batch_size: int, seed: int, **changes: Any) -> TrainSettings:
         """The settings of a training run."""
@@ -98,10 +99,10 @@ class SignSettings:
 
     snapshots: tuple[int, ...] = (50, 100)
     target_share: float = 0.02
-    target_shares: tuple[float, ...] = ()
+    target_shares: tuple[float, ...] = field(default=(), metadata=ADDED)
     calibration_images: int = 256
     precision: str = "float32"
-    require_learnt: bool = True
+    require_learnt: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,17 @@ class SearchSettings:
 class Margins:
     """The smallest differences that matter, within which two methods count as equal.
 
+    Where one is None, no difference is too small to matter, and none is called equal.
+
     Attributes:
-        accuracy: of accuracies; by default just below the smallest gain in accuracy that the paper
-            reports, 0.0043.
-        auc: of areas under ROC curves; about half of the smallest that it reports, 0.0176.
-        low: of the share of right answers that are given with p ≤ 0.5; the paper's falls from
-            0.026 to 0.003.
+        accuracy: of accuracies.
+        auc: of areas under ROC curves.
+        low: of the share of right answers that are given with p ≤ 0.5.
     """
 
-    accuracy: float = 0.004
-    auc: float = 0.01
-    low: float = 0.005
+    accuracy: float | None = None
+    auc: float | None = None
+    low: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,11 @@ class Scale:
         tasks, networks: by name.
         sign, search: see `SignSettings`, `SearchSettings`.
         experiments: an experiment's name → its own options.
-        primary: the network of the primary comparison, SIGN against noise at equal gradient steps.
+        protocol: 1 is that of the first results, which a scale without this setting has: Φ starts
+            from the weights of the networks that are trained on its images, all seeds have the same
+            training images, and each epoch is validated. 2: see docs/reproduce.md.
+        primary: the network of the primary comparison, SIGN against noise at equal gradient steps;
+            "" for none.
         margins: see `Margins`.
     """
 
@@ -173,8 +178,9 @@ class Scale:
     pixels: int = 50
     sigma: float = 10.0
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
-    primary: str = "basic_cnn"
-    margins: Margins = field(default_factory=Margins)
+    protocol: int = field(default=1, metadata=ADDED)
+    primary: str = field(default="", metadata=ADDED)
+    margins: Margins = field(default_factory=Margins, metadata=ADDED)
 
 
 def load_scale(name: str) -> Scale:
@@ -225,7 +231,9 @@ def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
             f"{name}: sign.target_shares is {scale.sign.target_shares}; accepted: two or more to "
             "choose among, or none, and the one as sign.target_share"
         )
-    if scale.primary not in scale.networks:
+    if scale.protocol not in (1, 2):
+        raise ValueError(f"{name}: protocol is {scale.protocol!r}; accepted: 1, 2")
+    if scale.primary and scale.primary not in scale.networks:
         raise ValueError(
             f"{name}: primary is {scale.primary!r}; accepted: {', '.join(scale.networks)}"
         )

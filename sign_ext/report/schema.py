@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from sign_ext.evaluation.crossed import Verdict
 from sign_ext.files import json_text, read_json, require_schema, write_whole
-from sign_ext.formatting import finite
+from sign_ext.formatting import ADDED, finite, plain
 
 FORMAT = "sign_ext.results"
 FORMAT_VERSION = 1
@@ -40,7 +40,7 @@ class Column:
     label: str
     kind: Kind = "share"
     higher_is_better: bool = True
-    margin: float | None = None
+    margin: float | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Cell:
 
     values: tuple[float | None, ...]
     paper: float | None = None
-    samples: tuple[str, ...] = ()
+    samples: tuple[str, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -130,16 +130,16 @@ class Comparison:
     test_error: float | None
     seeds: int
     verdict: Verdict
-    paired_by: Literal["images", "seeds"] = "seeds"
-    seed_error: float | None = None
-    bootstrap_low: float | None = None
-    bootstrap_high: float | None = None
-    t_p_value: float | None = None
-    margin: float | None = None
-    equivalence: float | None = None
-    family: Family = ""
-    adjusted: float | None = None
-    adjusted_equivalence: float | None = None
+    paired_by: Literal["images", "seeds"] = field(default="seeds", metadata=ADDED)
+    seed_error: float | None = field(default=None, metadata=ADDED)
+    bootstrap_low: float | None = field(default=None, metadata=ADDED)
+    bootstrap_high: float | None = field(default=None, metadata=ADDED)
+    t_p_value: float | None = field(default=None, metadata=ADDED)
+    margin: float | None = field(default=None, metadata=ADDED)
+    equivalence: float | None = field(default=None, metadata=ADDED)
+    family: Family = field(default="", metadata=ADDED)
+    adjusted: float | None = field(default=None, metadata=ADDED)
+    adjusted_equivalence: float | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Experiment:
     findings: tuple[str, ...] = ()
     command: str = ""
     seconds: float = 0.0
-    made: Mapping[str, str] = field(default_factory=dict)
+    made: Mapping[str, str] = field(default_factory=dict, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write the results as JSON, atomically."""
-        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **finite(asdict(self))}
+        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **finite(plain(self))}
         write_whole(path, json_text(record, indent=1, allow_nan=False) + "\n")
 
     @classmethod

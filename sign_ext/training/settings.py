@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sign_ext.formatting import ADDED, plain
 from sign_ext.settings import PRECISIONS
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class TrainSettings:
     precision: str = "float32"
     compile: bool = False
     seed: int = 0
-    checkpoints: int | None = None
-    select: str = "accuracy"
+    checkpoints: int | None = dataclasses.field(default=None, metadata=ADDED)
+    select: str = dataclasses.field(default="accuracy", metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Check every value, so that a wrong one fails before any data is read."""
@@ -134,11 +135,7 @@ class TrainSettings:
         Without `checkpoints` and `select` where they are the defaults, so that runs from before
         they existed are the same.
         """
-        values = dataclasses.asdict(self)
-        if self.checkpoints is None:
-            del values["checkpoints"]
-        if self.select == "accuracy":
-            del values["select"]
+        values: dict[str, Any] = plain(self)
         return values
 
 

@@ -14,6 +14,7 @@ from sign_ext.experiments.recipes.recipe import (
     cell,
     compare_pairs,
     row_specs,
+    shown,
     stages_of_rows,
     table_row,
 )
@@ -24,7 +25,6 @@ from sign_ext.report.schema import Cell, Column, Experiment, Figure, Table
 
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "images": 5000}
 METHODS_SHOWN = ("classical", "mixup", "sign")
-SHOWN: tuple[Protocol, ...] = ("steps", "epochs")
 COLUMNS = (
     Column("train_silhouette", "Silhouette, train", "number"),
     Column("train_scatter_ratio", "Scatter ratio, train", "number", higher_is_better=False),
@@ -48,7 +48,9 @@ def plan(planner: StagePlanner) -> StagesByName:
         trained = planner.train(spec.network, spec.method, seed, protocol=spec.protocol)
         return MapFeatures(trained, options["images"])
 
-    return stages_of_rows(planner, row_specs({options["network"]: METHODS_SHOWN}), map_features)
+    return stages_of_rows(
+        planner, row_specs({options["network"]: METHODS_SHOWN}, planner.protocols), map_features
+    )
 
 
 def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
@@ -62,7 +64,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         stand_ins=stand_ins(planner, [network]),
         settings=settings_used(planner, [network], outcomes),
         tables=(table,),
-        figures=tuple(_maps(planner, network, outcomes, each) for each in SHOWN),
+        figures=tuple(_maps(planner, network, outcomes, each) for each in shown(planner)),
         findings=findings(table),
     )
 
@@ -70,7 +72,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
 def _table(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Table:
     rows = {
         spec: table_row(planner, spec, outcomes[spec.name], _cells(outcomes[spec.name]))
-        for spec in row_specs({network: METHODS_SHOWN})
+        for spec in row_specs({network: METHODS_SHOWN}, planner.protocols)
     }
     return Table(
         title="Figure 5 in numbers",

@@ -41,14 +41,14 @@ def plan(planner: StagePlanner) -> StagesByName:
     def measure(spec: RowSpec, seed: int) -> Stage:
         return MeasureRocAuc(planner.train(spec.network, spec.method, seed, protocol=spec.protocol))
 
-    return stages_of_rows(planner, row_specs(networks), measure)
+    return stages_of_rows(planner, row_specs(networks, planner.protocols), measure)
 
 
 def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The AUCs, with comparisons."""
     networks = planner.options("isic", **DEFAULTS)["networks"]
     rows = {}
-    for spec in row_specs(networks):
+    for spec in row_specs(networks, planner.protocols):
         paper, of_row = paper_numbers(published.ISIC, spec), outcomes[spec.name]
         cells = {
             part: cell(of_row, part, paper=paper.get(part), samples=part)

@@ -80,8 +80,7 @@ class RowSpec:
 
 
 def row_specs(
-    networks: Mapping[str, Iterable[str]],
-    protocols: Sequence[Protocol] = ("steps", "epochs"),
+    networks: Mapping[str, Iterable[str]], protocols: Sequence[Protocol]
 ) -> list[RowSpec]:
     """All rows: for each network all protocols, for each of these its methods.
 
@@ -95,6 +94,11 @@ def row_specs(
         for protocol in protocols
         for method in methods
     ]
+
+
+def shown(planner: StagePlanner) -> tuple[Protocol, ...]:
+    """The protocols that pictures of one seed are drawn for."""
+    return planner.protocols if planner.scale.protocol > 1 else ("epochs",)
 
 
 def stages_of_rows(
@@ -141,13 +145,13 @@ def cell(
 
 
 def samples_of(outcomes: Sequence[Outcome], name: str) -> tuple[str, ...]:
-    """The values of each image, one text a seed, "" for outcomes without them."""
+    """The values of each image, one text a seed, "" for outcomes without them; () without any."""
     texts = []
     for outcome in outcomes:
         answers = read_answers(outcome)
         samples = None if answers is None else answers.samples(name)
         texts.append("" if samples is None else samples.to_text())
-    return tuple(texts)
+    return tuple(texts) if any(texts) else ()
 
 
 def _value_at(numbers: Any, path: Sequence[str]) -> Any:

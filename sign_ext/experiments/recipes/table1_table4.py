@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sign_ext.experiments.planner import METHODS, PROTOCOLS, StagePlanner
+from sign_ext.experiments.planner import METHODS, Protocol, StagePlanner
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import (
     OutcomesByName,
@@ -52,18 +52,23 @@ with classical augmentation, next to {network} trained on the originals alone.""
 def plan_table1(planner: StagePlanner) -> StagesByName:
     """Each network by each method and protocol, with each seed."""
     networks = planner.options("table1", **TABLE1_DEFAULTS)["networks"]
-    return classify_rows(planner, row_specs(networks, tuple(PROTOCOLS)))
+    return classify_rows(planner, row_specs(networks, _protocols(planner)))
 
 
 def summarize_table1(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The table, with comparisons of the mean."""
     networks = planner.options("table1", **TABLE1_DEFAULTS)["networks"]
     rows = {}
-    for spec in row_specs(networks, tuple(PROTOCOLS)):
+    for spec in row_specs(networks, _protocols(planner)):
         paper = paper_numbers(published.for_network(published.TABLE1, spec.network), spec)
         rows[spec] = _row(planner, spec, outcomes[spec.name], paper)
     title = "Table 1: accuracy on CIFAR-10"
     return _experiment(planner, outcomes, "table1", title, TABLE1_ABOUT, networks, rows)
+
+
+def _protocols(planner: StagePlanner) -> tuple[Protocol, ...]:
+    """Those of Table 1."""
+    return planner.protocols if planner.scale.protocol == 1 else (*planner.protocols, "compute")
 
 
 def plan_table4(planner: StagePlanner) -> StagesByName:
@@ -77,7 +82,9 @@ def plan_table4(planner: StagePlanner) -> StagesByName:
         trained = planner.train(spec.network, spec.method, seed, protocol=spec.protocol, sign=sign)
         return planner.classify(trained, spec.network)
 
-    return stages_of_rows(planner, row_specs({options["network"]: TABLE4_METHODS}), classify)
+    return stages_of_rows(
+        planner, row_specs({options["network"]: TABLE4_METHODS}, planner.protocols), classify
+    )
 
 
 def summarize_table4(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
@@ -85,7 +92,7 @@ def summarize_table4(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
     options = planner.options("table4", **TABLE4_DEFAULTS)
     networks = [options["network"], options["phi"]]
     rows = {}
-    for spec in row_specs({options["network"]: TABLE4_METHODS}):
+    for spec in row_specs({options["network"]: TABLE4_METHODS}, planner.protocols):
         row = _row(planner, spec, outcomes[spec.name], paper_numbers(published.TABLE4, spec))
         if METHODS[spec.method].sign:
             row = replace(row, label="Transfer (with SIGN)", note="")

@@ -18,6 +18,7 @@ from sign_ext.experiments.recipes.recipe import (
     paper_numbers,
     row_specs,
     samples_of,
+    shown,
     stages_of_rows,
     table_row,
 )
@@ -28,7 +29,6 @@ from sign_ext.report.schema import Cell, Column, Experiment, Figure, Kind, Row, 
 
 DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2"}
 METHODS_SHOWN = ("classical", "mixup", "sign")
-SHOWN: tuple[Protocol, ...] = ("steps", "epochs")
 
 # method → quantity (a key of QUANTITIES) → class or "mean" → the paper's number.
 Published = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -98,7 +98,7 @@ def summarize_table2(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
         stand_ins=stand_ins(planner, [network]),
         settings=settings_used(planner, [network], outcomes),
         tables=(*tables, scores),
-        figures=tuple(_reliability(network, outcomes, each) for each in SHOWN),
+        figures=tuple(_reliability(network, outcomes, each) for each in shown(planner)),
         findings=findings(tables[0]),
     )
 
@@ -137,7 +137,7 @@ def _plan(planner: StagePlanner, network: str, ood: dict[str, Any] | None) -> St
         trained = planner.train(network, spec.method, seed, protocol=spec.protocol, aleatoric=True)
         return MeasureUncertainty(trained, planner.scale.samples, ood)
 
-    return stages_of_rows(planner, row_specs({network: METHODS_SHOWN}), measure)
+    return stages_of_rows(planner, row_specs({network: METHODS_SHOWN}, planner.protocols), measure)
 
 
 def _tables(
@@ -152,7 +152,7 @@ def _tables(
     Methods are compared by accuracy, by the share of right answers given with p ≤ 0.5, and by the
     uncertainty of these; less counts as better in both, as the paper has it.
     """
-    specs = row_specs({network: METHODS_SHOWN})
+    specs = row_specs({network: METHODS_SHOWN}, planner.protocols)
     numbers = outcomes[specs[0].name][0].numbers
     classes, images = list(numbers["per_class"]), numbers["images"]
     tables = []
@@ -160,11 +160,12 @@ def _tables(
         rows: dict[RowSpec, Row] = {}
         for spec in specs:
             paper = paper_numbers(published_table, spec).get(quantity, {})
-            cells = _cells(outcomes[spec.name], quantity, classes, paper)
+            kept = COMPARED.get(quantity, "") if quantity in _compared(planner) else ""
+            cells = _cells(outcomes[spec.name], quantity, classes, paper, kept)
             rows[spec] = table_row(planner, spec, outcomes[spec.name], cells)
         columns = [Column(c, c, kind) for c in classes]
         columns += _last_columns(planner, quantity, kind)
-        compared = columns[-1:] if quantity in COMPARED else []
+        compared = columns[-1:] if quantity in _compared(planner) else []
         tables.append(
             Table(
                 title=f"{title}: {name}",
@@ -188,14 +189,25 @@ def _last_columns(planner: StagePlanner, quantity: str, kind: Kind) -> tuple[Col
     margins = planner.scale.margins
     if quantity == "accuracy":
         return (Column("mean", "Mean", kind, margin=margins.accuracy),)
+    if quantity not in _compared(planner):
+        return (Column("mean", "All" if quantity == "count" else "Mean", kind),)
     if quantity == "count":
         share = Column("share", "of right answers", "share", False, margin=margins.low)
         return (Column("mean", "All", kind), share)
-    return (Column("mean", "Mean", kind, higher_is_better=quantity != "uncertainty"),)
+    return (Column("mean", "Mean", kind, higher_is_better=False),)
+
+
+def _compared(planner: StagePlanner) -> tuple[str, ...]:
+    """The quantities by which methods are compared."""
+    return tuple(COMPARED) if planner.scale.protocol > 1 else ("accuracy",)
 
 
 def _cells(
-    outcomes: Sequence[Outcome], quantity: str, classes: Sequence[str], paper: Mapping[str, float]
+    outcomes: Sequence[Outcome],
+    quantity: str,
+    classes: Sequence[str],
+    paper: Mapping[str, float],
+    kept: str,
 ) -> dict[str, Cell]:
     paths: dict[str, tuple[str, ...]]
     if quantity == "accuracy":
@@ -205,11 +217,11 @@ def _cells(
         paths = {name: ("low", "per_class", name, measure) for name in classes}
         paths["mean"] = ("low", "total", measure)
     cells = {name: cell(outcomes, *path, paper=paper.get(name)) for name, path in paths.items()}
-    if quantity == "count":
+    if kept and quantity == "count":
         values = tuple(_share_low(outcome.numbers) for outcome in outcomes)
-        cells["share"] = Cell(values, samples=samples_of(outcomes, COMPARED["count"]))
-    elif quantity in COMPARED:
-        cells["mean"] = replace(cells["mean"], samples=samples_of(outcomes, COMPARED[quantity]))
+        cells["share"] = Cell(values, samples=samples_of(outcomes, kept))
+    elif kept:
+        cells["mean"] = replace(cells["mean"], samples=samples_of(outcomes, kept))
     return cells
 
 
@@ -227,7 +239,7 @@ def _scores(
     published_scores: Mapping[str, Mapping[str, float]],
 ) -> Table:
     rows: dict[RowSpec, Row] = {}
-    for spec in row_specs({network: METHODS_SHOWN}):
+    for spec in row_specs({network: METHODS_SHOWN}, planner.protocols):
         paper = paper_numbers(published_scores, spec)
         cells = {
             key: cell(outcomes[spec.name], *path, paper=paper.get(key))
@@ -237,7 +249,7 @@ def _scores(
         cells["sigma"] = replace(cells["sigma"], samples=sigma)
         rows[spec] = table_row(planner, spec, outcomes[spec.name], cells)
     columns = tuple(
-        Column(key, label, kind, higher_is_better=key == "threshold")
+        Column(key, label, kind, higher_is_better=planner.scale.protocol == 1 or key == "threshold")
         for key, (_, label, kind) in SCORES.items()
     )
     return Table(
@@ -245,7 +257,11 @@ def _scores(
         caption="Uncertainty over all images; lower is better for the last three.",
         columns=columns,
         rows=tuple(rows.values()),
-        comparisons=compare_pairs(rows, [each for each in columns if each.key == "sigma"], None),
+        comparisons=compare_pairs(
+            rows,
+            [each for each in columns if each.key == "sigma" and not each.higher_is_better],
+            None,
+        ),
     )
 
 
@@ -253,8 +269,7 @@ def _reliability(network: str, outcomes: OutcomesByName, protocol: Protocol) -> 
     """The reliability diagrams of the first seed, by one protocol."""
     panels = [
         {"title": METHODS[spec.method].label, **outcomes[spec.name][0].numbers["reliability"]}
-        for spec in row_specs({network: METHODS_SHOWN})
-        if spec.protocol == protocol
+        for spec in row_specs({network: METHODS_SHOWN}, [protocol])
     ]
     return Figure(
         title=f"Reliability, {PROTOCOLS[protocol]}",

@@ -50,7 +50,7 @@ standard deviation {sigma:g} grey levels, clipped to 0–255 for display."""
 def plan_table5(planner: StagePlanner) -> StagesByName:
     """The rows of Table 1."""
     networks = planner.options("table5", **TABLE1_DEFAULTS)["networks"]
-    return classify_rows(planner, row_specs(networks))
+    return classify_rows(planner, row_specs(networks, planner.protocols))
 
 
 def summarize_table5(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
@@ -63,7 +63,7 @@ def summarize_table5(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
         for key, heading in zip(KEYS, headings, strict=True)
     )
     rows = {}
-    for spec in row_specs(networks):
+    for spec in row_specs(networks, planner.protocols):
         paper = paper_numbers(published.for_network(published.TABLE5, spec.network), spec)
         cells = {
             column: cell(outcomes[spec.name], key, paper=paper.get(column), samples=samples)

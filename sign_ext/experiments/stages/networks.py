@@ -25,6 +25,7 @@ from sign_ext.experiments.stages.cost import SIGN, TRAINING, flops_per_image
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.sources import Source
 from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage
+from sign_ext.formatting import ADDED
 from sign_ext.models import build_model
 from sign_ext.store import load_transformed, transform_to_store
 from sign_ext.store.coordination import Ranks
@@ -93,7 +94,7 @@ class Train(Stage):
     sign: Transform | Noise | None = None
     versions: tuple[int, ...] = ()
     policies: SearchPolicies | None = None
-    rate: ChooseRate | None = None
+    rate: ChooseRate | None = field(default=None, metadata=ADDED)
 
     def title(self) -> str:
         """Name the network, the method and the seed."""
@@ -301,7 +302,7 @@ class Calibrate(Stage):
     images: int
     target_share: float
     steps: int
-    require_learnt: bool = True
+    require_learnt: bool = field(default=False, metadata=ADDED)
 
     def title(self) -> str:
         """Name Φ."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sign_ext.data import ImageSet, Splits, fingerprint, load_data
 from sign_ext.data.splits import SPLIT_SEED, stratified_choice
-from sign_ext.formatting import counted
+from sign_ext.formatting import ADDED, counted
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Source:
     test_size: int | None = None
     image_size: int | None = None
     fingerprint: str = ""
-    seed: int = 0
+    seed: int = dataclasses.field(default=0, metadata=ADDED)
 
 
 class Sources:
