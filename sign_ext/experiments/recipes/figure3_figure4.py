@@ -100,7 +100,7 @@ def _doubts(planner: StagePlanner, pictures: Sequence[Outcome]) -> tuple[str, ..
             continue
         doubt = planner.numbers(calibrated).get("doubt_of_learning", "")
         if doubt:
-            sentences.append(f"Seed {seed}: Φ has not learnt, so its δ means nothing: {doubt}.")
+            sentences.append(f"Φ of seed {seed} has not learnt, so its δ means nothing: {doubt}.")
     return tuple(sentences)
 
 
