@@ -19,10 +19,10 @@ export OUT PYTHON PIP_FLAGS
 VENV := .venv/bin
 CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help venv demo test test-all test-oldest lint format bench gpu-check docs constraints clean
+.PHONY: help venv demo test test-all test-oldest lint format bench simulate-verdict gpu-check docs constraints clean
 
 help:  ## List these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 venv:  ## Create or repair .venv: pinned torch, the package (editable, native), test and lint tools
 	@tools/venv.sh
@@ -59,6 +59,9 @@ bench: venv  ## Benchmark our backends against peers; prints ratios, writes $OUT
 	$(VENV)/python -m pytest benchmarks --benchmark-json=build/bench-raw.json \
 		--benchmark-columns=median,rounds $(PYTEST_ARGS)
 	@$(VENV)/python tools/bench_table.py build/bench-raw.json --out "$$OUT/bench.json"
+
+simulate-verdict: venv  ## Error and power of the rule that judges methods; writes docs/verdict_rule.md (10 minutes)
+	$(VENV)/python tools/simulate_verdict.py --out docs/verdict_rule.md
 
 gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (30 minutes; GPU_CHECK_ARGS="--part first" first)
 	@$(PYTHON) tools/gpu_check.py --out "$$OUT" $(GPU_CHECK_ARGS)

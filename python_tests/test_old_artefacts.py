@@ -307,7 +307,7 @@ def test_the_report_of_a_resumed_run_has_what_was_found(resumed):
     for now, old in zip(
         read(out / "results.json")["experiments"], then["experiments"], strict=True
     ):
-        assert now.keys() == old.keys()
+        assert old.keys() <= now.keys()  # later versions may add to them
         assert now["name"] == old["name"]
         assert [each["data"] for each in now["figures"]] == [
             each["data"] for each in old["figures"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -122,6 +123,51 @@ def bytes_in_words(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size:.0f} B"
+
+
+# The metadata of a dataclass's field that came after values without it were on disks.
+ADDED: Mapping[str, Any] = {"added": True}
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, mappings and tuples into what JSON has.
+
+    Fields that were added later (`ADDED`) are left out where they have their default, so that what
+    is written, or hashed, of old values stays what it was.
+
+    Example:
+        >>> @dataclasses.dataclass
+        ... class Pair:
+        ...     a: int
+        ...     b: int = dataclasses.field(default=0, metadata=ADDED)
+        >>> plain((Pair(1), Pair(1, 2)))
+        [{'a': 1}, {'a': 1, 'b': 2}]
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(item)
+            for field in dataclasses.fields(value)
+            if not is_added_default(field, item := getattr(value, field.name))
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def is_added_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether a field was added later (`ADDED`) and has its default.
+
+    Args:
+        field: of a dataclass.
+        value: of an instance.
+    """
+    if not field.metadata.get("added"):
+        return False
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(value == field.default_factory())
+    return bool(value == field.default)
 
 
 def finite(value: Any) -> Any:

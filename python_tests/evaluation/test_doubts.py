@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sign_ext import PixelRangeWarning
 from sign_ext.data import ImageSet
-from sign_ext.evaluation import doubt_of_guessing, evaluate
+from sign_ext.evaluation import doubt_of_guessing, doubt_of_learning, evaluate
 
 
 def chance_of_as_many(correct: int, images: int, classes: int) -> float:
@@ -81,3 +82,31 @@ def test_a_rare_class_for_all_images_is_no_other_order():
     assert "is what guessing gives" in doubt_of_guessing(0.05, labels, 3)
     assert "is what guessing gives" in doubt_of_guessing(0.0, labels, 4)  # the fourth for all
     assert "another order" in doubt_of_guessing(0.0, labels, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "right", "doubted"),
+    [
+        ([0] * 30 + [1] * 15 + [2] * 15, 38, False),  # of 60, half are of class 0: sf = 0.026
+        ([0] * 30 + [1] * 15 + [2] * 15, 36, True),  # sf = 0.078
+        ([0, 1, 2] * 20, 27, False),  # a third: sf = 0.047
+        ([0, 1, 2] * 20, 26, True),
+    ],
+)
+def test_what_has_not_learnt_is_no_better_than_one_answer(labels, right, doubted) -> None:
+    labels = torch.tensor(labels)
+    answers = torch.where(torch.arange(60) < right, labels, (labels + 1) % 3)
+    assert bool(doubt_of_learning(torch.eye(3)[answers], labels)) == doubted
+
+
+def test_of_two_classes_the_order_of_the_images_counts(rng: np.random.Generator) -> None:
+    # A network that always says 0 is right on 80%, and may still rank the images well.
+    labels = torch.arange(200) % 5 == 0
+    scores = torch.from_numpy(rng.normal(size=200)) + 1.5 * labels
+    logits = torch.stack([torch.full((200,), 9.0, dtype=torch.float64), scores], dim=1)
+    assert doubt_of_learning(logits, labels.long()) == ""
+    noise = torch.from_numpy(rng.normal(size=(400, 200, 2)))
+    found = [doubt_of_learning(each, labels.long()) for each in noise]
+    wrong = sum(not each for each in found) / 400
+    assert wrong < 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+    assert "area under its ROC curve" in max(found)

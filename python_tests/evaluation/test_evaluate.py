@@ -56,6 +56,16 @@ def test_numbers_are_those_of_a_loop_by_hand(test_set: ImageSet, model: Recorder
     accuracies = right.mean(1)
     np.testing.assert_array_equal(shown[0], pixels)
     assert found.accuracy == pytest.approx(accuracies[0], abs=1e-12)
+    answers = found.answers.values
+    np.testing.assert_array_equal(answers["correct"], right[0])
+    np.testing.assert_array_equal(answers["pixels_off"], right[1 : 1 + draws].sum(0))
+    np.testing.assert_array_equal(answers["noise"], right[1 + draws :].sum(0))
+    assert found.answers.draws == draws
+    logits = shown[0].reshape(131, -1) @ weights.T
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    of_label = (odds / odds.sum(1, keepdims=True))[np.arange(131), labels]
+    np.testing.assert_allclose(answers["probability"], of_label, rtol=1e-4, atol=1e-37)
+    assert "answers" not in found.to_dict()
     for label, name in enumerate("abc"):
         assert found.per_class[name] == pytest.approx(right[0, labels == label].mean(), abs=1e-12)
     assert math.isnan(found.per_class["none"])

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext import SignTransform, SourceLayerError
-from sign_ext.evaluation import Compactness, compactness, embed, features
+from sign_ext.evaluation import (
+    Compactness,
+    compactness,
+    compactness_replicates,
+    embed,
+    features,
+)
 from sign_ext.models import build_model
 
 
@@ -330,3 +336,30 @@ def test_embed_refuses() -> None:
     for name, value in (("seed", -1), ("perplexity", 0.5), ("iterations", 1)):
         with pytest.raises(ValueError, match=f"{name}={value}"):
             embed(train, other, **{"seed": 0, name: value})
+
+
+def test_replicates_of_compactness_are_those_of_drawn_samples(torch_rng: torch.Generator) -> None:
+    n, classes = 23, 3
+    labels = torch.arange(n) % classes
+    values = torch.randn(n, 4, generator=torch_rng) + labels[:, None]
+    found = compactness_replicates(values, labels, replicates=5, seed=8)
+    rng = np.random.default_rng(8)
+    x, y = values.double().numpy(), labels.numpy()
+    distance = np.sqrt(((x[:, None] - x) ** 2).sum(2))
+    for k in range(5):
+        drawn = rng.integers(0, n, n)
+        scores = []
+        for i in drawn:
+            means = {}
+            for c in range(classes):
+                others = [j for j in drawn if y[j] == c and j != i]  # copies of i do not count
+                if others:
+                    means[c] = distance[i, others].mean()
+            inside, outside = means[y[i]], min(m for c, m in means.items() if c != y[i])
+            scores.append((outside - inside) / max(outside, inside))
+        assert found["silhouette"][k] == pytest.approx(np.mean(scores), abs=1e-5)
+        again = compactness(values[drawn], labels[drawn]).scatter_ratio
+        assert found["scatter_ratio"][k] == pytest.approx(again, rel=1e-4)
+    other = compactness_replicates(values * 3 + 2, labels, replicates=5, seed=8)
+    for name, each in found.items():  # the same draws, and no units
+        np.testing.assert_allclose(other[name], each, rtol=1e-4)

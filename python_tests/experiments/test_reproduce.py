@@ -13,13 +13,14 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from sign_ext.experiments.names import EXPERIMENTS
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.reproduce import Reproduction
 from sign_ext.experiments.scale import load_scale
-from sign_ext.experiments.stages.networks import Train
+from sign_ext.experiments.stages.networks import PHI_SEEDS, TUNING_SEED, Train
 from sign_ext.report.schema import Results
 
 pytestmark = pytest.mark.xdist_group("reproduce")
@@ -132,7 +133,10 @@ def test_equal_gradient_steps_are_equal(smoke):
         for key, stages in plan.items()
     }
     for network in ("mobilenet_v2", "basic_cnn"):
-        of_network = [n for key, n in numbers.items() if key.startswith(network)]
+        of_network = [
+            n for key, n in numbers.items() if key.startswith(network) and "compute" not in key
+        ]
+        assert len({len(n["history"]) for k, n in numbers.items() if k.startswith(network)}) == 1
         by_steps = [
             n for key, n in numbers.items() if key == f"{network}/{key.split('/')[1]}/steps"
         ]
@@ -146,16 +150,53 @@ def test_equal_gradient_steps_are_equal(smoke):
 
 def test_tables_share_phi_and_transformed_images(tmp_path):
     work = Reproduction(list(EXPERIMENTS), load_scale("smoke"), (0,), tmp_path)
-    stages = work.stages()
-    phis = {s.phi.key for s in stages if s.kind == "transform" and s.phi.network.options}
+    stages = [stage for stage in work.stages() if getattr(stage, "seed", None) != TUNING_SEED]
+    transforms = [s for s in stages if s.kind == "transform" and s.phi.seed != TUNING_SEED]
+    phis = {s.phi.key for s in transforms if s.phi.network.options}
     assert len(phis) == 1, "all of MobileNetV2's transforms start from one Φ"
+    (phi,) = {s.phi.settings.seed for s in transforms}
+    assert phi % PHI_SEEDS == 0 != phi  # of the same seed, from other initial weights
     classical = [
         s
         for s in stages
         if isinstance(s, Train) and s.kind == "train" and s.network.model == "mobilenet_v2"
         if s.augment == ("classical",) and not s.sign and not s.network.aleatoric
     ]
-    assert len(classical) == 2  # one a protocol
+    assert len(classical) == 4  # Φ, and one a protocol
+
+
+@pytest.mark.slow
+def test_the_page_leads_with_the_primary_comparison(smoke):
+    out, _, results = smoke
+    told = [c for e in results.experiments for t in e.tables for c in t.comparisons]
+    assert {c.paired_by for c in told} == {"images"}
+    (primary,) = [c for c in told if c.family == "primary"]
+    assert (primary.method, primary.baseline) == ("SIGN", "Noise")
+    assert primary.group == "BasicCNN, equal gradient steps"
+    secondary = [c for c in told if c.family == "secondary"]
+    assert all("equal gradient steps" in c.group for c in secondary)
+    assert len(secondary) >= 10
+    page = (out / "index.html").read_text()
+    assert page.index("SIGN against Noise") < page.index("What came out")
+
+
+def test_equal_computation_costs_as_much_and_each_seed_has_its_own_images(tmp_path):
+    scale = load_scale("smoke")
+    planner = Reproduction(["table1"], scale, (0, 1), tmp_path).planner
+    sign = planner.train("basic_cnn", "sign", 1, protocol="compute")
+    assert sign.key == planner.train("basic_cnn", "sign", 1).key
+    spent = sign.flops() + sign.sign.flops() + sign.sign.phi.flops()
+    for method in ("classical", "mixup", "noise"):
+        stage = planner.train("basic_cnn", method, 1, protocol="compute")
+        a_step = stage.flops() / stage.settings.total_steps(stage.train_images)
+        assert spent <= stage.flops() <= spent + a_step * 1.001
+        assert stage.settings.checkpoints == sign.settings.checkpoints
+    sources = {seed: planner.train("basic_cnn", "classical", seed).source for seed in (0, 1)}
+    first, second = (planner.sources.read(source) for source in sources.values())
+    assert not torch.equal(first.train.images, second.train.images)
+    assert torch.equal(first.test.images, second.test.images)
+    assert torch.equal(first.validation.images, second.validation.images)
+    assert sign.sign.phi.source == sign.source == sources[1]
 
 
 def tiny(path: Path) -> Path:

@@ -20,6 +20,7 @@ from sign_ext.report.plots import (
     draw,
     expected_calibration_error,
     legend_shape,
+    log_ticks,
     wrap,
 )
 from sign_ext.report.schema import Figure
@@ -197,3 +198,15 @@ def test_legends_and_titles_fit() -> None:
     lines = wrap("a long title with several words", 1.0).split("\n")
     assert len(lines) > 1
     assert max(map(len, lines)) <= 9
+
+
+@pytest.mark.parametrize("low", [0.003, 0.16, 1.0, 7.3])
+@pytest.mark.parametrize("ratio", [1.0, 1.2, 3.0, 20.0, 900.0, 1e7, 1e15])
+def test_ticks_of_a_logarithmic_axis_are_few_and_round(low: float, ratio: float) -> None:
+    ticks = log_ticks(low, low * ratio)
+    assert len(ticks) <= 8
+    assert ticks == sorted(set(ticks))
+    assert all(low <= each <= low * ratio for each in ticks)
+    if ratio > 5:
+        assert len(ticks) >= 2
+        assert all(f"{each:.0e}"[0] in "125" and float(f"{each:.0e}") == each for each in ticks)

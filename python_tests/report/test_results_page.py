@@ -74,6 +74,18 @@ def page(html: str) -> Page:
     return Page(html)
 
 
+@pytest.fixture(scope="module")
+def paper_page() -> Page:
+    """The same at the paper's scale, at which differences to its numbers are shown."""
+    return Page(render_results(replace(make_results(), scale="paper")))
+
+
+def test_differences_to_the_paper_are_shown_at_its_scale(page: Page, paper_page: Page) -> None:
+    assert page.cells("ours − paper") == []
+    assert page.cells("paper") == paper_page.cells("paper") != []
+    assert len(paper_page.cells("ours − paper")) == len(paper_page.cells("paper"))
+
+
 def test_nothing_is_loaded_and_nothing_runs(html: str) -> None:
     for _, attributes in Page(html).tags:
         for name in ("src", "srcset", "data", "poster"):
@@ -98,7 +110,8 @@ def test_structure_and_descriptions(page: Page) -> None:
     assert widths <= {13, 5}  # with the row's name: 12 columns of Table 1, 4 of Table 2
 
 
-def test_every_number_of_table_1(page: Page) -> None:
+def test_every_number_of_table_1(paper_page: Page) -> None:
+    page = paper_page
     seeds = (0, 1, 2)
     paper = page.cells("paper")
     differences = page.cells("ours − paper")
@@ -121,7 +134,8 @@ def test_every_number_of_table_1(page: Page) -> None:
         assert paper[m][11] == differences[m][11] == ""
 
 
-def test_missing_values_counts_and_numbers_of_table_2(page: Page) -> None:
+def test_missing_values_counts_and_numbers_of_table_2(paper_page: Page) -> None:
+    page = paper_page
     ours = page.cells("Classical <Φ>")[0]
     sigma = [4.5, 4.51, 4.54]
     assert ours[0] == "43.2 ± 0.0 2 of 3 seeds"

@@ -39,7 +39,7 @@ class Scale(nn.Module):
 def make_net() -> Callable[..., nn.Module]:
     """Return a maker of a seeded network with convolution, batch normalisation and dropout."""
 
-    def make(seed=0, dropout=0.3, side=10, width=8):
+    def make(seed=0, dropout=0.3, side=10, width=8, classes=3):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return nn.Sequential(
@@ -50,7 +50,7 @@ def make_net() -> Callable[..., nn.Module]:
                 nn.MaxPool2d(2),
                 nn.Dropout(dropout),
                 nn.Flatten(),
-                nn.Linear(width * (side // 2) ** 2, 3),
+                nn.Linear(width * (side // 2) ** 2, classes),
             )
 
     return make

@@ -11,6 +11,7 @@ import sign_ext
 import sign_ext.training.loop as loop
 from sign_ext.augment import Classical
 from sign_ext.data import ImageSet
+from sign_ext.evaluation import predict, roc_auc
 from sign_ext.training import TrainSettings, load_checkpoint, train
 from sign_ext.training.epoch import TrainingDivergedError
 
@@ -121,6 +122,33 @@ def test_best_accuracy_is_what_the_returned_model_has(make_net, make_set):
     assert result.best_validation_accuracy == pytest.approx(float(hits.double().mean()))
 
 
+def test_selecting_by_auc_keeps_the_checkpoint_that_ranks_best(make_net, make_set, tmp_path):
+    def two_classes(n, seed):
+        drawn = make_set(n, seed)
+        labels = (torch.arange(n) % 5 == 0).long()  # a fifth is positive, and a little brighter
+        images = (drawn.images * 0.9 + 25 * labels[:, None, None, None]).to(torch.uint8)
+        return ImageSet(images, labels, ("benign", "malign"), drawn.name)
+
+    model, validation = make_net(classes=2), two_classes(60, 1)
+    settings = replace(SHORT, epochs=4, select="auc", checkpoints=7)
+    result = train(model, two_classes(50, 0), validation, settings, out=tmp_path)
+    areas = [row["validation_auc"] for row in result.history]
+    assert len(areas) == 7
+    assert result.best_epoch == 1 + areas.index(max(areas))
+    best = result.history[result.best_epoch - 1]
+    assert result.best_validation_accuracy == best["validation_accuracy"]
+    assert roc_auc(predict(model, validation.images), validation.labels) == pytest.approx(
+        max(areas), abs=1e-6
+    )
+    with pytest.raises(ValueError, match=r"with 3 classes.*Use select=\"accuracy\""):
+        train(make_net(), make_set(), make_set(30, 1), settings)
+    benign = two_classes(4, 1).subset([1, 2])
+    with pytest.raises(ValueError, match=r"validation labels \[0\].*Use select=\"accuracy\""):
+        train(make_net(classes=2), two_classes(50, 0), benign, settings)
+    with pytest.raises(ValueError, match="select must be one of accuracy, auc"):
+        TrainSettings(select="loss")
+
+
 @pytest.mark.parametrize(
     ("cap", "rows"), [(3, [3]), (4, [4]), (6, [4, 6]), (8, [4, 8]), (100, [4, 8])]
 )
@@ -138,6 +166,39 @@ def test_max_steps_stops_inside_an_epoch_and_validates_there(make_net, make_set,
     assert [row["epoch"] for row in result.history] == list(range(1, len(rows) + 1))
     assert result.steps == rows[-1]
     assert steps_seen == [(done, rows[-1]) for done in range(rows[-1] + 1)]
+
+
+@pytest.mark.parametrize(
+    ("images", "checkpoints", "rows"),
+    [(64, 3, [2, 5, 8]), (64, 1, [8]), (64, 8, list(range(1, 9))), (64, 50, list(range(1, 9)))],
+)
+def test_checkpoints_are_evenly_spaced_over_the_steps(
+    make_net, make_set, images, checkpoints, rows
+):
+    settings = TrainSettings(epochs=2, batch_size=16, checkpoints=checkpoints)
+    result = train(make_net(), make_set(images), make_set(30, 1), settings)
+    assert [row["steps"] for row in result.history] == rows
+    # As many for a set three times as large.
+    larger = train(make_net(), make_set(3 * images), make_set(30, 1), settings)
+    assert len(larger.history) == min(checkpoints, 24)
+    assert larger.history[-1]["steps"] == 24
+
+
+def test_checkpoints_do_not_change_what_is_learnt(make_net, make_set, same_weights):
+    # Without dropout and augmentation, only the order of the images is drawn.
+    sets = make_set(64), make_set(30, 1)
+    nets = [make_net(dropout=0.0) for _ in range(2)]
+    settings = TrainSettings(epochs=2, batch_size=16, learning_rate=1e-4)
+    for net, checkpoints in zip(nets, (None, 2), strict=True):
+        train(net, *sets, replace(settings, checkpoints=checkpoints))
+    assert same_weights(*nets)
+    whole = train(make_net(dropout=0.0), *sets, settings)
+    parts = train(make_net(dropout=0.0), *sets, replace(settings, checkpoints=5))
+    assert [row["steps"] for row in parts.history] == [1, 3, 4, 6, 8]
+    ends = [(r["steps"], r["validation_loss"]) for r in whole.history]
+    assert ends == [
+        (r["steps"], r["validation_loss"]) for r in parts.history if r["steps"] % 4 == 0
+    ]
 
 
 def test_uint8_and_float32_images_train_alike(make_net, make_set, same_weights):

@@ -42,6 +42,21 @@ def stop_at(step):
     return callback
 
 
+def test_resumed_between_checkpoints_equals_uninterrupted(make_net, run, tmp_path, same_weights):
+    settings = replace(SETTINGS, checkpoints=4)  # after 3, 7, 10 and 14 steps; an epoch has 4
+    whole = make_net()
+    wanted = run(whole, settings=settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_net(), tmp_path, settings, progress=stop_at(9))
+    steps_seen = []
+    resumed = make_net(seed=5)
+    got = run(resumed, tmp_path, settings, resume=True, progress=lambda *p: steps_seen.append(p))
+    assert steps_seen[0] == (7, 14)
+    assert got.history == wanted.history
+    assert [row["steps"] for row in got.history] == [3, 7, 10, 14]
+    assert same_weights(resumed, whole)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("step", [0, 3, 4, 9, 13])
 def test_resumed_equals_uninterrupted(make_net, run, tmp_path, same_weights, optimizer, step):

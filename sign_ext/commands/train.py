@@ -118,6 +118,17 @@ class Options(ModelOptions, DataOptions):
     max_steps: int | None = option(
         None, type=PositiveInt, help="Stop after this many gradient steps, if epochs allow more."
     )
+    checkpoints: int | None = option(
+        None,
+        type=PositiveInt,
+        help="Validate so many times, evenly spaced over the gradient steps, instead of after each "
+        "epoch.",
+    )
+    select: str = option(
+        "accuracy",
+        type=Literal["accuracy", "auc"],
+        help="What selects the best epoch on validation; auc for two classes of unequal size.",
+    )
     precision: str = option(
         "float32",
         type=Literal["float32", "bfloat16"],

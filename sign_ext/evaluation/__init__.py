@@ -11,6 +11,7 @@ from sign_ext.evaluation.accuracy import (
     roc_auc,
     roc_curve,
 )
+from sign_ext.evaluation.answers import Answers
 from sign_ext.evaluation.calibration import (
     Reliability,
     UncertaintyScores,
@@ -18,14 +19,35 @@ from sign_ext.evaluation.calibration import (
     uncertainty_scores,
 )
 from sign_ext.evaluation.corruption import corruption_examples, gaussian_noise, pixels_off
-from sign_ext.evaluation.doubts import doubt_of_guessing, warn_of_units
+from sign_ext.evaluation.crossed import Crossed, crossed, decide
+from sign_ext.evaluation.delong import AucComponents, auc_components, auc_covariance
+from sign_ext.evaluation.doubts import doubt_of_guessing, doubt_of_learning, warn_of_units
 from sign_ext.evaluation.evaluate import Evaluation, evaluate
-from sign_ext.evaluation.features import Compactness, compactness, embed, features
-from sign_ext.evaluation.paired import Paired, detectable_difference, holm, paired
+from sign_ext.evaluation.features import (
+    Compactness,
+    compactness,
+    compactness_replicates,
+    embed,
+    features,
+)
+from sign_ext.evaluation.paired import (
+    Paired,
+    detectable_difference,
+    holm,
+    paired,
+    smallest_detectable,
+)
+from sign_ext.evaluation.samples import (
+    Samples,
+    hierarchical_bootstrap,
+    image_covariance,
+    ranked,
+)
 from sign_ext.evaluation.uncertainty import (
     AleatoricPrediction,
     LowConfidence,
     LowConfidenceRow,
+    answer_uncertainly,
     low_confidence,
     measure_uncertainty,
     predict_aleatoric,
@@ -33,24 +55,37 @@ from sign_ext.evaluation.uncertainty import (
 
 __all__ = [
     "AleatoricPrediction",
+    "Answers",
+    "AucComponents",
     "Compactness",
+    "Crossed",
     "Evaluation",
     "LowConfidence",
     "LowConfidenceRow",
     "Paired",
     "PresentClassAccuracy",
     "Reliability",
+    "Samples",
     "UncertaintyScores",
+    "answer_uncertainly",
+    "auc_components",
+    "auc_covariance",
     "class_accuracy",
     "compactness",
+    "compactness_replicates",
     "corruption_examples",
+    "crossed",
+    "decide",
     "detectable_difference",
     "doubt_of_guessing",
+    "doubt_of_learning",
     "embed",
     "evaluate",
     "features",
     "gaussian_noise",
+    "hierarchical_bootstrap",
     "holm",
+    "image_covariance",
     "low_confidence",
     "measure_uncertainty",
     "paired",
@@ -58,9 +93,11 @@ __all__ = [
     "predict",
     "predict_aleatoric",
     "present_class_accuracy",
+    "ranked",
     "reliability",
     "roc_auc",
     "roc_curve",
+    "smallest_detectable",
     "uncertainty_scores",
     "warn_of_units",
 ]

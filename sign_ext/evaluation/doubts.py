@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from sign_ext.eval_state import unwrap
 from sign_ext.evaluation.accuracy import placement
+from sign_ext.evaluation.delong import auc_components, auc_covariance
 from sign_ext.formatting import percent
 from sign_ext.pixel_range import check_units
 from sign_ext.probe import IMAGES_SEEN, statistics_of
 
-LEVEL = 0.05  # of the two binomial tests
+LEVEL = 0.05  # of every test here
 FAR_BELOW = 1e-3  # how rarely guessing gives so little, where that points to the order of classes
 
 CHECK = (
@@ -35,6 +36,49 @@ def warn_of_units(model: nn.Module, images: Tensor) -> None:
     some = images[:: -(-len(images) // IMAGES_SEEN)].to(device=device, dtype=dtype)
     network = unwrap(model)
     check_units(network, network, some, statistics_of(some), dtype, place="whole")
+
+
+def doubt_of_learning(logits: Tensor, labels: Tensor) -> str:
+    """Say why a classifier has not shown that it learnt anything, or "" where it has.
+
+    It has if a one-sided test at 5% excludes that it knows nothing: of two classes, that the area
+    under the ROC curve is 0.5, with DeLong's standard error; of more, that its accuracy is the
+    share of the most frequent class, by an exact binomial test.
+
+    Args:
+        logits: float (N, classes), finite.
+        labels: int64 (N,), with two or more of each of two classes.
+
+    Example:
+        >>> import torch
+        >>> labels = torch.arange(40) % 4
+        >>> doubt_of_learning(torch.eye(4)[labels], labels)
+        ''
+        >>> doubt_of_learning(torch.zeros(40, 4), labels)
+        'its accuracy of 25.0% on 40 images is not above the 25.0% of the most frequent class'
+    """
+    from scipy.stats import binom, norm
+
+    images = len(labels)
+    counts = np.bincount(labels.cpu().numpy(), minlength=logits.shape[1])
+    if len(counts) == 2 and counts.min() >= 2:
+        difference = (logits[:, 1].double() - logits[:, 0].double()).cpu().numpy()
+        curve = auc_components(difference, (labels == 1).cpu().numpy())
+        error = math.sqrt(float(auc_covariance([curve])[0, 0]))
+        if curve.area - float(norm.ppf(1 - LEVEL)) * error > 0.5:
+            return ""
+        return (
+            f"the area under its ROC curve, {curve.area:.3f} with a standard error of {error:.3f} "
+            f"on {images:,} images, is not above 0.5"
+        )
+    correct = int((logits.argmax(1) == labels).sum())
+    largest = float(counts.max()) / images
+    if float(binom.sf(correct - 1, images, largest)) < LEVEL:
+        return ""
+    return (
+        f"its accuracy of {percent(correct / images)}% on {images:,} images is not above the "
+        f"{percent(largest)}% of the most frequent class"
+    )
 
 
 def doubt_of_guessing(accuracy: float, labels: Tensor, classes: int) -> str:

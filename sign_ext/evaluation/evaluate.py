@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sign_ext.data.classes import unique_names, with_classes_of
 from sign_ext.data.image_set import ImageSet
 from sign_ext.evaluation.accuracy import class_accuracy, predict
+from sign_ext.evaluation.answers import Answers
 from sign_ext.evaluation.corruption import gaussian_noise, pixels_off
 from sign_ext.evaluation.doubts import warn_of_units
 from sign_ext.formatting import finite
@@ -22,6 +23,7 @@ from sign_ext.formatting import finite
 # Random numbers are drawn for this many images at a time, so that the corruptions do not depend on
 # the batch size.
 BLOCK = 64
+MOST_DRAWS = 255  # that a byte counts
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -42,6 +44,7 @@ class Evaluation:
         noise_std: sample standard deviation for the noise.
         draws: number of draws of each corruption.
         images: number of test images.
+        answers: to each test image: "correct", "probability", "pixels_off" and "noise".
     """
 
     accuracy: float
@@ -52,10 +55,12 @@ class Evaluation:
     noise_std: float
     draws: int
     images: int
+    answers: Answers = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as values for JSON; NaN becomes None."""
-        fields: dict[str, Any] = finite(asdict(self))
+        """Return the numbers as values for JSON; NaN becomes None."""
+        numbers = {name: value for name, value in vars(self).items() if name != "answers"}
+        fields: dict[str, Any] = finite(numbers)
         return fields
 
 
@@ -89,7 +94,8 @@ def evaluate(
         progress: called with (images done, total) after every batch.
 
     Returns:
-        Accuracies over all images and by class, mean and sample standard deviation over the draws.
+        Accuracies over all images and by class, mean and sample standard deviation over the draws,
+        and the answers that they count.
 
     Raises:
         ValueError: an empty test set, classes that the model lacks, a number out of range, or NaN
@@ -127,18 +133,22 @@ def evaluate(
         if progress is not None:
             progress(done, runs * len(test))
 
-    def accuracies(
-        corrupt: Corruption | None, stream: tuple[int, ...]
-    ) -> tuple[float, list[float]]:
+    def logits_of(corrupt: Corruption | None, stream: tuple[int, ...]) -> Tensor:
         generator = torch.Generator().manual_seed(_stream_seed(seed, *stream))
-        logits = _logits(model, test.images, corrupt, generator, batch_size, advance)
-        return class_accuracy(logits, test.labels, len(test.class_names))
+        return _logits(model, test.images, corrupt, generator, batch_size, advance)
 
-    overall, per_class = accuracies(None, ())
-    corrupted = {
-        name: [accuracies(corrupt, (kind, draw))[0] for draw in range(draws)]
-        for kind, (name, corrupt) in enumerate(corruptions.items())
-    }
+    clean = logits_of(None, ())
+    overall, per_class = class_accuracy(clean, test.labels, len(test.class_names))
+    answers = answers_of(clean.double().softmax(1), test.labels)
+    corrupted: dict[str, list[float]] = {}
+    for kind, (name, corrupt) in enumerate(corruptions.items()):
+        corrupted[name], right = [], torch.zeros(len(test), dtype=torch.int64)
+        for draw in range(draws):
+            logits = logits_of(corrupt, (kind, draw))
+            accuracy, _ = class_accuracy(logits, test.labels, len(test.class_names))
+            corrupted[name].append(accuracy)
+            right += logits.argmax(1) == test.labels
+        answers[name] = right.numpy().astype(np.uint16 if draws > MOST_DRAWS else np.uint8)
     return Evaluation(
         accuracy=overall,
         per_class=dict(zip(unique_names(test.class_names), per_class, strict=True)),
@@ -148,7 +158,22 @@ def evaluate(
         noise_std=_deviation(corrupted["noise"]),
         draws=draws,
         images=len(test),
+        answers=Answers(answers, draws),
     )
+
+
+def answers_of(probabilities: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+    """Return "correct" and "probability" of `Answers`.
+
+    Args:
+        probabilities: float (N, C), on the CPU.
+        labels: int64 (N,).
+    """
+    of_label = probabilities.gather(1, labels[:, None])[:, 0]
+    return {
+        "correct": (probabilities.argmax(1) == labels).numpy(),
+        "probability": of_label.float().numpy(),
+    }
 
 
 def _logits(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from sign_ext.source_layer import Phi, check_source, find_source_layer, named_so
 
 # The silhouette compares all pairs of samples; above this many samples, a subset is taken.
 MAX_SILHOUETTE_SAMPLES = 5000
+REPLICATES = 200  # of the bootstrap of compactness, from which a variance is taken
 COMPONENTS = 50  # principal components kept before t-SNE, as its authors usually do
 # Placing samples in a finished map needs few neighbours: openTSNE's own default.
 TRANSFORM_PERPLEXITY = 5.0
@@ -150,6 +152,82 @@ def _scatter_ratio(values: Tensor, members: Tensor) -> float:
     if between == 0:
         return math.inf if within > 0 else math.nan
     return within / between
+
+
+def compactness_replicates(
+    features: Tensor, labels: Tensor, *, replicates: int = REPLICATES, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Repeat both measures of compactness on bootstrap draws of the samples.
+
+    The draws depend on the number of samples and the seed alone, so that the replicates of two
+    networks on the same images are paired. A sample that is drawn w times counts w times; it is
+    never its own neighbour, since copies of itself at distance 0 would make every class compact.
+
+    Args:
+        features: float tensor (N, D), finite.
+        labels: int64 (N,), as for `compactness`. Of more than 5,000 samples, a stratified subset is
+            drawn from, for both measures.
+        replicates: how many, 1 or more.
+        seed: of subset and draws.
+
+    Returns:
+        "silhouette" and "scatter_ratio" → float32 (replicates,).
+
+    Example:
+        >>> apart = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
+        >>> len(compactness_replicates(apart, torch.tensor([0, 0, 1, 1]))["silhouette"])
+        200
+    """
+    classes, members = labels.cpu().unique(return_inverse=True)
+    values = features.detach().cpu()
+    if len(values) > MAX_SILHOUETTE_SAMPLES:
+        subset = torch.from_numpy(
+            stratified_choice(members.numpy(), MAX_SILHOUETTE_SAMPLES, seed=seed)
+        )
+        values, members = values[subset], members[subset]
+    one_hot = torch.nn.functional.one_hot(members, len(classes)).float()
+    values = values.float() - values.float().mean(0)
+    distances = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {"silhouette": [], "scatter_ratio": []}
+    for _ in range(replicates):
+        drawn = np.bincount(rng.integers(0, len(values), len(values)), minlength=len(values))
+        weights = torch.from_numpy(drawn).float()
+        found["silhouette"].append(_weighted_silhouette(distances, one_hot, members, weights))
+        found["scatter_ratio"].append(_weighted_scatter(values, one_hot, weights))
+    return {name: np.array(each, np.float32) for name, each in found.items()}
+
+
+def _weighted_silhouette(
+    distances: Tensor, one_hot: Tensor, members: Tensor, weights: Tensor
+) -> float:
+    """Return the silhouette of samples that count `weights` times, alone in a class as 0."""
+    of_class = one_hot * weights[:, None]
+    totals = distances @ of_class  # (N, C), to each class
+    counts = of_class.sum(0).expand_as(totals)
+    own = one_hot.bool()
+    # A sample's distance to itself is 0, so only its count must be left out.
+    others = (counts - weights[:, None] * one_hot).clamp(min=0)
+    means = totals / others
+    inside = means[own]
+    outside = means.masked_fill(own | (others == 0), math.inf).amin(1)
+    score = (outside - inside) / torch.maximum(outside, inside)
+    score[(others[own] == 0) | ~torch.isfinite(score)] = 0.0
+    return float((score * weights).double().sum() / weights.double().sum())
+
+
+def _weighted_scatter(values: Tensor, one_hot: Tensor, weights: Tensor) -> float:
+    """Return trace(S_w) / trace(S_b) of samples that count `weights` times."""
+    of_class = one_hot * weights[:, None]
+    counts = of_class.sum(0).double()
+    sums = (of_class.T @ values).double()
+    total = float((values.double().square().sum(1) * weights).sum())
+    present = counts > 0
+    between = float((sums[present].square().sum(1) / counts[present]).sum())
+    centre = float(sums.sum(0).square().sum() / counts.sum())
+    if between <= centre:
+        return math.inf if total > between else math.nan
+    return (total - between) / (between - centre)
 
 
 def embed(

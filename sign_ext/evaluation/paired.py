@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 LEVEL = 0.05  # of every test and interval here
 POWER = 0.8
+MANY_DEGREES = 1e5  # of freedom: Student's t is normal to five digits
 
 
 @dataclass(frozen=True)
@@ -125,29 +126,61 @@ def detectable_difference(
         >>> round(detectable_difference(34, 1.0), 3)
         0.495
     """
-    from scipy.optimize import brentq
-    from scipy.stats import nct, t
-
     if pairs < 2:
         raise ValueError(f"pairs={pairs}; accepted: 2 or more, one pair has no deviation.")
     if not 0 <= deviation < math.inf:
         raise ValueError(f"deviation={deviation}; accepted: 0 or more.")
+    error = deviation / math.sqrt(pairs)
+    return smallest_detectable(error, pairs - 1, power=power, level=level)
+
+
+def smallest_detectable(
+    error: float, freedom: float, *, power: float = POWER, level: float = LEVEL
+) -> float:
+    """Compute the smallest true difference that a t-test finds with a given power.
+
+    With a true difference d, the statistic follows the noncentral t distribution with noncentrality
+    d / error; see `detectable_difference`.
+
+    Args:
+        error: standard error of the difference, 0 or more.
+        freedom: degrees of freedom, above 0; not necessarily whole.
+        power: probability of finding the difference, between `level` and 1.
+        level: of the two-sided test, between 0 and 1.
+
+    Returns:
+        The difference, in the error's unit.
+
+    Raises:
+        ValueError: power and level out of range.
+
+    Example:
+        >>> round(smallest_detectable(1.0, 1e6), 3)
+        2.802
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import nct, norm, t
+
     if not 0 < level < power < 1:
         raise ValueError(f"level={level}, power={power}; accepted: 0 < level < power < 1.")
-    freedom = pairs - 1
-    critical = float(t.ppf(1 - level / 2, freedom))
+    # scipy's noncentral t loses accuracy with many degrees of freedom, where it is normal.
+    many = freedom > MANY_DEGREES
+    critical = float(norm.ppf(1 - level / 2) if many else t.ppf(1 - level / 2, freedom))
+
+    def tail(noncentrality: float) -> float:
+        found = (
+            norm.sf(critical - noncentrality) if many else nct.sf(critical, freedom, noncentrality)
+        )
+        return float(found)
 
     def excess_power(noncentrality: float) -> float:
-        upper = nct.sf(critical, freedom, noncentrality)
         # By symmetry, because scipy's cdf is NaN far in the lower tail.
-        lower = nct.sf(critical, freedom, -noncentrality)
-        return float(upper + lower) - power
+        return tail(noncentrality) + tail(-noncentrality) - power
 
     high = 1.0
     while excess_power(high) < 0:
         high *= 2
-    noncentrality = float(brentq(excess_power, 0.0, high, xtol=1e-10))
-    return noncentrality * deviation / math.sqrt(pairs)
+    return float(brentq(excess_power, 0.0, high, xtol=1e-10)) * error
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from sign_ext.data.classes import unique_names, with_classes_of
 from sign_ext.data.image_set import ImageSet
 from sign_ext.evaluation.accuracy import predict, present_class_accuracy
+from sign_ext.evaluation.answers import Answers
 from sign_ext.evaluation.calibration import check_probabilities, reliability, uncertainty_scores
+from sign_ext.evaluation.evaluate import answers_of
 from sign_ext.formatting import finite
 from sign_ext.models import AleatoricOutput, sample_logits
 
@@ -228,12 +230,25 @@ def measure_uncertainty(
         >>> found["images"]
         20
     """
+    return answer_uncertainly(model, images, samples=samples, seed=seed)[0]
+
+
+def answer_uncertainly(
+    model: nn.Module, images: ImageSet, *, samples: int = 100, seed: int = 0
+) -> tuple[dict[str, Any], Answers]:
+    """Measure an aleatoric network as `measure_uncertainty` does, and keep its answers.
+
+    Returns:
+        What `measure_uncertainty` returns, and "correct", "probability" and "sigma" of each image.
+    """
     images = with_classes_of(model, images)
     names = unique_names(images.class_names)
     found = predict_aleatoric(model, images.images, samples=samples, seed=seed)
     accuracy = present_class_accuracy(found.probabilities, images.labels, len(names))
     low = low_confidence(found.probabilities, found.sigma, images.labels, len(names))
-    return {
+    answers = answers_of(found.probabilities, images.labels)
+    answers["sigma"] = found.sigma.float().numpy()
+    numbers = {
         "accuracy": accuracy.overall,
         "per_class": {names[c]: a for c, a in accuracy.per_class.items()},
         "counts": {names[c]: int((images.labels == c).sum()) for c in sorted(accuracy.per_class)},
@@ -243,3 +258,4 @@ def measure_uncertainty(
         "reliability": reliability(found.probabilities, images.labels).to_dict(),
         "images": len(images),
     }
+    return numbers, Answers(answers)

@@ -10,15 +10,30 @@ from typing import Any, Literal
 from sign_ext.data import fingerprint, load_ood
 from sign_ext.experiments.scale import NetworkSettings, Scale, Task
 from sign_ext.experiments.stages.measure import Classify
-from sign_ext.experiments.stages.networks import Calibrate, Network, Train, Transform
+from sign_ext.experiments.stages.networks import (
+    PHI_SEEDS,
+    TUNING_SEED,
+    Calibrate,
+    ChooseRate,
+    ChooseStep,
+    Network,
+    Noise,
+    Train,
+    Transform,
+)
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.runner import StageRunner
 from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.experiments.stages.stage import Stage
-from sign_ext.training import steps_per_epoch
+from sign_ext.training import TrainSettings, steps_per_epoch
 
-Protocol = Literal["epochs", "steps"]
-PROTOCOLS: Mapping[Protocol, str] = {"epochs": "equal epochs", "steps": "equal gradient steps"}
+Protocol = Literal["steps", "epochs", "compute"]
+# In the order of tables.
+PROTOCOLS: Mapping[Protocol, str] = {
+    "steps": "equal gradient steps",
+    "epochs": "equal epochs",
+    "compute": "equal computation",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class Method:
         label: in tables, the paper's own where it has one.
         augment: augmentations of each batch, in order.
         sign: whether SIGN's versions join the training set.
+        noise: whether noisy versions join it, as far from the originals as SIGN's.
         note: what the paper leaves open; "" for nothing.
     """
 
@@ -36,6 +52,12 @@ class Method:
     augment: tuple[str, ...]
     sign: bool = False
     note: str = ""
+    noise: bool = False
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether versions of the images join the training set."""
+        return self.sign or self.noise
 
 
 METHODS = {
@@ -45,6 +67,12 @@ METHODS = {
         "mixup", ("classical", "mixup"), note="α = 1, on top of classical augmentation"
     ),
     "sign": Method("SIGN", ("classical",), sign=True, note="with classical augmentation"),
+    "noise": Method(
+        "Noise",
+        ("classical",),
+        note="with classical augmentation; Gaussian noise of SIGN’s rms for each K",
+        noise=True,
+    ),
     "sign_alone": Method("SIGN alone", (), sign=True, note="without any other augmentation"),
     "deepaugment": Method("DeepAugment", ("deepaugment",)),
     "deepaugment_sign": Method(
@@ -87,11 +115,21 @@ class StagePlanner:
         """The task that a network is trained on."""
         return self.scale.tasks[self.network(network).task]
 
-    def source(self, task: Task) -> Source:
-        """The images of a task, with their fingerprint, for which they are read."""
+    def source(self, task: Task, seed: int = 0) -> Source:
+        """The images of a task, with their fingerprint, for which they are read.
+
+        Args:
+            task: of the scale.
+            seed: chooses the training images, if the task takes a part of them.
+        """
         return self.sources.with_fingerprint(
             Source(
-                task.data, task.train_size, task.validation_size, task.test_size, task.image_size
+                task.data,
+                task.train_size,
+                task.validation_size,
+                task.test_size,
+                task.image_size,
+                seed=seed if self.scale.protocol > 1 and task.train_size is not None else 0,
             )
         )
 
@@ -115,38 +153,137 @@ class StagePlanner:
         Args:
             network: its name in the scale.
             method: a key of METHODS.
-            seed: of initial weights, batch order and augmentation.
+            seed: of initial weights, batch order, augmentation, and of the training images where
+                the task takes a part of them.
             protocol: "epochs" gives every method the scale's epochs; "steps" gives methods without
-                SIGN, whose training set is smaller, as many gradient steps as SIGN takes.
+                versions of the images, whose training set is smaller, as many gradient steps as
+                SIGN takes; "compute" gives all but SIGN so many that they cost as much as SIGN's
+                network, its Φ and its K steps together.
             aleatoric: with the two heads of Section 3.2.
             sign: versions that join the training set instead of those of the network's own Φ.
             versions: K of those that join; all of them if empty.
+
+        By protocol 2 the network is validated as often as it has epochs, whatever its steps.
         """
         settings, task, how = self.network(network), self.task(network), METHODS[method]
+        joined: Transform | Noise | None = None
+        if how.enlarges:
+            joined = sign or self.transform(self.phi(network, seed))
+            joined = Noise(joined, seed) if how.noise else joined
         stage = Train(
-            source=self.source(task),
+            source=self.source(task, seed),
             images=self.image_count(task),
             network=Network(settings.model, settings.options, aleatoric),
-            settings=settings.train_settings(task.batch_size, seed),
+            settings=self._train_settings(network, seed),
             augment=how.augment,
             flips=task.flips,
             samples=self.scale.samples if aleatoric else 0,
-            sign=(sign or self.transform(self.phi(network, seed))) if how.sign else None,
+            sign=joined,
             versions=versions,
             policies=self.search(task, seed) if "deepaugment" in how.augment else None,
+            rate=self.choose_rate(network),
         )
         if how.sign or protocol == "epochs":
             return stage
+        if protocol == "compute":
+            return with_steps(stage, self._steps_for_computation_of_sign(stage, network, seed))
+        if how.enlarges:
+            return stage
         return with_equal_steps(stage, 1 + len(self.scale.sign.snapshots))
 
-    def phi(self, network: str, seed: int) -> Train:
-        """Φ: the same architecture trained on the originals, as the table's own baseline is."""
-        return self.train(network, self.task(network).baseline, seed)
+    def _train_settings(self, network: str, seed: int) -> TrainSettings:
+        settings, task = self.network(network), self.task(network)
+        checkpoints = settings.epochs if self.scale.protocol > 1 else None
+        return settings.train_settings(
+            task.batch_size, seed, checkpoints=checkpoints, select=task.select
+        )
 
-    def calibrate(self, phi: Train) -> Calibrate:
-        """The step size for a Φ."""
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """Those of every table, in order."""
+        return ("steps", "epochs") if self.scale.protocol > 1 else ("epochs", "steps")
+
+    def _steps_for_computation_of_sign(self, stage: Train, network: str, seed: int) -> int:
+        """How many steps cost what SIGN costs: Φ, K steps on each image, and training."""
+        transform = self.transform(self.phi(network, seed))
+        # The same training with SIGN's versions; augmentation costs little beside the network.
+        enlarged = replace(stage, sign=transform, versions=())
+        spent = transform.phi.flops() + transform.flops() + enlarged.flops()
+        a_step = stage.flops() / stage.settings.total_steps(stage.train_images)
+        return math.ceil(spent / a_step)
+
+    def phi(self, network: str, seed: int) -> Train:
+        """Φ: trained as the table's baseline is, on the same images, from weights of its own."""
+        stage = self.train(network, self.task(network).baseline, seed)
+        if self.scale.protocol == 1:
+            return stage
+        return replace(stage, settings=replace(stage.settings, seed=seed + PHI_SEEDS))
+
+    def choose_rate(self, network: str) -> ChooseRate | None:
+        """The learning rate of a network, the same for every method; None if none is chosen.
+
+        Args:
+            network: its name in the scale.
+        """
+        settings, task = self.network(network), self.task(network)
+        if not settings.learning_rates:
+            return None
+        first = Train(
+            source=self.source(task, TUNING_SEED),
+            images=self.image_count(task),
+            network=Network(settings.model, settings.options),
+            settings=self._train_settings(network, TUNING_SEED),
+            augment=METHODS[task.baseline].augment,
+            flips=task.flips,
+        )
+        return ChooseRate(
+            tuple(
+                replace(first, settings=replace(first.settings, learning_rate=rate))
+                for rate in settings.learning_rates
+            )
+        )
+
+    def learning_rate(self, network: str) -> float:
+        """The learning rate that a network was trained with.
+
+        Args:
+            network: its name in the scale.
+        """
+        chosen = self.choose_rate(network)
+        if chosen is None:
+            return self.network(network).learning_rate
+        return float(self.numbers(chosen)["learning_rate"])
+
+    def calibrate(self, phi: Train, share: float | None = None) -> Calibrate:
+        """The step size for a Φ and a share of the range, the scale's `target_share` if None."""
         sign = self.scale.sign
-        return Calibrate(phi, sign.calibration_images, sign.target_share, max(sign.snapshots))
+        return Calibrate(
+            phi,
+            sign.calibration_images,
+            sign.target_share if share is None else share,
+            max(sign.snapshots),
+            sign.require_learnt,
+        )
+
+    def choose_step(self, phi: Train) -> Calibrate | ChooseStep:
+        """The step size for a Φ, with the share of the range that is best on validation images."""
+        sign = self.scale.sign
+        if not sign.target_shares:
+            return self.calibrate(phi)
+        source = phi.source
+        if self.scale.protocol > 1 and source.train_size is not None:
+            source = self.sources.with_fingerprint(replace(source, seed=TUNING_SEED))
+        student = replace(phi, source=source, settings=replace(phi.settings, seed=TUNING_SEED))
+        own = replace(phi.settings, seed=TUNING_SEED + PHI_SEEDS)
+        teacher = replace(student, settings=own)
+        return ChooseStep(
+            sign.target_shares,
+            tuple(
+                replace(student, sign=self._transform(teacher, self.calibrate(teacher, share)))
+                for share in sign.target_shares
+            ),
+            tuple(self.calibrate(phi, share) for share in sign.target_shares),
+        )
 
     def transform(
         self,
@@ -154,18 +291,37 @@ class StagePlanner:
         *,
         part: str = "train",
         snapshots: Sequence[int] | None = None,
+        factor: float | None = None,
+    ) -> Transform:
+        """SIGN's versions of a part of Φ's data.
+
+        Args:
+            phi: the network Φ.
+            part: "train", "validation" or "test".
+            snapshots: the K to keep; the scale's if None.
+            factor: takes so many times the calibrated step size instead of the chosen one.
+        """
+        if factor is not None:
+            return self._transform(phi, self.calibrate(phi), part, snapshots, factor)
+        return self._transform(phi, self.choose_step(phi), part, snapshots)
+
+    def _transform(
+        self,
+        phi: Train,
+        step: Calibrate | ChooseStep,
+        part: str = "train",
+        snapshots: Sequence[int] | None = None,
         factor: float = 1.0,
     ) -> Transform:
-        """SIGN's versions of a part of Φ's data, with the calibrated step size times `factor`."""
         sign = self.scale.sign
         kept = tuple(sign.snapshots if snapshots is None else snapshots)
-        return Transform(phi, self.calibrate(phi), factor, kept, part, sign.precision)
+        return Transform(phi, step, factor, kept, part, sign.precision)
 
     def search(self, task: Task, seed: int) -> SearchPolicies:
         """DeepAugment's policies for a task."""
         search = self.scale.search
         return SearchPolicies(
-            source=self.source(task),
+            source=self.source(task, seed),
             child_images=min(search.child_images, self.image_count(task)),
             trials=search.trials,
             epochs=search.epochs,
@@ -221,10 +377,20 @@ def with_equal_steps(stage: Train, times: int) -> Train:
     """
     settings = stage.settings
     steps = settings.total_steps(stage.images * times)
-    # A last batch of one image joins the batch before it, so that `times` epochs of the originals
-    # can have fewer steps than one of the larger set. The first term is almost always the larger
-    # one, and stays because the number of epochs enters the keys of stages on disk.
-    enough = math.ceil(steps / steps_per_epoch(stage.images, settings.batch_size))
-    epochs = max(settings.epochs * times + 1, enough)
-    longer = replace(settings, epochs=epochs, max_steps=steps)
+    # Almost always more epochs than needed; their number enters the keys of stages on disk.
+    return with_steps(stage, steps, settings.epochs * times + 1)
+
+
+def with_steps(stage: Train, steps: int, epochs: int = 1) -> Train:
+    """The same training for so many gradient steps.
+
+    Args:
+        stage: any training.
+        steps: to be taken.
+        epochs: at least so many are allowed for them.
+    """
+    # A last batch of one image joins the batch before it, so that three epochs of a set can have
+    # fewer steps than one of a set three times as large.
+    enough = math.ceil(steps / steps_per_epoch(stage.train_images, stage.settings.batch_size))
+    longer = replace(stage.settings, epochs=max(epochs, enough), max_steps=steps)
     return replace(stage, settings=longer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,14 +11,18 @@ import torch
 from sign_ext.environment import commit, machine, versions
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import StagesByName
+from sign_ext.experiments.recipes.summary import findings
 from sign_ext.experiments.registry import RECIPES
 from sign_ext.experiments.scale import Scale
-from sign_ext.experiments.stages.runner import StageRunner, total_seconds
+from sign_ext.experiments.stages.networks import TUNING_SEED
+from sign_ext.experiments.stages.runner import StageRunner, how_made, total_seconds
 from sign_ext.experiments.stages.sources import Sources
 from sign_ext.experiments.stages.stage import Stage, topological_order
+from sign_ext.formatting import plain
 from sign_ext.progress import Reporter, Silent
 from sign_ext.report.results_page import write_report
 from sign_ext.report.schema import Experiment, Results
+from sign_ext.report.verdict import hold_families
 
 
 @dataclass
@@ -45,6 +49,8 @@ class Reproduction:
 
     def __post_init__(self) -> None:
         """Make the runner and the planner; an experiment's data is read when it is planned."""
+        if any(not 0 <= seed < TUNING_SEED for seed in self.seeds):
+            raise ValueError(f"seeds {self.seeds}; accepted: 0 to {TUNING_SEED - 1:,} each.")
         reporter = self.reporter or Silent()
         sources = Sources(self.data_root)
         self.runner = StageRunner(
@@ -90,26 +96,29 @@ class Reproduction:
         plan = self.plan(name)
         outcomes = {key: self.runner.run(stages) for key, stages in plan.items()}
         seeds = " ".join(map(str, self.seeds))
+        stages = _seed_by_seed(plan)
         return replace(
             RECIPES[name].summarize(self.planner, outcomes),
             command=f"sign-ext reproduce {name} --scale {self.scale.name} --only-seeds {seeds}",
-            seconds=total_seconds(self.runner, _seed_by_seed(plan)),
+            seconds=total_seconds(self.runner, stages),
+            made=how_made(self.runner, stages),
         )
 
     def _results(self, finished: Sequence[Experiment], command: str) -> Results:
         stages = [stage for each in finished for stage in _seed_by_seed(self.plan(each.name))]
-        return Results(
+        results = Results(
             scale=self.scale.name,
             seeds=self.seeds,
             experiments=tuple(finished),
             data=self.planner.notes(),
-            settings=asdict(self.scale),
+            settings=plain(self.scale),
             machine=machine(self.device),
             versions=versions(),
             commit=commit(),
             command=command,
             seconds=total_seconds(self.runner, stages),
         )
+        return hold_families(results, findings)
 
 
 def _seed_by_seed(plan: StagesByName) -> list[Stage]:

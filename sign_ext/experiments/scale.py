@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sign_ext.formatting import ADDED
 from sign_ext.training import TrainSettings
 
 SCALES = ("smoke", "small", "paper")
@@ -27,6 +28,7 @@ class Task:
         flips: whether a mirrored image still belongs to its class.
         baseline: the method that trains Φ, a key of `planner.METHODS` (the paper: classical
             augmentation, and none for ISIC).
+        select: what selects a network's best checkpoint, see `TrainSettings`.
         stand_in: what it replaces, where it is not the paper's data; "" otherwise.
     """
 
@@ -38,6 +40,7 @@ class Task:
     image_size: int | None = None
     flips: bool = True
     baseline: str = "classical"
+    select: str = field(default="accuracy", metadata=ADDED)
     stand_in: str = ""
 
 
@@ -51,6 +54,9 @@ class NetworkSettings:
         options: of the model.
         task: the name of the task that it is trained on.
         epochs: passes over the training set (the paper: 100, BasicCNN 200).
+        learning_rates: of which the best by validation is taken instead of learning_rate, found
+            once by training as Φ is trained, with a seed that no table has; then the same for
+            every method. Empty takes learning_rate.
         learning_rate, optimizer, weight_decay, schedule, precision: see `TrainSettings`.
         note: what the paper leaves open, or where this is not the paper's network; "" otherwise.
     """
@@ -66,6 +72,7 @@ class NetworkSettings:
     schedule: str = "constant"
     precision: str = "float32"
     note: str = ""
+    learning_rates: tuple[float, ...] = field(default=(), metadata=ADDED)
 
     def train_settings(self, batch_size: int, seed: int, **changes: Any) -> TrainSettings:
         """The settings of a training run."""
@@ -82,14 +89,20 @@ class SignSettings:
         snapshots: K of the versions that join the training set (the paper: 50 and 100).
         target_share: rms change over 255 to calibrate the step size to; the paper has no step
             size.
+        target_shares: of which the best by validation accuracy is chosen instead, once for each
+            network, with a seed of its own; empty takes target_share.
         calibration_images: validation images to calibrate on.
         precision: of the transform's arithmetic.
+        require_learnt: refuse a Φ that is not better than guessing on validation images: the
+            gradient of such a network says nothing, and no step size makes it say more.
     """
 
     snapshots: tuple[int, ...] = (50, 100)
     target_share: float = 0.02
+    target_shares: tuple[float, ...] = field(default=(), metadata=ADDED)
     calibration_images: int = 256
     precision: str = "float32"
+    require_learnt: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,23 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
+class Margins:
+    """The smallest differences that matter, within which two methods count as equal.
+
+    Where one is None, no difference is too small to matter, and none is called equal.
+
+    Attributes:
+        accuracy: of accuracies.
+        auc: of areas under ROC curves.
+        low: of the share of right answers that are given with p ≤ 0.5.
+    """
+
+    accuracy: float | None = None
+    auc: float | None = None
+    low: float | None = None
+
+
+@dataclass(frozen=True)
 class Scale:
     """All settings of all experiments.
 
@@ -126,6 +156,12 @@ class Scale:
         tasks, networks: by name.
         sign, search: see `SignSettings`, `SearchSettings`.
         experiments: an experiment's name → its own options.
+        protocol: 1 is that of the first results, which a scale without this setting has: Φ starts
+            from the weights of the networks that are trained on its images, all seeds have the same
+            training images, and each epoch is validated. 2: see docs/reproduce.md.
+        primary: the network of the primary comparison, SIGN against noise at equal gradient steps;
+            "" for none.
+        margins: see `Margins`.
     """
 
     name: str
@@ -142,6 +178,9 @@ class Scale:
     pixels: int = 50
     sigma: float = 10.0
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    protocol: int = field(default=1, metadata=ADDED)
+    primary: str = field(default="", metadata=ADDED)
+    margins: Margins = field(default_factory=Margins, metadata=ADDED)
 
 
 def load_scale(name: str) -> Scale:
@@ -184,8 +223,20 @@ def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
         entries = _mapping(f"{name}: {key}", parts.get(key))
         parts[key] = {n: _build(kind, v, f"{name}: {key}.{n}") for n, v in entries.items()}
     parts["sign"] = _build(SignSettings, parts.get("sign") or {}, f"{name}: sign")
+    parts["margins"] = _build(Margins, parts.get("margins") or {}, f"{name}: margins")
     parts["search"] = _build(SearchSettings, parts.get("search"), f"{name}: search")
     scale: Scale = _build(Scale, {"name": Path(name).stem, **parts}, name)
+    if len(scale.sign.target_shares) == 1:
+        raise ValueError(
+            f"{name}: sign.target_shares is {scale.sign.target_shares}; accepted: two or more to "
+            "choose among, or none, and the one as sign.target_share"
+        )
+    if scale.protocol not in (1, 2):
+        raise ValueError(f"{name}: protocol is {scale.protocol!r}; accepted: 1, 2")
+    if scale.primary and scale.primary not in scale.networks:
+        raise ValueError(
+            f"{name}: primary is {scale.primary!r}; accepted: {', '.join(scale.networks)}"
+        )
     for key, network in scale.networks.items():
         if network.task not in scale.tasks:
             raise ValueError(
@@ -193,7 +244,14 @@ def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
                 f"{', '.join(scale.tasks)}"
             )
         task = scale.tasks[network.task]
-        network.train_settings(task.batch_size, 0)  # raises if a value is out of range
+        if len(network.learning_rates) == 1:
+            raise ValueError(
+                f"{name}: networks.{key}.learning_rates is {network.learning_rates}; accepted: two "
+                "or more to choose among, or none, and the one as learning_rate"
+            )
+        for rate in (network.learning_rate, *network.learning_rates):
+            # Raises if a value is out of range.
+            network.train_settings(task.batch_size, 0, select=task.select, learning_rate=rate)
     return scale
 
 

@@ -6,16 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 
 from sign_ext.formatting import duration
+from sign_ext.report.lead import families
 from sign_ext.report.schema import Experiment, Figure, Results
 from sign_ext.report.view import CellText, ComparisonText, TableView, view
 from sign_ext.report.wording import (
     HINTS,
-    P_VALUES,
     SCALES,
+    computing,
     describe_spread,
     format_seeds,
     format_settings,
     provenance,
+    reading,
 )
 
 Names = Mapping[tuple[int, int], str]
@@ -38,13 +40,18 @@ def render_markdown(results: Results, names: Names) -> str:
         blocks[-1] += " The paper’s number stands in parentheses, where it has one."
     if results.scale in SCALES:
         blocks.append(f"> **Not the paper’s scale.** {SCALES[results.scale]}")
+    verdicts = families(results)
+    if verdicts:
+        blocks.append("## The verdict")
+    for family in verdicts:
+        blocks += [f"**{escaped(family.heading)}**", _list(family.sentences)]
     blocks.append("## What came out")
     for experiment in results.experiments:
         found = experiment.findings[:2] or ("No finding in words; see below.",)
         blocks.append("  \n".join([f"**{escaped(experiment.title)}**", *map(escaped, found)]))
     for index, experiment in enumerate(results.experiments):
         blocks += _experiment(index, experiment, names, results.seeds)
-    blocks += _how_it_was_made(results, any(table.comparisons for table in tables))
+    blocks += _how_it_was_made(results)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -77,7 +84,7 @@ def _experiment(
         blocks.append(_grid(("name", "value"), format_settings(experiment.settings, seeds)))
     if experiment.command:
         blocks.append(_code(experiment.command))
-    blocks.append(f"Computing took {duration(experiment.seconds)}.")
+    blocks.append(escaped(computing(experiment)))
     return blocks
 
 
@@ -114,16 +121,19 @@ def _comparisons(table: TableView) -> list[str]:
     if not table.comparisons:
         return []
     heads = ("Compared", "In", "Difference", "95% interval", "p", "Smallest detectable")
+    by_images = table.by_images
+    beside = ("Beside it",) if by_images else ()
     rows = [
         (
             f"{each.method} against {each.baseline}" + (f" ({each.group})" if each.group else ""),
             *(each.column, each.difference, each.interval, each.p, each.detectable),
-            *(each.test_error, _verdict(each)),
+            *(each.test_error, *((each.beside,) if by_images else ()), _verdict(each)),
         )
         for each in table.comparisons
     ]
-    title = f"**{escaped(table.title)}, compared.** Seed by seed."
-    return [title, _grid((*heads, "Test set’s error", "Verdict"), rows)]
+    paired = "Seed by seed, image by image." if by_images else "Seed by seed."
+    title = f"**{escaped(table.title)}, compared.** {paired}"
+    return [title, _grid((*heads, "Test set’s error", *beside, "Verdict"), rows)]
 
 
 def _verdict(comparison: ComparisonText) -> str:
@@ -140,12 +150,13 @@ def _figure(figure: Figure, name: str) -> list[str]:
     ]
 
 
-def _how_it_was_made(results: Results, compared: bool) -> list[str]:
+def _how_it_was_made(results: Results) -> list[str]:
     blocks = ["## How this was made"]
     if results.command:
         blocks.append(_code(results.command))
-    if compared:
-        blocks += ["**Reading the comparisons**", escaped(P_VALUES)]
+    texts = reading(results)
+    if texts:
+        blocks += ["**Reading the comparisons**", *map(escaped, texts)]
     if results.data:
         blocks += ["**Data**", _list(results.data)]
     if results.settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,14 +20,13 @@ from sign_ext.report.schema import (
     Row,
     Table,
 )
-from sign_ext.report.verdict import compare_rows
+from sign_ext.report.verdict import Summarize, compare_rows, hold_families
 
 T = TypeVar("T", bound=Hashable)
 # What `_figure` appends to a caption; a caption that has it already stays as it is.
 DRAWN_FROM = re.compile(r" Drawn from seeds? [\d, ]+ alone\.$")
 
 Seeds = tuple[int, ...]
-Summarize = Callable[[Table], Sequence[str]]
 # Identifies a comparison in a table: column, group, method, baseline's group, baseline.
 ComparisonKey = tuple[str, str, str, str, str]
 
@@ -36,9 +35,9 @@ def merge(results: Sequence[Results], *, summarize: Summarize | None = None) -> 
     """Join results seed by seed, and compare the rows again.
 
     Experiments that several results hold are joined; one in a single result is kept unchanged.
-    Figures are those of the lowest seeds, and their captions say so. Findings are recomputed from
-    the joined tables that hold comparisons; an experiment without comparisons keeps the findings
-    of each result, prefixed with its seeds.
+    Families of comparisons are held again. Figures are those of the lowest seeds, and their
+    captions say so. Findings are recomputed from the joined tables that hold comparisons; an
+    experiment without comparisons keeps the findings of each result, prefixed with its seeds.
 
     Args:
         results: one or more of the same scale and settings; no experiment twice with one seed.
@@ -68,7 +67,7 @@ def merge(results: Sequence[Results], *, summarize: Summarize | None = None) -> 
         found = [(r.seeds, e) for r in results for e in r.experiments if e.name == name]
         slices[name] = sorted(found, key=lambda pair: pair[0])
     seeds = _all_seeds(results, slices)
-    return Results(
+    joined = Results(
         scale=results[0].scale,
         seeds=seeds,
         experiments=tuple(_experiment(found, summarize) for found in slices.values()),
@@ -80,6 +79,7 @@ def merge(results: Sequence[Results], *, summarize: Summarize | None = None) -> 
         command="\n".join(_union(r.command for r in results if r.command)),
         seconds=sum(r.seconds for r in results),
     )
+    return hold_families(joined, summarize)
 
 
 def _order(results: Sequence[Results]) -> list[str]:
@@ -147,6 +147,7 @@ def _experiment(
         findings=_findings(tables, slices, summarize),
         command="\n".join(_union(each.command for _, each in slices if each.command)),
         seconds=sum(each.seconds for _, each in slices),
+        made=_either([each.made for _, each in slices]),
     )
 
 
@@ -192,6 +193,7 @@ def _row(name: str, seeds: Sequence[Seeds], rows: Sequence[Row]) -> Row:
 
 def _cell(name: str, seeds: Sequence[Seeds], cells: Sequence[Cell]) -> Cell:
     values: dict[int, float | None] = {}
+    samples: dict[int, str] = {}
     for mine, cell in zip(seeds, cells, strict=True):
         _same(f"{name}: the paper's number", cells[0].paper, cell.paper)
         if not any(each.values for each in cells):
@@ -202,7 +204,13 @@ def _cell(name: str, seeds: Sequence[Seeds], cells: Sequence[Cell]) -> Cell:
                 "accepted: one a seed."
             )
         values |= dict(zip(mine, cell.values, strict=True))
-    return Cell(tuple(values[seed] for seed in sorted(values)), cells[0].paper)
+        samples |= dict(zip(mine, cell.samples or [""] * len(mine), strict=True))
+    seeds_in_order = sorted(values)
+    return Cell(
+        tuple(values[seed] for seed in seeds_in_order),
+        cells[0].paper,
+        tuple(samples[seed] for seed in seeds_in_order) if any(samples.values()) else (),
+    )
 
 
 def _compare_again(joined: Table, tables: Sequence[Table]) -> tuple[Comparison, ...]:
@@ -240,6 +248,8 @@ def _compare_again(joined: Table, tables: Sequence[Table]) -> tuple[Comparison, 
                 images=_images(found),
                 kind=column.kind,
                 higher_is_better=_higher_is_better(column, [each for each, _ in found]),
+                margin=column.margin,
+                family=found[0][0].family,
             )
         )
     return tuple(compared)
@@ -262,7 +272,8 @@ def _images(found: Sequence[tuple[Comparison, Table]]) -> int | None:
     accuracies a and b: (a(1−a) + b(1−b)) / e².
     """
     for comparison, table in found:
-        if comparison.test_error is None:
+        # Paired by images, test_error is there for all columns, also for no shares of images.
+        if comparison.test_error is None or (table.images is None and _by_images(comparison)):
             return None
         if table.images is not None:
             return table.images
@@ -280,6 +291,10 @@ def _images(found: Sequence[tuple[Comparison, Table]]) -> int | None:
     return None
 
 
+def _by_images(comparison: Comparison) -> bool:
+    return comparison.paired_by == "images"
+
+
 def _variances(comparison: Comparison, table: Table) -> float:
     """Return a(1−a) + b(1−b) of the mean shares over the seeds that have both."""
     rows = {(row.group, row.label): row for row in table.rows}
@@ -293,7 +308,7 @@ def _variances(comparison: Comparison, table: Table) -> float:
 def _higher_is_better(column: Column, comparisons: Sequence[Comparison]) -> bool:
     """Infer it from a decided verdict; the column states it where all are undecided."""
     for each in comparisons:
-        if each.verdict != "undecided":
+        if each.verdict in ("better", "worse"):
             return (each.difference > 0) == (each.verdict == "better")
     return column.higher_is_better
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 
+MAX_TICKS = 8  # labelled numbers on a logarithmic axis
 LINE_STYLES = ("-", "--", "-.", ":")
 # Petroff's ten colours (arXiv 2107.02270) for colour-blind readers; markers repeat the distinction.
 CLASS_COLORS = (
@@ -175,12 +176,32 @@ def _log_x(axes: Axes, values: Sequence[float]) -> None:
         axes.set_xscale("symlog", linthresh=min(positive))
     else:
         axes.set_xscale("log")
-    # Over less than two decades, ticks at powers of ten are too few.
-    short = max(positive) / min(positive) < 100
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    if short and len(set(values)) <= 8:
-        axes.set_xticks(sorted(set(values)))
+    ticks = log_ticks(min(positive), max(positive))
+    axes.set_xticks([0.0, *ticks] if min(values) <= 0 else ticks)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Choose round numbers to label a logarithmic axis with, not more than fit.
+
+    Args:
+        low: smallest value shown, above 0.
+        high: largest.
+
+    Example:
+        >>> log_ticks(0.16, 14.0), log_ticks(0.02, 900.0), log_ticks(3.1, 3.9)
+        ([0.2, 0.5, 1.0, 2.0, 5.0, 10.0], [0.1, 1.0, 10.0, 100.0], [3.1, 3.9])
+    """
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), (1,)):
+        candidates = [float(f"{digit}e{exponent}") for exponent in exponents for digit in digits]
+        ticks = [each for each in candidates if low <= each <= high]
+        if len(ticks) <= MAX_TICKS:
+            break
+    if len(ticks) > MAX_TICKS:
+        ticks = ticks[:: -(-len(ticks) // MAX_TICKS)]
+    return ticks if len(ticks) > 1 else sorted({low, high})
 
 
 def _scaled(values: Sequence[float | None], factor: float) -> list[float]:

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from sign_ext.files import write_whole
+from sign_ext.report.lead import families
 from sign_ext.report.markdown import render_markdown
 from sign_ext.report.plots import DARK, LIGHT, draw, figure_errors
 from sign_ext.report.schema import Experiment, Figure, Results
 from sign_ext.report.view import data_uri, environment, view
 from sign_ext.report.wording import (
     HINTS,
-    P_VALUES,
     SCALES,
+    computing,
     describe_spread,
     format_seeds,
     format_settings,
     provenance,
+    reading,
 )
 
+PAPER_SCALE = "paper"
 TEMPLATE = "results.html.j2"
 JSON, MARKDOWN, PAGE, FIGURES = "results.json", "results.md", "index.html", "figures"
 
@@ -80,9 +83,7 @@ def render_results(results: Results) -> str:
     Raises:
         ValueError: a figure's data is not that of its kind.
     """
-    experiments = [
-        _experiment(i, each, results.seeds) for i, each in enumerate(results.experiments, 1)
-    ]
+    experiments = [_experiment(i, each, results) for i, each in enumerate(results.experiments, 1)]
     tables = [table for each in experiments for table in each["tables"]]
     return (
         environment()
@@ -96,24 +97,26 @@ def render_results(results: Results) -> str:
             settings=format_settings(results.settings, results.seeds),
             made=provenance(results),
             in_paper=any(table.in_paper for table in tables),
-            compared=any(table.comparisons for table in tables),
-            p_values=P_VALUES,
+            reading=reading(results),
+            families=families(results),
         )
     )
 
 
-def _experiment(number: int, experiment: Experiment, seeds: tuple[int, ...]) -> dict[str, Any]:
+def _experiment(number: int, experiment: Experiment, results: Results) -> dict[str, Any]:
     return {
         "anchor": f"experiment-{number}",
         "title": experiment.title,
         "about": experiment.about,
         "stand_ins": experiment.stand_ins,
         "findings": experiment.findings,
-        "tables": [view(table) for table in experiment.tables],
+        "tables": [
+            view(table, differences=results.scale == PAPER_SCALE) for table in experiment.tables
+        ],
         "figures": [_figure(figure) for figure in experiment.figures],
-        "settings": format_settings(experiment.settings, seeds),
+        "settings": format_settings(experiment.settings, results.seeds),
         "command": experiment.command,
-        "seconds": experiment.seconds,
+        "computing": computing(experiment),
     }
 
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sign_ext.evaluation.crossed import Verdict
 from sign_ext.files import json_text, read_json, require_schema, write_whole
-from sign_ext.formatting import finite
+from sign_ext.formatting import ADDED, finite, plain
 
 FORMAT = "sign_ext.results"
 FORMAT_VERSION = 1
 
 Kind = Literal["share", "number", "count"]
+Family = Literal["", "primary", "secondary"]
 FigureKind = Literal["samples", "lines", "scatter", "reliability"]
 
 
@@ -30,12 +32,15 @@ class Column:
         label: its heading.
         kind: "share" (0–1, shown in percent), "number" or "count".
         higher_is_better: False for uncertainties, calibration errors and the like.
+        margin: the smallest difference that matters, in the cells' unit, within which two methods
+            count as equal; None if none is stated.
     """
 
     key: str
     label: str
     kind: Kind = "share"
     higher_is_better: bool = True
+    margin: float | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,13 @@ class Cell:
         values: one per seed, in the order of `Results.seeds`; None where undefined (a mean over no
             images, for example).
         paper: the paper's number in the same unit; None if the paper has none.
+        samples: for each seed the values of the images behind it, as `evaluation.Samples` writes
+            them, or "" where they were not kept; empty in columns that are not compared.
     """
 
     values: tuple[float | None, ...]
     paper: float | None = None
+    samples: tuple[str, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows in one column, seed by seed.
+    """Two rows in one column, seed by seed, and where `paired_by` is "images" image by image.
 
     Attributes:
         column: its key.
@@ -84,14 +92,28 @@ class Comparison:
         baseline_group: of that row.
         difference: mean over seeds of method − baseline.
         deviation: sample standard deviation of the paired differences; None for one seed.
-        p_value: two-sided paired t-test; None where it cannot be computed.
-        low, high: 95% confidence interval of the difference; None for one seed.
-        detectable: smallest true difference that this many seeds with this deviation detect with
-            80% power at the 5% level; None for one seed.
-        test_error: standard error of the difference from the finite test set alone (binomial, the
-            two taken as independent); None if the column is not a share of test images.
+        p_value: of the two-sided test of no difference; None where it cannot be computed. Paired by
+            images, it is `evaluation.crossed`'s; paired by seeds alone, the paired t-test's.
+        low, high: 95% confidence interval of the difference, of the same test; None for one seed.
+        detectable: smallest true difference that the same test finds with 80% power at the 5%
+            level, with as many seeds and errors as large; None for one seed.
+        test_error: standard error of the difference from the finite test set alone. Paired by
+            seeds, binomial, the two taken as independent; None if the column is not a share of
+            test images. Paired by images, what all seeds share.
         seeds: how many.
-        verdict: "better", "worse" or "undecided".
+        verdict: "better", "worse", "no difference" or "undecided"; see `evaluation.decide`.
+        paired_by: "images", if the images' values were kept; "seeds" otherwise, also in results of
+            earlier versions, whose verdicts follow the rule of `report.verdict.old_verdict`.
+        seed_error: standard error from all that differs between seeds; None if paired by seeds.
+        bootstrap_low, bootstrap_high: 95% interval of the bootstrap over seeds and images;
+            likewise.
+        t_p_value: of the paired t-test over seeds, which takes the test set as given; likewise.
+        margin: the column's; None if none is stated.
+        equivalence: p-value of a difference within ±margin, by two one-sided tests; None without a
+            margin, or if paired by seeds.
+        family: "primary", "secondary", or "" for comparisons that only describe.
+        adjusted: `p_value` by Holm's procedure over the family; None outside a family.
+        adjusted_equivalence: `equivalence`, likewise.
     """
 
     column: str
@@ -107,7 +129,17 @@ class Comparison:
     detectable: float | None
     test_error: float | None
     seeds: int
-    verdict: Literal["better", "worse", "undecided"]
+    verdict: Verdict
+    paired_by: Literal["images", "seeds"] = field(default="seeds", metadata=ADDED)
+    seed_error: float | None = field(default=None, metadata=ADDED)
+    bootstrap_low: float | None = field(default=None, metadata=ADDED)
+    bootstrap_high: float | None = field(default=None, metadata=ADDED)
+    t_p_value: float | None = field(default=None, metadata=ADDED)
+    margin: float | None = field(default=None, metadata=ADDED)
+    equivalence: float | None = field(default=None, metadata=ADDED)
+    family: Family = field(default="", metadata=ADDED)
+    adjusted: float | None = field(default=None, metadata=ADDED)
+    adjusted_equivalence: float | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -175,6 +207,8 @@ class Experiment:
         findings: sentences computed from the numbers.
         command: the command that reproduces this experiment.
         seconds: computing time of its stages when they ran.
+        made: "commit", "device" and "threads" of its stages, several separated by commas; empty in
+            results of earlier versions.
     """
 
     name: str
@@ -187,6 +221,7 @@ class Experiment:
     findings: tuple[str, ...] = ()
     command: str = ""
     seconds: float = 0.0
+    made: Mapping[str, str] = field(default_factory=dict, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -219,7 +254,7 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write the results as JSON, atomically."""
-        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **finite(asdict(self))}
+        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **finite(plain(self))}
         write_whole(path, json_text(record, indent=1, allow_nan=False) + "\n")
 
     @classmethod
@@ -293,6 +328,7 @@ def _table(record: Mapping[str, Any]) -> Table:
 
 def _row(record: Mapping[str, Any]) -> Row:
     cells = {
-        key: Cell(tuple(cell["values"]), cell["paper"]) for key, cell in record["cells"].items()
+        key: Cell(tuple(cell["values"]), cell["paper"], tuple(cell.get("samples", ())))
+        for key, cell in record["cells"].items()
     }
     return Row(**{**record, "cells": cells, "stages": tuple(record["stages"])})

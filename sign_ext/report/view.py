@@ -67,6 +67,7 @@ class TableView:
         notes: on rows, in order.
         comparisons: in order.
         wide: whether it has more than `MANY_COLUMNS` columns.
+        differences: whether differences to the paper's numbers are shown.
     """
 
     title: str
@@ -76,11 +77,17 @@ class TableView:
     notes: tuple[str, ...]
     comparisons: tuple[ComparisonText, ...]
     wide: bool
+    differences: bool
 
     @property
     def in_paper(self) -> bool:
         """Whether the paper has any number in this table."""
         return any(row.in_paper for group in self.groups for row in group.rows)
+
+    @property
+    def by_images(self) -> bool:
+        """Whether any comparison pairs the errors of each image."""
+        return any(comparison.beside for comparison in self.comparisons)
 
     @property
     def traced(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -93,11 +100,13 @@ class TableView:
         )
 
 
-def view(table: Table) -> TableView:
+def view(table: Table, *, differences: bool = True) -> TableView:
     """Write a table's numbers as text.
 
     Args:
         table: with rows of one group next to each other.
+        differences: whether to show how far the paper's numbers are from ours, which means
+            something at the paper's scale only.
     """
     formats = [column_format(column, table.rows) for column in table.columns]
     notes = list(dict.fromkeys(row.note for row in table.rows if row.note))
@@ -121,6 +130,7 @@ def view(table: Table) -> TableView:
         notes=tuple(notes),
         comparisons=tuple(comparison_text(comparison, table) for comparison in table.comparisons),
         wide=len(table.columns) > MANY_COLUMNS,
+        differences=differences,
     )
 
 
@@ -281,11 +291,13 @@ class ComparisonText:
         baseline: the row it is compared with.
         difference: with its sign.
         interval: 95%, or –.
-        p: of the t-test, or –.
+        p: of the test, or –; in a family, with the value that Holm's procedure makes of it.
         detectable: smallest detectable difference, or –.
         test_error: standard error of the test set alone, or –.
-        verdict: "better", "worse" or "undecided".
-        because: why it is undecided, otherwise "".
+        beside: the bootstrap's interval and the t-test over seeds; "" if images are not paired.
+        verdict: "better", "worse", "no difference" or "undecided".
+        because: what else must be known of it, otherwise "".
+        family: "primary", "secondary" or "".
     """
 
     column: str
@@ -297,8 +309,10 @@ class ComparisonText:
     p: str
     detectable: str
     test_error: str
+    beside: str
     verdict: str
     because: str
+    family: str
 
 
 def comparison_text(comparison: Comparison, table: Table) -> ComparisonText:
@@ -321,12 +335,14 @@ def comparison_text(comparison: Comparison, table: Table) -> ComparisonText:
         method=method,
         baseline=baseline,
         difference=number_format.difference(comparison.difference),
-        interval=_interval(comparison, number_format),
-        p=format_p_value(comparison.p_value),
+        interval=_interval(comparison.low, comparison.high, number_format),
+        p=_p_values(comparison),
         detectable=number_format.value(comparison.detectable),
         test_error=number_format.value(comparison.test_error),
+        beside=_beside(comparison, number_format),
         verdict=comparison.verdict,
-        because=_because(comparison),
+        because=_because(comparison, number_format, "points" if column.kind == "share" else ""),
+        family=comparison.family,
     )
 
 
@@ -344,18 +360,69 @@ def format_p_value(p: float | None) -> str:
     return f"{p:.2f}" if p >= 0.0995 else f"{p:.3f}"
 
 
-def _interval(comparison: Comparison, number_format: ColumnFormat) -> str:
-    if comparison.low is None or comparison.high is None:
+def _p_values(comparison: Comparison) -> str:
+    p = format_p_value(comparison.p_value)
+    if comparison.adjusted is None or comparison.adjusted == comparison.p_value:
+        return p
+    return f"{p}; Holm {format_p_value(comparison.adjusted)}"
+
+
+def _interval(low: float | None, high: float | None, number_format: ColumnFormat) -> str:
+    if low is None or high is None:
         return MISSING
-    return (
-        f"{number_format.difference(comparison.low)} to {number_format.difference(comparison.high)}"
-    )
+    return f"{number_format.difference(low)} to {number_format.difference(high)}"
 
 
-def _because(comparison: Comparison) -> str:
-    """Say why a comparison is undecided; `report.verdict.compare_rows` has the rule."""
-    if comparison.verdict != "undecided":
+def _beside(comparison: Comparison, number_format: ColumnFormat) -> str:
+    if comparison.paired_by != "images":
         return ""
+    ends = comparison.bootstrap_low, comparison.bootstrap_high
+    return (
+        f"bootstrap {_interval(*ends, number_format)}, "
+        f"t over seeds p = {format_p_value(comparison.t_p_value)}"
+    ).replace("p = <", "p <")
+
+
+def _because(comparison: Comparison, number_format: ColumnFormat, unit: str) -> str:
+    """Say what a verdict rests on; `report.verdict.compare_rows` has the rules."""
+    reasons = []
+    if comparison.paired_by == "images":
+        reasons += _because_by_images(
+            comparison, f"{number_format.value(comparison.margin)} {unit}"
+        )
+    elif comparison.verdict == "undecided":
+        reasons += _because_by_seeds(comparison)
+    if comparison.family:
+        reasons.append(f"{comparison.family} family")
+        if comparison.paired_by == "seeds":
+            reasons.append("images not paired")
+    return ", ".join(reasons)
+
+
+def _because_by_images(comparison: Comparison, margin: str) -> list[str]:
+    margin = margin.strip()
+    p, equivalence = comparison.adjusted, comparison.adjusted_equivalence
+    if not comparison.family:
+        p, equivalence = comparison.p_value, comparison.equivalence
+    equal = equivalence is not None and equivalence < LEVEL
+    if comparison.verdict == "no difference":
+        return [f"within ±{margin}"]
+    if comparison.verdict != "undecided":
+        return [f"by less than {margin}"] if equal else []
+    if comparison.seeds == 1:
+        return ["one seed"]
+    if comparison.p_value is None:
+        return ["no spread"]
+    if p is not None and p >= LEVEL > comparison.p_value:
+        reasons = ["not after Holm’s correction"]
+    else:
+        reasons = ["zero is in the interval"]
+    if comparison.margin is not None:
+        reasons.append(f"a difference beyond ±{margin} is not excluded")
+    return reasons
+
+
+def _because_by_seeds(comparison: Comparison) -> list[str]:
     reasons = []
     if comparison.seeds == 1:
         reasons.append("one seed")
@@ -366,7 +433,7 @@ def _because(comparison: Comparison) -> str:
     error = comparison.test_error
     if error is not None and abs(comparison.difference) <= TEST_ERRORS * error:
         reasons.append("within twice the test set’s error")
-    return ", ".join(reasons)
+    return reasons
 
 
 def _column(comparison: Comparison, table: Table) -> Column:

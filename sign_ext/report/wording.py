@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sign_ext.formatting import counted
-from sign_ext.report.schema import Results
+from sign_ext.formatting import counted, duration
+from sign_ext.report.schema import Experiment, Results
 
 SCALES = {
     "smoke": "Scale “smoke”: a check that every part runs. Its numbers say nothing about a method.",
@@ -14,13 +14,19 @@ SCALES = {
     "was made alike, but the paper’s numbers were not made at this scale.",
 }
 
+# Before `BY_SEEDS`, in a report that has both kinds of comparisons.
+NOT_PAIRED = (
+    "Comparisons without a bootstrap are of results that did not keep the answers to each image, "
+    "and are judged by an older rule, which finds less. There, "
+)
+
 HINTS: Mapping[str, str] = {
     "scatter": "The axes have no unit.",
     "reliability": "Bars are the accuracy of the images in a bin of confidence; a diamond stands "
     "at the bin’s mean confidence; on the dashed line the two agree. Below: the share of images.",
 }
 
-P_VALUES = (
+BY_SEEDS = (
     "p is of the two-sided paired t-test over seeds, not corrected for the number of comparisons. "
     "The smallest detectable difference is the one that this many seeds would show with 80% power "
     "at the 5% level: a smaller one may be there and stay unseen. The test set’s error is the "
@@ -28,6 +34,44 @@ P_VALUES = (
     "“undecided” needs p < 0.05 and, for shares of test images, a difference beyond twice that "
     "error; with one seed, the latter alone."
 )
+
+BY_IMAGES = (
+    "Two methods are mostly right and wrong on the same images, so errors are paired by image as "
+    "well as by seed. Interval and p say what other seeds and another test set would do to the "
+    "difference (Obuchowski and Rockette’s analysis, seeds being readers and images cases; areas "
+    "under ROC curves by DeLong’s method, compactness by a bootstrap over images). The test set’s "
+    "error is the part that all seeds share, which more seeds do not lower. Beside them stand a "
+    "bootstrap over seeds and images, and the paired t-test over seeds, which takes this one test "
+    "set for all images there are and is wrong too often. “Better” and “worse” need p < 0.05. “No "
+    "difference” needs two one-sided tests at the 5% level to exclude a difference beyond the "
+    "margin. Otherwise the verdict is “undecided”. The smallest detectable difference is the one "
+    "that as many seeds and images, with errors as large, would find with 80% power. "
+)
+FAMILIES_READ = (
+    "The primary family is one comparison: SIGN against Gaussian noise as large, both with "
+    "classical augmentation, at equal gradient steps. The secondary family are the comparisons at "
+    "equal gradient steps from which the paper draws its conclusions; Holm’s procedure holds the "
+    "probability of even one wrong “better” or “worse” among them at 5%, and that of one wrong “no "
+    "difference” likewise. All other comparisons describe: of twenty without any true difference, "
+    "one is expected to be judged wrongly."
+)
+
+
+def reading(results: Results) -> tuple[str, ...]:
+    """Say how the comparisons of these results are to be read; nothing if there are none."""
+    told = [
+        each
+        for experiment in results.experiments
+        for table in experiment.tables
+        for each in table.comparisons
+    ]
+    by_images = any(each.paired_by == "images" for each in told)
+    texts = [BY_IMAGES] if by_images else []
+    if any(each.paired_by == "seeds" for each in told):
+        texts.append(NOT_PAIRED + BY_SEEDS if by_images else BY_SEEDS)
+    if any(each.family for each in told):
+        texts.append(FAMILIES_READ)
+    return tuple(texts)
 
 
 def format_settings(
@@ -78,6 +122,17 @@ def format_value(value: Any) -> str:
 def format_seeds(results: Results) -> str:
     """Write "3 seeds (0, 1, 2)"."""
     return f"{counted(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))})"
+
+
+def computing(experiment: Experiment) -> str:
+    """Write how long an experiment's stages took, and how they were made.
+
+    Example:
+        >>> computing(Experiment("a", "A", "", seconds=75, made={"commit": "1a2b", "threads": "1"}))
+        'Computing took 75 s (commit 1a2b, threads 1).'
+    """
+    made = ", ".join(f"{name} {value}" for name, value in experiment.made.items())
+    return f"Computing took {duration(experiment.seconds)}{f' ({made})' if made else ''}."
 
 
 def describe_spread(results: Results) -> str:

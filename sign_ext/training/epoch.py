@@ -1,4 +1,7 @@
-"""One pass over the training set and one over the validation set, with all data on the device.
+"""Training up to the next validation, and validation, with all data on the device.
+
+What is called an epoch here is one pass over the training set, unless the settings ask for
+`checkpoints`: then it is the part of the run up to the next of them, and passes continue across.
 
 Random numbers are a function of (seed, epoch, purpose, rank). Nothing random is carried from one
 epoch to the next, so a resumed run needs no saved generator state to draw what an uninterrupted
@@ -122,7 +125,7 @@ class Trainer:
     def run_epoch(
         self, epoch: int, steps_done: int, report: Callable[[int], None]
     ) -> tuple[float, float, int]:
-        """Train for one epoch, or up to the run's last step.
+        """Train for one epoch (see above), or up to the run's last step.
 
         Args:
             epoch: counted from 1; with the seed of the settings it determines every random number.
@@ -137,16 +140,11 @@ class Trainer:
             TrainingDivergedError: a loss is not finite.
         """
         device, settings = self.data.labels.device, self.settings
-        order = torch.randperm(
-            len(self.data), generator=_generator(settings.seed, epoch, "order")
-        ).to(device)
         draws = _generator(settings.seed, epoch, "augment")
         rank = self.processes.rank
         _seed_model(device, derived_seed(settings.seed, epoch, "model", rank))
-        count = min(
-            steps_per_epoch(len(self.data), settings.batch_size), self.total_steps - steps_done
-        )
-        batches = batch_indices(order, settings.batch_size)[:count]
+        count = settings.steps_at(epoch, len(self.data)) - steps_done
+        batches = self._batches(steps_done, count)
         losses = torch.empty(count, device=device)
         correct = torch.zeros((), dtype=torch.float64, device=device)
         checked = 0
@@ -168,6 +166,19 @@ class Trainer:
         seen = float(sizes.sum())
         loss = float(losses.cpu().to(torch.float64) @ sizes) / seen
         return loss, float(self.processes.total(correct)) / seen, steps_done + count
+
+    def _batches(self, steps_done: int, count: int) -> list[Tensor]:
+        """Return the batches of the next `count` steps; each pass has its own order."""
+        settings, device = self.settings, self.data.labels.device
+        images = len(self.data)
+        passes, skipped = divmod(steps_done, steps_per_epoch(images, settings.batch_size))
+        found: list[Tensor] = []
+        while len(found) < skipped + count:
+            passes += 1
+            draws = _generator(settings.seed, passes, "order")
+            order = torch.randperm(images, generator=draws).to(device)
+            found += batch_indices(order, settings.batch_size)
+        return found[skipped : skipped + count]
 
     def _step(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Take one gradient step on a batch.
@@ -249,6 +260,32 @@ def validate(
     sums = torch.stack((loss, correct, loss.new_tensor(len(data))))
     all_loss, all_correct, images = processes.total(sums).tolist()
     return all_loss / images, all_correct / images
+
+
+def validation_auc(model: nn.Module, data: DeviceSet, objective: Objective) -> float:
+    """Compute the area under the ROC curve, in a pass of its own, because few runs ask for it.
+
+    It is Mann and Whitney's statistic, from midranks: the share of pairs in which the image of
+    class 1 has the higher difference of logits, ties counting one half.
+
+    Args:
+        model: left in eval mode.
+        data: the whole validation set, of classes 0 and 1.
+        objective: of the run.
+    """
+    model.eval()
+    differences = []
+    with torch.no_grad(), torch.autocast(data.labels.device.type, enabled=False):
+        for start in range(0, len(data), VALIDATION_BATCH):
+            images, _ = data.batch(slice(start, start + VALIDATION_BATCH))
+            outputs = model(images.contiguous(memory_format=data.memory_format))
+            logits = objective.logits(as_dtype(outputs, torch.float64))
+            differences.append(logits[:, 1] - logits[:, 0])
+    _, where, counts = torch.cat(differences).unique(return_inverse=True, return_counts=True)
+    midranks = counts.cumsum(0) - (counts - 1) / 2
+    positive = data.labels == 1
+    m, n = int(positive.sum()), int((~positive).sum())
+    return float((midranks[where][positive].sum() - m * (m + 1) / 2) / (m * n))
 
 
 def derived_seed(seed: int, epoch: int, purpose: Purpose, rank: int = 0) -> int:

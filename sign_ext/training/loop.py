@@ -33,6 +33,7 @@ from sign_ext.training.epoch import (
     TrainingDivergedError,
     forked_rng,
     validate,
+    validation_auc,
 )
 from sign_ext.training.objective import CrossEntropy, Objective
 from sign_ext.training.prepare_model import (
@@ -146,6 +147,8 @@ def train(
         stack.enter_context(without_empty_folders(folder))
         with processes.raising_together():
             check_sets(train_set, validation)
+            if settings.select == "auc":
+                _check_auc(validation, several)
             shown = progress if processes.first else False
             report = stack.enter_context(reporting(shown, total, "training"))
             stack.enter_context(_training_mode(model, place, settings))
@@ -206,6 +209,16 @@ def train(
     return result
 
 
+def _check_auc(validation: ImageSet, several: bool) -> None:
+    labels = sorted(set(validation.labels.tolist()))
+    if several or len(validation.class_names) != 2 or labels != [0, 1]:
+        raise ValueError(
+            f'select="auc" with {len(validation.class_names)} classes, validation labels '
+            f"{labels[:5]} and {'several processes' if several else 'one process'}; accepted: two "
+            'classes, both in the validation set, in one process. Use select="accuracy".'
+        )
+
+
 @contextmanager
 def _training_mode(
     model: nn.Module, device: torch.device, settings: TrainSettings
@@ -238,7 +251,7 @@ class _Run:
         report(state.steps)
         while state.steps < total:
             row = self._epoch(state.epoch + 1, state.steps, report)
-            state.add_epoch(row, self.trainer.model)
+            state.add_epoch(row, self.trainer.model, self.trainer.settings.select)
             state.seconds = processes.broadcast(time.monotonic() - began)
             with processes.raising_together():
                 # Curves before the state: an epoch that is logged but not saved is taken again,
@@ -270,6 +283,10 @@ class _Run:
             "validation_accuracy": validation_accuracy,
             "steps": steps,
         }
+        if trainer.settings.select == "auc":
+            row["validation_auc"] = validation_auc(
+                trainer.model, self.validation, trainer.objective
+            )
         return trainer.processes.broadcast(row)
 
 

@@ -36,6 +36,7 @@ _TAGS = {
     "train_accuracy": "train/accuracy",
     "validation_loss": "validation/loss",
     "validation_accuracy": "validation/accuracy",
+    "validation_auc": "validation/auc",  # of runs that select by it
 }
 
 
@@ -199,8 +200,8 @@ def scalar_log(folder: Path | None, steps_done: int) -> Iterator[ScalarLog]:
     ):
 
         def log(row: Mapping[str, float | int], learning_rate: float) -> None:
-            for key, tag in _TAGS.items():
-                writer.add_scalar(tag, row[key], int(row["steps"]))
+            for key in _TAGS.keys() & row.keys():
+                writer.add_scalar(_TAGS[key], row[key], int(row["steps"]))
             writer.add_scalar("train/learning_rate", learning_rate, int(row["steps"]))
             writer.flush()
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sign_ext.formatting import ADDED, plain
 from sign_ext.settings import PRECISIONS
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
+SELECTIONS = ("accuracy", "auc")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ class TrainSettings:
         compile: use torch.compile while training. Compiling takes seconds to minutes for each
             batch size, so it pays off in long runs; on a CPU it needs a C++ compiler. A model that
             cannot be compiled as one graph is an error.
+        checkpoints: validate so many times, evenly spaced over the run's gradient steps, so that
+            runs on sets of different sizes choose among as many checkpoints; None validates after
+            each epoch.
+        select: what selects the best checkpoint, "accuracy" or, for two classes, "auc", the area
+            under the ROC curve: where most images are of one class, the accuracy of a network
+            that has learnt nothing is hard to beat. "auc" needs a single process.
         seed: of the batch order, the augmentation, dropout and losses that draw.
 
     Raises:
@@ -57,6 +65,8 @@ class TrainSettings:
     precision: str = "float32"
     compile: bool = False
     seed: int = 0
+    checkpoints: int | None = dataclasses.field(default=None, metadata=ADDED)
+    select: str = dataclasses.field(default="accuracy", metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Check every value, so that a wrong one fails before any data is read."""
@@ -65,10 +75,13 @@ class TrainSettings:
         _check_integer("seed", self.seed, 0)
         if self.max_steps is not None:
             _check_integer("max_steps", self.max_steps, 1, "; None sets no cap")
+        if self.checkpoints is not None:
+            _check_integer("checkpoints", self.checkpoints, 1, "; None validates after each epoch")
         _check_number("learning_rate", self.learning_rate, above_zero=True)
         _check_number("weight_decay", self.weight_decay, above_zero=False)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("select", self.select, SELECTIONS)
         _check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile must be True or False; got {self.compile!r}.")
@@ -77,6 +90,23 @@ class TrainSettings:
         """Count the gradient steps of a run over a training set of `images` images."""
         full = self.epochs * steps_per_epoch(images, self.batch_size)
         return full if self.max_steps is None else min(full, self.max_steps)
+
+    def steps_at(self, checkpoint: int, images: int) -> int:
+        """Count the gradient steps up to a checkpoint, by default the end of an epoch.
+
+        Args:
+            checkpoint: counted from 1; the last one is at the run's end.
+            images: in the training set.
+
+        Example:
+            >>> settings = TrainSettings(epochs=3, schedule="cosine", checkpoints=5)
+            >>> [settings.steps_at(checkpoint, 1000) for checkpoint in (1, 2, 5)]
+            [4, 9, 24]
+        """
+        total = self.total_steps(images)
+        if self.checkpoints is None:
+            return min(total, checkpoint * steps_per_epoch(images, self.batch_size))
+        return checkpoint * total // min(self.checkpoints, total)
 
     def rate_at(self, step: int, total: int) -> float:
         """Return the learning rate of gradient step `step` (from 0) of `total`."""
@@ -100,8 +130,13 @@ class TrainSettings:
         return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values for JSON."""
-        return dataclasses.asdict(self)
+        """Return the settings as plain values for JSON.
+
+        Without `checkpoints` and `select` where they are the defaults, so that runs from before
+        they existed are the same.
+        """
+        values: dict[str, Any] = plain(self)
+        return values
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

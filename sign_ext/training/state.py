@@ -31,12 +31,14 @@ class TrainResult:
     """The history of a training run and its selected epoch.
 
     Attributes:
-        history: one dict per epoch with the keys epoch (from 1), train_loss and train_accuracy
-            (averages over the epoch's augmented batches, while the weights were changing),
-            validation_loss and validation_accuracy (after the epoch), and steps (gradient steps so
+        history: one dict per epoch (or checkpoint, see `TrainSettings.checkpoints`) with the keys
+            epoch (from 1), train_loss and train_accuracy (averages over the epoch's augmented
+            batches, while the weights were changing), validation_loss and validation_accuracy
+            (after the epoch; with select="auc" also validation_auc), and steps (gradient steps so
             far). An epoch that max_steps cut short has a row too.
-        best_epoch: the epoch with the highest validation accuracy, the first of equals.
-        best_validation_accuracy: in 0–1.
+        best_epoch: the epoch with the highest validation accuracy (or area under the ROC curve,
+            see `TrainSettings.select`), the first of equals.
+        best_validation_accuracy: of that epoch, in 0–1.
         steps: gradient steps taken.
         seconds: wall-clock time of training and validation, over all resumed parts.
     """
@@ -62,7 +64,7 @@ class RunState:
         seconds: spent so far.
         history: as in TrainResult.
         best_epoch: 0 before the first epoch.
-        best_accuracy: on the validation set.
+        best_accuracy: on the validation set, after best_epoch.
         best_weights: the state_dict after best_epoch, contiguous, on the training device.
     """
 
@@ -74,12 +76,16 @@ class RunState:
     best_accuracy: float = -1.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
-    def add_epoch(self, row: dict[str, float | int], model: nn.Module) -> None:
+    def add_epoch(
+        self, row: dict[str, float | int], model: nn.Module, select: str = "accuracy"
+    ) -> None:
         """Add an epoch's row, and copy the model's weights if it is the best so far."""
+        measure = f"validation_{select}"
+        best = max((each[measure] for each in self.history), default=-1.0)
         self.epoch, self.steps = int(row["epoch"]), int(row["steps"])
         self.history.append(row)
         # Strictly greater: the first of equal epochs is kept.
-        if row["validation_accuracy"] > self.best_accuracy:
+        if row[measure] > best:
             self.best_epoch, self.best_accuracy = self.epoch, float(row["validation_accuracy"])
             self.best_weights = {
                 name: t.detach().clone(memory_format=torch.contiguous_format)

@@ -30,6 +30,7 @@ def summarize(network):
         source=lambda task: task,
         sources=SimpleNamespace(read=lambda source: SimpleNamespace(image_shape=(3, 8, 8))),
         image_count=lambda task, part: 7,
+        learning_rate=lambda name: 1e-3,
     )
     found = {f"{network}/delta": outcomes(0.3, 0.4), f"{network}/phi": outcomes(0.7, 0.9)}
     return delta_only.summarize(planner, found)

@@ -12,7 +12,13 @@ from typing import ClassVar
 import pytest
 import torch
 
-from sign_ext.experiments.stages.runner import RECORD, StageRunner, exclusive_lock, total_seconds
+from sign_ext.experiments.stages.runner import (
+    RECORD,
+    StageRunner,
+    exclusive_lock,
+    how_made,
+    total_seconds,
+)
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.progress import Silent
 
@@ -174,3 +180,22 @@ def test_seconds_count_shared_stages_once(tmp_path):
     parts = [shared, Sum((shared,)), Sum((shared,), 2.0)]
     expected = sum(work.outcome(stage).seconds for stage in parts)
     assert total_seconds(work, [Sum((shared,)), Sum((shared,), 2.0)]) == pytest.approx(expected)
+
+
+def test_how_stages_were_made_comes_from_their_records(tmp_path):
+    parts = (Number(1.0), Number(2.0))
+    whole = Sum(parts)
+    work = runner(tmp_path)
+    work.run([whole])
+    for part, commit, threads in ((parts[0], "aaa", 1), (parts[1], "bbb", 4), (whole, "aaa", 1)):
+        path = work.folder(part) / RECORD
+        record = json.loads(path.read_text())
+        record |= {"commit": commit, "machine": {"threads": threads, "device": "cpu"}}
+        path.write_text(json.dumps(record))
+    found = how_made(runner(tmp_path), [whole])
+    assert found == {"commit": "aaa, bbb", "device": "cpu", "threads": "1, 4"}
+    for part in (whole, *parts):
+        path = work.folder(part) / RECORD
+        record = json.loads(path.read_text()) | {"commit": "", "machine": None}
+        path.write_text(json.dumps(record))
+    assert how_made(runner(tmp_path), [whole]) == {}

@@ -112,7 +112,7 @@ def _headline(differences: Sequence[Difference]) -> str:
         better = listed(verdicts["classical"]["better"])
         return (
             f"{sentence} With as many epochs only, which are fewer updates, classical training "
-            f"was worse on {better}; the number of updates alone explains that."
+            f"was worse on {better}; that may be due to the number of updates alone."
         )
     return sentence
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sign_ext.experiments.planner import StagePlanner
@@ -47,7 +48,8 @@ def _delta(planner: StagePlanner, network: str, phi: Train) -> ClassifyDelta:
         source=phi.source,
         images=phi.images,
         network=phi.network,
-        settings=phi.settings,
+        settings=replace(phi.settings, seed=phi.seed),
+        rate=phi.rate,
         # All snapshots, though δ needs the last alone: other tables use this stage too.
         sign=planner.transform(phi),
         validation=planner.transform(phi, part="validation", snapshots=last),

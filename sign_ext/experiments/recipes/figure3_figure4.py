@@ -15,6 +15,7 @@ from sign_ext.experiments.recipes.recipe import (
 )
 from sign_ext.experiments.recipes.summary import settings_used, stand_ins
 from sign_ext.experiments.stages.measure import Pictures
+from sign_ext.experiments.stages.networks import ChooseStep
 from sign_ext.experiments.stages.stage import Outcome
 from sign_ext.report.schema import Column, Experiment, Figure, Row, Table
 
@@ -70,7 +71,7 @@ def recipe(name: str, title: str, network: str, each: int) -> Recipe:
             settings=settings_used(planner, [network], outcomes),
             tables=(table,),
             figures=(figure,),
-            findings=(_finding(table),),
+            findings=(_finding(table), *_doubts(planner, pictures)),
         )
 
     return Recipe(name, plan, summarize)
@@ -86,6 +87,21 @@ def _table(title: str, pictures: Sequence[Outcome], label: str) -> Table:
 def _row(name: str, pictures: Sequence[Outcome], path: tuple[str, ...], label: str) -> Row:
     cells = {column.key: cell(pictures, *path, column.key) for column in COLUMNS}
     return Row(name, f"Φ = {label}", cells, stages=artefacts(pictures))
+
+
+def _doubts(planner: StagePlanner, pictures: Sequence[Outcome]) -> tuple[str, ...]:
+    """Which Φ have not shown that they learnt anything: their δ means nothing."""
+    sentences = []
+    for seed, outcome in zip(planner.seeds, pictures, strict=True):
+        assert isinstance(outcome.stage, Pictures)
+        step = outcome.stage.transform.step
+        calibrated = step.calibrations[0] if isinstance(step, ChooseStep) else step
+        if calibrated is None:
+            continue
+        doubt = planner.numbers(calibrated).get("doubt_of_learning", "")
+        if doubt:
+            sentences.append(f"Φ of seed {seed} has not learnt, so its δ means nothing: {doubt}.")
+    return tuple(sentences)
 
 
 def _finding(table: Table) -> str:

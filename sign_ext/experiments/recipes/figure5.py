@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sign_ext.experiments.planner import METHODS, StagePlanner
+from sign_ext.experiments.planner import METHODS, PROTOCOLS, Protocol, StagePlanner
 from sign_ext.experiments.recipes.recipe import (
     OutcomesByName,
     Recipe,
@@ -14,6 +14,7 @@ from sign_ext.experiments.recipes.recipe import (
     cell,
     compare_pairs,
     row_specs,
+    shown,
     stages_of_rows,
     table_row,
 )
@@ -47,7 +48,9 @@ def plan(planner: StagePlanner) -> StagesByName:
         trained = planner.train(spec.network, spec.method, seed, protocol=spec.protocol)
         return MapFeatures(trained, options["images"])
 
-    return stages_of_rows(planner, row_specs({options["network"]: METHODS_SHOWN}), map_features)
+    return stages_of_rows(
+        planner, row_specs({options["network"]: METHODS_SHOWN}, planner.protocols), map_features
+    )
 
 
 def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
@@ -61,7 +64,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         stand_ins=stand_ins(planner, [network]),
         settings=settings_used(planner, [network], outcomes),
         tables=(table,),
-        figures=(_maps(planner, network, outcomes),),
+        figures=tuple(_maps(planner, network, outcomes, each) for each in shown(planner)),
         findings=findings(table),
     )
 
@@ -69,24 +72,29 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
 def _table(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Table:
     rows = {
         spec: table_row(planner, spec, outcomes[spec.name], _cells(outcomes[spec.name]))
-        for spec in row_specs({network: METHODS_SHOWN})
+        for spec in row_specs({network: METHODS_SHOWN}, planner.protocols)
     }
     return Table(
         title="Figure 5 in numbers",
         caption="Compactness of classes in feature space.",
         columns=COLUMNS,
         rows=tuple(rows.values()),
-        comparisons=compare_pairs(rows, COLUMNS, None),
+        comparisons=compare_pairs(rows, COLUMNS, None, secondary=("validation_silhouette",)),
     )
 
 
 def _cells(outcomes: Sequence[Outcome]) -> dict[str, Cell]:
-    return {column.key: cell(outcomes, *column.key.split("_", 1)) for column in COLUMNS}
+    return {
+        column.key: cell(outcomes, *column.key.split("_", 1), samples=column.key)
+        for column in COLUMNS
+    }
 
 
-def _maps(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Figure:
+def _maps(
+    planner: StagePlanner, network: str, outcomes: OutcomesByName, protocol: Protocol
+) -> Figure:
     first_seed = {
-        method: outcomes[RowSpec(network, method, "epochs").name][0].numbers
+        method: outcomes[RowSpec(network, method, protocol).name][0].numbers
         for method in METHODS_SHOWN
     }
     task = planner.task(network)
@@ -102,8 +110,8 @@ def _maps(planner: StagePlanner, network: str, outcomes: OutcomesByName) -> Figu
         for method, numbers in first_seed.items()
     ]
     return Figure(
-        title="Figure 5",
-        caption="t-SNE of features, first seed, equal epochs; above training, below validation "
+        title=f"Figure 5, {PROTOCOLS[protocol]}",
+        caption="t-SNE of features, first seed; above training, below validation "
         "images, embedded into the map of the training images.",
         alt="Six scatter plots, a column a method: points coloured by class.",
         kind="scatter",

@@ -7,13 +7,14 @@ not reword those without need.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sign_ext.experiments.planner import METHODS, PROTOCOLS, Protocol, StagePlanner
+from sign_ext.experiments.stages.measure import read_answers
 from sign_ext.experiments.stages.stage import Outcome, Stage
-from sign_ext.report.schema import Cell, Column, Comparison, Experiment, Row
+from sign_ext.report.schema import Cell, Column, Comparison, Experiment, Family, Row
 from sign_ext.report.verdict import compare_rows
 
 T = TypeVar("T")
@@ -24,9 +25,20 @@ OutcomesByName = Mapping[str, Sequence[Outcome]]
 
 # (method, baseline) of the rows that are compared.
 PAIRS = (
+    ("sign", "noise"),
     ("sign", "classical"),
     ("sign", "mixup"),
     ("sign_alone", "classical"),
+    ("deepaugment_sign", "deepaugment"),
+    ("sign_alone", "none"),
+)
+
+# The pair of the primary family: the question whether SIGN's δ does more than noise as large.
+PRIMARY_PAIR = ("sign", "noise")
+# The pairs of the secondary family, from which the paper draws its conclusions. Both families are
+# of comparisons at equal gradient steps; a recipe names the columns.
+SECONDARY_PAIRS = (
+    ("sign", "classical"),
     ("deepaugment_sign", "deepaugment"),
     ("sign_alone", "none"),
 )
@@ -54,7 +66,7 @@ class RowSpec:
     Attributes:
         network: its name in the scale.
         method: a key of METHODS.
-        protocol: equal epochs (the paper's) or equal gradient steps.
+        protocol: equal gradient steps, equal epochs (the paper's) or equal computation.
     """
 
     network: str
@@ -67,19 +79,26 @@ class RowSpec:
         return f"{self.network}/{self.method}/{self.protocol}"
 
 
-def row_specs(networks: Mapping[str, Iterable[str]]) -> list[RowSpec]:
-    """All rows: for each network both protocols, for each of these its methods.
+def row_specs(
+    networks: Mapping[str, Iterable[str]], protocols: Sequence[Protocol]
+) -> list[RowSpec]:
+    """All rows: for each network all protocols, for each of these its methods.
 
     Args:
         networks: a network's name → keys of METHODS.
+        protocols: in order.
     """
-    protocols: tuple[Protocol, ...] = ("epochs", "steps")
     return [
         RowSpec(network, method, protocol)
         for network, methods in networks.items()
         for protocol in protocols
         for method in methods
     ]
+
+
+def shown(planner: StagePlanner) -> tuple[Protocol, ...]:
+    """The protocols that pictures of one seed are drawn for."""
+    return planner.protocols if planner.scale.protocol > 1 else ("epochs",)
 
 
 def stages_of_rows(
@@ -105,16 +124,34 @@ def classify_rows(planner: StagePlanner, specs: Iterable[RowSpec]) -> StagesByNa
     return stages_of_rows(planner, specs, classify)
 
 
-def cell(outcomes: Sequence[Outcome], *path: str, paper: float | None = None) -> Cell:
+def cell(
+    outcomes: Sequence[Outcome], *path: str, paper: float | None = None, samples: str = ""
+) -> Cell:
     """One number of each seed's outcome.
 
     Args:
         outcomes: one for each seed.
         path: keys into the numbers; a missing one gives an empty value.
         paper: the paper's number.
+        samples: which of the answers to each image the number is the mean of (see
+            `Answers.samples`), in columns that are compared; "" keeps none.
     """
     values = [_value_at(outcome.numbers, path) for outcome in outcomes]
-    return Cell(tuple(None if value is None else float(value) for value in values), paper)
+    return Cell(
+        tuple(None if value is None else float(value) for value in values),
+        paper,
+        samples_of(outcomes, samples) if samples else (),
+    )
+
+
+def samples_of(outcomes: Sequence[Outcome], name: str) -> tuple[str, ...]:
+    """The values of each image, one text a seed, "" for outcomes without them; () without any."""
+    texts = []
+    for outcome in outcomes:
+        answers = read_answers(outcome)
+        samples = None if answers is None else answers.samples(name)
+        texts.append("" if samples is None else samples.to_text())
+    return tuple(texts) if any(texts) else ()
 
 
 def _value_at(numbers: Any, path: Sequence[str]) -> Any:
@@ -160,7 +197,12 @@ def artefacts(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
 
 
 def compare_pairs(
-    rows: Mapping[RowSpec, Row], columns: Sequence[Column], images: int | None
+    rows: Mapping[RowSpec, Row],
+    columns: Sequence[Column],
+    images: int | None,
+    *,
+    secondary: Collection[str] = (),
+    primary: tuple[str, str] | None = None,
 ) -> tuple[Comparison, ...]:
     """Compare each pair of PAIRS within a network and protocol, in each of these columns.
 
@@ -168,7 +210,18 @@ def compare_pairs(
         rows: all rows of a table.
         columns: to compare in.
         images: test images that shares were counted on, see `compare_rows`.
+        secondary: keys of the columns in which SECONDARY_PAIRS belong to the secondary family.
+        primary: network and column of the primary comparison, where this table has it.
     """
+
+    def family(spec: RowSpec, baseline: str, column: str) -> Family:
+        if spec.protocol != "steps":
+            return ""
+        if (spec.method, baseline) == PRIMARY_PAIR and (spec.network, column) == primary:
+            return "primary"
+        paired = (spec.method, baseline) in SECONDARY_PAIRS
+        return "secondary" if paired and column in secondary else ""
+
     compared = []
     for spec, row in rows.items():
         for method, baseline in PAIRS:
@@ -182,6 +235,8 @@ def compare_pairs(
                         images=images,
                         kind=column.kind,
                         higher_is_better=column.higher_is_better,
+                        margin=column.margin,
+                        family=family(spec, baseline, column.key),
                     )
                     for column in columns
                 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sign_ext.experiments.planner import StagePlanner, with_equal_steps
@@ -18,6 +18,7 @@ from sign_ext.experiments.recipes.summary import mean_over_seeds, settings_used,
 from sign_ext.experiments.stages.networks import Train, Transform
 from sign_ext.experiments.stages.stage import Outcome
 from sign_ext.report.schema import Cell, Column, Experiment, Figure, Row, Table
+from sign_ext.report.verdict import compare_rows
 
 DEFAULTS: dict[str, Any] = {
     "network": "basic_cnn",
@@ -32,6 +33,8 @@ MEASURES = {
     "pixels_off": ("pixels_off_mean", "Pixels off"),
     "noise": ("noise_mean", "Noise"),
 }
+# Column → which answers to each image it counts; methods are compared in these columns.
+SAMPLES = {"normal": "correct", "pixels_off": "pixels_off", "noise": "noise"}
 COLUMNS = (
     Column("step", "Step size", "number"),
     Column("rms", "rms change", "number"),
@@ -69,10 +72,11 @@ def plan(planner: StagePlanner) -> StagesByName:
     """The baseline and each setting, with each seed."""
     options = planner.options("step_size", **DEFAULTS)
     network = options["network"]
+    method = planner.task(network).baseline
+    baselines = [planner.train(network, method, seed) for seed in planner.seeds]
     stages: StagesByName = {
         "baseline": tuple(
-            planner.classify(with_equal_steps(planner.phi(network, seed), 2), network)
-            for seed in planner.seeds
+            planner.classify(with_equal_steps(each, 2), network) for each in baselines
         )
     }
     for point in _grid(options):
@@ -112,7 +116,19 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         )
     images = baseline[0].numbers["images"]
     caption = f"Originals joined with one version of themselves; {images:,} test images."
-    table = Table("Step size and K", caption, COLUMNS, tuple(rows))
+    margin = planner.scale.margins.accuracy
+    columns = tuple(
+        replace(column, margin=margin) if column.key in SAMPLES else column for column in COLUMNS
+    )
+    compared = [
+        compare_rows(
+            column.key, row, rows[0], images=images, kind=column.kind, margin=column.margin
+        )
+        for row in rows[1:]
+        for column in columns
+        if column.key in SAMPLES
+    ]
+    table = Table("Step size and K", caption, columns, tuple(rows), tuple(compared), images)
     return Experiment(
         name="step_size",
         title="Step size and K (not in the paper)",
@@ -126,7 +142,10 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
 
 
 def _accuracies(outcomes: Sequence[Outcome]) -> dict[str, Cell]:
-    return {column: cell(outcomes, key) for column, (key, _) in MEASURES.items()}
+    return {
+        column: cell(outcomes, key, samples=SAMPLES.get(column, ""))
+        for column, (key, _) in MEASURES.items()
+    }
 
 
 def _changes(
@@ -144,7 +163,7 @@ def _changes(
 def _transform_of(outcome: Outcome) -> Transform:
     trained = outcome.stage.inputs()["network"]
     assert isinstance(trained, Train)
-    assert trained.sign is not None
+    assert isinstance(trained.sign, Transform)
     return trained.sign
 
 
@@ -157,14 +176,14 @@ def _figure(
         for steps in sorted({point.steps for point in grid})
     ]
     xs = [x for line in lines for x in line["x"]]
-    baseline = mean_over_seeds(outcomes["baseline"], key)
+    baseline = [float(outcome.numbers[key]) for outcome in outcomes["baseline"]]
     lines.append(
         {
             "label": BASELINE,
             "x": [min(xs), max(xs)],
-            "y": [baseline, baseline],
-            "low": None,
-            "high": None,
+            "y": [_mean(baseline)] * 2,
+            "low": [min(baseline)] * 2,
+            "high": [max(baseline)] * 2,
         }
     )
     return Figure(

@@ -7,7 +7,7 @@ from typing import Any
 
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import OutcomesByName
-from sign_ext.experiments.stages.networks import Transform
+from sign_ext.experiments.stages.networks import TUNING_SEED, ChooseStep, Transform
 from sign_ext.experiments.stages.stage import Outcome, topological_order
 from sign_ext.formatting import counted, listed, signed
 from sign_ext.report.schema import Cell, Column, Comparison, Table
@@ -40,7 +40,7 @@ def settings_used(
         used[network.label] = (
             f"{network.model} {network.options or ''}".strip()
             + f", {counted(network.epochs, 'epoch')}, batch size {task.batch_size}, "
-            f"{network.optimizer} at {network.learning_rate:g} ({network.schedule}), "
+            f"{network.optimizer} at {planner.learning_rate(name):g} ({network.schedule}), "
             f"{network.precision}; {task.data} at {size[0]}×{size[1]}, {images['train']:,} "
             f"training, {images['validation']:,} validation and {images['test']:,} test images"
         )
@@ -51,23 +51,33 @@ def _sign_settings(planner: StagePlanner, outcomes: OutcomesByName) -> dict[str,
     step_sizes: dict[str, dict[str, float]] = {}
     changes: dict[str, dict[str, float]] = {}
     snapshots: set[int] = set()
+    chosen: dict[str, str] = {}
     for stage in topological_order([each.stage for seeds in outcomes.values() for each in seeds]):
         # Only versions of the training images join a training set.
-        if isinstance(stage, Transform) and stage.part == "train":
+        tuning = isinstance(stage, Transform) and stage.phi.seed == TUNING_SEED
+        if isinstance(stage, Transform) and stage.part == "train" and not tuning:
             numbers = planner.numbers(stage)
             label = _phi_label(stage)
-            seed, last = str(stage.phi.settings.seed), str(max(stage.snapshots))
+            seed, last = str(stage.phi.seed), str(max(stage.snapshots))
             step_sizes.setdefault(label, {})[seed] = numbers["step_size"]
             changes.setdefault(label, {})[seed] = numbers["change"][last]["rms"]
             snapshots.update(stage.snapshots)
+            if isinstance(stage.step, ChooseStep):
+                share = planner.numbers(stage.step)["share"]
+                chosen[f"share of the range chosen with Φ = {label}"] = f"{share:.1%}"
     if not snapshots:
         return {}
+    sign = planner.scale.sign
+    if chosen:
+        shares = f"the best of {listed(f'{each:.1%}' for each in sign.target_shares)}"
+    else:
+        shares = f"{sign.target_share:.1%}"
     used: dict[str, Any] = {
         "K": listed(sorted(snapshots)),
         "step size chosen so that the rms change is": (
-            f"{planner.scale.sign.target_share:.1%} of 255 "
-            f"on {counted(planner.scale.sign.calibration_images, 'validation image')}"
+            f"{shares} of 255 on {counted(sign.calibration_images, 'validation image')}"
         ),
+        **chosen,
     }
     for label, by_seed in step_sizes.items():
         used[f"step size with Φ = {label}"] = by_seed

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sign_ext.experiments.planner import METHODS, StagePlanner
+from sign_ext.experiments.planner import METHODS, Protocol, StagePlanner
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import (
     OutcomesByName,
@@ -25,8 +25,8 @@ from sign_ext.experiments.recipes.summary import findings, settings_used, stand_
 from sign_ext.experiments.stages.stage import Outcome, Stage
 from sign_ext.report.schema import Cell, Column, Experiment, Row, Table
 
-MOBILE = ("classical", "mixup", "sign", "sign_alone")
-BASIC = ("classical", "mixup", "sign", "sign_alone", "deepaugment", "deepaugment_sign")
+MOBILE = ("classical", "mixup", "noise", "sign", "sign_alone")
+BASIC = (*MOBILE, "deepaugment", "deepaugment_sign")
 TABLE1_DEFAULTS: dict[str, Any] = {
     "networks": {"mobilenet_v2": MOBILE, "mobilenet_v2_stride8": MOBILE, "basic_cnn": BASIC}
 }
@@ -36,10 +36,14 @@ TABLE4_METHODS = ("classical", "sign")
 TABLE1_ABOUT = """\
 Each network is trained from scratch by each method and measured on test images, at the epoch that
 is best on validation images. SIGN's training set is the originals joined with p*_K for two K, so
-in as many epochs it takes three times as many gradient steps: the paper's protocol (equal epochs)
-comes first, and below it all methods with as many gradient steps. The paper does not say whether
-SIGN's images also get classical augmentation: "SIGN" has it, "SIGN alone" has none. Rows without
-a number of the paper are ours."""
+in as many epochs it takes three times as many gradient steps. All methods with as many gradient
+steps come first, then the paper's protocol (equal epochs), then all with as much computation, to
+which Φ and its K steps count for SIGN. All are validated equally often. Each seed has its own
+initial weights, its own Φ from others, and its own training images where these are a part of all.
+The paper does not say whether SIGN's images also get classical augmentation: "SIGN" has it, "SIGN
+alone" has none. "Noise" joins the originals with as many images that differ from them as much, by
+Gaussian noise: what SIGN gains over it, more images and more change do not explain. Rows without a
+number of the paper are ours."""
 TABLE4_ABOUT = """\
 Φ is {phi}, trained classically; its transformed images join the originals to train {network},
 with classical augmentation, next to {network} trained on the originals alone."""
@@ -48,18 +52,23 @@ with classical augmentation, next to {network} trained on the originals alone.""
 def plan_table1(planner: StagePlanner) -> StagesByName:
     """Each network by each method and protocol, with each seed."""
     networks = planner.options("table1", **TABLE1_DEFAULTS)["networks"]
-    return classify_rows(planner, row_specs(networks))
+    return classify_rows(planner, row_specs(networks, _protocols(planner)))
 
 
 def summarize_table1(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The table, with comparisons of the mean."""
     networks = planner.options("table1", **TABLE1_DEFAULTS)["networks"]
     rows = {}
-    for spec in row_specs(networks):
+    for spec in row_specs(networks, _protocols(planner)):
         paper = paper_numbers(published.for_network(published.TABLE1, spec.network), spec)
         rows[spec] = _row(planner, spec, outcomes[spec.name], paper)
     title = "Table 1: accuracy on CIFAR-10"
     return _experiment(planner, outcomes, "table1", title, TABLE1_ABOUT, networks, rows)
+
+
+def _protocols(planner: StagePlanner) -> tuple[Protocol, ...]:
+    """Those of Table 1."""
+    return planner.protocols if planner.scale.protocol == 1 else (*planner.protocols, "compute")
 
 
 def plan_table4(planner: StagePlanner) -> StagesByName:
@@ -73,7 +82,9 @@ def plan_table4(planner: StagePlanner) -> StagesByName:
         trained = planner.train(spec.network, spec.method, seed, protocol=spec.protocol, sign=sign)
         return planner.classify(trained, spec.network)
 
-    return stages_of_rows(planner, row_specs({options["network"]: TABLE4_METHODS}), classify)
+    return stages_of_rows(
+        planner, row_specs({options["network"]: TABLE4_METHODS}, planner.protocols), classify
+    )
 
 
 def summarize_table4(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
@@ -81,7 +92,7 @@ def summarize_table4(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
     options = planner.options("table4", **TABLE4_DEFAULTS)
     networks = [options["network"], options["phi"]]
     rows = {}
-    for spec in row_specs({options["network"]: TABLE4_METHODS}):
+    for spec in row_specs({options["network"]: TABLE4_METHODS}, planner.protocols):
         row = _row(planner, spec, outcomes[spec.name], paper_numbers(published.TABLE4, spec))
         if METHODS[spec.method].sign:
             row = replace(row, label="Transfer (with SIGN)", note="")
@@ -99,7 +110,7 @@ def _row(
         name: cell(outcomes, "per_class", name, paper=paper.get(name))
         for name in outcomes[0].numbers["per_class"]
     }
-    cells["mean"] = cell(outcomes, "accuracy", paper=paper.get("mean"))
+    cells["mean"] = cell(outcomes, "accuracy", paper=paper.get("mean"), samples="correct")
     return table_row(planner, spec, outcomes, cells)
 
 
@@ -116,14 +127,15 @@ def _experiment(
     networks = list(networks)
     numbers = next(iter(outcomes.values()))[0].numbers
     images = numbers["images"]
-    mean = Column("mean", "Mean")
+    mean = Column("mean", "Mean", margin=planner.scale.margins.accuracy)
+    primary = (planner.scale.primary, "mean") if name == "table1" else None
     table = Table(
         title=title.partition(":")[0],
         caption=f"Accuracy by class and overall, on {images:,} test images.",
         columns=(*(Column(each, each) for each in numbers["per_class"]), mean),
         rows=tuple(rows.values()),
         images=images,
-        comparisons=compare_pairs(rows, (mean,), images),
+        comparisons=compare_pairs(rows, (mean,), images, secondary=("mean",), primary=primary),
     )
     return Experiment(
         name=name,

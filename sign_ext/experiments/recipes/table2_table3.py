@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sign_ext.experiments.planner import METHODS, StagePlanner
+from sign_ext.experiments.planner import METHODS, PROTOCOLS, Protocol, StagePlanner
 from sign_ext.experiments.recipes import published
 from sign_ext.experiments.recipes.recipe import (
     OutcomesByName,
@@ -16,6 +17,8 @@ from sign_ext.experiments.recipes.recipe import (
     compare_pairs,
     paper_numbers,
     row_specs,
+    samples_of,
+    shown,
     stages_of_rows,
     table_row,
 )
@@ -48,6 +51,10 @@ QUANTITIES: dict[str, tuple[str, str, Kind]] = {
         "number",
     ),
 }
+
+# Quantity → which of the answers to each image its last column is the mean of, by which methods are
+# compared.
+COMPARED = {"accuracy": "correct", "count": "low", "uncertainty": "low_sigma"}
 
 # Scores that the paper does not have: column → path in the numbers, heading, kind.
 SCORES: dict[str, tuple[tuple[str, ...], str, Kind]] = {
@@ -91,7 +98,7 @@ def summarize_table2(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
         stand_ins=stand_ins(planner, [network]),
         settings=settings_used(planner, [network], outcomes),
         tables=(*tables, scores),
-        figures=(_reliability(network, outcomes),),
+        figures=tuple(_reliability(network, outcomes, each) for each in shown(planner)),
         findings=findings(tables[0]),
     )
 
@@ -130,7 +137,7 @@ def _plan(planner: StagePlanner, network: str, ood: dict[str, Any] | None) -> St
         trained = planner.train(network, spec.method, seed, protocol=spec.protocol, aleatoric=True)
         return MeasureUncertainty(trained, planner.scale.samples, ood)
 
-    return stages_of_rows(planner, row_specs({network: METHODS_SHOWN}), measure)
+    return stages_of_rows(planner, row_specs({network: METHODS_SHOWN}, planner.protocols), measure)
 
 
 def _tables(
@@ -140,8 +147,12 @@ def _tables(
     title: str,
     published_table: Published,
 ) -> tuple[Table, ...]:
-    """A table for each of the paper's quantities; methods are compared by accuracy."""
-    specs = row_specs({network: METHODS_SHOWN})
+    """A table for each of the paper's quantities.
+
+    Methods are compared by accuracy, by the share of right answers given with p ≤ 0.5, and by the
+    uncertainty of these; less counts as better in both, as the paper has it.
+    """
+    specs = row_specs({network: METHODS_SHOWN}, planner.protocols)
     numbers = outcomes[specs[0].name][0].numbers
     classes, images = list(numbers["per_class"]), numbers["images"]
     tables = []
@@ -149,25 +160,54 @@ def _tables(
         rows: dict[RowSpec, Row] = {}
         for spec in specs:
             paper = paper_numbers(published_table, spec).get(quantity, {})
-            cells = _cells(outcomes[spec.name], quantity, classes, paper)
+            kept = COMPARED.get(quantity, "") if quantity in _compared(planner) else ""
+            cells = _cells(outcomes[spec.name], quantity, classes, paper, kept)
             rows[spec] = table_row(planner, spec, outcomes[spec.name], cells)
-        mean = Column("mean", "All" if quantity == "count" else "Mean", kind)
-        compared = (mean,) if quantity == "accuracy" else ()
+        columns = [Column(c, c, kind) for c in classes]
+        columns += _last_columns(planner, quantity, kind)
+        compared = columns[-1:] if quantity in _compared(planner) else []
         tables.append(
             Table(
                 title=f"{title}: {name}",
                 caption=caption,
-                columns=(*(Column(c, c, kind) for c in classes), mean),
+                columns=tuple(columns),
                 rows=tuple(rows.values()),
-                comparisons=compare_pairs(rows, compared, images),
-                images=images,
+                comparisons=compare_pairs(
+                    rows,
+                    compared,
+                    images if quantity == "accuracy" else None,
+                    secondary=[each.key for each in compared],
+                ),
+                images=images if quantity == "accuracy" else None,
             )
         )
     return tuple(tables)
 
 
+def _last_columns(planner: StagePlanner, quantity: str, kind: Kind) -> tuple[Column, ...]:
+    """The columns after those of the classes; methods are compared in the last one."""
+    margins = planner.scale.margins
+    if quantity == "accuracy":
+        return (Column("mean", "Mean", kind, margin=margins.accuracy),)
+    if quantity not in _compared(planner):
+        return (Column("mean", "All" if quantity == "count" else "Mean", kind),)
+    if quantity == "count":
+        share = Column("share", "of right answers", "share", False, margin=margins.low)
+        return (Column("mean", "All", kind), share)
+    return (Column("mean", "Mean", kind, higher_is_better=False),)
+
+
+def _compared(planner: StagePlanner) -> tuple[str, ...]:
+    """The quantities by which methods are compared."""
+    return tuple(COMPARED) if planner.scale.protocol > 1 else ("accuracy",)
+
+
 def _cells(
-    outcomes: Sequence[Outcome], quantity: str, classes: Sequence[str], paper: Mapping[str, float]
+    outcomes: Sequence[Outcome],
+    quantity: str,
+    classes: Sequence[str],
+    paper: Mapping[str, float],
+    kept: str,
 ) -> dict[str, Cell]:
     paths: dict[str, tuple[str, ...]]
     if quantity == "accuracy":
@@ -176,7 +216,19 @@ def _cells(
         measure = "probability" if quantity == "low" else quantity
         paths = {name: ("low", "per_class", name, measure) for name in classes}
         paths["mean"] = ("low", "total", measure)
-    return {name: cell(outcomes, *path, paper=paper.get(name)) for name, path in paths.items()}
+    cells = {name: cell(outcomes, *path, paper=paper.get(name)) for name, path in paths.items()}
+    if kept and quantity == "count":
+        values = tuple(_share_low(outcome.numbers) for outcome in outcomes)
+        cells["share"] = Cell(values, samples=samples_of(outcomes, kept))
+    elif kept:
+        cells["mean"] = replace(cells["mean"], samples=samples_of(outcomes, kept))
+    return cells
+
+
+def _share_low(numbers: Mapping[str, Any]) -> float | None:
+    """The share of right answers whose true class has at most 0.5."""
+    right = round(numbers["accuracy"] * numbers["images"])
+    return numbers["low"]["total"]["count"] / right if right else None
 
 
 def _scores(
@@ -186,32 +238,42 @@ def _scores(
     title: str,
     published_scores: Mapping[str, Mapping[str, float]],
 ) -> Table:
-    rows = []
-    for spec in row_specs({network: METHODS_SHOWN}):
+    rows: dict[RowSpec, Row] = {}
+    for spec in row_specs({network: METHODS_SHOWN}, planner.protocols):
         paper = paper_numbers(published_scores, spec)
         cells = {
             key: cell(outcomes[spec.name], *path, paper=paper.get(key))
             for key, (path, _, _) in SCORES.items()
         }
-        rows.append(table_row(planner, spec, outcomes[spec.name], cells))
+        sigma = samples_of(outcomes[spec.name], "sigma")
+        cells["sigma"] = replace(cells["sigma"], samples=sigma)
+        rows[spec] = table_row(planner, spec, outcomes[spec.name], cells)
+    columns = tuple(
+        Column(key, label, kind, higher_is_better=planner.scale.protocol == 1 or key == "threshold")
+        for key, (_, label, kind) in SCORES.items()
+    )
     return Table(
         title=f"{title}: beside it",
         caption="Uncertainty over all images; lower is better for the last three.",
-        columns=tuple(Column(key, label, kind) for key, (_, label, kind) in SCORES.items()),
-        rows=tuple(rows),
+        columns=columns,
+        rows=tuple(rows.values()),
+        comparisons=compare_pairs(
+            rows,
+            [each for each in columns if each.key == "sigma" and not each.higher_is_better],
+            None,
+        ),
     )
 
 
-def _reliability(network: str, outcomes: OutcomesByName) -> Figure:
-    """The reliability diagrams of the first seed, equal epochs."""
+def _reliability(network: str, outcomes: OutcomesByName, protocol: Protocol) -> Figure:
+    """The reliability diagrams of the first seed, by one protocol."""
     panels = [
         {"title": METHODS[spec.method].label, **outcomes[spec.name][0].numbers["reliability"]}
-        for spec in row_specs({network: METHODS_SHOWN})
-        if spec.protocol == "epochs"
+        for spec in row_specs({network: METHODS_SHOWN}, [protocol])
     ]
     return Figure(
-        title="Reliability",
-        caption="Accuracy against confidence in 15 bins, first seed, equal epochs; on the diagonal "
+        title=f"Reliability, {PROTOCOLS[protocol]}",
+        caption="Accuracy against confidence in 15 bins, first seed; on the diagonal "
         "a network is right as often as it says.",
         alt="Reliability diagrams of the three methods; the calibration errors are in the table.",
         kind="reliability",

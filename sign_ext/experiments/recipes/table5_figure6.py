@@ -29,8 +29,12 @@ from sign_ext.report.schema import Column, Experiment, Figure, Table
 
 FIGURE6_DEFAULTS: dict[str, Any] = {"network": "mobilenet_v2", "count": 10}
 
-# Column → its key in an evaluation.
-KEYS = {"normal": "accuracy", "pixels_off": "pixels_off_mean", "noise": "noise_mean"}
+# Column → its key in an evaluation, and in the answers to each image.
+KEYS = {
+    "normal": ("accuracy", "correct"),
+    "pixels_off": ("pixels_off_mean", "pixels_off"),
+    "noise": ("noise_mean", "noise"),
+}
 
 TABLE5_ABOUT = """\
 The networks of Table 1, with corrupted test images: {pixels} random pixels of each image set to 0
@@ -46,24 +50,24 @@ standard deviation {sigma:g} grey levels, clipped to 0–255 for display."""
 def plan_table5(planner: StagePlanner) -> StagesByName:
     """The rows of Table 1."""
     networks = planner.options("table5", **TABLE1_DEFAULTS)["networks"]
-    return classify_rows(planner, row_specs(networks))
+    return classify_rows(planner, row_specs(networks, planner.protocols))
 
 
 def summarize_table5(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The table, with comparisons in every column."""
     networks, scale = planner.options("table5", **TABLE1_DEFAULTS)["networks"], planner.scale
     images = next(iter(outcomes.values()))[0].numbers["images"]
-    columns = (
-        Column("normal", "Normal accuracy"),
-        Column("pixels_off", f"{scale.pixels} pixels off"),
-        Column("noise", f"Noise σ = {scale.sigma:g}"),
+    headings = ("Normal accuracy", f"{scale.pixels} pixels off", f"Noise σ = {scale.sigma:g}")
+    columns = tuple(
+        Column(key, heading, margin=scale.margins.accuracy)
+        for key, heading in zip(KEYS, headings, strict=True)
     )
     rows = {}
-    for spec in row_specs(networks):
+    for spec in row_specs(networks, planner.protocols):
         paper = paper_numbers(published.for_network(published.TABLE5, spec.network), spec)
         cells = {
-            column: cell(outcomes[spec.name], key, paper=paper.get(column))
-            for column, key in KEYS.items()
+            column: cell(outcomes[spec.name], key, paper=paper.get(column), samples=samples)
+            for column, (key, samples) in KEYS.items()
         }
         rows[spec] = table_row(planner, spec, outcomes[spec.name], cells)
     table = Table(
@@ -72,7 +76,8 @@ def summarize_table5(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
         columns=columns,
         rows=tuple(rows.values()),
         images=images,
-        comparisons=compare_pairs(rows, columns, images),
+        # Normal accuracy is Table 1's, where it belongs to a family.
+        comparisons=compare_pairs(rows, columns, images, secondary=("pixels_off", "noise")),
     )
     return Experiment(
         name="table5",

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from sign_ext.data import ImageSet, load_ood
 from sign_ext.evaluation import (
+    Answers,
+    answer_uncertainly,
     class_accuracy,
     compactness,
+    compactness_replicates,
     embed,
     evaluate,
     features,
-    measure_uncertainty,
     predict,
     roc_auc,
 )
@@ -30,10 +32,11 @@ from sign_ext.experiments.stages.networks import (
     delta_set,
     load_trained,
 )
-from sign_ext.experiments.stages.stage import RunContext, Stage
+from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage
 from sign_ext.report.plots import pick_samples, png
 from sign_ext.store import load_transformed
 
+ANSWERS = "answers.safetensors"  # of each test image, beside a stage's record
 SEED = 0  # of corruptions and Monte Carlo samples: every network gets the same ones
 CHUNK = 4096  # images at a time where a whole set in float32 would not fit in memory
 
@@ -79,6 +82,7 @@ class Classify(Stage):
             seed=SEED,
             progress=context.report,
         )
+        evaluation.answers.write(folder / ANSWERS)
         best = trained.numbers["best_validation_accuracy"]
         return {**evaluation.to_dict(), "validation_accuracy": best}
 
@@ -134,12 +138,16 @@ class MeasureRocAuc(Stage):
         model = load_trained(context.outcome(self.network), context.device)
         splits = context.data(self.network.source)
         numbers: dict[str, Any] = {}
+        answers: dict[str, np.ndarray] = {}
         for name in ("validation", "test"):
             part = splits.part(name)
             logits = predict(model, part.images)
             numbers[name] = roc_auc(logits, part.labels)
+            answers[f"{name}_score"] = (logits[:, 1].double() - logits[:, 0].double()).numpy()
+            answers[f"{name}_positive"] = (part.labels == 1).numpy()
             numbers[f"{name}_accuracy"] = float((logits.argmax(1) == part.labels).double().mean())
             numbers[f"{name}_images"] = len(part)
+        Answers(answers).write(folder / ANSWERS)
         return numbers
 
 
@@ -168,7 +176,10 @@ class MeasureUncertainty(Stage):
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
         model = load_trained(context.outcome(self.network), context.device)
-        return measure_uncertainty(model, self._images(context), samples=self.samples, seed=SEED)
+        images = self._images(context)
+        numbers, answers = answer_uncertainly(model, images, samples=self.samples, seed=SEED)
+        answers.write(folder / ANSWERS)
+        return numbers
 
     def _images(self, context: RunContext) -> ImageSet:
         if self.ood is None:
@@ -202,6 +213,7 @@ class MapFeatures(Stage):
         model = load_trained(context.outcome(self.network), context.device)
         numbers: dict[str, Any] = {}
         vectors, parts = {}, {}
+        answers: dict[str, np.ndarray] = {}
         for name in ("train", "validation"):
             part = splits.part(name)
             if len(part) > self.images:
@@ -213,6 +225,9 @@ class MapFeatures(Stage):
                 "scatter_ratio": measured.scatter_ratio,
                 "images": len(part),
             }
+            again = compactness_replicates(vectors[name], part.labels, seed=SEED)
+            answers |= {f"{name}_{measure}": each for measure, each in again.items()}
+        Answers(answers).write(folder / ANSWERS)
         maps = embed(vectors["train"], vectors["validation"], seed=SEED)
         for (name, part), points in zip(parts.items(), maps, strict=True):
             numbers[name]["map"] = [[round(float(v), 2) for v in point] for point in points]
@@ -251,6 +266,16 @@ class Pictures(Stage):
             "before": contrast_and_edges(originals.images),
             "after": {str(k): contrast_and_edges(images) for k, images in snapshots.items()},
         }
+
+
+def read_answers(outcome: Outcome) -> Answers | None:
+    """What a network answered to each image; None for outcomes made before answers were kept.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = outcome.folder / ANSWERS
+    return Answers.read(path) if path.is_file() else None
 
 
 def evenly_spaced(count: int, wanted: int) -> list[int]:

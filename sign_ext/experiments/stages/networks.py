@@ -6,8 +6,8 @@ versions of its images that an earlier network's SIGN made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,10 +20,12 @@ from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, ImageSource
 from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
+from sign_ext.evaluation import doubt_of_learning, gaussian_noise, predict
 from sign_ext.experiments.stages.cost import SIGN, TRAINING, flops_per_image
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.sources import Source
 from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage
+from sign_ext.formatting import ADDED
 from sign_ext.models import build_model
 from sign_ext.store import load_transformed, transform_to_store
 from sign_ext.store.coordination import Ranks
@@ -37,6 +39,11 @@ from sign_ext.training import (
 )
 from sign_ext.training.state import STATE_NAME
 
+# Φ of seed s is trained with seed s + PHI_SEEDS: from other initial weights and in another order
+# than the networks that are trained on its images, so that they do not profit from a common start.
+PHI_SEEDS = 1_000_000
+# Settings are chosen with this seed, on validation images, and no table has it.
+TUNING_SEED = PHI_SEEDS - 1
 DELTA_RMS = 64.0  # grey levels: roughly how far natural images' pixels deviate from their mean
 
 
@@ -67,9 +74,11 @@ class Train(Stage):
         augment: names of augmentations, applied in this order to each batch.
         flips: whether an image may be mirrored (digits may not).
         samples: T of Eq. 10, for an aleatoric network.
-        sign: versions of the training images that join them; None for none.
+        sign: versions of the training images that join them, SIGN's or the noise that stands in
+            for SIGN's; None for none.
         versions: K of those that join; all of them if empty.
         policies: for the augmentation "deepaugment".
+        rate: gives the learning rate instead of the settings; None takes theirs.
     """
 
     kind: ClassVar[str] = "train"
@@ -82,15 +91,28 @@ class Train(Stage):
     augment: tuple[str, ...] = ()
     flips: bool = True
     samples: int = 0
-    sign: Transform | None = None
+    sign: Transform | Noise | None = None
     versions: tuple[int, ...] = ()
     policies: SearchPolicies | None = None
+    rate: ChooseRate | None = field(default=None, metadata=ADDED)
 
     def title(self) -> str:
         """Name the network, the method and the seed."""
-        method = "+".join((*self.augment, *(["sign"] if self.sign else []))) or "no augmentation"
+        versions = [] if self.sign is None else ["noise" if self.sign.kind == "noise" else "sign"]
+        method = "+".join((*self.augment, *versions)) or "no augmentation"
         head = "aleatoric " if self.network.aleatoric else ""
-        return f"train {head}{self.network.model}, {method}, seed {self.settings.seed}"
+        return f"train {head}{self.network.model}, {method}, {self.seed_in_words}"
+
+    @property
+    def seed(self) -> int:
+        """The seed of the experiment, also where this is its Φ."""
+        return self.settings.seed % PHI_SEEDS
+
+    @property
+    def seed_in_words(self) -> str:
+        """The seed, for titles."""
+        of_phi = self.settings.seed >= PHI_SEEDS
+        return f"{'Φ of ' if of_phi else ''}seed {self.seed}"
 
     def flops(self) -> float:
         """Forward and backward passes of all steps."""
@@ -125,7 +147,7 @@ class Train(Stage):
             self._initial_model(spec).to(context.device),
             train_set,
             validation,
-            self.settings,
+            self._settings(context),
             augment=self._augment(context, len(splits.class_names)),
             objective=self._objective(),
             device=context.device,
@@ -145,9 +167,15 @@ class Train(Stage):
         splits = context.data(self.source)
         if self.sign is None:
             return splits.train, splits.validation
-        snapshots = load_transformed(context.outcome(self.sign).folder).snapshots
+        snapshots = self.sign.images(context)
         joined = {k: snapshots[k] for k in self.versions or snapshots}
         return sign_training_set(splits.train, joined), splits.validation
+
+    def _settings(self, context: RunContext) -> TrainSettings:
+        if self.rate is None:
+            return self.settings
+        rate = float(context.outcome(self.rate).numbers["learning_rate"])
+        return replace(self.settings, learning_rate=rate)
 
     def _initial_model(self, spec: dict[str, Any]) -> nn.Module:
         # The seed alone decides the initial weights, so all methods start from the same ones.
@@ -177,6 +205,48 @@ class Train(Stage):
 
 
 @dataclass(frozen=True, eq=False)
+class ChooseRate(Stage):
+    """Choose the learning rate that trains best on validation, once for a network.
+
+    Attributes:
+        candidates: the network trained at each rate, with the tuning seed.
+    """
+
+    kind: ClassVar[str] = "choose-rate"
+    version: ClassVar[int] = 1
+
+    candidates: tuple[Train, ...]
+
+    def title(self) -> str:
+        """Name the network."""
+        return f"choose the learning rate for {self.candidates[0].network.model}"
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Compare the candidates; of equals, the first is chosen."""
+        measure, scores = best_on_validation(context, self.candidates)
+        rates = [each.settings.learning_rate for each in self.candidates]
+        return {
+            "learning_rate": rates[scores.index(max(scores))],
+            measure: dict(zip(map(str, rates), scores, strict=True)),
+        }
+
+
+def best_on_validation(context: RunContext, candidates: Sequence[Train]) -> tuple[str, list[float]]:
+    """What the best checkpoints of finished trainings have on validation images.
+
+    Args:
+        context: of the stage that chooses.
+        candidates: which select their checkpoints by the same measure.
+
+    Returns:
+        The measure's name in a history, and its best value for each.
+    """
+    measure = f"validation_{candidates[0].settings.select}"
+    histories = [context.outcome(each).numbers["history"] for each in candidates]
+    return measure, [max(float(row[measure]) for row in history) for history in histories]
+
+
+@dataclass(frozen=True, eq=False)
 class TrainOnDelta(Train):
     """Train on δ = p*_K − p alone (Section 3.1): what SIGN adds, without the image.
 
@@ -191,7 +261,7 @@ class TrainOnDelta(Train):
 
     def title(self) -> str:
         """Name the network and the seed."""
-        return f"train {self.network.model} on δ alone, seed {self.settings.seed}"
+        return f"train {self.network.model} on δ alone, {self.seed_in_words}"
 
     @property
     def train_images(self) -> int:
@@ -222,6 +292,7 @@ class Calibrate(Stage):
         images: how many validation images.
         target_share: rms change over 255.
         steps: K.
+        require_learnt: whether a Φ that has not learnt is an error.
     """
 
     kind: ClassVar[str] = "calibrate"
@@ -231,12 +302,11 @@ class Calibrate(Stage):
     images: int
     target_share: float
     steps: int
+    require_learnt: bool = field(default=False, metadata=ADDED)
 
     def title(self) -> str:
         """Name Φ."""
-        return (
-            f"calibrate the step size for {self.phi.network.model}, seed {self.phi.settings.seed}"
-        )
+        return f"calibrate the step size for {self.phi.network.model}, seed {self.phi.seed}"
 
     def flops(self) -> float:
         """The grid, and about as much again for the proposal."""
@@ -245,10 +315,18 @@ class Calibrate(Stage):
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Calibrate; the table is in the numbers."""
         validation = context.data(self.phi.source).validation
+        model = load_trained(context.outcome(self.phi), context.device)
+        doubt = doubt_of_learning(predict(model, validation.images), validation.labels)
+        if doubt and self.require_learnt:
+            raise ValueError(
+                f"{self.phi.title()}: Φ has not learnt: {doubt}. SIGN's images of it would say "
+                "nothing: give it more epochs or images, or sign.require_learnt: false in the "
+                "scale's settings to go on all the same."
+            )
         count = min(self.images, len(validation))
         chosen = stratified_choice(validation.labels.numpy(), count, seed=0)
         some = validation.subset(chosen.tolist())
-        sign = SignTransform(load_trained(context.outcome(self.phi), context.device))
+        sign = SignTransform(model)
         table = sign.calibrate(
             some.float().to(context.device),
             some.labels.to(context.device),
@@ -256,7 +334,43 @@ class Calibrate(Stage):
             target_share=self.target_share,
             progress=context.report,
         )
-        return table.to_dict()
+        return {**table.to_dict(), "doubt_of_learning": doubt}
+
+
+@dataclass(frozen=True, eq=False)
+class ChooseStep(Stage):
+    """Choose how far SIGN moves images: the share of the range that trains best on validation.
+
+    The choice is made once for a network, with the tuning seed; each Φ has its own step size for
+    the chosen share.
+
+    Attributes:
+        shares: candidates, rms change over 255.
+        candidates: the network trained with SIGN's images at each share, with the tuning seed.
+        calibrations: of the Φ in question, one for each share.
+    """
+
+    kind: ClassVar[str] = "choose-step"
+    version: ClassVar[int] = 1
+
+    shares: tuple[float, ...]
+    candidates: tuple[Train, ...]
+    calibrations: tuple[Calibrate, ...]
+
+    def title(self) -> str:
+        """Name Φ."""
+        phi = self.calibrations[0].phi
+        return f"choose the step size for {phi.network.model}, seed {phi.seed}"
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Compare the candidates; the first of equals is chosen, which is the smallest change."""
+        measure, scores = best_on_validation(context, self.candidates)
+        best = scores.index(max(scores))
+        return {
+            "share": self.shares[best],
+            measure: dict(zip(map(str, self.shares), scores, strict=True)),
+            "proposed": context.outcome(self.calibrations[best]).numbers["proposed"],
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +390,7 @@ class Transform(Stage):
     version: ClassVar[int] = 2
 
     phi: Train
-    step: Calibrate | None
+    step: Calibrate | ChooseStep | None
     factor: float
     snapshots: tuple[int, ...]
     part: str = "train"
@@ -284,7 +398,7 @@ class Transform(Stage):
 
     def title(self) -> str:
         """Name Φ, K and the part."""
-        seed = self.phi.settings.seed
+        seed = self.phi.seed
         steps = max(self.snapshots)
         return (
             f"transform {self.part} images with {self.phi.network.model}, K = {steps}, seed {seed}"
@@ -333,10 +447,68 @@ class Transform(Stage):
             },
         }
 
+    def images(self, context: RunContext) -> Mapping[int, Tensor]:
+        """The versions by K, float32, once the stage is done."""
+        return load_transformed(context.outcome(self).folder).snapshots
+
     def _step_size(self, context: RunContext) -> float:
         if self.step is None:
             return self.factor
         return self.factor * float(context.outcome(self.step).numbers["proposed"])
+
+
+@dataclass(frozen=True, eq=False)
+class Noise(Stage):
+    """Versions of the training images with Gaussian noise instead of SIGN's δ, as large as it.
+
+    It is the control for "more images, somewhat changed": for each K, independent noise of the rms
+    change that SIGN made, drawn once, as SIGN's versions are computed once. The images
+    follow from the outcome's numbers and are not stored.
+
+    Attributes:
+        sign: whose changes are imitated.
+        seed: of the noise.
+    """
+
+    kind: ClassVar[str] = "noise"
+    version: ClassVar[int] = 1
+
+    sign: Transform
+    seed: int
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """The K, which are SIGN's."""
+        return self.sign.snapshots
+
+    def title(self) -> str:
+        """Name what is imitated."""
+        return f"noise as large as SIGN's change, seed {self.seed}"
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Take over SIGN's rms of each K, and measure the noise that it gives."""
+        change = context.outcome(self.sign).numbers["change"]
+        rms = {str(k): float(change[str(k)]["rms"]) for k in self.snapshots}
+        originals = context.data(self.sign.phi.source).part(self.sign.part).images
+        return {
+            "rms": rms,
+            "images": len(originals),
+            "change": {
+                str(k): describe_change(noisy, originals)
+                for k, noisy in self._noisy(originals, rms).items()
+            },
+        }
+
+    def images(self, context: RunContext) -> Mapping[int, Tensor]:
+        """The versions by K, float32, once the stage is done."""
+        originals = context.data(self.sign.phi.source).part(self.sign.part).images
+        return self._noisy(originals, context.outcome(self).numbers["rms"])
+
+    def _noisy(self, originals: Tensor, rms: Mapping[str, float]) -> dict[int, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        return {
+            k: gaussian_noise(originals, rms[str(k)], generator=generator) for k in self.snapshots
+        }
 
 
 def load_trained(outcome: Outcome, device: torch.device) -> nn.Module:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,6 +23,7 @@ from sign_ext.progress import Reporter, Silent
 
 RECORD = "stage.json"
 LOCK = ".lock"
+MADE = ("commit", "device", "threads")
 
 
 @dataclass
@@ -124,7 +126,17 @@ class StageRunner:
             text = json_text(record, indent=1, allow_nan=False)
             write_whole(folder / RECORD, text + "\n")
             stage.clean_up(folder)
-        self._outcomes[stage.key] = Outcome(stage, folder, numbers, seconds)
+        self._outcomes[stage.key] = Outcome(stage, folder, numbers, seconds, _made(record))
+
+
+def how_made(runner: StageRunner, stages: Sequence[Stage]) -> dict[str, str]:
+    """With which commits, devices and numbers of threads stages and their inputs were made."""
+    outcomes = [runner.outcome(stage) for stage in topological_order(stages)]
+    return {
+        name: ", ".join(found)
+        for name in MADE
+        if (found := sorted({o.made[name] for o in outcomes if o and name in o.made}))
+    }
 
 
 def total_seconds(runner: StageRunner, stages: Sequence[Stage]) -> float:
@@ -172,7 +184,14 @@ def _read_record(path: Path, stage: Stage) -> Outcome:
             f"{path} belongs to another stage, although its folder has this stage's key: remove "
             f"the folder {path.parent}."
         )
-    return Outcome(stage, path.parent, numbers, float(seconds))
+    return Outcome(stage, path.parent, numbers, float(seconds), _made(record))
+
+
+def _made(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a record says of how it was made."""
+    told = record.get("machine")
+    found = {"commit": record.get("commit"), **(told if isinstance(told, Mapping) else {})}
+    return {name: str(found[name]) for name in MADE if found.get(name)}
 
 
 class _TimeLeft:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from sign_ext.data import ImageSet, Splits, fingerprint, load_data
 from sign_ext.data.splits import SPLIT_SEED, stratified_choice
-from sign_ext.formatting import counted
+from sign_ext.formatting import ADDED, counted
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set, cut to sizes; the subsets are the same for every seed of an experiment.
+    """A data set, cut to sizes; validation and test images are the same for every seed.
 
     Attributes:
         data: a name or folder for `load_data`.
@@ -23,6 +23,7 @@ class Source:
         image_size: height and width in pixels; None takes the data set's.
         fingerprint: of the pixels and labels as read, so that other files under the same name
             count as other data; "" until they are read.
+        seed: chooses the training images among all, where `train_size` leaves some out.
     """
 
     data: str
@@ -31,6 +32,7 @@ class Source:
     test_size: int | None = None
     image_size: int | None = None
     fingerprint: str = ""
+    seed: int = dataclasses.field(default=0, metadata=ADDED)
 
 
 class Sources:
@@ -50,7 +52,11 @@ class Sources:
         """The splits of a source, whether its fingerprint is filled in or not."""
         plain = dataclasses.replace(source, fingerprint="")
         if plain not in self._splits:
-            self._splits[plain] = read_source(plain, self.root)
+            splits = read_source(plain, self.root)
+            if source.seed:  # what is the same for all seeds is in memory once
+                first = self.read(dataclasses.replace(plain, seed=0))
+                splits = dataclasses.replace(first, train=splits.train)
+            self._splits[plain] = splits
         return self._splits[plain]
 
     def with_fingerprint(self, source: Source) -> Source:
@@ -64,12 +70,13 @@ class Sources:
 
     def notes(self) -> tuple[str, ...]:
         """One line for each data set read: what it is, and how many of its images are used."""
-        return tuple(
+        lines = (
             f"{splits.note}; used: {len(splits.train):,} training, {len(splits.validation):,} "
             f"validation, {counted(len(splits.test), 'test image')} at {splits.image_shape[1]}×"
             f"{splits.image_shape[2]}"
             for splits in self._splits.values()
         )
+        return tuple(dict.fromkeys(lines))  # once for all seeds
 
 
 def read_source(source: Source, root: str | Path | None) -> Splits:
@@ -85,6 +92,7 @@ def read_source(source: Source, root: str | Path | None) -> Splits:
     splits = load_data(
         source.data,
         root,
+        seed=source.seed,
         train_size=source.train_size,
         test_size=source.test_size,
         image_size=source.image_size,

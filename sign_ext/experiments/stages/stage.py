@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sign_ext.data import Splits
 from sign_ext.experiments.stages.sources import Source
+from sign_ext.formatting import is_added_default, plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +77,12 @@ class Stage(ABC):
         return found
 
     def config(self) -> dict[str, Any]:
-        """Every field that is not a stage, as plain JSON values."""
+        """Every field that is not a stage, as plain JSON values; see `formatting.plain`."""
         return {
-            field.name: _plain(value)
+            field.name: plain(value)
             for field in dataclasses.fields(self)
             if not _holds_stages(value := getattr(self, field.name))
+            and not is_added_default(field, value)
         }
 
     def describe(self) -> dict[str, Any]:
@@ -119,12 +121,14 @@ class Outcome:
         folder: with its files.
         numbers: that it returned.
         seconds: it took, over all attempts where it can resume.
+        made: with which commit, on which device and with how many threads; empty if not recorded.
     """
 
     stage: Stage
     folder: Path
     numbers: Mapping[str, Any]
     seconds: float
+    made: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,17 +168,6 @@ def _holds_stages(value: object) -> bool:
     return isinstance(value, Stage) or (
         isinstance(value, tuple) and any(isinstance(each, Stage) for each in value)
     )
-
-
-def _plain(value: Any) -> Any:
-    """Turn dataclasses, mappings and tuples into what JSON has."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value
 
 
 # What a stage's record must look like, for pydantic.
