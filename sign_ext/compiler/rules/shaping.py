@@ -9,6 +9,7 @@ import torch
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.shaping import Concat, Pad, Reshape, Slice
 from sign_ext.compiler.lower import Builder, Ref, lowers, require_image
+from sign_ext.compiler.rules.border import bordered
 from sign_ext.errors import UnsupportedOperation
 
 
@@ -76,12 +77,12 @@ def to_dtype(builder: Builder, shape: Shape, x: Ref, *args: Any, **named: Any) -
 
 @lowers("pad.default", "constant_pad_nd.default")
 def pad(builder: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: Any) -> Ref:
-    """A constant around the image."""
+    """A constant around the image, or the image itself."""
     require_image(x)
     mode = named.get("mode", rest[0] if rest and isinstance(rest[0], str) else "constant")
     values = [v for v in (*rest, named.get("value")) if isinstance(v, int | float)]
     if mode != "constant":
-        raise UnsupportedOperation(f"padding by {mode}")
+        return bordered(builder, shape, x, amounts, mode)
     if len(amounts) > 4 and any(amounts[4:]):
         raise UnsupportedOperation("padding of channels")
     left, right, top, bottom = (*amounts[:4], 0, 0)[:4]
