@@ -224,3 +224,52 @@ def test_a_bound_step_at_each_precision(precision, device, torch_rng):
     images = torch.randn(3, 3, 9, 7, generator=torch_rng).to(device)
     network = Resized().eval().requires_grad_(False).to(device)
     step_checks.check(network, images, precision)
+
+
+def kinds(program) -> list[str]:
+    return [op.kind for op in program.ops]
+
+
+EXCHANGED = {
+    "bilinear": (
+        lambda x: conv(F.interpolate(torch.sigmoid(x), size=(14, 11), mode="bilinear"), 4),
+        ["convolution", "resample"],
+    ),
+    "nearest": (
+        lambda x: conv(F.interpolate(torch.sigmoid(x), scale_factor=2), 4),
+        ["convolution", "upsample"],
+    ),
+    "average pooling": (
+        lambda x: F.avg_pool2d(conv(torch.sigmoid(x), 160), 2),
+        ["average_pool", "convolution"],
+    ),
+    "padded average pooling that counts no zeros": (
+        lambda x: F.avg_pool2d(conv(torch.sigmoid(x), 160), 3, 2, 1, count_include_pad=False),
+        ["average_pool", "convolution"],
+    ),
+    "padded average pooling": (
+        lambda x: F.avg_pool2d(conv(torch.sigmoid(x), 160), 3, 2, 1),
+        ["convolution", "average_pool"],
+    ),
+    "a sum over each window": (
+        lambda x: F.avg_pool2d(conv(torch.sigmoid(x), 160), 2, divisor_override=1),
+        ["convolution", "average_pool"],
+    ),
+    "an activation between": (
+        lambda x: F.avg_pool2d(F.relu(conv(torch.sigmoid(x), 160)), 2),
+        ["convolution", "average_pool"],
+    ),
+}
+
+
+def conv(x: Tensor, channels: int) -> Tensor:
+    """A 1×1 convolution with bias."""
+    weight = torch.linspace(-1, 1, channels * x.shape[1]).sin().view(channels, -1, 1, 1)
+    return F.conv2d(x, weight.to(x), torch.linspace(-1, 1, channels).to(x))
+
+
+@pytest.mark.parametrize("name", EXCHANGED)
+def test_a_product_runs_where_the_image_is_smaller(name):
+    function, wanted = EXCHANGED[name]
+    program = check_between(function, (9, 6))
+    assert kinds(program)[2:4] == wanted

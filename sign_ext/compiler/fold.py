@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+from sign_ext.compiler.fewer_positions import products_at_fewer_positions
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import Pointwise
@@ -36,6 +37,7 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         merge_padding,
         pool_before_activation,
         flatten_into_linear,
+        products_at_fewer_positions,
     )
     ops = drop_dead(ops, output)
     first = 0

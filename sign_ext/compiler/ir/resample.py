@@ -90,6 +90,11 @@ class Resample(Op):
         return (backward(cotangent, self.size, shape, self.align_corners, self.scales),)
 
     @property
+    def averages_positions(self) -> bool:
+        """Its weights sum to one."""
+        return True
+
+    @property
     def size(self) -> Pair:
         """Rows and columns of the output."""
         return (self.shape[1], self.shape[2])
