@@ -59,7 +59,7 @@ def in_place_under_a_view(x: Tensor) -> Tensor:
 
 REFUSED = {
     "softmax": (lambda x: x.softmax(1), "aten.softmax.int on (4, 6, 6)"),
-    "layer norm": (lambda x: nn.functional.layer_norm(x, (6,)), "aten.layer_norm"),
+    "layer norm": (lambda x: nn.functional.layer_norm(x, (6, 6)), "aten.layer_norm"),
     "quotient": (lambda x: x / (x * x + 1), "a quotient of values"),
     "a value read back": (lambda x: x * float(x.sum()), "cannot be recorded"),
     "a branch on a value": (lambda x: x if x.sum() > 0 else -x, "cannot be recorded"),

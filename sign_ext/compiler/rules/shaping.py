@@ -1,78 +1,64 @@
-"""Rules for operations that only move elements, or do nothing in evaluation mode."""
+"""Rules for concatenation and padding."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
-
-from sign_ext.compiler.ir.op import Shape
-from sign_ext.compiler.ir.shaping import Concat, Pad, Reshape, Slice
+from sign_ext.compiler.builder import in_network_order, relabelled, stored
+from sign_ext.compiler.ir.op import Shape, count
+from sign_ext.compiler.ir.shaping import Concat, Pad
+from sign_ext.compiler.ir.view import View
 from sign_ext.compiler.lower import Builder, Ref, lowers, require_image
 from sign_ext.compiler.rules.border import bordered
 from sign_ext.errors import UnsupportedOperation
 
 
-def reshaped(builder: Builder, x: Ref, shape: Shape) -> Ref:
-    """The same elements in another shape; no operation where the shape is the same."""
-    return x if x.shape == shape else builder.add(Reshape, (x,), shape)
-
-
-@lowers("cat.default")
+@lowers("cat.default", views=True)
 def cat(builder: Builder, shape: Shape, tensors: Any, dim: int = 0) -> Ref:
     """Concatenation along any dimension but the batch."""
-    dim %= len(shape) + 1
-    if dim == 0:
-        raise UnsupportedOperation("images are concatenated with images")
     if not all(isinstance(tensor, Ref) for tensor in tensors):
         raise UnsupportedOperation("a constant is concatenated")
-    return tensors[0] if len(tensors) == 1 else builder.add(Concat, tuple(tensors), shape, dim=dim)
+    first: Ref = tensors[0]
+    if dim % (len(first.view.shape) + 1 - first.merged) == 0:
+        raise UnsupportedOperation("images are concatenated with images")
+    if len(tensors) == 1:
+        return first
+    axis = first.axis(dim)
+    if all(len(each.view.shape) == 3 and not _has_channels_last(each) for each in tensors):
+        images = [stored(builder, replace(each, merged=False)) for each in tensors]
+        return builder.add(Concat, tuple(images), shape, dim=axis + 1)
+    if len(shape) == 1:
+        parts = tuple(stored(builder, each) for each in tensors)
+        return builder.add(Concat, parts, shape, dim=1)
+    return _cat_tokens(builder, shape, tensors, axis)
 
 
-@lowers(
-    "flatten.using_ints",
-    "view.default",
-    "reshape.default",
-    "_unsafe_view.default",
-    "unsqueeze.default",
-    "squeeze.dim",
-    "squeeze.dims",
-    "squeeze.default",
-    "unflatten.int",
-)
-def reshape(builder: Builder, shape: Shape, x: Ref, *_: Any, **__: Any) -> Ref:
-    """Each image in another shape."""
-    return reshaped(builder, x, shape)
+def _has_channels_last(x: Ref) -> bool:
+    """Whether the network has what is innermost in memory in the last of several dimensions."""
+    return x.view.shape[-1] > 1 and x.view.strides[-1] == 1
 
 
-@lowers("dropout.default", "alpha_dropout.default", elementwise=True)
-@lowers("feature_dropout.default")
-def dropout(builder: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Ref:
-    """No operation in evaluation mode."""
-    if train and p:
-        raise UnsupportedOperation("it is active in evaluation mode")
-    return x
-
-
-@lowers(
-    "contiguous.default",
-    "clone.default",
-    "alias.default",
-    "lift_fresh_copy.default",
-    elementwise=True,
-)
-def same(builder: Builder, shape: Shape, x: Ref, **_: Any) -> Ref:
-    """The same values."""
-    return x
-
-
-@lowers("to.dtype", "to.dtype_layout", "_to_copy.default", "to.device", "to.other")
-def to_dtype(builder: Builder, shape: Shape, x: Ref, *args: Any, **named: Any) -> Ref:
-    """The same values; a change of dtype is refused."""
-    for value in (*args, *named.values()):
-        if isinstance(value, torch.dtype) and value != builder.dtype:
-            raise UnsupportedOperation(f"a change of type to {value}")
-    return x
+def _cat_tokens(builder: Builder, shape: Shape, tensors: Sequence[Ref], axis: int) -> Ref:
+    """Of values whose channels are the last dimension, along that or a dimension of positions."""
+    last = len(shape) - 1
+    before = count(shape[:axis])
+    if axis != last and axis != last - 1 and before > 1:
+        raise UnsupportedOperation(f"a concatenation along dimension {axis + 1} of {shape}")
+    parts = []
+    for each in tensors:
+        ordered = in_network_order(builder, replace(each, merged=False))
+        sizes = ordered.view.shape
+        if axis < last - 1:  # (F, T, positions of each), along the second
+            after = count(sizes[axis + 1 : -1])
+            ordered = relabelled(builder, ordered, (sizes[-1], sizes[axis], after))
+        parts.append(ordered)
+    dim = 1 if axis == last else 3 if axis == last - 1 else 2
+    whole = list(parts[0].shape)
+    whole[dim - 1] = sum(part.shape[dim - 1] for part in parts)
+    found = builder.add(Concat, tuple(parts), tuple(whole), dim=dim)
+    return found.seen(View.contiguous(shape))
 
 
 @lowers("pad.default", "constant_pad_nd.default")
@@ -88,66 +74,3 @@ def pad(builder: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **name
     left, right, top, bottom = (*amounts[:4], 0, 0)[:4]
     value = float(values[0]) if values else 0.0
     return builder.add(Pad, (x,), shape, amounts=(left, right, top, bottom), value=value)
-
-
-def sliced(builder: Builder, x: Ref, dim: int, start: int, stop: int, step: int = 1) -> Ref:
-    """Positions start:stop:step along a dimension of (N, ...); the value itself if that is all."""
-    size = x.shape[dim - 1]
-    start, stop, step = slice(start, stop, step).indices(size)
-    if (start, stop, step) == (0, size, 1):
-        return x
-    shape = list(x.shape)
-    shape[dim - 1] = len(range(start, stop, step))
-    return builder.add(Slice, (x,), tuple(shape), dim=dim, start=start, stop=stop, step=step)
-
-
-def _inner_dim(dim: int, x: Ref) -> int:
-    """A dimension counted from the front, refused if it is the batch."""
-    dim %= len(x.shape) + 1
-    if dim == 0:
-        raise UnsupportedOperation("it selects images of the batch")
-    return dim
-
-
-@lowers("slice.Tensor")
-def slice_tensor(
-    builder: Builder,
-    shape: Shape,
-    x: Ref,
-    dim: int = 0,
-    start: int | None = None,
-    stop: int | None = None,
-    step: int = 1,
-) -> Ref:
-    """x[..., start:stop:step, ...]."""
-    whole = start in (None, 0) and (stop is None or stop > 2**60) and step == 1
-    if whole:
-        return x
-    return sliced(builder, x, _inner_dim(dim, x), start or 0, 2**62 if stop is None else stop, step)
-
-
-@lowers("narrow.default")
-def narrow(builder: Builder, shape: Shape, x: Ref, dim: int, start: int, length: int) -> Ref:
-    """`length` positions from `start`."""
-    return sliced(builder, x, _inner_dim(dim, x), start, start + length)
-
-
-@lowers("chunk.default")
-def chunk(builder: Builder, shape: Shape, x: Ref, chunks: int, dim: int = 0) -> tuple[Ref, ...]:
-    """Equal slices, the last one perhaps smaller."""
-    dim = _inner_dim(dim, x)
-    return split(builder, shape, x, -(-x.shape[dim - 1] // chunks), dim)
-
-
-@lowers("split.Tensor", "split.sizes", "split_with_sizes.default")
-def split(builder: Builder, shape: Shape, x: Ref, sizes: Any, dim: int = 0) -> tuple[Ref, ...]:
-    """Slices of the given sizes."""
-    dim = _inner_dim(dim, x)
-    total = x.shape[dim - 1]
-    if isinstance(sizes, int):
-        sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
-    slices, start = [], 0
-    for size in sizes:
-        slices.append(sliced(builder, x, dim, start, start + size))
-        start += size
-    return tuple(slices)
