@@ -8,10 +8,9 @@ from typing import Any
 
 from sign_ext.compiler.builder import in_network_order, relabelled, stored
 from sign_ext.compiler.ir.op import Shape, count
-from sign_ext.compiler.ir.shaping import Concat, Pad
+from sign_ext.compiler.ir.shaping import Concat
 from sign_ext.compiler.ir.view import View
-from sign_ext.compiler.lower import Builder, Ref, lowers, require_image
-from sign_ext.compiler.rules.border import bordered
+from sign_ext.compiler.lower import Builder, Ref, lowers
 from sign_ext.errors import UnsupportedOperation
 
 
@@ -59,18 +58,3 @@ def _cat_tokens(builder: Builder, shape: Shape, tensors: Sequence[Ref], axis: in
     whole[dim - 1] = sum(part.shape[dim - 1] for part in parts)
     found = builder.add(Concat, tuple(parts), tuple(whole), dim=dim)
     return found.seen(View.contiguous(shape))
-
-
-@lowers("pad.default", "constant_pad_nd.default")
-def pad(builder: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: Any) -> Ref:
-    """A constant around the image, or the image itself."""
-    require_image(x)
-    mode = named.get("mode", rest[0] if rest and isinstance(rest[0], str) else "constant")
-    values = [v for v in (*rest, named.get("value")) if isinstance(v, int | float)]
-    if mode != "constant":
-        return bordered(builder, shape, x, amounts, mode)
-    if len(amounts) > 4 and any(amounts[4:]):
-        raise UnsupportedOperation("padding of channels")
-    left, right, top, bottom = (*amounts[:4], 0, 0)[:4]
-    value = float(values[0]) if values else 0.0
-    return builder.add(Pad, (x,), shape, amounts=(left, right, top, bottom), value=value)
