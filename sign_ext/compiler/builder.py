@@ -12,7 +12,7 @@ from torch import Tensor
 from sign_ext.compiler.ir.op import Op, Shape, count
 from sign_ext.compiler.ir.rearrange import Rearrange
 from sign_ext.compiler.ir.shaping import Reshape, Slice
-from sign_ext.compiler.ir.view import View, stored_shape, stored_strides
+from sign_ext.compiler.ir.view import View, contiguous_strides, stored_shape, stored_strides
 from sign_ext.compiler.refs import Ref
 from sign_ext.errors import UnsupportedOperation
 
@@ -133,6 +133,21 @@ def _slice(x: Ref) -> dict[str, Hashable] | None:
     return {"dim": d + 1, "start": start, "stop": stop, "step": step} if stop <= whole else None
 
 
+def _channels_of(builder: Builder, x: Ref) -> Ref | None:
+    """A copy of some channels of all positions, which are in order, the channels last; or None."""
+    *positions, part = x.view.shape
+    if len(x.shape) != 3 or not 1 < part < x.shape[0]:
+        return None
+    strides = (*(n * x.shape[0] for n in contiguous_strides(positions)), 1)
+    start, whole = x.view.offset, x.shape[0]
+    whole_width = count(tuple(positions)) == count(x.shape[1:]) and start + part <= whole
+    if not whole_width or x.view != View(x.view.shape, strides, start):
+        return None
+    shape = (part, *x.shape[1:])
+    made = builder.once(Slice, x, shape, dim=1, start=start, stop=start + part, step=1)
+    return Ref(made.number, shape, View.contiguous(x.view.shape), x.images, x.merged)
+
+
 def in_network_order(builder: Builder, x: Ref) -> Ref:
     """A copy of a value that is contiguous for the network, its last dimension innermost.
 
@@ -145,6 +160,8 @@ def in_network_order(builder: Builder, x: Ref) -> Ref:
         return x
     if x.view == View.contiguous(shape) and x.covers and x.shape[:1] == shape[-1:]:
         return relabelled(builder, x, stored_shape(shape))
+    if (part := _channels_of(builder, x)) is not None:
+        return relabelled(builder, part, stored_shape(shape))
     made = builder.once(Rearrange, x, stored_shape(shape), view=x.view)
     return Ref(made.number, made.shape, View.contiguous(shape), x.images, x.merged)
 
@@ -161,6 +178,8 @@ def condensed(builder: Builder, x: Ref) -> Ref:
     if len(order) == 3 and order[-1] == 0:
         plain = stored(builder, replace(x, images=0, merged=False))
         return replace(plain, images=x.images, merged=x.merged)
+    if (part := _channels_of(builder, x)) is not None:
+        return part
     made = builder.once(Rearrange, x, stored_shape(shape), view=x.view.permuted(order))
     view = View.contiguous(shape).permuted([order.index(d) for d in range(len(order))])
     return Ref(made.number, made.shape, view, x.images, x.merged)
@@ -215,6 +234,10 @@ def arranged(builder: Builder, x: Ref, like: Ref) -> Ref:
         return builder.once(Reshape, x, like.shape).seen(like.view)
     if like.view == View.of_stored(like.shape):
         return stored(builder, replace(x, images=0, merged=False))
+    if like.view == View.contiguous(x.view.shape):
+        part = _channels_of(builder, x)
+        if part is not None and part.shape == like.shape:
+            return part
     view = x.view.permuted(like.view.outermost_first())
     return builder.once(Rearrange, x, like.shape, view=view).seen(like.view)
 
@@ -255,6 +278,25 @@ def stored_constant(constant: Tensor, like: Ref, images: int) -> Tensor:
     found = whole.as_strided((1, *like.shape), (count(like.shape), *stored_strides(like.shape)))
     first = found[(slice(None), slice(None), *[slice(1)] * (len(like.shape) - 1))]
     return first if bool((found == first).all()) else found
+
+
+def one_image(constant: Tensor, images: int, merged: bool) -> Tensor:
+    """A constant of the network's that has all dimensions of a value, of one image.
+
+    Args:
+        constant: (N or 1, ...), or (N · windows, ...) or (windows, ...).
+        images: how many were recorded.
+        merged: whether the images are merged with the windows.
+
+    Raises:
+        UnsupportedOperation: it is not the same for all images.
+    """
+    if not merged and len(constant) == 1:
+        return constant[0]
+    rows = constant.reshape(images, -1, *constant.shape[1:])
+    if not bool((rows == rows[:1]).all()):
+        raise UnsupportedOperation("a constant that differs between the images")
+    return rows[0] if merged else rows[0, 0]
 
 
 def token_ref(number: int, shape: Shape) -> Ref:

@@ -27,7 +27,14 @@ from sign_ext.compiler.ir.op import Op, Shape, count
 from sign_ext.compiler.ir.view import View, contiguous_strides
 from sign_ext.compiler.island_part import IslandPart
 from sign_ext.compiler.lower import Lowering, Ref, is_view, op_name
-from sign_ext.compiler.recordings import annotated, recorded_sizes
+from sign_ext.compiler.recordings import (
+    SECOND_IMAGES,
+    annotated,
+    grown_otherwise,
+    recorded_sizes,
+    twin_sizes,
+)
+from sign_ext.compiler.trace import TRACED_IMAGES
 from sign_ext.errors import UnsupportedOperation
 
 _READY = "sign_ext_islands"  # in the meta of a graph without writes
@@ -285,7 +292,7 @@ class _Classified(Lowering):
         if not any(source in self.depth for source in inputs):
             if node.meta.get("sizes") or any(source in self.sized for source in inputs):
                 self.sized.add(node)
-                self.values[node] = OPAQUE
+                self.values[node] = self.repeated(node)
             else:
                 self.values[node] = self.constant(node)
             return
@@ -306,6 +313,16 @@ class _Classified(Lowering):
         _require_repeatable(node)
         self.islands.add(node)
         self.values[node] = self._stand_in(node)
+
+    def repeated(self, node: Node) -> Any:
+        """The recorded value of what has a row an image, by repetition alone."""
+        sizes, twin = recorded_sizes(node), twin_sizes(node)
+        if any(self.values[source] is OPAQUE for source in node.all_input_nodes):
+            return OPAQUE
+        if not sizes or not twin or grown_otherwise(node) is not None:
+            return OPAQUE
+        grows = sizes[0] * SECOND_IMAGES == twin[0] * TRACED_IMAGES and sizes[1:] == twin[1:]
+        return self.constant(node) if grows else OPAQUE
 
     def constant(self, node: Node) -> Any:
         """The value of what does not depend on the images."""

@@ -24,7 +24,13 @@ from sign_ext.compiler.builder import (
 )
 from sign_ext.compiler.ir.op import Op, Shape
 from sign_ext.compiler.positions import ref_of
-from sign_ext.compiler.recordings import SECOND_IMAGES, annotated, recorded_sizes, twin_sizes
+from sign_ext.compiler.recordings import (
+    SECOND_IMAGES,
+    annotated,
+    grown_otherwise,
+    recorded_sizes,
+    twin_sizes,
+)
 from sign_ext.compiler.refs import Ref
 from sign_ext.compiler.trace import TRACED_IMAGES
 from sign_ext.errors import UnsupportedOperation
@@ -33,12 +39,17 @@ from sign_ext.ops.layout import Pair
 Rule = Callable[..., Any]  # (builder, output's shape of one image, *args, **kwargs) → Ref(s)
 RULES: dict[str, Rule] = {}
 _ELEMENTWISE: set[str] = set()  # of rules whose operations do not ask where the channels are
+_FALLBACKS: dict[str, Rule] = {}  # tried last; they take values in any view
 _VIEWS: set[str] = set()  # of rules that take values in any view
 _WHOLE: set[str] = set()  # of rules that take them with the images anywhere
 
 
 def lowers(
-    *names: str, elementwise: bool = False, views: bool = False, whole: bool = False
+    *names: str,
+    elementwise: bool = False,
+    views: bool = False,
+    whole: bool = False,
+    fallback: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Register a rule for ATen operations, named as in "conv2d.default".
 
@@ -58,9 +69,14 @@ def lowers(
             them with what follows, shapes and views begin with that (`Ref.merged`, `Ref.axis`).
         whole: the rule also takes the images anywhere, and instead of one image's shape the whole
             recorded one of the output (a tuple of them if there are several).
+        fallback: the rule is tried where there is no other, or where the other refuses; it takes
+            any view.
     """
 
     def register(function: Rule) -> Rule:
+        if fallback:
+            _FALLBACKS.update(dict.fromkeys(names, function))
+            return function
         RULES.update(dict.fromkeys(names, function))
         for given, known in ((elementwise, _ELEMENTWISE), (views, _VIEWS), (whole, _WHOLE)):
             (known.update if given else known.difference_update)(names)
@@ -198,26 +214,57 @@ class Lowering:
         if name == "getitem":
             self.require_sizes(node, args[0][args[1]])
             return args[0][args[1]]
-        function = RULES.get(name)
-        if function is None:
-            raise UnsupportedOperation(f"the compiler has no rule for aten.{name}{_at(args)}")
         try:
-            result = self.apply(node, name, function, args, kwargs)
+            self.require_repeated(node)
         except UnsupportedOperation as error:
             raise UnsupportedOperation(f"aten.{name}{_at(args)}: {error}") from None
+        result = self.by_first_rule(node, name, args, kwargs)
         for ref in result if isinstance(result, tuple) else (result,):
             if isinstance(ref, Ref) and (ref.images or ref.merged):
                 annotated(self.graph, self.again)
         self.require_sizes(node, result)
         return result
 
-    def apply(self, node: Node, name: str, rule: Rule, args: Any, kwargs: Any) -> Any:
+    def require_repeated(self, node: Node) -> None:
+        """Of constants with a row an image, know that any number of images has the same rows."""
+        inputs = [(source, self.values[source]) for source in node.all_input_nodes]
+        dims = [len(x.sizes(2)) for _, x in inputs if isinstance(x, Ref)]
+        for source, value in inputs:
+            if not isinstance(value, Tensor) or source.op != "call_function":
+                continue
+            rows = len(value) if value.dim() else 0
+            if not dims or value.dim() < min(dims) or rows < 2 or rows % TRACED_IMAGES:
+                continue
+            annotated(self.graph, self.again)
+            unknown = grown_otherwise(source)
+            if unknown is not None:
+                raise UnsupportedOperation(f"a constant by {unknown} that depends on the images")
+
+    def by_first_rule(self, node: Node, name: str, args: Any, kwargs: Any) -> Any:
+        """The result of the first rule that covers the arguments."""
+        refused: UnsupportedOperation | None = None
+        for rule, is_fallback in ((RULES.get(name), False), (_FALLBACKS.get(name), True)):
+            if rule is None:
+                continue
+            before = len(self.builder.ops)
+            try:
+                return self.apply(node, name, rule, args, kwargs, is_fallback)
+            except UnsupportedOperation as error:
+                refused = refused or error
+                del self.builder.ops[before:]
+        if refused is None:
+            raise UnsupportedOperation(f"the compiler has no rule for aten.{name}{_at(args)}")
+        raise UnsupportedOperation(f"aten.{name}{_at(args)}: {refused}") from None
+
+    def apply(
+        self, node: Node, name: str, rule: Rule, args: Any, kwargs: Any, is_fallback: bool
+    ) -> Any:
         """A rule's result on arguments as it takes them."""
         builder = self.builder
-        if name in _WHOLE:
+        if name in _WHOLE and not is_fallback:
             return rule(builder, recorded_sizes(node), *args, **kwargs)
         refs = [item for item in _flat([args, kwargs]) if isinstance(item, Ref)]
-        if name in _ELEMENTWISE and self.are_alike(refs, node):
+        if name in _ELEMENTWISE and not is_fallback and self.are_alike(refs, node):
             return self.elementwise(rule, refs, args, kwargs)
         if any(ref.images for ref in refs):
             raise UnsupportedOperation("the images are not in the first dimension")
@@ -225,9 +272,11 @@ class Lowering:
         if len(windows) > 1 or (windows and not all(ref.merged for ref in refs)):
             raise UnsupportedOperation("some of its operands have merged the images with others")
         shape = self.shape_of(node, name, *windows)
-        if name in _VIEWS:
+        if is_fallback or name in _VIEWS:
             result = rule(builder, shape, *args, **kwargs)
-            return _map(result, lambda r: replace(r, merged=True)) if windows else result
+            if not windows:
+                return result
+            return _map(result, lambda r: replace(r, merged=True) if isinstance(r, Ref) else r)
         args, kwargs = (_map(given, self.in_order) for given in (args, kwargs))
         return rule(builder, shape, *args, **kwargs)
 
@@ -262,9 +311,6 @@ class Lowering:
 
     def constant_like(self, constant: Tensor, like: Ref) -> Tensor:
         """A constant operand for a value as it is stored; it must be the same for all images."""
-        sizes = like.sizes(TRACED_IMAGES)
-        if constant.dim() == len(sizes) - like.images and constant.shape[0] > 1:
-            annotated(self.graph, self.again)
         return stored_constant(constant, like, TRACED_IMAGES)
 
     def in_order(self, argument: Any) -> Any:

@@ -100,6 +100,30 @@ def twin_sizes(node: Node) -> tuple[int, ...] | None:
     return found
 
 
+# Operations whose numbers say how often a constant is repeated, and nothing of its values.
+_REPEATING = {
+    "expand", "repeat", "zeros", "ones", "new_zeros", "new_ones", "view", "reshape", "tile",
+    "_unsafe_view",
+}  # fmt: skip
+
+
+def grown_otherwise(node: Node) -> str | None:
+    """An operation by which a constant may depend on the number of images other than by its rows.
+
+    Args:
+        node: computes the constant, in a graph that was annotated.
+    """
+    seen, todo = {node}, [node]
+    while todo:
+        each = todo.pop()
+        name = getattr(getattr(each.target, "_schema", None), "name", str(each.target))
+        if each.meta.get("sizes") and name.removeprefix("aten::") not in _REPEATING:
+            return str(name)
+        todo += [source for source in each.all_input_nodes if source not in seen]
+        seen.update(each.all_input_nodes)
+    return None
+
+
 def sizes_in(node: Node, twin: Node, images: int, more: int) -> Iterator[tuple[Path, PerImage]]:
     """The numbers in which the arguments of two recordings differ.
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from sign_ext.compiler.builder import Builder, in_network_order
+from sign_ext.compiler.builder import Builder
 from sign_ext.compiler.ir.rearrange import Rearrange
 from sign_ext.compiler.ir.shaping import Reshape
-from sign_ext.compiler.ir.view import View
+from sign_ext.compiler.ir.view import View, stored_shape
 from sign_ext.compiler.lower import Ref, lowers
 from sign_ext.compiler.refs import changed, grouped, reshaped
 from sign_ext.errors import UnsupportedOperation
@@ -49,10 +49,12 @@ def reshape(builder: Builder, sizes: Sequence[int], x: Ref, *_: Any, **__: Any) 
             return found
     if len(shape) == 1 and not x.images and not x.merged:
         return builder.once(Rearrange, x, shape, view=x.view)
-    found = reshaped(in_network_order(builder, x), sizes, builder.batch)
+    copy = x.seen(View.contiguous(x.view.shape))
+    found = reshaped(copy, sizes, builder.batch)
     if found is None:
         raise UnsupportedOperation(f"the images are merged with others in {tuple(sizes)}")
-    return found
+    made = builder.once(Rearrange, x, stored_shape(found.view.shape), view=x.view)
+    return replace(found, number=made.number, shape=made.shape)
 
 
 def _keeps_channels(builder: Builder, x: Ref, sizes: Sequence[int]) -> bool:
