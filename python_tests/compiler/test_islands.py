@@ -182,7 +182,7 @@ NETWORKS = {
     "channels last": (lambda: lambda x: (x.permute(0, 2, 3, 1) * 2).cumsum(3), 1),
     "local norm": (
         lambda: nn.Sequential(nn.LocalResponseNorm(2), nn.ReLU(), nn.Conv2d(4, 3, 3)),
-        1,
+        0,
     ),
     "tokens between": (lambda: lambda x: (x.flatten(2).relu() * 2).cumsum(1), 1),
     "two outputs": (lambda: two_outputs, None),

@@ -186,7 +186,10 @@ class ProgramCache:
         dtype, phi = problem.model_dtype, problem.phi
         assert isinstance(phi, Phi)
         if dtype not in SUPPORTED:
-            raise UnsupportedOperation(f"networks in {str(dtype).removeprefix('torch.')}")
+            raise UnsupportedOperation(
+                f"networks in {str(dtype).removeprefix('torch.')}; those in float32, float64 and "
+                "bfloat16 are compiled"
+            )
         if why := why_not_recorded(phi.model):
             raise UnsupportedOperation(why)
         like = problem.like or statistics_of(images)
