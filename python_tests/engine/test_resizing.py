@@ -166,6 +166,17 @@ def test_borders(case):
     assert not any(op.residues() for op in program.ops[:-1])
 
 
+def test_padding_of_windows():
+    """Rows of windows, which the network has merged with the images, as in BoTNet."""
+
+    def function(x: Tensor) -> Tensor:
+        windows = x.unflatten(2, (2, 3)).permute(0, 2, 3, 4, 1).reshape(-1, 3, 5, 8)
+        windows = torch.sigmoid(F.pad(windows, (1, 2, 0, 1), value=0.5))
+        return windows.reshape(len(x), 2, 3 * 6, 11).permute(0, 3, 1, 2)
+
+    assert "framewise pad" in str(check_between(function, (6, 5)))
+
+
 MOVED = {
     "to space": (lambda x: F.pixel_shuffle(x, 2), "pixel_shuffle to space by 2"),
     "to channels": (lambda x: F.pixel_unshuffle(x, 3), "pixel_shuffle to channels by 3"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from sign_ext.compiler.builder import stored
+from sign_ext.compiler.builder import in_network_order, stored
 from sign_ext.compiler.ir.border import MODES, Border
-from sign_ext.compiler.ir.op import Op, Shape
+from sign_ext.compiler.ir.framewise import Framewise, framed
+from sign_ext.compiler.ir.op import Op, Shape, count
 from sign_ext.compiler.ir.shaping import Pad
-from sign_ext.compiler.ir.view import View
+from sign_ext.compiler.ir.view import View, stored_shape
 from sign_ext.compiler.lower import Builder, Ref, lowers, require_image
 from sign_ext.compiler.rules.signal import image_of, row_of, signal_of
 from sign_ext.compiler.rules.volume import along_depth, on_planes, volume
@@ -28,8 +30,8 @@ def pad(
     """pad(x, amounts, mode, value); the constant form takes its value in place of the mode."""
     if not any(amounts):
         return x
-    if x.merged or x.images:
-        raise UnsupportedOperation("the images are not alone in the first dimension")
+    if x.images:
+        raise UnsupportedOperation("the images are not in the first dimension")
     if not isinstance(mode, str):
         mode, value = "constant", mode
     kind: type[Op] = Border
@@ -38,6 +40,8 @@ def pad(
         kind, options = Pad, {"value": float(value or 0)}
     elif mode not in MODES or min(amounts) < 0:
         raise UnsupportedOperation(f"padding by {mode} of {tuple(amounts)}")
+    if x.merged:
+        return _padded_rows(builder, in_network_order(builder, x), kind, options, amounts)
     shape = tuple(sizes[1:])
     last = View.of_stored(x.shape).permuted((1, 2, 0)) if len(x.shape) == 3 else None
     if x.view == last and not any(amounts[:2]):  # the channels are in the last dimension
@@ -71,6 +75,22 @@ def _padded(
     """Around an image."""
     require_image(x)
     return builder.add(kind, (x,), shape, amounts=_sides(amounts, axes)[:4], **options)
+
+
+def _padded_rows(
+    builder: Builder, x: Ref, kind: type[Op], options: dict[str, Any], amounts: Sequence[int]
+) -> Ref:
+    """The last two dimensions of a contiguous value whose images are merged with others."""
+    if len(x.view.shape) < 2 or (any(amounts[2:]) and len(x.view.shape) < 3):
+        raise UnsupportedOperation("padding of what is merged with the images")
+    *outer, rows, columns = x.view.shape
+    left, right, top, bottom = around = _sides(amounts, 2)[:4]
+    padded = (1, rows + top + bottom, columns + left + right)
+    shape = (*outer, *padded[1:])
+    inner = framed(kind, ((1, rows, columns),), padded, amounts=around, **options)
+    frames = count(tuple(outer))
+    made = builder.add(Framewise, (x,), stored_shape(shape), inner=inner, frames=frames)
+    return replace(x, number=made.number, shape=made.shape, view=View.contiguous(shape))
 
 
 def _padded_volume(
