@@ -182,6 +182,7 @@ MOVED = {
     "to channels": (lambda x: F.pixel_unshuffle(x, 3), "pixel_shuffle to channels by 3"),
     "channel shuffle": (lambda x: F.channel_shuffle(x, 4), "channel_shuffle 4 groups"),
     "flip": (lambda x: x.flip(-1, 1), "flip dimensions 1, 3"),
+    "adaptive mean": (nn.AdaptiveAvgPool2d((4, 5)), "adaptive_average"),
     "padding mode": (
         nn.Conv2d(CHANNELS, 5, 3, padding=1, padding_mode="reflect"),
         "border reflect left 1 right 1 top 1 bottom 1",
@@ -195,10 +196,19 @@ def test_moved_elements(name):
     assert "nothing" in line_of(check_between(function, (6, 9)), words)
 
 
+@pytest.mark.parametrize("size", [(4, 5), (5, 3), (6, 7)])
+def test_adaptive_maxima(size):
+    """Windows that overlap in both axes, and in one."""
+    program = check_between(nn.AdaptiveMaxPool2d(size), (6, 9))
+    (op,) = [op for op in program.ops if op.kind == "adaptive_maximum"]
+    assert op.residues() == (("pool index", 4 * CHANNELS * size[0] * size[1]),)
+
+
 REFUSED = {
     "not below stride": lambda x: F.conv_transpose2d(
         x, torch.ones(CHANNELS, 2, 2, 2).to(x), None, 2, output_padding=2, dilation=3
     ),
+    "more windows": lambda x: F.adaptive_max_pool2d(x, (7, 6)),
     "the order of the images": lambda x: x.flip(0),
 }
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from sign_ext.compiler.builder import stored
+from sign_ext.compiler.ir.adaptive_max_pool import AdaptiveMaximum
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pooling import AdaptiveAverage, AveragePool, MaxPool
 from sign_ext.compiler.ir.view import View
@@ -89,14 +90,16 @@ def adaptive_avg_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> Re
 
 @lowers("adaptive_max_pool2d.default")
 def adaptive_max_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> Any:
-    """Plain maximum pooling where the output divides the input; its indices are not supported."""
+    """Plain maximum pooling where the output divides the input; the indices are not supported."""
     require_image(x)
     rows, columns = x.shape[1:]
     to_rows, to_columns = pair(size)
-    if rows % to_rows or columns % to_columns:
-        raise UnsupportedOperation("windows that differ in size")
-    kernel = _indexed((rows // to_rows, columns // to_columns))
     shape = (x.shape[0], to_rows, to_columns)
+    if to_rows > rows or to_columns > columns:
+        raise UnsupportedOperation(f"more windows {shape[1:]} than pixels {x.shape[1:]}")
+    if rows % to_rows or columns % to_columns:
+        return (builder.add(AdaptiveMaximum, (x,), shape), None)
+    kernel = _indexed((rows // to_rows, columns // to_columns))
     return (builder.add(MaxPool, (x,), shape, kernel=kernel, stride=kernel), None)
 
 
