@@ -9,12 +9,14 @@ from between import CHANNELS, check_between
 from families import tv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured_memory import check_plan, peak_bytes
 from networks import lively
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_ext import SignTransform
 from sign_ext.compiler.build import compile_phi
+from sign_ext.eval_state import computing
 from sign_ext.source_layer import Phi, SourceLayer
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -225,3 +227,15 @@ class Video(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.second(F.max_pool3d(F.silu(self.first(x)), 2)))
         return x.mean((2, 3, 4))
+
+
+@pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_plan_is_the_allocators_peak(device, torch_rng):
+    model, count = nn.Sequential(Video(), nn.Linear(4, 2)).eval().requires_grad_(False), 8
+    videos = torch.rand(count, 3, 6, 20, 16, generator=torch_rng).to(device)
+    videos = videos.to(memory_format=torch.channels_last_3d)
+    step = step_checks.bound_step(model.to(device), videos, SourceLayer("1", "input", "Linear"))
+    with computing(model), torch.no_grad():
+        measured = peak_bytes(lambda: step.delta(videos), videos.device)
+    check_plan(count * step.memory.peak, measured, videos.device, 0.05)
