@@ -14,6 +14,7 @@ from dataclasses import replace
 from sign_ext.compiler.fewer_positions import products_at_fewer_positions
 from sign_ext.compiler.fold_moves import (
     affine_after_moves,
+    merge_copies,
     merge_moves,
     select_first,
     split_products,
@@ -44,6 +45,7 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         pool_before_activation,
         flatten_into_linear,
         products_at_fewer_positions,
+        merge_copies,
         merge_moves,
         affine_after_moves,
         split_products,

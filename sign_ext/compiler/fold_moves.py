@@ -17,6 +17,7 @@ from sign_ext.compiler.ir.rearrange import Rearrange
 from sign_ext.compiler.ir.rms_norm import RMSNorm
 from sign_ext.compiler.ir.shaping import Reshape, Slice
 from sign_ext.compiler.ir.view import View, contiguous_strides
+from sign_ext.compiler.refs import Ref, grouped
 
 Ops = list[Op]
 
@@ -61,6 +62,39 @@ def merge_moves(ops: Ops, output: int) -> Ops | None:
             )
             del made_by[before.output]
     return None if len(made_by) == len(ops) else list(made_by.values())
+
+
+def merge_copies(ops: Ops, output: int) -> Ops | None:
+    """Read what was copied, where that was copied in its turn, from the first value."""
+    made_by = {op.output: op for op in ops}
+    changed = False
+    for op in ops:
+        op = made_by[op.output]
+        while isinstance(op, Rearrange) and isinstance(
+            before := made_by.get(op.inputs[0]), Rearrange
+        ):
+            view = _after(before.view, op.view)
+            if view is None:
+                break
+            op = replace(op, inputs=before.inputs, in_shapes=before.in_shapes, view=view)
+            made_by[op.output] = op
+            changed = True
+    return list(made_by.values()) if changed else None
+
+
+def _after(first: View, second: View) -> View | None:
+    """A view of a copy of a view, as a view of the first value; None where that has no strides."""
+    if not second.covers(count(first.shape)):
+        return None
+    order = second.outermost_first()
+    copied = Ref(1, first.shape, first)
+    groups = grouped(copied, (2, *(second.shape[d] for d in order)), 2)
+    if groups is None:
+        return None
+    of = dict(zip(order, groups[1:], strict=True))
+    atoms = [atom for d in range(len(order)) for atom in of[d]]
+    shape = tuple(atom.size for atom in atoms)
+    return View(shape, tuple(atom.stride or 0 for atom in atoms), first.offset)
 
 
 def affine_after_moves(ops: Ops, output: int) -> Ops | None:

@@ -294,7 +294,10 @@ class Lowering:
 
     def elementwise(self, rule: Rule, refs: list[Ref], args: Any, kwargs: Any) -> Any:
         """A rule's result on stored values, whose order the result has too."""
-        like = next((ref for ref in refs if ref.covers), None)
+        covering = [ref for ref in refs if ref.covers]
+        # Rather with the channels last, as products and norms of tokens have them.
+        last = [ref for ref in covering if ref.view.shape[-1:] == ref.shape[:1]]
+        like = next(iter((*last, *covering)), None)
         if like is None:
             like = condensed(self.builder, refs[0])
 
