@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
-from tensors import channels_last
 from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
 from sign_ext.engine.fused.step import Step, activation_dtype
+from sign_ext.engine.trajectory import compiled_layout
 from sign_ext.eval_state import computing
 from sign_ext.source_layer import Phi, SourceLayer, find_source_layer
 
@@ -39,7 +39,7 @@ def bound_step(
 def delta_of(step: Step, model: nn.Module, images: Tensor, precision: str = "float32") -> Tensor:
     """A compiled step's δ."""
     with computing(model, precision), torch.no_grad():
-        return step.delta(channels_last(images))
+        return step.delta(images.to(memory_format=compiled_layout(images)))
 
 
 def step_delta(

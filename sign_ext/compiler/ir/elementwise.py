@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sign_ext.compiler.ir.op import Op, Residue, count
 
@@ -49,6 +50,11 @@ FUNCTIONS: dict[str, Function] = {
     "cos": Function(torch.cos, lambda g, x: -g * x.sin()),
     "erf": Function(torch.erf, lambda g, x: g * (2 / math.sqrt(math.pi)) * torch.exp(-x * x)),
     "pow": Function(torch.pow, _power),
+    "sign": Function(torch.sign, lambda g, x: torch.zeros_like(g)),
+    "log_sigmoid": Function(F.logsigmoid, lambda g, x: g * torch.sigmoid(-x)),
+    "softshrink": Function(F.softshrink, lambda g, x, bound: g * (x.abs() > bound)),
+    "hardshrink": Function(F.hardshrink, lambda g, x, bound: g * (x.abs() > bound)),
+    "threshold": Function(F.threshold, lambda g, x, bound, value: g * (x > bound)),
     "clamp": Function(lambda x, low, high: x.clamp(low, high), _inside),
 }
 
@@ -59,7 +65,7 @@ class Elementwise(Op):
 
     Attributes:
         function: a name in `FUNCTIONS`.
-        parameters: of it: the exponent of "pow", the bounds of "clamp".
+        parameters: of it: the exponent of "pow", the bounds of "clamp" and of those that cut.
     """
 
     function: str

@@ -156,10 +156,17 @@ def same(builder: Builder, sizes: Sequence[int], x: Ref, **_: Any) -> Ref:
     whole=True,
 )  # fmt: skip
 def to_dtype(builder: Builder, sizes: Sequence[int], x: Ref, *args: Any, **named: Any) -> Ref:
-    """The same values; a change of dtype is refused."""
+    """The same values.
+
+    A network in half precision may compute a part in float32. Its program computes in float32 and
+    stores in half precision everywhere, as autocast's would; other changes of dtype are refused.
+    """
+    same = {builder.dtype}
+    if builder.dtype in (torch.bfloat16, torch.float16):
+        same.add(torch.float32)
     for value in (*args, *named.values()):
         if isinstance(value, torch.Tensor):
             value = value.dtype
-        if isinstance(value, torch.dtype) and value != builder.dtype:
+        if isinstance(value, torch.dtype) and value not in same:
             raise UnsupportedOperation(f"a change of type to {value}")
     return x

@@ -30,6 +30,7 @@ from sign_ext.engine.graphed import Record, record_cuda_graph
 from sign_ext.engine.trajectory import (
     Problem,
     Trajectory,
+    compiled_layout,
     iterate_dtype,
     repeatable,
     without_autocast,
@@ -185,7 +186,10 @@ class ProgramCache:
         dtype, phi = problem.model_dtype, problem.phi
         assert isinstance(phi, Phi)
         if dtype not in SUPPORTED:
-            raise UnsupportedOperation(f"networks in {str(dtype).removeprefix('torch.')}")
+            raise UnsupportedOperation(
+                f"networks in {str(dtype).removeprefix('torch.')}; those in float32, float64 and "
+                "bfloat16 are compiled"
+            )
         if why := why_not_recorded(phi.model):
             raise UnsupportedOperation(why)
         like = problem.like or statistics_of(images)
@@ -484,10 +488,6 @@ class FusedEngine:
         return self._compiled(problem, images).outline
 
     def _compiled(self, problem: Problem, images: Tensor, most_islands: float = 1.0) -> Compiled:
-        if images.dim() != 4:
-            raise UnsupportedOperation(
-                f"the compiler takes images (N, C, H, W), not {images.dim()}-d"
-            )
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
             with without_autocast(images.device):
@@ -595,7 +595,7 @@ class FusedEngine:
         key = tuning_key(images, precision)
         if key not in self.tuning_plan.choices and self.measure:
             self.tuning_plan.machine = machine_of(images.device)
-            batch = images.contiguous(memory_format=torch.channels_last)
+            batch = images.contiguous(memory_format=compiled_layout(images))
             batch = batch.to(iterate_dtype(problem.model_dtype))
             dtype = activation_dtype(problem.model_dtype, precision)
             program = self.program(problem, images)
