@@ -12,17 +12,20 @@ PIP_FLAGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
-# The folder for the JSON of bench and gpu-check.
+# Options of bench-networks, bench-calls and families: make families BENCH_ARGS="--only vit swin"
+BENCH_ARGS ?=
+# The folder for the JSON of the benchmarks and of gpu-check.
 OUT ?= benchmarks/results
 export OUT PYTHON PIP_FLAGS
 
 VENV := .venv/bin
 CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help venv demo test test-all test-oldest lint format bench gpu-check docs constraints clean
+.PHONY: help venv demo test test-all test-oldest lint format bench bench-networks bench-calls families gpu-check docs \
+	constraints clean
 
 help:  ## List these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 venv:  ## Create or repair .venv: pinned torch, the package (editable, native), test and lint tools
 	@tools/venv.sh
@@ -59,6 +62,16 @@ bench: venv  ## Benchmark our backends against peers; prints ratios, writes $OUT
 	$(VENV)/python -m pytest benchmarks --benchmark-json=build/bench-raw.json \
 		--benchmark-columns=median,rounds $(PYTEST_ARGS)
 	@$(VENV)/python tools/bench_table.py build/bench-raw.json --out "$$OUT/bench.json"
+
+# They write a line after each network, and go on there when called again.
+bench-networks: venv  ## Race ours against peers on twenty common networks; resumes (BENCH_ARGS="--only resnet50")
+	$(VENV)/python benchmarks/network_sweep.py --out "$$OUT/networks.jsonl" $(BENCH_ARGS)
+
+bench-calls: venv  ## What a call costs beside its steps, and what compiling takes; resumes
+	$(VENV)/python benchmarks/call_cost.py --out "$$OUT/calls.jsonl" $(BENCH_ARGS)
+
+families: venv  ## Which of fifty timm families compile, have islands or are refused, and parity; resumes
+	$(VENV)/python benchmarks/family_sweep.py --out "$$OUT/families.jsonl" $(BENCH_ARGS)
 
 gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (30 minutes; GPU_CHECK_ARGS="--part first" first)
 	@$(PYTHON) tools/gpu_check.py --out "$$OUT" $(GPU_CHECK_ARGS)

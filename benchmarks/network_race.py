@@ -7,6 +7,7 @@ median and the quartiles are kept. The order changes from round to round.
 from __future__ import annotations
 
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -101,11 +102,12 @@ def race(
     if OURS not in runs:
         raise RuntimeError(f"ours {absent[OURS]}")
     before = roofline.matmul_rate("float32", images.device)
-    times = turns(runs, images, rounds)
+    times, processor = turns(runs, images, rounds)
     rate = max(before, roofline.matmul_rate("float32", images.device))
     flop = roofline.flop_of(roofline.layers_of(task.phi(), images, "float32"))
     facts |= {"contenders": summarize(times, errors), "absent": absent}
     facts |= compare(times)
+    facts["over_best_in_processor_time"] = compare(processor)["over_best"]
     facts |= {
         "rounding": reference.rounding,
         "flop_per_image_step": flop / len(images),
@@ -165,8 +167,13 @@ def _ours(task: Task) -> Run:
     return sign.transform  # type: ignore[return-value]
 
 
-def turns(runs: dict[str, Run], images: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender's calls, one a round.
+Times = dict[str, list[float]]  # name → seconds, one for each round
+
+
+def turns(runs: dict[str, Run], images: Tensor, rounds: int) -> tuple[Times, Times]:
+    """Seconds of each contender's calls, by the clock, and of all processors together.
+
+    The second says more where the machine has other work to do.
 
     Args:
         runs: Name → contender, called once already.
@@ -175,15 +182,18 @@ def turns(runs: dict[str, Run], images: Tensor, rounds: int) -> dict[str, list[f
     """
     inputs = mirrored(images)
     work = {name: on_each(run, inputs) for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in work}
+    times: Times = {name: [] for name in work}
+    processor: Times = {name: [] for name in work}
     names = list(work)
     for finished in range(rounds):
         if finished >= LEAST and sum(map(sum, times.values())) > RACE_SECONDS:
             break
         for name in names:
+            began = time.process_time()
             times[name].append(clock(work[name], 1, images.device))
+            processor[name].append(time.process_time() - began)
         names = names[1:] + names[:1]  # so that nobody always follows the same one
-    return times
+    return times, processor
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -194,7 +204,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, median, high
 
 
-def summarize(times: dict[str, list[float]], errors: dict[str, float]) -> dict[str, Row]:
+def summarize(times: Times, errors: dict[str, float]) -> dict[str, Row]:
     """Median seconds of each contender, and how many times as fast as the naive loop it is."""
     found = {}
     for name, seconds in times.items():
@@ -211,7 +221,7 @@ def summarize(times: dict[str, list[float]], errors: dict[str, float]) -> dict[s
     return found
 
 
-def compare(times: dict[str, list[float]]) -> Row:
+def compare(times: Times) -> Row:
     """Ours against the best peer without a compiler, round by round; and against torch.compile."""
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     best = min((name for name in times if name not in (OURS, COMPILED)), key=medians.__getitem__)

@@ -1,10 +1,11 @@
-"""The races of `networks.py` as a table for people and for docs/performance.md."""
+"""The races of `network_sweep.py` as a table for people and for docs/performance.md."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import network_list
+import sweep
 from json_lines import Row
 from network_race import CHANNELS_LAST, COMPILED, FOLDED, FROZEN, NAIVE, OURS
 
@@ -33,7 +34,8 @@ def describe(row: Row) -> str:
         return f"{name:<50} failed: {row['failed']}"
     over = row["over_best"]
     text = f"{name:<50} ours {row['contenders'][OURS]['speed']:.2f}, over {row['best_peer']} "
-    text += f"{over['ratio']:.2f} ({over['low']:.2f}–{over['high']:.2f}); {row['backend']}"
+    text += f"{over['ratio']:.2f} ({over['low']:.2f}–{over['high']:.2f}), in processor "
+    text += f"time {row['over_best_in_processor_time']['ratio']:.2f}; {row['backend']}"
     if row["islands"]:
         text += f", islands {row['islands_share']:.0%}, the largest {largest(row)}"
     return text + f"; {row['share_of_matmul']:.0%} of matmul"
@@ -59,14 +61,15 @@ def markdown(rows: Sequence[Row]) -> str:
     """
     order = list(network_list.CONTESTS)
     good = [row for row in rows if "failed" not in row]
-    newest: dict[tuple[str, int], Row] = {}
+    newest: dict[tuple[str | int, ...], Row] = {}
     for row in sorted(good, key=lambda row: row["date"]):
-        newest[row["network"], row["threads"]] = row
+        key = ("network", "threads", "images", "pixels", "steps")  # torch.compile may take part
+        newest[tuple(row[fact] for fact in key)] = row
     if not newest:
         return "Not measured yet."
-    lines = [_provenance(list(newest.values()))]
-    for threads in sorted({threads for _, threads in newest}):
-        races = [row for (_, count), row in newest.items() if count == threads]
+    lines = [sweep.provenance(list(newest.values()))]
+    for threads in sorted({row["threads"] for row in newest.values()}):
+        races = [row for row in newest.values() if row["threads"] == threads]
         races.sort(key=lambda r: order.index(r["network"]) if r["network"] in order else len(order))
         lines += ["", *_table(races, threads)]
     failed = [row for row in rows if "failed" in row]
@@ -109,14 +112,3 @@ def _islands(row: Row) -> str:
     if not row["islands"]:
         return "none"
     return f"{len(row['islands'])}: {row['islands_share']:.0%}, the largest {largest(row)}"
-
-
-def _provenance(rows: Sequence[Row]) -> str:
-    def of(fact: str) -> str:
-        return " and ".join(sorted({str(row[fact]) for row in rows}))
-
-    changed = any(row["uncommitted_changes"] for row in rows)
-    commits = of("commit") + " with uncommitted changes" * changed
-    dates = sorted(row["date"][:10] for row in rows)
-    span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    return f"Measured on {of('cpu')}; torch {of('torch')}; commit {commits}, {span}."

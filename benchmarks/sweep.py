@@ -1,8 +1,8 @@
 """Measure many cells, each in a process of its own, into a file of lines that can be resumed.
 
-`networks.py`, `call_cost.py` and `families.py` share this. A cell is a dict of the facts that name
-it. Its line counts while the sources that it was measured with, the versions and the machine are
-unchanged; older lines stay in the file.
+`network_sweep.py`, `call_cost.py` and `family_sweep.py` share this. A cell is a dict of the facts
+that name it. Its line counts while the sources that it was measured with, the versions and the
+machine are unchanged; older lines stay in the file.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Sweep:
                 found = {"failed": str(error)}
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             seconds = round(time.monotonic() - began, 1)
-            row = {**cell, **found, "seconds": seconds, "date": now, **self.origin}
+            row = {**cell, **found, "took_seconds": seconds, "date": now, **self.origin}
             json_lines.append(self.out, row)
             print(describe(row), flush=True)
         return 0
@@ -145,3 +145,16 @@ def require_known(parser: argparse.ArgumentParser, only: Sequence[str] | None, k
         parser.error(
             f"--only: {', '.join(sorted(unknown))} was given; accepted are {', '.join(known)}"
         )
+
+
+def provenance(rows: Sequence[Row]) -> str:
+    """The machine, torch, the commits and the dates of lines, as a sentence."""
+
+    def of(fact: str) -> str:
+        return " and ".join(sorted({str(row[fact]) for row in rows}))
+
+    changed = any(row["uncommitted_changes"] for row in rows)
+    commits = of("commit") + " with uncommitted changes" * changed
+    dates = sorted(row["date"][:10] for row in rows)
+    span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    return f"Measured on {of('cpu')}; torch {of('torch')}; commit {commits}, {span}."

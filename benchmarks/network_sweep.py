@@ -1,9 +1,9 @@
 """Race ours against its peers on the networks that people bring, one after the other.
 
-    python benchmarks/networks.py                        # `make bench-networks`: resumes
-    python benchmarks/networks.py --threads 2 --only resnet50
-    python benchmarks/networks.py --compile              # six again, torch.compile among the peers
-    python benchmarks/networks.py --markdown docs/performance.md     # fills the table
+    python benchmarks/network_sweep.py                        # `make bench-networks`: resumes
+    python benchmarks/network_sweep.py --threads 2 --only resnet50
+    python benchmarks/network_sweep.py --compile              # six, torch.compile too
+    python benchmarks/network_sweep.py --markdown docs/performance.md     # fills the table
 
 Each race is one process, and one line of the file `--out`. A line counts while the sources that it
 was measured with, the machine and torch are unchanged. The exit status is 3 if races are left.
@@ -24,10 +24,10 @@ from json_lines import Row
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 
-import bench_table  # noqa: E402
+import bench_table
 
-from sign_ext.files import write_whole  # noqa: E402
-from sign_ext.formatting import counted  # noqa: E402
+from sign_ext.files import write_whole
+from sign_ext.formatting import counted
 
 FACTS = ("network", "images", "pixels", "steps", "threads", "compiled")
 SCRIPTS = ("network_list.py", "network_race.py", "family_list.py")

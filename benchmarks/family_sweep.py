@@ -1,8 +1,9 @@
-"""Which families of networks compile, which have islands, which are refused, and whether δ is right.
+"""Which families of networks compile, have islands or are refused, and whether δ is right.
 
-    python benchmarks/families.py                       # `make families`: resumes, and sums up
-    python benchmarks/families.py --only swin vit       # some
-    python benchmarks/families.py --summary             # measures nothing
+    python benchmarks/family_sweep.py                       # `make families`: resumes, and sums up
+    python benchmarks/family_sweep.py --only swin vit       # some
+    python benchmarks/family_sweep.py --summary             # measures nothing
+    python benchmarks/family_sweep.py --markdown docs/performance.md
 
 Each family is one process with limits of time and memory, and one line of the file `--out`. A line
 counts while the sources that it was measured with are unchanged. The exit status is 0 if every
@@ -27,10 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import family_list
-import json_lines
-import peer_cells
+import sweep
 import torch
-from child import ChildFailed, in_child
 from json_lines import Row
 from torch import Tensor, nn
 
@@ -38,28 +37,34 @@ from sign_ext import BackendError, SignTransform
 from sign_ext.benchmarking import loops
 from sign_ext.benchmarking.task import Task, step_size_for
 from sign_ext.compiler.lower import Lowering
-from sign_ext.environment import machine_details
 from sign_ext.errors import UnsupportedOperation
+from sign_ext.files import write_whole
 from sign_ext.formatting import counted
 
-OUT = Path(__file__).parent / "results" / "families.jsonl"
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
+
+import bench_table
+
 IMAGES = 2
-SECONDS, GIGABYTES = 300.0, 8.0  # of a family's process
+LIMITS = sweep.Limits(within=float("inf"), seconds=300.0, gigabytes=8.0)
 MOVE = 0.01  # rms change of the images, which are in 0–1, in the first step
 EXACT = 1e-6  # error of δ in float64
-MARGIN, TIMES_ROUNDING = 1e-3, 3.0  # error of p* in float32: so much, and as often eager's own
+# Error of p* in float32: that of a ReLU whose sign rounding decides, and as often eager's own.
+MARGIN, TIMES_ROUNDING = 0.03, 3.0
 WITHOUT_FALLBACK = ("compiled", "islands")
-KEY = ("family", "sources")
+FACTS = ("family", "network")
+SCRIPTS = ("family_list.py", "family_sweep.py")
 SHAPE = re.compile(r" (on|of shape|gives) \([\d, ]*\)")
 
 
-def measure(member: family_list.Member) -> Row:
+def measure(cell: Row) -> Row:
     """The facts of one family; runs in a process of its own.
 
     Args:
-        member: What stands for the family.
+        cell: "family", of `family_list.FAMILIES`.
     """
     torch.set_num_threads(1)
+    member = family_list.FAMILIES[cell["family"]]
     warnings.simplefilter("ignore")
     model = family_list.build(member)
     images = torch.rand(IMAGES, 3, member.pixels, member.pixels)
@@ -159,17 +164,22 @@ def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:300]
 
 
+def outcome(row: Row) -> str:
+    """What became of a family, in a word or two."""
+    return "failed" if "failed" in row else str(row["outcome"])
+
+
 def describe(row: Row) -> str:
     """A family's line for people."""
-    text = f"{row['family']:<19} {row['outcome']:<15}"
+    text = f"{row['family']:<19} {outcome(row):<15}"
     if row.get("islands"):
         share = sum(each["share"] for each in row["islands"])
         most = row["islands"][0]
         names = ", ".join(most["operations"])
         text += f"{counted(len(row['islands']), 'island')}, {share:.0%} of a step; "
         text += f"the largest {most['share']:.0%}: {names[:80]}"
-    if row["outcome"] in ("refused", "failed", "wrong"):
-        text += f" {row['why']}"
+    if outcome(row) in ("refused", "failed", "wrong"):
+        text += row.get("failed") or row["why"]
     if "error_k2" in row:
         text += f" (δ off by {row['error_delta_float64']:.0e} in float64, "
         text += f"p* by {row['error_k2']:.0e} in float32)"
@@ -183,7 +193,7 @@ def summarize(rows: Sequence[Row], wanted: int) -> tuple[str, bool]:
         rows: One a family.
         wanted: How many families there are.
     """
-    outcomes = Counter(row["outcome"] for row in rows)
+    outcomes = Counter(map(outcome, rows))
     whole = sum(outcomes[name] for name in WITHOUT_FALLBACK)
     needed = wanted - wanted // 20
     lines = ["", f"{counted(len(rows), 'family', 'families')} of {wanted}:"]
@@ -208,45 +218,70 @@ def why(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def markdown(rows: Sequence[Row]) -> str:
+    """The families by what became of them, for a document.
+
+    Args:
+        rows: One a family.
+    """
+    if not rows:
+        return "Not measured yet."
+    lines = [sweep.provenance(rows), ""]
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        name = str(row["family"])
+        if islands := row.get("islands"):
+            share = sum(each["share"] for each in islands)
+            name += f" ({share:.0%}, the largest {islands[0]['share']:.0%})"
+        if outcome(row) in ("refused", "failed", "wrong"):
+            name += f" ({row.get('failed') or row['why']})"
+        found[outcome(row)].append(name)
+    for what, names in sorted(found.items(), key=lambda item: -len(item[1])):
+        lines.append(f"- {what} ({len(names)}): {', '.join(names)}")
+    return "\n".join(lines)
+
+
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    sweep.add_options(parser, "families.jsonl", LIMITS)
     add = parser.add_argument
-    add("--out", type=Path, default=OUT, help=f"file of lines ({OUT.name} in benchmarks/results)")
-    add("--only", nargs="+", metavar="FAMILY", help="only these")
-    add("--seconds", type=float, default=float("inf"), help="begin no further family after this")
-    add("--limit", type=float, default=SECONDS, help=f"seconds for a family ({SECONDS:g})")
-    add("--memory", type=float, default=GIGABYTES, help=f"GiB for a family ({GIGABYTES:g})")
-    add("--list", action="store_true", help="print the families; measures nothing")
-    add("--summary", action="store_true", help="print what the file holds; measures nothing")
-    found = parser.parse_args(arguments)
-    if unknown := set(found.only or ()) - set(family_list.FAMILIES):
-        parser.error(
-            f"--only: {', '.join(sorted(unknown))} was given; accepted are "
-            f"{', '.join(family_list.FAMILIES)}"
-        )
-    return found
+    add("--summary", action="store_true", help="only sum up; measures nothing")
+    add("--markdown", type=Path, help="document whose section to fill; measures nothing")
+    given = parser.parse_args(arguments)
+    sweep.require_known(parser, given.only, family_list.FAMILIES)
+    return given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing and sum up; 1 if it is not good enough, 3 if time was too short."""
     given = options(arguments)
-    names = given.only or list(family_list.FAMILIES)
+    table = sweep.Sweep(given.out, FACTS, SCRIPTS)
+    if given.markdown:
+        old = given.markdown.read_text(encoding="utf-8")
+        text = bench_table.fill(old, "families.jsonl", markdown(table.newest()))
+        write_whole(given.markdown, text)
+        print(f"filled: {given.markdown}")
+        return 0
+    cells = [
+        {"family": name, "network": family_list.FAMILIES[name].name}
+        for name in given.only or family_list.FAMILIES
+    ]
+    missing = cells if given.again else table.missing(cells)
     if given.list:
-        print("\n".join(f"{name:<19} {family_list.FAMILIES[name].name}" for name in names))
+        print("\n".join(cell["family"] for cell in missing) or "nothing left")
         return 0
     left = 0
     if not given.summary:
-        limits = {"seconds": given.limit, "gigabytes": given.memory}
-        left = fill(given.out, names, **limits, within=given.seconds)
-    sources = peer_cells.sources()
-    found = json_lines.latest(json_lines.read_and_report(given.out), KEY)
-    rows = [found[name, sources] for name in names if (name, sources) in found]
+        left = table.fill(missing, measure, describe, sweep.limits_of(given))
+    found = table.done()
+    keys = [tuple(map(cell.get, FACTS)) for cell in cells]
+    rows = [found[key] for key in keys if key in found]
     if given.summary:
         print("\n".join(map(describe, rows)))
-    text, good = summarize(rows, len(names))
+    text, good = summarize(rows, len(cells))
     print(text)
     if left:
         print(f"{counted(left, 'family', 'families')} left, call again")
