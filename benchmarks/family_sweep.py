@@ -54,7 +54,8 @@ MARGIN, TIMES_ROUNDING = 0.03, 3.0
 WITHOUT_FALLBACK = ("compiled", "islands")
 FACTS = ("family", "network")
 SCRIPTS = ("family_list.py", "family_sweep.py")
-SHAPE = re.compile(r" (on|of shape|gives) \([\d, ]*\)")
+# What differs between layers that one rule would take.
+SHAPE = re.compile(r" (on|of shape|gives|shapes) \([\d, ]*\)( and \([\d, ]*\))?")
 
 
 def measure(cell: Row) -> Row:
@@ -209,7 +210,7 @@ def why(rows: Sequence[Row]) -> list[str]:
     families: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         for reason, count in row.get("reasons", {}).items():
-            families[SHAPE.sub("", reason)][row["family"]] += count
+            families[SHAPE.sub(r" \1 …", reason)][row["family"]] += count
     found = sorted(families.items(), key=lambda item: (-len(item[1]), item[0]))
     lines = ["operations that no rule took:"] if found else []
     for reason, where in found:
