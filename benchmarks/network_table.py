@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import json_lines
 import network_list
 import sweep
 from json_lines import Row
 from network_race import CHANNELS_LAST, COMPILED, FOLDED, FROZEN, NAIVE, OURS
 
 SHARE_OF_MATMUL = 0.75  # is enough, whatever the peers do
+MOST_ISLAND = 0.2  # of a step that one island should hold
+RACE = ("network", "threads", "images", "pixels", "steps")
 COLUMNS = (FROZEN, CHANNELS_LAST, FOLDED, COMPILED, OURS)
 HEADINGS = ("frozen", "channels_last", "BN folded", "compile", "ours")
 
@@ -61,10 +64,8 @@ def markdown(rows: Sequence[Row]) -> str:
     """
     order = list(network_list.CONTESTS)
     good = [row for row in rows if "failed" not in row]
-    newest: dict[tuple[str | int, ...], Row] = {}
-    for row in sorted(good, key=lambda row: row["date"]):
-        key = ("network", "threads", "images", "pixels", "steps")  # torch.compile may take part
-        newest[tuple(row[fact] for fact in key)] = row
+    # Whether torch.compile took part makes no other race.
+    newest = json_lines.latest(sorted(good, key=lambda row: row["date"]), RACE)
     if not newest:
         return "Not measured yet."
     lines = [sweep.provenance(list(newest.values()))]
@@ -72,7 +73,7 @@ def markdown(rows: Sequence[Row]) -> str:
         races = [row for row in newest.values() if row["threads"] == threads]
         races.sort(key=lambda r: order.index(r["network"]) if r["network"] in order else len(order))
         lines += ["", *_table(races, threads)]
-    failed = [row for row in rows if "failed" in row]
+    failed = [row for row in rows if "failed" in row and tuple(map(row.get, RACE)) not in newest]
     if failed:
         names = "; ".join(f"{row['network']} ({row['failed']})" for row in failed)
         lines += ["", f"Not measured: {names}."]
@@ -103,6 +104,12 @@ def _table(races: Sequence[Row], threads: int) -> list[str]:
     lines += ["", f"{len(races) - len(short_of)} of {len(races)} reach the goal"]
     lines[-1] += f"; {len(short_of)} do not (bold)" * bool(short_of)
     lines[-1] += f", and ours is behind the best peer on {len(behind)}." if behind else "."
+    large = [row for row in races if row["islands"] and row["islands"][0]["share"] > MOST_ISLAND]
+    large += [row for row in races if row["backend"] != "fused"]
+    if large:
+        names = ", ".join(row["network"] for row in large)
+        lines[-1] += f" More than {MOST_ISLAND:.0%} of a step is one island, or not compiled: "
+        lines[-1] += f"{names}."
     return lines
 
 
