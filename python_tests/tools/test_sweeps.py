@@ -369,7 +369,7 @@ def test_the_cost_of_a_call_and_of_compiling(torch_rng: torch.Generator) -> None
     weights = channels * (3 + 2 * channels) * inner + 3 * channels + channels * 10 + 10
     assert compiled["weights_bytes"] == 4 * weights
     assert compiled["held_bytes"] > 0
-    assert compiled["autograd_seconds"] > 0
+    assert min(compiled["autograd_seconds"], compiled["finding_seconds"]) > 0
     json.dumps([row, compiled], allow_nan=False)
     origin = race_row("unet", 1, 1)
     facts = ("cpu", "torch", "commit", "uncommitted_changes", "date")
