@@ -96,7 +96,8 @@ def _table(races: Sequence[Row], threads: int) -> list[str]:
         ratio = f"{over['ratio']:.2f} ({over['low']:.2f}–{over['high']:.2f})"
         ratio = ratio if reached(row) else f"**{ratio}**"
         name = row["network"].partition(",")[0]
-        words = [f"{name} ({row['images']}, {row['pixels']})", *cells, ratio]
+        name += f" ({row['images']}, {row['pixels']})" + f", K = {row['steps']}" * (len(steps) > 1)
+        words = [name, *cells, ratio]
         words += [short(row["best_peer"]), _islands(row), f"{row['share_of_matmul']:.0%}"]
         lines.append("| " + " | ".join(words) + " |")
     short_of = [row for row in races if not reached(row)]

@@ -334,6 +334,9 @@ def test_the_table_shows_wins_and_losses() -> None:
     assert "1 of 1 reach the goal." in text
     assert "More than 20% of a step is one island, or not compiled: vit_tiny." in text
     assert "Not measured: swin_tiny (took longer than 600 s).\n" in f"{text}\n"
+    both = network_table.markdown([rows[1], {**rows[1], "steps": 2}])
+    assert "K = 2, 5" in both
+    assert "| unet (8, 96), K = 5 |" in both
     assert network_table.markdown([]) == "Not measured yet."
 
 
