@@ -12,14 +12,17 @@ PIP_FLAGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
-# The folder for the JSON of bench and gpu-check.
+# Options of bench-networks, bench-calls and families: make families BENCH_ARGS="--only vit swin"
+BENCH_ARGS ?=
+# The folder for the JSON of the benchmarks and of gpu-check.
 OUT ?= benchmarks/results
 export OUT PYTHON PIP_FLAGS
 
 VENV := .venv/bin
 CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help venv demo test test-all test-oldest lint format bench simulate-verdict gpu-check docs constraints clean
+.PHONY: help venv demo test test-all test-oldest lint format bench bench-networks bench-calls families \
+	simulate-verdict gpu-check docs constraints clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -59,6 +62,16 @@ bench: venv  ## Benchmark our backends against peers; prints ratios, writes $OUT
 	$(VENV)/python -m pytest benchmarks --benchmark-json=build/bench-raw.json \
 		--benchmark-columns=median,rounds $(PYTEST_ARGS)
 	@$(VENV)/python tools/bench_table.py build/bench-raw.json --out "$$OUT/bench.json"
+
+# They write a line after each network, and go on there when called again.
+bench-networks: venv  ## Race ours against peers on twenty common networks; resumes (BENCH_ARGS="--only resnet50")
+	$(VENV)/python benchmarks/network_sweep.py --out "$$OUT/networks.jsonl" $(BENCH_ARGS)
+
+bench-calls: venv  ## What a call costs beside its steps, and what compiling takes; resumes
+	$(VENV)/python benchmarks/call_cost.py --out "$$OUT/calls.jsonl" $(BENCH_ARGS)
+
+families: venv  ## Which of fifty timm families compile, have islands or are refused, and parity; resumes
+	$(VENV)/python benchmarks/family_sweep.py --out "$$OUT/families.jsonl" $(BENCH_ARGS)
 
 simulate-verdict: venv  ## Error and power of the rule that judges methods; writes docs/verdict_rule.md (10 minutes)
 	$(VENV)/python tools/simulate_verdict.py --out docs/verdict_rule.md

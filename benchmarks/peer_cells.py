@@ -67,12 +67,16 @@ class Cell:
         return f"{self.race}: {self.contender}"
 
 
-def sources(root: Path = ROOT) -> str:
+def sources(root: Path = ROOT, more: Iterable[str] = ()) -> str:
     """A digest of the files that a time depends on, tracked by git or not.
 
     It depends only on their contents: moving a file does not invalidate measurements.
+
+    Args:
+        root: The checkout.
+        more: Further files, or patterns of them, that matter.
     """
-    found = {path for pattern in MEASURED for path in root.glob(pattern)}
+    found = {path for pattern in (*MEASURED, *more) for path in root.glob(pattern)}
     contents = sorted(
         hashlib.sha256(path.read_bytes()).hexdigest()
         for path in found
