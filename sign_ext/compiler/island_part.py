@@ -29,6 +29,8 @@ from sign_ext.errors import UnsupportedOperation
 MOST_KEPT = 2
 # What autocast runs in fewer bits, as far as weights are concerned.
 _LOWER = ("linear", "conv", "matmul", "mm", "addmm", "bmm", "baddbmm", "_convolution")
+_MEASURED = "sign_ext_measured"  # in the meta of a recorded graph: what its islands' runs showed
+_SHOWN = ("layouts", "products", "moved", "residue", "inner")
 _aten = torch.ops.aten
 _MOVES_ONLY = {
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "select", "slice",
@@ -184,9 +186,23 @@ class IslandPart:
             names=self._names(),
             where=self._where(),
         )
-        made = measured(island, device)
+        made = self._measured(island, device)
         kept = ("inputs", "in_shapes", "output", "shape", "activation")
         return {name: value for name, value in vars(made).items() if name not in kept}
+
+    def _measured(self, island: Island, device: torch.device) -> Island:
+        """An island with what runs of it show; where the same was lowered before, with that.
+
+        Other values of the weights change none of it, and a program is rebuilt with each of them.
+        """
+        weights = tuple((w.shape, w.dtype) for w in island.weights)
+        key = (island.graph.code, island.in_shapes, island.layouts, weights)
+        known: dict[Any, dict[str, Any]] = self._source.meta.setdefault(_MEASURED, {})
+        if key in known:
+            return replace(island, **known[key])
+        made = measured(island, device)
+        known[key] = {name: getattr(made, name) for name in _SHOWN}
+        return made
 
     def _graph(
         self,
