@@ -369,7 +369,8 @@ def written(w: Writer) -> None:
     w.line(f"a = {x}.clone()" if w.maybe() else f"a = {x} * 1.5")
     code = w.one_of("a.mul_(0.5)", "a += {x}", "a.relu_()", "a[:, :1] = 0.5",
                     "a[:, :1] += {x}[:, :1]", "a[..., ::2] *= 2", "a.clamp_(-1, 1)",
-                    "a.select(1, 0).sigmoid_()", "a.copy_({x} - a)", "F.leaky_relu_(a, 0.3)")  # fmt: skip
+                    "a.select(1, 0).sigmoid_()", "a.copy_({x} - a)",
+                    "F.leaky_relu_(a, 0.3)")  # fmt: skip
     w.line(code.format(x=x))
     w.value(w.one_of("a", "a + {x}", "a.contiguous()").format(x=x))
 

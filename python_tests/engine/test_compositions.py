@@ -32,7 +32,13 @@ REFUSED = ("is read later through a view", "writes in place", "does not depend o
 
 
 def naive_delta(model: nn.Module, p: Tensor) -> Tensor:
-    """Σ ∂Φ/∂p, Φ being what the classifier reads."""
+    """Σ ∂Φ/∂p, Φ being what the classifier reads.
+
+    One image is taken twice: PyTorch's BatchNorm on a CPU, which InstanceNorm calls, has a wrong
+    derivative for a batch of one with permuted strides.
+    """
+    if len(p) == 1:
+        return naive_delta(model, p.repeat(2, 1, 1, 1))[:1]
     found: list[Tensor] = []
     hook = model.classifier.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     x = p.clone().requires_grad_()
