@@ -14,11 +14,14 @@ import pytest
 import torch
 from compositions import Composition, compositions
 from hypothesis import HealthCheck, assume, given, settings
+from measured_memory import peak_bytes
 from networks import step_for
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
+from sign_ext.compiler.ir.island import Island
 from sign_ext.errors import BackendError
+from sign_ext.eval_state import computing
 
 Result = TypeVar("Result")
 STEPS = 3
@@ -152,6 +155,40 @@ def test_a_network_walks_as_in_a_naive_loop(composition: Composition) -> None:
 @given(compositions(4))
 def test_a_network_is_as_exact_as_eager_in_float32(composition: Composition) -> None:
     check_rounding(composition)
+
+
+def peaks(composition: Composition) -> tuple[float, int, bool] | None:
+    """Bytes an image at a step's peak: measured and planned; and whether there are islands.
+
+    The difference of two batches is taken, since libraries have scratch memory of their own.
+    """
+    model, images, _ = differentiable(composition)
+    model, found = model.float(), []
+    counts = (64, 512)
+    for count in counts:
+        batch = images.float().repeat(count, 1, 1, 1)[:count]
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        step = unless_refused(
+            lambda batch=batch: SignTransform(model, 1, backend="fused").step(batch)
+        )
+        if step is None:
+            return None
+        with computing(model), torch.no_grad():
+            found.append(peak_bytes(lambda step=step, x=batch: step.delta(x), batch.device))
+    islands = any(isinstance(op, Island) for op in step.program.ops)
+    return (found[1] - found[0]) / (counts[1] - counts[0]), step.memory.peak, islands
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
+@settings(max_examples=40, **OPTIONS)
+@given(compositions(5))
+def test_no_step_takes_more_memory_than_planned(composition: Composition) -> None:
+    """What PyTorch's operators allocate inside, such as contiguous copies, no island can see."""
+    found = peaks(composition)
+    if found is not None:
+        measured, planned, islands = found
+        assert measured <= (2.0 if islands else 1.1) * planned + 64
 
 
 @pytest.mark.slow
