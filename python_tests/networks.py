@@ -69,6 +69,26 @@ def lively(model: nn.Module, generator: torch.Generator) -> nn.Module:
     return model
 
 
+def unsettled(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Give norms statistics, and redraw parameters that are constant: ones, zeros, scales of 1e-6.
+
+    A new network's gates and scales hide what is behind them.
+    """
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.uniform_(-0.2, 0.2, generator=generator)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5, generator=generator)
+        for parameter in model.parameters():
+            first = parameter.flatten()[:1]
+            if not parameter.numel() or not bool((parameter == first).all()):
+                continue
+            low, high = (0.6, 1.4) if bool(first) else (-0.3, 0.3)
+            parameter.uniform_(low, high, generator=generator)
+    return model
+
+
 def step_for(delta: Tensor, grey_levels: float = 5.0) -> float:
     """A step size that moves an image by `grey_levels` rms, well above p's rounding."""
     return grey_levels / float(delta.double().square().mean().sqrt())

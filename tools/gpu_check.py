@@ -15,7 +15,8 @@ GPU) and writes gpu_check_PART.json after each stage:
             gpu_first.py); start with it on a new machine; runs only if named
   correct   GPU tests of operators (one process per file), stores, training
   engine    GPU tests of the engine against float64, graphs, memory
-  families  GPU tests of the engine on every family of networks
+  families  GPU tests of the engine on every family of networks, on the twenty networks that the
+            engine is measured on, and on every kind of operation, each in a captured graph
   sanitize  compute-sanitizer on our kernels, a few tests per operator; racecheck on those that use
             shared memory
   measure   benchmarks: test_onchip and test_inverted_residual, the other operators, then the rest

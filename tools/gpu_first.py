@@ -67,6 +67,7 @@ def steps_of(root: Path, home: Path) -> list[Step]:
         step("on chip: resnet20", "onchip_errors", "resnet20", limit=40),
         step("on chip: times", "onchip_times", limit=45),
         step("ncu", "counters", limit=40),
+        step("graphs of operations", "captured", limit=50),
         step("blocks", "blocks", limit=80),
         step("operators", "operators", limit=60),
         step("convolutions", "convolutions", limit=40),
@@ -81,7 +82,7 @@ def script_step(
 ) -> Step:
     """A step that runs a script of benchmarks/first, with its helper modules on the path."""
     folders = [root / "benchmarks" / "first", root / "benchmarks", root / "tools"]
-    folders += [root / "python_tests", root / "python_tests" / "ops"]
+    folders += [root / "python_tests" / name for name in ("", "ops", "engine")]
     environ = {"PYTHONPATH": os.pathsep.join([package_in(home), *map(str, folders)])}
     return Step(name, [sys.executable, str(folders[0] / f"{script}.py"), *options], limit, environ)
 

@@ -16,7 +16,9 @@ from gpu_build import import_environ
 from stages import Stage
 
 ENGINE = ("conformance", "engine", "sign")  # test folders that take the longest
-FAMILIES = "test_families_gpu"  # runs as a part of its own
+# Each network family, the twenty networks, and each kind of operation: they run as a part of their
+# own, with the seconds that each may take.
+FAMILIES = {"test_families_gpu": 270, "test_ops_gpu": 130, "test_twenty_gpu": 120}
 ALONE = ("test_blocks_gpu", "test_onchip_gpu")  # launch the riskiest kernels: own process each
 # Kernels that use shared memory, which racecheck checks.
 SHARED = ("inverted_residual", "onchip", "stem_update", "sign_update")
@@ -110,7 +112,7 @@ def tests(
         return Stage(name, command, limit, environ, reason="no such test is marked gpu")
 
     engine = [file for file in found if Path(file).parent.name in ENGINE]
-    families = [file for file in engine if Path(file).stem == FAMILIES]
+    families = [file for file in engine if Path(file).stem in FAMILIES]
     alone = [file for file in engine if Path(file).stem in ALONE]
     # On a GPU, a checkout without any GPU test must fail: pytest collects nothing and exits with 5.
     others = [file for file in found if file not in engine and file not in operators]
@@ -120,7 +122,10 @@ def tests(
         stage("gpu tests: all others", others, 150),
         stage("engine tests", [f for f in engine if f not in [*families, *alone]], 300),
         *(stage(f"engine tests: {Path(file).stem}", [file], 150) for file in alone),
-        stage("family tests", families, 400),
+        *(
+            stage(f"family tests: {(name := Path(file).stem)}", [file], FAMILIES[name])
+            for file in families
+        ),
     ]
 
 

@@ -356,6 +356,23 @@ PIECES = {
 }
 
 
+def rewritten(x: Tensor, other: Tensor) -> Tensor:
+    """A copy into a value: all of it comes from elsewhere, in its own shape."""
+    y = x.cumsum(1)
+    y.copy_(other)
+    return y * x
+
+
+@pytest.mark.parametrize("of", [lambda x: x.sin() - x, lambda x: x.amax(1, keepdim=True)])
+def test_a_copy_in_place_is_differentiated(of):
+    check(lambda x: rewritten(x, of(x)))
+
+
+def test_a_random_slope_is_constant_in_evaluation():
+    """Its schema, not the call, says that it does not train."""
+    check(F.rrelu)
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     st.lists(

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_ext import BackendError, SignTransform, iterative_sign
+from sign_ext.compiler import island_part
 from sign_ext.compiler.ir.island import Island
+from sign_ext.compiler.ir.program import constant_bytes
 from sign_ext.engine.fused.trajectory import RecordedTrajectory
 from sign_ext.eval_state import computing
 from sign_ext.ops.native import NATIVE
@@ -114,6 +116,79 @@ def test_new_weights_are_used():
     wanted = iterative_sign(model, images, 1, backend="autograd")
     assert (after - wanted).norm() <= 1e-4 * (wanted - images).norm()
     assert (after - before).norm() > 0.01 * (wanted - images).norm()
+
+
+class Distances(nn.Module):
+    """From every position to learned points: PyTorch's alone, with weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.points = nn.Conv2d(3, 6, 3), nn.Parameter(torch.randn(4, 6))
+        self.classifier = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x)).flatten(2).transpose(1, 2)
+        return self.classifier(torch.cdist(x, self.points).mean(1))
+
+
+def distances(generator: torch.Generator) -> tuple[nn.Module, Tensor]:
+    model = Distances().eval().requires_grad_(False)
+    return model, torch.randn(2, 3, 9, 7, generator=generator)
+
+
+def test_new_weights_do_not_measure_islands_again(monkeypatch, torch_rng):
+    """Their layouts and what they keep follow from the recording."""
+    runs: list[Island] = []
+    measured = island_part.measured
+
+    def counted(island: Island, device: torch.device) -> Island:
+        runs.append(island)
+        return measured(island, device)
+
+    monkeypatch.setattr(island_part, "measured", counted)
+    model, images = distances(torch_rng)
+    sign = SignTransform(model, 1, backend="fused")
+    (before,) = (op for op in sign.step(images).program.ops if isinstance(op, Island))
+    found = len(runs)
+    assert found
+    with torch.no_grad():
+        model.points.mul_(-2)
+    (after,) = (op for op in sign.step(images).program.ops if isinstance(op, Island))
+    assert len(runs) == found
+    assert (after.residue, after.layouts, after.inner) == (
+        before.residue, before.layouts, before.inner)  # fmt: skip
+    wanted = iterative_sign(model, images, 1, backend="autograd")
+    assert (sign.transform(images) - wanted).norm() <= 1e-4 * (wanted - images).norm()
+
+
+def test_the_weights_of_islands_are_counted_once(torch_rng):
+    """They are kept as they are; an operator has others for each direction."""
+    model, images = distances(torch_rng)
+    sign = SignTransform(model, 1, backend="fused")
+    step = sign.step(images)
+    in_islands = sum(
+        weight.numel() for op in step.program.ops if isinstance(op, Island) for weight in op.weights
+    )
+    assert in_islands
+    program = sign.program(images)
+    everywhere = constant_bytes(program)
+    (kept,) = sign.engines.fused._programs._kept.values()
+    assert kept.program is None
+    assert sign.engines.fused._programs.bytes() == 2 * everywhere - 4 * in_islands
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_instance_norm_of_one_image(count, torch_rng):
+    """PyTorch's derivative is wrong for one image with channels innermost, right for several."""
+    body = [nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, track_running_stats=True), nn.Tanh()]
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(8 * 35, 2)).double()
+    model.eval().requires_grad_(False)
+    model[1].running_var.uniform_(0.5, 2)
+    images = torch.randn(count, 3, 9, 7, generator=torch_rng).double()
+    twice = images.repeat(2, 1, 1, 1).requires_grad_()
+    (wanted,) = torch.autograd.grad(model[:-1](twice).sum(), twice)
+    got = SignTransform(model, 1, backend="fused").step(images).pullback_of_ones(images)
+    torch.testing.assert_close(got, wanted[:count], rtol=1e-9, atol=1e-12)
 
 
 def test_a_recorded_step_is_the_same(torch_rng):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import gpu_build
+import gpu_check
 import gpu_package
 import gpu_plan
 import pytest
@@ -75,10 +76,13 @@ def test_operators_run_in_one_process_per_file_riskiest_first(plan: dict[str, St
 def test_families_and_risky_kernels_run_separately_from_the_engines_tests(
     plan: dict[str, Stage],
 ) -> None:
-    assert files_of(plan["family tests"]) == ["test_families_gpu"]
+    families = [files_of(stage) for stage in begin(plan, "family tests")]
+    assert families == [["test_families_gpu"], ["test_ops_gpu"], ["test_twenty_gpu"]]
+    # They, and the build before them, end within the part.
+    assert sum(stage.limit for stage in begin(plan, "family tests")) <= gpu_check.PART_SECONDS - 20
     engine = files_of(plan["engine tests"])
     assert "test_graph_gpu" in engine
-    assert not {"test_families_gpu", "test_blocks_gpu", "test_onchip_gpu"} & set(engine)
+    assert not {"test_blocks_gpu", "test_onchip_gpu", *gpu_plan.FAMILIES} & set(engine)
     assert files_of(plan["engine tests: test_onchip_gpu"]) == ["test_onchip_gpu"]
 
 

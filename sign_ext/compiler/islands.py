@@ -93,6 +93,8 @@ def _replace_write(graph: GraphModule, node: Node) -> None:
     function = getattr(getattr(torch.ops.aten, packet, None), overload, None)
     if function is None:
         raise UnsupportedOperation(f"aten.{packet}_ has no form that does not write in place")
+    if function is torch.ops.aten.copy.default:  # which autograd does not know
+        function = _copied(graph, node)
     order = {each: i for i, each in enumerate(graph.graph.nodes)}
 
     def read_later(alias: Node) -> bool:
@@ -116,6 +118,20 @@ def _replace_write(graph: GraphModule, node: Node) -> None:
     for view in reversed(views):
         if not made[view].users:
             graph.graph.erase_node(made[view])
+
+
+def _copied(graph: GraphModule, node: Node) -> torch._ops.OpOverload:
+    """Give a copy the arguments of a clone of what is copied, in the target's shape and dtype."""
+    target, source = node.args[:2]
+    assert isinstance(target, Node)
+    if not isinstance(source, Node):
+        raise UnsupportedOperation("a number is copied into a tensor")
+    with graph.graph.inserting_before(node):
+        for function in (torch.ops.aten.type_as.default, torch.ops.aten.expand_as.default):
+            source = graph.graph.call_function(function, (source, target))
+            source.meta = {**node.meta, "sizes": {}}
+    node.args, node.kwargs = (source,), {}
+    return torch.ops.aten.clone.default
 
 
 def _same_tensor(target: Node) -> set[Node]:
@@ -391,11 +407,12 @@ def _require_repeatable(node: Node) -> None:
         return
     if torch.Tag.nondeterministic_seeded not in target.tags:
         return
-    names = [argument.name for argument in target._schema.arguments]
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    off = [given.get(name, None) for name in ("train", "training", "dropout_p", "p")]
-    by_default = "dropout_p" in names and "dropout_p" not in given
-    if not (by_default or any(value in (False, 0) and value is not None for value in off)):
+    arguments = target._schema.arguments
+    given: dict[str, Any] = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    given |= dict(zip((a.name for a in arguments), node.args, strict=False))
+    given |= node.kwargs
+    off = [given.get(name) for name in ("train", "training", "dropout_p", "p")]
+    if not any(value in (False, 0) and value is not None for value in off):
         raise UnsupportedOperation(f"aten.{op_name(node)[0]} draws random numbers")
 
 

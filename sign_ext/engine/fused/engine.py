@@ -80,6 +80,7 @@ class Compiled:
     outline: Program  # without weights; another one for other values of these
     program: Program | None  # with them, until a step has prepared its own
     bytes: int  # of the weights
+    island_bytes: int  # of those that islands read
     rounding: float  # the largest distance from autograd that was found to be rounding
     islands: Islands
 
@@ -154,10 +155,13 @@ class ProgramCache:
     def bytes(self) -> int:
         """About how much memory the programs take, and the weights that steps have prepared."""
         with self._free:
-            bytes_of = {kept.outline: kept.bytes for kept in self._kept.values()}
+            # A step has the weights for both directions in its operators' order, and islands' as
+            # they are.
+            of_a_step = {
+                kept.outline: 2 * kept.bytes - kept.island_bytes for kept in self._kept.values()
+            }
             whole = sum(kept.bytes for kept in self._kept.values() if kept.program is not None)
-            # A step has the weights for both directions in its operators' order.
-            return whole + sum(2 * bytes_of.get(outline, 0) for outline, _ in self._steps)
+            return whole + sum(of_a_step.get(outline, 0) for outline, _ in self._steps)
 
     def get(
         self,
@@ -331,13 +335,23 @@ class ProgramCache:
             raise
         except Exception:  # a network may check what it is given, and refuse a random image
             rounding = check_gradient(checked, phi, image)
-        outline, size = without_weights(program), constant_bytes(program)
+        in_islands = [w for op in program.ops if isinstance(op, Island) for w in op.constants()]
         new = Compiled(
-            strict, graph, own, constants, digest, outline, program, size, rounding, islands
+            strict=strict,
+            graph=graph,
+            own=own,
+            constants=constants,
+            digest=digest,
+            outline=without_weights(program),
+            program=program,
+            bytes=constant_bytes(program),
+            island_bytes=sum(w.nbytes for w in in_islands),
+            rounding=rounding,
+            islands=islands,
         )
         if bind is not None and step is not None:
             bound, new.program = step, None
-            self._steps.get_or_make((outline, bind[0]), lambda: bound)
+            self._steps.get_or_make((new.outline, bind[0]), lambda: bound)
         return new
 
     def _follow_weights(
