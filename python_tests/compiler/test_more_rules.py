@@ -135,11 +135,6 @@ REFUSED = {
     ),
     "a negative constant": lambda x: F.elu(x, -1.0),
     "interpolation from": lambda x: F.interpolate(x, size=(8, 5)),
-    "a value of shape": lambda x: x.flatten(2).relu(),
-    "the channels are in the last dimension": lambda x: x.permute(0, 2, 3, 1).flatten(1),
-    "not over the channels": lambda x: F.layer_norm(x, (5,)),
-    "not one number a channel": lambda x: x.permute(0, 2, 3, 1) * torch.ones(5, 1).to(x),
-    "the order": lambda x: x.permute(0, 3, 1, 2),
 }
 
 

@@ -219,16 +219,29 @@ def test_explain_lists_the_islands():
     assert SignTransform(tiny_cnn(), 1).explain(images).islands == ()
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer over patches, which has no rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.cell = nn.Conv2d(3, 6, 3, 3), nn.GRU(6, 30, batch_first=True)
+        self.classifier = nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return self.classifier(self.cell(x)[0][:, -1])
+
+
 @needs_native
 def test_auto_compiles_where_islands_hold_less_than_half():
     model, images = case("norms", 2)
     assert SignTransform(model, 1).explain(images).backend == "fused"
-    model, images = case("transformer", 2)
+    model = Recurrent().eval().requires_grad_(False)
     sign = SignTransform(model, 1)
     answer = sign.explain(images)
     assert answer.backend == "autograd"
     assert "fused was tried: operations without a rule hold " in answer.reason
-    assert "layer_norm" in answer.reason
+    assert "gru" in answer.reason
     with sign._prepared(images) as (problem, *_):
         assert sign.engines.memory(problem, images) is None
     by_name = SignTransform(model, 1, backend="fused").explain(images)
@@ -259,7 +272,7 @@ def tiny_island() -> nn.Sequential:
 
 
 def test_an_output_is_not_overwritten_while_autograd_needs_it():
-    """ReLU works in place where it may; here the backward pass of exp reads its output."""
+    """ReLU works in place where it may; here the backward pass of tan reads its output."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -267,7 +280,7 @@ def test_an_output_is_not_overwritten_while_autograd_needs_it():
             self.first, self.classifier = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.classifier(F.relu(self.first(x).exp() - 1).mean((2, 3)))
+            return self.classifier(F.relu(self.first(x).tan() - 0.1).mean((2, 3)))
 
     torch.manual_seed(0)
     model = Net().eval().requires_grad_(False)
@@ -305,6 +318,4 @@ def test_views_share_no_memory(again):
     torch.manual_seed(0)
     model = Turned(again).eval().requires_grad_(False)
     images = 3 * torch.randn(2, 3, 11, 11)
-    step = SignTransform(model, 1, backend="fused").step(images)
-    assert [op.names for op in step.program.ops if isinstance(op, Island)] == [()]
     step_checks.check(model, images)

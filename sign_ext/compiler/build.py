@@ -12,9 +12,10 @@ import sign_ext.compiler.rules  # noqa: F401  # importing registers the rules
 from sign_ext.compiler.fold import drop_dead, simplify
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.program import Program, renumber
-from sign_ext.compiler.islands import SECOND_IMAGES, lower_with_islands
+from sign_ext.compiler.islands import lower_with_islands
 from sign_ext.compiler.lower import lower
-from sign_ext.compiler.trace import TRACED_IMAGES, trace
+from sign_ext.compiler.recordings import SECOND_IMAGES
+from sign_ext.compiler.trace import trace
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.source_layer import Phi
 
@@ -45,12 +46,13 @@ def compile_phi(phi: Phi, image: Tensor, *, strict: bool = False) -> Program:
         trace(phi, image),
         image.dtype,
         str(phi.source),
-        again=None if strict else recording_again(phi, image),
+        again=recording_again(phi, image),
+        strict=strict,
     )
 
 
 def recording_again(phi: Phi, image: Tensor) -> Callable[[], GraphModule]:
-    """Records the same for another number of images, which islands need; for `build`.
+    """Records the same for another number of images, which `build` may need.
 
     Args:
         phi: Φ, its network frozen and in evaluation mode.
@@ -65,6 +67,7 @@ def build(
     source: str = "",
     *,
     again: Callable[[], GraphModule] | None = None,
+    strict: bool = False,
 ) -> Program:
     """The program of a recorded graph, with the weights' values as they are now.
 
@@ -72,17 +75,18 @@ def build(
         graph: from `trace`. Where it needs islands it is rewritten, once.
         dtype: of the network.
         source: a description of where Φ is read.
-        again: records the same for another number of images (`recording_again`): what has no rule
-            becomes islands. None refuses it.
+        again: records the same for another number of images (`recording_again`), which islands
+            and images that are merged with something else need. None refuses both.
+        strict: whether to refuse what has no rule, instead of making islands.
 
     Raises:
         UnsupportedOperation: the forward pass does what the compiler does not know.
     """
     with torch.no_grad():
         try:
-            ops, output, image_shape = lower(graph, TRACED_IMAGES)
+            ops, output, image_shape = lower(graph, again)
         except UnsupportedOperation:
-            if again is None:
+            if again is None or strict:
                 raise
             ops, output, image_shape = lower_with_islands(graph, again)
         ops, output = simplify(ops, output)

@@ -11,6 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+from sign_ext.compiler.fold_moves import (
+    affine_after_moves,
+    merge_moves,
+    select_first,
+    split_products,
+)
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import Pointwise
@@ -36,6 +42,10 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         merge_padding,
         pool_before_activation,
         flatten_into_linear,
+        merge_moves,
+        affine_after_moves,
+        split_products,
+        select_first,
     )
     ops = drop_dead(ops, output)
     first = 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,11 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from sign_ext.compiler.builder import token_ref
 from sign_ext.compiler.ir.island import Island, IslandResidue, Recorded
 from sign_ext.compiler.ir.op import Shape, count
 from sign_ext.compiler.lower import op_name
 from sign_ext.compiler.record import EXACT
-from sign_ext.compiler.rules.permute import LAST
+from sign_ext.compiler.recordings import Path, PerImage
+from sign_ext.compiler.refs import Ref
 from sign_ext.errors import UnsupportedOperation
 
 # An island without products that keeps more than so many times its inputs computes its value again
@@ -38,54 +40,6 @@ _MOVES_ONLY = {
     "split_with_sizes", "to", "_to_copy", "dropout", "alias", "detach", "_unsafe_view", "cat",
     "stack", "repeat", "narrow", "expand_as", "view_as", "movedim", "swapaxes", "swapdims",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PerImage:
-    """A recorded number that grows with the images: slope · images + offset."""
-
-    slope: int
-    offset: int
-
-
-Path = tuple[int | str, ...]  # to a number among a node's arguments
-
-
-def sizes_in(node: Node, twin: Node, images: int, more: int) -> Iterator[tuple[Path, PerImage]]:
-    """The numbers in which the arguments of two recordings differ.
-
-    Args:
-        node: a call, recorded with `images` images.
-        twin: the same, recorded with `more`.
-        images: a number.
-        more: another one.
-
-    Raises:
-        UnsupportedOperation: they differ in something else than whole numbers.
-    """
-    if node.op == "output":
-        return
-    for path, a, b in _paired((node.args, dict(node.kwargs)), (twin.args, dict(twin.kwargs)), ()):
-        if isinstance(a, Node) or a == b or (a != a and b != b):
-            continue
-        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in (a, b))
-        if not whole or (b - a) % (more - images):
-            raise UnsupportedOperation(
-                f"{node.target} is given {a} for {images} images and {b} for {more}"
-            )
-        slope = (b - a) // (more - images)
-        yield path, PerImage(slope, a - slope * images)
-
-
-def _paired(a: Any, b: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        for i, (first, second) in enumerate(zip(a, b, strict=True)):
-            yield from _paired(first, second, (*path, i))
-    elif isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        for name in a:
-            yield from _paired(a[name], b[name], (*path, name))
-    else:
-        yield path, a, b
 
 
 def _with_sizes(arguments: Any, sizes: Mapping[Path, Any], path: Path = ()) -> Any:
@@ -138,7 +92,7 @@ class IslandPart:
     def options(
         self,
         places: Sequence[int],
-        moved: Sequence[bool],
+        given: Sequence[Ref],
         values: Mapping[Node, Any],
         dtype: torch.dtype,
     ) -> dict[str, Any]:
@@ -147,7 +101,7 @@ class IslandPart:
         Args:
             places: for each of `inputs`, its place among the island's inputs: several may be one
                 value.
-            moved: for each of them, whether the network has its channels in the last dimension.
+            given: for each of them, the value; the network sees each element of it once.
             values: the constants.
             dtype: the network's.
 
@@ -166,17 +120,19 @@ class IslandPart:
         shapes = [tuple(node.meta["tensor_meta"].shape[1:]) for node in self._outputs]
         recorded: dict[int, torch.memory_format] = {}
         in_shapes: dict[int, Shape] = {}
-        for place, node, last in zip(places, self.inputs, moved, strict=True):
-            shape = tuple(node.meta["tensor_meta"].shape[1:])
-            recorded[place] = torch.channels_last if last else _layout_of(node)
-            in_shapes[place] = (shape[-1], *shape[:-1]) if last else shape
+        for place, node, ref in zip(places, self.inputs, given, strict=True):
+            in_order = torch.channels_last if len(ref.shape) == 3 else torch.contiguous_format
+            recorded[place] = _layout_of(node) if ref.is_plain else in_order
+            in_shapes[place] = ref.shape
         order = sorted(recorded)
         island = Island(
             inputs=(),
             in_shapes=tuple(in_shapes[place] for place in order),
             output=0,
-            shape=shapes[0] if len(shapes) == 1 else (sum(map(count, shapes)),),
-            graph=self._graph(places, moved, constant, values, device),
+            shape=(
+                token_ref(0, shapes[0]).shape if len(shapes) == 1 else (sum(map(count, shapes)),)
+            ),
+            graph=self._graph(places, given, constant, values, device),
             weights=tuple(weights),
             weight_dtypes=tuple(w.dtype for w in weights),
             lower=frozenset(i for i, nodes in enumerate(readers) if _all_lower(nodes)),
@@ -207,7 +163,7 @@ class IslandPart:
     def _graph(
         self,
         places: Sequence[int],
-        moved: Sequence[bool],
+        given: Sequence[Ref],
         constant: Mapping[Node, int],
         values: Mapping[Node, Any],
         device: torch.device,
@@ -215,13 +171,12 @@ class IslandPart:
         """Called with the inputs, the weights and the number of images."""
         graph = Graph()
         count_of = max(places, default=-1) + 1
-        given = [graph.placeholder(f"x{i}") for i in range(count_of)]
+        entries = [graph.placeholder(f"x{i}") for i in range(count_of)]
         weights = [graph.placeholder(f"w{i}") for i in range(len(constant))]
         images = graph.placeholder("images")
         new: dict[Node, Any] = {}
-        for node, place, last in zip(self.inputs, places, moved, strict=True):
-            x = given[place]
-            new[node] = graph.call_function(_aten.permute.default, (x, LAST)) if last else x
+        for node, place, ref in zip(self.inputs, places, given, strict=True):
+            new[node] = _as_the_network_has_it(graph, entries[place], ref)
         for node in self._constants:
             new[node] = weights[constant[node]] if node in constant else values[node]
         sizes: dict[PerImage, Node] = {}
@@ -255,7 +210,11 @@ class IslandPart:
             new[node] = graph.call_function(target, *arguments)  # type: ignore[arg-type]
         if switch is not None:
             graph.call_function(_exit_autocast, (switch,))
-        graph.output(tuple(new[node] for node in self._outputs))
+        results = [new[node] for node in self._outputs]
+        if len(results) == 1:
+            shape = tuple(self._outputs[0].meta["tensor_meta"].shape[1:])
+            results = [_as_it_is_stored(graph, results[0], shape)]
+        graph.output(tuple(results))
         return GraphModule(nn.Module(), graph)
 
     def _names(self) -> tuple[str, ...]:
@@ -280,6 +239,34 @@ class IslandPart:
             same = [a == b for a, b in zip(common, other.split("."), strict=False)]
             common = common[: same.index(False) if False in same else len(same)]
         return ".".join(common) or " to ".join((modules[0], modules[-1]))
+
+
+def _as_the_network_has_it(graph: Graph, x: Node, ref: Ref) -> Node:
+    """A stored value with the dimensions that the network sees, in operations of PyTorch."""
+    if ref.is_plain:
+        return x
+    if len(ref.shape) == 3:
+        x = graph.call_function(_aten.permute.default, (x, [0, 2, 3, 1]))
+    order = ref.view.outermost_first()
+    sizes = [ref.view.shape[d] for d in order]
+    x = graph.call_function(_aten.reshape.default, (x, [-1, *sizes]))
+    back = [order.index(d) + 1 for d in range(len(order))]
+    at = ref.images
+    x = graph.call_function(_aten.permute.default, (x, [*back[:at], 0, *back[at:]]))
+    if ref.merged:
+        shape = ref.view.shape
+        sizes = [*shape[:at], -1, *shape[at + 1 :]]
+        x = graph.call_function(_aten.reshape.default, (x, sizes))
+    return x
+
+
+def _as_it_is_stored(graph: Graph, x: Node, shape: Shape) -> Node:
+    """A value of the network's in the shape of `token_ref`, in operations of PyTorch."""
+    stored = token_ref(0, shape).shape
+    if stored == shape:
+        return x
+    x = graph.call_function(_aten.reshape.default, (x, [-1, *stored[1:], stored[0]]))
+    return graph.call_function(_aten.permute.default, (x, [0, 3, 1, 2]))
 
 
 def _all_lower(nodes: Sequence[Node]) -> bool:

@@ -1,7 +1,7 @@
 """Lower a recorded graph whose operations do not all have rules: those without become islands.
 
 1. A second recording, of another number of images, shows which values have a row an image and which
-   recorded numbers grow with the images (`annotate`).
+   recorded numbers grow with the images (`recordings.py`).
 2. Operations that write in place become ones that do not (`without_writes`).
 3. Each operation is tried on its rule. Those that no rule covers are grouped so that no path leaves
    a group and comes back (`_Partition`), together with cheap operations that only groups read and
@@ -21,16 +21,23 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from sign_ext.compiler.builder import dense, token_ref, tokens_or_image
 from sign_ext.compiler.ir.island import Island
 from sign_ext.compiler.ir.op import Op, Shape, count
-from sign_ext.compiler.island_part import IslandPart, sizes_in
+from sign_ext.compiler.ir.view import View, contiguous_strides
+from sign_ext.compiler.island_part import IslandPart
 from sign_ext.compiler.lower import Lowering, Ref, is_view, op_name
-from sign_ext.compiler.rules.shaping import reshaped, sliced
+from sign_ext.compiler.recordings import (
+    SECOND_IMAGES,
+    annotated,
+    grown_otherwise,
+    recorded_sizes,
+    twin_sizes,
+)
 from sign_ext.compiler.trace import TRACED_IMAGES
 from sign_ext.errors import UnsupportedOperation
 
-SECOND_IMAGES = TRACED_IMAGES + 1  # of the second recording
-_READY = "sign_ext_islands"  # in the meta of a graph that was annotated
+_READY = "sign_ext_islands"  # in the meta of a graph without writes
 
 
 def lower_with_islands(
@@ -48,45 +55,11 @@ def lower_with_islands(
     Raises:
         UnsupportedOperation: the forward pass does what no island can hold.
     """
+    annotated(graph, again)
     if not graph.meta.get(_READY):
-        annotate(graph, again())
         without_writes(graph)
         graph.meta[_READY] = True
     return _Partition(graph).lower()
-
-
-def annotate(graph: GraphModule, other: GraphModule) -> None:
-    """Note at each node what two recordings of different numbers of images say of it.
-
-    In a node's meta, "rows" is whether its value has one row an image, and "sizes" are the numbers
-    among its arguments that depend on the images, by their place.
-
-    Args:
-        graph: of `TRACED_IMAGES` images.
-        other: of `SECOND_IMAGES` images.
-
-    Raises:
-        UnsupportedOperation: other operations run, or a number grows in a way that is not known.
-    """
-    nodes, twins = list(graph.graph.nodes), list(other.graph.nodes)
-    if [(n.op, str(n.target)) for n in nodes] != [(n.op, str(n.target)) for n in twins]:
-        raise UnsupportedOperation("other operations run for another number of images")
-    for node, twin in zip(nodes, twins, strict=True):
-        if node.op == "get_attr":
-            a, b = getattr(graph, str(node.target)), getattr(other, str(twin.target))
-            if a is not b and a.shape != b.shape:
-                raise UnsupportedOperation("a constant's shape depends on the number of images")
-            continue
-        node.meta["sizes"] = dict(sizes_in(node, twin, TRACED_IMAGES, SECOND_IMAGES))
-        shape, twin_shape = _shape(node), _shape(twin)
-        if shape and twin_shape:
-            rows = (shape[0], twin_shape[0]) == (TRACED_IMAGES, SECOND_IMAGES)
-            node.meta["rows"] = rows and shape[1:] == twin_shape[1:]
-
-
-def _shape(node: Node) -> tuple[int, ...] | None:
-    meta: Any = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
 
 
 def without_writes(graph: GraphModule) -> None:
@@ -301,7 +274,7 @@ class _Classified(Lowering):
     """
 
     def __init__(self, partition: _Partition) -> None:
-        super().__init__(partition.graph, TRACED_IMAGES)
+        super().__init__(partition.graph)
         self.partition = partition
         self.images: set[Node] = set()
         self.islands: set[Node] = set()
@@ -335,7 +308,7 @@ class _Classified(Lowering):
         if not any(source in self.depth for source in inputs):
             if node.meta.get("sizes") or any(source in self.sized for source in inputs):
                 self.sized.add(node)
-                self.values[node] = OPAQUE
+                self.values[node] = self.repeated(node)
             else:
                 self.values[node] = self.constant(node)
             return
@@ -357,6 +330,16 @@ class _Classified(Lowering):
         self.islands.add(node)
         self.values[node] = self._stand_in(node)
 
+    def repeated(self, node: Node) -> Any:
+        """The recorded value of what has a row an image, by repetition alone."""
+        sizes, twin = recorded_sizes(node), twin_sizes(node)
+        if any(self.values[source] is OPAQUE for source in node.all_input_nodes):
+            return OPAQUE
+        if not sizes or not twin or grown_otherwise(node) is not None:
+            return OPAQUE
+        grows = sizes[0] * SECOND_IMAGES == twin[0] * TRACED_IMAGES and sizes[1:] == twin[1:]
+        return self.constant(node) if grows else OPAQUE
+
     def constant(self, node: Node) -> Any:
         """The value of what does not depend on the images."""
         known = self.partition.constants
@@ -368,16 +351,18 @@ class _Classified(Lowering):
     def _stand_in(self, node: Node) -> Any:
         """A value of the program, or what stands for one that cannot be."""
         meta: Any = node.meta.get("tensor_meta")
-        shape = _shape(node)
+        shape = recorded_sizes(node)
         if shape is None or not node.meta.get("rows") or not meta.dtype.is_floating_point:
             return OPAQUE
-        return Ref(-len(self.islands), shape[1:])
+        return token_ref(-len(self.islands), shape[1:])
 
-    def shape_of(self, node: Node, name: str) -> Shape:
+    def shape_of(self, node: Node, name: str, windows: int = 1) -> Shape:
         """As two recordings show it."""
-        shape = super().shape_of(node, name)
-        if _shape(node) is not None and not node.meta.get("rows"):
-            raise UnsupportedOperation(f"aten.{name} gives {_shape(node)}, not a row an image")
+        shape = super().shape_of(node, name, windows)
+        if windows == 1 and recorded_sizes(node) is not None and not node.meta.get("rows"):
+            raise UnsupportedOperation(
+                f"aten.{name} gives {recorded_sizes(node)}, not a row an image"
+            )
         return shape
 
     def sources(self, node: Node) -> list[Node]:
@@ -435,7 +420,7 @@ class _Emitter(Lowering):
     """Appends the operations of one unit after the other."""
 
     def __init__(self, partition: _Partition, nodes: _Classified) -> None:
-        super().__init__(partition.graph, TRACED_IMAGES)
+        super().__init__(partition.graph)
         self.nodes = nodes
         # What does not depend on the images has its value.
         self.values = {n: value for n, value in nodes.values.items() if n not in nodes.depth}
@@ -463,32 +448,31 @@ class _Emitter(Lowering):
         if not outputs:
             return  # nothing reads it
         part = IslandPart(self.graph, inside, outputs, self.nodes.depth, self.nodes.sized)
-        given: list[Ref] = [self.values[source] for source in part.inputs]
-        refs = [replace(ref, moved=False) for ref in given]
-        distinct = tuple(dict.fromkeys(refs))  # several nodes may be one value
-        places = [distinct.index(ref) for ref in refs]
-        moved = [ref.moved for ref in given]
-        options = part.options(places, moved, self.values, self.builder.dtype)
+        given = [dense(self.builder, self.values[source]) for source in part.inputs]
+        distinct = list(dict.fromkeys((ref.number, ref.shape) for ref in given))
+        places = [distinct.index((ref.number, ref.shape)) for ref in given]
+        options = part.options(places, given, self.values, self.builder.dtype)
         shapes: tuple[Shape, ...] = options["outputs"]
+        inputs = tuple(Ref(number, shape) for number, shape in distinct)
         if len(shapes) == 1:
-            self.values[outputs[0]] = self.builder.add(Island, distinct, shapes[0], **options)
+            made = token_ref(0, shapes[0])
+            number = self.builder.add(Island, inputs, made.shape, **options).number
+            self.values[outputs[0]] = replace(made, number=number)
             return
         sizes = [count(shape) for shape in shapes]
-        whole = self.builder.add(Island, distinct, (sum(sizes),), **options)
+        whole = self.builder.add(Island, inputs, (sum(sizes),), **options)
         start = 0
         for node, shape, size in zip(outputs, shapes, sizes, strict=True):
-            flat = sliced(self.builder, whole, 1, start, start + size)
-            self.values[node] = reshaped(self.builder, flat, shape)
+            view = View(shape, contiguous_strides(shape), start)
+            self.values[node] = tokens_or_image(self.builder, whole.seen(view))
             start += size
 
-    def shape_of(self, node: Node, name: str) -> Shape:
+    def shape_of(self, node: Node, name: str, windows: int = 1) -> Shape:
         """As classified."""
-        return self.nodes.shape_of(node, name)
+        return self.nodes.shape_of(node, name, windows)
 
     def result(self) -> tuple[list[Op], int, Shape]:
         """The operations, Φ's value and the image's shape."""
         (output,) = (node for node in self.graph.graph.nodes if node.op == "output")
         value = self.value_of(output.args[0])
-        if not isinstance(value, Ref):
-            raise UnsupportedOperation("Φ does not depend on the images")
-        return self.builder.ops, value.number, self.image_shape
+        return self.builder.ops, self.phi(value).number, self.image_shape

@@ -8,65 +8,48 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from sign_ext.compiler.builder import (
+    Builder,
+    arranged,
+    condensed,
+    stored,
+    stored_constant,
+)
 from sign_ext.compiler.ir.op import Op, Shape
+from sign_ext.compiler.recordings import (
+    SECOND_IMAGES,
+    annotated,
+    grown_otherwise,
+    recorded_sizes,
+    twin_sizes,
+)
+from sign_ext.compiler.refs import Ref
+from sign_ext.compiler.trace import TRACED_IMAGES
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.ops.layout import Pair
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A value of the program: its number and one image's shape.
-
-    Where the network has the channels of an image in the last dimension, (H, W, C), the program has
-    them in the first, as everywhere: `moved` says so. In memory they are innermost both ways.
-    """
-
-    number: int
-    shape: Shape
-    moved: bool = False
-
-
-@dataclass
-class Builder:
-    """The program so far."""
-
-    batch: int  # the number of images that was recorded
-    dtype: torch.dtype = torch.float32  # of the network
-    ops: list[Op] = field(default_factory=list)
-
-    def add(self, kind: type[Op], inputs: tuple[Ref, ...], shape: Shape, **options: Any) -> Ref:
-        """Append an operation, and return its output.
-
-        Raises:
-            UnsupportedOperation: its operators do not take values of this many dimensions.
-        """
-        if kind.ranks and len(shape) not in kind.ranks:
-            raise UnsupportedOperation(f"a value of shape {shape}")
-        op = kind(
-            inputs=tuple(ref.number for ref in inputs),
-            in_shapes=tuple(ref.shape for ref in inputs),
-            output=len(self.ops) + 1,
-            shape=shape,
-            **options,
-        )
-        self.ops.append(op)
-        return Ref(op.output, shape)
-
 
 Rule = Callable[..., Any]  # (builder, output's shape of one image, *args, **kwargs) → Ref(s)
 RULES: dict[str, Rule] = {}
 _ELEMENTWISE: set[str] = set()  # of rules whose operations do not ask where the channels are
-_MOVED: set[str] = set()  # of rules that take moved values themselves
+_FALLBACKS: dict[str, Rule] = {}  # tried last; they take values in any view
+_VIEWS: set[str] = set()  # of rules that take values in any view
+_WHOLE: set[str] = set()  # of rules that take them with the images anywhere
 
 
-def lowers(*names: str, elementwise: bool = False, moved: bool = False) -> Callable[[Rule], Rule]:
+def lowers(
+    *names: str,
+    elementwise: bool = False,
+    views: bool = False,
+    whole: bool = False,
+    fallback: bool = False,
+) -> Callable[[Rule], Rule]:
     """Register a rule for ATen operations, named as in "conv2d.default".
 
     A rule takes the builder, one image's shape of the output, and the operation's own arguments, in
@@ -74,30 +57,41 @@ def lowers(*names: str, elementwise: bool = False, moved: bool = False) -> Calla
     and returns the output's `Ref`, or a tuple of them. It raises UnsupportedOperation where it does
     not cover the arguments.
 
+    A value is given to it in the shape in which it is stored, brought into order by a copy if need
+    be, unless one of these says otherwise.
+
     Args:
         *names: of the operations.
-        elementwise: the operation does the same wherever the channels are: moved values are given
-            to the rule as if they were not, and constants likewise.
-        moved: the rule takes moved values itself. Other rules never meet one.
+        elementwise: the operation does the same wherever the elements are: values that the network
+            sees alike are given to the rule as they are stored, and constants likewise.
+        views: the rule takes any `Ref.view`. The images are first; where the network has merged
+            them with what follows, shapes and views begin with that (`Ref.merged`, `Ref.axis`).
+        whole: the rule also takes the images anywhere, and instead of one image's shape the whole
+            recorded one of the output (a tuple of them if there are several).
+        fallback: the rule is tried where there is no other, or where the other refuses; it takes
+            any view.
     """
 
     def register(function: Rule) -> Rule:
+        if fallback:
+            _FALLBACKS.update(dict.fromkeys(names, function))
+            return function
         RULES.update(dict.fromkeys(names, function))
-        if elementwise:
-            _ELEMENTWISE.update(names)
-        if moved:
-            _MOVED.update(names)
+        for given, known in ((elementwise, _ELEMENTWISE), (views, _VIEWS), (whole, _WHOLE)):
+            (known.update if given else known.difference_update)(names)
         return function
 
     return register
 
 
-def lower(graph: GraphModule, images: int) -> tuple[list[Op], int, Shape]:
+def lower(
+    graph: GraphModule, again: Callable[[], GraphModule] | None = None
+) -> tuple[list[Op], int, Shape]:
     """The operations of a recorded graph.
 
     Args:
-        graph: from `trace`.
-        images: the number of images it was recorded with.
+        graph: from `trace`. It is annotated where the images are merged with something else.
+        again: records the same for `SECOND_IMAGES` images, which that needs.
 
     Returns:
         The operations, the number of Φ's value, and the shape of one image.
@@ -105,7 +99,7 @@ def lower(graph: GraphModule, images: int) -> tuple[list[Op], int, Shape]:
     Raises:
         UnsupportedOperation: an operation without a rule, or with arguments that no rule covers.
     """
-    return Lowering(graph, images).run()
+    return Lowering(graph, again).run()
 
 
 def op_name(node: Node) -> tuple[str, bool]:
@@ -127,11 +121,12 @@ def op_name(node: Node) -> tuple[str, bool]:
 # These return their argument or a view of it, so an in-place write shows through both names;
 # contiguous and to at times return a copy (`_is_copy`), and reshape and flatten do where a view is
 # impossible, which only refuses more.
-_VIEWS = {
+_VIEW_NAMES = {
     "view", "reshape", "flatten", "unsqueeze", "squeeze", "slice", "narrow", "chunk", "split",
     "getitem", "transpose", "permute", "select", "contiguous", "alias", "expand", "unflatten",
     "to", "dropout", "feature_dropout", "alpha_dropout", "split_with_sizes", "unbind", "t",
-    "view_as", "_unsafe_view", "expand_as", "reshape_as",
+    "view_as", "_unsafe_view", "expand_as", "reshape_as", "movedim", "moveaxis", "swapaxes",
+    "swapdims", "unsafe_chunk", "unsafe_split", "tensor_split", "numpy_T", "mT", "diagonal",
 }  # fmt: skip
 
 
@@ -154,10 +149,10 @@ class Lowering:
         order: each node's position in the graph.
     """
 
-    def __init__(self, graph: GraphModule, images: int) -> None:
-        """Of a graph that was recorded with so many images."""
-        self.graph = graph
-        self.builder = Builder(images)
+    def __init__(self, graph: GraphModule, again: Callable[[], GraphModule] | None = None) -> None:
+        """Of a graph that was recorded with `TRACED_IMAGES` images."""
+        self.graph, self.again = graph, again
+        self.builder = Builder(TRACED_IMAGES)
         self.values: dict[Node, Any] = {}
         self.order = {node: i for i, node in enumerate(graph.graph.nodes)}
 
@@ -175,9 +170,13 @@ class Lowering:
                 self.values[node] = self.call(node)
             elif node.op == "output":
                 result = self.value_of(node.args[0])
-        if not isinstance(result, Ref):
+        return self.builder.ops, self.phi(result).number, image_shape
+
+    def phi(self, value: Any) -> Ref:
+        """Φ's value in the network's shape: what brings it there folds into the cotangent."""
+        if not isinstance(value, Ref):
             raise UnsupportedOperation("Φ does not depend on the images")
-        return self.builder.ops, result.number, image_shape
+        return stored(self.builder, replace(value, images=0, merged=False))
 
     def value_of(self, argument: Any) -> Any:
         """An argument with its nodes replaced by their values."""
@@ -212,30 +211,139 @@ class Lowering:
         args, kwargs = self.value_of(node.args), self.value_of(node.kwargs)
         name, _ = op_name(node)
         if name == "getitem":
+            self.require_sizes(node, args[0][args[1]])
             return args[0][args[1]]
-        function = RULES.get(name)
-        if function is None:
-            raise UnsupportedOperation(f"the compiler has no rule for aten.{name}{_at(args)}")
-        shape = self.shape_of(node, name)
-        refs = [item for item in _flat([args, kwargs]) if isinstance(item, Ref)]
-        moved = name not in _MOVED and any(ref.moved for ref in refs)
         try:
-            if moved:
-                if name not in _ELEMENTWISE or not all(ref.moved for ref in refs):
-                    raise UnsupportedOperation("the channels are in the last dimension")
-                args, kwargs = (_map(given, _channels_first) for given in (args, kwargs))
-                shape = (*shape[-1:], *shape[:-1])
-            result = function(self.builder, shape, *args, **kwargs)
-            return replace(result, moved=True) if moved else result
+            self.require_repeated(node)
         except UnsupportedOperation as error:
             raise UnsupportedOperation(f"aten.{name}{_at(args)}: {error}") from None
+        result = self.by_first_rule(node, name, args, kwargs)
+        for ref in result if isinstance(result, tuple) else (result,):
+            if isinstance(ref, Ref) and (ref.images or ref.merged):
+                annotated(self.graph, self.again)
+        self.require_sizes(node, result)
+        return result
 
-    def shape_of(self, node: Node, name: str) -> Shape:
-        """One image's shape of a node's output, () where it has several."""
+    def require_repeated(self, node: Node) -> None:
+        """Of constants with a row an image, know that any number of images has the same rows."""
+        inputs = [(source, self.values[source]) for source in node.all_input_nodes]
+        dims = [len(x.sizes(2)) for _, x in inputs if isinstance(x, Ref)]
+        for source, value in inputs:
+            if not isinstance(value, Tensor) or source.op != "call_function":
+                continue
+            rows = len(value) if value.dim() else 0
+            if not dims or value.dim() < min(dims) or rows < 2 or rows % TRACED_IMAGES:
+                continue
+            annotated(self.graph, self.again)
+            unknown = grown_otherwise(source)
+            if unknown is not None:
+                raise UnsupportedOperation(f"a constant by {unknown} that depends on the images")
+
+    def by_first_rule(self, node: Node, name: str, args: Any, kwargs: Any) -> Any:
+        """The result of the first rule that covers the arguments."""
+        refused: UnsupportedOperation | None = None
+        for rule, is_fallback in ((RULES.get(name), False), (_FALLBACKS.get(name), True)):
+            if rule is None:
+                continue
+            before = len(self.builder.ops)
+            try:
+                return self.apply(node, name, rule, args, kwargs, is_fallback)
+            except UnsupportedOperation as error:
+                refused = refused or error
+                del self.builder.ops[before:]
+        if refused is None:
+            raise UnsupportedOperation(f"the compiler has no rule for aten.{name}{_at(args)}")
+        raise UnsupportedOperation(f"aten.{name}{_at(args)}: {refused}") from None
+
+    def apply(
+        self, node: Node, name: str, rule: Rule, args: Any, kwargs: Any, is_fallback: bool
+    ) -> Any:
+        """A rule's result on arguments as it takes them."""
+        builder = self.builder
+        if name in _WHOLE and not is_fallback:
+            return rule(builder, recorded_sizes(node), *args, **kwargs)
+        refs = [item for item in _flat([args, kwargs]) if isinstance(item, Ref)]
+        if name in _ELEMENTWISE and not is_fallback and self.are_alike(refs, node):
+            return self.elementwise(rule, refs, args, kwargs)
+        if any(ref.images for ref in refs):
+            raise UnsupportedOperation("the images are not in the first dimension")
+        windows = {ref.view.shape[0] for ref in refs if ref.merged}
+        if len(windows) > 1 or (windows and not all(ref.merged for ref in refs)):
+            raise UnsupportedOperation("some of its operands have merged the images with others")
+        shape = self.shape_of(node, name, *windows)
+        if is_fallback or name in _VIEWS:
+            result = rule(builder, shape, *args, **kwargs)
+            if not windows:
+                return result
+            return _map(result, lambda r: replace(r, merged=True) if isinstance(r, Ref) else r)
+        args, kwargs = (_map(given, self.in_order) for given in (args, kwargs))
+        return rule(builder, shape, *args, **kwargs)
+
+    def are_alike(self, refs: list[Ref], node: Node) -> bool:
+        """Whether the network has values in the shape of the result, but not as they are stored."""
+        sizes = recorded_sizes(node)
+        alike = all(
+            (ref.view.shape, ref.images, ref.merged)
+            == (refs[0].view.shape, refs[0].images, refs[0].merged)
+            for ref in refs
+        )
+        floating = sizes is not None and node.meta["tensor_meta"].dtype.is_floating_point
+        plain = all(ref.is_plain for ref in refs)
+        return alike and floating and not plain and sizes == refs[0].sizes(TRACED_IMAGES)
+
+    def elementwise(self, rule: Rule, refs: list[Ref], args: Any, kwargs: Any) -> Any:
+        """A rule's result on stored values, whose order the result has too."""
+        like = next((ref for ref in refs if ref.covers), None)
+        if like is None:
+            like = condensed(self.builder, refs[0])
+
+        def given(argument: Any) -> Any:
+            if isinstance(argument, Ref):
+                return Ref(arranged(self.builder, argument, like).number, like.shape)
+            if isinstance(argument, Tensor) and argument.dim():
+                return self.constant_like(argument, like)
+            return argument
+
+        args, kwargs = _map(args, given), _map(kwargs, given)
+        result: Ref = rule(self.builder, like.shape, *args, **kwargs)
+        return result.like(like)
+
+    def constant_like(self, constant: Tensor, like: Ref) -> Tensor:
+        """A constant operand for a value as it is stored; it must be the same for all images."""
+        return stored_constant(constant, like, TRACED_IMAGES)
+
+    def in_order(self, argument: Any) -> Any:
+        """A value as it is stored in the network's shape; anything else as it is."""
+        return stored(self.builder, argument) if isinstance(argument, Ref) else argument
+
+    def require_sizes(self, node: Node, result: Any) -> None:
+        """Compare the shapes of results with the recorded ones, of both recordings if known."""
+        if not isinstance(result, Ref):
+            return
+        for recorded, images in (
+            (recorded_sizes(node), TRACED_IMAGES),
+            (twin_sizes(node), SECOND_IMAGES),
+        ):
+            if recorded is not None and recorded != result.sizes(images):
+                raise UnsupportedOperation(
+                    f"{op_name(node)[0]} gives {recorded} for {images} images, "
+                    f"where {result.sizes(images)} is expected"
+                )
+
+    def shape_of(self, node: Node, name: str, windows: int = 1) -> Shape:
+        """One image's shape of a node's output, () where it has several.
+
+        Args:
+            node: a call.
+            name: of the operation.
+            windows: what the images are merged with; the shape begins with it.
+        """
         meta = node.meta.get("tensor_meta")
         if meta is None or not hasattr(meta, "shape"):
             return ()
         shape, dtype = tuple(meta.shape), meta.dtype
+        if windows > 1 and shape and shape[0] == self.builder.batch * windows:
+            shape = (self.builder.batch, windows, *shape[1:])
         if not shape or shape[0] != self.builder.batch:
             raise UnsupportedOperation(f"aten.{name} gives {shape}, which is not a batch of images")
         if not dtype.is_floating_point:
@@ -280,7 +388,7 @@ def is_view(node: Node) -> bool:
     Args:
         node: any.
     """
-    if node.op != "call_function" or op_name(node)[0].partition(".")[0] not in _VIEWS:
+    if node.op != "call_function" or op_name(node)[0].partition(".")[0] not in _VIEW_NAMES:
         return False
     return not _is_copy(node)
 
@@ -317,18 +425,8 @@ def _map(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def _channels_first(argument: Any) -> Any:
-    """An operand of an elementwise operation whose channels are in the last of four dimensions."""
-    if isinstance(argument, Ref):
-        return replace(argument, moved=False)
-    if isinstance(argument, Tensor) and 0 < argument.dim() <= 4:
-        whole = argument.reshape((1,) * (4 - argument.dim()) + tuple(argument.shape))
-        return whole.permute(0, 3, 1, 2)
-    return argument
-
-
 def _at(args: Any) -> str:
-    shapes = [value.shape for value in _flat(list(args)) if isinstance(value, Ref)]
+    shapes = [value.view.shape for value in _flat(list(args)) if isinstance(value, Ref)]
     return f" on {shapes[0]}" if shapes else ""
 
 

@@ -327,7 +327,7 @@ class _Scheduler:
                 other=other,
                 x_mask=x_mask,
                 x_slope=slope,
-                workspace=op.workspace(self.element_size) if side == 0 else 0,
+                workspace=op.backward_workspace(self.element_size) if side == 0 else 0,
             )
         )
         self._hold(target, out)

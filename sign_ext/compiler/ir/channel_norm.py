@@ -25,16 +25,16 @@ class ChannelNorm(Op):
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """Normalise; keeps the input, the means and the inverse deviations."""
-        rows = inputs[0].permute(0, 2, 3, 1)
+        rows = _channels_to(inputs[0], -1)
         value, mean, inverse = torch.native_layer_norm(rows, self.shape[:1], None, None, self.eps)
-        return value.permute(0, 3, 1, 2), (inputs[0], mean, inverse)
+        return _channels_to(value, 1), (inputs[0], mean, inverse)
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
         """By PyTorch's own operator."""
         x, mean, inverse = kept
         found = torch.ops.aten.native_layer_norm_backward(
-            cotangent.permute(0, 2, 3, 1).contiguous(),
-            x.permute(0, 2, 3, 1).contiguous(),
+            _channels_to(cotangent, -1).contiguous(),
+            _channels_to(x, -1).contiguous(),
             self.shape[:1],
             mean,
             inverse,
@@ -42,7 +42,7 @@ class ChannelNorm(Op):
             None,
             [True, False, False],
         )
-        return (found[0].permute(0, 3, 1, 2),)
+        return (_channels_to(found[0], 1),)
 
     def backward_reads(self, side: int) -> tuple[int, ...]:
         """The input."""
@@ -56,3 +56,8 @@ class ChannelNorm(Op):
     def own_residues(self, element_size: int) -> tuple[Residue, ...]:
         """The numbers."""
         return (Residue("statistics", 2 * count(self.shape[1:]) * max(element_size, 4)),)
+
+
+def _channels_to(x: Tensor, place: int) -> Tensor:
+    """The second dimension moved to the end, or back."""
+    return x.movedim(-1 if place == 1 else 1, place)

@@ -129,6 +129,10 @@ class Op(ABC):
         """Bytes of one image that its operators allocate and free again while they run."""
         return 0
 
+    def backward_workspace(self, element_size: int) -> int:
+        """The same for the input-backward, where that is not as much."""
+        return self.workspace(element_size)
+
     def residues(self, element_size: int = 4) -> tuple[Residue, ...]:
         """Everything that is kept of one image.
 

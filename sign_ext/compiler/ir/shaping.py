@@ -106,8 +106,11 @@ class Reshape(Op):
 
     @property
     def works_in_place(self) -> bool:
-        """Where it moves nothing with channels innermost: (C, 1, 1) and (C,)."""
-        return all(count(shape) == shape[0] for shape in (self.in_shapes[0], self.shape))
+        """Where it moves nothing with channels innermost: (C, 1, 1) and (C,), other positions."""
+        before, after = self.in_shapes[0], self.shape
+        if len(before) == len(after) == 3 and before[0] == after[0]:
+            return True
+        return all(count(shape) == shape[0] for shape in (before, after))
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The reshaped value."""

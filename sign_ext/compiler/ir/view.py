@@ -7,15 +7,13 @@ matrices, attention, copies) take the view, and the others have it brought into 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sign_ext.compiler.ir.op import Shape, count
-
-_IMAGES = 3  # of the stand-in on which view operations are tried
 
 
 def stored_strides(shape: Shape) -> tuple[int, ...]:
@@ -27,6 +25,15 @@ def stored_strides(shape: Shape) -> tuple[int, ...]:
     if len(shape) == 3:
         channels, _, width = shape
         return (1, width * channels, channels)
+    return contiguous_strides(shape)
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a contiguous tensor.
+
+    Args:
+        shape: its sizes.
+    """
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)
@@ -35,7 +42,7 @@ def stored_strides(shape: Shape) -> tuple[int, ...]:
 
 
 def stored_shape(shape: Shape) -> Shape:
-    """The shape in which a contiguous value of the network's is stored, the last dimension innermost.
+    """The shape in which a contiguous value of the network's is stored.
 
     Args:
         shape: one image's, as the network has it.
@@ -52,9 +59,20 @@ def stored_shape(shape: Shape) -> Shape:
     return (shape[-1], count(shape[:-2]), shape[-2])
 
 
-@dataclass(frozen=True)
+def as_stored(value: Tensor) -> Tensor:
+    """A value in the memory order in which values are stored.
+
+    Args:
+        value: (N, C, H, W), to have the channels innermost, or another, to be contiguous.
+    """
+    if value.dim() == 4:
+        return value.contiguous(memory_format=torch.channels_last)
+    return value.contiguous()
+
+
+@dataclass(frozen=True, eq=False)
 class View:
-    """Sizes and strides of one image, in elements.
+    """Sizes and strides of one image, in elements. The strides of sizes of 1 say nothing.
 
     Attributes:
         shape: as the network has it.
@@ -82,39 +100,63 @@ class View:
         Args:
             shape: one image's, as the network has it.
         """
-        strides = tuple(count(shape[i + 1 :]) for i in range(len(shape)))
-        return cls(shape, strides)
+        return cls(shape, contiguous_strides(shape))
+
+    @property
+    def _key(self) -> tuple[Shape, tuple[int, ...], int]:
+        strides = zip(self.shape, self.strides, strict=True)
+        return self.shape, tuple(stride for size, stride in strides if size != 1), self.offset
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same elements at the same places."""
+        return isinstance(other, View) and self._key == other._key
+
+    def __hash__(self) -> int:
+        """As views are compared."""
+        return hash(self._key)
 
     def on(self, value: Tensor) -> Tensor:
-        """The view of a batch, which shares its memory.
+        """The view of a batch, which shares its memory if it lies as it is stored.
 
         Args:
-            value: (N, ...), as it is stored.
+            value: (N, ...), of the stored shape.
 
         Returns:
             (N, *shape).
         """
+        value = as_stored(value)
         size = count(tuple(value.shape[1:]))
         return value.as_strided(
             (len(value), *self.shape), (size, *self.strides), value.storage_offset() + self.offset
         )
 
-    def then(self, change: Callable[[Tensor], Tensor]) -> View | None:
-        """The view after a view operation, or None where that has to copy.
+    def covers(self, size: int) -> bool:
+        """Whether it has each element of a value once.
 
         Args:
-            change: of (N, *shape), to (N, ...): a permutation, a reshape, a selection.
+            size: the value's number of elements.
         """
-        room = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
-        step = room + 1  # between images: what merges them with another dimension cannot be a view
-        memory = torch.empty(_IMAGES * step + 1, device="meta")
-        before = memory.as_strided((_IMAGES, *self.shape), (step + 1, *self.strides), self.offset)
-        try:
-            after = change(before)
-        except RuntimeError:
-            return None
-        if after.untyped_storage()._cdata != memory.untyped_storage()._cdata:
-            return None
-        if not after.dim() or after.shape[0] != _IMAGES or after.stride(0) != step + 1:
-            return None
-        return View(tuple(after.shape[1:]), tuple(after.stride()[1:]), int(after.storage_offset()))
+        if self.offset or count(self.shape) != size:
+            return False
+        reach = 1
+        for stride, n in sorted(zip(self.strides, self.shape, strict=True)):
+            if n != 1:
+                if stride != reach:
+                    return False
+                reach *= n
+        return True
+
+    def outermost_first(self) -> tuple[int, ...]:
+        """Its dimensions in the order of the memory, those of size 1 in their places."""
+        order = [d for d, n in enumerate(self.shape) if n != 1]
+        places = iter(sorted(order, key=lambda d: -self.strides[d]))
+        return tuple(next(places) if n != 1 else d for d, n in enumerate(self.shape))
+
+    def permuted(self, order: Sequence[int]) -> View:
+        """The same elements with the dimensions in another order.
+
+        Args:
+            order: of each new dimension, the old one.
+        """
+        shape = tuple(self.shape[d] for d in order)
+        return View(shape, tuple(self.strides[d] for d in order), self.offset)

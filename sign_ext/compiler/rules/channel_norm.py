@@ -1,24 +1,23 @@
-"""The rule for LayerNorm over the channels of an image, in the last dimension of the network's."""
+"""The rule for LayerNorm over the last dimension: the channels at each position."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from sign_ext.compiler.builder import tokens
 from sign_ext.compiler.ir.channel_norm import ChannelNorm
-from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.lower import Builder, Ref, lowers, require_constants
 from sign_ext.errors import UnsupportedOperation
 
 
-@lowers("layer_norm.default", moved=True)
+@lowers("layer_norm.default", whole=True)
 def layer_norm(
     builder: Builder,
-    shape: Shape,
+    sizes: Sequence[int],
     x: Ref,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
@@ -28,11 +27,12 @@ def layer_norm(
 ) -> Ref:
     """Normalise, then scale and shift: a linear layer or 1×1 convolution after it absorbs that."""
     require_constants(weight, bias)
-    if not x.moved or len(normalized_shape) != 1:
-        raise UnsupportedOperation("not over the channels of an image")
-    found = builder.add(ChannelNorm, (replace(x, moved=False),), x.shape, eps=float(eps))
+    if len(normalized_shape) != 1:
+        raise UnsupportedOperation("over more than the last dimension")
+    x = tokens(builder, x)
+    found = builder.add(ChannelNorm, (x,), x.shape, eps=float(eps))
     if weight is not None or bias is not None:
         scale = None if weight is None else weight.double()
         shift = None if bias is None else bias.double()
         found = builder.add(Pointwise, (found,), x.shape, scale=scale, shift=shift)
-    return replace(found, moved=True)
+    return found.like(x)

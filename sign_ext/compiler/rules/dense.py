@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from sign_ext.compiler.builder import tokens, with_channels
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.lower import Builder, Ref, lowers, pair, require_constants, require_image
@@ -57,21 +58,17 @@ def conv2d(
     )
 
 
-@lowers("linear.default", moved=True)
+@lowers("linear.default", whole=True)
 def linear(
-    builder: Builder, shape: Shape, x: Ref, weight: Tensor, bias: Tensor | None = None
+    builder: Builder, sizes: Sequence[int], x: Ref, weight: Tensor, bias: Tensor | None = None
 ) -> Ref:
-    """linear(x, w, b) on (N, F), or over the channels of an image: a 1×1 convolution."""
+    """linear(x, w, b): over the channels at each position it is a 1×1 convolution."""
     if not isinstance(x, Ref):
         raise UnsupportedOperation("its weights depend on the images")
     require_constants(weight, bias)
-    if x.moved:
-        image = (shape[-1], *shape[:-1])
-        kernel = weight[:, :, None, None]
-        found = builder.add(
-            Convolution, (replace(x, moved=False),), image, weight=kernel, bias=bias
-        )
-        return replace(found, moved=True)
-    if len(x.shape) != 1:
-        raise UnsupportedOperation("only (N, F) is supported here")
-    return builder.add(Linear, (x,), shape, weight=weight, bias=bias)
+    x = tokens(builder, x)
+    if len(x.shape) == 1:
+        return builder.add(Linear, (x,), (len(weight),), weight=weight, bias=bias)
+    kernel = weight[:, :, None, None]
+    image = (len(weight), *x.shape[1:])
+    return with_channels(x, builder.add(Convolution, (x,), image, weight=kernel, bias=bias))

@@ -7,8 +7,8 @@ from typing import Any
 
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pooling import AdaptiveAverage, AveragePool, MaxPool
+from sign_ext.compiler.ir.view import View
 from sign_ext.compiler.lower import Builder, Ref, lowers, pair, require_image
-from sign_ext.compiler.rules.shaping import reshaped
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.ops.layout import Pair
 
@@ -106,4 +106,4 @@ def mean(builder: Builder, shape: Shape, x: Ref, dim: Any, keepdim: bool = False
         raise UnsupportedOperation(f"the mean over {dim}; (2, 3) is supported")
     kernel = (x.shape[1], x.shape[2])
     pooled = builder.add(AveragePool, (x,), (x.shape[0], 1, 1), kernel=kernel, stride=kernel)
-    return pooled if keepdim else reshaped(builder, pooled, shape)
+    return pooled if keepdim else pooled.seen(View.contiguous(shape))

@@ -1,80 +1,143 @@
-"""Rules for operations that only move elements, or do nothing in evaluation mode."""
+"""Rules for concatenation and padding."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from sign_ext.compiler.ir.op import Shape
-from sign_ext.compiler.ir.shaping import Concat, Pad, Reshape, Slice
+from sign_ext.compiler.builder import in_network_order, one_image, relabelled, stored
+from sign_ext.compiler.ir.insert import Insert
+from sign_ext.compiler.ir.op import Shape, count
+from sign_ext.compiler.ir.shaping import Concat, Pad
+from sign_ext.compiler.ir.view import View, stored_shape
 from sign_ext.compiler.lower import Builder, Ref, lowers, require_image
 from sign_ext.errors import UnsupportedOperation
 
 
-def reshaped(builder: Builder, x: Ref, shape: Shape) -> Ref:
-    """The same elements in another shape; no operation where the shape is the same."""
-    return x if x.shape == shape else builder.add(Reshape, (x,), shape)
+@lowers("cat.default", "concat.default", "concatenate.default", views=True)
+def cat(builder: Builder, shape: Shape, tensors: Sequence[Any], dim: int = 0) -> Ref:
+    """Concatenation along any dimension but the images', of values and constants."""
+    first: Ref = next(each for each in tensors if isinstance(each, Ref))
+    axis = first.axis(dim)
+    if len(tensors) == 1:
+        return first
+    refs = [replace(each, merged=False) for each in tensors if isinstance(each, Ref)]
+    if len(shape) == 1 or (len(shape) == 3 and not any(map(_has_channels_last, refs))):
+        return _joined(builder, shape, axis, tensors, first.merged, lambda x: stored(builder, x))
+    return _join_tokens(builder, shape, tensors, axis, first.merged)
 
 
-@lowers("cat.default")
-def cat(builder: Builder, shape: Shape, tensors: Any, dim: int = 0) -> Ref:
-    """Concatenation along any dimension but the batch."""
-    dim %= len(shape) + 1
-    if dim == 0:
-        raise UnsupportedOperation("images are concatenated with images")
-    if not all(isinstance(tensor, Ref) for tensor in tensors):
-        raise UnsupportedOperation("a constant is concatenated")
-    return tensors[0] if len(tensors) == 1 else builder.add(Concat, tuple(tensors), shape, dim=dim)
+@lowers("stack.default", views=True)
+def stack(builder: Builder, shape: Shape, tensors: Sequence[Any], dim: int = 0) -> Ref:
+    """The same along a new dimension."""
+    first: Ref = next(each for each in tensors if isinstance(each, Ref))
+    dim %= len(first.view.shape) + 2 - first.merged
+    if dim == 0 or (dim == 1 and first.merged):
+        raise UnsupportedOperation("images are stacked with images")
+    at = dim if first.merged else dim - 1
+
+    def deeper(x: Any) -> Any:
+        if not isinstance(x, Ref):
+            return x.unsqueeze(dim)
+        view = x.view
+        sizes, strides = ((*each[:at], 1, *each[at:]) for each in (view.shape, view.strides))
+        return x.seen(View(sizes, strides, view.offset))
+
+    return cat(builder, shape, [deeper(each) for each in tensors], dim)
 
 
-@lowers(
-    "flatten.using_ints",
-    "view.default",
-    "reshape.default",
-    "_unsafe_view.default",
-    "unsqueeze.default",
-    "squeeze.dim",
-    "squeeze.dims",
-    "squeeze.default",
-    "unflatten.int",
-)
-def reshape(builder: Builder, shape: Shape, x: Ref, *_: Any, **__: Any) -> Ref:
-    """Each image in another shape."""
-    return reshaped(builder, x, shape)
+def _has_channels_last(x: Ref) -> bool:
+    """Whether the network has what is innermost in memory in the last of several dimensions."""
+    return x.view.shape[-1] > 1 and x.view.strides[-1] == 1
 
 
-@lowers("dropout.default", "alpha_dropout.default", elementwise=True)
-@lowers("feature_dropout.default")
-def dropout(builder: Builder, shape: Shape, x: Ref, p: float, train: bool) -> Ref:
-    """No operation in evaluation mode."""
-    if train and p:
-        raise UnsupportedOperation("it is active in evaluation mode")
-    return x
+def _join_tokens(
+    builder: Builder, shape: Shape, tensors: Sequence[Any], axis: int, merged: bool
+) -> Ref:
+    """Of values whose channels are the last dimension, along that or a dimension of positions."""
+    last = len(shape) - 1
+    before = count(shape[:axis])
+    if axis < last - 1 and before > 1:
+        raise UnsupportedOperation(f"a concatenation along dimension {axis + 1} of {shape}")
+
+    def label(sizes: Shape) -> Shape:
+        if axis < last - 1:  # (F, T, positions of each), along the second
+            return (sizes[-1], sizes[axis], count(sizes[axis + 1 : -1]))
+        return stored_shape(sizes)
+
+    def part(x: Ref) -> Ref:
+        ordered = in_network_order(builder, x)
+        return relabelled(builder, ordered, label(ordered.view.shape))
+
+    place = 0 if axis == last else 2 if axis == last - 1 else 1
+    found = _joined(builder, label(shape), place, tensors, merged, part, seen=shape)
+    return found.seen(View.contiguous(shape))
 
 
-@lowers(
-    "contiguous.default",
-    "clone.default",
-    "alias.default",
-    "lift_fresh_copy.default",
-    elementwise=True,
-)
-def same(builder: Builder, shape: Shape, x: Ref, **_: Any) -> Ref:
-    """The same values."""
-    return x
+def _joined(
+    builder: Builder,
+    shape: Shape,
+    axis: int,
+    tensors: Sequence[Any],
+    merged: bool,
+    part: Callable[[Ref], Ref],
+    seen: Shape | None = None,
+) -> Ref:
+    """A `Concat`, or an `Insert` where some are constants.
+
+    Args:
+        builder: the program.
+        shape: of the result, as stored.
+        axis: the dimension of `shape`.
+        tensors: what is concatenated.
+        merged: whether the values have merged the images with others.
+        part: a value in its stored shape.
+        seen: the result's shape with the last dimension innermost; None for as stored.
+    """
+    parts = [
+        part(replace(each, merged=False)) if isinstance(each, Ref) else each for each in tensors
+    ]
+    refs = tuple(each for each in parts if isinstance(each, Ref))
+    if len(refs) == len(parts):
+        return builder.add(Concat, refs, shape, dim=axis + 1)
+    starts, at = [], 0
+    whole = torch.zeros((1, *shape), dtype=torch.float64)
+    for each in parts:
+        if isinstance(each, Ref):
+            starts.append(at)
+            at += each.shape[axis]
+            continue
+        constant = one_image(each, builder.batch, merged).double()
+        if seen is not None:  # (..., T, F) to (F, ..., T)
+            constant = constant.reshape(-1, constant.shape[-1]).t()
+        size = constant.numel() // (count(shape) // shape[axis])
+        span = constant.reshape(*shape[:axis], size, *shape[axis + 1 :])
+        whole = whole.to(span.device)
+        whole.narrow(axis + 1, at, size).copy_(span)
+        at += size
+    return builder.add(Insert, refs, shape, constant=whole, dim=axis + 1, starts=tuple(starts))
 
 
-@lowers("to.dtype", "to.dtype_layout", "_to_copy.default", "to.device", "to.other")
-def to_dtype(builder: Builder, shape: Shape, x: Ref, *args: Any, **named: Any) -> Ref:
-    """The same values; a change of dtype is refused."""
-    for value in (*args, *named.values()):
-        if isinstance(value, torch.dtype) and value != builder.dtype:
-            raise UnsupportedOperation(f"a change of type to {value}")
-    return x
+@lowers("pad.default", "constant_pad_nd.default", whole=True)
+def pad_or_nothing(
+    builder: Builder, sizes: Sequence[int], x: Ref, amounts: Any, *rest: Any, **named: Any
+) -> Ref:
+    """Padding by nothing, of an image whose channels are last for the network, or of any other."""
+    if not any(amounts):
+        return x
+    if x.merged or x.images:
+        raise UnsupportedOperation("the images are not alone in the first dimension")
+    view = View.of_stored(x.shape).permuted((1, 2, 0)) if len(x.shape) == 3 else None
+    if x.view == view and not any(amounts[:2]):
+        shape = (sizes[3], sizes[1], sizes[2])
+        found = pad(builder, shape, Ref(x.number, x.shape), amounts[2:], *rest, **named)
+        return found.seen(View.of_stored(found.shape).permuted((1, 2, 0)))
+    return pad(builder, tuple(sizes[1:]), stored(builder, x), amounts, *rest, **named)
 
 
-@lowers("pad.default", "constant_pad_nd.default")
 def pad(builder: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: Any) -> Ref:
     """A constant around the image."""
     require_image(x)
@@ -87,66 +150,3 @@ def pad(builder: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **name
     left, right, top, bottom = (*amounts[:4], 0, 0)[:4]
     value = float(values[0]) if values else 0.0
     return builder.add(Pad, (x,), shape, amounts=(left, right, top, bottom), value=value)
-
-
-def sliced(builder: Builder, x: Ref, dim: int, start: int, stop: int, step: int = 1) -> Ref:
-    """Positions start:stop:step along a dimension of (N, ...); the value itself if that is all."""
-    size = x.shape[dim - 1]
-    start, stop, step = slice(start, stop, step).indices(size)
-    if (start, stop, step) == (0, size, 1):
-        return x
-    shape = list(x.shape)
-    shape[dim - 1] = len(range(start, stop, step))
-    return builder.add(Slice, (x,), tuple(shape), dim=dim, start=start, stop=stop, step=step)
-
-
-def _inner_dim(dim: int, x: Ref) -> int:
-    """A dimension counted from the front, refused if it is the batch."""
-    dim %= len(x.shape) + 1
-    if dim == 0:
-        raise UnsupportedOperation("it selects images of the batch")
-    return dim
-
-
-@lowers("slice.Tensor")
-def slice_tensor(
-    builder: Builder,
-    shape: Shape,
-    x: Ref,
-    dim: int = 0,
-    start: int | None = None,
-    stop: int | None = None,
-    step: int = 1,
-) -> Ref:
-    """x[..., start:stop:step, ...]."""
-    whole = start in (None, 0) and (stop is None or stop > 2**60) and step == 1
-    if whole:
-        return x
-    return sliced(builder, x, _inner_dim(dim, x), start or 0, 2**62 if stop is None else stop, step)
-
-
-@lowers("narrow.default")
-def narrow(builder: Builder, shape: Shape, x: Ref, dim: int, start: int, length: int) -> Ref:
-    """`length` positions from `start`."""
-    return sliced(builder, x, _inner_dim(dim, x), start, start + length)
-
-
-@lowers("chunk.default")
-def chunk(builder: Builder, shape: Shape, x: Ref, chunks: int, dim: int = 0) -> tuple[Ref, ...]:
-    """Equal slices, the last one perhaps smaller."""
-    dim = _inner_dim(dim, x)
-    return split(builder, shape, x, -(-x.shape[dim - 1] // chunks), dim)
-
-
-@lowers("split.Tensor", "split.sizes", "split_with_sizes.default")
-def split(builder: Builder, shape: Shape, x: Ref, sizes: Any, dim: int = 0) -> tuple[Ref, ...]:
-    """Slices of the given sizes."""
-    dim = _inner_dim(dim, x)
-    total = x.shape[dim - 1]
-    if isinstance(sizes, int):
-        sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
-    slices, start = [], 0
-    for size in sizes:
-        slices.append(sliced(builder, x, dim, start, start + size))
-        start += size
-    return tuple(slices)

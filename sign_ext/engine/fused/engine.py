@@ -255,13 +255,11 @@ class ProgramCache:
         seed = kept.outline.seed
         image = seed.new_zeros((1, *kept.outline.image_shape))
         with with_weights(kept.graph, phi.model, kept.own):
-            again = self._again(phi, image, kept.strict)
-            return build(kept.graph, seed.dtype, str(phi.source), again=again)
+            again = self._again(phi, image)
+            return build(kept.graph, seed.dtype, str(phi.source), again=again, strict=kept.strict)
 
-    def _again(self, phi: Phi, image: Tensor, strict: bool) -> Callable[[], GraphModule] | None:
-        """What islands need, a second recording."""
-        if strict:
-            return None
+    def _again(self, phi: Phi, image: Tensor) -> Callable[[], GraphModule]:
+        """What islands and merged images need, a second recording."""
         record = recording_again(phi, image)
 
         def again() -> GraphModule:
@@ -312,8 +310,8 @@ class ProgramCache:
         constants = constants_of(graph, network)
         digest = weights_digest(network, constants)
         try:
-            again = self._again(phi, image, strict)
-            program = build(graph, image.dtype, str(phi.source), again=again)
+            again = self._again(phi, image)
+            program = build(graph, image.dtype, str(phi.source), again=again, strict=strict)
         except UnsupportedOperation as refused:
             why = str(refused)  # whatever the images; what follows may depend on them
             self._refused.get_or_make(key(), lambda: why)

@@ -1,4 +1,4 @@
-"""Norms by groups and over channels, by PyTorch's operators, which keep two numbers for each."""
+"""Norms by groups and over channels, by PyTorch's operators, which keep a number or two for each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sign_ext.compiler.ir.channel_norm import ChannelNorm
 from sign_ext.compiler.ir.group_norm import GroupNorm
+from sign_ext.compiler.ir.rms_norm import RMSNorm
 from sign_ext.compiler.schedule import Instruction
 from sign_ext.engine.fused.bind.context import (
     BackwardKernel,
@@ -19,8 +20,10 @@ from sign_ext.engine.fused.bind.context import (
 )
 
 
-@binds(GroupNorm, ChannelNorm)
-def forward(context: BindContext, i: Instruction, op: GroupNorm | ChannelNorm) -> ForwardKernel:
+@binds(GroupNorm, ChannelNorm, RMSNorm)
+def forward(
+    context: BindContext, i: Instruction, op: GroupNorm | ChannelNorm | RMSNorm
+) -> ForwardKernel:
     """The normalised value; its statistics go to the slot of the operation's own residue."""
     (slot,) = i.own
 
@@ -31,8 +34,10 @@ def forward(context: BindContext, i: Instruction, op: GroupNorm | ChannelNorm) -
     return run
 
 
-@binds_backward(GroupNorm, ChannelNorm)
-def backward(context: BindContext, i: Instruction, op: GroupNorm | ChannelNorm) -> BackwardKernel:
+@binds_backward(GroupNorm, ChannelNorm, RMSNorm)
+def backward(
+    context: BindContext, i: Instruction, op: GroupNorm | ChannelNorm | RMSNorm
+) -> BackwardKernel:
     """From the statistics, and the input, which the schedule has kept."""
     (slot,), x = i.own, i.reads[1]
     return backward_by_torch(lambda s, g: op.linear_vjp(g, (s[x], *s[slot]))[0])

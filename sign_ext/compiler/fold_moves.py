@@ -1,0 +1,245 @@
+"""Passes over what moves positions, and over products of which only parts are read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+
+from sign_ext.compiler.ir.channel_norm import ChannelNorm
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.gather import Gather
+from sign_ext.compiler.ir.op import Op, Shape, count
+from sign_ext.compiler.ir.pointwise import Pointwise, Smooth
+from sign_ext.compiler.ir.rearrange import Rearrange
+from sign_ext.compiler.ir.rms_norm import RMSNorm
+from sign_ext.compiler.ir.shaping import Reshape, Slice
+from sign_ext.compiler.ir.view import View, contiguous_strides
+
+Ops = list[Op]
+
+
+def _uses(ops: Ops, output: int) -> Counter[int]:
+    found: Counter[int] = Counter(number for op in ops for number in op.inputs)
+    found[output] += 1
+    return found
+
+
+def _places(op: Op | None) -> tuple[int, ...] | None:
+    """For an operation that only moves whole positions, where each comes from; else None."""
+    if isinstance(op, Gather):
+        return op.places
+    if not isinstance(op, Rearrange) or len(op.shape) != 3 or len(op.in_shapes[0]) != 3:
+        return None
+    view, channels = op.view, op.shape[0]
+    whole = view.shape[-1:] == (channels,) and view.strides[-1] == 1
+    if not whole or channels != op.in_shapes[0][0] or not view.covers(count(op.shape)):
+        return None
+    positions = torch.arange(count(op.shape[1:]))
+    strides = [stride // channels for stride in view.strides[:-1]]
+    return tuple(positions.as_strided(view.shape[:-1], strides).flatten().tolist())
+
+
+def merge_moves(ops: Ops, output: int) -> Ops | None:
+    """Rolling and cutting into windows, one after the other, as one copy."""
+    used = _uses(ops, output)
+    made_by = {op.output: op for op in ops}
+    for op in ops:
+        op = made_by[op.output]
+        while (places := _places(op)) is not None:
+            before = made_by.get(op.inputs[0])
+            if before is None or used[before.output] > 1 or (first := _places(before)) is None:
+                break
+            op = made_by[op.output] = Gather(
+                inputs=before.inputs,
+                in_shapes=before.in_shapes,
+                output=op.output,
+                shape=op.shape,
+                places=tuple(first[place] for place in places),
+            )
+            del made_by[before.output]
+    return None if len(made_by) == len(ops) else list(made_by.values())
+
+
+def affine_after_moves(ops: Ops, output: int) -> Ops | None:
+    """Scale and shift channels after their positions have moved: a product there absorbs that."""
+    used = _uses(ops, output)
+    made_by = {op.output: op for op in ops}
+    reads: dict[int, list[Op]] = {}
+    for op in ops:
+        for number in op.inputs:
+            reads.setdefault(number, []).append(op)
+    changed = False
+    for move in ops:
+        affine = made_by.get(move.inputs[0]) if len(move.inputs) == 1 else None
+        if not isinstance(affine, Pointwise) or not affine.is_affine or used[affine.output] > 1:
+            continue
+        after = reads.get(move.output, [])
+        if _places(move) is None or move.output == output or not after:
+            continue
+        if not all(each.absorbs(shift=True) and each.inputs[0] == move.output for each in after):
+            continue
+        # The values change their numbers: the move's result is where the affine map's was.
+        made_by[affine.output] = replace(
+            move, inputs=affine.inputs, in_shapes=affine.in_shapes, output=affine.output
+        )
+        made_by[move.output] = replace(
+            affine,
+            inputs=(affine.output,),
+            in_shapes=(move.shape,),
+            output=move.output,
+            shape=move.shape,
+        )
+        changed = True
+    return list(made_by.values()) if changed else None
+
+
+def split_products(ops: Ops, output: int) -> Ops | None:
+    """A product of which others read disjoint channels as a product for each of them."""
+    readers: dict[int, list[Op]] = {}
+    for op in ops:
+        for number in dict.fromkeys(op.inputs):
+            readers.setdefault(number, []).append(op)
+    found: Ops = []
+    parts: dict[int, Op] = {}  # by the outputs of the slices that they replace
+    for op in ops:
+        reading = readers.get(op.output, [])
+        if op.output in parts:
+            found.append(parts[op.output])
+        elif op.output != output and _is_split(op, reading):
+            assert isinstance(op, Convolution)
+            for each in reading:
+                assert isinstance(each, Slice)
+                span = slice(each.start, each.stop)
+                parts[each.output] = replace(
+                    op,
+                    weight=op.weight[span],
+                    bias=None if op.bias is None else op.bias[span],
+                    output=each.output,
+                    shape=each.shape,
+                )
+        else:
+            found.append(op)
+    return found if parts else None
+
+
+def _is_split(op: Op, reading: Ops) -> bool:
+    """Whether a 1×1 convolution is read through slices of channels alone, which do not overlap."""
+    if not isinstance(op, Convolution) or not op.is_pointwise or op.has_residual or not reading:
+        return False
+    spans = []
+    for each in reading:
+        if not isinstance(each, Slice) or (each.dim, each.step) != (1, 1):
+            return False
+        spans.append((each.start, each.stop))
+    spans.sort()
+    return all(first[1] <= second[0] for first, second in pairwise(spans))
+
+
+_AT_EACH_POSITION = (Pointwise, Smooth, ChannelNorm, RMSNorm)
+
+
+def select_first(ops: Ops, output: int) -> Ops | None:
+    """Select positions before what is computed at each of them: the class token, at the end."""
+    used = _uses(ops, output)
+    made_by = {op.output: op for op in ops}
+    free = max(made_by, default=0)
+    parts: dict[tuple[int, int, int], int] = {}  # of a value, from where to where
+    todo = [op for op in ops if _span(op) is not None]
+    changed = False
+    while todo:
+        op = todo.pop()
+        span, source = _span(op), made_by.get(op.inputs[0])
+        if span is None or source is None or made_by.get(op.output) is not op:
+            continue
+        if used[source.output] > 1 or not _at_each_position(source):
+            continue
+        changed = True
+        start, stop = span
+        inputs = []
+        for number, shape in zip(source.inputs, source.in_shapes, strict=True):
+            if (number, start, stop) not in parts:
+                free += 1
+                part = Slice(
+                    inputs=(number,),
+                    in_shapes=(shape,),
+                    output=free,
+                    shape=(shape[0], 1, stop - start),
+                    dim=3,
+                    start=start,
+                    stop=stop,
+                )
+                parts[number, start, stop] = free
+                made_by[free] = part
+                used[number] += 1
+            used[number] -= 1
+            used[parts[number, start, stop]] += 1
+            inputs.append(parts[number, start, stop])
+        shape = (source.shape[0], 1, stop - start)
+        in_shapes = tuple((each[0], 1, stop - start) for each in source.in_shapes)
+        # Perhaps it was the last reader but them: what they select of may be selected first too.
+        todo += [made_by[number] for number in dict.fromkeys(inputs)]
+        selected = replace(source, inputs=tuple(inputs), in_shapes=in_shapes, shape=shape)
+        if isinstance(op, Slice):
+            del made_by[source.output]
+            made_by[op.output] = replace(selected, output=op.output)
+        else:
+            made_by[source.output] = selected
+            made_by[op.output] = _rest(op, shape)
+    return _in_order(list(made_by.values())) if changed else None
+
+
+def _span(op: Op) -> tuple[int, int] | None:
+    """The positions start:stop of (C, 1, T) that an operation selects, channels and all."""
+    if len(op.in_shapes) != 1 or len(op.in_shapes[0]) != 3 or op.in_shapes[0][1] != 1:
+        return None
+    channels, _, length = op.in_shapes[0]
+    if isinstance(op, Slice):
+        whole = op.dim == 3 and op.step == 1
+        return (op.start, op.stop) if whole and op.stop - op.start < length else None
+    if not isinstance(op, Rearrange):
+        return None
+    start, rest = divmod(op.view.offset, channels)
+    positions = count(op.view.shape) // channels
+    in_order = View(op.view.shape, contiguous_strides(op.view.shape), op.view.offset)
+    if rest or positions * channels != count(op.view.shape) or op.view != in_order:
+        return None
+    return (start, start + positions) if positions < length else None
+
+
+def _at_each_position(op: Op) -> bool:
+    """Whether each position of the value depends on the same position of the inputs."""
+    of_one_size = all(each[1:] == op.shape[1:] for each in op.in_shapes)
+    product = isinstance(op, Convolution) and op.is_pointwise
+    return of_one_size and (product or isinstance(op, _AT_EACH_POSITION))
+
+
+def _rest(op: Op, shape: Shape) -> Op:
+    """What is left of a selection of what is selected already."""
+    if op.shape == shape[:1]:
+        return Reshape(inputs=op.inputs, in_shapes=(shape,), output=op.output, shape=op.shape)
+    assert isinstance(op, Rearrange)
+    view = View(op.view.shape, op.view.strides)
+    return replace(op, in_shapes=(shape,), view=view)
+
+
+def _in_order(ops: Ops) -> Ops:
+    """Operations in an order in which they can be computed."""
+    made_by = {op.output: op for op in ops}
+    done: set[int] = set()
+    found: Ops = []
+    for op in ops:
+        todo = [op]
+        while todo:
+            last = todo[-1]
+            needs = [made_by[n] for n in last.inputs if n in made_by and n not in done]
+            if needs and last.output not in done:
+                todo += needs
+                continue
+            todo.pop()
+            if last.output not in done:
+                done.add(last.output)
+                found.append(last)
+    return found

@@ -1,0 +1,96 @@
+"""Functions of single elements whose derivative follows from their input or from their value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sign_ext.compiler.ir.op import Op, Residue, count
+
+
+class Function(NamedTuple):
+    """What one is.
+
+    Attributes:
+        value: (x, *parameters) → the value.
+        cotangent: (g, kept, *parameters) → x's.
+        keeps_output: whether `kept` is the value rather than the input.
+    """
+
+    value: Callable[..., Tensor]
+    cotangent: Callable[..., Tensor]
+    keeps_output: bool = False
+
+
+def _power(g: Tensor, x: Tensor, exponent: float) -> Tensor:
+    return g * (exponent * x.pow(exponent - 1)) if exponent else torch.zeros_like(g)
+
+
+def _inside(g: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """PyTorch's clamp passes the cotangent at the bounds."""
+    return g * ((x >= low) & (x <= high))
+
+
+FUNCTIONS: dict[str, Function] = {
+    "sqrt": Function(torch.sqrt, lambda g, y: g / (2 * y), keeps_output=True),
+    "rsqrt": Function(torch.rsqrt, lambda g, y: -0.5 * g * y.pow(3), keeps_output=True),
+    "exp": Function(torch.exp, lambda g, y: g * y, keeps_output=True),
+    "expm1": Function(torch.expm1, lambda g, y: g * (y + 1), keeps_output=True),
+    "log": Function(torch.log, lambda g, x: g / x),
+    "log1p": Function(torch.log1p, lambda g, x: g / (x + 1)),
+    "abs": Function(torch.abs, lambda g, x: g * x.sign()),
+    "reciprocal": Function(torch.reciprocal, lambda g, y: -g * y * y, keeps_output=True),
+    "sin": Function(torch.sin, lambda g, x: g * x.cos()),
+    "cos": Function(torch.cos, lambda g, x: -g * x.sin()),
+    "erf": Function(torch.erf, lambda g, x: g * (2 / math.sqrt(math.pi)) * torch.exp(-x * x)),
+    "pow": Function(torch.pow, _power),
+    "clamp": Function(lambda x, low, high: x.clamp(low, high), _inside),
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Elementwise(Op):
+    """A function of each element.
+
+    Attributes:
+        function: a name in `FUNCTIONS`.
+        parameters: of it: the exponent of "pow", the bounds of "clamp".
+    """
+
+    function: str
+    parameters: tuple[float, ...] = ()
+
+    kind: ClassVar[str] = "elementwise"
+
+    def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
+        """The value; keeps what the derivative needs."""
+        rule = FUNCTIONS[self.function]
+        y = rule.value(inputs[0], *self.parameters)
+        return y, y if rule.keeps_output else inputs[0]
+
+    def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
+        """The cotangent times the derivative."""
+        return (FUNCTIONS[self.function].cotangent(cotangent, kept, *self.parameters),)
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether the output is kept rather than the input."""
+        return FUNCTIONS[self.function].keeps_output
+
+    def backward_reads(self, side: int) -> tuple[int, ...]:
+        """The input or output."""
+        return (self.output if self.keeps_output else self.inputs[0],)
+
+    def kept(self, element_size: int) -> tuple[Residue, ...]:
+        """The input or output."""
+        kind = "output" if self.keeps_output else "input"
+        return (Residue(kind, count(self.shape) * element_size),)
+
+    def detail(self) -> str:
+        """Its name and parameters."""
+        return " ".join([self.function, *(f"{p:g}" for p in self.parameters)])

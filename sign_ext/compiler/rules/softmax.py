@@ -1,0 +1,32 @@
+"""Rules for softmax and its logarithm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sign_ext.compiler.builder import Builder
+from sign_ext.compiler.ir.op import Shape
+from sign_ext.compiler.ir.softmax import Softmax
+from sign_ext.compiler.lower import lowers
+from sign_ext.compiler.refs import Ref
+from sign_ext.compiler.rules.viewed import add_alike
+from sign_ext.errors import UnsupportedOperation
+
+
+def _over(builder: Builder, x: Ref, dim: int, dtype: Any, log: bool) -> Ref:
+    if dtype not in (None, False, builder.dtype):
+        raise UnsupportedOperation(f"a change of type to {dtype}")
+    shape = x.view.shape
+    return add_alike(builder, Softmax, [x], shape, dim=x.axis(dim) - len(shape), log=log)
+
+
+@lowers("softmax.int", "_softmax.default", views=True)
+def softmax(builder: Builder, shape: Shape, x: Ref, dim: int, dtype: Any = None) -> Ref:
+    """Over one dimension."""
+    return _over(builder, x, dim, dtype, log=False)
+
+
+@lowers("log_softmax.int", "_log_softmax.default", views=True)
+def log_softmax(builder: Builder, shape: Shape, x: Ref, dim: int, dtype: Any = None) -> Ref:
+    """Its logarithm."""
+    return _over(builder, x, dim, dtype, log=True)
