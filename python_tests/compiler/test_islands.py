@@ -196,7 +196,7 @@ NETWORKS = {
     "detached": (lambda: detached, None),
     "a quotient": (lambda: lambda x: x / (x * x + 1), None),
     "an image of constants": (lambda: lambda x: x * torch.linspace(0, 1, 35).view(7, 5).to(x), 0),
-    "reflection": (lambda: nn.ReflectionPad2d(2), 1),
+    "reflection": (lambda: nn.ReflectionPad2d(2), 0),
     "an activation between islands": (lambda: lambda x: x.cumsum(1).relu().cumsum(1), 1),
     "views alone": (lambda: lambda x: x.permute(0, 2, 3, 1).transpose(1, 2), 0),
     "twice the same value": (lambda: lambda x: torch.fmax(x, x.contiguous()), 1),

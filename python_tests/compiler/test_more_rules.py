@@ -134,7 +134,6 @@ REFUSED = {
         x, torch.zeros(6).to(x), torch.ones(6).to(x), use_input_stats=False
     ),
     "a negative constant": lambda x: F.elu(x, -1.0),
-    "interpolation from": lambda x: F.interpolate(x, size=(8, 5)),
 }
 
 

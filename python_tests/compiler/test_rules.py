@@ -69,19 +69,17 @@ REFUSED = {
     "a view changed in place": (in_place_under_a_view, "read later through a view"),
     "a random mask": (lambda x: nn.functional.dropout(x, 0.5), "active in evaluation"),
     "another type": (lambda x: x.to(torch.bfloat16).float(), "a change of type"),
-    "reflection": (
-        lambda x: nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"),
-        "padding by reflect",
-    ),
     "a negative slope": (lambda x: nn.functional.leaky_relu(x, -0.1), "a negative slope"),
     "a window too large": (lambda x: nn.functional.max_pool2d(padded(x), 17), "256 positions"),
     "an adaptive window too large": (
         lambda x: nn.functional.adaptive_max_pool2d(padded(x), 1),
         "256 positions",
     ),
-    "a transposed convolution": (
-        lambda x: nn.functional.conv_transpose2d(x, torch.ones(4, 1, 2, 2)),
-        "conv_transpose2d",
+    "a transposed convolution with another window": (
+        lambda x: nn.functional.conv_transpose2d(
+            x, torch.ones(4, 1, 2, 2), stride=2, output_padding=2, dilation=3
+        ),
+        "not below stride",
     ),
 }
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sign_ext.compiler.build import compile_phi
 from sign_ext.engine.fused.step import Step, activation_dtype
+from sign_ext.engine.trajectory import compiled_layout
 from sign_ext.eval_state import computing
 from sign_ext.source_layer import Phi, SourceLayer, find_source_layer
 
@@ -38,7 +39,7 @@ def bound_step(
 def delta_of(step: Step, model: nn.Module, images: Tensor, precision: str = "float32") -> Tensor:
     """A compiled step's δ."""
     with computing(model, precision), torch.no_grad():
-        return step.delta(images.to(memory_format=torch.channels_last))
+        return step.delta(images.to(memory_format=compiled_layout(images)))
 
 
 def step_delta(

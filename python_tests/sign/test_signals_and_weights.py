@@ -90,7 +90,7 @@ def test_signals_of_other_layouts_and_options(torch_rng):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
     signals = dense.transpose(1, 2)
     sign = SignTransform(model, 2)
-    assert "takes images (N, C, H, W), not 3-d" in sign.explain(signals).reason
+    assert "compiled" in sign.explain(signals).reason
     assert sign.calibrate(signals, steps=2, pixel_range=4.0).images == 5
     assert jacobian(model, signals).shape == (5, 36, 6, 21)
 

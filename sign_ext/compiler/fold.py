@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+from sign_ext.compiler.fewer_positions import products_at_fewer_positions
 from sign_ext.compiler.fold_moves import (
     affine_after_moves,
     merge_moves,
@@ -42,6 +43,7 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         merge_padding,
         pool_before_activation,
         flatten_into_linear,
+        products_at_fewer_positions,
         merge_moves,
         affine_after_moves,
         split_products,

@@ -431,7 +431,7 @@ class _Emitter(Lowering):
         first = unit[0]
         if first.op == "placeholder":
             ref = self.placeholder(first)
-            self.image_shape, self.values[first] = ref.shape, ref
+            self.image_shape, self.values[first] = ref.view.shape, ref
         elif first in self.nodes.islands:
             self._island(unit)
         else:

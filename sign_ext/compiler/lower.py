@@ -23,6 +23,7 @@ from sign_ext.compiler.builder import (
     stored_constant,
 )
 from sign_ext.compiler.ir.op import Op, Shape
+from sign_ext.compiler.positions import ref_of
 from sign_ext.compiler.recordings import (
     SECOND_IMAGES,
     annotated,
@@ -162,7 +163,7 @@ class Lowering:
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = self.placeholder(node)
-                image_shape = self.values[node].shape
+                image_shape = self.values[node].view.shape
             elif node.op == "get_attr":
                 self.values[node] = getattr(self.graph, str(node.target)).detach()
             elif node.op == "call_function":
@@ -186,7 +187,7 @@ class Lowering:
         """The images."""
         meta = node.meta["tensor_meta"]
         self.builder.dtype = meta.dtype
-        return Ref(0, tuple(meta.shape[1:]))
+        return ref_of(0, tuple(meta.shape[1:]))
 
     def require_known(self, node: Node) -> None:
         """Refuse what is no ATen operation: gradients or autocast switched inside the network."""

@@ -81,7 +81,8 @@ def iterate_dtype(model_dtype: torch.dtype) -> torch.dtype:
 
 def compiled_layout(images: Tensor) -> torch.memory_format:
     """Layout of the iterate for compiled steps, whose operators have the channels innermost."""
-    return torch.channels_last if images.dim() == 4 else torch.contiguous_format
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return layouts.get(images.dim(), torch.contiguous_format)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:

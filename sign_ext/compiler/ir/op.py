@@ -226,6 +226,11 @@ class Op(ABC):
         return False
 
     @property
+    def averages_positions(self) -> bool:
+        """Whether each new position is the same weighted mean of positions in every channel."""
+        return False
+
+    @property
     def is_identity_vjp(self) -> bool:
         """Whether the inputs' cotangents are the output's, unchanged."""
         return False

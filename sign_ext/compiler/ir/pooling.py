@@ -123,6 +123,11 @@ class AveragePool(Op):
         return True
 
     @property
+    def averages_positions(self) -> bool:
+        """Unless zeros around the image count, or it divides by something else."""
+        return self.divisor is None and (self.padding == (0, 0) or not self.count_include_pad)
+
+    @property
     def is_global(self) -> bool:
         """Whether it is the mean over the whole image."""
         whole = self.kernel == self.in_shapes[0][1:] and self.padding == (0, 0)
@@ -169,6 +174,11 @@ class AdaptiveAverage(Op):
     """Adaptive average pooling whose windows differ in size."""
 
     kind: ClassVar[str] = "adaptive_average"
+
+    @property
+    def averages_positions(self) -> bool:
+        """Means of windows."""
+        return True
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The means."""

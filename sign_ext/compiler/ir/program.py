@@ -24,7 +24,7 @@ class Program:
     """Operations in order. Value 0 is the image; operation i computes value i + 1.
 
     Attributes:
-        image_shape: (C, H, W) of one image.
+        image_shape: (C, H, W) of one image, (C, D, H, W) of a volume, (C, T) of a signal.
         ops: the operations up to the last one that is not linear.
         seed: the cotangent of the last value for a cotangent of ones at the source layer, of one
             image. The linear operations after that value are folded into it.
@@ -44,7 +44,7 @@ class Program:
         Args:
             images: (N, *image_shape).
         """
-        values: list[Tensor] = [images]
+        values: list[Tensor] = [as_stored(images)]
         residues = []
         for op in self.ops:
             value, residue = op.forward(*[values[number] for number in op.inputs])
@@ -66,7 +66,7 @@ class Program:
             for number, part in zip(op.inputs, op.vjp(cotangent, residue), strict=True):
                 earlier = cotangents.get(number)
                 cotangents[number] = part if earlier is None else earlier + part
-        return cotangents[0]
+        return cotangents[0].reshape(n, *self.image_shape)
 
     def pullback_of_ones(self, images: Tensor) -> Tensor:
         """δ = Σ_a ∂Φ^a/∂x^i, line 3 of Algorithm 1.
@@ -111,6 +111,8 @@ class Program:
         It is the first operation, or the second after an affine map (a standardisation that padding
         keeps from being folded), and nothing else reads the image.
         """
+        if len(self.image_shape) != 3:
+            return None
         readers = self.readers()
         index = 0
         if self.ops and self.ops[0].is_affine and readers[0] == (0,):
@@ -166,6 +168,20 @@ class Program:
             f"{bytes_in_words(activations)} of activations, {self.flops() / 1e6:.3g} MFLOP a step"
         )
         return "\n".join(lines)
+
+
+def as_stored(images: Tensor) -> Tensor:
+    """Images as a program's value 0 is stored: volumes and signals are images for it.
+
+    Args:
+        images: (N, C, H, W), (N, C, D, H, W) or (N, C, T).
+
+    Returns:
+        (N, C, H, W), (N, C, D·H, W) or (N, C, 1, T), in the same memory if that lies so.
+    """
+    if images.dim() == 5:
+        return images.flatten(2, 3)
+    return images.unsqueeze(2) if images.dim() == 3 else images
 
 
 def renumber(ops: list[Op], output: int) -> tuple[list[Op], int]:

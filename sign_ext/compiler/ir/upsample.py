@@ -24,6 +24,11 @@ class Upsample(Op):
 
     kind: ClassVar[str] = "upsample"
 
+    @property
+    def averages_positions(self) -> bool:
+        """One position, repeated."""
+        return True
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The larger image."""
         return F.interpolate(inputs[0], size=self.shape[1:], mode="nearest"), None

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sign_ext.compiler.builder import stored
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
 from sign_ext.compiler.lower import Builder, Ref, channel_constant, constant, lowers
+from sign_ext.compiler.positions import has_channels_first
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.ops.activation import RELU, RELU6, Piecewise
 
@@ -169,7 +171,7 @@ def softplus(builder: Builder, shape: Shape, x: Ref, beta: float = 1, threshold:
 # BatchNorm in evaluation mode is a constant affine map.
 
 
-@lowers("batch_norm.default")
+@lowers("batch_norm.default", views=True)
 def batch_norm(
     builder: Builder,
     shape: Shape,
@@ -192,4 +194,5 @@ def batch_norm(
     shift = -mean.double() * scale
     if bias is not None:
         shift = shift + bias.double()
-    return builder.add(Pointwise, (x,), shape, scale=scale, shift=shift)
+    x = x if has_channels_first(x) else stored(builder, x)
+    return builder.add(Pointwise, (x,), x.shape, scale=scale, shift=shift).like(x)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sign_ext.compiler.builder import stored
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pooling import AdaptiveAverage, AveragePool, MaxPool
 from sign_ext.compiler.ir.view import View
 from sign_ext.compiler.lower import Builder, Ref, lowers, pair, require_image
+from sign_ext.compiler.positions import has_channels_first
 from sign_ext.errors import UnsupportedOperation
 from sign_ext.ops.layout import Pair
 
@@ -98,12 +100,16 @@ def adaptive_max_pool2d(builder: Builder, shape: Shape, x: Ref, size: Any) -> An
     return (builder.add(MaxPool, (x,), shape, kernel=kernel, stride=kernel), None)
 
 
-@lowers("mean.dim")
+@lowers("mean.dim", views=True)
 def mean(builder: Builder, shape: Shape, x: Ref, dim: Any, keepdim: bool = False, **_: Any) -> Ref:
-    """The mean over the whole image, (2, 3)."""
-    require_image(x)
-    if sorted(d % 4 for d in dim) != [2, 3]:
-        raise UnsupportedOperation(f"the mean over {dim}; (2, 3) is supported")
+    """The mean over all positions of an image, (2, 3), a volume or a signal."""
+    dims = len(x.view.shape) + 1
+    if dims < 3 or sorted(d % dims for d in dim or ()) != list(range(2, dims)):
+        raise UnsupportedOperation(f"the mean over {dim}; that over all positions is supported")
+    if not has_channels_first(x):
+        if dims != 4:
+            raise UnsupportedOperation("the mean over what is not stored as positions")
+        x = stored(builder, x)
     kernel = (x.shape[1], x.shape[2])
     pooled = builder.add(AveragePool, (x,), (x.shape[0], 1, 1), kernel=kernel, stride=kernel)
-    return pooled if keepdim else pooled.seen(View.contiguous(shape))
+    return pooled.seen(View.contiguous(shape))

@@ -11,9 +11,9 @@ import torch
 from sign_ext.compiler.builder import in_network_order, one_image, relabelled, stored
 from sign_ext.compiler.ir.insert import Insert
 from sign_ext.compiler.ir.op import Shape, count
-from sign_ext.compiler.ir.shaping import Concat, Pad
+from sign_ext.compiler.ir.shaping import Concat
 from sign_ext.compiler.ir.view import View, stored_shape
-from sign_ext.compiler.lower import Builder, Ref, lowers, require_image
+from sign_ext.compiler.lower import Builder, Ref, lowers
 from sign_ext.errors import UnsupportedOperation
 
 
@@ -119,34 +119,3 @@ def _joined(
         whole.narrow(axis + 1, at, size).copy_(span)
         at += size
     return builder.add(Insert, refs, shape, constant=whole, dim=axis + 1, starts=tuple(starts))
-
-
-@lowers("pad.default", "constant_pad_nd.default", whole=True)
-def pad_or_nothing(
-    builder: Builder, sizes: Sequence[int], x: Ref, amounts: Any, *rest: Any, **named: Any
-) -> Ref:
-    """Padding by nothing, of an image whose channels are last for the network, or of any other."""
-    if not any(amounts):
-        return x
-    if x.merged or x.images:
-        raise UnsupportedOperation("the images are not alone in the first dimension")
-    view = View.of_stored(x.shape).permuted((1, 2, 0)) if len(x.shape) == 3 else None
-    if x.view == view and not any(amounts[:2]):
-        shape = (sizes[3], sizes[1], sizes[2])
-        found = pad(builder, shape, Ref(x.number, x.shape), amounts[2:], *rest, **named)
-        return found.seen(View.of_stored(found.shape).permuted((1, 2, 0)))
-    return pad(builder, tuple(sizes[1:]), stored(builder, x), amounts, *rest, **named)
-
-
-def pad(builder: Builder, shape: Shape, x: Ref, amounts: Any, *rest: Any, **named: Any) -> Ref:
-    """A constant around the image."""
-    require_image(x)
-    mode = named.get("mode", rest[0] if rest and isinstance(rest[0], str) else "constant")
-    values = [v for v in (*rest, named.get("value")) if isinstance(v, int | float)]
-    if mode != "constant":
-        raise UnsupportedOperation(f"padding by {mode}")
-    if len(amounts) > 4 and any(amounts[4:]):
-        raise UnsupportedOperation("padding of channels")
-    left, right, top, bottom = (*amounts[:4], 0, 0)[:4]
-    value = float(values[0]) if values else 0.0
-    return builder.add(Pad, (x,), shape, amounts=(left, right, top, bottom), value=value)

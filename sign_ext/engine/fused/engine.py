@@ -30,6 +30,7 @@ from sign_ext.engine.graphed import Record, record_cuda_graph
 from sign_ext.engine.trajectory import (
     Problem,
     Trajectory,
+    compiled_layout,
     iterate_dtype,
     repeatable,
     without_autocast,
@@ -498,10 +499,6 @@ class FusedEngine:
         return self._compiled(problem, images).outline
 
     def _compiled(self, problem: Problem, images: Tensor, most_islands: float = 1.0) -> Compiled:
-        if images.dim() != 4:
-            raise UnsupportedOperation(
-                f"the compiler takes images (N, C, H, W), not {images.dim()}-d"
-            )
         key = (images.shape[1:], images.device)
         if problem is not self._problem or self._program is None or self._program[0] != key:
             with without_autocast(images.device):
@@ -609,7 +606,7 @@ class FusedEngine:
         key = tuning_key(images, precision)
         if key not in self.tuning_plan.choices and self.measure:
             self.tuning_plan.machine = machine_of(images.device)
-            batch = images.contiguous(memory_format=torch.channels_last)
+            batch = images.contiguous(memory_format=compiled_layout(images))
             batch = batch.to(iterate_dtype(problem.model_dtype))
             dtype = activation_dtype(problem.model_dtype, precision)
             program = self.program(problem, images)

@@ -11,14 +11,14 @@ from torch import Tensor
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.pointwise import Pointwise
-from sign_ext.compiler.ir.program import Program
+from sign_ext.compiler.ir.program import Program, as_stored
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.schedule import Schedule, schedule
 from sign_ext.engine.fused.bind.binder import Binder
-from sign_ext.engine.fused.bind.context import BindContext, Slots
+from sign_ext.engine.fused.bind.context import BindContext, Slots, to_channels_last
 from sign_ext.engine.fused.bind.dense import library_of
 from sign_ext.engine.fused.tuning_plan import StepChoices, choices_by_rule
-from sign_ext.engine.trajectory import repeatable
+from sign_ext.engine.trajectory import compiled_layout, repeatable
 
 
 def activation_dtype(model_dtype: torch.dtype, precision: str) -> torch.dtype:
@@ -99,7 +99,9 @@ class Step:
 
     def _run(self, images: Tensor, runs: list[Callable[[Slots], None]]) -> Slots:
         slots: Slots = [None] * len(self.schedule.slots)
-        slots[0] = images
+        slots[0] = as_stored(images)
+        if images.dim() != 4:
+            slots[0] = to_channels_last(slots[0])
         for run in runs:
             run(slots)
         return slots
@@ -108,14 +110,17 @@ class Step:
         """δ = Σ_a ∂Φ^a/∂x^i.
 
         Args:
-            images: (N, C, H, W), channels innermost.
+            images: (N, C, H, W) or (N, C, D, H, W), channels innermost; or (N, C, T).
 
         Returns:
-            (N, C, H, W), in the activations' dtype.
+            The same shape, in the activations' dtype.
         """
         result = self._run(images, self._runs)[self.schedule.delta]
         assert result is not None
-        return result
+        if images.dim() == 4:
+            return result
+        whole = result.reshape(images.shape)
+        return whole.contiguous(memory_format=compiled_layout(images))
 
     def pullback_of_ones(self, images: Tensor) -> Tensor:
         """The same for images in any layout, to be compared with a program's or autograd's.
@@ -124,7 +129,7 @@ class Step:
             images: (N, C, H, W).
         """
         with repeatable(images.device):
-            return self.delta(images.contiguous(memory_format=torch.channels_last))
+            return self.delta(images.contiguous(memory_format=compiled_layout(images)))
 
     def stem_cotangent(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the stem's update needs instead of δ: its output's cotangent and its bit mask.
