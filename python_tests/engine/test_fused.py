@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 
 import pytest
@@ -97,12 +98,19 @@ def test_changes_between_calls_are_seen(model, images, change, device):
     agree(after.cpu(), fresh.cpu().double(), images)
 
 
+def only_the_cache_counts(monkeypatch, size: int) -> None:
+    """Micro-batches of as many images as fit in a cache of that many bytes."""
+    monkeypatch.setattr(tuning_plan, "MICRO_BATCH_BYTES", size)
+    monkeypatch.setattr(tuning_plan, "CALL_SECONDS", 0.0)
+    monkeypatch.setattr(tuning_plan, "WEIGHT_BYTES_A_SECOND", math.inf)
+
+
 def test_micro_batches_change_nothing(monkeypatch, model, torch_rng):
     images = torch.rand(11, 3, 9, 11, generator=torch_rng) * 255
     whole = iterative_sign(model, images, 4, step_size=STEP, backend="fused")
     step = SignTransform(model).step(images)
     assert step.micro_batch == 11
-    monkeypatch.setattr(tuning_plan, "MICRO_BATCH_BYTES", 3 * step.memory.peak)
+    only_the_cache_counts(monkeypatch, 3 * step.memory.peak)
     sign = SignTransform(model, 4, step_size=STEP, backend="fused")
     sign.reset()  # the step above is kept with the network
     assert sign.step(images).micro_batch == 3
@@ -122,7 +130,7 @@ class Square(nn.Module):
 def test_the_first_bad_step_is_named(monkeypatch, torch_rng, micro, device):
     """δ of a square is linear in the image, so the iterates grow exponentially."""
     if micro:
-        monkeypatch.setattr(tuning_plan, "MICRO_BATCH_BYTES", 1)
+        only_the_cache_counts(monkeypatch, 1)
     model = nn.Sequential(nn.Conv2d(1, 2, 1), Square(), nn.Flatten(), nn.Linear(8, 2)).eval()
     images = 1 + torch.rand(3, 1, 2, 2, generator=torch_rng)
     model, images = model.to(device), images.to(device)

@@ -16,7 +16,7 @@ from sign_ext.compiler.ir.inverted_residual import InvertedResidual, fuse_blocks
 from sign_ext.engine.fused import engine, tune
 from sign_ext.engine.fused.bind import inverted_residual
 from sign_ext.engine.fused.tune import is_faster_fused, isolated_programs, measure_blocks
-from sign_ext.engine.fused.tuning_plan import StepChoices, TuningPlan, choices_by_rule
+from sign_ext.engine.fused.tuning_plan import StepChoices, StepCosts, TuningPlan, choices_by_rule
 from sign_ext.ops.inverted_residual import inverted_residual_backward
 
 F32 = torch.float32
@@ -105,11 +105,36 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path):
 
 def test_the_rule_cuts_batches_into_equal_parts():
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
-    assert choices_by_rule(1 << 20, 72, cpu).micro_batch == 18
-    assert choices_by_rule(1 << 20, 19, cpu).micro_batch == 10
-    assert choices_by_rule(1 << 20, 7, cpu).micro_batch == 7
-    assert choices_by_rule(1 << 30, 7, cpu).micro_batch == 1
-    assert choices_by_rule(1 << 30, 7, cuda).micro_batch == 7
+    small, large = StepCosts(1 << 20), StepCosts(1 << 30)
+    assert choices_by_rule(small, 72, cpu).micro_batch == 18
+    assert choices_by_rule(small, 19, cpu).micro_batch == 10
+    assert choices_by_rule(small, 7, cpu).micro_batch == 7
+    assert choices_by_rule(large, 7, cpu).micro_batch == 1
+    assert choices_by_rule(large, 7, cuda).micro_batch == 7
+
+
+def test_the_rule_shares_calls_and_weights_among_more_images():
+    """As many as pay for what then has to come back from memory."""
+    cpu = torch.device("cpu")
+    few = StepCosts(1 << 20, (1 << 18,) * 10)
+    many_calls = StepCosts(1 << 20, (1 << 18,) * 1000)
+    heavy = StepCosts(1 << 20, (1 << 18,) * 10, weights=200 << 20)
+    assert choices_by_rule(few, 72, cpu).micro_batch == 18
+    assert choices_by_rule(many_calls, 72, cpu).micro_batch == 72
+    assert choices_by_rule(heavy, 72, cpu).micro_batch > 18
+    # One that leaves the cache anyway has nothing to lose; one that does not has no reason to.
+    for costs in (few, many_calls, heavy):
+        assert costs.seconds_an_image(18) < costs.seconds_an_image(9)
+
+
+def test_a_step_is_weighed_by_its_schedule(model, images):
+    step = SignTransform(model, 2, step_size=STEP, backend="fused").step(images)
+    costs = step.costs
+    assert costs.peak == step.memory.peak
+    assert len(costs.instructions) == len(step.schedule.instructions)
+    assert sum(costs.instructions) == step.memory.traffic
+    weights = sum(w.numel() * 4 for n, w in model.named_parameters())
+    assert 0 < costs.weights <= 2 * weights
 
 
 def test_tune_is_checked(model):
@@ -297,7 +322,7 @@ def test_without_tune_there_are_no_blocks(monkeypatch, eligible, block_images):
     assert step.choices.blocks == ()
     assert not any(isinstance(op, InvertedResidual) for op in step.program.ops)
     for device in ("cpu", "cuda"):
-        assert choices_by_rule(1 << 20, 64, torch.device(device)).blocks == ()
+        assert choices_by_rule(StepCosts(1 << 20), 64, torch.device(device)).blocks == ()
 
 
 def test_a_file_from_before_blocks_is_read(tmp_path):

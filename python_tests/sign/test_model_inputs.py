@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 
 import pytest
@@ -226,6 +227,8 @@ def test_constants_are_compiled_and_their_changes_noticed(net, images):
 
 def test_micro_batches_of_a_compiled_step(net, images, monkeypatch):
     monkeypatch.setattr("sign_ext.engine.fused.tuning_plan.MICRO_BATCH_BYTES", 1)
+    monkeypatch.setattr("sign_ext.engine.fused.tuning_plan.CALL_SECONDS", 0.0)
+    monkeypatch.setattr("sign_ext.engine.fused.tuning_plan.WEIGHT_BYTES_A_SECOND", math.inf)
     sign = SignTransform(net, K, step_size=STEP, backend="fused")
     constants = {"gain": 3.0}
     assert sign.step(images, model_kwargs=constants).micro_batch == 1

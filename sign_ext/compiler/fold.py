@@ -23,6 +23,7 @@ from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.pooling import MaxPool
 from sign_ext.compiler.ir.shaping import Pad, Reshape
+from sign_ext.compiler.ir.squeeze_excitation import fuse_excitations
 
 Ops = list[Op]
 
@@ -58,7 +59,7 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         else:
             ops = drop_dead(changed, output)
             first = 0
-    return ops, output
+    return fuse_excitations(ops, output) or ops, output
 
 
 def drop_dead(ops: Ops, output: int) -> Ops:

@@ -36,7 +36,8 @@ class Instruction:
         side: which of the operation's inputs a "backward" is for.
         reads: slots, in the order that the executor's binder for this kind expects.
         out: the slot it writes.
-        in_place: whether `out` takes over the memory of `reads[0]` (for "backward": of `other`).
+        in_place: whether `out` takes over the memory of `reads[0]` (for "backward": of `other`, if
+            there is one).
         mask: a bit mask written (forward) or read for the operation's own activation (backward).
         own: what else the operation keeps, by `Op.own_residues`, written (forward) or read
             (backward).
@@ -64,9 +65,9 @@ class Instruction:
     @property
     def overwritten(self) -> int:
         """The slot whose memory an instruction in place takes over."""
-        slot = self.other if self.kind == "backward" else self.reads[0]
-        assert slot is not None
-        return slot
+        if self.kind == "backward" and self.other is not None:
+            return self.other
+        return self.reads[0]
 
     def slots_read(self) -> Iterator[int]:
         """Every slot it reads."""
@@ -301,7 +302,10 @@ class _Scheduler:
     ) -> None:
         """One input's cotangent, added to what other branches sent back."""
         other = self.cotangent.get(target)
-        in_place = op.takes_epilogue and other is not None and self.holders[other] == 1
+        if other is not None:
+            in_place = op.takes_epilogue and self.holders[other] == 1
+        else:
+            in_place = op.overwrites_cotangent and side == 0 and self.holders[g] == 1
         x_mask = None
         slope = 0.0
         producer = target - 1

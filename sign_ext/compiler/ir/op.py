@@ -161,6 +161,8 @@ class Op(ABC):
                 changed[name] = change(value)
             elif isinstance(value, Op):
                 changed[name] = value.with_constants(change)
+            elif isinstance(value, tuple) and value and isinstance(value[0], Op):
+                changed[name] = tuple(op.with_constants(change) for op in value)
         return replace(self, **changed) if changed else self
 
     def constants(self) -> tuple[Tensor, ...]:
@@ -171,6 +173,8 @@ class Op(ABC):
                 found.append(value)
             elif isinstance(value, Op):
                 found += value.constants()
+            elif isinstance(value, tuple) and value and isinstance(value[0], Op):
+                found += [constant for op in value for constant in op.constants()]
         return tuple(found)
 
     def without_weights(self) -> Self:
@@ -253,6 +257,14 @@ class Op(ABC):
     @property
     def can_update_image(self) -> bool:
         """Whether its input-backward can be added straight to the image."""
+        return False
+
+    @property
+    def overwrites_cotangent(self) -> bool:
+        """Whether its input-backward may write over the cotangent that it reads.
+
+        Only for operations of one input, or whose first input's cotangent is computed last.
+        """
         return False
 
     @property

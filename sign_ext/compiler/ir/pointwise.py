@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sign_ext.compiler.ir.dense import add_residual, affine, times
 from sign_ext.compiler.ir.op import Op, Residue, count
+from sign_ext.ops.smooth import SmoothFunction
 
 
 def per_channel(constant: Tensor, like: Tensor) -> Tensor:
@@ -126,7 +127,10 @@ SMOOTH: dict[str, tuple[Forward, Backward, bool]] = {
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Smooth(Op):
-    """An activation whose derivative needs its input or its output, which is kept.
+    """An activation with a derivative that varies.
+
+    What runs most of them keeps the derivative in 24 bits, of bfloat16 activations in 16
+    (`ops/smooth.py`), and writes the value over the input. The others keep their input, or their output where that has the derivative.
 
     Attributes:
         function: a name in `SMOOTH`.
@@ -135,6 +139,26 @@ class Smooth(Op):
     function: str
 
     kind: ClassVar[str] = "smooth"
+
+    @property
+    def coded(self) -> SmoothFunction | None:
+        """What our operator calls it, or None where PyTorch runs it."""
+        return SmoothFunction.__members__.get(self.function.upper())
+
+    @property
+    def runs_by(self) -> str:
+        """Our operator, or PyTorch."""
+        return "PyTorch" if self.coded is None else "ours"
+
+    @property
+    def works_in_place(self) -> bool:
+        """Our operator does; it does not keep the input."""
+        return self.coded is not None
+
+    @property
+    def overwrites_cotangent(self) -> bool:
+        """Our operator reads each element before it writes it."""
+        return self.coded is not None
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The value; keeps what the derivative needs."""
@@ -152,17 +176,36 @@ class Smooth(Op):
         return SMOOTH[self.function][2]
 
     def backward_reads(self, side: int) -> tuple[int, ...]:
-        """The input or output."""
+        """The input or output, unless the derivative is kept."""
+        if self.coded is not None:
+            return ()
         return (self.output if self.keeps_output else self.inputs[0],)
 
     def kept(self, element_size: int) -> tuple[Residue, ...]:
-        """The input or output."""
+        """The derivative, the input or the output."""
+        if self.coded is not None:
+            return self.own_residues(element_size)
         kind = "output" if self.keeps_output else "input"
         return (Residue(kind, count(self.shape) * element_size),)
+
+    def own_residues(self, element_size: int) -> tuple[Residue, ...]:
+        """The derivative: 16 or 24 bits, of float64 activations as it is."""
+        if self.coded is None:
+            return ()
+        return (Residue("derivative", count(self.shape) * derivative_bytes(element_size)),)
 
     def detail(self) -> str:
         """Its name."""
         return self.function
+
+
+def derivative_bytes(element_size: int) -> int:
+    """Bytes in which an element's derivative is kept; more would be below the activations' rounding.
+
+    Args:
+        element_size: bytes of an element of an activation.
+    """
+    return {2: 2, 4: 3}.get(element_size, element_size)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -170,6 +213,11 @@ class Multiply(Op):
     """The product of two values; the second may be (C, 1, 1) against (C, H, W), as in a gate."""
 
     kind: ClassVar[str] = "multiply"
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether the second factor has one value a channel and the first is an image."""
+        return self.in_shapes[0] != self.in_shapes[1] and len(self.shape) == 3
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The product; keeps both factors."""

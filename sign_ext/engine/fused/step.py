@@ -11,13 +11,13 @@ from torch import Tensor
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.pointwise import Pointwise
-from sign_ext.compiler.ir.program import Program, as_stored
+from sign_ext.compiler.ir.program import Program, as_stored, constant_bytes
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.schedule import Schedule, schedule
 from sign_ext.engine.fused.bind.binder import Binder
 from sign_ext.engine.fused.bind.context import BindContext, Slots, to_channels_last
 from sign_ext.engine.fused.bind.dense import library_of
-from sign_ext.engine.fused.tuning_plan import StepChoices, choices_by_rule
+from sign_ext.engine.fused.tuning_plan import StepChoices, StepCosts, choices_by_rule
 from sign_ext.engine.trajectory import compiled_layout, repeatable
 
 
@@ -82,7 +82,8 @@ class Step:
         self.dtype = dtype
         self.schedule = schedule_in(program, dtype)
         self.memory: MemoryPlan = plan_memory(self.schedule)
-        self.choices = choices or choices_by_rule(self.memory.peak, images, device)
+        self.costs = self._costs()
+        self.choices = choices or choices_by_rule(self.costs, images, device)
         self.micro_batch = self.choices.micro_batch
         self.library = library_of(dtype, device)
         # The choices' places are those of the program before blocks were fused.
@@ -96,6 +97,15 @@ class Step:
         # What was prepared is not kept a second time.
         self.program = context.program = without_weights(program, self.prepared)
         self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
+
+    def _costs(self) -> StepCosts:
+        """What the fixed rule weighs; the weights still stand in the program."""
+        slots = self.schedule.slots
+        sizes = (
+            sum(slots[slot].bytes for slot in (one.out, *one.slots_read()))
+            for one in self.schedule.instructions
+        )
+        return StepCosts(self.memory.peak, tuple(sizes), 2 * constant_bytes(self.program))
 
     def _run(self, images: Tensor, runs: list[Callable[[Slots], None]]) -> Slots:
         slots: Slots = [None] * len(self.schedule.slots)

@@ -14,7 +14,12 @@ from torch import Tensor
 from sign_ext.files import read_json, write_whole
 from sign_ext.formatting import counted
 
+# What the fixed rule knows of CPUs. `docs/engine.md` ("Executing K steps") says how they were found;
+# the rule's choice changes little where they are off by half.
 MICRO_BATCH_BYTES = 18 << 20  # of activations alive at once: what stays in a CPU's last-level cache
+CALL_SECONDS = 25e-6  # of an instruction, whatever the images: Python, the dispatcher, the library
+WEIGHT_BYTES_A_SECOND = 10e9  # read once a micro-batch and step, from beyond the cache
+MISSED_BYTES_A_SECOND = 16e9  # of activations that do not stay in the cache
 FORMAT = 1
 
 
@@ -36,21 +41,55 @@ class StepChoices:
     blocks: tuple[int, ...] = ()
 
 
-def choices_by_rule(bytes_an_image: int, images: int, device: torch.device) -> StepChoices:
-    """The fixed rule: on a CPU as many images at once as stay in cache, in equal parts.
+@dataclass(frozen=True)
+class StepCosts:
+    """What the fixed rule weighs.
 
-    It fuses no blocks: they have not been measured on a GPU yet.
+    Attributes:
+        peak: bytes of an image that are alive at once.
+        instructions: bytes of an image that each instruction of a step reads and writes.
+        weights: bytes of the weights, for both directions.
+    """
+
+    peak: int
+    instructions: tuple[int, ...] = ()
+    weights: int = 0
+
+    def seconds_an_image(self, micro_batch: int) -> float:
+        """What depends on the micro-batch: calls and weights, which it shares, and cache misses.
+
+        An instruction finds in the cache what the one before it wrote, as long as its own tensors
+        fit; what is kept for the backward pass comes back from memory where not all of it fits.
+
+        Args:
+            micro_batch: images taken through a step at once.
+        """
+        calls = len(self.instructions) * CALL_SECONDS
+        shared = calls + self.weights / WEIGHT_BYTES_A_SECOND
+        cache = MICRO_BATCH_BYTES / micro_batch  # an image's share
+        missed = sum(size - cache for size in self.instructions if size > cache)
+        missed += 2 * max(0.0, self.peak - cache)  # written, and read again
+        return shared / micro_batch + missed / MISSED_BYTES_A_SECOND
+
+
+def choices_by_rule(costs: StepCosts, images: int, device: torch.device) -> StepChoices:
+    """The fixed rule: on a CPU the equal parts of the batch with the least estimated cost.
+
+    Small parts stay in the cache, large ones share what a call costs and the weights' way from
+    memory. It fuses no blocks: they have not been measured on a GPU yet.
 
     Args:
-        bytes_an_image: the memory plan's peak.
+        costs: of the step.
         images: in the batch.
         device: where they are.
     """
     if device.type != "cpu":
         return StepChoices(images)
-    most = max(1, MICRO_BATCH_BYTES // max(bytes_an_image, 1))
-    parts = -(-images // most)
-    return StepChoices(-(-images // max(parts, 1)))
+    # No part is smaller than the cache asks for: sharing less between as much gains nothing.
+    most = max(1, -(-images * costs.peak // MICRO_BATCH_BYTES))
+    parts = range(1, max(1, min(images, most)) + 1)
+    sizes = sorted({-(-images // n) for n in parts}, reverse=True)
+    return StepChoices(min(sizes, key=costs.seconds_an_image, default=images))
 
 
 def tuning_key(images: Tensor, precision: str) -> str:

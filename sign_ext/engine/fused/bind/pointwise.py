@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.pointwise import SMOOTH, Multiply, Pointwise, Smooth
+from sign_ext.compiler.ir.pointwise import (
+    SMOOTH,
+    Multiply,
+    Pointwise,
+    Smooth,
+    derivative_bytes,
+)
 from sign_ext.compiler.schedule import Instruction
 from sign_ext.engine.fused.bind.context import (
     BackwardKernel,
@@ -16,9 +22,12 @@ from sign_ext.engine.fused.bind.context import (
     binds,
     binds_backward,
     tensor_in,
+    to_channels_last,
 )
 from sign_ext.ops.activate import activate
+from sign_ext.ops.gate import gate, position_sums
 from sign_ext.ops.masked_cotangent import masked_cotangent
+from sign_ext.ops.smooth import smooth, smooth_backward
 
 
 @binds(Pointwise)
@@ -57,29 +66,78 @@ def backward(context: BindContext, i: Instruction, op: Pointwise) -> BackwardKer
 
 @binds(Smooth)
 def smooth_forward(context: BindContext, i: Instruction, op: Smooth) -> ForwardKernel:
-    """A smooth activation by PyTorch's operator."""
-    value = SMOOTH[op.function][0]
+    """The value, over x where nothing else reads x, and the derivative."""
+    function = op.coded
+    if function is None:
+        value = SMOOTH[op.function][0]
+        return lambda s, images, x: value(x)
+    (slot,), size = i.own, derivative_bytes(context.dtype.itemsize)
+    dtype = torch.int16 if size < 4 else context.dtype
 
     def run(s: Slots, images: int, x: Tensor) -> Tensor:
-        return value(x)
+        derivative = torch.empty_like(x, dtype=dtype)
+        fraction = torch.empty_like(x, dtype=torch.uint8) if size == 3 else None
+        s[slot] = (derivative, fraction)
+        out = x if i.in_place else torch.empty_like(x)
+        smooth(x, out, derivative, fraction, function=function)
+        return out
 
     return run
 
 
 @binds_backward(Smooth)
-def smooth_backward(context: BindContext, i: Instruction, op: Smooth) -> BackwardKernel:
-    """By the derivative at the value that was kept: the input, or the output where that does."""
-    kept = i.reads[1]
-    return backward_by_torch(lambda s, g: op.linear_vjp(g, s[kept])[0])
+def smooth_pull_back(context: BindContext, i: Instruction, op: Smooth) -> BackwardKernel:
+    """The cotangent times the derivative, over the cotangent where nothing else reads that.
+
+    A function that our operator does not know has its derivative from the value that was kept.
+    """
+    function = op.coded
+    if function is None:
+        kept = i.reads[1]
+        return backward_by_torch(lambda s, g: op.linear_vjp(g, s[kept])[0])
+    (slot,) = i.own
+
+    def run(s: Slots, g: Tensor, other: Tensor | None) -> Tensor:
+        derivative, fraction = s[slot]
+        out = torch.empty_like(g) if not i.in_place else g if other is None else other
+        smooth_backward(g, derivative, out, fraction, other=other, function=function)
+        return out
+
+    return run
+
+
+@binds(Multiply)
+def multiply_forward(context: BindContext, i: Instruction, op: Multiply) -> ForwardKernel:
+    """The product; one pass over the image where the second factor has one value a channel."""
+    if not op.is_gate:
+        return lambda s, images, a, b: to_channels_last(a * b)
+    wide = torch.promote_types(context.dtype, torch.float32)
+
+    def run(s: Slots, images: int, x: Tensor, factor: Tensor) -> Tensor:
+        out = context.new(images, op.shape)
+        gate(x, out, factor.reshape(images, -1).to(wide))
+        return out
+
+    return run
 
 
 @binds_backward(Multiply)
 def multiply_backward(context: BindContext, i: Instruction, op: Multiply) -> BackwardKernel:
     """The cotangent times the other factor, summed where this one was broadcast."""
+    kept = i.reads[1]
+    if not op.is_gate:
+        return backward_by_torch(lambda s, g: g * s[kept])
+    wide = torch.promote_types(context.dtype, torch.float32)
 
-    def pull_back(s: Slots, g: Tensor) -> Tensor:
-        factor = s[i.reads[1]]
-        assert factor is not None
-        return (g * factor).sum_to_size(len(g), *op.in_shapes[i.side])
+    def run(s: Slots, g: Tensor, other: Tensor | None) -> Tensor:
+        factor = s[kept]
+        if i.side == 0:
+            out = context.new(len(g), op.shape)
+            gate(g, out, factor.reshape(len(g), -1).to(wide))
+        else:
+            sums = torch.empty(factor.shape[:2], dtype=wide, device=g.device)
+            position_sums(g, sums, y=factor)
+            out = to_channels_last(sums.to(context.dtype)[:, :, None, None])
+        return out if other is None else out.add_(other)
 
-    return backward_by_torch(pull_back)
+    return run
