@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -76,13 +77,17 @@ class Captured(TorchDispatchMode):
     def _require_kernel(func: Any, name: str) -> None:
         namespace, _, plain = name.partition("::")
         if namespace == "sign_ext":
-            plain = plain.removesuffix("_").removesuffix("_backward")
-            if not any(CSRC.glob(f"{plain}*/*_cuda.cu")):
-                raise NotForCapture(f"{name} has no CUDA kernel in csrc/{plain}/")
+            if plain.removesuffix("_").removesuffix("_backward") not in _cuda_sources():
+                raise NotForCapture(f"{name} has no CUDA kernel in csrc/*/*_cuda.cu")
             return
         whole = f"{name}.{func._overloadname}".removesuffix(".default")
         if any(part in name for part in _CPU_ONLY) or not any(_has_kernel(whole, k) for k in _KEYS):
             raise NotForCapture(f"{whole} runs on a CPU only")
+
+
+@cache
+def _cuda_sources() -> str:
+    return "".join(file.read_text(encoding="utf-8") for file in sorted(CSRC.glob("*/*_cuda.cu")))
 
 
 def _without_randomness(func: Any, args: Any, kwargs: Any) -> bool:
@@ -181,6 +186,13 @@ def fake_cuda() -> Iterator[None]:
         stack.enter_context(mock.patch(available, return_value=False))
         stack.enter_context(mock.patch("torch.cuda.is_bf16_supported", return_value=True))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=False))
+        yield
+
+
+@contextmanager
+def constants_without_values() -> Iterator[None]:
+    """While a step is bound: it may look at its constants, and here finds nothing special."""
+    with mock.patch.object(FakeTensor, "__bool__", return_value=False):
         yield
 
 

@@ -237,6 +237,15 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "comparisons": lambda: Example(
         lambda x: torch.where(x > 0.1, x * x, torch.maximum(x, 0.2 - x.sin()))),
     "written": lambda: Example(lambda x, a: a(x).mul_(0.5).add_(x).relu_(), conv(6, 6, 1)),
+    "channel_shuffle_layer": lambda: Example(lambda x, a: a(x).tanh(), nn.ChannelShuffle(2)),
+    "masked": lambda: Example(
+        lambda x, a: torch.where(a > 0, x, 0.3 * x.sin()).masked_fill(a > 1, 0.2).tanh(),
+        randn(8, 12)),
+    "first_largest": lambda: Example(
+        lambda x: x.max(1)[0].tanh().sum(1) + x.min(2)[0].sum(1) * x.amin((1, 2))),
+    "frames": lambda: Example(
+        lambda x, a, b: b(F.relu(a(x.reshape(len(x), 6, 2, 4, 12)))).tanh(),
+        nn.Conv3d(6, 4, (1, 3, 3)), nn.Conv3d(4, 4, (2, 1, 1), padding=(1, 0, 0))),
     "without_stem": lambda: Example(lambda x: (x / 2 - 0.2).tanh() * x, images=True),
 }  # fmt: skip
 

@@ -10,7 +10,14 @@ from pkgutil import iter_modules
 
 import pytest
 import torch
-from fake_cuda import CUDA, NotForCapture, fake_cuda, looked_at, program_on_cuda
+from fake_cuda import (
+    CUDA,
+    NotForCapture,
+    constants_without_values,
+    fake_cuda,
+    looked_at,
+    program_on_cuda,
+)
 from op_examples import EXAMPLES, example
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
@@ -59,7 +66,7 @@ def compiled(name: str) -> Program:
 def bound(program: Program, dtype: torch.dtype, blocks: tuple[int, ...] = ()) -> Step:
     """A step on the fake device; inside `fake_cuda`."""
     choices = StepChoices(IMAGES, blocks=blocks)
-    with torch.no_grad():
+    with torch.no_grad(), constants_without_values():
         return Step(program_on_cuda(program), dtype, CUDA, IMAGES, choices)
 
 
