@@ -177,6 +177,20 @@ def test_the_weights_of_islands_are_counted_once(torch_rng):
     assert sign.engines.fused._programs.bytes() == 2 * everywhere - 4 * in_islands
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_instance_norm_of_one_image(count, torch_rng):
+    """PyTorch's derivative is wrong for one image with channels innermost, right for several."""
+    body = [nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, track_running_stats=True), nn.Tanh()]
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(8 * 35, 2)).double()
+    model.eval().requires_grad_(False)
+    model[1].running_var.uniform_(0.5, 2)
+    images = torch.randn(count, 3, 9, 7, generator=torch_rng).double()
+    twice = images.repeat(2, 1, 1, 1).requires_grad_()
+    (wanted,) = torch.autograd.grad(model[:-1](twice).sum(), twice)
+    got = SignTransform(model, 1, backend="fused").step(images).pullback_of_ones(images)
+    torch.testing.assert_close(got, wanted[:count], rtol=1e-9, atol=1e-12)
+
+
 def test_a_recorded_step_is_the_same(torch_rng):
     """As CUDA records it: the same buffers in every step, and nothing is read back."""
     model, images = case("norms", 3)

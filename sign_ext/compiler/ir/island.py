@@ -223,6 +223,8 @@ class Island(Op):
             weights: from `prepared`.
         """
         recorded = kept if isinstance(kept, Recorded) else self._recorded(kept, weights)[0]
+        if torch.channels_last not in self.layouts and any(len(s) == 3 for s in self.in_shapes):
+            cotangent = cotangent.contiguous()  # as images are given to it
         parts = [cotangent]
         if len(self.outputs) > 1:
             sizes = [count(shape) for shape in self.outputs]
