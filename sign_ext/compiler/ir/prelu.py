@@ -41,3 +41,7 @@ class PReLU(Op):
     def kept(self, element_size: int) -> tuple[Residue, ...]:
         """The input."""
         return (Residue("input", count(self.shape) * element_size),)
+
+    def workspace(self, element_size: int) -> int:
+        """Backward: the scaled cotangent, and where the input is positive."""
+        return count(self.shape) * (element_size + 1)
