@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,10 +106,18 @@ def covers_once(shape: Shape, views: tuple[View, ...]) -> bool:
         return False
     if sum(count(view.shape) for view in views) != count(shape):
         return False
-    seen = torch.zeros(count(shape), dtype=torch.uint8)
-    for view in views:
-        seen.as_strided(view.shape, view.strides, view.offset).add_(1)
+    # In numpy: a step that is captured may reach this, and may read no tensor back.
+    places = [view.offset + _offsets(view) for view in views]
+    seen = np.bincount(np.concatenate(places), minlength=count(shape))
     return bool((seen == 1).all())
+
+
+def _offsets(view: View) -> np.ndarray:
+    """Where the elements of a view lie, from its first."""
+    offsets = np.zeros(1, dtype=np.int64)
+    for size, stride in zip(view.shape, view.strides, strict=True):
+        offsets = (offsets[:, None] + stride * np.arange(size)).ravel()
+    return offsets
 
 
 def _spread(view: View) -> tuple[int, ...]:

@@ -58,6 +58,8 @@ def _join_tokens(
     builder: Builder, shape: Shape, tensors: Sequence[Any], axis: int, merged: bool
 ) -> Ref:
     """Of values whose channels are the last dimension, along that or a dimension of positions."""
+    if any(isinstance(each, Ref) and len(each.shape) == 1 for each in tensors):
+        raise UnsupportedOperation("vectors become rows")
     last = len(shape) - 1
     before = count(shape[:axis])
     if axis < last - 1 and before > 1:

@@ -126,7 +126,8 @@ def multiply_backward(context: BindContext, i: Instruction, op: Multiply) -> Bac
     """The cotangent times the other factor, summed where this one was broadcast."""
     kept = i.reads[1]
     if not op.is_gate:
-        return backward_by_torch(lambda s, g: g * s[kept])
+        shape = op.in_shapes[i.side]
+        return backward_by_torch(lambda s, g: (g * s[kept]).sum_to_size((len(g), *shape)))
     wide = torch.promote_types(context.dtype, torch.float32)
 
     def run(s: Slots, g: Tensor, other: Tensor | None) -> Tensor:
