@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 FUNCTIONS = {
-    "log sigmoid": (nn.LogSigmoid(), "elementwise log_sigmoid"),
     "soft shrinkage": (nn.Softshrink(0.2), "elementwise softshrink 0.2"),
     "hard shrinkage": (nn.Hardshrink(0.3), "elementwise hardshrink 0.3"),
     "tanh shrinkage": (nn.Tanhshrink(), "smooth tanh"),

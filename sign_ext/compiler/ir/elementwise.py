@@ -51,7 +51,6 @@ FUNCTIONS: dict[str, Function] = {
     "erf": Function(torch.erf, lambda g, x: g * (2 / math.sqrt(math.pi)) * torch.exp(-x * x)),
     "pow": Function(torch.pow, _power),
     "sign": Function(torch.sign, lambda g, x: torch.zeros_like(g)),
-    "log_sigmoid": Function(F.logsigmoid, lambda g, x: g * torch.sigmoid(-x)),
     "softshrink": Function(F.softshrink, lambda g, x, bound: g * (x.abs() > bound)),
     "hardshrink": Function(F.hardshrink, lambda g, x, bound: g * (x.abs() > bound)),
     "threshold": Function(F.threshold, lambda g, x, bound, value: g * (x > bound)),

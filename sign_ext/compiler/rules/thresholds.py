@@ -19,12 +19,6 @@ def sign(builder: Builder, shape: Shape, x: Ref) -> Ref:
     return builder.add(Elementwise, (x,), shape, function="sign")
 
 
-@lowers("log_sigmoid.default", elementwise=True)
-def log_sigmoid(builder: Builder, shape: Shape, x: Ref) -> Ref:
-    """log(1 / (1 + e⁻ˣ))."""
-    return builder.add(Elementwise, (x,), shape, function="log_sigmoid")
-
-
 @lowers("softshrink.default", elementwise=True)
 def softshrink(builder: Builder, shape: Shape, x: Ref, bound: float = 0.5) -> Ref:
     """x moved towards 0 by a bound, and 0 within it."""
