@@ -183,8 +183,7 @@ def several_letters(x: Tensor) -> Tensor:
     y = x.unflatten(1, (3, 5)).unflatten(-1, (1, 24))
     rows = torch.linspace(-1, 1, 168).view(3, 7, 8)
     y = torch.einsum("bhwmc,hkc->bmhwk", y[..., :8], rows.to(x)) + y[..., 16:23].movedim(3, 1)
-    z = torch.einsum("bmhwk,bmhvk->bhmwv", y, y)
-    return z
+    return torch.einsum("bmhwk,bmhvk->bhmwv", y, y)
 
 
 def soft_weights(x: Tensor) -> Tensor:
