@@ -135,8 +135,10 @@ def _slice(x: Ref) -> dict[str, Hashable] | None:
 
 def _channels_of(builder: Builder, x: Ref) -> Ref | None:
     """A copy of some channels of all positions, which are in order, the channels last; or None."""
+    if len(x.shape) != 3 or not x.view.shape:
+        return None
     *positions, part = x.view.shape
-    if len(x.shape) != 3 or not 1 < part < x.shape[0]:
+    if not 1 < part < x.shape[0]:
         return None
     strides = (*(n * x.shape[0] for n in contiguous_strides(positions)), 1)
     start, whole = x.view.offset, x.shape[0]
