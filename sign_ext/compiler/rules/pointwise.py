@@ -65,7 +65,7 @@ def multiply(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
     if isinstance(a, Ref) and isinstance(b, Ref):
         if a.shape != shape:
             a, b = b, a
-        spread = (shape[0], *[1] * (len(shape) - 1))
+        spread = (*shape[:1], *[1] * (len(shape) - 1))
         if a.shape != shape or b.shape not in (shape, spread):
             raise UnsupportedOperation(f"shapes {a.shape} and {b.shape}")
         return builder.add(Multiply, (a, b), shape)
