@@ -21,7 +21,7 @@ ENGINE = ("conformance", "engine", "sign")  # test folders that take the longest
 FAMILIES = {"test_families_gpu": 270, "test_ops_gpu": 130, "test_twenty_gpu": 120}
 ALONE = ("test_blocks_gpu", "test_onchip_gpu")  # launch the riskiest kernels: own process each
 # Kernels that use shared memory, which racecheck checks.
-SHARED = ("inverted_residual", "onchip", "stem_update", "sign_update")
+SHARED = ("inverted_residual", "onchip", "stem_update", "sign_update", "gate")
 RISKIEST = (*SHARED, "depthwise", "max_pool")  # run in this order, the others after them
 SANITIZER_CASES = 8  # tests per file under compute-sanitizer
 SLOW_BENCHMARKS = ("test_iterative_sign",)  # torch.compile takes minutes; the peer table has it

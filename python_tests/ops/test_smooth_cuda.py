@@ -1,14 +1,12 @@
-"""smooth, smooth_backward, position_sums and gate on a GPU: sizes, dtypes, a graph, opcheck."""
+"""smooth and smooth_backward on a GPU: sizes, dtypes, a graph, opcheck."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from gate_checks import check_gate, check_position_sums
 from smooth_checks import check_smooth, draw
-from tensors import DTYPES, normal, poisoned
+from tensors import DTYPES, poisoned
 
-from sign_ext.ops.gate import gate, position_sums
 from sign_ext.ops.smooth import SmoothFunction, smooth, smooth_backward
 
 
@@ -22,27 +20,15 @@ def test_cuda_smooth(shape, function, dtype, torch_rng):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 19, 5, 3), (3, 33, 1, 7), (9, 72, 57, 55)])
-def test_cuda_gate(shape, dtype, torch_rng):
-    for both in (False, True):
-        check_position_sums(torch_rng, shape, dtype, y=both, device="cuda")
-        check_gate(torch_rng, shape, dtype, shift=both, in_place=both, device="cuda")
-
-
-@pytest.mark.gpu
-def test_cuda_smooth_and_gate_in_a_graph(torch_rng):
+def test_cuda_smooth_in_a_graph(torch_rng):
     x = draw(torch_rng, (3, 24, 6, 5), torch.float32, "cuda")
-    scale = normal(torch_rng, (3, 24), torch.float32, "cuda")
 
-    def work(out, steps, sums):
+    def work(out, steps):
         smooth(x, out, steps, function=SmoothFunction.SILU)
-        position_sums(out, sums, y=x)
-        gate(out, out, scale, shift=sums)
         smooth_backward(out, steps, out, function=SmoothFunction.SILU)
 
     def buffers():
-        return torch.zeros_like(x), torch.zeros_like(x, dtype=torch.int16), torch.zeros_like(scale)
+        return torch.zeros_like(x), torch.zeros_like(x, dtype=torch.int16)
 
     wanted, got = buffers(), buffers()
     work(*wanted)
@@ -55,15 +41,12 @@ def test_cuda_smooth_and_gate_in_a_graph(torch_rng):
 
 
 @pytest.mark.gpu
-def test_cuda_smooth_and_gate_opcheck(torch_rng):
+def test_cuda_smooth_opcheck(torch_rng):
     x, g = (draw(torch_rng, (2, 9, 3, 4), torch.bfloat16, "cuda") for _ in range(2))
     steps = poisoned(tuple(x.shape), torch.int16, "cuda")
-    constants = [normal(torch_rng, (2, 9), torch.float32, "cuda") for _ in range(2)]
     ops = torch.ops.sign_ext
     for operator, arguments in (
         (ops.smooth, (x, torch.zeros_like(x), steps, None, 0)),
         (ops.smooth_backward, (g, steps, torch.zeros_like(g), None, torch.zeros_like(g), 0)),
-        (ops.position_sums, (x, constants[0], g, 0.5)),
-        (ops.gate, (x, torch.zeros_like(x), *constants)),
     ):
         assert set(torch.library.opcheck(operator, arguments).values()) == {"SUCCESS"}

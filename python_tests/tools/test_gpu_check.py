@@ -88,7 +88,6 @@ def test_every_stage_works_on_the_cpu(checkout: Path, tmp_path: Path) -> None:
         "gpu tests: test_small": stages.PASSED,
         "gpu tests: all others": stages.SKIPPED,
         "engine tests": stages.SKIPPED,
-        "family tests": stages.SKIPPED,
         "compute-sanitizer memcheck: all others": stages.SKIPPED,
         "benchmarks: others": stages.PASSED,
     }

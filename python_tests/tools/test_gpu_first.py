@@ -155,8 +155,8 @@ def test_the_time_limit_shortens_a_step_and_drops_the_last(
 def test_the_real_steps_exist_in_order_within_the_limits(tmp_path: Path) -> None:
     steps = gpu_first.steps_of(ROOT, tmp_path)
     assert [each.name.partition(":")[0] for each in steps] == [
-        "ceilings", "on chip", "on chip", "on chip", "ncu", "blocks", "operators", "convolutions",
-        "end to end", "end to end", "sanitizer",
+        "ceilings", "on chip", "on chip", "on chip", "ncu", "graphs of operations", "blocks",
+        "operators", "convolutions", "end to end", "end to end", "sanitizer",
     ]  # fmt: skip
     assert all(Path(each.command[1]).is_file() for each in steps)
     assert all(each.limit <= 80 for each in steps)

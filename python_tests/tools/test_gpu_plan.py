@@ -104,9 +104,9 @@ def test_the_sanitizer_watches_our_kernels_on_a_few_tests(plan: dict[str, Stage]
         assert int(stage.environ["SANITIZER_CASES"]) <= 10
     names = [(stage.name.split()[1].rstrip(":"), files_of(stage)) for stage in found]
     shared = [["test_inverted_residual_cuda"], ["test_onchip"]]
-    shared += [["test_stem_update_cuda"], ["test_sign_update_cuda"]]
-    assert names[:8] == [(tool, f) for tool in ("memcheck", "racecheck") for f in shared]
-    (last,) = names[8:]
+    shared += [["test_stem_update_cuda"], ["test_sign_update_cuda"], ["test_gate_cuda"]]
+    assert names[:10] == [(tool, f) for tool in ("memcheck", "racecheck") for f in shared]
+    (last,) = names[10:]
     assert last[0] == "memcheck"
     assert last[1][:2] == [
         "test_depthwise_cuda",
