@@ -25,6 +25,7 @@ from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.pooling import MaxPool
 from sign_ext.compiler.ir.shaping import Pad, Reshape
 from sign_ext.compiler.ir.squeeze_excitation import fuse_excitations
+from sign_ext.compiler.parallel_branches import merge_branches
 
 Ops = list[Op]
 
@@ -43,6 +44,7 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         fuse_into_producer,
         fold_scale_into_consumers,
         merge_padding,
+        merge_branches,
         pool_before_activation,
         flatten_into_linear,
         products_at_fewer_positions,

@@ -6,17 +6,13 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
-import torch
-
-from sign_ext.compiler.ir.channel_norm import ChannelNorm
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.gather import Gather
 from sign_ext.compiler.ir.op import Op, Shape, count
-from sign_ext.compiler.ir.pointwise import Pointwise, Smooth
+from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.rearrange import Rearrange
-from sign_ext.compiler.ir.rms_norm import RMSNorm
 from sign_ext.compiler.ir.shaping import Reshape, Slice
-from sign_ext.compiler.ir.view import View, contiguous_strides
+from sign_ext.compiler.ir.view import View
 from sign_ext.compiler.refs import Ref, grouped
 
 Ops = list[Op]
@@ -28,30 +24,15 @@ def _uses(ops: Ops, output: int) -> Counter[int]:
     return found
 
 
-def _places(op: Op | None) -> tuple[int, ...] | None:
-    """For an operation that only moves whole positions, where each comes from; else None."""
-    if isinstance(op, Gather):
-        return op.places
-    if not isinstance(op, Rearrange) or len(op.shape) != 3 or len(op.in_shapes[0]) != 3:
-        return None
-    view, channels = op.view, op.shape[0]
-    whole = view.shape[-1:] == (channels,) and view.strides[-1] == 1
-    if not whole or channels != op.in_shapes[0][0] or not view.covers(count(op.shape)):
-        return None
-    positions = torch.arange(count(op.shape[1:]))
-    strides = [stride // channels for stride in view.strides[:-1]]
-    return tuple(positions.as_strided(view.shape[:-1], strides).flatten().tolist())
-
-
 def merge_moves(ops: Ops, output: int) -> Ops | None:
     """Rolling and cutting into windows, one after the other, as one copy."""
     used = _uses(ops, output)
     made_by = {op.output: op for op in ops}
     for op in ops:
         op = made_by[op.output]
-        while (places := _places(op)) is not None:
+        while (places := op.places_moved) is not None:
             before = made_by.get(op.inputs[0])
-            if before is None or used[before.output] > 1 or (first := _places(before)) is None:
+            if before is None or used[before.output] > 1 or (first := before.places_moved) is None:
                 break
             op = made_by[op.output] = Gather(
                 inputs=before.inputs,
@@ -111,7 +92,7 @@ def affine_after_moves(ops: Ops, output: int) -> Ops | None:
         if not isinstance(affine, Pointwise) or not affine.is_affine or used[affine.output] > 1:
             continue
         after = reads.get(move.output, [])
-        if _places(move) is None or move.output == output or not after:
+        if move.places_moved is None or move.output == output or not after:
             continue
         if not all(each.absorbs(shift=True) and each.inputs[0] == move.output for each in after):
             continue
@@ -172,20 +153,17 @@ def _is_split(op: Op, reading: Ops) -> bool:
     return all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
-_AT_EACH_POSITION = (Pointwise, Smooth, ChannelNorm, RMSNorm)
-
-
 def select_first(ops: Ops, output: int) -> Ops | None:
     """Select positions before what is computed at each of them: the class token, at the end."""
     used = _uses(ops, output)
     made_by = {op.output: op for op in ops}
     free = max(made_by, default=0)
     parts: dict[tuple[int, int, int], int] = {}  # of a value, from where to where
-    todo = [op for op in ops if _span(op) is not None]
+    todo = [op for op in ops if op.positions_selected is not None]
     changed = False
     while todo:
         op = todo.pop()
-        span, source = _span(op), made_by.get(op.inputs[0])
+        span, source = op.positions_selected, made_by.get(op.inputs[0])
         if span is None or source is None or made_by.get(op.output) is not op:
             continue
         if used[source.output] > 1 or not _at_each_position(source):
@@ -225,29 +203,9 @@ def select_first(ops: Ops, output: int) -> Ops | None:
     return _in_order(list(made_by.values())) if changed else None
 
 
-def _span(op: Op) -> tuple[int, int] | None:
-    """The positions start:stop of (C, 1, T) that an operation selects, channels and all."""
-    if len(op.in_shapes) != 1 or len(op.in_shapes[0]) != 3 or op.in_shapes[0][1] != 1:
-        return None
-    channels, _, length = op.in_shapes[0]
-    if isinstance(op, Slice):
-        whole = op.dim == 3 and op.step == 1
-        return (op.start, op.stop) if whole and op.stop - op.start < length else None
-    if not isinstance(op, Rearrange):
-        return None
-    start, rest = divmod(op.view.offset, channels)
-    positions = count(op.view.shape) // channels
-    in_order = View(op.view.shape, contiguous_strides(op.view.shape), op.view.offset)
-    if rest or positions * channels != count(op.view.shape) or op.view != in_order:
-        return None
-    return (start, start + positions) if positions < length else None
-
-
 def _at_each_position(op: Op) -> bool:
     """Whether each position of the value depends on the same position of the inputs."""
-    of_one_size = all(each[1:] == op.shape[1:] for each in op.in_shapes)
-    product = isinstance(op, Convolution) and op.is_pointwise
-    return of_one_size and (product or isinstance(op, _AT_EACH_POSITION))
+    return op.at_each_position and all(each[1:] == op.shape[1:] for each in op.in_shapes)
 
 
 def _rest(op: Op, shape: Shape) -> Op:

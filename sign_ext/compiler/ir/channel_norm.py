@@ -23,6 +23,11 @@ class ChannelNorm(Op):
 
     kind: ClassVar[str] = "channel_norm"
 
+    @property
+    def at_each_position(self) -> bool:
+        """It mixes channels alone."""
+        return True
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """Normalise; keeps the input, the means and the inverse deviations."""
         rows = _channels_to(inputs[0], -1)

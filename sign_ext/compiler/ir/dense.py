@@ -99,6 +99,11 @@ class Convolution(Op):
         return plain and self.padding == self.padding_end == (0, 0)
 
     @property
+    def at_each_position(self) -> bool:
+        """A 1×1 convolution is."""
+        return self.is_pointwise
+
+    @property
     def has_residual(self) -> bool:
         """A second input is added."""
         return len(self.inputs) > 1

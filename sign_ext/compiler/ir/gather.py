@@ -25,6 +25,11 @@ class Gather(Op):
     kind: ClassVar[str] = "gather"
 
     @property
+    def places_moved(self) -> tuple[int, ...]:
+        """They are given."""
+        return self.places
+
+    @property
     def back(self) -> tuple[int, ...]:
         """The same for the cotangent."""
         found = [0] * len(self.places)

@@ -230,6 +230,24 @@ class Op(ABC):
         return False
 
     @property
+    def at_each_position(self) -> bool:
+        """Whether a position of the value depends on that position of the inputs alone.
+
+        It is not asked of inputs of another size, which may be repeated for all positions.
+        """
+        return False
+
+    @property
+    def places_moved(self) -> tuple[int, ...] | None:
+        """Where each position comes from, if whole positions move and nothing else; or None."""
+        return None
+
+    @property
+    def positions_selected(self) -> tuple[int, int] | None:
+        """The positions start:stop of (C, 1, T) that it selects, all channels; or None."""
+        return None
+
+    @property
     def averages_positions(self) -> bool:
         """Whether each new position is the same weighted mean of positions in every channel."""
         return False

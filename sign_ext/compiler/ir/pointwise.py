@@ -63,6 +63,11 @@ class Pointwise(Op):
         return len(self.inputs) == 1 and self.activation.is_identity
 
     @property
+    def at_each_position(self) -> bool:
+        """Each element depends on its own alone."""
+        return True
+
+    @property
     def is_identity_vjp(self) -> bool:
         """A shift and a sum change no cotangent."""
         return self.scale is None
@@ -150,6 +155,11 @@ class Smooth(Op):
     def runs_by(self) -> str:
         """Our operator, or PyTorch."""
         return "PyTorch" if self.coded is None else "ours"
+
+    @property
+    def at_each_position(self) -> bool:
+        """Each element depends on its own alone."""
+        return True
 
     @property
     def works_in_place(self) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sign_ext.compiler.ir.op import Op, count
-from sign_ext.compiler.ir.view import View, stored_strides
+from sign_ext.compiler.ir.view import View, contiguous_strides, stored_strides
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,6 +23,33 @@ class Rearrange(Op):
     view: View
 
     kind: ClassVar[str] = "rearrange"
+
+    @property
+    def places_moved(self) -> tuple[int, ...] | None:
+        """Those of a view that keeps the channels innermost and reads everything once."""
+        if len(self.shape) != 3 or len(self.in_shapes[0]) != 3:
+            return None
+        view, channels = self.view, self.shape[0]
+        whole = view.shape[-1:] == (channels,) and view.strides[-1] == 1
+        if not whole or channels != self.in_shapes[0][0] or not view.covers(count(self.shape)):
+            return None
+        positions = torch.arange(count(self.shape[1:]))
+        strides = [stride // channels for stride in view.strides[:-1]]
+        return tuple(positions.as_strided(view.shape[:-1], strides).flatten().tolist())
+
+    @property
+    def positions_selected(self) -> tuple[int, int] | None:
+        """Those of a view of adjacent positions."""
+        if len(self.in_shapes[0]) != 3 or self.in_shapes[0][1] != 1:
+            return None
+        channels, _, length = self.in_shapes[0]
+        start, rest = divmod(self.view.offset, channels)
+        positions = count(self.view.shape) // channels
+        strides = contiguous_strides(self.view.shape)
+        in_order = View(self.view.shape, strides, self.view.offset)
+        if rest or positions * channels != count(self.view.shape) or self.view != in_order:
+            return None
+        return (start, start + positions) if positions < length else None
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """Copy the view."""

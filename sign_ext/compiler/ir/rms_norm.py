@@ -24,6 +24,11 @@ class RMSNorm(Op):
     kind: ClassVar[str] = "rms_norm"
     ranks: ClassVar[tuple[int, ...]] = (1, 3)
 
+    @property
+    def at_each_position(self) -> bool:
+        """It mixes channels alone."""
+        return True
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """Normalise; keeps the input, and the inverse root at each position."""
         x = inputs[0]

@@ -51,6 +51,15 @@ class Slice(Op):
 
     kind: ClassVar[str] = "slice"
 
+    @property
+    def positions_selected(self) -> tuple[int, int] | None:
+        """Those of a slice of the last dimension."""
+        if len(self.in_shapes[0]) != 3 or self.in_shapes[0][1] != 1:
+            return None
+        whole = self.dim == 3 and self.step == 1
+        some = self.stop - self.start < self.in_shapes[0][2]
+        return (self.start, self.stop) if whole and some else None
+
     def _region(self) -> tuple[slice, ...]:
         return (slice(None),) * self.dim + (slice(self.start, self.stop, self.step),)
 

@@ -1,4 +1,4 @@
-"""The matrix products of dense operations: PyTorch's, oneDNN's and Winograd's.
+"""The matrix products of dense operations: PyTorch's, oneDNN's, Winograd's and strided.
 
 Imports `compiler` and `ops`.
 """

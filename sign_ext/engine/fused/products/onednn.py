@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import count
+from sign_ext.engine.fused.products.strided import StridedConvolution, suits_strided
 from sign_ext.engine.fused.products.torch import (
     Dense,
     TorchConvolution,
@@ -215,7 +216,7 @@ class OneDNNLinear:
 
 
 def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -> Dense:
-    """The products of an operation in float32: by Winograd where that suits, else by oneDNN.
+    """The products of an operation in float32: by our operators where they suit, else by oneDNN.
 
     Args:
         op: a convolution or linear operation.
@@ -224,6 +225,9 @@ def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -
     """
     if isinstance(op, Linear) or op.is_pointwise:
         return OneDNNLinear(op, images)
-    if not by_library and vector_units() and suits_winograd(op):
-        return WinogradConvolution(op)
+    if not by_library and vector_units():
+        if suits_winograd(op):
+            return WinogradConvolution(op)
+        if suits_strided(op):
+            return StridedConvolution(op)
     return OneDNNConvolution(op, images, by_library)
