@@ -13,7 +13,7 @@ from sign_ext.compiler.ir.viewed import Own, Viewed, aligned, summed_to
 
 
 class Arithmetic(NamedTuple):
-    """What one is.
+    """Arithmetic of two operands and its derivative.
 
     Attributes:
         value: of a and b.
