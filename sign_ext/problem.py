@@ -31,7 +31,7 @@ NO_TRAIL: tuple[str, ...] | None = ()  # of a layer that is asked for by name
 
 
 class Found(NamedTuple):
-    """A problem that was found.
+    """What a call has to solve, and where Φ is read.
 
     Attributes:
         problem: what the engines solve.

@@ -50,7 +50,7 @@ ARITHMETIC: dict[str, Arithmetic] = {
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Broadcast(Viewed):
-    """a ∘ b.
+    """Arithmetic on two values, or a value and a constant, whose shapes broadcast: a ∘ b.
 
     Attributes:
         function: a name in `ARITHMETIC`.
