@@ -110,3 +110,12 @@ def test_long_answers_are_broken_between_things():
     for line in rows:
         assert line[0] != "("
         assert not line[-1].isdigit()
+
+
+def test_a_constant_sum_is_asked_for_again_when_weights_have_changed(torch_rng):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(60, 7), nn.LayerNorm(7), nn.Linear(7, 3)).eval()
+    images = torch.rand(2, 3, 4, 5, generator=torch_rng)
+    assert any("constant" in note for note in SignTransform(network, 1).explain(images).notes)
+    with torch.no_grad():
+        network[2].weight.copy_(torch.rand(7, generator=torch_rng))
+    assert SignTransform(network, 1).explain(images).notes == ()
