@@ -10,10 +10,13 @@ import pytest
 
 from sign_ext.formatting import (
     binomial_error,
+    bytes_in_words,
     duration,
     finite,
     mean_and_deviation,
     percent,
+    quantity,
+    share_in_words,
     signed,
 )
 
@@ -54,6 +57,55 @@ def test_mean_and_deviation(rng: np.random.Generator) -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (4.72e9, "FLOP", "4.72 GFLOP"),
+        (0.0604, "s", "60.4 ms"),
+        (4.5e-6, "s", "4.5 µs"),
+        (3e-8, "s", "0.03 µs"),
+        (2.0, "s", "2 s"),
+        (999_400, "B", "999 kB"),
+        (999_600, "B", "1 MB"),
+        (0.9996, "s", "1 s"),
+        (3.21e15, "FLOP", "3,210 TFLOP"),
+        (0, "FLOP", "0 FLOP"),
+    ],
+)
+def test_quantity(value: float, unit: str, text: str) -> None:
+    assert quantity(value, unit) == text
+
+
+def test_quantity_is_the_value_to_three_digits(rng: np.random.Generator) -> None:
+    prefixes = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "": 1.0, "m": 1e-3, "µ": 1e-6}
+    for value in 10.0 ** rng.uniform(-6, 15, 200):
+        number, unit = quantity(value, "s").split(" ")
+        shown = float(number.replace(",", "")) * prefixes[unit.removesuffix("s")]
+        assert shown == pytest.approx(value, rel=5.1e-3)
+        assert 1 <= float(number.replace(",", "")) < 1000 or unit == "Ts"
+
+
+def test_bytes_are_whole() -> None:
+    assert [bytes_in_words(size) for size in (0, 0.4, 17, 10_240, 4.6e9)] == [
+        "0 B",
+        "0 B",
+        "17 B",
+        "10.2 kB",
+        "4.6 GB",
+    ]
+
+
+def test_shares() -> None:
+    assert [share_in_words(share) for share in (0, 1e-6, 0.0099, 0.01, 0.404, 1)] == [
+        "0%",
+        "under 1%",
+        "under 1%",
+        "1%",
+        "40%",
+        "100%",
+    ]
 
 
 def test_finite_makes_json() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+import textwrap
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.checks import device_of
+from sign_ext.compiler.ir.dense import Convolution
+from sign_ext.compiler.ir.framewise import Framewise
 from sign_ext.compiler.ir.island import Island, label_of
+from sign_ext.compiler.ir.op import Op
 from sign_ext.engine.backends import Engines
 from sign_ext.engine.batch import DEFAULT_BATCH
 from sign_ext.engine.eager import Layout
@@ -19,10 +24,48 @@ from sign_ext.engine.fused.step import Step
 from sign_ext.engine.onchip.cost import work_of
 from sign_ext.engine.timing import ceilings
 from sign_ext.engine.trajectory import Problem, compiled_layout, iterate_dtype
-from sign_ext.formatting import bytes_in_words, counted
+from sign_ext.formatting import bytes_in_words, counted, quantity, share_in_words
 from sign_ext.ops import sign_update_route
 
 ISLANDS_SHOWN = 5
+COLUMNS = 120  # of a printed line
+NO_BREAK = "\N{NO-BREAK SPACE}"
+NAMES = 11  # of them, for what a line is about
+
+# What operations are called whose kind is no noun, or has an irregular plural.
+NOUNS = {
+    "adaptive average": "adaptive average pool",
+    "adaptive maximum": "adaptive max pool",
+    "broadcast": "broadcast operation",
+    "concat": "concatenation",
+    "elementwise": "elementwise operation",
+    "elu": "ELU",
+    "first": "extreme value",
+    "gather": "gathering of positions",
+    "group norm": "GroupNorm",
+    "insert": "insertion",
+    "linear": "linear layer",
+    "matmul": "matrix product",
+    "multiply": "product of two values",
+    "pad": "padding",
+    "pointwise": "pointwise operation",
+    "prelu": "PReLU",
+    "rearrange": "rearrangement",
+    "reduce": "reduction",
+    "resample": "interpolation",
+    "rms norm": "RMSNorm",
+    "select": "selection",
+    "smooth": "smooth activation",
+    "squeeze-excitation": "squeeze-and-excitation",
+    "upsample": "upsampling",
+}
+PLURALS = {
+    "convolution 1×1": "convolutions 1×1",
+    "gathering of positions": "gatherings of positions",
+    "product of two values": "products of two values",
+    "softmax": "softmaxes",
+    "squeeze-and-excitation": "squeeze-and-excitations",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +85,7 @@ class IslandShare:
     def __str__(self) -> str:
         """One line."""
         shown = label_of(self.operations, self.module)
-        return f"{shown}: {self.share:.0%} of a step (estimated)"
+        return f"{shown}: {share_in_words(self.share)} of a step (estimated)"
 
 
 @dataclass(frozen=True)
@@ -59,7 +102,8 @@ class Explanation:
         layout: memory layout of the iterate.
         update: which kernel runs line 4 of Algorithm 1.
         products: vector-Jacobian products for each image.
-        operations: which operators run the network; () where it is not compiled.
+        operations: which operators run the network, with their estimated shares of a step; ()
+            where it is not compiled.
         islands: the parts of the compiled step that PyTorch runs, since the compiler has no rule
             for them, the largest first.
         memory: the compiled step's memory plan, or None.
@@ -94,7 +138,7 @@ class Explanation:
         return f"Φ is {self.source_layer}; backend {self.backend}{why} on {self.device}"
 
     def __str__(self) -> str:
-        """One line an answer."""
+        """One answer a row, broken at 120 columns."""
         rows = [
             ("model", self.model),
             ("Φ", self.source_layer),
@@ -103,20 +147,37 @@ class Explanation:
             ("arithmetic", self.arithmetic),
             ("layout", self.layout),
             ("update", self.update),
-            ("products", f"{self.products} vector-Jacobian products for each image"),
+            ("products", f"{counted(self.products, 'vector-Jacobian product')} for each image"),
             *(("operations", line) for line in self.operations),
-            *(("island", str(island)) for island in self.islands[:ISLANDS_SHOWN]),
-            *([("islands", self._others())] if len(self.islands) > ISLANDS_SHOWN else []),
+            *self._island_rows(),
             *([("memory", self.memory)] if self.memory else []),
             *([("floor", self.floor)] if self.floor else []),
             *(("note", note) for note in self.notes),
         ]
-        return "\n".join(f"{name:<11}{value}" for name, value in rows)
+        return "\n".join(_row(name, value) for name, value in rows)
 
-    def _others(self) -> str:
-        others = self.islands[ISLANDS_SHOWN:]
-        share = sum(island.share for island in others)
-        return f"{len(others)} more, {share:.0%} of a step together (estimated)"
+    def _island_rows(self) -> list[tuple[str, str]]:
+        """Each of the largest islands; of several, first how much of a step all of them take."""
+        rows = [("island", str(island)) for island in self.islands[:ISLANDS_SHOWN]]
+        if len(self.islands) > 1:
+            share = share_in_words(sum(island.share for island in self.islands))
+            largest = f"; the largest {ISLANDS_SHOWN}:" if len(self.islands) > ISLANDS_SHOWN else ""
+            total = f"{len(self.islands)}, together {share} of a step (estimated){largest}"
+            rows.insert(0, ("islands", total))
+        return rows
+
+
+def _row(name: str, value: str) -> str:
+    """A row; a number stays on the line of what it counts, and a parenthesis on that before it."""
+    row = textwrap.fill(
+        re.sub(r"(?<=\d) | (?=\()", NO_BREAK, value),
+        COLUMNS,
+        initial_indent=f"{name:<{NAMES}}",
+        subsequent_indent=" " * NAMES,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return row.replace(NO_BREAK, " ")
 
 
 def explain(
@@ -194,25 +255,47 @@ def _details(backend: str, problem: Problem, engines: Engines, images: Tensor) -
 
 
 def _describe_operators(step: Step) -> tuple[str, ...]:
-    """The operators of a compiled step: our fused ones, the library's and PyTorch's own."""
-    ops = step.program.ops
-    activations = sum(r.kind == "bit mask" for op in ops for r in op.residues())
-    kinds: dict[str, Counter[str]] = {"ours": Counter(), "library": Counter(), "PyTorch": Counter()}
-    for op in ops:
-        ours = op.runs_by == "ours"
-        kind = op.kind.replace("_", " ")
-        kinds[op.runs_by]["depthwise convolution" if ours and kind == "convolution" else kind] += 1
-    if activations:
-        kinds["ours"]["activation kept as bits"] = activations
-    lines = []
+    """Who runs a compiled step: our fused operators, the library's, PyTorch's; largest first."""
     names = {"ours": "fused", "library": f"by {step.library}", "PyTorch": "by PyTorch"}
-    for who, found in kinds.items():
-        if found:
-            counts = ", ".join(f"{n} {kind}" for kind, n in found.items())
-            lines.append(f"{names[who]}: {counts}")
-    if step.schedule.stem and ops:
+    found: dict[str, dict[str, list[float]]] = {who: defaultdict(list) for who in names}
+    for op, share in zip(step.program.ops, step.program.shares(), strict=True):
+        found[op.runs_by][noun_of(op)].append(share)
+    total = {who: sum(map(sum, kinds.values())) for who, kinds in found.items()}
+    lines = []
+    for who in sorted(names, key=lambda each: -total[each]):
+        if kinds := found[who]:
+            head = f"{names[who]}, {share_in_words(total[who])} of a step (estimated): "
+            lines.append(head + ", ".join(_describe_kinds(kinds)))
+    if bits := sum(r.kind == "bit mask" for op in step.program.ops for r in op.residues()):
+        lines.append(f"{counted(bits, 'activation')} kept as bits until the backward pass")
+    if step.schedule.stem and step.program.ops:
         lines.append("the first convolution's input-backward adds to the image: no δ in memory")
     return tuple(lines)
+
+
+def _describe_kinds(kinds: dict[str, list[float]]) -> list[str]:
+    """Each kind's number, and its share if there is more than one kind; the largest first."""
+    shown = []
+    for noun, shares in sorted(kinds.items(), key=lambda item: -sum(item[1])):
+        share = f" ({share_in_words(sum(shares))})" if len(kinds) > 1 else ""
+        shown.append(counted(len(shares), noun, PLURALS.get(noun)) + share)
+    return shown
+
+
+def noun_of(op: Op) -> str:
+    """What one operation of its kind is called.
+
+    Args:
+        op: of a program.
+    """
+    if isinstance(op, Framewise):
+        return noun_of(op.inner)
+    kind = op.kind.replace("_", " ")
+    if isinstance(op, Convolution):
+        if op.is_depthwise:
+            return "depthwise convolution"
+        return "convolution 1×1" if op.kernel == (1, 1) else kind
+    return NOUNS.get(kind, kind)
 
 
 def _islands(step: Step) -> tuple[IslandShare, ...]:
@@ -228,11 +311,9 @@ def _describe_floor(step: Step, device: torch.device) -> str:
     """The least that one image and step can cost, from this machine's measured ceilings."""
     most = ceilings(device, step.dtype)
     flops, traffic = step.program.flops(), step.memory.traffic
-    arithmetic = flops / most.flops * 1e6
-    text = f"{flops / 1e6:.3g} MFLOP an image and step: {arithmetic:.3g} µs at the "
-    text += f"{most.flops / 1e9:.3g} GFLOP/s of a matrix product here"
+    text = f"{quantity(flops, 'FLOP')} an image and step: {quantity(flops / most.flops, 's')} at "
+    text += f"the {quantity(most.flops, 'FLOP/s')} of a matrix product here"
     if device.type == "cuda":
-        copying = traffic / most.bandwidth * 1e6
-        text += f"; {bytes_in_words(traffic)} through memory: {copying:.3g} µs at "
-        text += f"{most.bandwidth / 1e9:.4g} GB/s"
+        text += f"; {bytes_in_words(traffic)} through memory: "
+        text += f"{quantity(traffic / most.bandwidth, 's')} at {quantity(most.bandwidth, 'B/s')}"
     return text

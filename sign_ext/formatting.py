@@ -116,13 +116,43 @@ def bytes_in_words(size: float) -> str:
         size: bytes.
 
     Example:
-        >>> bytes_in_words(10_240)
-        '10.2 kB'
+        >>> bytes_in_words(10_240), bytes_in_words(17)
+        ('10.2 kB', '17 B')
     """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size:.0f} B"
+    return quantity(size if size >= 1 else round(size), "B")
+
+
+PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3), ("µ", 1e-6))
+
+
+def quantity(value: float, unit: str) -> str:
+    """Write a quantity with three digits and the SI prefix that suits it.
+
+    Args:
+        value: not negative, in the unit.
+        unit: without a prefix: "B", "FLOP", "s".
+
+    Example:
+        >>> quantity(4.72e9, "FLOP"), quantity(0.0604, "s"), quantity(999_900, "B")
+        ('4.72 GFLOP', '60.4 ms', '1 MB')
+    """
+    if value == 0:
+        return f"0 {unit}"
+    value = float(f"{value:.3g}")  # rounded first, so that 999.9 k becomes 1 M
+    prefix, factor = next((each for each in PREFIXES if value >= each[1]), PREFIXES[-1])
+    scaled = value / factor
+    digits = f"{scaled:,.0f}" if scaled >= 1000 else f"{scaled:.3g}"
+    return f"{digits} {prefix}{unit}"
+
+
+def share_in_words(share: float) -> str:
+    """Write an estimated share in 0–1 as a whole percentage: `40%`, `under 1%`.
+
+    Example:
+        >>> share_in_words(0.402), share_in_words(0.003), share_in_words(0.0)
+        ('40%', 'under 1%', '0%')
+    """
+    return "under 1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 # The metadata of a dataclass's field that came after values without it were on disks.

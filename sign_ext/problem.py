@@ -31,7 +31,7 @@ NO_TRAIL: tuple[str, ...] | None = ()  # of a layer that is asked for by name
 
 
 class Found(NamedTuple):
-    """A problem that was found.
+    """What a call has to solve, and where Φ is read.
 
     Attributes:
         problem: what the engines solve.
@@ -162,7 +162,8 @@ class Problems:
                 source, varies, _ = self._source_of_a_batch(images, dtype, error)
             trail = None  # one image alone cannot be asked again
         problem = Problem(Phi(self._network, source, inputs[:1]), settings, dtype, inputs, like)
-        if trail is not None and not inputs:
+        # A sum that is constant may be so with these weights only: asked again in the next call.
+        if trail is not None and varies and not inputs:
             known = KnownLayer(kept.structure.key(problem), source, varies, trail)
             kept.sources.put(self._kind(images, dtype), known)
         return Found(problem, source, varies)

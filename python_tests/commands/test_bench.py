@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sign_ext import iterative_sign
 from sign_ext.benchmarking import contenders, fixed_share
 from sign_ext.benchmarking.contenders import CAPTURED, COMPILED, FROZEN, NAIVE
 from sign_ext.benchmarking.fixed_share import FixedShare
+from sign_ext.benchmarking.task import vary_norms
 from sign_ext.cli import main
 from sign_ext.models import build_model
 from sign_ext.ops.native import NATIVE
@@ -34,6 +36,13 @@ class Turned(nn.Module):
 
 def unknown_to_the_compiler():
     return nn.Sequential(nn.Conv2d(3, 4, 3), Turned(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+class Normed(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x.flatten(2).transpose(1, 2).mean(1))
+
+def new_layer_norm():
+    return Normed(nn.Linear(3, 12), nn.GELU(), nn.LayerNorm(12), nn.Linear(12, 3))
 
 def with_arguments(width):
     return nn.Conv2d(3, width, 3)
@@ -60,6 +69,36 @@ def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]
     assert main(["bench", *QUICK, *arguments, "--json"]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result
+
+
+def test_a_new_layer_norm_before_the_classifier_is_no_obstacle(
+    networks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("--model", "somebodys_networks:new_layer_norm", "--image-shape", "3", "9", "7")
+    assert main(["bench", *QUICK, *model]) == 0
+    captured = capsys.readouterr()
+    text = " ".join((captured.out + captured.err).split())
+    assert "varies the weights of 1 normalisation layer, on which" in text
+    assert "computes something else" not in text
+    assert "sign_ext autograd" in text
+    assert "nearly) constant" not in text
+
+
+def test_norms_are_varied_once_and_only_where_they_are_new(rng: np.random.Generator) -> None:
+    trained = nn.GroupNorm(2, 4)
+    with torch.no_grad():
+        trained.weight.copy_(torch.from_numpy(rng.normal(size=4)))
+    before = trained.weight.clone()
+    plain = nn.LayerNorm(5, elementwise_affine=False)
+    network = nn.Sequential(nn.Linear(3, 5), plain, nn.LayerNorm(5), trained)
+    linear = network[0].weight.clone()
+    assert vary_norms(network, seed=3) == 1
+    assert torch.equal(trained.weight, before)
+    assert torch.equal(network[0].weight, linear)
+    varied = network[2].weight.detach()
+    assert len(varied.unique()) == 5
+    assert 0.5 <= float(varied.min()) <= float(varied.max()) <= 1.5
+    assert vary_norms(network) == 0
 
 
 def test_json_of_a_network_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -62,7 +62,11 @@ REFUSED = {
     "layer norm": (lambda x: nn.functional.layer_norm(x, (6, 6)), "aten.layer_norm"),
     "a value read back": (lambda x: x * float(x.sum()), "cannot be recorded"),
     "a branch on a value": (lambda x: x if x.sum() > 0 else -x, "cannot be recorded"),
-    "gradients switched off": (no_grad, "_set_grad_enabled"),
+    "gradients switched off": (
+        no_grad,
+        "calls _set_grad_enabled (torch.no_grad inside the network)",
+    ),
+    "complex numbers": (lambda x: (x * (1 + 2j)).abs(), "complex64; rules are for real numbers"),
     "detach": (lambda x: x.detach(), "aten.detach"),
     "images mixed": (lambda x: x - x.mean(0, keepdim=True), "aten.mean.dim"),
     "images moved": (lambda x: x.flip(0), "aten.flip"),

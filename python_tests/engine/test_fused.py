@@ -278,8 +278,11 @@ def test_the_explanation_names_operators_bytes_and_floor(images):
     text = str(SignTransform(basic_cnn().eval()).explain(torch.rand(2, 3, 32, 32)))
     for words in (
         "fused (auto: the network is compiled to fused operators)",
-        "2 max pool, 5 activation kept as bits",
-        "4 convolution, 1 linear",
+        "fused, ",
+        "2 max pools",
+        "5 activations kept as bits",
+        "4 convolutions (",
+        "1 linear layer (",
         "no δ in memory",
         "an image at its peak",
         "MFLOP an image and step",

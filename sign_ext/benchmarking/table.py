@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sign_ext.formatting import bytes_in_words, counted, duration
+from sign_ext.formatting import bytes_in_words, counted, duration, quantity
 
 COMPILED_BACKENDS = ("fused", "onchip")  # those that `auto` prefers
 WORTH_A_SENTENCE = 1.1  # how many times as fast another backend must be
@@ -23,10 +23,7 @@ def format_seconds(value: float) -> str:
         >>> format_seconds(0.00123)
         '1.23 ms'
     """
-    for unit, one in (("s", 1.0), ("ms", 1e-3)):
-        if value >= one:
-            return f"{value / one:.3g} {unit}"
-    return f"{value / 1e-6:.3g} µs"
+    return quantity(value, "s")
 
 
 def format_rate(value: float) -> str:

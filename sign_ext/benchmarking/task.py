@@ -95,6 +95,34 @@ def random_images(
     return pixel_range * torch.rand(count, *shape, generator=generator).to(device)
 
 
+def vary_norms(model: nn.Module, seed: int = 0) -> int:
+    """Multiply the weights of fresh normalisation layers by random numbers, in place.
+
+    A LayerNorm as it is built gives the same sum for every image, so where one feeds the
+    classifier, δ of a network without training is nothing but rounding. Time does not depend on the
+    weights' values.
+
+    Args:
+        model: the network; only norms whose weights are all equal are changed.
+        seed: of the numbers, uniform in 0.5 to 1.5.
+
+    Returns:
+        How many layers were changed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    changed = 0
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if "Norm" not in type(module).__name__ or not isinstance(weight, nn.Parameter):
+            continue
+        if weight.dim() == 1 and bool((weight == weight[0]).all()):
+            factors = 0.5 + torch.rand(len(weight), generator=generator)
+            with torch.no_grad():
+                weight.mul_(factors.to(weight))
+            changed += 1
+    return changed
+
+
 def step_size_for(
     model: nn.Module, images: Tensor, move: float, *, layer: str | None = None
 ) -> float:

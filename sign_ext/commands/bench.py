@@ -16,6 +16,7 @@ recorded normalisation it has none. Keep the machine idle otherwise.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +39,7 @@ from sign_ext.settings import BACKENDS
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from sign_ext.benchmarking import Task
 
@@ -188,7 +189,13 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
 
     from sign_ext.benchmarking import Task
     from sign_ext.benchmarking.table import first_line, format_shape
-    from sign_ext.benchmarking.task import MOVE, images_for, random_images, step_size_for
+    from sign_ext.benchmarking.task import (
+        MOVE,
+        images_for,
+        random_images,
+        step_size_for,
+        vary_norms,
+    )
 
     layer = layer_in(model, options.layer)
     count = options.images or images_for(shape, device)
@@ -201,14 +208,39 @@ def _task(options: Options, model: nn.Module, shape: tuple[int, ...], device: to
             f"the network does not take images of {format_shape(shape)} ({first_line(error)}): "
             "give their size with --image-size or --image-shape"
         ) from error
+
+    def step_size() -> float:
+        return step_size_for(model, images, MOVE * options.pixel_range, layer=layer)
+
+    constant = not _sum_varies(model, images[:2], step_size(), layer)
+    if constant and (varied := vary_norms(model, options.seed)):
+        console.say(
+            "the sum over Φ is constant with these weights, as after a new LayerNorm; the race "
+            f"varies the weights of {counted(varied, 'normalisation layer')}, on which time does "
+            "not depend"
+        )
     return Task(
         model=model,
         images=images,
         steps=options.steps,
-        step_size=step_size_for(model, images, MOVE * options.pixel_range, layer=layer),
+        step_size=step_size(),
         precision=options.precision,
         layer=layer,
     )
+
+
+def _sum_varies(model: nn.Module, images: Tensor, step_size: float, layer: str | None) -> bool:
+    """Whether the sum over Φ depends on the images, so that δ is more than rounding."""
+    from sign_ext import NegligibleDeltaWarning, SignTransform
+
+    sign = SignTransform(model, 1, step_size=step_size, layer=layer, backend="autograd")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sign.transform(images)
+    others = [each for each in caught if not issubclass(each.category, NegligibleDeltaWarning)]
+    for each in others:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    return len(others) == len(caught)
 
 
 def _result(

@@ -114,8 +114,12 @@ def _print(facts: dict[str, Any]) -> None:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(each)}" for key, each in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or "none"
+        texts = [_text(each) for each in value]
+        # One a line where a comma would not separate them.
+        return ("\n" if any(", " in text for text in texts) else ", ").join(texts) or "none"
     return "none" if value is None else str(value)

@@ -283,7 +283,7 @@ def stored_constant(constant: Tensor, like: Ref, images: int) -> Tensor:
 
 
 def one_image(constant: Tensor, images: int, merged: bool) -> Tensor:
-    """A constant of the network's that has all dimensions of a value, of one image.
+    """One image's share of a constant that has all dimensions of a value.
 
     Args:
         constant: (N or 1, ...), or (N · windows, ...) or (windows, ...).

@@ -46,7 +46,7 @@ def merge_moves(ops: Ops, output: int) -> Ops | None:
 
 
 def merge_copies(ops: Ops, output: int) -> Ops | None:
-    """Read what was copied, where that was copied in its turn, from the first value."""
+    """Let a copy of a copy read the first value directly."""
     made_by = {op.output: op for op in ops}
     changed = False
     for op in ops:
@@ -79,7 +79,7 @@ def _after(first: View, second: View) -> View | None:
 
 
 def affine_after_moves(ops: Ops, output: int) -> Ops | None:
-    """Scale and shift channels after their positions have moved: a product there absorbs that."""
+    """Move a scale and shift after a rearrangement of positions, where a product absorbs it."""
     used = _uses(ops, output)
     made_by = {op.output: op for op in ops}
     reads: dict[int, list[Op]] = {}
@@ -112,7 +112,7 @@ def affine_after_moves(ops: Ops, output: int) -> Ops | None:
 
 
 def split_products(ops: Ops, output: int) -> Ops | None:
-    """A product of which others read disjoint channels as a product for each of them."""
+    """Split a product whose readers take disjoint channels into one product for each reader."""
     readers: dict[int, list[Op]] = {}
     for op in ops:
         for number in dict.fromkeys(op.inputs):

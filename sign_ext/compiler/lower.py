@@ -194,7 +194,9 @@ class Lowering:
         if node.target is not operator.getitem and not isinstance(
             node.target, torch._ops.OpOverload
         ):
-            raise UnsupportedOperation(f"the forward pass calls {node.target}")
+            name = getattr(node.target, "__name__", str(node.target))
+            why = " (torch.no_grad inside the network)" if name == "_set_grad_enabled" else ""
+            raise UnsupportedOperation(f"the forward pass calls {name}{why}")
 
     def call(self, node: Node) -> Any:
         """The value of one operation: a Ref, a tuple of them, or a constant."""
@@ -352,6 +354,8 @@ class Lowering:
             shape = (self.builder.batch, windows, *shape[1:])
         if not shape or shape[0] != self.builder.batch:
             raise UnsupportedOperation(f"aten.{name} gives {shape}, which is not a batch of images")
+        if dtype.is_complex:
+            raise UnsupportedOperation(f"aten.{name} gives {dtype}; rules are for real numbers")
         if not dtype.is_floating_point:
             raise UnsupportedOperation(f"aten.{name} gives {dtype}, which has no derivative")
         return shape[1:]

@@ -17,7 +17,7 @@ NOT_A_NUMBER = -32768  # the code of a derivative that is NaN
 
 
 class SmoothFunction(Enum):
-    """What the operators know; a value is the number in the native operators' schemas."""
+    """The activations that the operators know, by their numbers in the native schemas."""
 
     SILU = (0,)
     GELU = (1,)

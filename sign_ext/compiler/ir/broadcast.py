@@ -13,7 +13,7 @@ from sign_ext.compiler.ir.viewed import Own, Viewed, aligned, summed_to
 
 
 class Arithmetic(NamedTuple):
-    """What one is.
+    """Arithmetic of two operands and its derivative.
 
     Attributes:
         value: of a and b.
@@ -50,7 +50,7 @@ ARITHMETIC: dict[str, Arithmetic] = {
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Broadcast(Viewed):
-    """a ∘ b.
+    """Arithmetic on two values, or a value and a constant, whose shapes broadcast: a ∘ b.
 
     Attributes:
         function: a name in `ARITHMETIC`.

@@ -15,7 +15,7 @@ from sign_ext.compiler.ir.op import Op, Residue, count
 
 
 class Function(NamedTuple):
-    """What one is.
+    """A function of one element and its derivative.
 
     Attributes:
         value: (x, *parameters) → the value.

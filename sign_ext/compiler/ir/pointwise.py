@@ -211,7 +211,7 @@ class Smooth(Op):
 
 
 def derivative_bytes(element_size: int) -> int:
-    """Bytes in which an element's derivative is kept; more would not be seen behind rounding.
+    """Bytes in which an element's derivative is kept; more would be lost in rounding.
 
     Args:
         element_size: bytes of an element of an activation.

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sign_ext.compiler.ir.op import Op, Shape, count
-from sign_ext.formatting import bytes_in_words
+from sign_ext.formatting import bytes_in_words, quantity
 
 # What a machine computes while it moves a byte: of the order of a CPU's and a GPU's, in float32.
 FLOP_A_BYTE = 8
@@ -165,7 +165,7 @@ class Program:
         activations = sum(count(op.shape) for op in self.ops) * element_size
         lines.append(
             f"one image: keeps {bytes_in_words(self.residue_bytes(element_size))}, passes through "
-            f"{bytes_in_words(activations)} of activations, {self.flops() / 1e6:.3g} MFLOP a step"
+            f"{bytes_in_words(activations)} of activations, {quantity(self.flops(), 'FLOP')} a step"
         )
         return "\n".join(lines)
 

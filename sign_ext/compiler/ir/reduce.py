@@ -16,7 +16,7 @@ Dims = list[int]
 
 
 class Reduction(NamedTuple):
-    """What one is.
+    """A reduction and its derivative.
 
     Attributes:
         value: (x, dimensions, correction) → the value, with dimensions of one element.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.engine.onchip.partition import OnChipLayer, padded
 from sign_ext.engine.onchip.plan import WeightLoad
+from sign_ext.formatting import bytes_in_words
 
 PRODUCT_FLOP = 4096  # of one instruction of the matrix unit: 16×8×16 multiply-adds
 A_BYTES, B_BYTES = 512, 256  # loaded by a warp for 16 rows, and for 8 channels, of a product
@@ -41,8 +42,8 @@ class Work:
         share = self.useful / (self.products * PRODUCT_FLOP)
         return (
             f"{self.products:,} products of 16×8×16 ({share:.0%} without padding) from "
-            f"{self.loaded / 1e6:.3g} MB of shared memory: at least {self.clocks:,.0f} clocks of a "
-            "multiprocessor for an image and step"
+            f"{bytes_in_words(self.loaded)} of shared memory: at least {self.clocks:,.0f} clocks "
+            "of a multiprocessor for an image and step"
         )
 
 
