@@ -177,7 +177,7 @@ class Lowering:
         """Φ's value in the network's shape: what brings it there folds into the cotangent."""
         if not isinstance(value, Ref):
             raise UnsupportedOperation("Φ does not depend on the images")
-        return stored(self.builder, replace(value, images=0, merged=False))
+        return stored(self.builder, replace(value, images=0, merged=False, images_last=False))
 
     def value_of(self, argument: Any) -> Any:
         """An argument with its nodes replaced by their values."""
@@ -271,14 +271,18 @@ class Lowering:
         if any(ref.images for ref in refs):
             raise UnsupportedOperation("the images are not in the first dimension")
         windows = {ref.view.shape[0] for ref in refs if ref.merged}
-        if len(windows) > 1 or (windows and not all(ref.merged for ref in refs)):
+        last = {ref.images_last for ref in refs}
+        if len(windows) > 1 or len(last) > 1 or (windows and not all(ref.merged for ref in refs)):
             raise UnsupportedOperation("some of its operands have merged the images with others")
+        if True in last and any(_has_rows(each) for each in _flat([args, kwargs])):
+            raise UnsupportedOperation("a constant where the images are merged with positions")
         shape = self.shape_of(node, name, *windows)
         if is_fallback or name in _VIEWS:
             result = rule(builder, shape, *args, **kwargs)
             if not windows:
                 return result
-            return _map(result, lambda r: replace(r, merged=True) if isinstance(r, Ref) else r)
+            seen = {"merged": True, "images_last": True in last}
+            return _map(result, lambda r: replace(r, **seen) if isinstance(r, Ref) else r)
         args, kwargs = (_map(given, self.in_order) for given in (args, kwargs))
         return rule(builder, shape, *args, **kwargs)
 
@@ -286,8 +290,8 @@ class Lowering:
         """Whether the network has values in the shape of the result, but not as they are stored."""
         sizes = recorded_sizes(node)
         alike = all(
-            (ref.view.shape, ref.images, ref.merged)
-            == (refs[0].view.shape, refs[0].images, refs[0].merged)
+            (ref.view.shape, ref.images, ref.merged, ref.images_last)
+            == (refs[0].view.shape, refs[0].images, refs[0].merged, refs[0].images_last)
             for ref in refs
         )
         floating = sizes is not None and node.meta["tensor_meta"].dtype.is_floating_point
@@ -429,6 +433,10 @@ def _map(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {name: _map(item, change) for name, item in value.items()}
     return change(value)
+
+
+def _has_rows(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.dim() > 1 and len(argument) > 1
 
 
 def _at(args: Any) -> str:
