@@ -1,7 +1,7 @@
 """Φ that ends in a LayerNorm: its sum is constant, δ is zero, and autograd has but rounding of it.
 
-Such networks are compiled all the same, a wrong gradient is still refused, and checks of later calls
-still see a change.
+Such networks are compiled all the same, a wrong gradient is still refused, and checks of later
+calls still see a change.
 """
 
 from __future__ import annotations

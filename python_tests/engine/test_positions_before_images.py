@@ -1,4 +1,4 @@
-"""Tokens that the network has merged with the images after them: (T · N, F), as PyTorch's attention.
+"""Tokens that the network merges with the images after them: (T · N, F), as PyTorch's attention.
 
 Nothing is copied or becomes an island on account of that, and any number of images works.
 """

@@ -281,8 +281,13 @@ class Lowering:
             result = rule(builder, shape, *args, **kwargs)
             if not windows:
                 return result
-            seen = {"merged": True, "images_last": True in last}
-            return _map(result, lambda r: replace(r, **seen) if isinstance(r, Ref) else r)
+
+            def as_given(each: Any) -> Any:
+                if isinstance(each, Ref):
+                    return replace(each, merged=True, images_last=True in last)
+                return each
+
+            return _map(result, as_given)
         args, kwargs = (_map(given, self.in_order) for given in (args, kwargs))
         return rule(builder, shape, *args, **kwargs)
 

@@ -1,8 +1,8 @@
 """Values of a program as the network sees them: a stored value, and where its dimensions lie in it.
 
 The network's tensor has a dimension for the images, mostly the first. Views of it move that, or
-merge it with the one after it, (N · windows, T, F), or before it, (T · N, F). Neither moves anything
-in memory.
+merge it with the one after it, (N · windows, T, F), or the one before it, (T · N, F). Neither moves
+anything in memory.
 """
 
 from __future__ import annotations
