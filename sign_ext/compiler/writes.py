@@ -144,10 +144,17 @@ class _Write:
         target, source = self.node.args[:2]
         if not isinstance(source, Node):
             raise UnsupportedOperation("a number is copied into a tensor")
-        for function in (_aten.type_as.default, _aten.expand_as.default):
+        described = {**source.meta, "sizes": {}}
+        if "tensor_meta" in described:
+            dtype = self.node.meta["tensor_meta"].dtype
+            described["tensor_meta"] = described["tensor_meta"]._replace(dtype=dtype)
+        for function, meta in (
+            (_aten.type_as.default, described),
+            (_aten.expand_as.default, {**self.node.meta, "sizes": {}}),
+        ):
             with self.graph.inserting_before(self.node):
                 source = self.graph.call_function(function, (source, target))
-            source.meta = {**self.node.meta, "sizes": {}}
+            source.meta = meta
             self.new.append(source)
         self.node.args, self.node.kwargs = (source,), {}
         return _aten.clone.default
