@@ -23,6 +23,8 @@ from sign_ext.compiler.builder import (
     stored_constant,
 )
 from sign_ext.compiler.ir.op import Op, Shape
+from sign_ext.compiler.ir.shaping import Reshape
+from sign_ext.compiler.ir.view import View
 from sign_ext.compiler.positions import ref_of
 from sign_ext.compiler.recordings import (
     SECOND_IMAGES,
@@ -266,8 +268,15 @@ class Lowering:
         if name in _WHOLE and not is_fallback:
             return rule(builder, recorded_sizes(node), *args, **kwargs)
         refs = [item for item in _flat([args, kwargs]) if isinstance(item, Ref)]
+        one_number = not any(ref.view.shape for ref in refs)
+        if one_number and not is_fallback and name not in _VIEWS:
+            # Channels are what a rule asks for: of one number an image there is one.
+            args, kwargs = (_map(given, self.as_vector) for given in (args, kwargs))
+            refs = [item for item in _flat([args, kwargs]) if isinstance(item, Ref)]
         if name in _ELEMENTWISE and not is_fallback and self.are_alike(refs, node):
             return self.elementwise(rule, refs, args, kwargs)
+        if one_number and not is_fallback and name not in _VIEWS:
+            raise UnsupportedOperation("a value of one number an image")
         if any(ref.images for ref in refs):
             raise UnsupportedOperation("the images are not in the first dimension")
         windows = {ref.view.shape[0] for ref in refs if ref.merged}
@@ -311,6 +320,8 @@ class Lowering:
         like = next(iter((*last, *covering)), None)
         if like is None:
             like = condensed(self.builder, refs[0])
+        if not like.shape:
+            raise UnsupportedOperation("a value of one number an image")
 
         def given(argument: Any) -> Any:
             if isinstance(argument, Ref):
@@ -326,6 +337,13 @@ class Lowering:
     def constant_like(self, constant: Tensor, like: Ref) -> Tensor:
         """A constant operand for a value as it is stored; it must be the same for all images."""
         return stored_constant(constant, like, TRACED_IMAGES)
+
+    def as_vector(self, argument: Any) -> Any:
+        """One number an image stored as (1,); anything else as it is."""
+        if not isinstance(argument, Ref) or argument.shape == (1,):
+            return argument
+        x = stored(self.builder, argument)
+        return self.builder.once(Reshape, x, (1,)).seen(View((), ()))
 
     def in_order(self, argument: Any) -> Any:
         """A value as it is stored in the network's shape; anything else as it is."""
