@@ -1,4 +1,4 @@
-"""Values of one number an image, (N,): what makes them, computes with them and spreads them again."""
+"""Values of one number an image, (N,): what makes them, computes with them and spreads them."""
 
 from __future__ import annotations
 
