@@ -370,8 +370,13 @@ def written(w: Writer) -> None:
     code = w.one_of("a.mul_(0.5)", "a += {x}", "a.relu_()", "a[:, :1] = 0.5",
                     "a[:, :1] += {x}[:, :1]", "a[..., ::2] *= 2", "a.clamp_(-1, 1)",
                     "a.select(1, 0).sigmoid_()", "a.copy_({x} - a)",
-                    "F.leaky_relu_(a, 0.3)")  # fmt: skip
-    w.line(code.format(x=x))
+                    "F.leaky_relu_(a, 0.3)", "b = a[:, -1:]\na[:, :1] *= 2\nb += {x}[:, :1]",
+                    "a.transpose(1, -1)[:, :1] = {x}.transpose(1, -1)[:, -1:].sin()",
+                    "a.flatten(1)[:, ::3].tanh_()",
+                    "a = torch.zeros_like(a)\na[:, :1] = {x}[:, :1]",
+                    "a[..., -1] = {x}[..., 0]", "a[{x} > 0.5] = 0.1")  # fmt: skip
+    for line in code.format(x=x).split("\n"):
+        w.line(line)
     w.value(w.one_of("a", "a + {x}", "a.contiguous()").format(x=x))
 
 

@@ -139,12 +139,23 @@ def uneven(value: Tensor) -> Tensor:
     return weights.expand_as(value)
 
 
-def relative_distances(got: Tensor, expected: Tensor) -> Tensor:
+def random_signs(value: Tensor) -> Tensor:
+    """Weights of -1 and 1: how large gradients of Φ's sum are where they do not cancel.
+
+    Args:
+        value: Φ.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+
+
+def relative_distances(got: Tensor, expected: Tensor, least: Tensor | float = 0.0) -> Tensor:
     """Relative L2 distance of each image's values; 0 where both are 0, or `expected` not finite.
 
     Args:
         got: (N, ...).
         expected: of the same shape.
+        least: the distance is relative to this where `expected` is smaller; one number or (N,).
 
     Returns:
         (N,) float64.
@@ -158,7 +169,7 @@ def relative_distances(got: Tensor, expected: Tensor) -> Tensor:
     error = (got.double().flatten(1) - expected).norm(dim=1)
     size = expected.norm(dim=1)
     none = ~torch.isfinite(size) | (error <= 1e-30)
-    return torch.where(none, 0.0, error / size)
+    return torch.where(none, 0.0, error / size.clamp(min=least))
 
 
 # What was found independent, by network: a hash of its state and of the kind of images.

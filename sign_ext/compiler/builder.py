@@ -107,7 +107,7 @@ def relabelled(builder: Builder, x: Ref, shape: Shape) -> Ref:
     if x.shape == shape or len(x.shape) != 3:
         return x
     made = builder.once(Reshape, x, shape)
-    return Ref(made.number, shape, x.view, x.images, x.merged)
+    return replace(x, number=made.number, shape=shape)
 
 
 def _slice(x: Ref) -> dict[str, Hashable] | None:
@@ -147,7 +147,7 @@ def _channels_of(builder: Builder, x: Ref) -> Ref | None:
         return None
     shape = (part, *x.shape[1:])
     made = builder.once(Slice, x, shape, dim=1, start=start, stop=start + part, step=1)
-    return Ref(made.number, shape, View.contiguous(x.view.shape), x.images, x.merged)
+    return replace(x, number=made.number, shape=shape, view=View.contiguous(x.view.shape))
 
 
 def in_network_order(builder: Builder, x: Ref) -> Ref:
@@ -165,7 +165,7 @@ def in_network_order(builder: Builder, x: Ref) -> Ref:
     if (part := _channels_of(builder, x)) is not None:
         return relabelled(builder, part, stored_shape(shape))
     made = builder.once(Rearrange, x, stored_shape(shape), view=x.view)
-    return Ref(made.number, made.shape, View.contiguous(shape), x.images, x.merged)
+    return replace(x, number=made.number, shape=made.shape, view=View.contiguous(shape))
 
 
 def condensed(builder: Builder, x: Ref) -> Ref:
@@ -178,13 +178,13 @@ def condensed(builder: Builder, x: Ref) -> Ref:
     order = x.view.outermost_first()
     shape = tuple(x.view.shape[d] for d in order)
     if len(order) == 3 and order[-1] == 0:
-        plain = stored(builder, replace(x, images=0, merged=False))
-        return replace(plain, images=x.images, merged=x.merged)
+        plain = stored(builder, replace(x, images=0, merged=False, images_last=False))
+        return replace(x, number=plain.number, shape=plain.shape, view=plain.view)
     if (part := _channels_of(builder, x)) is not None:
         return part
     made = builder.once(Rearrange, x, stored_shape(shape), view=x.view.permuted(order))
     view = View.contiguous(shape).permuted([order.index(d) for d in range(len(order))])
-    return Ref(made.number, made.shape, view, x.images, x.merged)
+    return replace(x, number=made.number, shape=made.shape, view=view)
 
 
 def tokens(builder: Builder, x: Ref) -> Ref:
@@ -219,7 +219,7 @@ def with_channels(x: Ref, found: Ref) -> Ref:
     before, after = x.shape[0], found.shape[0]
     shape = (*x.view.shape[:-1], after)
     strides = (*(stride // before * after for stride in x.view.strides[:-1]), 1)
-    return Ref(found.number, found.shape, View(shape, strides), x.images, x.merged)
+    return replace(x, number=found.number, shape=found.shape, view=View(shape, strides))
 
 
 def arranged(builder: Builder, x: Ref, like: Ref) -> Ref:
@@ -235,7 +235,7 @@ def arranged(builder: Builder, x: Ref, like: Ref) -> Ref:
     if x.view == like.view and x.covers and x.shape[0] == like.shape[0]:
         return builder.once(Reshape, x, like.shape).seen(like.view)
     if like.view == View.of_stored(like.shape):
-        return stored(builder, replace(x, images=0, merged=False))
+        return stored(builder, replace(x, images=0, merged=False, images_last=False))
     if like.view == View.contiguous(x.view.shape):
         part = _channels_of(builder, x)
         if part is not None and part.shape == like.shape:
@@ -267,6 +267,8 @@ def stored_constant(constant: Tensor, like: Ref, images: int) -> Tensor:
         )
     constant = constant.reshape(shape).movedim(at, 0)
     if len(constant) > 1:
+        if like.images_last:
+            constant = constant.unflatten(0, (-1, images)).transpose(0, 1).flatten(0, 1)
         rows = constant.reshape(images, -1)
         if not bool((rows == rows[:1]).all()):
             raise UnsupportedOperation("a constant that differs between the images")

@@ -251,10 +251,10 @@ def _as_the_network_has_it(graph: Graph, x: Node, ref: Ref) -> Node:
     sizes = [ref.view.shape[d] for d in order]
     x = graph.call_function(_aten.reshape.default, (x, [-1, *sizes]))
     back = [order.index(d) + 1 for d in range(len(order))]
-    at = ref.images
+    at = ref.images + ref.images_last
     x = graph.call_function(_aten.permute.default, (x, [*back[:at], 0, *back[at:]]))
     if ref.merged:
-        shape = ref.view.shape
+        shape, at = ref.view.shape, ref.images
         sizes = [*shape[:at], -1, *shape[at + 1 :]]
         x = graph.call_function(_aten.reshape.default, (x, sizes))
     return x

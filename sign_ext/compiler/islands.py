@@ -2,7 +2,7 @@
 
 1. A second recording, of another number of images, shows which values have a row an image and which
    recorded numbers grow with the images (`recordings.py`).
-2. Operations that write in place become ones that do not (`without_writes`).
+2. Operations that write in place become ones that do not (`writes.py`).
 3. Each operation is tried on its rule. Those that no rule covers are grouped so that no path leaves
    a group and comes back (`_Partition`), together with cheap operations that only groups read and
    feed.
@@ -35,6 +35,7 @@ from sign_ext.compiler.recordings import (
     twin_sizes,
 )
 from sign_ext.compiler.trace import TRACED_IMAGES
+from sign_ext.compiler.writes import without_writes
 from sign_ext.errors import UnsupportedOperation
 
 _READY = "sign_ext_islands"  # in the meta of a graph without writes
@@ -60,109 +61,6 @@ def lower_with_islands(
         without_writes(graph)
         graph.meta[_READY] = True
     return _Partition(graph).lower()
-
-
-def without_writes(graph: GraphModule) -> None:
-    """Replace operations that write in place, on what depends on the images or on their number.
-
-    What is read later of the written tensor is read from the result, and views of it that were made
-    before and are read later are made again.
-
-    Raises:
-        UnsupportedOperation: the write would show in what it is a view of.
-    """
-    varies: set[Node] = set()
-    for node in list(graph.graph.nodes):
-        if node.op == "placeholder" or node.meta.get("sizes") or varies & {*node.all_input_nodes}:
-            varies.add(node)
-        if node in varies and node.op == "call_function" and op_name(node)[1]:
-            _replace_write(graph, node)
-    graph.graph.lint()
-
-
-def _replace_write(graph: GraphModule, node: Node) -> None:
-    target = node.args[0]
-    assert isinstance(target, Node)
-    same = _same_tensor(target)
-    for one in same:
-        if one.op in ("placeholder", "get_attr"):
-            what = "its input" if one.op == "placeholder" else "a constant"
-            raise UnsupportedOperation(f"the network writes {what} in place")
-    name = op_name(node)[0]
-    packet, _, overload = name.partition(".")
-    function = getattr(getattr(torch.ops.aten, packet, None), overload, None)
-    if function is None:
-        raise UnsupportedOperation(f"aten.{packet}_ has no form that does not write in place")
-    if function is torch.ops.aten.copy.default:  # which autograd does not know
-        function = _copied(graph, node)
-    order = {each: i for i, each in enumerate(graph.graph.nodes)}
-
-    def read_later(alias: Node) -> bool:
-        return any(order[user] > order[node] for user in alias.users)
-
-    views = [view for view in _views_of(same) if order[view] < order[node]]
-    others = Lowering.aliases(target) - same - set(views) - {node}
-    if any(read_later(alias) for alias in others):
-        raise UnsupportedOperation(f"{name} writes in place what is read later through a view")
-    node.target = function
-    made = dict.fromkeys(same, node)
-    last = node
-    for view in views:
-        with graph.graph.inserting_after(last):
-            last = graph.graph.node_copy(view, lambda n: made.get(n, n))
-        made[view] = last
-    for old, new in made.items():
-        for user in list(old.users):
-            if order.get(user, -1) > order[node]:
-                user.replace_input_with(old, new)
-    for view in reversed(views):
-        if not made[view].users:
-            graph.graph.erase_node(made[view])
-
-
-def _copied(graph: GraphModule, node: Node) -> torch._ops.OpOverload:
-    """Give a copy the arguments of a clone of what is copied, in the target's shape and dtype."""
-    target, source = node.args[:2]
-    assert isinstance(target, Node)
-    if not isinstance(source, Node):
-        raise UnsupportedOperation("a number is copied into a tensor")
-    with graph.graph.inserting_before(node):
-        for function in (torch.ops.aten.type_as.default, torch.ops.aten.expand_as.default):
-            source = graph.graph.call_function(function, (source, target))
-            source.meta = {**node.meta, "sizes": {}}
-    node.args, node.kwargs = (source,), {}
-    return torch.ops.aten.clone.default
-
-
-def _same_tensor(target: Node) -> set[Node]:
-    """A node and those that are the same tensor under another name."""
-    found, todo = {target}, [target]
-    while todo:
-        node = todo.pop()
-        near = [user for user in node.users if is_view(user)]
-        near += node.all_input_nodes[:1] if is_view(node) else []
-        for other in near:
-            if other not in found and _layout(other) == _layout(node) is not None:
-                found.add(other)
-                todo.append(other)
-    return found
-
-
-def _layout(node: Node) -> tuple[Any, ...] | None:
-    meta: Any = node.meta.get("tensor_meta")
-    return (meta.shape, meta.stride) if hasattr(meta, "stride") else None
-
-
-def _views_of(targets: set[Node]) -> list[Node]:
-    """Views of nodes, views of these and so on, in order."""
-    found: list[Node] = []
-    todo = list(targets)
-    while todo:
-        for user in todo.pop(0).users:
-            if is_view(user) and user not in found and user not in targets:
-                found.append(user)
-                todo.append(user)
-    return found
 
 
 OPAQUE = object()  # stands for a value that no operation with a rule can read

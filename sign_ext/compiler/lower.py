@@ -23,6 +23,8 @@ from sign_ext.compiler.builder import (
     stored_constant,
 )
 from sign_ext.compiler.ir.op import Op, Shape
+from sign_ext.compiler.ir.shaping import Reshape
+from sign_ext.compiler.ir.view import View
 from sign_ext.compiler.positions import ref_of
 from sign_ext.compiler.recordings import (
     SECOND_IMAGES,
@@ -177,7 +179,7 @@ class Lowering:
         """Φ's value in the network's shape: what brings it there folds into the cotangent."""
         if not isinstance(value, Ref):
             raise UnsupportedOperation("Φ does not depend on the images")
-        return stored(self.builder, replace(value, images=0, merged=False))
+        return stored(self.builder, replace(value, images=0, merged=False, images_last=False))
 
     def value_of(self, argument: Any) -> Any:
         """An argument with its nodes replaced by their values."""
@@ -268,19 +270,35 @@ class Lowering:
         if name in _WHOLE and not is_fallback:
             return rule(builder, recorded_sizes(node), *args, **kwargs)
         refs = [item for item in _flat([args, kwargs]) if isinstance(item, Ref)]
+        one_number = not any(ref.view.shape for ref in refs)
+        if one_number and not is_fallback and name not in _VIEWS:
+            # Channels are what a rule asks for: of one number an image there is one.
+            args, kwargs = (_map(given, self.as_vector) for given in (args, kwargs))
+            refs = [item for item in _flat([args, kwargs]) if isinstance(item, Ref)]
         if name in _ELEMENTWISE and not is_fallback and self.are_alike(refs, node):
             return self.elementwise(rule, refs, args, kwargs)
+        if one_number and not is_fallback and name not in _VIEWS:
+            raise UnsupportedOperation("a value of one number an image")
         if any(ref.images for ref in refs):
             raise UnsupportedOperation("the images are not in the first dimension")
         windows = {ref.view.shape[0] for ref in refs if ref.merged}
-        if len(windows) > 1 or (windows and not all(ref.merged for ref in refs)):
+        last = {ref.images_last for ref in refs}
+        if len(windows) > 1 or len(last) > 1 or (windows and not all(ref.merged for ref in refs)):
             raise UnsupportedOperation("some of its operands have merged the images with others")
+        if True in last and any(_has_rows(each) for each in _flat([args, kwargs])):
+            raise UnsupportedOperation("a constant where the images are merged with positions")
         shape = self.shape_of(node, name, *windows)
         if is_fallback or name in _VIEWS:
             result = rule(builder, shape, *args, **kwargs)
             if not windows:
                 return result
-            return _map(result, lambda r: replace(r, merged=True) if isinstance(r, Ref) else r)
+
+            def as_given(each: Any) -> Any:
+                if isinstance(each, Ref):
+                    return replace(each, merged=True, images_last=True in last)
+                return each
+
+            return _map(result, as_given)
         args, kwargs = (_map(given, self.in_order) for given in (args, kwargs))
         return rule(builder, shape, *args, **kwargs)
 
@@ -288,8 +306,8 @@ class Lowering:
         """Whether the network has values in the shape of the result, but not as they are stored."""
         sizes = recorded_sizes(node)
         alike = all(
-            (ref.view.shape, ref.images, ref.merged)
-            == (refs[0].view.shape, refs[0].images, refs[0].merged)
+            (ref.view.shape, ref.images, ref.merged, ref.images_last)
+            == (refs[0].view.shape, refs[0].images, refs[0].merged, refs[0].images_last)
             for ref in refs
         )
         floating = sizes is not None and node.meta["tensor_meta"].dtype.is_floating_point
@@ -304,6 +322,8 @@ class Lowering:
         like = next(iter((*last, *covering)), None)
         if like is None:
             like = condensed(self.builder, refs[0])
+        if not like.shape:
+            raise UnsupportedOperation("a value of one number an image")
 
         def given(argument: Any) -> Any:
             if isinstance(argument, Ref):
@@ -319,6 +339,13 @@ class Lowering:
     def constant_like(self, constant: Tensor, like: Ref) -> Tensor:
         """A constant operand for a value as it is stored; it must be the same for all images."""
         return stored_constant(constant, like, TRACED_IMAGES)
+
+    def as_vector(self, argument: Any) -> Any:
+        """One number an image stored as (1,); anything else as it is."""
+        if not isinstance(argument, Ref) or argument.shape == (1,):
+            return argument
+        x = stored(self.builder, argument)
+        return self.builder.once(Reshape, x, (1,)).seen(View((), ()))
 
     def in_order(self, argument: Any) -> Any:
         """A value as it is stored in the network's shape; anything else as it is."""
@@ -433,6 +460,10 @@ def _map(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {name: _map(item, change) for name, item in value.items()}
     return change(value)
+
+
+def _has_rows(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.dim() > 1 and len(argument) > 1
 
 
 def _at(args: Any) -> str:

@@ -1,7 +1,8 @@
 """Values of a program as the network sees them: a stored value, and where its dimensions lie in it.
 
 The network's tensor has a dimension for the images, mostly the first. Views of it move that, or
-merge it with the one after it: (N · windows, T, F). Neither moves anything in memory.
+merge it with the one after it, (N · windows, T, F), or the one before it, (T · N, F). Neither moves
+anything in memory.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Ref:
         view: one image's dimensions in the network's order.
         images: how many of them are before the images' dimension.
         merged: whether the network has the images and the dimension after them as one.
+        images_last: whether that has the images last, as in (T · N, F): those of one position
+            follow each other.
     """
 
     number: int
@@ -39,6 +42,7 @@ class Ref:
     view: View = None  # type: ignore[assignment]  # as it is stored
     images: int = 0
     merged: bool = False
+    images_last: bool = False
 
     def __post_init__(self) -> None:
         """Seen as it is stored, unless a view is given."""
@@ -151,7 +155,7 @@ class _Atom:
 def _atoms(x: Ref, images: int) -> list[_Atom]:
     """The dimensions of the network's tensor, those that follow each other in memory as one."""
     dims = [_Atom(n, s) for n, s in zip(x.view.shape, x.view.strides, strict=True)]
-    dims.insert(x.images, _Atom(images, None))
+    dims.insert(x.images + x.images_last, _Atom(images, None))
     found: list[_Atom] = []
     for atom in dims:
         if atom.size == 1 and atom.stride is not None:
@@ -208,20 +212,22 @@ def reshaped(x: Ref, sizes: Sequence[int], images: int) -> Ref | None:
         images: how many were recorded.
 
     Raises:
-        UnsupportedOperation: it takes the images apart, or merges them with what is before them.
+        UnsupportedOperation: it takes the images apart, or merges them with what is before and
+            after them.
     """
     groups = grouped(x, sizes, images)
     if groups is None:
         return None
     shape: list[int] = []
     strides: list[int] = []
-    at, merged = -1, False
+    at, merged, last = -1, False, False
     for size, group in zip(sizes, groups, strict=True):
         inner = [atom for atom in group if atom.stride is not None]
         if len(inner) < len(group):
-            if group[0].stride is not None:
-                raise UnsupportedOperation("it merges the images with what is before them")
             at, merged = len(shape), bool(inner)
+            last = merged and group[-1].stride is None
+            if not last and group[0].stride is not None:
+                raise UnsupportedOperation("it merges the images with what is around them")
             if not merged:
                 continue
             size = prod(atom.size for atom in inner)
@@ -233,4 +239,4 @@ def reshaped(x: Ref, sizes: Sequence[int], images: int) -> Ref | None:
     if at < 0:
         raise UnsupportedOperation("it takes the images apart")
     view = View(tuple(shape), tuple(strides), x.view.offset)
-    return Ref(x.number, x.shape, view, at, merged)
+    return Ref(x.number, x.shape, view, at, merged, last)

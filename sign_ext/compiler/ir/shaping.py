@@ -119,7 +119,7 @@ class Reshape(Op):
         before, after = self.in_shapes[0], self.shape
         if len(before) == len(after) == 3 and before[0] == after[0]:
             return True
-        return all(count(shape) == shape[0] for shape in (before, after))
+        return all(count(shape) == (shape or (1,))[0] for shape in (before, after))
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The reshaped value."""

@@ -17,7 +17,7 @@ from sign_ext.compiler.ir.program import Program, constant_bytes
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.record import READS_WEIGHTS
 from sign_ext.compiler.trace import trace
-from sign_ext.engine.agreement import TOLERANCE, check_gradient, distance_of
+from sign_ext.engine.agreement import TOLERANCE, Agreement, check_gradient, distance_of
 from sign_ext.engine.fused.step import Step, activation_dtype, schedule_in, without_weights
 from sign_ext.engine.fused.trajectory import (
     DepthFirstTrajectory,
@@ -81,7 +81,7 @@ class Compiled:
     program: Program | None  # with them, until a step has prepared its own
     bytes: int  # of the weights
     island_bytes: int  # of those that islands read
-    rounding: float  # the largest distance from autograd that was found to be rounding
+    agreement: Agreement  # the largest distance from autograd that was found to be rounding
     islands: Islands
 
 
@@ -330,11 +330,11 @@ class ProgramCache:
         step = None if bind is None else bind[1](program)
         checked = program if step is None else step
         try:
-            rounding = check_gradient(checked, phi, torch.cat([image, random]))
+            agreement = check_gradient(checked, phi, torch.cat([image, random]))
         except UnsupportedOperation:
             raise
         except Exception:  # a network may check what it is given, and refuse a random image
-            rounding = check_gradient(checked, phi, image)
+            agreement = check_gradient(checked, phi, image)
         in_islands = [w for op in program.ops if isinstance(op, Island) for w in op.constants()]
         new = Compiled(
             strict=strict,
@@ -346,7 +346,7 @@ class ProgramCache:
             program=program,
             bytes=constant_bytes(program),
             island_bytes=sum(w.nbytes for w in in_islands),
-            rounding=rounding,
+            agreement=agreement,
             islands=islands,
         )
         if bind is not None and step is not None:
@@ -388,14 +388,15 @@ class ProgramCache:
             image: (1, C, H, W).
             expected: autograd's δ there.
         """
-        most = max(LEAST_ERROR, MARGIN * kept.rounding)
+        least = kept.agreement.least
+        most = max(LEAST_ERROR, MARGIN * kept.agreement.rounding)
         if step is not None:
-            rounding = distance_of(step, image, expected)
+            rounding = distance_of(step, image, expected, least)
             if rounding <= most:
                 return False
-        off = distance_of(self.program(kept, phi), image, expected) > most
+        off = distance_of(self.program(kept, phi), image, expected, least) > most
         if step is not None and not off:  # the step's algorithms may round more than the program's
-            kept.rounding = max(kept.rounding, min(rounding, TOLERANCE[image.dtype]))
+            kept.agreement = kept.agreement.but_at_least(min(rounding, TOLERANCE[image.dtype]))
         return off
 
     def _renew(
@@ -411,10 +412,12 @@ class ProgramCache:
         with torch.no_grad():
             old = self.program(kept, phi).pullback_of_ones(random)
             now = new.program.pullback_of_ones(random)
-        rounding = max(new.rounding, kept.rounding if same_bits(old, now) else 0.0)
         if not same_bits(old, now):  # the network has changed; or else it was rounding
             self._replace(kept, new)
-        kept.rounding = rounding
+        elif new.agreement.least:  # of δ that had not cancelled before
+            kept.agreement = new.agreement
+        else:
+            kept.agreement = new.agreement.but_at_least(kept.agreement.rounding)
 
     def _replace(self, kept: Compiled, new: Compiled) -> None:
         """Put a new recording in the place of a kept one, under the same key."""
