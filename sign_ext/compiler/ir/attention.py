@@ -123,8 +123,7 @@ class Attention(Viewed):
 
     def _in_parts(self, element_size: int) -> bool:
         """Whether the library's kernel computes scores in parts, on a CPU."""
-        one = self.bias is None or len(self.bias) == 1
-        return element_size >= 4 and self.suits_library and one
+        return element_size >= 4 and self.suits_library
 
     def workspace(self, element_size: int) -> int:
         """The scores and their exponentials."""
