@@ -191,9 +191,7 @@ class Efficient(Library):
         return list(found)[:3]
 
 
-def kernel_of(
-    op: Attention, dtype: torch.dtype, device: torch.device, images: int = 1
-) -> Formula:
+def kernel_of(op: Attention, dtype: torch.dtype, device: torch.device, images: int = 1) -> Formula:
     """What runs an operation.
 
     On a CPU the flash kernel takes float32 and float64; in half precision its backward pass is
