@@ -24,7 +24,9 @@ from sign_ext.compiler.ir.shaping import Concat
 from sign_ext.compiler.ir.view import View
 
 Ops = list[Op]
+LINEAR = (Broadcast, Concat, Pointwise, Rearrange)
 MOST_TERMS = 2
+MOST_OPERATIONS = 16  # one after the other
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,17 @@ def fuse_rotations(ops: Ops, output: int) -> Ops | None:
         output: the number of the program's value.
     """
     made_by = {op.output: op for op in ops}
+    values = _Sums(made_by)
     free = max((output, *made_by), default=0)
     found: Ops = []
     changed = False
     for op in ops:
-        if isinstance(op, Attention):
+        if isinstance(op, Attention) and any(
+            isinstance(made_by.get(number), LINEAR) for number in op.inputs
+        ):
             reader = op
             sums = [
-                _sum_of(op.inputs[number], op.in_shapes[number], made_by).at(_places(view))
+                values.of(op.inputs[number], op.in_shapes[number]).at(_places(view))
                 for number, view in zip(op.operands, op.views, strict=True)
             ]
             for source in dict.fromkeys(each.source for each in sums):
@@ -105,41 +110,71 @@ def _places(view: View) -> Tensor:
     return found
 
 
-def _sum_of(number: int, shape: Shape, made_by: dict[int, Op]) -> Sum:
-    """A value as a sum over the first value before it that is not linear in another in this way."""
-    op = made_by.get(number)
-    found = None
-    if op is not None and op.activation.is_identity and len(shape) == 3:
-        found = _through(op, made_by)
-    if found is not None:
-        return found
+class _Sums:
+    """The values of a program as sums over others; each is looked at once.
+
+    Args:
+        made_by: the operations by their outputs.
+    """
+
+    def __init__(self, made_by: dict[int, Op]) -> None:
+        """None yet."""
+        self._made_by = made_by
+        self._found: dict[int, Sum] = {}
+
+    def of(self, number: int, shape: Shape, depth: int = 0) -> Sum:
+        """A value as a sum over the nearest before it that is not linear in another in this way.
+
+        Args:
+            number: of the value.
+            shape: stored.
+            depth: how many operations come after it.
+        """
+        if number not in self._found:
+            op = self._made_by.get(number)
+            found = None
+            if isinstance(op, LINEAR) and op.activation.is_identity and depth < MOST_OPERATIONS:
+                found = self._through(op, depth + 1) if len(shape) == 3 else None
+            self._found[number] = _itself(number, shape) if found is None else found
+        return self._found[number]
+
+    def _through(self, op: Op, depth: int) -> Sum | None:
+        """The value of an operation from those that it reads."""
+        read = [self.of(*value, depth) for value in zip(op.inputs, op.in_shapes, strict=True)]
+        first = read[0]
+        if isinstance(op, Rearrange):
+            return first.at(_places(op.view).flatten())
+        if isinstance(op, Broadcast):
+            if op.function != "mul" or op.constant is None:
+                return None
+            constant = op.constant.cpu().broadcast_to(op.out.shape)
+            return _in_memory(first.at(_seen(op)).times(constant), op.out)
+        if isinstance(op, Concat):
+            return _concatenated(read, op) if len(op.shape) == 3 else None
+        assert isinstance(op, Pointwise)
+        if op.shift is not None or len(op.shape) != 3:
+            return None
+        if op.scale is not None:
+            first = first.times(op.scale.cpu().repeat(count(op.shape[1:])))
+        return _added(first, read[1]) if len(read) == 2 else first
+
+
+def _itself(number: int, shape: Shape) -> Sum:
     places = torch.arange(count(shape))
     return Sum(number, shape, (Term(places, torch.ones(len(places), dtype=torch.float64)),))
 
 
-def _through(op: Op, made_by: dict[int, Op]) -> Sum | None:
-    """The value of an operation from those that it reads."""
+def _seen(op: Broadcast) -> Tensor:
+    """Where the elements of the operand lie, in the shape of the value."""
+    return _places(op.views[0]).broadcast_to(op.out.shape)
 
-    def read(side: int) -> Sum:
-        return _sum_of(op.inputs[side], op.in_shapes[side], made_by)
 
-    if isinstance(op, Rearrange):
-        return read(0).at(_places(op.view).flatten())
-    if isinstance(op, Broadcast) and op.function == "mul" and op.constant is not None:
-        constant = op.constant.cpu().broadcast_to(op.out.shape)
-        seen = read(0).at(_places(op.views[0]).broadcast_to(op.out.shape)).times(constant)
-        back = torch.empty(count(op.shape), dtype=torch.int64)
-        back[_places(op.out).flatten()] = torch.arange(len(back))
-        flat = (Term(each.places.flatten(), each.factors.flatten()) for each in seen.terms)
-        return replace(seen, terms=tuple(flat)).at(back)
-    if isinstance(op, Pointwise) and op.shift is None and len(op.shape) == 3:
-        first = read(0)
-        if op.scale is not None:
-            first = first.times(op.scale.cpu().repeat(count(op.shape[1:])))
-        return _added(first, read(1)) if len(op.inputs) == 2 else first
-    if isinstance(op, Concat) and len(op.shape) == 3:
-        return _concatenated([read(side) for side in range(len(op.inputs))], op)
-    return None
+def _in_memory(value: Sum, view: View) -> Sum:
+    """The elements of a view of all memory in the order of that memory."""
+    back = torch.empty(count(view.shape), dtype=torch.int64)
+    back[_places(view).flatten()] = torch.arange(len(back))
+    flat = (Term(each.places.flatten(), each.factors.flatten()) for each in value.terms)
+    return replace(value, terms=tuple(flat)).at(back)
 
 
 def _added(first: Sum, second: Sum) -> Sum | None:
