@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_ext.compiler.build import compile_phi
+from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.ir.rotate import Rotate
 from sign_ext.engine.fused.step import Step
 from sign_ext.source_layer import Phi, find_source_layer
@@ -112,3 +113,36 @@ def test_what_no_permutation_of_channels_does_is_left_as_it_is():
     (wanted,) = torch.autograd.grad(value, x, torch.ones_like(value))
     difference = program.pullback_of_ones(images) - wanted
     assert float(difference.norm()) < 1e-11 * float(wanted.norm())
+
+
+def test_equal_angles_are_prepared_once():
+    """Three rotations of an image, the last by the angles of the first."""
+    torch.manual_seed(9)
+    shape = (4, 2, 3)
+    one, two = (tuple(torch.randn(2, *shape).double()) for _ in range(2))
+    same = tuple(each.clone() for each in one)
+    ops = tuple(
+        Rotate(
+            inputs=(i,),
+            output=i + 1,
+            in_shapes=(shape,),
+            shape=shape,
+            own=own,
+            other=other,
+            partners=(1, 2, 3, 0),
+        )
+        for i, (own, other) in enumerate((one, two, same))
+    )
+    program = Program(image_shape=shape, ops=ops, seed=torch.randn(shape).double())
+    images = torch.randn(2, *shape).double()
+    step = Step(program, torch.float64, images.device, len(images))
+    assert step.prepared[0] is step.prepared[2]
+    assert step.prepared[0] is not step.prepared[1]
+    wanted = program.pullback_of_ones(images)
+    assert float((step.pullback_of_ones(images) - wanted).norm()) < 1e-13 * float(wanted.norm())
+    x = images.clone().requires_grad_()
+    value = x
+    for own, other in (one, two, same):
+        value = value * own + value[:, [1, 2, 3, 0]] * other
+    (independent,) = torch.autograd.grad((value * program.seed).sum(), x)
+    assert float((wanted - independent).norm()) < 1e-13 * float(wanted.norm())

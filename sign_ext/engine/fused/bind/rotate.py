@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.rotate import Rotate
 from sign_ext.compiler.schedule import Instruction
 from sign_ext.engine.fused.bind.context import (
@@ -48,12 +49,29 @@ class Turn(NamedTuple):
 @prepares(Rotate)
 def turns(context: BindContext, place: int, op: Rotate) -> tuple[Turn, Turn]:
     """Forward and backward, with what they read on the device."""
+    for earlier in context.prepared:
+        if _is_same(context.program.ops[earlier], op):
+            found: tuple[Turn, Turn] = context.prepared[earlier]
+            return found
     own, other = (
-        each.to(context.dtype).permute(1, 2, 0).contiguous() for each in (op.own, op.other)
+        each.to(context.device, context.dtype).permute(1, 2, 0).contiguous()
+        for each in (op.own, op.other)
     )
     partners, back = (torch.tensor(each, device=context.device) for each in (op.partners, op.back))
     # (g · other)[back] is g[back] · other[back].
     return Turn(own, other, partners), Turn(own, other.index_select(2, back), back)
+
+
+def _is_same(earlier: Op, op: Rotate) -> bool:
+    """Whether an operation turns by the same angles, as those of all blocks of a network do.
+
+    Looked at on a CPU, where what all blocks share stays in the cache.
+    """
+    if not isinstance(earlier, Rotate) or earlier.partners != op.partners:
+        return False
+    pairs = ((earlier.own, op.own), (earlier.other, op.other))
+    on_cpu = all(type(each) is Tensor and each.device.type == "cpu" for each in pairs[0])
+    return on_cpu and all(torch.equal(first, second) for first, second in pairs)
 
 
 @binds(Rotate)
