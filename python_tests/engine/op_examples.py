@@ -91,6 +91,17 @@ def rotary(x: Tensor, angles: Tensor) -> Tensor:
     return x * angles.cos() + turned * angles.sin()
 
 
+def turned_attention(x: Tensor, qkv: nn.Module, angles: Tensor) -> Tensor:
+    """Attention of two heads whose queries and keys are turned."""
+    q, k, v = qkv(tokens(x)).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def turn(y: Tensor) -> Tensor:
+        turned = torch.stack([-y[..., 1::2], y[..., ::2]], -1).reshape(y.shape)
+        return y * angles.cos() + turned * angles.sin()
+
+    return F.scaled_dot_product_attention(turn(q), turn(k), v)
+
+
 def class_token(x: Tensor, token: Tensor, positions: Tensor) -> Tensor:
     x = torch.cat([token.expand(len(x), -1, -1), tokens(x)], 1) + positions
     return torch.tanh(x)[:, :5]
@@ -114,6 +125,12 @@ def inverted_residual(x: Tensor, wide: nn.Module, *inside: nn.Module) -> Tensor:
 
 def response(x: Tensor, gain: Tensor) -> Tensor:
     size = (x.square().sum((2, 3), keepdim=True) + 0.1).sqrt()
+    return x + gain * (x * (size / (size.mean(1, keepdim=True) + 1e-3)))
+
+
+def global_response(x: Tensor, gain: Tensor) -> Tensor:
+    x = F.gelu(x)
+    size = x.norm(dim=(2, 3), keepdim=True)
     return x + gain * (x * (size / (size.mean(1, keepdim=True) + 1e-3)))
 
 
@@ -174,6 +191,7 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "rms_norm": lambda: Example(lambda x, a: a(tokens(x)).tanh(), nn.RMSNorm(6, eps=1e-3)),
     "channels_first_norm": lambda: Example(channels_first_norm, randn(6, 1, 1)),
     "response_norm": lambda: Example(response, randn(6, 1, 1)),
+    "global_response_norm": lambda: Example(global_response, randn(6, 1, 1)),
     "standardised_weights": lambda: Example(standardised, randn(5, 6, 3, 3)),
     "perceptron": lambda: Example(
         lambda x, a, b, g: tokens(x) + g * b(F.gelu(a(tokens(x)))),
@@ -195,6 +213,7 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "windows": lambda: Example(windowed, linear(6, 18), linear(6, 6), randn(2, 16, 16)),
     "linear_attention": lambda: Example(linear_attention, linear(6, 18)),
     "class_token": lambda: Example(class_token, randn(1, 1, 6), randn(1, 97, 6)),
+    "turned_attention": lambda: Example(turned_attention, linear(6, 24), randn(96, 4)),
     "rotary": lambda: Example(rotary, randn(96, 6)),
     "mixer": lambda: Example(
         lambda x, a: a(tokens(x).transpose(1, 2)).tanh(), linear(96, 5)),

@@ -23,9 +23,11 @@ from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Op
 from sign_ext.compiler.ir.pointwise import Pointwise
 from sign_ext.compiler.ir.pooling import MaxPool
+from sign_ext.compiler.ir.response_norm import fuse_response_norms
 from sign_ext.compiler.ir.shaping import Pad, Reshape
 from sign_ext.compiler.ir.squeeze_excitation import fuse_excitations
 from sign_ext.compiler.parallel_branches import merge_branches
+from sign_ext.compiler.rotations import fuse_rotations
 
 Ops = list[Op]
 
@@ -63,7 +65,10 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         else:
             ops = drop_dead(changed, output)
             first = 0
-    return fuse_excitations(ops, output) or ops, output
+    for fuse in (fuse_rotations, fuse_response_norms, fuse_excitations):
+        fused = fuse(ops, output)
+        ops = ops if fused is None else drop_dead(fused, output)
+    return ops, output
 
 
 def drop_dead(ops: Ops, output: int) -> Ops:

@@ -123,18 +123,22 @@ class Attention(Viewed):
 
     def _in_parts(self, element_size: int) -> bool:
         """Whether the library's kernel computes scores in parts, on a CPU."""
-        one = self.bias is None or len(self.bias) == 1
-        return element_size >= 4 and self.suits_library and one
+        return element_size >= 4 and self.suits_library
+
+    @property
+    def _bias_bytes(self) -> int:
+        """Of one image's bias, which CUDA's kernels want once for each image if windows differ."""
+        return self._scores_bytes if self.bias is not None and len(self.bias) > 1 else 0
 
     def workspace(self, element_size: int) -> int:
-        """The scores and their exponentials."""
-        return 0 if self._in_parts(element_size) else 2 * self._scores_bytes
+        """The scores and their exponentials, or the bias of each window."""
+        return self._bias_bytes if self._in_parts(element_size) else 2 * self._scores_bytes
 
     def backward_workspace(self, element_size: int) -> int:
         """The cotangents of q, k and v; before them, the exponentials and their cotangent."""
         three = [count(view.shape) * element_size for view in self.views]
         if self._in_parts(element_size):
-            return sum(three)
+            return self._bias_bytes + sum(three)
         # The input's cotangent, which the schedule counts, is gathered after the scores are gone.
         before = self._scores_bytes + max(self._scores_bytes + three[2], sum(three))
         return max(before - count(self.in_shapes[0]) * element_size, sum(three))

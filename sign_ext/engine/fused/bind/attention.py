@@ -93,15 +93,34 @@ class Library(Formula):
 
 
 class OnCpu(Library):
-    """The flash kernel of PyTorch's CPU library."""
+    """The flash kernel of PyTorch's CPU library.
 
-    def _options(self) -> dict[str, Any]:
-        return {"attn_mask": self.op.bias, "scale": self.op.scale}
+    A bias of several windows it takes for each of the batch, so that one is kept for as many images
+    as come at once.
+    """
+
+    def __init__(self, op: Attention, images: int = 1) -> None:
+        """Of an operation, for batches of about `images`."""
+        super().__init__(op)
+        bias = op.bias
+        self._windows = 1 if bias is None else len(bias)
+        self._bias = bias if self._windows == 1 else self._for_images(images)
+
+    def _for_images(self, images: int) -> Tensor:
+        assert self.op.bias is not None
+        return self.op.bias.repeat(images, 1, 1, 1)
+
+    def _options(self, batch: int) -> dict[str, Any]:
+        bias = self._bias
+        if bias is not None and self._windows > 1:
+            bias = bias if batch <= len(bias) else self._for_images(batch // self._windows)
+            bias = bias[:batch]
+        return {"attn_mask": bias, "scale": self.op.scale}
 
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Any]:
         """Forward."""
         value, sums = _aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, self.op.causal, **self._options()
+            q, k, v, 0.0, self.op.causal, **self._options(len(q))
         )
         return value, sums
 
@@ -110,7 +129,7 @@ class OnCpu(Library):
     ) -> Sequence[Tensor]:
         """Backward."""
         found: Sequence[Tensor] = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            g, q, k, v, y, kept, 0.0, self.op.causal, **self._options()
+            g, q, k, v, y, kept, 0.0, self.op.causal, **self._options(len(q))
         )
         return found
 
@@ -172,22 +191,22 @@ class Efficient(Library):
         return list(found)[:3]
 
 
-def kernel_of(op: Attention, dtype: torch.dtype, device: torch.device) -> Formula:
+def kernel_of(op: Attention, dtype: torch.dtype, device: torch.device, images: int = 1) -> Formula:
     """What runs an operation.
 
     On a CPU the flash kernel takes float32 and float64; in half precision its backward pass is
-    slower than the formula's products. It takes one bias for all images.
+    slower than the formula's products.
 
     Args:
         op: with its bias as `prepares` leaves it.
         dtype: of activations.
         device: where they are.
+        images: batches will have about as many.
     """
     if not op.suits_library or _reads_nothing(op):
         return Formula(op)
     if device.type == "cpu":
-        one = op.bias is None or len(op.bias) == 1
-        return OnCpu(op) if one and dtype in (torch.float32, torch.float64) else Formula(op)
+        return OnCpu(op, images) if dtype in (torch.float32, torch.float64) else Formula(op)
     aligned = op.views[0].shape[-1] % (16 // dtype.itemsize) == 0
     if device.type != "cuda" or dtype == torch.float64 or not aligned:
         return Formula(op)
@@ -205,7 +224,7 @@ def _reads_nothing(op: Attention) -> bool:
 def kernel(context: BindContext, place: int, op: Attention) -> Formula:
     """The kernel, with the bias in the dtype of activations and in memory as it reads it."""
     op = op.with_constants(lambda c: c.to(context.dtype))
-    found = kernel_of(op, context.dtype, context.device)
+    found = kernel_of(op, context.dtype, context.device, context.micro_batch)
     if op.bias is not None and isinstance(found, Efficient):
         *sizes, rows, _ = op.bias.shape
         columns = op.views[1].shape[-2]

@@ -12,6 +12,7 @@ from torch import Tensor
 from sign_ext.compiler.ir.op import Op, Shape, mask_bytes
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.schedule import Instruction
+from sign_ext.ops.layout import share_memory
 
 Slots = list[Any]  # the tensors of one step, or None, by the schedule's slot numbers
 Run = Callable[[Slots], None]  # runs one instruction
@@ -128,11 +129,14 @@ def backward_by_torch(pull_back: Callable[[Slots, Tensor], Tensor]) -> BackwardK
     """A backward pass by PyTorch's own operators; another branch's cotangent is added after it.
 
     Args:
-        pull_back: the input's cotangent from the slots and the value's cotangent.
+        pull_back: the input's cotangent from the slots and the value's cotangent, which no slot
+            holds, unless it is the value's.
     """
 
     def run(s: Slots, g: Tensor, other: Tensor | None) -> Tensor:
         out = to_channels_last(pull_back(s, g))
-        return out if other is None else out + other
+        if other is None:
+            return out
+        return out + other if share_memory(out, g) else out.add_(other)
 
     return run
