@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sign_ext import PixelRangeWarning, SignTransform, iterative_sign, sign
+from sign_ext import PixelRangeWarning, SignTransform, iterative_sign, problem
 from sign_ext.evaluation import warn_of_units
 from sign_ext.models import build_model, with_normalization
 
@@ -357,7 +357,7 @@ def test_looking_changes_nothing(torch_rng, monkeypatch):
         with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if not look:
-                patch.setattr(sign, "check_units", lambda *_, **__: None)
+                patch.setattr(problem, "check_units", lambda *_, **__: None)
             result = iterative_sign(twin, images, 2, step_size=50.0, backend="autograd")
         told = [each for each in caught if each.category is PixelRangeWarning]
         assert len(told) == look
