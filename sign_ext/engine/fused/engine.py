@@ -239,7 +239,11 @@ class ProgramCache:
             expected = pullback(phi, random)[1] if witness is None else witness[1]
         except Exception:  # as in `_compile`
             return kept
-        if self._is_off(kept, phi, step, random, expected):
+        off = self._is_off(kept, phi, step, random, expected)
+        if off and witness is not None:
+            # It may have been taken in another layout than the caller's.
+            off = self._is_off(kept, phi, step, random, pullback(phi, random)[1])
+        if off:
             with self._free:
                 if kept.outline is outline:  # no other thread has renewed it meanwhile
                     self._renew(key, kept, phi, images[:1].to(dtype), random)
