@@ -117,9 +117,8 @@ def why_not_recorded(model: nn.Module) -> str | None:
     Args:
         model: the network.
     """
-    found = module_tree.named_modules(model)
-    sharded = _sharded_kinds(module for _, module in found)
-    for name, module in found:
+    sharded = _sharded_kinds(module_tree.modules(model))
+    for name, module in module_tree.named_modules(model) if sharded else ():
         if type(module) in sharded:
             where = repr(name) if name else "the model"
             return f"{where} is sharded by fully_shard, which gathers its weights in each pass"
@@ -208,14 +207,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
     the CPU and the model's devices. Gradients and the caller's hooks are not touched. Several
     threads may hold one model at once; other threads see the flags of evaluation mode meanwhile.
     """
-    devices = sorted({p.device.index or 0 for p in module_tree.parameters(model) if p.is_cuda})
+    weights = module_tree.parameters(model)
+    devices = sorted({p.device.index or 0 for p in weights if p.is_cuda})
     with torch.random.fork_rng(devices=devices), _other_random_states():
         with _holds_lock:
             hold = _holds.setdefault(id(model), _Hold())
             if hold.holders == 0:
                 # Flags are set directly: a network's own train() may do more than set them.
                 hold.training = [m for m in module_tree.modules(model) if m.training]
-                hold.trainable = [p for p in module_tree.parameters(model) if p.requires_grad]
+                hold.trainable = [p for p in weights if p.requires_grad]
                 hold.buffers = copies_of_buffers(model)
                 for module in hold.training:
                     module.training = False

@@ -46,7 +46,18 @@ def named_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def modules(network: nn.Module) -> list[nn.Module]:
     """`list(network.modules())`."""
-    return [module for _, module in named_modules(network)]
+    found: dict[nn.Module, None] = {}
+    waiting = [network]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        if type(module).named_modules is not nn.Module.named_modules:
+            return list(network.modules())
+        found[module] = None
+        if inside := module._modules:
+            waiting += [child for child in reversed(list(inside.values())) if child is not None]
+    return list(found)
 
 
 def parameters(network: nn.Module) -> list[nn.Parameter]:
