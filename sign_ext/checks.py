@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +120,7 @@ def place_of(model: nn.Module, images: Tensor) -> tuple[torch.dtype, torch.devic
 
 
 def _first_floating(model: nn.Module) -> Tensor | None:
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = chain(model.parameters(), model.buffers())
     return next((t for t in tensors if t.is_floating_point()), None)
 
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from sign_ext import module_tree
+
 # Wrappers inside of a network: compiled, DataParallel and DDP modules run what they wrap.
 #
 # Around the whole network `eval_state.unwrap` takes them off. Further in they stay where they are,
@@ -52,7 +54,9 @@ def passed_by(model: nn.Module) -> Iterator[None]:
     Args:
         model: the network, without wrappers around it.
     """
-    sharded = [m for m in model.modules() if _is_sharded(m) and _has_sharded_weights(m)]
+    modules = module_tree.modules(model)
+    kinds = _sharded_kinds(modules)
+    sharded = [m for m in modules if type(m) in kinds and _has_sharded_weights(m)]
     with _bypasses_lock:
         hold = _bypasses.setdefault(id(model), _Bypass())
         hold.holders += 1
@@ -78,10 +82,10 @@ def passed_by(model: nn.Module) -> Iterator[None]:
 
 def _detours(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
     """The attributes that lead past each wrapper: module, name and value."""
-    for module in model.modules():
+    for module in module_tree.modules(model):
         if isinstance(module, _PARALLEL):
             yield module, "forward", module.module.__call__
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+        elif isinstance(inner := _inside_compiled(module), nn.Module):
             yield module, "forward", inner.__call__
         elif (plain := getattr(module.forward, "_torchdynamo_orig_callable", None)) is not None:
             if not isinstance(plain, MethodType) and "forward" not in vars(module):
@@ -91,13 +95,20 @@ def _detours(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
             yield module, "_compiled_call_impl", None
 
 
-def _is_sharded(module: nn.Module) -> bool:
-    """Whether `fully_shard` was applied to a module."""
-    return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
+def _inside_compiled(module: nn.Module) -> object:
+    """What a compiled module wraps, or None; `getattr` writes a message for each that has none."""
+    inside = module._modules
+    return inside["_orig_mod"] if "_orig_mod" in inside else vars(module).get("_orig_mod")
+
+
+def _sharded_kinds(modules: Iterable[nn.Module]) -> set[type]:
+    """The classes of those modules to which `fully_shard` was applied: it gives them another."""
+    kinds = {type(module) for module in modules}
+    return {kind for kind in kinds if any(base.__name__ == "FSDPModule" for base in kind.__mro__)}
 
 
 def _has_sharded_weights(module: nn.Module) -> bool:
-    return any(is_traceable_wrapper_subclass(p) for p in module.parameters())
+    return any(is_traceable_wrapper_subclass(p) for p in module_tree.parameters(module))
 
 
 def why_not_recorded(model: nn.Module) -> str | None:
@@ -106,10 +117,13 @@ def why_not_recorded(model: nn.Module) -> str | None:
     Args:
         model: the network.
     """
-    for name, module in model.named_modules():
-        if _is_sharded(module):
+    sharded = _sharded_kinds(module_tree.modules(model))
+    for name, module in module_tree.named_modules(model) if sharded else ():
+        if type(module) in sharded:
             where = repr(name) if name else "the model"
             return f"{where} is sharded by fully_shard, which gathers its weights in each pass"
+    if not _has_sharded_weights(model):
+        return None
     for name, weight in model.named_parameters():
         if is_traceable_wrapper_subclass(weight):
             return f"{name!r} is a {type(weight.data).__name__}, not a plain tensor"
@@ -156,12 +170,28 @@ class _Hold:
 
 @dataclass
 class BufferCopy:
-    """A buffer as it was, which a forward pass may write (observers, statistics, counters)."""
+    """A buffer as it was, which a forward pass may write (observers, statistics, counters).
+
+    Attributes:
+        module: that holds it.
+        name: by which it does.
+        tensor: itself.
+        shape: that it had.
+        joined: the values of all buffers of its dtype and device.
+        start: where its own begin.
+    """
 
     module: nn.Module
     name: str
     tensor: Tensor
-    copy: Tensor
+    shape: torch.Size
+    joined: Tensor
+    start: int
+
+    @property
+    def copy(self) -> Tensor:
+        """Its values as they were."""
+        return self.joined[self.start : self.start + self.shape.numel()].view(self.shape)
 
 
 _holds: dict[int, _Hold] = {}  # by the network's id; guarded by _holds_lock
@@ -177,14 +207,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
     the CPU and the model's devices. Gradients and the caller's hooks are not touched. Several
     threads may hold one model at once; other threads see the flags of evaluation mode meanwhile.
     """
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    weights = module_tree.parameters(model)
+    devices = sorted({p.device.index or 0 for p in weights if p.is_cuda})
     with torch.random.fork_rng(devices=devices), _other_random_states():
         with _holds_lock:
             hold = _holds.setdefault(id(model), _Hold())
             if hold.holders == 0:
                 # Flags are set directly: a network's own train() may do more than set them.
-                hold.training = [m for m in model.modules() if m.training]
-                hold.trainable = [p for p in model.parameters() if p.requires_grad]
+                hold.training = [m for m in module_tree.modules(model) if m.training]
+                hold.trainable = [p for p in weights if p.requires_grad]
                 hold.buffers = copies_of_buffers(model)
                 for module in hold.training:
                     module.training = False
@@ -226,19 +257,21 @@ def copies_of_buffers(model: nn.Module) -> list[BufferCopy]:
     """
     found = [
         (module, name, tensor)
-        for module in model.modules()
+        for module in module_tree.modules(model)
         for name, tensor in module._buffers.items()
         if type(tensor) is Tensor
         and tensor.layout == torch.strided
         and not (tensor.is_quantized or tensor.is_meta)
     ]
-    copies: dict[int, Tensor] = {}
+    copies: dict[int, tuple[Tensor, int]] = {}
     for tensors in _by_kind(tensor for _, _, tensor in found):
         # All in one copy: one for each takes most of its time to call.
-        parts = _joined(tensors).split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            copies[id(tensor)] = part.view(tensor.shape)
-    return [BufferCopy(module, name, t, copies[id(t)]) for module, name, t in found]
+        joined = _joined(tensors)
+        start = 0
+        for tensor in tensors:
+            copies[id(tensor)] = joined, start
+            start += tensor.numel()
+    return [BufferCopy(module, name, t, t.shape, *copies[id(t)]) for module, name, t in found]
 
 
 def _by_kind(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
@@ -252,7 +285,7 @@ def _by_kind(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     """Their values in one dimension, copied."""
     with torch.no_grad():
-        return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def restore_buffers(buffers: list[BufferCopy]) -> None:
@@ -269,18 +302,19 @@ def restore_buffers(buffers: list[BufferCopy]) -> None:
         held = buffer.module._buffers
         if buffer.name in held and held[buffer.name] is not buffer.tensor:
             held[buffer.name] = buffer.tensor
-        if buffer.tensor.shape != buffer.copy.shape:
+        if buffer.tensor.shape != buffer.shape:
             changed.append(buffer)
         elif buffer.tensor.numel():
             kinds.setdefault((buffer.tensor.dtype, buffer.tensor.device), []).append(buffer)
     for group in kinds.values():
-        now = _joined([buffer.tensor for buffer in group])
-        if not same_bits(now, _joined([buffer.copy for buffer in group])):
+        now, before = _joined([buffer.tensor for buffer in group]), group[0].joined
+        # Of another size where some of them have another shape now: then each is compared.
+        if not same_bits(now, before):
             changed += [b for b in group if not same_bits(b.tensor, b.copy)]
     with torch.no_grad():
         for buffer in changed:
-            if buffer.tensor.shape != buffer.copy.shape:
-                buffer.tensor.resize_(buffer.copy.shape)
+            if buffer.tensor.shape != buffer.shape:
+                buffer.tensor.resize_(buffer.shape)
             buffer.tensor.copy_(buffer.copy)
 
 

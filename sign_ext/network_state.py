@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sign_ext import module_tree
+
 DEEPEST = 8  # containers and objects inside each other; what is deeper is not a network's option
 MOST = 2000  # values in one attribute; a data set or a trainer is not looked through
 ARRAY_BYTES = 1 << 16  # numpy arrays up to this size are compared by value, others by identity
@@ -66,6 +68,10 @@ class _Same:
         return value is not None and value is other.reference()
 
 
+def _tensor(value: Tensor) -> Hashable:
+    return (_Same(value), value.shape, value.dtype, value.device)
+
+
 class _TooLarge(Exception):
     """What an attribute holds is too deep or too large to be a network's option."""
 
@@ -82,7 +88,7 @@ class _Attribute:
         if value is None or isinstance(value, _PLAIN):
             return value
         if isinstance(value, Tensor):
-            return (_Same(value), value.shape, value.dtype, value.device)
+            return _tensor(value)
         if isinstance(value, type | ModuleType):
             return _Same(value)
         self._values += 1
@@ -146,6 +152,9 @@ def _described(value: Any) -> Hashable:
 
 # What `named_modules` goes through itself, and what says how a module is saved.
 _NOT_LOOKED_AT = {"_modules", "_non_persistent_buffers_set"}
+_TABLES = {
+    name for name, held in vars(nn.Module()).items() if isinstance(held, Mapping | set)
+} - _NOT_LOOKED_AT
 
 
 def structure_of(network: nn.Module) -> dict[_Path, Hashable]:
@@ -159,18 +168,22 @@ def structure_of(network: nn.Module) -> dict[_Path, Hashable]:
     """
     found: dict[_Path, Hashable] = {}
     kinds: dict[type, Hashable] = {}
-    for name, module in network.named_modules():
+    for name, module in module_tree.named_modules(network):
         kind = type(module)
         if kind not in kinds:
             kinds[kind] = (_Same(kind), _described(getattr(kind, "forward", None)))
         found[name, "class"] = kinds[kind]
         held_by = vars(module)
         for attribute, value in list(held_by.items()):
-            if type(value) in _PLAIN_CLASSES or (type(value) is tuple and _is_plain(value)):
+            held = type(value)
+            if held in _PLAIN_CLASSES or (held is tuple and _is_plain(value)):
                 found[name, attribute] = value
+            elif attribute in _TABLES and not value:
+                continue  # no hooks, no tensors: most of what a module holds
             elif attribute in ("_parameters", "_buffers"):
-                for held, tensor in list(value.items()):
-                    found[name, held] = _described(tensor)
+                for key, tensor in list(value.items()):
+                    plain = isinstance(tensor, Tensor)
+                    found[name, key] = _tensor(tensor) if plain else _described(tensor)
             elif attribute.endswith(_HOOKS):
                 if value and (others := _hooks_of_others(held_by, attribute, value)):
                     found[name, attribute] = _described(others)
@@ -180,7 +193,7 @@ def structure_of(network: nn.Module) -> dict[_Path, Hashable]:
 
 
 def _is_plain(values: tuple[Any, ...]) -> bool:
-    return all(type(value) in _PLAIN_CLASSES for value in values)
+    return _PLAIN_CLASSES.issuperset(map(type, values))
 
 
 def _hooks_of_others(held_by: Mapping[str, Any], attribute: str, value: Any) -> Any:
@@ -271,11 +284,13 @@ class StructureWatch:
                     self._now = self._look()
                 self._looked = False
                 self._call = None if call is None else weakref.ref(call)
-            return self._number_of(self._now)
+            return self._number_of_now()
 
-    def _number_of(self, now: dict[_Path, Hashable]) -> int:
+    def _number_of_now(self) -> int:
+        now = self._now
         for number in reversed(self._seen):
             if self._seen[number] is now or self._seen[number] == now:
+                self._now = self._seen[number]  # so that it is not compared again
                 self._seen.move_to_end(number)
                 return number
         self._numbers += 1
@@ -291,31 +306,32 @@ def _differ(one: Mapping[_Path, Hashable], other: Mapping[_Path, Hashable], path
 
 def weights_versions(network: nn.Module) -> Hashable:
     """The identities and version counters of a network's parameters; no value is read."""
-    return tuple((id(p), p._version) for p in network.parameters())
+    return tuple((id(p), p._version) for p in module_tree.parameters(network))
 
 
 def weights_digest(network: nn.Module, constants: Sequence[Tensor] = ()) -> tuple[object, ...]:
-    """The weights' addresses and version counters, and two sums over each thousand of their values.
+    """The weights' addresses and version counters, and a sum over each thousand of their values.
 
-    The sums notice writes that PyTorch does not count, through `.data` for instance. One of them
-    weights each value by its position, so that a permutation shows. It synchronises with the device
-    once.
+    The sums notice writes that PyTorch does not count, through `.data` for instance. Each value has
+    a random weight of its own in its sum, so that neither permutations nor changes that cancel in
+    a plain sum are missed. All is read once. It synchronises with the device once.
 
     Args:
         network: the network.
         constants: tensors that are no parameters or buffers of it, but that its forward pass reads.
     """
-    tensors = [*network.parameters(), *network.buffers(), *constants]
+    tensors = [*module_tree.tensors(network), *constants]
     identities = tuple((t.data_ptr(), t._version, t.shape, t.dtype) for t in tensors)
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         if tensor.is_floating_point() and tensor.numel():
-            kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
+            kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     by_device: dict[torch.device, list[Tensor]] = {}
     with torch.no_grad():
         for (device, _), group in kinds.items():
+            weights = _weights_of_sums().to(device)
             for part in _in_parts(group):
-                by_device.setdefault(device, []).extend(_sums(part))
+                by_device.setdefault(device, []).extend(_sums(part, weights))
         values = [torch.cat(sums).cpu().numpy().tobytes() for sums in by_device.values()]
     return (identities, *values)  # as bytes, so that a NaN equals itself
 
@@ -338,16 +354,22 @@ def _in_parts(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(joined)
 
 
-def _sums(values: Tensor) -> Iterator[Tensor]:
-    """Of each `SUMMED` values the sum and the sum weighted by position; float32."""
-    ramp = torch.linspace(0.5, 1.5, SUMMED, dtype=torch.float32, device=values.device)
+@functools.cache
+def _weights_of_sums() -> Tensor:
+    """(SUMMED,) from 0.5 to 1.5, float32; the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False):
+        return torch.rand(SUMMED, generator=generator, dtype=torch.float32) + 0.5
+
+
+def _sums(values: Tensor, weights: Tensor) -> Iterator[Tensor]:
+    """Of each `SUMMED` values the weighted sum; float32."""
     whole = len(values) // SUMMED * SUMMED
     for part in (values[:whole].view(-1, SUMMED), values[None, whole:]):
         if part.numel():
-            part, weights = part.float(), ramp[: part.shape[1]]
-            yield part.sum(1)
+            part, own = part.float(), weights[: part.shape[1]]
             # A matrix product on CUDA may take TF32, in which small changes are lost.
-            yield (part * weights).sum(1) if part.is_cuda else part @ weights
+            yield (part * own).sum(1) if part.is_cuda else part @ own
 
 
 def constants_of(recorded: nn.Module, network: nn.Module) -> list[Tensor]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.engine.batch import DEFAULT_BATCH
-from sign_ext.engine.eager import own_layout
 from sign_ext.engine.kept import Kept
 from sign_ext.engine.known_layer import KnownLayer, look_again
 from sign_ext.engine.trajectory import Problem
@@ -127,8 +126,16 @@ class Problems:
         with kept.structure.running():
             if kept.programs.has_any():  # what δ is at a random image will be asked
                 random = kept.programs.random(like, images).to(dtype)
-                both = torch.cat([image, random]).contiguous(memory_format=own_layout(images))
-                delta = look_again(self._network, known, both)
+                both = torch.cat([image, random])
+                kind = self._kind(images, dtype)
+                layouts = kept.sources.layouts(kind, images)
+                for layout in layouts:
+                    laid_out = both.contiguous(memory_format=layout)
+                    delta = look_again(self._network, known, laid_out)
+                    if delta is not None:
+                        break
+                if delta is not None and layout != layouts[0]:
+                    kept.sources.rule_out(kind, layouts[0])
             if delta is None:  # the network may take one image at a time
                 random, delta = None, look_again(self._network, known, image)
         if delta is None:

@@ -95,6 +95,38 @@ def test_what_a_later_call_does_beside_its_steps(model, images, done, function):
     assert done == Counter({"looked at": 1, "digest": 1, "of a step": 1})
 
 
+class ByStrides(nn.Module):
+    """Channels-last images make it raise, or double its values."""
+
+    def __init__(self, raises: bool) -> None:
+        super().__init__()
+        self.raises = raises
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_contiguous():
+            return x
+        if self.raises:
+            raise ValueError("contiguous images only")
+        return 2 * x
+
+
+@pytest.mark.parametrize("raises", [True, False], ids=["raises", "doubles"])
+def test_where_channels_last_differs_the_images_own_layout_decides(model, images, done, raises):
+    model = nn.Sequential(*model, ByStrides(raises=False))  # keeps the places of the layers
+    model.insert(0, ByStrides(raises))
+    sign = SignTransform(model, 2, step_size=STEP, backend="fused")
+    first = sign.transform(images)
+    sizes: list[int] = []
+    model[1].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    for _ in range(2):  # a hook is a change
+        assert torch.equal(sign.transform(images), first)
+    sizes.clear()
+    done.clear()
+    assert torch.equal(sign.transform(images), first)
+    assert sizes == ([2] if raises else [2, 1])
+    assert done["recorded"] == done["built"] == 0
+
+
 def test_a_later_call_by_autograd_finds_its_layout(model, images):
     sizes = passes_of(model)
     for _ in range(3):

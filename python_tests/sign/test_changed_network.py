@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_ext import SignTransform, iterative_sign
-from sign_ext.network_state import StructureWatch
+from sign_ext.network_state import StructureWatch, weights_digest
 from sign_ext.reference import iterative_sign_reference
 
 STEP = 1000.0
@@ -299,3 +299,13 @@ def test_reset_begins_anew(torch_rng, monkeypatch):
     assert sign.source_layer() is None
     assert torch.equal(sign.transform(images), first)
     assert len(recorded) == 2
+
+
+@pytest.mark.parametrize("offsets", [(1.0, -2.0, 1.0), (1.0, -1.0)], ids=str)
+def test_changes_that_cancel_in_plain_and_ramped_sums_are_seen(offsets):
+    """Written through `.data`, which no version counts."""
+    model = nn.Linear(40, 60)
+    before = weights_digest(model)
+    assert weights_digest(model) == before
+    model.weight.data.view(-1)[100 : 100 + len(offsets)] += 0.01 * torch.tensor(offsets)
+    assert weights_digest(model) != before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from contextlib import contextmanager
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from sign_ext import BackendError, NegligibleDeltaWarning, SignTransform, iterative_sign
+from sign_ext import BackendError, NegligibleDeltaWarning, SignTransform, iterative_sign, probe
 from sign_ext.probe import random_images, statistics_of
 
 
@@ -385,3 +386,45 @@ def test_the_observers_of_quantisation_do_not_move(images, trained, moving):
     assert after.keys() == before.keys()
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+# ---------------------------------------------------------------- rounding between batch sizes
+
+
+class BySize(nn.Module):
+    """Adds to every value what rounding might, of its batch's size or of the image beside it."""
+
+    def __init__(self, mates: bool) -> None:
+        super().__init__()
+        self.mates = mates
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = x.flip(0).mean((1, 2, 3), keepdim=True) / 255 if self.mates else float(len(x))
+        return x * (1 + 0.002 * other)
+
+
+@pytest.mark.parametrize("mates", [False, True], ids=["sizes", "mates"])
+def test_what_only_batch_sizes_differ_in_needs_no_float64(images, monkeypatch, mates):
+    """But what the images beside one change does, and is refused."""
+    asked: list[object] = []
+    look = probe._Pair._in_float64
+    monkeypatch.setattr(probe._Pair, "_in_float64", lambda pair: asked.append(0) or look(pair))
+    model = nn.Sequential(BySize(mates), Net())
+    sign = SignTransform(model.eval(), 1, step_size=STEP, backend="autograd")
+    if mates:
+        with pytest.raises(ValueError, match="interact"):
+            sign.transform(images)
+    else:
+        sign.transform(images)
+    assert bool(asked) == mates
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_network_is_copied_only_if_it_may_hold_rows(images, monkeypatch, rows):
+    copies: list[object] = []
+    monkeypatch.setattr(probe.copy, "deepcopy", lambda *args: copies.append(0) or deepcopy(*args))
+    model = nn.Sequential(nn.BatchNorm2d(3), Net())
+    if rows:
+        model[1].register_buffer("kept", torch.arange(3.0))
+    SignTransform(model.eval(), 1, step_size=STEP, backend="autograd").transform(images)
+    assert bool(copies) == rows

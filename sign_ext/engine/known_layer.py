@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.bounded_cache import BoundedCache
+from sign_ext.engine.eager import own_layout
+from sign_ext.engine.trajectory import compiled_layout
 from sign_ext.source_layer import (
     SourceLayer,
     in_this_thread,
@@ -52,7 +54,7 @@ class KnownLayers:
     def __init__(self) -> None:
         """Know nothing."""
         self._free = threading.Lock()
-        self._kept: BoundedCache[Hashable, KnownLayer] = BoundedCache(LAYERS_KEPT)
+        self.clear()
 
     def get(self, kind: Hashable) -> KnownLayer | None:
         """What was found for such images, or None."""
@@ -65,10 +67,31 @@ class KnownLayers:
             self._kept.drop_key(kind)
             self._kept.get_or_make(kind, lambda: known)
 
+    def layouts(self, kind: Hashable, images: Tensor) -> tuple[torch.memory_format, ...]:
+        """In which layouts to look again, the first that works: it takes less in channels_last.
+
+        A layout changes no value but by rounding. Where δ seems to be another, the images' own
+        layout decides (`ProgramCache.get`).
+
+        Args:
+            kind: of images.
+            images: (N, ...).
+        """
+        own, fast = own_layout(images), compiled_layout(images)
+        with self._free:
+            fails = self._fails.get(kind) == fast
+        return (own,) if fails or images.dim() != 4 or own == fast else (fast, own)
+
+    def rule_out(self, kind: Hashable, layout: torch.memory_format) -> None:
+        """Look again without a layout, in which the network does not run."""
+        with self._free:
+            self._fails.get_or_make(kind, lambda: layout)
+
     def clear(self) -> None:
         """Know nothing."""
         with self._free:
-            self._kept = BoundedCache(LAYERS_KEPT)
+            self._kept: BoundedCache[Hashable, KnownLayer] = BoundedCache(LAYERS_KEPT)
+            self._fails: BoundedCache[Hashable, torch.memory_format] = BoundedCache(LAYERS_KEPT)
 
 
 def look_again(model: nn.Module, known: KnownLayer, images: Tensor) -> Tensor | None:

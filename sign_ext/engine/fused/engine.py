@@ -226,19 +226,22 @@ class ProgramCache:
                     self._kept.get_or_make(after, lambda: kept)
                 return kept
             kept.islands.require(most_islands)
-            random = self.random(like, images, 1).to(dtype)
+            witness = problem.witness
+            if witness is not None and witness[0].shape[1:] != images.shape[1:]:
+                witness = None
+            random = self.random(like, images).to(dtype) if witness is None else witness[0]
             self._follow_weights(key, kept, phi, images[:1].to(dtype), random)
             outline = kept.outline
             step = self._step_like(outline)
-        witness = problem.witness
-        if witness is not None and witness[0].shape[1:] == images.shape[1:]:
-            random = witness[0].to(dtype)
-        else:
-            witness = None
         try:
             expected = pullback(phi, random)[1] if witness is None else witness[1]
         except Exception:  # as in `_compile`
             return kept
+        if witness is not None and step is not None:
+            if distance_of(step, random, expected, kept.agreement.least) <= _most_rounding(kept):
+                return kept
+            # It may have been taken in another layout than the caller's.
+            expected = pullback(phi, random)[1]
         if self._is_off(kept, phi, step, random, expected):
             with self._free:
                 if kept.outline is outline:  # no other thread has renewed it meanwhile
@@ -389,7 +392,7 @@ class ProgramCache:
             expected: autograd's δ there.
         """
         least = kept.agreement.least
-        most = max(LEAST_ERROR, MARGIN * kept.agreement.rounding)
+        most = _most_rounding(kept)
         if step is not None:
             rounding = distance_of(step, image, expected, least)
             if rounding <= most:
@@ -443,6 +446,11 @@ class ProgramCache:
             if step.dtype == kept.outline.seed.dtype:  # it can be compared with autograd itself
                 kept.program = None
             return step
+
+
+def _most_rounding(kept: Compiled) -> float:
+    """The largest distance of a kept program from autograd that is taken for rounding."""
+    return max(LEAST_ERROR, MARGIN * kept.agreement.rounding)
 
 
 @dataclass
