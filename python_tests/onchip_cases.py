@@ -100,7 +100,9 @@ def two_readers():
         def __init__(self):
             super().__init__()
             self.first = nn.Sequential(conv(3, 16), nn.MaxPool2d(2), nn.ReLU())
-            self.left, self.right = conv(16, 16, 1), conv(16, 16)
+            # Neither window holds the other: they do not become one convolution.
+            self.left = nn.Conv2d(16, 16, (1, 3), padding=(0, 1))
+            self.right = nn.Conv2d(16, 16, (3, 1), padding=(1, 0))
             self.last, self.head = conv(16, 16), nn.Linear(16, 3)
 
         def forward(self, x):

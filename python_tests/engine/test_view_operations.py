@@ -463,4 +463,6 @@ def test_the_plan_of_attention_is_the_allocators_peak(windows, bias):
     with torch.no_grad():
         step = Step(program, torch.float32, torch.device("cpu"), 16)
         measured = peak_bytes(lambda: step.delta(images), torch.device("cpu"))
+    if bias:  # CUDA's kernel repeats the windows' bias for each image; on a CPU the step holds it
+        measured += 16 * windows * 4 * 49 * 49 * 4
     check_plan(16 * step.memory.peak, measured, torch.device("cpu"), 0.05)
