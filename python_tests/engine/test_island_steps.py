@@ -178,13 +178,22 @@ def test_the_weights_of_islands_are_counted_once(torch_rng):
     assert sign.engines.fused._programs.bytes() == 2 * everywhere - 4 * in_islands
 
 
+class Permuted(nn.Module):
+    """The same image, whose channels are innermost."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("between", [nn.Identity, Permuted])
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_instance_norm_of_one_image(count, torch_rng):
+def test_an_instance_norm_of_one_image(count, between, torch_rng):
     """PyTorch's derivative is wrong for one image with channels innermost, right for several."""
-    body = [nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, track_running_stats=True), nn.Tanh()]
+    norm = nn.InstanceNorm2d(8, track_running_stats=True)
+    body = [nn.Conv2d(3, 8, 3), between(), norm, nn.Tanh()]
     model = nn.Sequential(*body, nn.Flatten(), nn.Linear(8 * 35, 2)).double()
     model.eval().requires_grad_(False)
-    model[1].running_var.uniform_(0.5, 2)
+    norm.running_var.uniform_(0.5, 2)
     images = torch.randn(count, 3, 9, 7, generator=torch_rng).double()
     twice = images.repeat(2, 1, 1, 1).requires_grad_()
     (wanted,) = torch.autograd.grad(model[:-1](twice).sum(), twice)

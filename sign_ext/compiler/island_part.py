@@ -32,7 +32,7 @@ MOST_KEPT = 2
 # What autocast runs in fewer bits, as far as weights are concerned.
 _LOWER = ("linear", "conv", "matmul", "mm", "addmm", "bmm", "baddbmm", "_convolution")
 _MEASURED = "sign_ext_measured"  # in the meta of a recorded graph: what its islands' runs showed
-_SHOWN = ("layouts", "products", "moved", "residue", "inner")
+_SHOWN = ("layouts", "plain_cotangent", "products", "moved", "residue", "inner")
 _aten = torch.ops.aten
 _MOVES_ONLY = {
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "select", "slice",
@@ -346,7 +346,7 @@ def measured(island: Island, device: torch.device) -> Island:
             )
         except Exception:  # a view that this layout does not allow
             same = False
-        island = innermost if same else island
+        island = innermost if same else replace(island, plain_cotangent=True)
     weights = island.prepared(island.dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as flops, _Traffic() as traffic:
         island._run(more, weights)

@@ -126,6 +126,8 @@ class Island(Op):
         lower: which of them only operations read that autocast runs in fewer bits.
         dtype: the network's.
         layouts: the memory format in which it is given each input that is an image.
+        plain_cotangent: whether cotangents are given to it contiguous, since its derivative is
+            wrong with the channels innermost.
         outputs: one image's shape of each output. The value is the only one, or all of them flat,
             one after the other.
         names: of the ATen operations inside, without those that only move elements.
@@ -142,6 +144,7 @@ class Island(Op):
     lower: frozenset[int] = frozenset()
     dtype: torch.dtype = torch.float32
     layouts: tuple[torch.memory_format, ...] = ()
+    plain_cotangent: bool = False
     outputs: tuple[Shape, ...]
     names: tuple[str, ...] = ()
     where: str = ""
@@ -223,8 +226,8 @@ class Island(Op):
             weights: from `prepared`.
         """
         recorded = kept if isinstance(kept, Recorded) else self._recorded(kept, weights)[0]
-        if torch.channels_last not in self.layouts and any(len(s) == 3 for s in self.in_shapes):
-            cotangent = cotangent.contiguous()  # as images are given to it
+        if self.plain_cotangent:
+            cotangent = cotangent.contiguous()
         parts = [cotangent]
         if len(self.outputs) > 1:
             sizes = [count(shape) for shape in self.outputs]
