@@ -228,7 +228,9 @@ def norm(w: Writer) -> None:
     elif kind == "whole":
         w.value(f"{w.layer(f'nn.LayerNorm({[channels, height, width]})')}({x})")
     elif kind == "unit":
-        w.value(f"F.normalize({x}, dim={w.one_of(1, 3)}, eps=0.1)")
+        # Of one element it is the sign, whose derivative is nothing but rounding.
+        dims = [dim for dim, size in ((1, channels), (3, width)) if size > 1]
+        w.value(f"F.normalize({x}, dim={w.one_of(*dims)}, eps=0.1)" if dims else f"{x} / 2")
     elif kind == "grn":
         gain, shift = w.parameter(channels, 1, 1), w.parameter(channels, 1, 1)
         w.line(f"a = ({x}.square().sum((2, 3), keepdim=True) + 0.1).sqrt()")

@@ -191,7 +191,7 @@ def test_no_step_takes_more_memory_than_planned(composition: Composition) -> Non
 
 
 @pytest.mark.slow
-@settings(max_examples=200, **OPTIONS)
+@settings(max_examples=100, **OPTIONS)
 @given(compositions(9))
 def test_deeper_networks(composition: Composition) -> None:
     if check_exact(composition) is not None:
