@@ -7,6 +7,15 @@ from collections import Counter
 import pytest
 import step_checks
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sign_ext.compiler.build import compile_phi
+from sign_ext.compiler.ir.program import Program
+from sign_ext.source_layer import Phi, SourceLayer
+
+pytest.importorskip("timm")
+
 from timm.layers import EcaModule, GlobalResponseNormMlp, SplitAttn
 from timm.layers.attention2d import MultiQueryAttention2d
 from timm.layers.cbam import CbamModule
@@ -17,12 +26,6 @@ from timm.models.efficientvit_mit import LiteMLA
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.vision_transformer import Attention
 from timm.models.xcit import XCA
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from sign_ext.compiler.build import compile_phi
-from sign_ext.compiler.ir.program import Program
-from sign_ext.source_layer import Phi, SourceLayer
 
 IMAGE = (3, 6, 10)  # cut into 3×5 positions, 24 channels
 
