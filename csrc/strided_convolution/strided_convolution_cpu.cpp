@@ -1,5 +1,12 @@
 // The CPU kernel: compiled for each vector target, with each thread's scratch memory.
 
+// GCC takes the undefined lanes of its own AVX-512 intrinsics for forgotten variables, and warns
+// of the calling convention of functions that are always inlined.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 #include <cstddef>
 #include <cstdint>
 #include <vector>
