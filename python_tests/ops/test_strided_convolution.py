@@ -235,3 +235,11 @@ def test_opcheck():
     out = channels_last(torch.empty(2, 16, 3, 3))
     args = (x, torch.rand(3, 3, 16, 16), out, None, torch.rand_like(out), 0.0, 6.0, 0.0, False)
     torch.library.opcheck(torch.ops.sign_ext.strided_convolution.default, (*args, 2, 2, 1, 1))
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_window_that_sees_padding_alone(route):
+    x = channels_last(torch.full((1, 3, 1, 1), 2.0))
+    out = channels_last(torch.full((1, 16, 1, 1), float("nan")))
+    route(x, torch.ones(1, 1, 3, 16), out, stride=(3, 1), padding=(2, 0))
+    assert not out.any()

@@ -68,7 +68,7 @@ def strided_convolution(
             before + size - grown
             for before, size, grown in zip(padding, (rows, columns), whole.shape[2:], strict=True)
         )
-        y = F.pad(whole, (-left, right, -top, below))
+        y = _resized(whole, (-left, right, -top, below))
     else:
         below, right = (
             (size - 1) * step + reach - before - given
@@ -76,12 +76,18 @@ def strided_convolution(
                 (rows, columns), stride, kernel, padding, (height, width), strict=True
             )
         )
-        y = F.conv2d(F.pad(x, (left, right, top, below)), kernels, stride=stride)
+        y = F.conv2d(_resized(x, (left, right, top, below)), kernels, stride=stride)
     if bias is not None:
         y = y + bias.to(y.dtype)[:, None, None]
     if residual is not None:
         y = y + residual
     out.copy_(activation.apply(y))
+
+
+def _resized(x: Tensor, amounts: tuple[int, int, int, int]) -> Tensor:
+    """Zeros around an image, then crops of it: one `F.pad` cannot crop what it has yet to add."""
+    padded = F.pad(x, [max(amount, 0) for amount in amounts])
+    return F.pad(padded, [min(amount, 0) for amount in amounts])
 
 
 @strided_convolution.register_fake

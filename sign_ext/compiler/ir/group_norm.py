@@ -60,9 +60,8 @@ class GroupNorm(Op):
         size = self.shape[0] // self.groups
         first = x[:, ::size, :1, :1]
         first = first if size == 1 else first.repeat_interleave(size, 1)
-        # In exactly x's strides, which are not the only ones that fit where a size is 1: older
-        # versions of PyTorch refuse others.
-        out = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+        # In new memory: where a size is 1, older versions of PyTorch refuse other strides that fit.
+        out = torch.empty_like(x, memory_format=torch.channels_last)
         return torch.sub(x, first, out=out)
 
     def workspace(self, element_size: int) -> int:
