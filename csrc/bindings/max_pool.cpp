@@ -102,8 +102,9 @@ MaxPoolBackwardArgs checked_backward(const Tensor& g, const Tensor& index, const
 void forward_on_cpu(const MaxPoolArgs& args) {
   const auto& [h, w] = args.window;
   if (h.out == 0 || w.out == 0) return;
-  for_rows<max_pool_cpu>(args, args.n * h.out,
-                         std::int64_t{h.size} * w.size * args.channels / h.out);
+  // Rounded up: a row of the output is some work even where the image has fewer rows.
+  const std::int64_t read = std::int64_t{h.size} * w.size * args.channels;
+  for_rows<max_pool_cpu>(args, args.n * h.out, (read + h.out - 1) / h.out);
 }
 
 void backward_on_cpu(const MaxPoolBackwardArgs& args) {

@@ -60,6 +60,13 @@ def test_more_rows_than_one_thread_is_given(dtype, torch_rng):
         check_max_pool(torch_rng, (5, 33, 40, 38), window, dtype, RELU, nan=False)
 
 
+def test_more_rows_out_than_elements_in_a_row_of_windows(torch_rng):
+    """One channel, one column: what a row of the output reads is less than an element."""
+    window = Window((2, 1), (1, 1), (1, 0), (1, 1), ceil_mode=False)
+    for height in (1, 4):
+        check_max_pool(torch_rng, (2, 1, height, 1), window, torch.float32, IDENTITY)
+
+
 @pytest.mark.parametrize("run", [max_pool, max_pool.reference])
 @pytest.mark.parametrize("channels", [1, 16])
 def test_ties_and_nan_are_pytorchs(run, channels):
