@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class Formula:
         return self.op.cotangents((0, 1, 2), g, xs, y, kept)
 
 
-class Library(Formula):
+class Library(Formula, ABC):
     """What libraries' kernels share: they take (batch, heads, positions, features).
 
     Windows are merged with the images: in memory they are next to each other.
@@ -81,15 +82,15 @@ class Library(Formula):
             three.append(part.reshape(x.shape))
         return three
 
+    @abstractmethod
     def run(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Any]:
         """The kernel."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run_backward(
         self, g: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, kept: Any
     ) -> Sequence[Tensor]:
         """Its backward."""
-        raise NotImplementedError
 
 
 class OnCpu(Library):
