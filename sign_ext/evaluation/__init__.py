@@ -37,6 +37,13 @@ from sign_ext.evaluation.paired import (
     paired,
     smallest_detectable,
 )
+from sign_ext.evaluation.robustness import (
+    Robustness,
+    RobustnessCount,
+    check_epsilon,
+    robustness,
+    usual_step_size,
+)
 from sign_ext.evaluation.samples import (
     Samples,
     hierarchical_bootstrap,
@@ -65,11 +72,14 @@ __all__ = [
     "Paired",
     "PresentClassAccuracy",
     "Reliability",
+    "Robustness",
+    "RobustnessCount",
     "Samples",
     "UncertaintyScores",
     "answer_uncertainly",
     "auc_components",
     "auc_covariance",
+    "check_epsilon",
     "class_accuracy",
     "compactness",
     "compactness_replicates",
@@ -95,9 +105,11 @@ __all__ = [
     "present_class_accuracy",
     "ranked",
     "reliability",
+    "robustness",
     "roc_auc",
     "roc_curve",
     "smallest_detectable",
     "uncertainty_scores",
+    "usual_step_size",
     "warn_of_units",
 ]

@@ -17,8 +17,8 @@ from sign_ext.data.image_set import fingerprint_of
 from sign_ext.errors import DivergenceError, StoreError
 from sign_ext.formatting import counted
 from sign_ext.set_aside import discard
-from sign_ext.sign import SignTransform
 from sign_ext.store.budget import ChunkPlan
+from sign_ext.store.iteration import Iteration, labels_for
 from sign_ext.store.manifest import DTYPES, Manifest, shard_file
 from sign_ext.store.prefetch import Chunk, OnError, Piece, Prefetcher, pieces, read_piece
 from sign_ext.store.shard import ShardContent, change_of, write_shard
@@ -64,7 +64,7 @@ class Work:
     """What `fill_shards` works with.
 
     Attributes:
-        sign: the transform, with snapshots.
+        iteration: what makes the images.
         source: the data set.
         folder: the store.
         manifest: on disk.
@@ -74,7 +74,7 @@ class Work:
         first: whether this process removes the store that is replaced, with its first shard.
     """
 
-    sign: SignTransform
+    iteration: Iteration
     source: ImageSource
     folder: Path
     manifest: Manifest
@@ -128,7 +128,7 @@ def fill_shards(work: Work, shards: Sequence[int], report: Report | None) -> Sha
         DivergenceError: an iterate is not finite.
     """
     shares, began = Shares(), time.perf_counter()
-    staging = staging_for(next(work.sign.model.parameters()).device)
+    staging = staging_for(next(work.iteration.model.parameters()).device)
     prefetcher: Prefetcher[Chunk] = Prefetcher(work.plan.ahead, work.readers)
     chunks = prefetcher.run(_reading_jobs(work, shards, staging))
     writer = ThreadPoolExecutor(1, thread_name_prefix="sign-ext-write")
@@ -195,7 +195,7 @@ def _compute(
     report: Report | None,
 ) -> None:
     """Transform a chunk into its shard's rows; `before` images were transformed earlier."""
-    count, steps = len(chunk.indices), work.manifest.snapshots[-1]
+    count, steps = len(chunk.indices), work.iteration.image_steps
     filling.chunks.append(chunk)
     if not count:
         return
@@ -209,15 +209,18 @@ def _compute(
     # The engine writes float32 results on the CPU straight into the shard's rows.
     in_place = images.device.type == "cpu" and work.manifest.dtype == "float32"
     try:
-        results = work.sign.transform(
-            images, out=rows if in_place else None, progress=progress if report else False
+        results = work.iteration.run(
+            images,
+            labels_for(work.iteration, work.source, chunk.indices, images.device),
+            chunk.indices,
+            out=rows if in_place else None,
+            progress=progress if report else None,
         )
     except DivergenceError as error:
         # The message counts images from the first one of the chunk.
         first = int(chunk.indices[0])
         counting = f", counting images from the one at position {first}" if first else ""
         raise DivergenceError(f"{work.source.name}{counting}: {error}", error.step) from error
-    assert isinstance(results, dict)
     if not in_place:
         staging.download(results, rows)
     filling.filled += count

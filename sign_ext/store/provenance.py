@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from sign_ext.data import ImageSource
 from sign_ext.environment import versions
 from sign_ext.eval_state import unwrap
 from sign_ext.explanation import Explanation
-from sign_ext.sign import SignTransform
+from sign_ext.store.iteration import Iteration
 from sign_ext.store.manifest import Provenance, as_json
 
 # The packages that compute; others may change between a run and its rerun.
@@ -21,7 +20,7 @@ COMPUTING = ("sign-ext", "torch")
 
 
 def provenance_of(
-    sign: SignTransform,
+    iteration: Iteration,
     source: ImageSource,
     explanation: Explanation,
     about: Provenance | None = None,
@@ -29,29 +28,28 @@ def provenance_of(
     """Describe what determines the images: repeating all of it gives the same bytes.
 
     Args:
-        sign: the transform.
+        iteration: what makes the images.
         source: the data set.
-        explanation: of the transform, for images of the data set.
+        explanation: of the iteration, for images of the data set.
         about: what else the caller knows, such as the origin of the network.
 
     Returns:
         JSON-able.
     """
-    settings = asdict(sign.settings)
-    device = next(sign.model.parameters()).device
+    device = next(iteration.model.parameters()).device
     return as_json(
         {
             **(about or {}),
             "network": {
-                "class": type(unwrap(sign.model)).__name__,
-                "weights_sha256": weights_sha256(sign.model),
+                "class": type(unwrap(iteration.model)).__name__,
+                "weights_sha256": weights_sha256(iteration.model),
             },
             "source_layer": explanation.source_layer,
-            "settings": {**settings, "snapshots": list(sign.settings.stops)},
+            "settings": iteration.settings(),
             "engine": {
                 "backend": explanation.backend,
                 "arithmetic": explanation.arithmetic,
-                "tuned": bool(sign.engines.fused.measure or sign.plan.choices),
+                "tuned": bool(iteration.measures or iteration.plan.choices),
                 "machine": machine_kind(device),
             },
             "data": {

@@ -1,4 +1,4 @@
-"""`transform_to_store`: a whole data set through SIGN into a store."""
+"""`transform_to_store`: a whole data set through SIGN, or another iteration, into a store."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from sign_ext.progress import Progress, reporting
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import Load, peak, plan_memory, reset_peak
 from sign_ext.store.coordination import Ranks, exclusive_lock
+from sign_ext.store.iteration import Iteration, SignIteration, iteration_of, labels_for
 from sign_ext.store.lifecycle import (
     finish,
     finished_manifest,
@@ -76,7 +77,7 @@ class StoreRun:
 
 
 def transform_to_store(
-    sign: SignTransform,
+    sign: SignTransform | Iteration,
     source: ImageSource | Dataset[Any],
     folder: str | Path,
     *,
@@ -99,7 +100,8 @@ def transform_to_store(
     process killed at any point loses only the shards in progress.
 
     Args:
-        sign: the transform; its `snapshots` are stored.
+        sign: the transform, whose `snapshots` are stored; or another iteration, such as
+            `sign_ext.store.AttackIteration`.
         source: the data set, see `sign_ext.data.open_data`; or any data set of (image, target),
             which becomes one by `sign_ext.data.source_of`.
         folder: the store, created if needed.
@@ -145,21 +147,23 @@ def transform_to_store(
     ranks = ranks or Ranks.from_environment()
     source = source_of(source)
     _check(source, dtype, shard_size, on_error, readers)
-    sign = sign.with_options(snapshots=sign.settings.stops)
-    device = next(sign.model.parameters()).device
+    tuning = iteration_of(sign)
+    _check_labels(tuning, source)
+    device = next(tuning.model.parameters()).device
     # Measuring, if asked for, happens once and under the lock, in `_choices`.
-    tuning, sign = sign, sign.with_options(tune=False)
+    iteration = tuning.tuned(False)
     with listing_unreadable(source, say):
-        one = sample_images(source, 1, on_error).to(device)
-    explanation = sign.explain(one)
+        one = Sample.of(iteration, source, 1, on_error, device)
+    explanation = iteration.explain(one.images, one.labels)
     provenance = provenance_of(tuning, source, explanation, about)
-    wanted = _wanted(provenance, source, sign.settings.stops, dtype, shard_size)
-    batch = min(sign.images_at_once(one), wanted.shard_size)  # shards are transformed one by one
+    wanted = _wanted(provenance, source, iteration.stops, dtype, shard_size)
+    # Shards are transformed one by one.
+    batch = min(iteration.images_at_once(one.images, one.labels), wanted.shard_size)
     with listing_unreadable(source, say):
-        sample = sample_images(source, batch, on_error).to(device)
+        sample = Sample.of(iteration, source, batch, on_error, device)
     reset_peak()
     # Allocates the engine's memory, which the budget must include.
-    step = _seconds_of_a_step(_try_out(sign, sample), sample)
+    step = _seconds_of_a_step(_try_out(iteration, sample), sample)
     load = Load(
         image=math.prod(source.image_shape),
         snapshots=len(wanted.snapshots),
@@ -168,7 +172,7 @@ def transform_to_store(
         batch=batch,
         on_cpu=device.type == "cpu",
         target=_target_bytes(source),
-        min_batch=DEFAULT_BATCH if sign.settings.batch_size is None else None,
+        min_batch=DEFAULT_BATCH if iteration.batch_size is None else None,
     )
     plan = plan_memory(load, memory, peak(), ahead=readers + 1)
     folder = Path(folder)
@@ -179,7 +183,7 @@ def transform_to_store(
                 return StoreRun(folder, finished, 0, kept, (), Shares(), explanation)
         manifest = _prepare(stack, folder, wanted, ranks, overwrite, tuning, sample)
         if manifest.choices:
-            sign = sign.with_options(tune=_tuning_plan(folder, manifest))
+            iteration = iteration.tuned(_tuning_plan(folder, manifest))
         missing, kept, damaged = _missing(folder, manifest, ranks, trust)
         if say:
             for fault in damaged:
@@ -187,7 +191,7 @@ def transform_to_store(
         shares = Shares()
         if missing:
             images = sum(len(_positions(manifest, shard)) for shard in missing)
-            total = images * manifest.snapshots[-1]
+            total = images * iteration.image_steps
             if say:
                 say(explanation.in_short())
                 own = " of this process" if ranks.world > 1 else ""
@@ -196,7 +200,9 @@ def transform_to_store(
                     f"{duration(total * step)} on {device}"
                 )
             report = stack.enter_context(reporting(progress, total, "transforming"))
-            work = Work(sign, source, folder, manifest, plan, readers, on_error, first=ranks.first)
+            work = Work(
+                iteration, source, folder, manifest, plan, readers, on_error, first=ranks.first
+            )
             with listing_unreadable(source, say):
                 shares = fill_shards(work, missing, report)
         ranks.send_done()
@@ -240,12 +246,12 @@ def refuse_other_settings(
     if isinstance(step_size, float):
         sign = sign.with_options(step_size=step_size)
     found = {"calibration": recipe.get("calibration", {})}
-    sign = sign.with_options(snapshots=sign.settings.stops)
+    iteration = SignIteration(sign)
     device = next(sign.model.parameters()).device
     with listing_unreadable(source, None):
-        one = sample_images(source, 1, on_error).to(device)
-    explanation = sign.with_options(tune=False).explain(one)
-    provenance = provenance_of(sign, source, explanation, {**(about or {}), **found})
+        one = Sample.of(iteration, source, 1, on_error, device)
+    explanation = iteration.tuned(False).explain(one.images, one.labels)
+    provenance = provenance_of(iteration, source, explanation, {**(about or {}), **found})
     require_same_settings(
         folder, _wanted(provenance, source, sign.settings.stops, dtype, shard_size)
     )
@@ -263,6 +269,15 @@ def _check(
     for name, value in (("shard_size", shard_size), ("readers", readers)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; accepted: 1 or more")
+
+
+def _check_labels(iteration: Iteration, source: ImageSource) -> None:
+    if iteration.needs_labels and source.targets is not None:
+        raise ValueError(
+            f"{source.name} has targets of shape {tuple(source.targets.shape)} and dtype "
+            f"{source.targets.dtype}; this iteration needs one class an image: give a data set "
+            "with classes"
+        )
 
 
 def _wanted(
@@ -304,8 +319,8 @@ def _prepare(
     wanted: Manifest,
     ranks: Ranks,
     overwrite: bool,
-    tuning: SignTransform,
-    sample: Tensor,
+    tuning: Iteration,
+    sample: Sample,
 ) -> Manifest:
     """Return the manifest on disk; the first process writes it under the lock, which it keeps.
 
@@ -343,9 +358,9 @@ def _prepare(
     return manifest
 
 
-def _choices(tuning: SignTransform, sample: Tensor) -> dict[str, Any]:
+def _choices(tuning: Iteration, sample: Sample) -> dict[str, Any]:
     """Return the engine's choices for a batch, measured or given; {} for the fixed rule's."""
-    if tuning.engines.fused.measure:
+    if tuning.measures:
         tuning = _try_out(tuning, sample)
     return tuning.plan.to_dict() if tuning.plan.choices else {}
 
@@ -361,18 +376,53 @@ def _tuning_plan(folder: Path, manifest: Manifest) -> TuningPlan:
         ) from error
 
 
-def _try_out(sign: SignTransform, sample: Tensor) -> SignTransform:
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The first images of a data set, to try the engine on.
+
+    Attributes:
+        images: float32 (n, 3, H, W) on the network's device, n ≥ 1.
+        labels: int64 (n,), after unreadable images perhaps another image's; None for an iteration
+            that needs none.
+        positions: int64 (n,).
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    positions: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        iteration: Iteration,
+        source: ImageSource,
+        count: int,
+        on_error: OnError,
+        device: torch.device,
+    ) -> Sample:
+        """Read them; the errors are those of `sample_images`."""
+        images = sample_images(source, count, on_error).to(device)
+        positions = torch.arange(len(images))
+        return cls(images, labels_for(iteration, source, positions, device), positions)
+
+    def run(self, iteration: Iteration) -> None:
+        """Let an iteration work on them."""
+        iteration.run(self.images, self.labels, self.positions)
+
+
+def _try_out(iteration: Iteration, sample: Sample) -> Iteration:
     """Take one step of one batch, without the warning about a negligible δ: the run gives it."""
-    once = sign.with_options(steps=1, snapshots=(1,))
+    once = iteration.one_step()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NegligibleDeltaWarning)
-        once.transform(sample)
+        sample.run(once)
     return once
 
 
-def _seconds_of_a_step(once: SignTransform, sample: Tensor) -> float:
-    """Time one step of one image, in a batch, with a transform that has computed such a batch."""
-    return clock(lambda: once.transform(sample), 1, sample.device) / len(sample)
+def _seconds_of_a_step(once: Iteration, sample: Sample) -> float:
+    """Time one step of one image, in a batch, with one that has computed such a batch."""
+    seconds = clock(lambda: sample.run(once), 1, sample.images.device)
+    return seconds / len(sample.images) / once.image_steps
 
 
 def _missing(
