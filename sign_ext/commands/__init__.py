@@ -18,6 +18,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "inspect": "Describe a store of transformed images.",
         "verify": "Check a store of transformed images against its checksums.",
         "evaluate": "Measure a trained network on clean and corrupted test images.",
+        "attack": "Make adversarial images, and measure what is left of a network's accuracy.",
         "bench": "Time SIGN on your network and machine, and predict the time for a data set.",
     },
     "research": {
@@ -33,5 +34,6 @@ CONTINUED: dict[str, str] = {
     "train": "the same command with --resume (without --overwrite) continues after the last whole "
     "epoch",
     "transform": "the same command continues with the shards that are missing",
+    "attack": "with --out, the same command continues with the shards that are missing",
     "reproduce": "the same command continues with the stages that are missing",
 }

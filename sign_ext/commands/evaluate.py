@@ -2,7 +2,8 @@
 
 Accuracy overall and of each class, and accuracy with 50 random pixels set to 0
 and with Gaussian noise of σ = 10 grey levels, each as mean ± standard
-deviation over seeded draws (the paper's Table 5). Of an aleatoric network
+deviation over seeded draws (the paper's Table 5). With --adversarial, also what is
+left under attack (`sign-ext attack` has more options). Of an aleatoric network
 (`sign-ext train --aleatoric`): accuracy, and its confidence where it is
 correct (the paper's Table 2).
 """
@@ -13,14 +14,20 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from sign_ext.commands import console
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.network_data import NetworkDataOptions, network_data, other_size
 from sign_ext.commands.networks import network_as_json, read_network
-from sign_ext.commands.options import PositiveInt, option
-from sign_ext.commands.shared import on_error_option, resolve_device, skipped_as_json
+from sign_ext.commands.options import PositiveFloat, PositiveInt, option
+from sign_ext.commands.shared import (
+    check_epsilon,
+    on_error_option,
+    resolve_device,
+    skipped_as_json,
+)
 from sign_ext.formatting import counted
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from sign_ext.data import ImageSet
 
@@ -29,6 +36,7 @@ EXAMPLES = (
     "sign-ext evaluate --checkpoint runs/sign --json > runs/sign/test.json",
     "sign-ext evaluate --model timm:resnet18 --weights resnet18.pth --data photos \\",
     "    --image-size 64",
+    "sign-ext evaluate --checkpoint runs/sign --adversarial 2 8",
 )
 
 
@@ -59,8 +67,22 @@ class Options(NetworkDataOptions):
         help="Draws of each corruption; for an aleatoric network, T of Eq. 11 is ten times "
         "as many.",
     )
+    adversarial: tuple[float, ...] | None = option(
+        None,
+        type=PositiveFloat,
+        nargs="+",
+        metavar="EPS",
+        help="Also attack the images within these many grey levels: PGD with 10 steps of EPS/4 "
+        "from a random start, as `sign-ext attack --epsilon EPS`.",
+    )
     batch_size: int = option(512, type=PositiveInt, help="Images in a batch.")
     on_error: str = on_error_option()
+
+    def check(self) -> None:
+        """Check the network, and --adversarial."""
+        super().check()
+        for epsilon in self.adversarial or ():
+            check_epsilon("--adversarial", epsilon)
 
 
 def run(options: Options) -> None:
@@ -79,6 +101,11 @@ def run(options: Options) -> None:
         "skipped": skipped_as_json(splits),
     }
     if config["model"].get("aleatoric"):
+        if options.adversarial:
+            raise UsageError(
+                "--adversarial is for networks whose outputs are logits, and this one is "
+                "aleatoric: its outputs are a mean and a deviation for each class"
+            )
         warn_of_units(model, part.images)
         uncertain = _measure_uncertainty(options, model, part)
         _say_doubt(uncertain["accuracy"], part, other_size(options, config))
@@ -97,10 +124,27 @@ def run(options: Options) -> None:
             progress=report,
         )
     _say_doubt(result.accuracy, part, other_size(options, config))
+    attacked = [_attacked(options, model, part, epsilon) for epsilon in options.adversarial or ()]
     if options.json:
-        console.print_json({**context, **result.to_dict()})
+        found = {"adversarial": attacked} if attacked else {}
+        console.print_json({**context, **result.to_dict(), **found})
     else:
-        console.print_rich(_table(result, name, options.split))
+        console.print_rich(_table(result, attacked, name, options.split))
+
+
+def _attacked(options: Options, model: nn.Module, part: ImageSet, epsilon: float) -> dict[str, Any]:
+    """Measure what is left under an attack; for --json."""
+    from sign_ext.evaluation import robustness
+    from sign_ext.store import AttackIteration
+
+    attack = AttackIteration(model, epsilon=epsilon, seed=options.seed)
+
+    def run(images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        return attack.run(images, labels, positions)[attack.stops[-1]]
+
+    with console.progress(f"attacking, ε = {epsilon:g}") as report:
+        found = robustness(model, part, run, batch_size=options.batch_size, progress=report)
+    return {"attack": attack.settings(), **found.to_dict()}
 
 
 def _say_doubt(accuracy: float, part: ImageSet, size: str) -> None:
@@ -111,7 +155,7 @@ def _say_doubt(accuracy: float, part: ImageSet, size: str) -> None:
         console.say(f"{size}: leave --image-size out. {doubt}" if size else doubt)
 
 
-def _table(result: Any, name: str, split: str) -> Any:
+def _table(result: Any, attacked: list[dict[str, Any]], name: str, split: str) -> Any:
     from rich.table import Table
 
     from sign_ext.formatting import binomial_error, percent
@@ -130,6 +174,10 @@ def _table(result: Any, name: str, split: str) -> Any:
     }
     for condition, (mean, deviation) in corrupted.items():
         table.add_row(condition, percent(mean), percent(deviation), draws)
+    for each in attacked:
+        condition = f"adversarial, ε = {each['attack']['epsilon']:g}"
+        shares = percent(each["robust_accuracy"]), percent(each["robust_accuracy_error"])
+        table.add_row(condition, *shares, "binomial standard error")
     table.add_section()
     for class_name, accuracy in result.per_class.items():
         table.add_row(f"class {class_name}", percent(accuracy), "", "")

@@ -161,6 +161,24 @@ class StoreOptions(OutputOptions):
     )
 
 
+PIXEL_RANGE = 255.0  # grey levels
+
+
+def check_epsilon(flag: str, epsilon: float, norm: str = "linf") -> None:
+    """Raise UsageError if a radius around an image holds every other image.
+
+    Args:
+        flag: the option.
+        epsilon: the radius, in grey levels, above 0.
+        norm: linf or l2; how far images are apart in l2 depends on their size.
+    """
+    if norm == "linf" and epsilon >= PIXEL_RANGE:
+        raise UsageError(
+            f"{flag} is {epsilon:g} grey levels, and pixels are 0 to 255: within that of an image "
+            "is every other image; accepted: below 255, and usual are 1 to 16"
+        )
+
+
 def resolve_device(name: str) -> torch.device:
     """Turn auto, cpu, cuda or cuda:INDEX into an available device.
 
@@ -182,6 +200,16 @@ def resolve_device(name: str) -> torch.device:
         usable = f"cuda:0 … cuda:{count - 1}" if count else "no CUDA device is usable here, use cpu"
         raise UsageError(f"--device is {name!r}; {usable}")
     return device
+
+
+def own_device(name: str) -> str:
+    """Choose the GPU of this process by the launcher's LOCAL_RANK."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK")
+    if name in ("auto", "cuda") and local is not None and torch.cuda.is_available():
+        return f"cuda:{local}"
+    return name
 
 
 def require_one_process(command: str) -> None:

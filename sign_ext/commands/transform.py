@@ -31,6 +31,7 @@ from sign_ext.commands.out_folder import check_not_in_data
 from sign_ext.commands.shared import (
     SignOptions,
     on_error_option,
+    own_device,
     resolve_device,
     say_converted,
     say_found,
@@ -141,10 +142,10 @@ def run(options: Options) -> None:
     snapshots = _snapshots(options)
     memory = _memory(options)
     ranks = Ranks.from_environment()
-    device = resolve_device(_own_device(options.device))
+    device = resolve_device(own_device(options.device))
     say = console.say if ranks.first else ignore
     model, config = read_network(options, device, say=say)
-    check_not_in_data(options.out, options.data or _recorded_data(config))
+    check_not_in_data(options.out, options.data or recorded_data(config))
     sizes = {"train_size": options.train_size}
     source = network_source(options, config, options.split, say=say, **sizes)
     if ranks.first:
@@ -159,7 +160,7 @@ def run(options: Options) -> None:
         **options.sign_settings(model),
     )
     about: dict[str, Any] = {
-        **_origin(options, config),
+        **origin_of(options, config),
         "split": {
             "name": options.split,
             "train_size": options.train_size,
@@ -203,14 +204,14 @@ def _on_error(options: Options) -> Literal["fail", "skip"]:
     return "skip" if options.on_error == "skip" else "fail"
 
 
-def _recorded_data(config: dict[str, Any]) -> str | None:
+def recorded_data(config: dict[str, Any]) -> str | None:
     """Return the data that a checkpoint names; `network_source` says so if it is malformed."""
     data = config.get("data")
     name = data.get("name") if isinstance(data, dict) else None
     return name if isinstance(name, str) else None
 
 
-def _origin(options: Options, config: dict[str, Any]) -> dict[str, Any]:
+def origin_of(options: NetworkDataOptions, config: dict[str, Any]) -> dict[str, Any]:
     """Return what the manifest says about where the network comes from."""
     from sign_ext.files import sha256_of
 
@@ -246,18 +247,6 @@ def _calibrated(
             progress=report,
             say=console.say if ranks.first else None,
         )
-
-
-def _own_device(name: str) -> str:
-    """Choose the GPU of this process by the launcher's LOCAL_RANK."""
-    import os
-
-    import torch
-
-    local = os.environ.get("LOCAL_RANK")
-    if name in ("auto", "cuda") and local is not None and torch.cuda.is_available():
-        return f"cuda:{local}"
-    return name
 
 
 def _memory(options: Options) -> int | None:

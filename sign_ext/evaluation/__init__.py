@@ -40,9 +40,7 @@ from sign_ext.evaluation.paired import (
 from sign_ext.evaluation.robustness import (
     Robustness,
     RobustnessCount,
-    check_epsilon,
     robustness,
-    usual_step_size,
 )
 from sign_ext.evaluation.samples import (
     Samples,
@@ -79,7 +77,6 @@ __all__ = [
     "answer_uncertainly",
     "auc_components",
     "auc_covariance",
-    "check_epsilon",
     "class_accuracy",
     "compactness",
     "compactness_replicates",
@@ -110,6 +107,5 @@ __all__ = [
     "roc_curve",
     "smallest_detectable",
     "uncertainty_scores",
-    "usual_step_size",
     "warn_of_units",
 ]

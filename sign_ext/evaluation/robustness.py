@@ -22,56 +22,6 @@ from sign_ext.formatting import binomial_error
 # Images, labels int64 and positions in the data set int64 → adversarial images.
 Attack = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# A step of 2.5·ε/K lets K steps reach every point of the ball from every other (Madry et al. 2018,
-# "Towards Deep Learning Models Resistant to Adversarial Attacks", Section 5).
-STEPS_OF_THE_RADIUS = 2.5
-PIXEL_RANGE = 255.0
-
-
-def usual_step_size(epsilon: float, steps: int) -> float:
-    """Return the step size 2.5·ε/K of Madry et al. (2018).
-
-    Args:
-        epsilon: radius of the ball, in the images' units.
-        steps: K.
-
-    Example:
-        >>> usual_step_size(8, 10)
-        2.0
-    """
-    return STEPS_OF_THE_RADIUS * epsilon / steps
-
-
-def check_epsilon(epsilon: float, norm: str = "linf", values: int | None = None) -> None:
-    """Raise ValueError unless a radius is one that an attack on pixels of 0–255 can use.
-
-    Args:
-        epsilon: the radius, in grey levels.
-        norm: "linf" or "l2".
-        values: of an image, C·H·W, by which an ℓ2 radius is bounded; None does not bound it.
-
-    Raises:
-        ValueError: it is 0 or less, not finite, or as large as the range of pixels allows any image
-            to become any other.
-
-    Example:
-        >>> check_epsilon(8 / 255 * 255)
-        >>> check_epsilon(300)
-        Traceback (most recent call last):
-        ValueError: epsilon is 300 grey levels; accepted: above 0 and below 255, the range of pixels
-    """
-    farthest = PIXEL_RANGE
-    if norm == "l2":
-        farthest = PIXEL_RANGE * values**0.5 if values is not None else float("inf")
-    if 0 < epsilon < farthest:
-        return
-    bound = ""
-    if norm == "linf":
-        bound = " and below 255, the range of pixels"
-    elif values is not None:
-        bound = f" and below {farthest:.4g}, the distance of black from white"
-    raise ValueError(f"epsilon is {epsilon:g} grey levels; accepted: above 0{bound}")
-
 
 @dataclass(frozen=True)
 class Robustness:
@@ -81,11 +31,15 @@ class Robustness:
         images: that were attacked.
         correct: answered correctly as they are.
         robust: of these, still answered correctly after the attack.
+        others: images that are not of the class that a targeted attack aims at; None without one.
+        reached: of these, answered with that class after the attack.
     """
 
     images: int
     correct: int
     robust: int
+    others: int | None = None
+    reached: int | None = None
 
     @property
     def accuracy(self) -> float:
@@ -99,8 +53,9 @@ class Robustness:
 
     def to_dict(self) -> dict[str, Any]:
         """Return counts, shares and their binomial standard errors, for JSON."""
+        counts = {name: each for name, each in asdict(self).items() if each is not None}
         return {
-            **asdict(self),
+            **counts,
             "accuracy": self.accuracy,
             "accuracy_error": binomial_error(self.accuracy, self.images),
             "robust_accuracy": self.robust_accuracy,
@@ -114,6 +69,7 @@ class RobustnessCount:
     Args:
         model: float images (n, 3, H, W) in 0–255 → logits (n, classes).
         batch_size: images that are classified at once.
+        target: the class that a targeted attack aims at, or None.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
@@ -124,11 +80,12 @@ class RobustnessCount:
         Robustness(images=2, correct=1, robust=1)
     """
 
-    def __init__(self, model: nn.Module, batch_size: int = 512) -> None:
+    def __init__(self, model: nn.Module, batch_size: int = 512, target: int | None = None) -> None:
         """Begin with no images."""
         self._model = model
         self._batch_size = batch_size
-        self._images = self._correct = self._robust = 0
+        self._target = target
+        self._images = self._correct = self._robust = self._others = self._reached = 0
 
     def add(self, images: Tensor, attacked: Tensor, labels: Tensor) -> None:
         """Classify some images and their adversarial versions.
@@ -143,13 +100,17 @@ class RobustnessCount:
         """
         if not len(images):
             return
-        correct = self._right(images, labels)
-        robust = correct & self._right(attacked, labels)
+        labels = labels.cpu()
+        before, after = self._answers(images, labels), self._answers(attacked, labels)
         self._images += len(images)
-        self._correct += int(correct.sum())
-        self._robust += int(robust.sum())
+        self._correct += int((before == labels).sum())
+        self._robust += int(((before == labels) & (after == labels)).sum())
+        if self._target is not None:
+            other = labels != self._target
+            self._others += int(other.sum())
+            self._reached += int((after[other] == self._target).sum())
 
-    def _right(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _answers(self, images: Tensor, labels: Tensor) -> Tensor:
         logits = predict(self._model, images, batch_size=self._batch_size)
         check_labels(labels, logits.shape[1])
         if not bool(torch.isfinite(logits).all()):
@@ -157,7 +118,7 @@ class RobustnessCount:
                 "logits has NaN or infinite values; the model has diverged or its input is not in "
                 "pixel units 0–255."
             )
-        return logits.argmax(1) == labels.cpu()
+        return logits.argmax(1)
 
     def result(self) -> Robustness:
         """Return the counts so far.
@@ -167,7 +128,8 @@ class RobustnessCount:
         """
         if not self._images:
             raise ValueError("there are no images to attack; give at least one that can be read")
-        return Robustness(self._images, self._correct, self._robust)
+        targeted = () if self._target is None else (self._others, self._reached)
+        return Robustness(self._images, self._correct, self._robust, *targeted)
 
 
 def check_labels(labels: Tensor, outputs: int) -> None:
