@@ -94,15 +94,23 @@ class Work:
 
 
 class InUnitRange(nn.Module):
-    """A network of images in 0–255 as one of images in 0–1, as torchattacks wants it."""
+    """A network of images in 0–255 as one of images in 0–1, as torchattacks wants it.
 
-    def __init__(self, model: nn.Module) -> None:
+    Attributes:
+        visited: the images that it was given, where `note` is true.
+    """
+
+    def __init__(self, model: nn.Module, *, note: bool) -> None:
         """Wrap a network."""
         super().__init__()
         self.model = model
+        self.note = note
+        self.visited: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits."""
+        if self.note:
+            self.visited.append(images.detach().clone())
         logits: Tensor = self.model(images * RANGE)
         return logits
 
@@ -123,13 +131,13 @@ class Attack:
         kind = "ℓ∞" if self.norm == "linf" else "ℓ2"
         return f"PGD {kind}{', targeted' if self.targeted else ''}"
 
-    def theirs(self, work: Work, *, random_start: bool) -> Any:
-        """torchattacks' object for this attack."""
+    def theirs(self, work: Work, *, random_start: bool, note: bool = False) -> Any:
+        """torchattacks' object for this attack; with `note`, its model lists what it was given."""
         import torchattacks
 
         kind = torchattacks.PGD if self.norm == "linf" else torchattacks.PGDL2
         attack = kind(
-            InUnitRange(work.model),
+            InUnitRange(work.model, note=note),
             eps=self.epsilon / RANGE,
             alpha=self.step_size / RANGE,
             steps=self.steps,
