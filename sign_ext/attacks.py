@@ -271,8 +271,8 @@ class _Attack:
 def _classes(output: Tensor) -> Tensor:
     if output.dim() != 2:
         raise ValueError(
-            f"the network's output is {tuple(output.shape)}, and what it takes an image for is only "
-            "known of logits (N, classes): pass layer=NAME, or restarts=1 and only_correct=False"
+            f"the network's output is {tuple(output.shape)}, and what it takes an image for is "
+            "known of logits (N, classes) alone: pass layer=NAME, or restarts=1"
         )
     return output.argmax(1)
 
@@ -291,25 +291,28 @@ def _check_epsilon(epsilon: float, norm: Any, clamp: Any, images: Tensor) -> Non
     if clamp is None or not isinstance(clamp, tuple | list) or len(clamp) != 2:
         return  # the iteration refuses what is no pair
     low, high = clamp
-    if not isinstance(low, Real) or not isinstance(high, Real) or not high > low:
+    if not isinstance(low, Real) or not isinstance(high, Real):
         return
     width = float(high) - float(low)
+    if not width > 0:
+        return
     pixels = math.prod(images.shape[1:]) if isinstance(images, Tensor) else 1
     most = width if norm == "linf" else width * math.sqrt(max(pixels, 1))
     if epsilon > most:
         raise ValueError(
             f"epsilon={epsilon:g} is more than the images can change within clamp=({low:g}, "
-            f"{high:g}), {most:g} in the {norm} norm: epsilon is in the images' units, 8 of 255 for "
-            "instance"
+            f"{high:g}), {most:g} in the {norm} norm: epsilon is in the images' units, 8 of 255 "
+            "for instance"
         )
 
 
 def _positive(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number in pixel units, got {value!r}")
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be above 0 and finite, in pixel units; got {value:g}")
-    return float(value)
+    found = float(value)
+    if not (math.isfinite(found) and found > 0):
+        raise ValueError(f"{name} must be above 0 and finite, in pixel units; got {found:g}")
+    return found
 
 
 def _count(name: str, value: Any, least: int = 1) -> int:

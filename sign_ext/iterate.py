@@ -1,4 +1,4 @@
-"""The iterations of this engine as users call them: `iterate_inputs`, and `InputIteration`, reusable.
+"""Iterations as users call them: `iterate_inputs`, and the reusable `InputIteration`.
 
 An iteration adds a gradient to its images, K times. SIGN's gradient is that of the sum over Φ
 (`sign.py`, a special case); here it is that of any objective of the network's output, with other
@@ -638,7 +638,7 @@ class InputIteration:
         settings: Settings | None = None,
         target: Target | None = None,
     ) -> Found:
-        """What a call with images like these is about; questions that run no step have no target."""
+        """What a call with images like these is about; a mere question has no target."""
         engines, _ = self._engines_for(inputs)
         found = self._problems.find(engines.kept, images, dtype, inputs, settings)
         self._seen = found.source
@@ -656,8 +656,8 @@ class InputIteration:
             "Softmax"
         ):
             raise SourceLayerError(
-                f"{self._named} are a softmax, and objective={rule.objective!r} needs logits, which "
-                "it takes a softmax of itself: pass layer=NAME of the layer before it"
+                f"{self._named} are a softmax, and objective={rule.objective!r} takes logits, "
+                "of which it makes a softmax itself: pass layer=NAME of the layer before it"
             )
         check_output(rule, output.detach(), None if target is None else target.labels, 1)
         if target is not None and not isinstance(rule.objective, str):

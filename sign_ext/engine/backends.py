@@ -19,8 +19,8 @@ from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.graphed import GraphedEngine
 from sign_ext.engine.kept import kept_for
-from sign_ext.engine.onchip.engine import OnChipEngine
 from sign_ext.engine.objective import NO_TARGET, Target
+from sign_ext.engine.onchip.engine import OnChipEngine
 from sign_ext.engine.trajectory import Problem, Trajectory, compiled_layout
 from sign_ext.errors import BackendError, first_line
 from sign_ext.ops.native import NATIVE

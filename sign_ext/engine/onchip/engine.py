@@ -13,11 +13,11 @@ from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.graphed import Record, record_cuda_graph
+from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.onchip.check import check_step, examples_of
 from sign_ext.engine.onchip.network import OnChipNetwork, put_on_chip, share_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory
 from sign_ext.engine.onchip.trajectory import OnChipTrajectory
-from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
 from sign_ext.errors import BackendError
 from sign_ext.ops.native import NATIVE
