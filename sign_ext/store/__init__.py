@@ -9,6 +9,7 @@ from sign_ext.lazy_import import lazy_names
 
 if TYPE_CHECKING:
     from sign_ext.errors import StoreError, StoreInUseError
+    from sign_ext.store.attack import AttackIteration
     from sign_ext.store.auto_step_size import auto_step_size
     from sign_ext.store.inspect import Verdict, verify
     from sign_ext.store.join import Joined
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sign_ext.store.transform import StoreRun, transform_to_store
 
 __all__ = [
+    "AttackIteration",
     "Joined",
     "Snapshot",
     "StoreError",
@@ -35,6 +37,7 @@ lazy_names(
     __name__,
     {
         "sign_ext.errors": ["StoreError", "StoreInUseError"],
+        "sign_ext.store.attack": ["AttackIteration"],
         "sign_ext.store.auto_step_size": ["auto_step_size"],
         "sign_ext.store.inspect": ["Verdict", "verify"],
         "sign_ext.store.join": ["Joined"],

@@ -1,15 +1,21 @@
-"""Projected gradient descent as what fills a store: adversarial images of a whole data set."""
+"""Projected gradient descent as what fills a store: adversarial images of a whole data set.
+
+It is `sign_ext.pgd`, except that each image's random start is drawn from the seed and the image's
+position in the data set. `pgd` draws those of a call one after the other, so that they would depend
+on shards and batches.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sign_ext.attacks import pgd
 from sign_ext.engine.fused.tuning_plan import TuningPlan
+from sign_ext.engine.objective import values_of
 from sign_ext.explanation import Explanation
 from sign_ext.iterate import InputIteration
 from sign_ext.store.iteration import Progress
@@ -21,7 +27,7 @@ PIXELS = (0.0, 255.0)
 
 
 class AttackIteration:
-    """`pgd` on images of a data set, for `transform_to_store`.
+    """PGD on the images of a data set, for `transform_to_store` and `robustness`.
 
     The random start of an image depends on the seed and on its position in the data set, not on
     the images beside it, so that the bytes depend neither on shards nor on processes.
@@ -40,9 +46,9 @@ class AttackIteration:
         seed: of the random starts.
         network_labels: the network's output for each class of the data set; None where the two
             have the same classes in the same order.
-        batch_size: images at a time, as for `pgd`.
-        backend: as for `pgd`.
-        precision: as for `pgd`.
+        batch_size: images at a time, as for `sign_ext.pgd`.
+        backend: as for `sign_ext.pgd`.
+        precision: as for `sign_ext.pgd`.
 
     Raises:
         ValueError: an option out of its range.
@@ -87,6 +93,7 @@ class AttackIteration:
         self.target = target
         self.plan = TuningPlan()
         self._restarts = restarts
+        self._random_start = random_start
         self._network_labels = network_labels
         self._options: dict[str, Any] = {
             "epsilon": float(epsilon),
@@ -108,7 +115,7 @@ class AttackIteration:
             steps,
             objective=objective,
             update="sign" if norm == "linf" else "l2",
-            step_size=self._options["step_size"],
+            step_size=self._options["step_size"] * (1 if target is None else -1),
             project=(norm, float(epsilon)),
             clamp=PIXELS,
             batch_size=batch_size,
@@ -204,21 +211,71 @@ class AttackIteration:
             progress: called with (image-steps done, total).
         """
         assert labels is not None
-        aims = self.labels_of(labels)
+        own = aims = self.labels_of(labels)
         if self.target is not None:
-            aims = torch.full_like(labels, self.target)
-        step = self.stops[0]
-        found = pgd(
-            self.model,
-            images,
-            aims,
-            targeted=self.target is not None,
-            clamp=PIXELS,
-            indices=positions,
-            progress=progress or False,
-            **self._options,
+            aims = torch.full_like(own, self.target)
+        result = (
+            torch.empty_like(images, dtype=torch.float32) if out is None else out[self.stops[0]]
         )
-        if out is None:
-            return {step: found}
-        out[step].copy_(found)
-        return out
+        result.copy_(images)
+        chosen = torch.arange(len(images), device=images.device)
+        if self._options["only_correct"]:
+            chosen = chosen[self._step.outputs(images).argmax(1) == own]
+        if len(chosen):
+            places = positions[chosen.to(positions.device)]
+            result[chosen] = self._worst(images[chosen], aims[chosen], places, progress)
+        return {self.stops[0]: result} if out is None else out
+
+    def _worst(
+        self, images: Tensor, aims: Tensor, positions: Tensor, progress: Progress | None
+    ) -> Tensor:
+        """Of several attacks on each image, the worst for the network, as `pgd` chooses it."""
+        best: Tensor | None = None
+        for restart in range(self._restarts):
+            start = self._start(images, positions, restart) if self._random_start else None
+            report = _of_restart(progress, restart, self._restarts)
+            found = self._step.transform(images, aims, start=start, progress=report or False)
+            assert isinstance(found, Tensor)
+            if self._restarts == 1:
+                return found
+            fooled, loss = self._judge(found, aims)
+            if best is None:
+                best, before, most = found, fooled, loss
+                continue
+            worse = (fooled & ~before) | ((fooled == before) & (loss > most))
+            best[worse] = found[worse]
+            before, most = fooled | before, torch.where(worse, loss, most)
+        assert best is not None
+        return best
+
+    def _judge(self, images: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the attack has succeeded on each image, and its loss, higher for more success."""
+        output = self._step.outputs(images)
+        loss = values_of(self._step.settings.rule.objective, output, aims).detach()
+        reached = output.argmax(1) == aims
+        return (~reached, loss) if self.target is None else (reached, -loss)
+
+    def _start(self, images: Tensor, positions: Tensor, restart: int) -> Tensor:
+        """A random point of each image's ball within 0–255: of its own, whatever is beside it.
+
+        Uniform in the L∞ ball; in L2 in a uniform direction, at a uniform share of the radius.
+        """
+        noise = torch.empty(images.shape)
+        for row, position in zip(noise, positions.tolist(), strict=True):
+            words = np.random.SeedSequence((self._options["seed"], restart, position))
+            seed = int(words.generate_state(1, np.uint64)[0]) >> 1
+            generator = torch.Generator().manual_seed(seed)
+            if self._options["norm"] == "linf":
+                row.uniform_(-1, 1, generator=generator)
+            else:
+                row.normal_(generator=generator)
+                row *= torch.rand((), generator=generator) / row.norm()
+        moved = images + noise.to(images.device).mul_(self._options["epsilon"])
+        return moved.clamp_(*PIXELS)
+
+
+def _of_restart(progress: Progress | None, restart: int, restarts: int) -> Progress | None:
+    """Progress of one of several restarts, as part of all of them."""
+    if progress is None or restarts == 1:
+        return progress
+    return lambda done, total: progress(restart * total + done, restarts * total)
