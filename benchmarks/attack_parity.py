@@ -96,7 +96,7 @@ class Row:
         if self.steps_equal is not None:
             steps = f"; step by step {self.steps_equal:.4%}"
         if self.flips:
-            steps += f", {self.flips} of {self.values:,} values went the other way"
+            steps += f", {self.flips} went the other way"
         return (
             f"{'ok ' if self.passed else 'NOT'} {self.network:<11} {self.dtype} {self.check:<20} "
             f"{self.equal:9.4%} equal, largest difference {self.largest:.1e}{steps}"
