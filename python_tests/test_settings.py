@@ -110,7 +110,7 @@ def test_the_command_line_takes_them_from_settings(command):
 
 
 def test_a_stores_manifest_records_every_option():
-    from sign_ext.store.iteration import SignIteration
+    from sign_ext.store.iteration import InputsIteration
     from sign_ext.store.provenance import provenance_of
 
     sign = SignTransform(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)), 9)
@@ -122,7 +122,7 @@ def test_a_stores_manifest_records_every_option():
             return 3
 
     answers = SimpleNamespace(source_layer="", backend="autograd", arithmetic="")
-    recorded = provenance_of(SignIteration(sign), Source(), answers)["settings"]
+    recorded = provenance_of(InputsIteration(sign), Source(), answers)["settings"]
     assert tuple(recorded) == ON_DISK
     assert recorded["steps"] == 9
     assert recorded["snapshots"] == [9]

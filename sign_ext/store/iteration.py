@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from sign_ext.data import ImageSource
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.explanation import Explanation
-from sign_ext.sign import SignTransform
+from sign_ext.iterate import InputIteration
 
 Progress = Callable[[int, int], None]
 
@@ -100,28 +101,30 @@ class Iteration(Protocol):
         """
 
 
-class SignIteration:
-    """SIGN, which needs neither labels nor positions.
+class InputsIteration:
+    """SIGN, or any `InputIteration`, as what fills a store. Neither depends on positions.
+
+    A function as the objective is recorded by its module and name: the caller must give another
+    name to another function, or the two are taken for the same. It is given labels if it takes two
+    arguments.
 
     Args:
-        sign: the transform; its `snapshots` are stored.
+        iteration: whose `snapshots` are stored.
     """
 
-    needs_labels = False
-
-    def __init__(self, sign: SignTransform) -> None:
-        """Make the transform return a dict."""
-        self._sign = sign.with_options(snapshots=sign.settings.stops)
+    def __init__(self, iteration: InputIteration) -> None:
+        """Make the iteration return a dict."""
+        self._iteration = iteration.with_options(snapshots=iteration.settings.stops)
 
     @property
     def model(self) -> nn.Module:
         """Its network."""
-        return self._sign.model
+        return self._iteration.model
 
     @property
     def stops(self) -> tuple[int, ...]:
         """Its snapshots."""
-        return self._sign.settings.stops
+        return self._iteration.settings.stops
 
     @property
     def image_steps(self) -> int:
@@ -131,37 +134,50 @@ class SignIteration:
     @property
     def batch_size(self) -> int | None:
         """Its batch size."""
-        return self._sign.settings.batch_size
+        return self._iteration.settings.batch_size
 
     @property
     def plan(self) -> TuningPlan:
         """Its plan."""
-        return self._sign.plan
+        return self._iteration.plan
 
     @property
     def measures(self) -> bool:
         """Whether it was made with tune=True."""
-        return self._sign.engines.fused.measure
+        return self._iteration.engines.fused.measure
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether its objective is about a class of each image."""
+        rule = self._iteration.settings.rule
+        if callable(rule.objective):
+            return len(inspect.signature(rule.objective).parameters) > 1
+        return rule.needs_labels
 
     def settings(self) -> dict[str, Any]:
         """Return its options."""
-        return {**asdict(self._sign.settings), "snapshots": list(self.stops)}
+        recorded = {**asdict(self._iteration.settings), "snapshots": list(self.stops)}
+        objective = self._iteration.settings.rule.objective
+        if callable(objective):
+            name = getattr(objective, "__qualname__", type(objective).__qualname__)
+            recorded["objective"] = f"{objective.__module__}.{name}"
+        return recorded
 
-    def tuned(self, tune: bool | TuningPlan) -> SignIteration:
+    def tuned(self, tune: bool | TuningPlan) -> InputsIteration:
         """Change its option `tune`."""
-        return SignIteration(self._sign.with_options(tune=tune))
+        return InputsIteration(self._iteration.with_options(tune=tune))
 
-    def one_step(self) -> SignIteration:
+    def one_step(self) -> InputsIteration:
         """Change its K to 1."""
-        return SignIteration(self._sign.with_options(steps=1, snapshots=(1,)))
+        return InputsIteration(self._iteration.with_options(steps=1, snapshots=(1,)))
 
     def explain(self, images: Tensor, labels: Tensor | None) -> Explanation:
         """Ask it."""
-        return self._sign.explain(images)
+        return self._iteration.explain(images)
 
     def images_at_once(self, images: Tensor, labels: Tensor | None) -> int:
         """Ask it."""
-        return self._sign.images_at_once(images)
+        return self._iteration.images_at_once(images)
 
     def run(
         self,
@@ -171,8 +187,11 @@ class SignIteration:
         out: Mapping[int, Tensor] | None = None,
         progress: Progress | None = None,
     ) -> Mapping[int, Tensor]:
-        """Transform the images."""
-        found = self._sign.transform(images, out=out, progress=progress or False)
+        """Iterate."""
+        options: dict[str, Any] = {"out": out, "progress": progress or False}
+        if labels is not None:  # SIGN has none
+            options["labels"] = labels
+        found = self._iteration.transform(images, **options)
         assert isinstance(found, dict)
         return found
 
@@ -191,10 +210,10 @@ def labels_for(
     return source.targets_of(positions).to(device) if iteration.needs_labels else None
 
 
-def iteration_of(given: SignTransform | Iteration) -> Iteration:
+def iteration_of(given: InputIteration | Iteration) -> Iteration:
     """Return what fills a store.
 
     Args:
-        given: a transform, or another iteration.
+        given: a `SignTransform`, an `InputIteration`, or what is an `Iteration` already.
     """
-    return SignIteration(given) if isinstance(given, SignTransform) else given
+    return InputsIteration(given) if isinstance(given, InputIteration) else given

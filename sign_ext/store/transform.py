@@ -22,11 +22,12 @@ from sign_ext.engine.timing import clock
 from sign_ext.errors import NegligibleDeltaWarning, StoreError
 from sign_ext.explanation import Explanation
 from sign_ext.formatting import duration
+from sign_ext.iterate import InputIteration
 from sign_ext.progress import Progress, reporting
 from sign_ext.sign import SignTransform
 from sign_ext.store.budget import Load, peak, plan_memory, reset_peak
 from sign_ext.store.coordination import Ranks, exclusive_lock
-from sign_ext.store.iteration import Iteration, SignIteration, iteration_of, labels_for
+from sign_ext.store.iteration import InputsIteration, Iteration, iteration_of, labels_for
 from sign_ext.store.lifecycle import (
     finish,
     finished_manifest,
@@ -77,7 +78,7 @@ class StoreRun:
 
 
 def transform_to_store(
-    sign: SignTransform | Iteration,
+    sign: InputIteration | Iteration,
     source: ImageSource | Dataset[Any],
     folder: str | Path,
     *,
@@ -100,8 +101,9 @@ def transform_to_store(
     process killed at any point loses only the shards in progress.
 
     Args:
-        sign: the transform, whose `snapshots` are stored; or another iteration, such as
-            `sign_ext.store.AttackIteration`.
+        sign: the transform, whose `snapshots` are stored; or another iteration: an
+            `InputIteration`, or adversarial images by `sign_ext.store.AttackIteration`. Those with
+            a loss take the labels of `source`, which must be the network's outputs.
         source: the data set, see `sign_ext.data.open_data`; or any data set of (image, target),
             which becomes one by `sign_ext.data.source_of`.
         folder: the store, created if needed.
@@ -246,7 +248,7 @@ def refuse_other_settings(
     if isinstance(step_size, float):
         sign = sign.with_options(step_size=step_size)
     found = {"calibration": recipe.get("calibration", {})}
-    iteration = SignIteration(sign)
+    iteration = InputsIteration(sign)
     device = next(sign.model.parameters()).device
     with listing_unreadable(source, None):
         one = Sample.of(iteration, source, 1, on_error, device)
