@@ -12,7 +12,7 @@ PIP_FLAGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
-# Options of bench-networks, bench-calls and families: make families BENCH_ARGS="--only vit swin"
+# Options of bench-networks, bench-calls, families and parity-attacks: make families BENCH_ARGS="--only vit swin"
 BENCH_ARGS ?=
 # The folder for the JSON of the benchmarks and of gpu-check.
 OUT ?= benchmarks/results
@@ -22,7 +22,7 @@ VENV := .venv/bin
 CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
 .PHONY: help venv demo test test-all test-oldest lint format bench bench-networks bench-calls families \
-	simulate-verdict gpu-check docs constraints clean
+	parity-attacks bench-attacks simulate-verdict gpu-check docs constraints clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -72,6 +72,16 @@ bench-calls: venv  ## What a call costs beside its steps, and what compiling tak
 
 families: venv  ## Which of fifty timm families compile, have islands or are refused, and parity; resumes
 	$(VENV)/python benchmarks/family_sweep.py --out "$$OUT/families.jsonl" $(BENCH_ARGS)
+
+parity-attacks: venv  ## Adversarial images and attributions against torchattacks and captum, in an environment of their own
+	@tools/attack_peers.sh benchmarks/attack_parity.py --out "$$OUT/attack_parity.json" $(BENCH_ARGS)
+
+bench-attacks: venv  ## Race PGD and integrated gradients against torchattacks and captum; prints ratios
+	@mkdir -p build
+	@tools/attack_peers.sh -m pytest benchmarks/test_attacks.py --benchmark-json=build/bench-attacks-raw.json \
+		--benchmark-columns=median,rounds $(PYTEST_ARGS)
+	@$(VENV)/python tools/bench_table.py build/bench-attacks-raw.json --out "$$OUT/attacks_cpu.json" \
+		--command "make bench-attacks"
 
 simulate-verdict: venv  ## Error and power of the rule that judges methods; writes docs/verdict_rule.md (10 minutes)
 	$(VENV)/python tools/simulate_verdict.py --out docs/verdict_rule.md

@@ -11,6 +11,7 @@ machine slows all of them equally. `make bench` prints the medians and ratios of
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -80,6 +81,11 @@ def pytest_benchmark_update_machine_info(
     machine_info.update(environment.machine_details())
 
 
+def quantiles(values: list[float]) -> list[float]:
+    """The quartiles of the ratios of single rounds, the median between them."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+
+
 @pytest.fixture
 def race(benchmark: Any, device: torch.device) -> Callable[..., dict[str, float]]:
     """A function that times contenders in turns; see the module's docstring for an example."""
@@ -114,12 +120,21 @@ def race(benchmark: Any, device: torch.device) -> Callable[..., dict[str, float]
                 work()
         benchmark.pedantic(turns.round, rounds=rounds, iterations=1)
         medians = turns.medians()
+        quartiles = {
+            name: quantiles([a / b for a, b in zip(turns.times[baseline], times, strict=True)])
+            for name, times in turns.times.items()
+        }
         benchmark.extra_info.update(
             facts,
             device=device.type,
             baseline=baseline,
             contenders={
-                name: {"median": median, "fastest": min(times), "rounds": len(times)}
+                name: {
+                    "median": median,
+                    "fastest": min(times),
+                    "rounds": len(times),
+                    "ratio_quartiles": quartiles[name],
+                }
                 for (name, times), median in zip(turns.times.items(), medians.values(), strict=True)
             },
         )

@@ -22,7 +22,9 @@ class Brightness(nn.Module):
 
 def image_set(levels: list[int], labels: list[int]) -> ImageSet:
     pixels = torch.tensor(levels, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *SHAPE)
-    return ImageSet(pixels, torch.tensor(labels), ("dark", "bright", "neither"), "grey/test")
+    return ImageSet(
+        pixels, torch.tensor(labels, dtype=torch.int64), ("dark", "bright", "neither"), "grey/test"
+    )
 
 
 def darker(images: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
