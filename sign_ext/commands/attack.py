@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "sign-ext attack --checkpoint runs/classical --epsilon 8",
-    "sign-ext attack --model timm:resnet18 --weights resnet18.pth --data photos \\",
-    "    --image-size 64 --epsilon 8 --steps 40 --restarts 5 --only-correct",
+    "sign-ext attack --model timm:resnet18 --weights resnet18.pth \\",
+    "    --data photos --image-size 64 --epsilon 8 --steps 40 --restarts 5",
     "sign-ext attack --checkpoint runs/phi --data photos --split train \\",
     "    --epsilon 4 --out runs/adversarial",
 )
