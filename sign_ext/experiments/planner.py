@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sign_ext.data import fingerprint, load_ood
 from sign_ext.experiments.scale import NetworkSettings, Scale, Task
-from sign_ext.experiments.stages.controls import Changed, MatchStep, Untrained, Versions
+from sign_ext.experiments.stages.controls import Changed, MatchStep, Untrained
 from sign_ext.experiments.stages.measure import Classify
 from sign_ext.experiments.stages.networks import (
     PHI_SEEDS,
@@ -22,6 +22,7 @@ from sign_ext.experiments.stages.networks import (
     Noise,
     Train,
     Transform,
+    Versions,
 )
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.runner import StageRunner

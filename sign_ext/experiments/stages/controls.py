@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from sign_ext import SignTransform
 from sign_ext.change import describe_change
 from sign_ext.data.splits import stratified_choice
 from sign_ext.experiments.stages.cost import SIGN
-from sign_ext.experiments.stages.networks import Noise, Train, Transform, load_trained
+from sign_ext.experiments.stages.networks import Train, Transform, load_trained
 from sign_ext.experiments.stages.stage import RunContext, Stage
 from sign_ext.settings import LinearizeAt
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
@@ -179,7 +179,3 @@ class Untrained(Train):
         model = self.initial_model(spec)
         save_checkpoint(folder / CHECKPOINT_NAME, model, {"model": spec})
         return {"parameters": sum(each.numel() for each in model.parameters())}
-
-
-# What may join a training set.
-Versions: TypeAlias = Transform | Noise | Changed

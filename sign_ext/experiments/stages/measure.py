@@ -123,7 +123,7 @@ class ClassifyDelta(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
-        assert self.network.sign is not None
+        assert isinstance(self.network.sign, Transform)
         images = context.data(self.network.source).test
         delta = delta_set(
             context.outcome(self.test), images, scaled_by=context.outcome(self.network.sign)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,15 +40,30 @@ from sign_ext.training import (
 )
 from sign_ext.training.state import STATE_NAME
 
-if TYPE_CHECKING:
-    from sign_ext.experiments.stages.controls import MatchStep, Versions
-
 # Φ of seed s is trained with seed s + PHI_SEEDS: from other initial weights and in another order
 # than the networks that are trained on its images, so that they do not profit from a common start.
 PHI_SEEDS = 1_000_000
 # Settings are chosen with this seed, on validation images, and no table has it.
 TUNING_SEED = PHI_SEEDS - 1
 DELTA_RMS = 64.0  # grey levels: roughly how far natural images' pixels deviate from their mean
+
+
+class Versions(Protocol):
+    """A stage that makes versions of the training images: SIGN's, or those of a control."""
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """The K, one a version."""
+        ...
+
+    @property
+    def manner(self) -> str:
+        """What the versions are, in a word or two."""
+        ...
+
+    def images(self, context: RunContext) -> Mapping[int, Tensor]:
+        """The versions by K, float32, once the stage is done."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -289,7 +304,7 @@ class TrainOnDelta(Train):
 
     def datasets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
         """δ of the training and of the validation images."""
-        assert self.sign is not None
+        assert isinstance(self.sign, Transform)
         assert self.validation is not None
         splits = context.data(self.source)
         train_outcome = context.outcome(self.sign)
@@ -398,7 +413,8 @@ class Transform(Stage):
 
     Attributes:
         phi: the network Φ.
-        step: gives the step size, times `factor`; None takes `factor` itself as the step size.
+        step: a stage that proposes the step size, which is multiplied by `factor`; None takes
+            `factor` itself as the step size.
         factor: see `step`.
         snapshots: the K to keep.
         part: "train", "validation" or "test".
@@ -412,7 +428,7 @@ class Transform(Stage):
     version: ClassVar[int] = 2
 
     phi: Train
-    step: Calibrate | ChooseStep | MatchStep | None
+    step: Stage | None
     factor: float
     snapshots: tuple[int, ...]
     part: str = "train"
