@@ -121,19 +121,21 @@ def _summarize_c(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         return {k.removeprefix(start): v for k, v in outcomes.items() if k.startswith(start)}
 
     specs = present(arms(network, options["methods"]), of("1"))
-    secondary = tuple(KEYS) if "slice_c" in planner.scale.only else ()
-    tables = (
-        arms_table(planner, specs, of("1"), "Slice C", secondary=secondary),
-        *uncertainty_tables(planner, specs, of("2"), "Slice C, test images", {}),
-        *uncertainty_tables(planner, specs, of("3"), "Slice C, out of distribution", {}),
-    )
+    families = "slice_c" in planner.scale.only
+    tables = [
+        arms_table(planner, specs, of("1"), "Slice C", secondary=tuple(KEYS) if families else ())
+    ]
+    for measure, where in (("2", "test images"), ("3", "out of distribution")):
+        tables += uncertainty_tables(
+            planner, specs, of(measure), f"Slice C, {where}", {}, families=families
+        )
     return Experiment(
         name="slice_c",
         title=TITLES["slice_c"],
         about=f"{ABOUT} {ABOUT_C}",
         stand_ins=stand_ins(planner, [network], ood=True),
         settings=settings_used(planner, [network], outcomes),
-        tables=tables,
+        tables=tuple(tables),
         findings=tuple(each for table in tables if table.comparisons for each in findings(table)),
     )
 

@@ -158,6 +158,8 @@ def uncertainty_tables(
     outcomes: OutcomesByName,
     title: str,
     published_table: Published,
+    *,
+    families: bool = True,
 ) -> tuple[Table, ...]:
     """A table for each of the paper's quantities.
 
@@ -170,6 +172,7 @@ def uncertainty_tables(
         outcomes: of `MeasureUncertainty` stages, by the rows' names.
         title: "Table 2", for example.
         published_table: what the paper has.
+        families: whether the comparisons belong to the secondary family.
     """
     numbers = outcomes[specs[0].name][0].numbers
     classes, images = list(numbers["per_class"]), numbers["images"]
@@ -194,7 +197,7 @@ def uncertainty_tables(
                     rows,
                     compared,
                     images if quantity == "accuracy" else None,
-                    secondary=[each.key for each in compared],
+                    secondary=[each.key for each in compared] if families else (),
                 ),
                 images=images if quantity == "accuracy" else None,
             )
