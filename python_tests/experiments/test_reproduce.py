@@ -38,6 +38,11 @@ TITLES = {
     "figure6": "Figure 6",
     "table4": "Table 4",
     "step_size": "Step size",
+    "controls": "Controls",
+    "field": "in use today",
+    "slice_a": "Slice A",
+    "slice_b": "Slice B",
+    "slice_c": "Slice C",
 }
 
 

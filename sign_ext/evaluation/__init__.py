@@ -37,6 +37,7 @@ from sign_ext.evaluation.paired import (
     paired,
     smallest_detectable,
 )
+from sign_ext.evaluation.planning import deviation_bound, seeds_needed
 from sign_ext.evaluation.robustness import (
     Robustness,
     RobustnessCount,
@@ -84,6 +85,7 @@ __all__ = [
     "crossed",
     "decide",
     "detectable_difference",
+    "deviation_bound",
     "doubt_of_guessing",
     "doubt_of_learning",
     "embed",
@@ -105,6 +107,7 @@ __all__ = [
     "robustness",
     "roc_auc",
     "roc_curve",
+    "seeds_needed",
     "smallest_detectable",
     "uncertainty_scores",
     "warn_of_units",

@@ -15,4 +15,9 @@ EXPERIMENTS: dict[str, str] = {
     "figure6": "what the corruptions look like",
     "table4": "SIGN's images of MobileNetV2 train NASNetMobile",
     "step_size": "accuracy and robustness against step size and K (not in the paper)",
+    "controls": "SIGN against what lacks one of its properties (not in the paper)",
+    "field": "SIGN against augmentations in use today (not in the paper)",
+    "slice_a": "a slice of the verdict: SIGN, noise, mixup and classical",
+    "slice_b": "a slice: SIGN alone, and on top of learned augmentation",
+    "slice_c": "a slice: networks with an uncertainty head",
 }

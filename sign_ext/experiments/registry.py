@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from sign_ext.experiments.recipes import (
+    controls,
     delta_only,
     figure3_figure4,
     figure5,
     isic,
+    slices,
     step_size,
     table1_table4,
     table2_table3,
@@ -29,5 +31,10 @@ RECIPES: dict[str, Recipe] = {
         table5_figure6.FIGURE6,
         table1_table4.TABLE4,
         step_size.RECIPE,
+        controls.CONTROLS,
+        controls.FIELD,
+        slices.SLICE_A,
+        slices.SLICE_B,
+        slices.SLICE_C,
     )
 }

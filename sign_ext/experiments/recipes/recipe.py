@@ -31,6 +31,28 @@ PAIRS = (
     ("sign_alone", "classical"),
     ("deepaugment_sign", "deepaugment"),
     ("sign_alone", "none"),
+    ("sign_own", "classical"),
+    ("sign", "sign_own"),
+    # Controls: SIGN against what lacks one of its properties.
+    *(
+        ("sign", control)
+        for control in (
+            "none",
+            "shuffled",
+            "negated",
+            "signs",
+            "other",
+            "untrained",
+            "input",
+            "momentum",
+            "distilled",
+        )
+    ),
+    ("sign_alone", "shuffled_alone"),
+    ("mixup_alone", "none"),
+    # What the field would use: instead of SIGN, and with it.
+    *(("sign", each) for each in ("trivialaugment", "randaugment", "augmix", "cutmix")),
+    ("trivialaugment_sign", "trivialaugment"),
 )
 
 # The pair of the primary family: the question whether SIGN's δ does more than noise as large.
@@ -52,11 +74,14 @@ class Recipe:
         name: for `sign-ext reproduce`; `experiments.names` has a line about it.
         plan: makes the stages, which are not run yet.
         summarize: makes the finished experiment from their outcomes, under the same names.
+        by_rows: whether `summarize` makes a table of the rows whose outcomes there are; otherwise
+            it needs all.
     """
 
     name: str
     plan: Callable[[StagePlanner], StagesByName]
     summarize: Callable[[StagePlanner, OutcomesByName], Experiment]
+    by_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +119,16 @@ def row_specs(
         for protocol in protocols
         for method in methods
     ]
+
+
+def present(specs: Iterable[RowSpec], outcomes: OutcomesByName) -> list[RowSpec]:
+    """The rows that have outcomes: those of a Φ that was refused have none.
+
+    Args:
+        specs: all rows.
+        outcomes: of the recipe's stages.
+    """
+    return [spec for spec in specs if spec.name in outcomes]
 
 
 def shown(planner: StagePlanner) -> tuple[Protocol, ...]:
