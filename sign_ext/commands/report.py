@@ -42,13 +42,13 @@ class Options(OutputOptions):
 
 def run(options: Options) -> None:
     """Read, join and write."""
-    from sign_ext.experiments.recipes.summary import findings
+    from sign_ext.experiments.registry import findings_of
     from sign_ext.report.merge import merge
     from sign_ext.report.results_page import JSON, write_report
     from sign_ext.report.schema import Results
 
     paths = [Path(each) / JSON if Path(each).is_dir() else Path(each) for each in options.results]
-    results = merge([Results.read(path) for path in paths], summarize=findings)
+    results = merge([Results.read(path) for path in paths], summarize=findings_of)
     out = check_folder(options.out)
     files = write_report(out, results)
     if options.json:

@@ -11,8 +11,7 @@ import torch
 from sign_ext.environment import commit, machine, versions
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import StagesByName
-from sign_ext.experiments.recipes.summary import findings
-from sign_ext.experiments.registry import RECIPES
+from sign_ext.experiments.registry import RECIPES, findings_of
 from sign_ext.experiments.scale import Scale
 from sign_ext.experiments.stages.networks import TUNING_SEED
 from sign_ext.experiments.stages.runner import StageRunner, how_made, total_seconds
@@ -118,7 +117,7 @@ class Reproduction:
             command=command,
             seconds=total_seconds(self.runner, stages),
         )
-        return hold_families(results, findings)
+        return hold_families(results, findings_of)
 
 
 def _seed_by_seed(plan: StagesByName) -> list[Stage]:
