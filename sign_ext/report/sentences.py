@@ -24,6 +24,7 @@ Word = Literal["holds", "does not hold", "undecided"]
 NOT_RUN = "not run"
 BY_STEPS, BY_EPOCHS = "equal gradient steps", "equal epochs"
 PROTOCOLS = (BY_STEPS, BY_EPOCHS, "equal computation")
+Place = tuple[str, tuple[str, ...]]  # a table's title, and keys of its columns
 CHANCE = 0.1  # of CIFAR-10's ten classes
 
 
@@ -34,8 +35,7 @@ class Sentence:
     Attributes:
         text: the sentence, in our words.
         where: in the paper; "" for questions of our own.
-        table: title of our table.
-        columns: keys; the first that the table has counts.
+        tables: (title, keys of columns) of our tables; the first of the keys that a table has counts.
         method: label of the row that it is about, as a regular expression; of several in a group,
             as of several K, the last counts.
         baseline: likewise, of the row to compare with; "" to compare with `level`.
@@ -46,8 +46,7 @@ class Sentence:
 
     text: str
     where: str
-    table: str
-    columns: tuple[str, ...]
+    tables: tuple[Place, ...]
     method: str
     baseline: str
     higher: bool | None = None
@@ -55,132 +54,214 @@ class Sentence:
 
 
 P_STAR = r"p\*, K = \d+"
+LAST_K = r"after K = \d+"
+ACCURACY: tuple[Place, ...] = (
+    ("Table 1", ("mean",)),
+    ("Slice A", ("normal",)),
+    ("Slice C", ("normal",)),
+)
+PIXELS_OFF: tuple[Place, ...] = tuple(
+    (title, ("pixels_off",)) for title in ("Table 5", "Slice A", "Slice C")
+)
+NOISY: tuple[Place, ...] = tuple((title, ("noise",)) for title in ("Table 5", "Slice A", "Slice C"))
+
+
+def _of_heads(start: str, elsewhere: str, name: str, *columns: str) -> tuple[Place, ...]:
+    """A table of networks with an uncertainty head, under the names that it has."""
+    return (f"{start}: {name}", columns), (f"{elsewhere}: {name}", columns)
+
+
+TABLE2, TABLE3 = ("Table 2", "Slice C, test images"), ("Table 3", "Slice C, out of distribution")
+LOW = _of_heads(*TABLE2, "# images with p ≤ 0.5", "share", "mean")
+
 SENTENCES = (
     Sentence(
         "mixup gives wrong labels to samples near the boundaries",
-        *("Section 1, Figure 1", "Figure 1 in numbers", ("wrong",)),
-        *("mixup", "SIGN, as far as mixup"),
+        "Section 1, Figure 1",
+        (("Figure 1 in numbers", ("wrong",)),),
+        "mixup",
+        "SIGN, as far as mixup",
         higher=True,
     ),
     Sentence(
         "SIGN’s images lead to improved predictions: Φ is more often right about them",
-        *("Section 1", "Φ’s answers to p*", ("accuracy",), P_STAR, "p"),
+        "Section 1",
+        (("Φ’s answers to p*", ("accuracy",)),),
+        P_STAR,
+        "p",
     ),
     Sentence(
-        "… and gives the true class more probability",
-        *("Section 1", "Φ’s answers to p*", ("probability",), P_STAR, "p"),
+        "SIGN’s images get more probability of their true class from Φ",
+        "Section 1",
+        (("Φ’s answers to p*", ("probability",)),),
+        P_STAR,
+        "p",
     ),
     Sentence(
         "SIGN is more accurate than classical augmentation",
-        *("3.1, Table 1", "Table 1", ("mean",), "SIGN", "Classical"),
+        "3.1, Table 1",
+        ACCURACY,
+        "SIGN",
+        "Classical",
     ),
-    Sentence(
-        "SIGN is more accurate than mixup",
-        *("3.1, Table 1", "Table 1", ("mean",), "SIGN", "mixup"),
-    ),
+    Sentence("SIGN is more accurate than mixup", "3.1, Table 1", ACCURACY, "SIGN", "mixup"),
     Sentence(
         "SIGN adds to DeepAugment",
-        *("3.1, Table 1", "Table 1", ("mean",), r"DeepAugment \+ SIGN", "DeepAugment"),
+        "3.1, Table 1",
+        (("Table 1", ("mean",)), ("Slice B", ("normal",))),
+        r"DeepAugment \+ SIGN",
+        "DeepAugment",
     ),
     Sentence(
-        "our question: SIGN does more than noise as large",
-        *("", "Table 1", ("mean",), "SIGN", "Noise"),
+        "our question: SIGN does more than noise as large", "", ACCURACY, "SIGN", "Noise"
     ),
     Sentence(
         "SIGN enhances contrast",
-        *("3.1, Figure 3", "Figure 3 in numbers", ("contrast",), r"after K = \d+", "before"),
+        "3.1, Figure 3",
+        (("Figure 3 in numbers", ("contrast",)),),
+        LAST_K,
+        "before",
     ),
     Sentence(
         "SIGN enhances the boundaries of objects",
-        *("3.1, Figure 3", "Figure 3 in numbers", ("edges",), r"after K = \d+", "before"),
+        "3.1, Figure 3",
+        (("Figure 3 in numbers", ("edges",)),),
+        LAST_K,
+        "before",
     ),
     Sentence(
         "SIGN raises the AUC on skin lesions (test)",
-        *("3.1", "ISIC-2017 (Section 3.1)", ("test",), "SIGN alone", "Baseline"),
+        "3.1",
+        (("ISIC-2017 (Section 3.1)", ("test",)),),
+        "SIGN alone",
+        "Baseline",
     ),
     Sentence(
-        "… and on validation images",
-        *("3.1", "ISIC-2017 (Section 3.1)", ("validation",), "SIGN alone", "Baseline"),
+        "SIGN raises the AUC on skin lesions (validation)",
+        "3.1",
+        (("ISIC-2017 (Section 3.1)", ("validation",)),),
+        "SIGN alone",
+        "Baseline",
     ),
     Sentence(
         "SIGN enhances the features of skin lesions (edges)",
-        *("3.1, Figure 4", "Figure 4 in numbers", ("edges",), r"after K = \d+", "before"),
+        "3.1, Figure 4",
+        (("Figure 4 in numbers", ("edges",)),),
+        LAST_K,
+        "before",
     ),
     Sentence(
         "SIGN makes classes more compact (silhouette, validation images)",
-        *("3.1, Figure 5", "Figure 5 in numbers", ("validation_silhouette",)),
-        *("SIGN", "Classical"),
+        "3.1, Figure 5",
+        (("Figure 5 in numbers", ("validation_silhouette",)),),
+        "SIGN",
+        "Classical",
     ),
     Sentence(
         "δ alone holds the class (accuracy above chance)",
-        *("3.1", "δ alone (Section 3.1)", ("accuracy",), "δ alone", ""),
+        "3.1",
+        (("δ alone (Section 3.1)", ("accuracy",)),),
+        "δ alone",
+        "",
         level=CHANCE,
     ),
     Sentence(
         "with an uncertainty head, SIGN is more accurate than classical augmentation",
-        *("3.2, Table 2", "Table 2: overall accuracy", ("mean",), "SIGN", "Classical"),
+        "3.2, Table 2",
+        _of_heads(*TABLE2, "overall accuracy", "mean"),
+        "SIGN",
+        "Classical",
     ),
     Sentence(
         "with SIGN, fewer right answers are uncertain (p ≤ 0.5)",
-        *("3.2, Table 2", "Table 2: # images with p ≤ 0.5", ("share", "mean")),
-        *("SIGN", "Classical"),
+        "3.2, Table 2",
+        LOW,
+        "SIGN",
+        "Classical",
         higher=False,
     ),
     Sentence(
         "with mixup, more right answers are uncertain (p ≤ 0.5)",
-        *("3.2, Table 2", "Table 2: # images with p ≤ 0.5", ("share", "mean")),
-        *("mixup", "Classical"),
+        "3.2, Table 2",
+        LOW,
+        "mixup",
+        "Classical",
         higher=True,
     ),
     Sentence(
         "SIGN’s uncertain right answers have a higher σ than mixup’s",
-        *("3.2, Table 2", "Table 2: [uncertainty] of these", ("mean",), "SIGN", "mixup"),
+        "3.2, Table 2",
+        _of_heads(*TABLE2, "[uncertainty] of these", "mean"),
+        "SIGN",
+        "mixup",
         higher=True,
     ),
     Sentence(
-        "SIGN is more accurate out of distribution than classical augmentation",
-        *("3.3, Table 3", "Table 3: overall accuracy", ("mean",), "SIGN", "Classical"),
+        "out of distribution, SIGN is more accurate than classical augmentation",
+        "3.3, Table 3",
+        _of_heads(*TABLE3, "overall accuracy", "mean"),
+        "SIGN",
+        "Classical",
     ),
     Sentence(
-        "… and than mixup",
-        *("3.3, Table 3", "Table 3: overall accuracy", ("mean",), "SIGN", "mixup"),
+        "out of distribution, SIGN is more accurate than mixup",
+        "3.3, Table 3",
+        _of_heads(*TABLE3, "overall accuracy", "mean"),
+        "SIGN",
+        "mixup",
     ),
     Sentence(
-        "SIGN is more robust to pixels turned off",
-        *("3.3, Table 5", "Table 5", ("pixels_off",), "SIGN", "Classical"),
+        "SIGN is more robust to pixels turned off", "3.3, Table 5", PIXELS_OFF, "SIGN", "Classical"
     ),
-    Sentence(
-        "SIGN is more robust to noise",
-        *("3.3, Table 5", "Table 5", ("noise",), "SIGN", "Classical"),
-    ),
+    Sentence("SIGN is more robust to noise", "3.3, Table 5", NOISY, "SIGN", "Classical"),
     Sentence(
         "SIGN makes DeepAugment more robust to pixels turned off",
-        *("3.3, Table 5", "Table 5", ("pixels_off",), r"DeepAugment \+ SIGN", "DeepAugment"),
+        "3.3, Table 5",
+        (("Table 5", ("pixels_off",)), ("Slice B", ("pixels_off",))),
+        r"DeepAugment \+ SIGN",
+        "DeepAugment",
     ),
     Sentence(
         "networks trained with SIGN use fewer inputs (effective number, by gradient)",
-        *("1 and 3.3", "Inputs used", ("effective",), "SIGN: p", "Classical: p"),
+        "1 and 3.3",
+        (("Inputs used", ("effective",)),),
+        "SIGN: p",
+        "Classical: p",
     ),
     Sentence(
-        "… and set more pre-activations to zero",
-        *("1 and 3.3", "Inputs used", ("every",), "SIGN: p", "Classical: p"),
+        "networks trained with SIGN set more pre-activations to zero",
+        "1 and 3.3",
+        (("Inputs used", ("every",)),),
+        "SIGN: p",
+        "Classical: p",
     ),
     Sentence(
         "more pre-activations are zero for p* than for p",
-        *("1 and 3.3", "Inputs used", ("every",), f"SIGN: {P_STAR}", "SIGN: p"),
+        "1 and 3.3",
+        (("Inputs used", ("every",)),),
+        f"SIGN: {P_STAR}",
+        "SIGN: p",
     ),
     Sentence(
         "SIGN’s images of MobileNetV2 help NASNetMobile",
-        *("3.4, Table 4", "Table 4", ("mean",), r"Transfer \(with SIGN\)", "Classical"),
+        "3.4, Table 4",
+        (("Table 4", ("mean",)),),
+        r"Transfer \(with SIGN\)",
+        "Classical",
     ),
     Sentence(
         "SIGN can cancel adversarial perturbations (asked as future work)",
-        *("Section 4", "Attack, then SIGN", ("accuracy",)),
-        *(r"attacked p, then SIGN, K = \d+", "attacked p"),
+        "Section 4",
+        (("Attack, then SIGN", ("accuracy",)),),
+        r"attacked p, then SIGN, K = \d+",
+        "attacked p",
     ),
     Sentence(
         "our question: SIGN helps at inference",
-        *("", "SIGN at inference", ("accuracy",), f"SIGN: {P_STAR}", "SIGN: p"),
+        "",
+        (("SIGN at inference", ("accuracy",)),),
+        f"SIGN: {P_STAR}",
+        "SIGN: p",
     ),
 )
 
@@ -260,8 +341,9 @@ def sentences(results: Results) -> tuple[SentenceRow, ...]:
     return tuple(
         row
         for sentence in SENTENCES
-        if sentence.table in tables
-        for row in _rows(sentence, tables[sentence.table])
+        for title, keys in sentence.tables
+        if title in tables
+        for row in _rows(sentence, tables[title], keys)
     )
 
 
@@ -287,10 +369,10 @@ def all_sentences(several: Iterable[Results]) -> tuple[tuple[Results | None, Sen
     return tuple(found)
 
 
-def _rows(sentence: Sentence, table: Table) -> Iterator[SentenceRow]:
+def _rows(sentence: Sentence, table: Table, keys: Sequence[str]) -> Iterator[SentenceRow]:
     """One row for each network (or what else groups stand for) that the table has it of."""
     columns = {column.key: column for column in table.columns}
-    key = next((key for key in sentence.columns if key in columns), None)
+    key = next((key for key in keys if key in columns), None)
     if key is None:
         return
     by_subject: dict[str, dict[str, tuple[Row, Row | None]]] = {}
