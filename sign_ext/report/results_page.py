@@ -99,6 +99,7 @@ def render_results(results: Results) -> str:
             settings=format_settings(results.settings, results.seeds),
             made=provenance(results),
             in_paper=any(table.in_paper for table in tables),
+            differences=results.scale == PAPER_SCALE,
             reading=reading(results),
             families=families(results),
             sentences=told,

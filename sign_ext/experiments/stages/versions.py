@@ -327,7 +327,7 @@ class CancelAttack(Stage):
             model, max(self.snapshots), step_size=step_size, snapshots=self.snapshots
         )
         gathered = _Gathered()
-        random = torch.Generator().manual_seed(SEED)
+        random, starts = (torch.Generator().manual_seed(SEED + i) for i in range(2))
         for originals, labels in _chunks(images, context.report):
             attacked = pgd(
                 model,
@@ -336,6 +336,7 @@ class CancelAttack(Stage):
                 epsilon=self.attack.epsilon,
                 step_size=self.attack.step_size,
                 steps=self.attack.steps,
+                generator=starts,
             ).cpu()
             for name, start in (("p", originals), ("attacked", attacked)):
                 gathered.add(name, answers_to(predict(model, start), labels))
