@@ -31,9 +31,7 @@ Seeds = tuple[int, ...]
 ComparisonKey = tuple[str, str, str, str, str]
 
 
-def merge(
-    results: Sequence[Results], *, summarize: Summarize | None = None, partial: bool = False
-) -> Results:
+def merge(results: Sequence[Results], *, summarize: Summarize | None = None) -> Results:
     """Join results seed by seed, and compare the rows again.
 
     Experiments that several results hold are joined; one in a single result is kept unchanged.
@@ -45,8 +43,6 @@ def merge(
         results: one or more of the same scale and settings; no experiment twice with one seed.
         summarize: writes the findings of a joined table that holds comparisons; without it, all
             experiments keep the findings of each result.
-        partial: let experiments have different seeds, as slices do: each has no value for the
-            seeds that it lacks.
 
     Returns:
         The joined results, seeds ascending; a single result unchanged.
@@ -70,14 +66,11 @@ def merge(
     for name in _order(results):
         found = [(r.seeds, e) for r in results for e in r.experiments if e.name == name]
         slices[name] = sorted(found, key=lambda pair: pair[0])
-    seeds = _all_seeds(results, slices, partial)
+    seeds = _all_seeds(results, slices)
     joined = Results(
         scale=results[0].scale,
         seeds=seeds,
-        experiments=tuple(
-            _with_all_seeds(_experiment(found, summarize), _seeds_of(found), seeds)
-            for found in slices.values()
-        ),
+        experiments=tuple(_experiment(found, summarize) for found in slices.values()),
         data=_union(line for r in results for line in r.data),
         settings=_settings("settings of the scale", [(r.seeds, r.settings) for r in results]),
         machine=_either([r.machine for r in results]),
@@ -106,9 +99,8 @@ def _order(results: Sequence[Results]) -> list[str]:
 def _all_seeds(
     results: Sequence[Results],
     slices: Mapping[str, Sequence[tuple[Seeds, Experiment]]],
-    partial: bool,
 ) -> Seeds:
-    """Return the seeds, each once, which must be the same for every experiment if not partial."""
+    """Return the seeds, which must be the same for every experiment, each once."""
     by_name = {}
     for name, found in slices.items():
         seeds = sorted(itertools.chain.from_iterable(seeds for seeds, _ in found))
@@ -119,49 +111,15 @@ def _all_seeds(
                 "give each seed once."
             )
         by_name[name] = tuple(seeds)
-    if len(set(by_name.values())) > 1 and not partial:
+    if len(set(by_name.values())) > 1:
         each_with_seeds = "; ".join(f"{name}: {_listed(seeds)}" for name, seeds in by_name.items())
         raise ValueError(
             f"joined, the experiments would have different seeds ({each_with_seeds}), but a report "
-            "has the same ones for all; add the missing results, or give the folder that holds all "
-            "of them (and nothing else) to leave the values of missing seeds out."
+            "has the same ones for all; add the missing results, or write two reports."
         )
     if by_name:
-        return tuple(sorted(set(itertools.chain.from_iterable(by_name.values()))))
+        return next(iter(by_name.values()))
     return tuple(sorted({seed for result in results for seed in result.seeds}))
-
-
-def _seeds_of(slices: Sequence[tuple[Seeds, Experiment]]) -> Seeds:
-    return tuple(sorted(itertools.chain.from_iterable(seeds for seeds, _ in slices)))
-
-
-def _with_all_seeds(experiment: Experiment, mine: Seeds, seeds: Seeds) -> Experiment:
-    """Give each cell a place for every seed, empty for those that the experiment lacks."""
-    if mine == seeds:
-        return experiment
-
-    def spread(cell: Cell) -> Cell:
-        if len(cell.values) != len(mine):
-            return cell  # the paper's number alone
-        values = dict(zip(mine, cell.values, strict=True))
-        samples = dict(zip(mine, cell.samples or [""] * len(mine), strict=True))
-        return replace(
-            cell,
-            values=tuple(values.get(seed) for seed in seeds),
-            samples=tuple(samples.get(seed, "") for seed in seeds) if cell.samples else (),
-        )
-
-    tables = tuple(
-        replace(
-            table,
-            rows=tuple(
-                replace(row, cells={key: spread(cell) for key, cell in row.cells.items()})
-                for row in table.rows
-            ),
-        )
-        for table in experiment.tables
-    )
-    return replace(experiment, tables=tables)
 
 
 def _experiment(

@@ -25,6 +25,7 @@ NOT_RUN = "not run"
 BY_STEPS, BY_EPOCHS = "equal gradient steps", "equal epochs"
 PROTOCOLS = (BY_STEPS, BY_EPOCHS, "equal computation")
 Place = tuple[str, tuple[str, ...]]  # a table's title, and keys of its columns
+SEEDS = 3  # that decide a sentence: two can agree by chance
 CHANCE = 0.1  # of CIFAR-10's ten classes
 
 
@@ -309,7 +310,8 @@ class SentenceRow:
 def judgement(comparison: Comparison, table: Table, *, higher: bool | None = None) -> Judgement:
     """Put a comparison's verdict as an answer to the sentence that the method is better.
 
-    "No difference" and "worse" both say that the sentence does not hold.
+    "No difference" and "worse" both say that the sentence does not hold. Fewer than three seeds
+    decide nothing.
 
     Args:
         comparison: one of the table's, or like them.
@@ -321,7 +323,7 @@ def judgement(comparison: Comparison, table: Table, *, higher: bool | None = Non
     interval = "" if text.interval == MISSING else f" ({text.interval})"
     numbers = f"{text.difference}{unit}{interval}"
     said = higher is None or (comparison.difference > 0) == higher
-    if comparison.verdict == "undecided":
+    if comparison.verdict == "undecided" or comparison.seeds < SEEDS:
         word: Word = "undecided"
     elif comparison.verdict == "no difference":
         word = "does not hold"
@@ -466,6 +468,8 @@ def _against_level(sentence: Sentence, table: Table, column: Column, row: Row) -
         shown += f" ({low} to {high})"
     of_level = number_format.value(sentence.level)
     word: Word = {"better": "holds", "worse": "does not hold"}.get(verdict, "undecided")  # type: ignore[assignment]
+    if len(values) < SEEDS:
+        word = "undecided"
     return Judgement(word, f"{shown} against {of_level}", len(values))
 
 
@@ -487,11 +491,18 @@ def count_words(rows: Iterable[SentenceRow]) -> str:
         >>> count_words([SentenceRow("a", "", verdict=Judgement("holds", "+1", 3))])
         '1 verdict: 1 holds, 0 do not hold, 0 undecided'
     """
-    words = [row.verdict.word for row in rows if row.verdict is not None]
-    number = {word: words.count(word) for word in ("holds", "does not hold", "undecided")}  # type: ignore[arg-type]
-    holds = "holds" if number["holds"] == 1 else "hold"
-    does = "does" if number["does not hold"] == 1 else "do"
+    return in_words([row.verdict.word for row in rows if row.verdict is not None])
+
+
+def in_words(words: Sequence[Word]) -> str:
+    """Write how many verdicts there are of each kind.
+
+    Args:
+        words: of judgements.
+    """
+    holds, does_not = words.count("holds"), words.count("does not hold")
     return (
-        f"{counted(len(words), 'verdict')}: {number['holds']} {holds}, "
-        f"{number['does not hold']} {does} not hold, {number['undecided']} undecided"
+        f"{counted(len(words), 'verdict')}: {holds} hold{'s' if holds == 1 else ''}, "
+        f"{does_not} {'does' if does_not == 1 else 'do'} not hold, "
+        f"{words.count('undecided')} undecided"
     )

@@ -11,7 +11,7 @@ from sign_ext.experiments.stages.measure import read_answers
 from sign_ext.experiments.stages.stage import Outcome
 from sign_ext.experiments.stages.versions import answer_name
 from sign_ext.report.schema import Cell, Column, Comparison, Row, Table
-from sign_ext.report.sentences import judgement
+from sign_ext.report.sentences import Word, in_words, judgement
 from sign_ext.report.verdict import compare_rows
 
 
@@ -77,25 +77,27 @@ def k_label(k: int | str, of: str = "") -> str:
 
 
 def settled(table: Table, question: str, pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Answer a question by a table's comparisons, one sentence a group and pair.
+    """Answer a question by a table's comparisons: a count, then each pair that is decided.
 
     Args:
         table: with these comparisons.
-        question: which "holds", "does not hold" or is "undecided", in the table's terms.
-        pairs: (method, baseline), labels; what is "better" in the columns is what the question
-            asks for.
+        question: in the table's terms; what is "better" in the columns is what it asks for.
+        pairs: (method, baseline), labels.
     """
     wanted = tuple(pairs)
-    found: dict[tuple[str, str, str], list[str]] = {}
     columns = {column.key: column for column in table.columns}
+    words: list[Word] = []
+    found: dict[tuple[str, str, str], list[str]] = {}
     for each in table.comparisons:
         if (each.method, each.baseline) in wanted:
             judged = judgement(each, table)
-            place = (each.group, each.method, each.baseline)
-            text = f"{columns[each.column].label.lower()} {judged.numbers}: {judged.word}"
-            found.setdefault(place, []).append(text)
-    return tuple(
-        f"{question} {f'{group}: ' if group else ''}{method} against {baseline}: "
-        f"{'; '.join(parts)}."
+            words.append(judged.word)
+            if judged.word != "undecided":
+                place = (each.group, each.method, each.baseline)
+                text = f"{columns[each.column].label} {judged.numbers}, {judged.word}"
+                found.setdefault(place, []).append(text)
+    decided = (
+        f"{f'{group}: ' if group else ''}{method} against {baseline}: {'; '.join(parts)}."
         for (group, method, baseline), parts in found.items()
     )
+    return (f"{question} {in_words(words)}.", *decided)
