@@ -18,6 +18,7 @@ from sign_ext.formatting import (
     quantity,
     share_in_words,
     signed,
+    wilson_interval,
 )
 
 
@@ -118,3 +119,16 @@ def test_finite_makes_json() -> None:
 
 def test_signed_shows_a_minus_and_a_plus() -> None:
     assert (signed(-0.21, 1), signed(8.4, 1)) == ("−0.2", "+8.4")
+
+
+def test_wilsons_interval_solves_its_equation() -> None:
+    """Its ends are the shares p with |a − p| = 1.96 √(p(1 − p)/n)."""
+    for right, images in ((0, 7), (3, 10), (100, 100), (1, 2000)):
+        low, high = wilson_interval(right, images)
+        share = right / images
+        assert 0 <= low <= share <= high <= 1
+        assert low < high
+        for end in (low, high):
+            if 0 < end < 1:
+                error = 1.959964 * math.sqrt(end * (1 - end) / images)
+                assert abs(share - end) == pytest.approx(error, rel=1e-6)

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
+NORMAL_95 = 1.959963984540054  # 95% of a normal distribution lie within so many deviations
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """Write a share in 0–1 as a percentage without its sign: 0.9812 is `98.1`, None and NaN `–`."""
     if share is None or math.isnan(share):
@@ -42,6 +45,24 @@ def binomial_error(accuracy: float, images: int) -> float:
         0.03
     """
     return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / images)
+
+
+def wilson_interval(right: int, images: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a share, which has a width also where all or none are right.
+
+    Args:
+        right: how many answers are right.
+        images: how many images were classified, at least 1.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(100, 100)]
+        [0.963, 1.0]
+    """
+    share, z2 = right / images, NORMAL_95**2
+    centre = (share + z2 / (2 * images)) / (1 + z2 / images)
+    half = math.sqrt(share * (1 - share) * z2 / images + (z2 / (2 * images)) ** 2)
+    half /= 1 + z2 / images
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

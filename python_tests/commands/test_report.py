@@ -68,3 +68,76 @@ def test_nothing_is_written_when_results_do_not_fit(
     assert "holds no results of `sign-ext reproduce`" in capsys.readouterr().err
     assert main(["report", "--out", str(out)]) == 2
     assert not out.exists()
+
+
+def test_a_folder_of_slices_is_joined_without_an_earlier_report_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "medium"
+    folder.mkdir()
+    written(folder / "slice_a-0", 0)
+    written(folder / "slice_a-7", 7)
+    out = folder / "joined"
+    for _ in range(2):  # the second time, OUT holds the first report
+        assert main(["report", str(folder), "--out", str(out)]) == 0
+        assert Results.read(out / "results.json").seeds == (0, 7)
+    capsys.readouterr()
+    both = [str(folder), str(written(tmp_path / "b", 3)), "--out", str(tmp_path / "x")]
+    assert main(["report", *both]) == 2
+    assert "either alone" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["report", str(tmp_path / "empty"), "--out", str(out)]) == 1
+    assert "results.json" in capsys.readouterr().err
+
+
+def test_slices_of_other_experiments_get_a_report_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "medium"
+    folder.mkdir()
+    for seed in (1, 2):
+        written(folder / f"a-{seed}", seed)
+    other = written(folder / "b-1", 1) / "results.json"
+    other.write_text(other.read_text().replace('"table1"', '"slice_b"'))
+    out = folder / "joined"
+    assert main(["report", str(folder), "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(each["experiments"], each["seeds"]) for each in told] == [
+        (["table1"], [1, 2]),
+        (["slice_b"], [1]),
+    ]
+    assert Results.read(out / "table1" / "results.json").seeds == (1, 2)
+    assert (out / "slice_b" / "index.html").is_file()
+    assert main(["report", str(folder), "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == told  # an earlier report is no slice
+
+
+def test_the_sweeps_own_sentence_survives_joining(tmp_path: Path) -> None:
+    """Its table has comparisons, so that its findings are written again."""
+    from sign_ext.experiments.recipes.step_size import BASELINE, COLUMNS, MEASURES, TITLE
+    from sign_ext.report.verdict import compare_rows
+
+    def row(label: str, group: str, seed: int, more: float) -> Row:
+        value = 0.5 + 0.01 * seed + more
+        return Row(label, group, {key: Cell((value,)) for key in MEASURES})
+
+    for seed in (0, 1):
+        rows = (
+            row(BASELINE, "Net", seed, 0.0),
+            row("0.3 × calibrated", "Net, K = 10", seed, 0.02),
+            row("3 × calibrated", "Net, K = 50", seed, 0.04),
+        )
+        told = compare_rows("normal", rows[1], rows[0], images=100, kind="share")
+        table = Table(TITLE, "", COLUMNS, rows, (told,), 100)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        made = Experiment("step_size", "Step size", "", tables=(table,))
+        Results("smoke", (seed,), (made,)).write(folder / "results.json")
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "0"), str(tmp_path / "1"), "--out", str(out)]
+    assert main(["report", *arguments]) == 0
+    (sentence, *_) = Results.read(out / "results.json").experiments[0].findings
+    assert sentence.startswith(
+        "Validation accuracy would choose 3 × the calibrated step size with K = 50: "
+        "validation accuracy 54.5% against 50.5%"
+    )

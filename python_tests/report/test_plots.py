@@ -42,12 +42,44 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[Any, ...]]]:
 
         monkeypatch.setattr(Axes, name, record)
 
-    for name in ("plot", "scatter", "bar", "fill_between"):
+    for name in ("plot", "scatter", "bar", "fill_between", "quiver", "contour"):
         spy(name)
     return seen
 
 
-@pytest.mark.parametrize("figure", [LINES, SCATTER, RELIABILITY], ids=lambda f: f.kind)
+PLANE = Figure(
+    "Figure 2",
+    "",
+    "",
+    "plane",
+    {
+        "classes": ["upper", "lower"],
+        "columns": 2,
+        "panels": [
+            {
+                "title": "N",
+                "x": [0.0, 1.0, 2.0],
+                "y": [3.0, 4.0, 5.0],
+                "label": [0, 1, 1],
+                "curves": [{"x": [0.0, 2.0], "y": [1.0, 1.5], "label": 1}],
+                "paths": [{"x": [0.0, 0.5], "y": [3.0, 3.5]}],
+                "arrows": {"x": [0.0], "y": [0.0], "u": [1.0], "v": [-1.0]},
+                "contour": {"x": [0.0, 1.0], "y": [0.0, 1.0], "z": [[-1.0, 1.0], [-1.0, 1.0]]},
+            },
+            {
+                "title": "M",
+                "x": [7.0],
+                "y": [8.0],
+                "label": [0],
+                "curves": [],
+                "rings": {"x": [7.0], "y": [8.0]},
+            },
+        ],
+    },
+)
+
+
+@pytest.mark.parametrize("figure", [LINES, SCATTER, RELIABILITY, PLANE], ids=lambda f: f.kind)
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_drawings_are_repeatable_svg(figure: Figure, theme: Any) -> None:
     first, second = draw(figure, theme), draw(figure, theme)
@@ -114,6 +146,24 @@ def test_points_are_the_data_by_class(drawn: dict[str, list[tuple[Any, ...]]]) -
     assert len({color for color, _ in looks}) == len({marker for _, marker in looks}) == 10
 
 
+def test_a_plane_has_its_points_ways_arrows_and_boundary(
+    drawn: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    draw(PLANE, LIGHT)
+    points = [(list(args[0]), list(args[1])) for _, args, _ in drawn["scatter"]]
+    assert points == [
+        *(([0.0], [3.0]), ([1.0, 2.0], [4.0, 5.0])),
+        *(([7.0], [8.0]), ([], [])),
+        ([7.0], [8.0]),  # the ring
+    ]
+    lines = [(args[0], args[1]) for _, args, _ in drawn["plot"]]
+    assert lines == [([0.0, 2.0], [1.0, 1.5]), ([0.0, 0.5], [3.0, 3.5]), ([0.5], [3.5])]
+    ((_, arrows, _),) = drawn["quiver"]
+    assert [each.tolist() for each in arrows] == [[0.0], [0.0], [1.0], [-1.0]]
+    ((_, (x, y, z, levels), _),) = drawn["contour"]
+    assert (x, y, z.tolist(), levels) == ([0.0, 1.0], [0.0, 1.0], [[-1.0, 1.0]] * 2, [0.0])
+
+
 def test_many_points_become_a_picture() -> None:
     many = figures(points=2000)[2]
     content = draw(many, LIGHT).content
@@ -178,7 +228,7 @@ def test_samples_keep_their_pixels() -> None:
     assert tuple(picture[-1, -1]) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("kind", ["samples", "lines", "scatter", "reliability"])
+@pytest.mark.parametrize("kind", ["samples", "lines", "scatter", "reliability", "plane"])
 @pytest.mark.parametrize("data", [{}, {"rows": 3, "lines": [{}], "panels": [{}]}])
 def test_data_of_another_kind_is_refused(kind: Any, data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"'Figure 9' is not that of kind '{kind}'.*schema"):

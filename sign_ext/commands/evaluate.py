@@ -158,15 +158,14 @@ def _say_doubt(accuracy: float, part: ImageSet, size: str) -> None:
 def _table(result: Any, attacked: list[dict[str, Any]], name: str, split: str) -> Any:
     from rich.table import Table
 
-    from sign_ext.formatting import binomial_error, percent
+    from sign_ext.formatting import percent
 
     table = Table(title=f"{name}: {counted(result.images, f'{_PARTS[split]} image')}")
     table.add_column("condition")
     table.add_column("accuracy", justify="right")
     table.add_column("±", justify="right")
     table.add_column("± is", style="dim")
-    error = binomial_error(result.accuracy, result.images)
-    table.add_row("clean", percent(result.accuracy), percent(error), "binomial standard error")
+    table.add_row("clean", percent(result.accuracy), *_error(result.accuracy, result.images))
     draws = f"standard deviation of {result.draws:,} draws" if result.draws > 1 else "one draw"
     corrupted = {
         "50 pixels off": (result.pixels_off_mean, result.pixels_off_std),
@@ -182,6 +181,20 @@ def _table(result: Any, attacked: list[dict[str, Any]], name: str, split: str) -
     for class_name, accuracy in result.per_class.items():
         table.add_row(f"class {class_name}", percent(accuracy), "", "")
     return table
+
+
+def _error(accuracy: float, images: int) -> tuple[str, str]:
+    """Return an accuracy's error and what it is: an interval where all or none are right.
+
+    The binomial standard error is 0 there, as if no other test images could be wrong.
+    """
+    from sign_ext.formatting import binomial_error, percent, wilson_interval
+
+    if accuracy in (0, 1):
+        low, high = wilson_interval(round(accuracy * images), images)
+        every = "none" if accuracy == 0 else "all"
+        return f"{percent(low)} to {percent(high)}", f"Wilson’s 95% interval, {every} of {images:,}"
+    return percent(binomial_error(accuracy, images)), "binomial standard error"
 
 
 def _measure_uncertainty(options: Options, model: nn.Module, images: ImageSet) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 Several files of the same experiments with different seeds become one, as if
 one run had had all the seeds: means, spreads and comparisons are recomputed.
 So seeds can be divided among machines. Of a single file, the pages are written
-again. OUT gets index.html (one self-contained page), results.md with its
-figures/, and results.json, which holds every number.
+again. A folder that has no results.json of its own stands for those in the
+folders below it: slices, of one seed each. Slices of the same experiments are
+joined, and each group gets a report in OUT/EXPERIMENT, if there are several.
+A report is index.html (one self-contained page), results.md with its figures/,
+and results.json, which holds every number.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sign_ext.commands import console
 from sign_ext.commands.options import OutputOptions, option
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "sign-ext report runs/seed-0 runs/seed-1 runs/seed-2 --out runs/joined",
     "sign-ext report results.json --out runs/page",
+    "sign-ext report docs/results/medium --out docs/results/medium/joined",
 )
 
 
@@ -33,8 +37,8 @@ class Options(OutputOptions):
     results: tuple[str, ...] = option(
         nargs="+",
         positional=True,
-        help="results.json that `sign-ext reproduce` wrote, or the folder it is in; with several, "
-        "each must have other seeds.",
+        help="results.json that `sign-ext reproduce` wrote, or the folder it is in, or a folder of "
+        "such folders; with several, each must have other seeds.",
         metavar="RESULTS",
     )
     out: str = option(help="Folder for the report; an earlier report is replaced.", metavar="DIR")
@@ -42,27 +46,69 @@ class Options(OutputOptions):
 
 def run(options: Options) -> None:
     """Read, join and write."""
-    from sign_ext.experiments.recipes.summary import findings
+    from sign_ext.experiments.registry import findings_of
     from sign_ext.report.merge import merge
-    from sign_ext.report.results_page import JSON, write_report
+
+    groups = _groups(options)
+    joined = {out: merge(results, summarize=findings_of) for out, results in groups.items()}
+    written = [_write(out, results, options) for out, results in joined.items()]
+    if options.json:
+        console.print_json(written[0] if list(groups) == [Path(options.out)] else written)
+
+
+def _groups(options: Options) -> dict[Path, list[Results]]:
+    """What is joined: the folder of a report → its results.
+
+    Results of the same experiments belong together. All that are named must; those found below a
+    folder need not, and each group gets a folder of its own in OUT then.
+    """
+    from sign_ext.report.results_page import JSON
     from sign_ext.report.schema import Results
 
-    paths = [Path(each) / JSON if Path(each).is_dir() else Path(each) for each in options.results]
-    results = merge([Results.read(path) for path in paths], summarize=findings)
-    out = check_folder(options.out)
-    files = write_report(out, results)
-    if options.json:
-        console.print_json(
-            {
-                "out": str(out),
-                "files": [str(path.relative_to(out)) for path in files],
-                "seeds": results.seeds,
-                "experiments": [each.name for each in results.experiments],
-            }
+    out, named = Path(options.out), []
+    groups: dict[str, list[Results]] = {}
+    for given in map(Path, options.results):
+        slices = _slices(given, out)
+        for path in slices:
+            results = Results.read(path)
+            names = "+".join(each.name for each in results.experiments)
+            groups.setdefault(names, []).append(results)
+        if not slices:
+            named.append(Results.read(given / JSON if given.is_dir() else given))
+    if named and groups:
+        raise console.UsageError(
+            "results and folders of slices cannot be joined with each other; give either alone."
         )
-        return
-    _print(results)
-    print(files[-1])
+    if named or len(groups) == 1:
+        return {out: named or next(iter(groups.values()))}
+    return {out / name: results for name, results in groups.items()}
+
+
+def _slices(folder: Path, out: Path) -> list[Path]:
+    """The results below a folder that has none of its own, but for those of an earlier report."""
+    from sign_ext.report.results_page import JSON
+
+    if not folder.is_dir() or (folder / JSON).exists():
+        return []
+    found = (path for path in sorted(folder.rglob(JSON)) if path.parent.resolve() != out.resolve())
+    return [path for path in found if out.resolve() not in path.resolve().parents]
+
+
+def _write(folder: Path, results: Results, options: Options) -> dict[str, Any]:
+    """Write one report, and say so unless --json does at the end."""
+    from sign_ext.report.results_page import write_report
+
+    out = check_folder(str(folder))
+    files = write_report(out, results)
+    if not options.json:
+        _print(results)
+        print(files[-1])
+    return {
+        "out": str(out),
+        "files": [str(path.relative_to(out)) for path in files],
+        "seeds": results.seeds,
+        "experiments": [each.name for each in results.experiments],
+    }
 
 
 def _print(results: Results) -> None:

@@ -30,6 +30,7 @@ from sign_ext.evaluation.features import (
     embed,
     features,
 )
+from sign_ext.evaluation.inputs_used import effective_inputs, zero_preactivations
 from sign_ext.evaluation.paired import (
     Paired,
     detectable_difference,
@@ -88,6 +89,7 @@ __all__ = [
     "deviation_bound",
     "doubt_of_guessing",
     "doubt_of_learning",
+    "effective_inputs",
     "embed",
     "evaluate",
     "features",
@@ -111,4 +113,5 @@ __all__ = [
     "smallest_detectable",
     "uncertainty_scores",
     "warn_of_units",
+    "zero_preactivations",
 ]

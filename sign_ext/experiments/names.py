@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 EXPERIMENTS: dict[str, str] = {
+    "figure1": "mixup's wrong labels, in a computed example in the plane",
+    "figure2": "the push-forward and p → p*, in the same example",
+    "phi_answers": "whether Φ predicts p* better than p (Section 1)",
     "table1": "accuracy by class on CIFAR-10",
     "figure3": "CIFAR-10 images before and after SIGN",
     "isic": "AUC on skin lesions (Section 3.1)",
@@ -14,6 +17,9 @@ EXPERIMENTS: dict[str, str] = {
     "table5": "robustness to pixels turned off and to noise",
     "figure6": "what the corruptions look like",
     "table4": "SIGN's images of MobileNetV2 train NASNetMobile",
+    "inputs_used": "whether SIGN makes networks use fewer inputs (Sections 1 and 3.3)",
+    "cancel_attack": "whether SIGN cancels an adversarial perturbation (Section 4)",
+    "sign_at_inference": "trained networks on p* instead of p (not in the paper)",
     "step_size": "accuracy and robustness against step size and K (not in the paper)",
     "controls": "SIGN against what lacks one of its properties (not in the paper)",
     "field": "SIGN against augmentations in use today (not in the paper)",

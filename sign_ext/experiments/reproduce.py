@@ -12,8 +12,7 @@ from sign_ext.environment import commit, machine, versions
 from sign_ext.experiments.names import EXPERIMENTS
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import StagesByName
-from sign_ext.experiments.recipes.summary import findings
-from sign_ext.experiments.registry import RECIPES
+from sign_ext.experiments.registry import RECIPES, findings_of
 from sign_ext.experiments.scale import Scale
 from sign_ext.experiments.stages.networks import TUNING_SEED
 from sign_ext.experiments.stages.runner import StageRunner, how_made, total_seconds
@@ -141,7 +140,7 @@ class Reproduction:
             command=command,
             seconds=total_seconds(self.runner, stages),
         )
-        return hold_families(results, findings)
+        return hold_families(results, findings_of)
 
 
 def _left_out(refused: Mapping[str, str]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from sign_ext.formatting import duration
 from sign_ext.report.lead import families
 from sign_ext.report.schema import Experiment, Figure, Results
+from sign_ext.report.sentences import SentenceRow, count_words, sentences
 from sign_ext.report.view import CellText, ComparisonText, TableView, view
 from sign_ext.report.wording import (
     HINTS,
@@ -45,6 +46,9 @@ def render_markdown(results: Results, names: Names) -> str:
         blocks.append("## The verdict")
     for family in verdicts:
         blocks += [f"**{escaped(family.heading)}**", _list(family.sentences)]
+    told = sentences(results)
+    if told:
+        blocks += ["## The paper’s sentences", f"{count_words(told)}.", sentence_table(told)]
     blocks.append("## What came out")
     for experiment in results.experiments:
         found = experiment.findings[:2] or ("No finding in words; see below.",)
@@ -64,6 +68,24 @@ def escaped(text: str) -> str:
     """
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", text)
+
+
+def sentence_table(rows: Sequence[SentenceRow]) -> str:
+    """Write the paper's sentences with their verdicts as a table.
+
+    Args:
+        rows: as `report.sentences.sentences` makes them.
+    """
+    heads = ("The paper says", "Where", "Measured with", "Equal gradient steps, or no training")
+    cells = [
+        (
+            *(row.text, row.where, row.subject),
+            *("" if each is None else each.text for each in (row.verdict, row.at_epochs)),
+            row.paper,
+        )
+        for row in rows
+    ]
+    return _grid((*heads, "Equal epochs", "The paper’s number"), cells)
 
 
 def _experiment(

@@ -108,6 +108,7 @@ def draw(figure: schema.Figure, theme: Theme, *, background: str | None = None) 
             "lines": _lines,
             "scatter": _scatter,
             "reliability": _reliability,
+            "plane": _plane,
         }[figure.kind]
         drawn = drawer(figure.data, theme)
     drawn.patch.set(alpha=0) if background is None else drawn.patch.set(facecolor=background)
@@ -257,6 +258,70 @@ def _embedding(
     axes.patch.set_alpha(0)
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.spines[:].set_color(theme.quiet)
+
+
+def _plane(data: Mapping[str, Any], theme: Theme) -> Figure:
+    """Draw a "plane" figure: points by class, and what each panel has beside them."""
+    panels = data["panels"]
+    across = max(1, min(data["columns"], len(panels)))
+    down = math.ceil(len(panels) / across)
+    side = max(3.4, min(4.6, 10.4 / across))
+    columns, rows = legend_shape(data["classes"], side * across)
+    figure = new_figure(side * across, (0.82 * side + 0.3) * down + 0.24 * rows)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _plane_panel(axes, panel, data["classes"], theme)
+        axes.set_title(wrap(panel["title"], side), color=theme.text, fontsize=11)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    add_legend(figure, theme, columns, grid[0][0])
+    return figure
+
+
+def _plane_panel(
+    axes: Axes, panel: Mapping[str, Any], classes: Sequence[str], theme: Theme
+) -> None:
+    contour, arrows, rings = (panel.get(part) for part in ("contour", "arrows", "rings"))
+    if contour:
+        z = np.asarray(contour["z"])
+        axes.contour(contour["x"], contour["y"], z, [0.0], colors=theme.text, linestyles="dashed")
+    if arrows:
+        axes.quiver(
+            *(np.asarray(arrows[part]) for part in "xyuv"),
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.005,
+            color=theme.lines[6],
+            zorder=3,
+        )
+    for index, name in enumerate(classes):
+        color = theme.lines[index % len(theme.lines)]
+        for curve in panel["curves"]:
+            if curve["label"] == index:
+                axes.plot(curve["x"], curve["y"], color=color, linewidth=1.4, alpha=0.6)
+        mine = [i for i, label in enumerate(panel["label"]) if label == index]
+        axes.scatter(
+            [panel["x"][i] for i in mine],
+            [panel["y"][i] for i in mine],
+            s=13,
+            marker=CLASS_MARKERS[index % len(CLASS_MARKERS)],
+            color=color,
+            alpha=0.55,
+            linewidths=0,
+            label=escape_math(name),
+        )
+    for path in panel.get("paths") or []:
+        axes.plot(path["x"], path["y"], color=theme.text, linewidth=1.6, zorder=4)
+        axes.plot(path["x"][-1:], path["y"][-1:], "o", color=theme.text, markersize=4.5, zorder=4)
+    if rings:
+        axes.scatter(
+            rings["x"], rings["y"], s=70, facecolors="none", edgecolors=theme.text, linewidths=1.1
+        )
+    axes.patch.set_alpha(0)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color(theme.quiet)
 
 

@@ -11,6 +11,7 @@ from sign_ext.report.lead import families
 from sign_ext.report.markdown import render_markdown
 from sign_ext.report.plots import DARK, LIGHT, draw, figure_errors
 from sign_ext.report.schema import Experiment, Figure, Results
+from sign_ext.report.sentences import count_words, sentences
 from sign_ext.report.view import data_uri, environment, view
 from sign_ext.report.wording import (
     HINTS,
@@ -85,6 +86,7 @@ def render_results(results: Results) -> str:
     """
     experiments = [_experiment(i, each, results) for i, each in enumerate(results.experiments, 1)]
     tables = [table for each in experiments for table in each["tables"]]
+    told = sentences(results)
     return (
         environment()
         .get_template(TEMPLATE)
@@ -97,8 +99,11 @@ def render_results(results: Results) -> str:
             settings=format_settings(results.settings, results.seeds),
             made=provenance(results),
             in_paper=any(table.in_paper for table in tables),
+            differences=results.scale == PAPER_SCALE,
             reading=reading(results),
             families=families(results),
+            sentences=told,
+            sentence_counts=count_words(told),
         )
     )
 

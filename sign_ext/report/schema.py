@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 
 Kind = Literal["share", "number", "count"]
 Family = Literal["", "primary", "secondary"]
-FigureKind = Literal["samples", "lines", "scatter", "reliability"]
+FigureKind = Literal["samples", "lines", "scatter", "reliability", "plane"]
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,11 @@ class Figure:
             "scatter": {"classes": [name, …], "panels": [{"title": str, "x": [float, …],
             "y": [float, …], "label": [int, …]}], "columns": panels a row};
             "reliability": {"panels": [{"title": str, "confidence": [float | null, …] (mean of each
-            bin), "accuracy": the same, "count": [int, …]}]}.
+            bin), "accuracy": the same, "count": [int, …]}]};
+            "plane": {"classes": [name, …], "columns": panels a row, "panels": [{"title": str,
+            "x", "y": [float, …], "label": [int, …], "curves": [{"x", "y", "label"}],
+            and where there are any "rings": {"x", "y"} around points, "paths": [{"x", "y"}],
+            "arrows": {"x", "y", "u", "v"}, "contour": {"x", "y", "z": rows} (drawn at 0)}]}.
         data: see `kind`.
     """
 

@@ -14,7 +14,7 @@ from sign_ext.experiments.recipes.recipe import (
     artefacts,
     cell,
 )
-from sign_ext.experiments.recipes.summary import mean_over_seeds, settings_used, stand_ins
+from sign_ext.experiments.recipes.summary import findings, settings_used, stand_ins
 from sign_ext.experiments.stages.networks import Train, Transform
 from sign_ext.experiments.stages.stage import Outcome
 from sign_ext.report.schema import Cell, Column, Experiment, Figure, Row, Table
@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "steps": (10, 50, 100),
 }
 BASELINE = "Classical, as many steps"
+TITLE = "Step size and K"
 # Column → its key in an evaluation, its heading.
 MEASURES = {
     "validation": ("validation_accuracy", "Validation accuracy"),
@@ -128,7 +129,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         for column in columns
         if column.key in SAMPLES
     ]
-    table = Table("Step size and K", caption, columns, tuple(rows), tuple(compared), images)
+    table = Table(TITLE, caption, columns, tuple(rows), tuple(compared), images)
     return Experiment(
         name="step_size",
         title="Step size and K (not in the paper)",
@@ -137,7 +138,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         settings=settings_used(planner, [network], outcomes),
         tables=(table,),
         figures=tuple(_figure(planner, outcomes, grid, key) for key in MEASURES),
-        findings=(_finding(outcomes, grid),),
+        findings=findings_of(table),
     )
 
 
@@ -227,17 +228,20 @@ def _mean(values: Sequence[float | None]) -> float:
     return sum(present) / len(present)
 
 
-def _finding(outcomes: OutcomesByName, grid: Sequence[GridPoint]) -> str:
-    validation, _ = MEASURES["validation"]
-    best = max(grid, key=lambda point: mean_over_seeds(outcomes[point.name], validation))
+def findings_of(table: Table) -> tuple[str, ...]:
+    """Which setting validation accuracy would choose, and what the test set says of it."""
+    baseline, *points = table.rows
+    best = max(points, key=lambda row: _mean(row.cells["validation"].values))
     parts = [
-        f"{label.lower()} {100 * mean_over_seeds(outcomes[best.name], key):.1f}% against "
-        f"{100 * mean_over_seeds(outcomes['baseline'], key):.1f}%"
-        for key, label in MEASURES.values()
+        f"{label.lower()} {100 * _mean(best.cells[key].values):.1f}% against "
+        f"{100 * _mean(baseline.cells[key].values):.1f}%"
+        for key, (_, label) in MEASURES.items()
     ]
+    setting = best.label.replace(" calibrated", " the calibrated step size")
     return (
-        f"Validation accuracy would choose {best.factor:g} × the calibrated step size with "
-        f"K = {best.steps}: {', '.join(parts)} for classical training with as many steps."
+        f"Validation accuracy would choose {setting} with {best.group.rpartition(', ')[2]}: "
+        f"{', '.join(parts)} for classical training with as many steps.",
+        *findings(table),
     )
 
 
