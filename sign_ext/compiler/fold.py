@@ -14,6 +14,7 @@ from dataclasses import replace
 from sign_ext.compiler.fewer_positions import products_at_fewer_positions
 from sign_ext.compiler.fold_moves import (
     affine_after_moves,
+    channels_into_products,
     merge_copies,
     merge_moves,
     select_first,
@@ -54,6 +55,7 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         merge_moves,
         affine_after_moves,
         split_products,
+        channels_into_products,
         select_first,
     )
     ops = drop_dead(ops, output)

@@ -153,6 +153,37 @@ def _is_split(op: Op, reading: Ops) -> bool:
     return all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
+def channels_into_products(ops: Ops, output: int) -> Ops | None:
+    """Drop a selection of channels whose readers can take them from all channels themselves."""
+    made_by = {op.output: op for op in ops}
+    readers: dict[int, list[Op]] = {}
+    for op in ops:
+        for number in op.inputs:
+            readers.setdefault(number, []).append(op)
+    changed = False
+    for op in ops:
+        index, reading = op.channels_taken, readers.get(op.output, [])
+        if index is None or op.output == output or not reading:
+            continue
+        if not all(_reads_channels(made_by[each.output], op) for each in reading):
+            continue
+        for each in reading:
+            reader = made_by[each.output]
+            made_by[each.output] = reader.taking_channels(
+                index,
+                inputs=(op.inputs[0], *reader.inputs[1:]),
+                in_shapes=(op.in_shapes[0], *reader.in_shapes[1:]),
+            )
+        changed = True
+    return list(made_by.values()) if changed else None
+
+
+def _reads_channels(reader: Op, op: Op) -> bool:
+    """Whether an operation reads another once, as its first input, and may take its channels."""
+    first = reader.inputs[0] == op.output and reader.inputs.count(op.output) == 1
+    return first and reader.takes_channels and op.inputs[0] not in reader.inputs
+
+
 def select_first(ops: Ops, output: int) -> Ops | None:
     """Select positions before what is computed at each of them: the class token, at the end."""
     used = _uses(ops, output)

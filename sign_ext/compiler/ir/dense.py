@@ -139,6 +139,19 @@ class Convolution(Op):
             weight = weight * scale.double()[channel][:, :, None, None]
         return replace(self, weight=weight, bias=bias, **changes)
 
+    @property
+    def takes_channels(self) -> bool:
+        """If every filter reads all channels."""
+        return self.groups == 1
+
+    def taking_channels(self, index: tuple[int, ...], **changes: Any) -> Convolution:
+        """Each channel's weights summed over where it is read."""
+        weight = self.weight.double()
+        out, _, *kernel = weight.shape
+        whole = weight.new_zeros((out, changes["in_shapes"][0][0], *kernel))
+        whole.index_add_(1, torch.tensor(index, device=weight.device), weight)
+        return replace(self, weight=whole, **changes)
+
     def without_weights(self) -> Self:
         """With the weight's shape in place of its values."""
         return replace(self, weight=self.weight.to("meta"))

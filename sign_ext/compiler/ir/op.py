@@ -243,6 +243,25 @@ class Op(ABC):
         return None
 
     @property
+    def channels_taken(self) -> tuple[int, ...] | None:
+        """Which channel each channel is, if it selects channels of (C, H, W) and nothing else."""
+        return None
+
+    @property
+    def takes_channels(self) -> bool:
+        """Whether `taking_channels` can be called."""
+        return False
+
+    def taking_channels(self, index: tuple[int, ...], **changes: Any) -> Op:
+        """A selection of channels and this operation after it as one.
+
+        Args:
+            index: of each channel that it reads now, the channel that it will read.
+            **changes: the new operation's inputs and their shapes.
+        """
+        raise NotImplementedError(f"{self} takes its channels as they are")
+
+    @property
     def positions_selected(self) -> tuple[int, int] | None:
         """The positions start:stop of (C, 1, T) that it selects, all channels; or None."""
         return None
