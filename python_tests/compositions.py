@@ -409,10 +409,11 @@ def chosen(w: Writer) -> None:
         sign = w.one_of("&", "|", "^")
         mask = f"({mask}) {sign} {w.one_of('', '~')}({other}.cos() > 0.2)"
     w.line(f"m = {mask}")
-    w.value(w.one_of("torch.where(m, {x}, 0.3 * {x})", "torch.where(m, {x}, {other}.tanh())",
-                     "{x}.masked_fill(m, 0.2)", "torch.where(m, 0.5, {x})", "{x} * m",
-                     "{x} * m.to({x}.dtype)", "torch.clamp({x}, {small})",
-                     "torch.where(m, {small}, {x})").format(x=x, other=other, small=small))  # fmt: skip
+    code = w.one_of("torch.where(m, {x}, 0.3 * {x})", "torch.where(m, {x}, {other}.tanh())",
+                    "{x}.masked_fill(m, 0.2)", "torch.where(m, 0.5, {x})", "{x} * m",
+                    "{x} * m.to({x}.dtype)", "torch.clamp({x}, {small})",
+                    "torch.where(m, {small}, {x})")  # fmt: skip
+    w.value(code.format(x=x, other=other, small=small))
 
 
 def written(w: Writer) -> None:

@@ -104,6 +104,12 @@ REPEATING = {
     "interleaved channels": lambda x: x.repeat_interleave(2, dim=1),
     "as often as it says": lambda x: x.repeat_interleave(places(1, 0, 2, 1, 3, 1), 1),
     "in windows": lambda x: windows(x).repeat(1, 2, 1).reshape(len(x), -1),
+    "the images, for their windows": lambda x: (
+        windows(x.sin()) * x[:, :, :1].mean(2).transpose(1, 2).repeat_interleave(7, 0)
+    ).reshape(len(x), -1),
+    "all images": lambda x: (
+        tokens(x).repeat(3, 1, 1).sin().view(3, -1, 35, 6).transpose(0, 1).cumsum(1)
+    ),
     "before the images": lambda x: x.transpose(0, 1).repeat(2, 1, 1, 1).transpose(0, 1),
 }
 
@@ -113,7 +119,7 @@ MASKS = {
     "two numbers": lambda x: x * torch.where(x > 0, 1.0, -0.5),
     "another value": lambda x: torch.where(x > x.mean((2, 3), keepdim=True), x, x.sin()),
     "a value that broadcasts": lambda x: torch.where(x.mean(1, keepdim=True) > 0, x, x.sin()),
-    "the larger first": lambda x: torch.where(0.2 < x, x.square(), x),
+    "the constant first": lambda x: torch.where(torch.tensor(0.2) < x, x.square(), x),
     "a constant image": lambda x: torch.where(x >= torch.linspace(-1, 1, 5), x.sin(), x),
     "and, or, not": lambda x: torch.where((x > 0) & ~(x.sin() < 0.3) | (x < -1), x, x.cos()),
     "either": lambda x: torch.where((x > 0) ^ (x > 0.5), x, 2 * x),
@@ -250,6 +256,17 @@ def test_batch_norm_of_merged_tokens():
     check(lambda x, norm: norm(windows(x)).reshape(len(x), -1), settled(nn.BatchNorm1d(5)))
 
 
+def test_one_token_of_an_image():
+    """It keeps its dimension past a linear layer and the norm."""
+
+    def function(x: Tensor, first: nn.Module, norm: nn.Module, last: nn.Module) -> Tensor:
+        x = x.mean((2, 3)).unsqueeze(1)
+        y = norm(first(x).flatten(0, 1)).reshape(len(x), 1, 8)
+        return last(F.hardswish(y)) + x
+
+    check(function, nn.Linear(6, 8), settled(nn.BatchNorm1d(8)), nn.Linear(8, 6))
+
+
 def test_channels_taken_before_a_convolution_are_a_part_of_it():
     """BGR from RGB costs nothing; a channel taken twice has the sum of its weights."""
     for index in ([2, 1, 0], [5, 0, 5, 5, 1]):
@@ -278,7 +295,6 @@ def test_what_is_only_compared_has_no_cotangent():
 REFUSED = {
     "not adjacent": lambda x: x[:, [1, 0], :, [2, 2]],
     "dimension of the images": lambda x: x[torch.arange(len(x))],
-    "repeats the images": lambda x: tokens(x).repeat(3, 1, 1),
     "may hide everything": lambda x: F.scaled_dot_product_attention(x, x, x, x @ x.mT > 0),
     "overlap": lambda x: x.unfold(2, 3, 1),
 }

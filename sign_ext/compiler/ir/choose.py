@@ -67,7 +67,8 @@ class Choose(Viewed):
         for place, constant in ((0, self.first), (1, self.second)):
             if constant is not None:
                 chosen.insert(place, constant.to(like.dtype))
-        found = torch.where(aligned(mask, dims), *chosen)
+        first, second = chosen
+        found = torch.where(aligned(mask, dims), first, second)
         return found.expand(len(like), *self.out.shape), (mask,)
 
     def of_input(self, side: int) -> tuple[int, ...]:

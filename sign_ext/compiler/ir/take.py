@@ -12,17 +12,17 @@ from torch import Tensor
 from sign_ext.compiler.ir.viewed import Own, Viewed
 
 
-class Indices(NamedTuple):
+class Places(NamedTuple):
     """Where elements come from, as tensors on a device.
 
     Attributes:
-        index: of each element of the value, the element of the operand.
+        taken: of each element of the value, the element of the operand.
         back: where each element of the operand is in the value, if it is there once; else None.
         layers: pairs of places in the value and in the operand. Those in the operand are distinct
             within a layer, so that sums do not depend on the order in which they are taken.
     """
 
-    index: Tensor
+    taken: Tensor
     back: Tensor | None
     layers: tuple[tuple[Tensor, Tensor], ...]
 
@@ -34,12 +34,12 @@ class Take(Viewed):
     Attributes:
         index: not negative.
         dim: counted from the last, which is -1.
-        indices: the same as tensors, where it has been prepared for a device.
+        places: the same as tensors, where it has been prepared for a device.
     """
 
     index: tuple[int, ...]
     dim: int
-    indices: Indices | None = None
+    places: Places | None = None
 
     kind: ClassVar[str] = "take"
 
@@ -53,7 +53,7 @@ class Take(Viewed):
         return self.index if as_stored else None
 
     def on(self, device: torch.device) -> Take:
-        """The same operation with its indices on a device.
+        """The same operation with its places on a device.
 
         Args:
             device: where it runs.
@@ -67,7 +67,7 @@ class Take(Viewed):
             back = [0] * size
             for place, source in enumerate(self.index):
                 back[source] = place
-            return replace(self, indices=Indices(tensor(self.index), tensor(back), ()))
+            return replace(self, places=Places(tensor(self.index), tensor(back), ()))
         seen = [0] * size
         layers: list[tuple[list[int], list[int]]] = []
         for place, source in enumerate(self.index):
@@ -78,27 +78,27 @@ class Take(Viewed):
             sources.append(source)
             seen[source] += 1
         pairs = tuple((tensor(places), tensor(sources)) for places, sources in layers)
-        return replace(self, indices=Indices(tensor(self.index), None, pairs))
+        return replace(self, places=Places(tensor(self.index), None, pairs))
 
-    def _on(self, x: Tensor) -> Indices:
-        found = self.indices or self.on(x.device).indices
+    def _on(self, x: Tensor) -> Places:
+        found = self.places or self.on(x.device).places
         assert found is not None
         return found
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
         """By PyTorch's operator."""
-        return operands[0].index_select(self.dim, self._on(operands[0]).index), ()
+        return operands[0].index_select(self.dim, self._on(operands[0]).taken), ()
 
     def cotangent(
         self, operand: int, g: Tensor, xs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
         """Back to where the elements came from; summed where one was taken several times."""
-        indices = self._on(g)
-        if indices.back is not None:
-            return g.index_select(self.dim, indices.back)
+        places = self._on(g)
+        if places.back is not None:
+            return g.index_select(self.dim, places.back)
         found = g.new_zeros((len(g), *self.views[0].shape))
-        for places, sources in indices.layers:
-            found.index_add_(self.dim, sources, g.index_select(self.dim, places))
+        for there, sources in places.layers:
+            found.index_add_(self.dim, sources, g.index_select(self.dim, there))
         return found
 
     def detail(self) -> str:

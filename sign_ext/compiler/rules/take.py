@@ -34,10 +34,10 @@ def taken(builder: Builder, x: Ref, axis: int, index: Sequence[int]) -> Ref:
         raise UnsupportedOperation(f"an index outside a dimension of {size}")
     step = index[1] - index[0] if len(index) > 1 else 1
     if step >= 0 and index == [index[0] + step * i for i in range(len(index))]:
-        shape, strides = list(x.view.shape), list(x.view.strides)
+        sizes, strides = list(x.view.shape), list(x.view.strides)
         offset = x.view.offset + index[0] * strides[axis]
-        shape[axis], strides[axis] = len(index), step * strides[axis]
-        return x.seen(View(tuple(shape), tuple(strides), offset))
+        sizes[axis], strides[axis] = len(index), step * strides[axis]
+        return x.seen(View(tuple(sizes), tuple(strides), offset))
     dims = len(x.view.shape)
     shape = tuple(len(index) if d == axis else n for d, n in enumerate(x.view.shape))
     order = x.view.outermost_first()
@@ -128,13 +128,12 @@ def _split(x: Ref, axis: int, sizes: Shape) -> Ref:
 
 @lowers("repeat.default", "tile.default", whole=True)
 def repeat(builder: Builder, sizes: Sequence[int], x: Ref, times: Sequence[int]) -> Ref:
-    """The whole several times, along any dimensions but that of the images."""
+    """The whole several times, along any dimensions."""
     before = x.sizes(builder.batch)
     new = len(sizes) - len(before)
     times = [1] * (len(sizes) - len(times)) + list(times)
-    at = new + x.images
-    if times[at] != 1:
-        raise UnsupportedOperation("it repeats the images")
+    if 0 in times:
+        raise UnsupportedOperation("nothing is left of it")
 
     def spread(stand_in: Tensor) -> Tensor:
         stand_in = stand_in[(None,) * new]
@@ -146,8 +145,6 @@ def repeat(builder: Builder, sizes: Sequence[int], x: Ref, times: Sequence[int])
             shape += [again, size] if again > 1 and size > 1 else [again * size]
         return stand_in.expand(shape)
 
-    if 0 in times:
-        raise UnsupportedOperation("nothing is left of it")
     found: Ref = reshape(builder, sizes, changed(x, spread, builder.batch))
     return found
 
@@ -161,8 +158,8 @@ def repeat_interleave(
         raise UnsupportedOperation("it merges all dimensions")
     dims = len(x.sizes(builder.batch))
     dim %= dims
-    if dim == x.images or times < 1:
-        raise UnsupportedOperation("it repeats the images")
+    if times < 1:
+        raise UnsupportedOperation("nothing is left of it")
 
     def spread(stand_in: Tensor) -> Tensor:
         shape = [-1] * (dims + 1)
