@@ -50,7 +50,7 @@ ARITHMETIC: dict[str, Arithmetic] = {
     "div": Arithmetic(
         torch.div,
         lambda g, a, b: g / b,
-        lambda g, a, b: -g * ((a / b) / b),
+        lambda g, a, b: (a / b).div_(b).mul_(g).neg_(),
         ((1,), (0, 1)),
     ),
     "maximum": Arithmetic(torch.maximum, _share(torch.gt), _share(torch.lt), ((0, 1), (0, 1))),

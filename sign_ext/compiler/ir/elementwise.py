@@ -29,7 +29,7 @@ class Function(NamedTuple):
 
 
 def _power(g: Tensor, x: Tensor, exponent: float) -> Tensor:
-    return g * (exponent * x.pow(exponent - 1)) if exponent else torch.zeros_like(g)
+    return x.pow(exponent - 1).mul_(exponent).mul_(g) if exponent else torch.zeros_like(g)
 
 
 def _inside(g: Tensor, x: Tensor, low: float, high: float) -> Tensor:
