@@ -272,9 +272,7 @@ class Island(Op):
         in_float16 = self.dtype == torch.float16 and dtype == torch.float32
         return torch.float16 if in_float16 else dtype
 
-    def _value(
-        self, inputs: Sequence[Tensor], outputs: list[Tensor], dtype: torch.dtype
-    ) -> Tensor:
+    def _value(self, inputs: Sequence[Tensor], outputs: list[Tensor], dtype: torch.dtype) -> Tensor:
         """The outputs as one value, in memory of its own."""
         if len(outputs) > 1:
             return torch.cat([output.flatten(1).to(dtype) for output in outputs], 1)
