@@ -164,7 +164,9 @@ def activation(w: Writer) -> None:
                          "{}.square() * 0.3", "1 / (1 + {}.abs())", "{}.relu().pow(1.5)",
                          "torch.where({0} > 0.3, {0}, 0.2 * {0})",
                          "torch.maximum({0}, 0.5 - {0})", "{}.softmax(-1)", "{}.softmax(1)",
-                         "{}.log_softmax(-1)").format(x))  # fmt: skip
+                         "{}.log_softmax(-1)", "{}.exp2().clamp(max=3)", "{}.atan()",
+                         "torch.logaddexp({0}, {0}.sin())", "{0} * {0}.detach().tanh()",
+                         "F.softplus({}, 2, 3)").format(x))  # fmt: skip
     elif kind == "piecewise":
         name = w.one_of(*PIECEWISE)
         w.value(f"{w.layer(f'nn.{name}')}({x} + 0)" if "inplace" in name
@@ -360,9 +362,58 @@ def arithmetic(w: Writer) -> None:
                     "{x} + {x}.norm(dim={d}, keepdim=True)",
                     "torch.lerp({x}, {x}.tanh(), 0.3)",
                     "torch.addcmul({x}, {x}, {p}, value=0.5)",
-                    "{x}.cumsum({d}) * 0.3")  # fmt: skip
+                    "{x}.cumsum({d}) * 0.3", "{x}.logcumsumexp({d}) * 0.3")  # fmt: skip
     p = w.parameter(*kept) if "{p}" in code else ""
     w.value(code.format(x=x, p=p, d=w.number(1, len(shape))))
+
+
+def taken(w: Writer) -> None:
+    """Indexing with constants, and repeating."""
+    x, shape = w.last, w.shape()
+    d = w.number(1, len(shape))
+    size = shape[d - 1]
+    places = [w.number(-size, size - 1) for _ in range(w.number(1, 4))]
+    before = ":, " * d
+    small = 2 * torch.Size(shape).numel() <= MOST_ELEMENTS
+    kind = w.one_of("list", "select", "pairs", "repeat", "interleave", "expand", "turn")
+    if kind == "list":
+        w.value(f"{x}[{before}{places}]")
+    elif kind == "select":
+        w.value(f"{x}.index_select({d}, torch.tensor({[p % size for p in places]}))")
+    elif kind == "pairs" and len(shape) == 3:
+        columns = [w.number(0, shape[2] - 1) for _ in range(2)]
+        rows = [w.number(0, shape[1] - 1) for _ in range(2)]
+        w.value(f"{x}[:, :, {rows}, {columns}].unsqueeze(-1)")
+    elif kind == "repeat" and small:
+        times = [1] * (len(shape) + 1)
+        times[d] = 2
+        w.value(f"{x}.{w.one_of('repeat', 'tile')}({', '.join(map(str, times))})")
+    elif kind == "interleave" and small:
+        w.value(f"{x}.repeat_interleave(2, {d})")
+    elif kind == "expand" and small:
+        sizes = [-1] * (len(shape) + 2)
+        sizes[d] = 2
+        w.value(f"{x}.unsqueeze({d}).expand({sizes}).flatten({d}, {d + 1})")
+    elif kind == "turn" and len(shape) == 3:
+        w.value(f"{x}.rot90({w.number(1, 3)}, (2, 3))")
+
+
+def chosen(w: Writer) -> None:
+    """Masks that depend on the images."""
+    x, shape = w.last, w.shape()
+    other = w.one_of(*w.earlier(shape))
+    small = f"{x}.mean({w.number(1, len(shape))}, keepdim=True)"
+    bound = w.one_of("0.1", "0", small, f"{other}.sin()", w.parameter(shape[-1]))
+    mask = f"{w.one_of(x, other)} {w.one_of('>', '<', '>=', '<=')} {bound}"
+    if w.maybe():
+        sign = w.one_of("&", "|", "^")
+        mask = f"({mask}) {sign} {w.one_of('', '~')}({other}.cos() > 0.2)"
+    w.line(f"m = {mask}")
+    code = w.one_of("torch.where(m, {x}, 0.3 * {x})", "torch.where(m, {x}, {other}.tanh())",
+                    "{x}.masked_fill(m, 0.2)", "torch.where(m, 0.5, {x})", "{x} * m",
+                    "{x} * m.to({x}.dtype)", "torch.clamp({x}, {small})",
+                    "torch.where(m, {small}, {x})")  # fmt: skip
+    w.value(code.format(x=x, other=other, small=small))
 
 
 def written(w: Writer) -> None:
@@ -544,7 +595,7 @@ def pooled(w: Writer) -> None:
     w.value(f"{w.last}.{w.one_of('mean((2, 3))', 'flatten(1)', 'amax((-2, -1))', 'sum((2, 3))')}")
 
 
-ANY = (activation, activation, branches, arithmetic, perceptron, written)
+ANY = (activation, activation, branches, arithmetic, perceptron, written, taken, chosen)
 OF_RANK: dict[int, Sequence[Callable[[Writer], None]]] = {
     3: (*ANY, convolution, convolution, convolution, norm, norm, pool, resize, pad, gate,
         transposed, windows, to_tokens, to_tokens, pooled),

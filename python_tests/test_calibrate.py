@@ -15,6 +15,7 @@ from sign_ext import Calibration, PixelRangeWarning, SignTransform, iterative_si
 from sign_ext.calibrate import calibrate
 from sign_ext.formatting import duration
 from sign_ext.pixel_range import range_of_other_units
+from sign_ext.pushforward import pullback_of_ones
 from sign_ext.settings import Settings
 
 
@@ -202,3 +203,26 @@ def test_the_table_has_percentages_and_the_wanted_change_in_the_images_units(ima
     accuracy = table.rows[0].accuracy
     assert f" {100 * accuracy:.1f}%" in str(table).splitlines()[1]
     assert "an rms change of 5.1, which is 2% of 255" in str(table)
+
+
+class Normed(nn.Module):
+    """Φ is a LayerNorm's value without weights: what its sum depends on is rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 4, 3, 2), nn.LayerNorm(4 * 9)
+        self.classifier = nn.Linear(4 * 9, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.norm(torch.tanh(self.first(x / 255)).flatten(1)))
+
+
+@pytest.mark.parametrize("step_sizes", [None, [1.0, 2.0]])
+def test_a_constant_sum_has_no_step_size(step_sizes, torch_rng):
+    """δ is not zero, so its size would ask for some step."""
+    model = Normed().eval()
+    images = torch.rand(4, 3, 8, 8, generator=torch_rng) * 255
+    assert float(pullback_of_ones(model, images).abs().max()) > 0
+    with pytest.raises(ValueError, match=r"LayerNorm, so there is no step size.*layer=NAME"):
+        SignTransform(model).calibrate(images, steps=2, step_sizes=step_sizes)
+    assert SignTransform(model, layer="first").calibrate(images, steps=2).proposed > 0

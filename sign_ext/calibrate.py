@@ -31,7 +31,7 @@ from sign_ext.pixel_range import (
     was_told,
 )
 from sign_ext.progress import Progress, reporting
-from sign_ext.pushforward import pullback_of_ones
+from sign_ext.pushforward import constant_sum, pullback_of_ones
 from sign_ext.settings import Settings
 
 GRID = (0.1, 0.3, 1.0, 3.0, 10.0)  # factors of the step that a constant δ would ask for
@@ -154,7 +154,8 @@ def calibrate(
         The table and the proposal.
 
     Raises:
-        ValueError: nothing to measure (no images, δ zero everywhere), labels of another length
+        ValueError: nothing to measure (no images, δ zero everywhere, or nothing but rounding since
+            the sum over Φ is constant), labels of another length
             or beyond the network's outputs, or a step size, target or range that is not positive.
         DivergenceError: every step size of the grid diverges.
         TypeError, SourceLayerError, BackendError: as `SignTransform.transform`.
@@ -174,6 +175,7 @@ def calibrate(
     steps = settings.steps if steps is None else steps
     target = target_share * pixel_range
     inputs = ModelInputs.of(model_kwargs, len(images))
+    _require_varying(model, images, inputs, settings)
     grid = functools.partial(_grid, model, images, inputs, settings)
     if other := range_of_other_units(images, pixel_range):
         _warn_of_units(
@@ -300,6 +302,21 @@ def _check_arguments(
     for name, value in positive:
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def _require_varying(
+    model: nn.Module, images: Tensor, inputs: ModelInputs, settings: Settings
+) -> None:
+    """Raise ValueError where δ is what rounding leaves: its size says nothing of a step size."""
+    with explaining_layout(images):
+        where = constant_sum(
+            model, images, layer=settings.layer, model_kwargs=inputs.given(slice(0, 1))
+        )
+    if where:
+        raise ValueError(
+            f"the sum over {where} is constant but for rounding, as after a LayerNorm, so there "
+            "is no step size to propose: pass layer=NAME of an earlier layer"
+        )
 
 
 def _batches(images: Tensor, settings: Settings) -> list[slice]:

@@ -27,8 +27,8 @@ def _phi_at(
     images: Tensor,
     layer: str | None,
     model_kwargs: Mapping[str, Any] | None,
-) -> Iterator[tuple[Phi, Tensor]]:
-    """Φ and a copy of the images in Φ's dtype; inside, the network is frozen."""
+) -> Iterator[tuple[Phi, Tensor, bool]]:
+    """Φ, a copy of the images in Φ's dtype, whether Φ's sum varies; the network is frozen."""
     check_model(model)
     check_images(images)
     network = unwrap(model)
@@ -41,9 +41,9 @@ def _phi_at(
         x = torch.empty_like(images, dtype=dtype, requires_grad=False).copy_(images.detach())
         with blaming_inputs(network, inputs, x[:1]):
             source = named or find_source_layer(network, x[:1], inputs[:1])
-            check_source(network, source, x[:1], inputs[:1])
+            varies = check_source(network, source, x[:1], inputs[:1])
         check_inputs(network, source, x[:1], inputs)
-        yield Phi(network, source, inputs[:]), x
+        yield Phi(network, source, inputs[:]), x, varies
 
 
 def pushforward(
@@ -80,10 +80,39 @@ def pushforward(
     if not isinstance(tangents, Tensor) or tangents.shape != images.shape:
         got = tuple(getattr(tangents, "shape", ())) or type(tangents).__name__
         raise ValueError(f"tangents must be shaped as images {tuple(images.shape)}, got {got}")
-    with _phi_at(model, images, layer, model_kwargs) as (phi, x):
+    with _phi_at(model, images, layer, model_kwargs) as (phi, x, _):
         direction = torch.empty_like(x).copy_(tangents.detach())
         pushed: Tensor = torch.func.jvp(phi, (x,), (direction,))[1]
         return pushed.detach()
+
+
+def constant_sum(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    layer: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> str:
+    """Where Φ is read if its sum is constant but for rounding, so that δ is rounding; or "".
+
+    Args:
+        model: the network; left exactly as it is.
+        images: (N, C, H, W) floating, of which the first is looked at.
+        layer: as for `pullback_of_ones`.
+        model_kwargs: as for `pullback_of_ones`, for one image.
+
+    Raises:
+        TypeError, SourceLayerError: as `iterative_sign`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> norm = nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 2))
+        >>> constant_sum(norm, torch.rand(1, 3, 2, 2))
+        "the input of '2' (Linear 12 → 2)"
+    """
+    with _phi_at(model, images[:1], layer, model_kwargs) as (phi, _, varies):
+        return "" if varies else str(phi.source)
 
 
 def pullback_of_ones(
@@ -115,7 +144,7 @@ def pullback_of_ones(
         >>> torch.allclose(delta.flatten(), model[1].weight.sum(0))
         True
     """
-    with _phi_at(model, images, layer, model_kwargs) as (phi, x), torch.enable_grad():
+    with _phi_at(model, images, layer, model_kwargs) as (phi, x, _), torch.enable_grad():
         value = phi(x.requires_grad_())
         (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
         return delta
@@ -149,7 +178,7 @@ def jacobian(
         >>> jacobian(model, torch.rand(3, 3, 2, 2)).shape
         torch.Size([3, 5, 3, 2, 2])
     """
-    with _phi_at(model, images, layer, model_kwargs) as (phi, x), torch.enable_grad():
+    with _phi_at(model, images, layer, model_kwargs) as (phi, x, _), torch.enable_grad():
         outputs = phi(x.requires_grad_()).flatten(1)
         # Samples do not interact, so one product gives row a of every sample's Jacobian.
         rows = [

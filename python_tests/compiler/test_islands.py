@@ -126,52 +126,52 @@ class UNet(nn.Module):
 
 
 def two_outputs(x: Tensor) -> Tensor:
-    a, b = x.cumsum(1), x.cumsum(2)[:, :, :4]
+    a, b = x.logcumsumexp(1), x.logcumsumexp(2)[:, :, :4]
     return F.relu(F.conv2d(a + 0.5, torch.ones(3, 4, 1, 1).to(x))).sum((1, 2, 3), keepdim=True) * b
 
 
 def around_a_convolution(x: Tensor) -> Tensor:
     """The second sum reads the first one directly, and through a convolution."""
-    a = x.cumsum(1)
+    a = x.logcumsumexp(1)
     b = F.conv2d(a, torch.linspace(-1, 1, 16).reshape(4, 4, 1, 1).to(x))
-    return (a * b.relu()).cumsum(1) + a
+    return (a * b.relu()).logcumsumexp(1) + a
 
 
 def rows_that_mix(x: Tensor) -> Tensor:
     """Windows (N · 7, 4, 5), which no value of a program can hold, past a convolution."""
     rows = x.transpose(1, 2).reshape(-1, 4, 5)
-    y = F.conv2d(x.cumsum(1), torch.eye(4)[:, :, None, None].to(x)).relu()
+    y = F.conv2d(x.logcumsumexp(1), torch.eye(4)[:, :, None, None].to(x)).relu()
     return (rows * y.transpose(1, 2).reshape(-1, 4, 5)).view(len(x), 7, 4, 5)
 
 
 def written_view(x: Tensor) -> Tensor:
     part = x[:, :2]
     x.relu_()
-    return torch.cat([part, x], 1).cumsum(1)
+    return torch.cat([part, x], 1).logcumsumexp(1)
 
 
 def written_under_another_name(x: Tensor) -> Tensor:
     y = F.dropout(x, 0.5, training=False).contiguous()
     y.mul_(2).relu_()
-    return (x + 1).cumsum(1) * y
+    return (x + 1).logcumsumexp(1) * y
 
 
 def sized(x: Tensor) -> Tensor:
     scale = torch.arange(5, dtype=x.dtype).expand(len(x), 4, 7, 5)
-    return x.reshape(len(x) * 2, 2, 7, 5).cumsum(1).reshape(x.shape) * scale.cos()
+    return x.reshape(len(x) * 2, 2, 7, 5).logcumsumexp(1).reshape(x.shape) * scale.cos()
 
 
 def one_row(x: Tensor) -> Tensor:
-    return x.cumsum(1).mean((2, 3), keepdim=True).squeeze().cumsum(1)
+    return x.logcumsumexp(1).mean((2, 3), keepdim=True).squeeze().logcumsumexp(1)
 
 
 def exact(x: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
-        return x.cumsum(1)
+        return x.logcumsumexp(1)
 
 
 def detached(x: Tensor) -> Tensor:
-    return x * x.detach().cumsum(1)
+    return x * x.detach().logcumsumexp(1)
 
 
 NETWORKS = {
@@ -179,12 +179,12 @@ NETWORKS = {
     "attention over the first dimension": (lambda: Attention(False), None),
     "windows": (Windows, None),
     "u-net": (UNet, None),
-    "channels last": (lambda: lambda x: (x.permute(0, 2, 3, 1) * 2).cumsum(3), 1),
+    "channels last": (lambda: lambda x: (x.permute(0, 2, 3, 1) * 2).logcumsumexp(3), 1),
     "local norm": (
         lambda: nn.Sequential(nn.LocalResponseNorm(2), nn.ReLU(), nn.Conv2d(4, 3, 3)),
         0,
     ),
-    "tokens between": (lambda: lambda x: (x.flatten(2).relu() * 2).cumsum(1), 1),
+    "tokens between": (lambda: lambda x: (x.flatten(2).relu() * 2).logcumsumexp(1), 1),
     "two outputs": (lambda: two_outputs, None),
     "around a convolution": (lambda: around_a_convolution, 2),
     "rows that mix": (lambda: rows_that_mix, 1),
@@ -192,12 +192,15 @@ NETWORKS = {
     "written under another name": (lambda: written_under_another_name, None),
     "sized": (lambda: sized, 1),
     "without autocast": (lambda: exact, 1),
-    "the number of images": (lambda: lambda x: x.cumsum(1) / len(x), 1),
+    "the number of images": (lambda: lambda x: x.logcumsumexp(1) / len(x), 1),
     "detached": (lambda: detached, None),
     "a quotient": (lambda: lambda x: x / (x * x + 1), None),
     "an image of constants": (lambda: lambda x: x * torch.linspace(0, 1, 35).view(7, 5).to(x), 0),
     "reflection": (lambda: nn.ReflectionPad2d(2), 0),
-    "an activation between islands": (lambda: lambda x: x.cumsum(1).relu().cumsum(1), 1),
+    "an activation between islands": (
+        lambda: lambda x: x.logcumsumexp(1).relu().logcumsumexp(1),
+        1,
+    ),
     "views alone": (lambda: lambda x: x.permute(0, 2, 3, 1).transpose(1, 2), 0),
     "twice the same value": (lambda: lambda x: torch.fmax(x, x.contiguous()), 1),
 }
@@ -213,13 +216,13 @@ def test_what_the_network_runs_without_autocast_an_island_runs_without_it():
     """And nothing else of the island."""
 
     def function(x: Tensor) -> Tensor:
-        return exact(x.cumsum(1)).cumsum(1)
+        return exact(x.logcumsumexp(1)).logcumsumexp(1)
 
     (island,) = islands_of(check(function, 1))
     calls = [node.target for node in island.graph.graph.nodes if node.op == "call_function"]
     aten = torch.ops.aten
-    cumsum = aten.cumsum.default
-    assert calls == [cumsum, _enter_autocast, cumsum, _exit_autocast, cumsum]
+    logcumsumexp = aten.logcumsumexp.default
+    assert calls == [logcumsumexp, _enter_autocast, logcumsumexp, _exit_autocast, logcumsumexp]
 
 
 def test_one_image_keeps_its_dimension():
@@ -255,11 +258,11 @@ def test_operations_without_islands_are_as_before():
 
 
 FALLS_BACK = {
-    "a value read back": (lambda x: x.cumsum(1) * float(x.sum()), "cannot be recorded"),
-    "a random mask": (lambda x: F.dropout(x, 0.5).cumsum(1), "draws random numbers"),
-    "a share of the images": (lambda x: x.cumsum(1) * (1 / len(x)), "for 2 images and 0.33"),
+    "a value read back": (lambda x: x.logcumsumexp(1) * float(x.sum()), "cannot be recorded"),
+    "a random mask": (lambda x: F.dropout(x, 0.5).logcumsumexp(1), "draws random numbers"),
+    "a share of the images": (lambda x: x.logcumsumexp(1) * (1 / len(x)), "for 2 images and 0.33"),
     "another number of operations": (
-        lambda x: (x if len(x) > 2 else x + 1).cumsum(1),
+        lambda x: (x if len(x) > 2 else x + 1).logcumsumexp(1),
         "another number of images",
     ),
 }
@@ -275,7 +278,7 @@ def test_what_no_island_can_hold_is_refused(name):
 def test_a_write_through_a_view_shows_in_the_whole():
     def function(x: Tensor) -> Tensor:
         x[:, :2].sin_()
-        return x.cumsum(1)
+        return x.logcumsumexp(1)
 
     check(function, 1)
 
@@ -296,7 +299,7 @@ def test_residues_are_what_autograd_saves():
 def test_what_keeps_much_and_multiplies_nothing_is_computed_again():
     def function(x: Tensor) -> Tensor:
         for _ in range(4):
-            x = x.cumsum(1).sin()
+            x = x.logcumsumexp(1).sin()
         return x
 
     (island,) = islands_of(check(function, 1))
@@ -306,7 +309,7 @@ def test_what_keeps_much_and_multiplies_nothing_is_computed_again():
 
 
 def test_what_is_alive_inside_is_in_the_memory_plan():
-    program = check(lambda x: x.repeat(1, 8, 1, 1).cumsum(2).sum(1, keepdim=True), 1)
+    program = check(lambda x: x.repeat(1, 8, 1, 1).logcumsumexp(2).sum(1, keepdim=True), 1)
     (island,) = islands_of(program)
     assert island.inner >= 2 * 8 * 4 * 35 * 8  # the repeated value and its sums, float64
     plan = plan_memory(schedule(program, 8))
@@ -342,13 +345,13 @@ def test_weights_are_named_and_shared():
 
 
 PIECES = {
-    "cumulative sum": lambda x: x.cumsum(1),
+    "cumulative logarithm": lambda x: x.logcumsumexp(1),
     "convolution": lambda x: F.conv2d(x, torch.linspace(-1, 1, 16).view(4, 4, 1, 1).to(x)),
     "relu": F.relu,
     "gelu": F.gelu,
     "layer norm": lambda x: F.layer_norm(x, x.shape[-1:]),
     "transposed": lambda x: x.transpose(2, 3),
-    "windows": lambda x: x.reshape(len(x) * 4, -1).cumsum(1).reshape(x.shape),
+    "windows": lambda x: x.reshape(len(x) * 4, -1).logcumsumexp(1).reshape(x.shape),
     "pool": lambda x: F.max_pool2d(x, 3, 1, 1),
     "in place": lambda x: x.clone().mul_(2),
     "doubled": lambda x: x * 2 + 1,
@@ -357,7 +360,7 @@ PIECES = {
 
 def rewritten(x: Tensor, other: Tensor) -> Tensor:
     """A copy into a value: all of it comes from elsewhere, in its own shape."""
-    y = x.cumsum(1)
+    y = torch.fmax(x, x.sin())
     y.copy_(other)
     return y * x
 

@@ -79,6 +79,18 @@ def windowed(x: Tensor, qkv: nn.Module, last: nn.Module, bias: Tensor) -> Tensor
     return x.roll((1, 1), (1, 2)).permute(0, 3, 1, 2)
 
 
+def grouped_heads(x: Tensor, qkv: nn.Module) -> Tensor:
+    """Attention of four heads of q, two of k and v."""
+    q, k, v = qkv(x).split((12, 6, 6), -1)
+    q, k, v = (part.unflatten(2, (-1, 3)).transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2)
+
+
+def bias_of_images(x: Tensor, qkv: nn.Module, bias: nn.Module) -> Tensor:
+    q, k, v = qkv(x).chunk(3, -1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias(x).transpose(1, 2))
+
+
 def linear_attention(x: Tensor, qkv: nn.Module) -> Tensor:
     q, k, v = qkv(tokens(x)).chunk(3, -1)
     q, k = F.relu(q), F.elu(k) + 1
@@ -262,6 +274,23 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
         randn(8, 12)),
     "first_largest": lambda: Example(
         lambda x: x.max(1)[0].tanh().sum(1) + x.min(2)[0].sum(1) * x.amin((1, 2))),
+    "taken": lambda: Example(
+        lambda x: x[:, [2, 1, 0, 2]].tanh().sum(1) * x[:, 0].rot90(2, (1, 2))),
+    "repeated": lambda: Example(
+        lambda x: x.repeat(1, 2, 1, 1).tanh()[:, 3:8] * x[:, :1].repeat_interleave(5, 1)),
+    "chosen": lambda: Example(
+        lambda x: torch.where((x > 0) & (x.sin() < 0.8), x * x, 0.3).masked_fill(x > 1, 0.2)),
+    "cumulative_sum": lambda: Example(lambda x: x.cumsum(1).tanh() + x.cumsum(3)),
+    "rare_functions": lambda: Example(
+        lambda x: torch.atan2(x, x.exp2() + 1) + torch.remainder(x, 0.7) * x.floor()
+        + F.softplus(x, 2, 3) + x * x.detach()),
+    "grouped_heads": lambda: Example(
+        lambda x, a: grouped_heads(tokens(F.avg_pool2d(x, 2)), a), linear(6, 24)),
+    "bias_of_images": lambda: Example(
+        lambda x, *a: bias_of_images(tokens(F.avg_pool2d(x, 2)), *a), linear(6, 18), linear(6, 1)),
+    "batch_norm_of_tokens": lambda: Example(
+        lambda x, a, b: b(a(tokens(x)).flatten(0, 1)).reshape(len(x), 96, 5).tanh(),
+        linear(6, 5), nn.BatchNorm1d(5)),
     "frames": lambda: Example(
         lambda x, a, b: b(F.relu(a(x.reshape(len(x), 6, 2, 4, 12)))).tanh(),
         nn.Conv3d(6, 4, (1, 3, 3)), nn.Conv3d(4, 4, (2, 1, 1), padding=(1, 0, 0))),

@@ -1,4 +1,4 @@
-"""Networks whose weights are bfloat16, and the parts that they compute in float32."""
+"""Networks whose weights are bfloat16 or float16, and the parts that they compute in float32."""
 
 from __future__ import annotations
 
@@ -56,9 +56,10 @@ NETWORKS = {
 }
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_bfloat16_weights(name, torch_rng):
-    """As near to float64 as autograd in bfloat16 comes, and nothing of it an island.
+def test_half_weights(name, dtype, torch_rng):
+    """As near to float64 as autograd in half precision comes, and nothing of it an island.
 
     The activations are smooth: which signs rounding decides would be chance.
     """
@@ -66,7 +67,7 @@ def test_bfloat16_weights(name, torch_rng):
     model = NETWORKS[name]()
     images = torch.rand(4, *SIZE, generator=torch_rng)
     exact = one_step(copy.deepcopy(model).double(), images.double(), "autograd")
-    half = model.to(torch.bfloat16)
+    half = model.to(dtype)
     ours, eager = (
         float((one_step(half, images, backend) - exact).norm() / exact.norm())
         for backend in ("fused", "autograd")
@@ -97,8 +98,61 @@ def test_other_casts_stay_what_they_are(name):
         compile_phi(phi, image, strict=True)
 
 
-def test_float16_is_refused_by_name():
-    images = torch.rand(1, *SIZE)
-    model = network_of(nn.Identity()).half()
-    with pytest.raises(UnsupportedOperation, match="networks in float16; those in float32"):
-        SignTransform(model, backend="fused")(images)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_float16_is_computed_in_float32(name, torch_rng):
+    """δ is that of the rounded weights in float64, as near as float32 comes."""
+    torch.manual_seed(10)
+    half = NETWORKS[name]().half()
+    images = torch.rand(3, *SIZE, generator=torch_rng)
+    exact = one_step(copy.deepcopy(half).double(), images.double(), "autograd")
+    ours = one_step(half, images, "fused")
+    assert float((ours - exact).norm() / exact.norm()) < 1e-5
+    explained = SignTransform(half).explain(images)
+    assert (explained.backend, explained.islands) == ("fused", ())
+
+
+def test_a_cotangent_too_small_for_float16_is_not_lost(torch_rng):
+    """Φ in units of 1e-6: autograd's δ in float16 is 0 in most places."""
+
+    class Small(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2**-20
+
+    half = network_of(Small()).half()
+    images = torch.rand(3, *SIZE, generator=torch_rng)
+    sign = SignTransform(half, 1, step_size=1e6, backend="fused")
+    exact = SignTransform(copy.deepcopy(half).double(), 1, step_size=1e6, backend="autograd")
+    moved = exact(images.double()) - images.double()
+    assert float((sign(images) - images - moved).norm() / moved.norm()) < 1e-5
+
+
+class Sorted(nn.Module):
+    """An island, which computes in the network's float16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sort(1)[0] * torch.linspace(1, 2, 8)[:, None, None].to(x)
+
+
+def test_an_island_of_a_float16_network(torch_rng):
+    half = network_of(Sorted()).half()
+    images = torch.rand(3, *SIZE, generator=torch_rng)
+    exact = one_step(copy.deepcopy(half).double(), images.double(), "autograd")
+    ours, eager = (
+        float((one_step(half, images, backend) - exact).norm() / exact.norm())
+        for backend in ("fused", "autograd")
+    )
+    assert ours <= 2 * eager < 0.1
+    assert [each.operations for each in SignTransform(half).explain(images).islands] == [("sort",)]
+
+
+def test_weights_that_change_are_followed_in_float16(torch_rng):
+    half = network_of(nn.Identity()).half()
+    images = torch.rand(2, *SIZE, generator=torch_rng)
+    sign = SignTransform(half, 1, step_size=1.0, backend="fused")
+    before = sign(images)
+    with torch.no_grad():
+        half[0].weight.mul_(1.5)
+    exact = one_step(copy.deepcopy(half).double(), images.double(), "autograd")
+    ours = (sign(images) - images).double()
+    assert not torch.equal(before, sign(images))
+    assert float((ours - exact).norm() / exact.norm()) < 1e-5

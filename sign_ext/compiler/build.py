@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 import sign_ext.compiler.rules  # noqa: F401  # importing registers the rules
 from sign_ext.compiler.fold import drop_dead, simplify
 from sign_ext.compiler.ir.op import Op
-from sign_ext.compiler.ir.program import Program, renumber
+from sign_ext.compiler.ir.program import Program, program_dtype, renumber
 from sign_ext.compiler.islands import lower_with_islands
 from sign_ext.compiler.lower import lower
 from sign_ext.compiler.recordings import SECOND_IMAGES
@@ -99,6 +99,7 @@ def build(
         fold = _ones_at_output if by_objective else _fold_head
         ops, output, seed, folded = fold(ops, output)
         ops, _ = renumber(ops, output)
+        dtype = program_dtype(dtype)
         return Program(
             image_shape=image_shape,
             ops=tuple(op.with_constants(lambda c: c.to(dtype)) for op in ops),

@@ -14,17 +14,14 @@ from dataclasses import replace
 from sign_ext.compiler.fewer_positions import products_at_fewer_positions
 from sign_ext.compiler.fold_moves import (
     affine_after_moves,
+    channels_into_products,
     merge_copies,
     merge_moves,
     select_first,
     split_products,
 )
-from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.compiler.ir.op import Op
-from sign_ext.compiler.ir.pointwise import Pointwise
-from sign_ext.compiler.ir.pooling import MaxPool
 from sign_ext.compiler.ir.response_norm import fuse_response_norms
-from sign_ext.compiler.ir.shaping import Pad, Reshape
 from sign_ext.compiler.ir.squeeze_excitation import fuse_excitations
 from sign_ext.compiler.parallel_branches import merge_branches
 from sign_ext.compiler.rotations import fuse_rotations
@@ -54,6 +51,7 @@ def simplify(ops: Ops, output: int) -> tuple[Ops, int]:
         merge_moves,
         affine_after_moves,
         split_products,
+        channels_into_products,
         select_first,
     )
     ops = drop_dead(ops, output)
@@ -98,12 +96,12 @@ def fuse_into_producer(ops: Ops, output: int) -> Ops | None:
     made_by = {op.output: op for op in ops}
     for op in ops:
         fused: Op | None = op
-        while isinstance(fused, Pointwise):
+        while fused is not None and fused.scale_and_shift is not None:
             fused = _fused_with_one(fused, made_by, used)
     return None if len(made_by) == len(ops) else list(made_by.values())
 
 
-def _fused_with_one(op: Pointwise, made_by: dict[int, Op], used: Counter[int]) -> Op | None:
+def _fused_with_one(op: Op, made_by: dict[int, Op], used: Counter[int]) -> Op | None:
     """The operation fused into one that it reads, in whose place it is in `made_by`, or None."""
     for side, number in enumerate(op.inputs):
         producer = made_by.get(number)
@@ -117,21 +115,22 @@ def _fused_with_one(op: Pointwise, made_by: dict[int, Op], used: Counter[int]) -
     return None
 
 
-def _fused(producer: Op, op: Pointwise, side: int) -> Op | None:
+def _fused(producer: Op, op: Op, side: int) -> Op | None:
     """`producer` followed by `op`, which reads it as input `side`, as one operation, or None."""
+    scale, shift = op.scale_and_shift or (None, None)
     others = op.inputs[:side] + op.inputs[side + 1 :]
     if others and (producer.has_residual or not producer.takes_residual):
         return None
-    if side == 1 and (op.scale is not None or op.shift is not None):
+    if side == 1 and (scale is not None or shift is not None):
         return None  # the scale belongs to the other branch
-    if producer.has_residual and op.scale is not None:
+    if producer.has_residual and scale is not None:
         return None  # the producer's residual would have to be scaled
     inputs = (*producer.inputs, *others)
     if len(set(inputs)) != len(inputs):
         return None
     return producer.followed_by(
-        op.scale,
-        op.shift,
+        scale,
+        shift,
         inputs=inputs,
         in_shapes=(*producer.in_shapes, *[op.shape] * len(others)),
         output=op.output,
@@ -152,7 +151,7 @@ def fold_scale_into_consumers(ops: Ops, output: int) -> Ops | None:
     for op in ops:
         # The operation as it is now: it may have absorbed another.
         affine = made_by[op.output]
-        if not isinstance(affine, Pointwise) or not affine.is_affine or affine.output == output:
+        if not affine.is_affine or affine.output == output:
             continue
         reading = readers.get(affine.output, [])
         if reading and all(_can_absorb(made_by[number], affine) for number in reading):
@@ -165,17 +164,19 @@ def fold_scale_into_consumers(ops: Ops, output: int) -> Ops | None:
     return None if len(made_by) == len(ops) else list(made_by.values())
 
 
-def _can_absorb(reader: Op, op: Pointwise) -> bool:
+def _can_absorb(reader: Op, op: Op) -> bool:
     if reader.inputs.index(op.output) != 0 or reader.inputs.count(op.output) > 1:
         return False
-    return reader.absorbs(shift=op.shift is not None)
+    _, shift = op.scale_and_shift or (None, None)
+    return reader.absorbs(shift=shift is not None)
 
 
-def _absorbing(reader: Op, op: Pointwise) -> Op:
+def _absorbing(reader: Op, op: Op) -> Op:
     """reader(scale · x + shift) as one operation on x."""
+    scale, shift = op.scale_and_shift or (None, None)
     inputs = (op.inputs[0], *reader.inputs[1:])
     in_shapes = (op.in_shapes[0], *reader.in_shapes[1:])
-    return reader.preceded_by(op.scale, op.shift, inputs=inputs, in_shapes=in_shapes)
+    return reader.preceded_by(scale, shift, inputs=inputs, in_shapes=in_shapes)
 
 
 def merge_padding(ops: Ops, output: int) -> Ops | None:
@@ -184,30 +185,17 @@ def merge_padding(ops: Ops, output: int) -> Ops | None:
     made_by = {op.output: op for op in ops}
     for op in ops:
         merged = op
-        while isinstance(merged, Convolution):
+        while merged.takes_zeros:
             pad = made_by.get(merged.inputs[0])
-            if (
-                not isinstance(pad, Pad)
-                or pad.value
-                or used[pad.output] > 1
-                or min(pad.amounts) < 0
-            ):
+            if pad is None or used[pad.output] > 1 or (zeros := pad.zeros_around) is None:
                 break
-            merged = made_by[op.output] = _with_padding(merged, pad)
+            merged = made_by[op.output] = merged.padded_by(
+                zeros,
+                inputs=(pad.inputs[0], *merged.inputs[1:]),
+                in_shapes=(pad.in_shapes[0], *merged.in_shapes[1:]),
+            )
             del made_by[pad.output]
     return None if len(made_by) == len(ops) else list(made_by.values())
-
-
-def _with_padding(op: Convolution, pad: Pad) -> Convolution:
-    """A convolution that pads its input itself."""
-    left, right, top, bottom = pad.amounts
-    return replace(
-        op,
-        inputs=(pad.inputs[0], *op.inputs[1:]),
-        in_shapes=(pad.in_shapes[0], *op.in_shapes[1:]),
-        padding=(op.padding[0] + top, op.padding[1] + left),
-        padding_end=(op.padding_end[0] + bottom, op.padding_end[1] + right),
-    )
 
 
 def pool_before_activation(ops: Ops, output: int) -> Ops | None:
@@ -219,7 +207,7 @@ def pool_before_activation(ops: Ops, output: int) -> Ops | None:
     made_by = {op.output: op for op in ops}
     changed = False
     for op in ops:
-        if not isinstance(op, MaxPool):
+        if not op.selects_largest:
             continue
         before = made_by.get(op.inputs[0])
         if before is None or used[before.output] > 1 or before.activation.is_identity:
@@ -237,10 +225,10 @@ def flatten_into_linear(ops: Ops, output: int) -> Ops | None:
     made_by = {op.output: op for op in ops}
     changed = False
     for op in ops:
-        if not isinstance(op, Linear):
+        if not op.flattens_input:
             continue
         before = made_by.get(op.inputs[0])
-        while isinstance(before, Reshape):
+        while before is not None and before.keeps_order:
             op = replace(
                 op,
                 inputs=(before.inputs[0], *op.inputs[1:]),

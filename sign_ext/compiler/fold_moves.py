@@ -6,12 +6,9 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
-from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.gather import Gather
-from sign_ext.compiler.ir.op import Op, Shape, count
-from sign_ext.compiler.ir.pointwise import Pointwise
-from sign_ext.compiler.ir.rearrange import Rearrange
-from sign_ext.compiler.ir.shaping import Reshape, Slice
+from sign_ext.compiler.ir.op import Op, count
+from sign_ext.compiler.ir.shaping import Slice
 from sign_ext.compiler.ir.view import View
 from sign_ext.compiler.refs import Ref, grouped
 
@@ -51,13 +48,14 @@ def merge_copies(ops: Ops, output: int) -> Ops | None:
     changed = False
     for op in ops:
         op = made_by[op.output]
-        while isinstance(op, Rearrange) and isinstance(
-            before := made_by.get(op.inputs[0]), Rearrange
-        ):
-            view = _after(before.view, op.view)
+        while (second := op.copied_view) is not None:
+            before = made_by.get(op.inputs[0])
+            if before is None or (first := before.copied_view) is None:
+                break
+            view = _after(first, second)
             if view is None:
                 break
-            op = replace(op, inputs=before.inputs, in_shapes=before.in_shapes, view=view)
+            op = op.copying(view, inputs=before.inputs, in_shapes=before.in_shapes)
             made_by[op.output] = op
             changed = True
     return list(made_by.values()) if changed else None
@@ -89,7 +87,7 @@ def affine_after_moves(ops: Ops, output: int) -> Ops | None:
     changed = False
     for move in ops:
         affine = made_by.get(move.inputs[0]) if len(move.inputs) == 1 else None
-        if not isinstance(affine, Pointwise) or not affine.is_affine or used[affine.output] > 1:
+        if affine is None or not affine.is_affine or used[affine.output] > 1:
             continue
         after = reads.get(move.output, [])
         if move.places_moved is None or move.output == output or not after:
@@ -124,16 +122,10 @@ def split_products(ops: Ops, output: int) -> Ops | None:
         if op.output in parts:
             found.append(parts[op.output])
         elif op.output != output and _is_split(op, reading):
-            assert isinstance(op, Convolution)
             for each in reading:
-                assert isinstance(each, Slice)
-                span = slice(each.start, each.stop)
-                parts[each.output] = replace(
-                    op,
-                    weight=op.weight[span],
-                    bias=None if op.bias is None else op.bias[span],
-                    output=each.output,
-                    shape=each.shape,
+                start, stop = each.channels_sliced or (0, op.shape[0])
+                parts[each.output] = op.with_channels(
+                    start, stop, output=each.output, shape=each.shape
                 )
         else:
             found.append(op)
@@ -141,16 +133,47 @@ def split_products(ops: Ops, output: int) -> Ops | None:
 
 
 def _is_split(op: Op, reading: Ops) -> bool:
-    """Whether a 1×1 convolution is read through slices of channels alone, which do not overlap."""
-    if not isinstance(op, Convolution) or not op.is_pointwise or op.has_residual or not reading:
+    """Whether a product is read through slices of channels alone, which do not overlap."""
+    if not op.splits_channels or not reading:
         return False
     spans = []
     for each in reading:
-        if not isinstance(each, Slice) or (each.dim, each.step) != (1, 1):
+        if (span := each.channels_sliced) is None:
             return False
-        spans.append((each.start, each.stop))
+        spans.append(span)
     spans.sort()
     return all(first[1] <= second[0] for first, second in pairwise(spans))
+
+
+def channels_into_products(ops: Ops, output: int) -> Ops | None:
+    """Drop a selection of channels whose readers can take them from all channels themselves."""
+    made_by = {op.output: op for op in ops}
+    readers: dict[int, list[Op]] = {}
+    for op in ops:
+        for number in op.inputs:
+            readers.setdefault(number, []).append(op)
+    changed = False
+    for op in ops:
+        index, reading = op.channels_taken, readers.get(op.output, [])
+        if index is None or op.output == output or not reading:
+            continue
+        if not all(_reads_channels(made_by[each.output], op) for each in reading):
+            continue
+        for each in reading:
+            reader = made_by[each.output]
+            made_by[each.output] = reader.taking_channels(
+                index,
+                inputs=(op.inputs[0], *reader.inputs[1:]),
+                in_shapes=(op.in_shapes[0], *reader.in_shapes[1:]),
+            )
+        changed = True
+    return list(made_by.values()) if changed else None
+
+
+def _reads_channels(reader: Op, op: Op) -> bool:
+    """Whether an operation reads another once, as its first input, and may take its channels."""
+    first = reader.inputs[0] == op.output and reader.inputs.count(op.output) == 1
+    return first and reader.takes_channels and op.inputs[0] not in reader.inputs
 
 
 def select_first(ops: Ops, output: int) -> Ops | None:
@@ -194,27 +217,19 @@ def select_first(ops: Ops, output: int) -> Ops | None:
         # Perhaps it was the last reader but them: what they select of may be selected first too.
         todo += [made_by[number] for number in dict.fromkeys(inputs)]
         selected = replace(source, inputs=tuple(inputs), in_shapes=in_shapes, shape=shape)
-        if isinstance(op, Slice):
+        rest = op.after_selection(shape)
+        if rest is None:
             del made_by[source.output]
             made_by[op.output] = replace(selected, output=op.output)
         else:
             made_by[source.output] = selected
-            made_by[op.output] = _rest(op, shape)
+            made_by[op.output] = rest
     return _in_order(list(made_by.values())) if changed else None
 
 
 def _at_each_position(op: Op) -> bool:
     """Whether each position of the value depends on the same position of the inputs."""
     return op.at_each_position and all(each[1:] == op.shape[1:] for each in op.in_shapes)
-
-
-def _rest(op: Op, shape: Shape) -> Op:
-    """What is left of a selection of what is selected already."""
-    if op.shape == shape[:1]:
-        return Reshape(inputs=op.inputs, in_shapes=(shape,), output=op.output, shape=op.shape)
-    assert isinstance(op, Rearrange)
-    view = View(op.view.shape, op.view.strides)
-    return replace(op, in_shapes=(shape,), view=view)
 
 
 def _in_order(ops: Ops) -> Ops:

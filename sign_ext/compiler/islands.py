@@ -95,7 +95,8 @@ class _Partition:
         for node in nodes.islands:
             for source in nodes.sources(node):
                 if source not in nodes.islands:
-                    if not isinstance(values[source], Ref):
+                    # A mask is 0 and 1 in the program, and of another dtype in an island.
+                    if not isinstance(values[source], Ref) or _is_mask(source):
                         more.add(source)
                 elif depth[source] < depth[node] and not isinstance(values[source], Ref):
                     between = nodes.ancestors(node)
@@ -153,6 +154,11 @@ class _Partition:
                     heapq.heappush(ready, follower)
         assert done == len(order), "islands in a circle"
         return emitter.result()
+
+
+def _is_mask(node: Node) -> bool:
+    meta: Any = node.meta.get("tensor_meta")
+    return getattr(meta, "dtype", None) == torch.bool
 
 
 class _Classified(Lowering):

@@ -44,6 +44,7 @@ _ELEMENTWISE: set[str] = set()  # of rules whose operations do not ask where the
 _FALLBACKS: dict[str, Rule] = {}  # tried last; they take values in any view
 _VIEWS: set[str] = set()  # of rules that take values in any view
 _WHOLE: set[str] = set()  # of rules that take them with the images anywhere
+_TRUTH: set[str] = set()  # of rules whose results are masks
 
 
 def lowers(
@@ -52,6 +53,7 @@ def lowers(
     views: bool = False,
     whole: bool = False,
     fallback: bool = False,
+    truth: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Register a rule for ATen operations, named as in "conv2d.default".
 
@@ -73,9 +75,12 @@ def lowers(
             recorded one of the output (a tuple of them if there are several).
         fallback: the rule is tried where there is no other, or where the other refuses; it takes
             any view.
+        truth: its result is a mask, which is 0 and 1 in the program.
     """
 
     def register(function: Rule) -> Rule:
+        if truth:
+            _TRUTH.update(names)
         if fallback:
             _FALLBACKS.update(dict.fromkeys(names, function))
             return function
@@ -383,7 +388,8 @@ class Lowering:
             raise UnsupportedOperation(f"aten.{name} gives {shape}, which is not a batch of images")
         if dtype.is_complex:
             raise UnsupportedOperation(f"aten.{name} gives {dtype}; rules are for real numbers")
-        if not dtype.is_floating_point:
+        is_mask = dtype == torch.bool and name in _TRUTH
+        if not dtype.is_floating_point and not is_mask:
             raise UnsupportedOperation(f"aten.{name} gives {dtype}, which has no derivative")
         return shape[1:]
 

@@ -17,12 +17,12 @@ from sign_ext.probe import pullback, random_signs, relative_distances
 from sign_ext.source_layer import Phi
 
 # A compiled δ that is further than this from autograd's is not explained by rounding.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.3}
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.3, torch.float16: 0.1}
 # A δ that is smaller than this, relative to the gradient of a sum of Φ with random signs, has
 # cancelled: distances are then relative to that size. With the tolerance that is what rounding
 # makes of a δ of zero (1e-14 of the gradient in float64 at most, in networks that end in a
 # LayerNorm), and far less than a δ that is worth a step.
-CANCELLED = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 0.1}
+CANCELLED = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 
 
 def relative_distance(got: Tensor, expected: Tensor) -> float:

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from sign_ext.compiler.ir.choose import COMPARISONS
 from sign_ext.compiler.ir.viewed import Own, Viewed, aligned, summed_to
 
 
@@ -33,6 +34,15 @@ def _share(wins: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda g, a, b: torch.where(a == b, g / 2, g * wins(a, b))
 
 
+def _without_derivative(value: Callable[[Tensor, Tensor], Tensor]) -> Arithmetic:
+    """What is constant but for jumps, as 0 and 1 in the operands' dtype."""
+
+    def nothing(g: Tensor, *_: Tensor) -> Tensor:
+        return torch.zeros_like(g)
+
+    return Arithmetic(lambda a, b: value(a, b).to(a.dtype), nothing, nothing, ((), ()))
+
+
 ARITHMETIC: dict[str, Arithmetic] = {
     "add": Arithmetic(torch.add, lambda g, *_: g, lambda g, *_: g, ((), ())),
     "sub": Arithmetic(torch.sub, lambda g, *_: g, lambda g, *_: -g, ((), ())),
@@ -40,11 +50,38 @@ ARITHMETIC: dict[str, Arithmetic] = {
     "div": Arithmetic(
         torch.div,
         lambda g, a, b: g / b,
-        lambda g, a, b: -g * ((a / b) / b),
+        lambda g, a, b: (a / b).div_(b).mul_(g).neg_(),
         ((1,), (0, 1)),
     ),
     "maximum": Arithmetic(torch.maximum, _share(torch.gt), _share(torch.lt), ((0, 1), (0, 1))),
     "minimum": Arithmetic(torch.minimum, _share(torch.lt), _share(torch.gt), ((0, 1), (0, 1))),
+    "atan2": Arithmetic(
+        torch.atan2,
+        lambda g, a, b: g * b / (a * a + b * b),
+        lambda g, a, b: -g * a / (a * a + b * b),
+        ((0, 1), (0, 1)),
+    ),
+    "hypot": Arithmetic(
+        torch.hypot,
+        lambda g, a, b: g * a / torch.hypot(a, b),
+        lambda g, a, b: g * b / torch.hypot(a, b),
+        ((0, 1), (0, 1)),
+    ),
+    "logaddexp": Arithmetic(
+        torch.logaddexp,
+        lambda g, a, b: g * torch.sigmoid(a - b),
+        lambda g, a, b: g * torch.sigmoid(b - a),
+        ((0, 1), (0, 1)),
+    ),
+    "pow": Arithmetic(
+        torch.pow,
+        lambda g, a, b: torch.where(b == 0, 0, g * b * a.pow(b - 1)),
+        lambda g, a, b: torch.where((a == 0) & (b >= 0), 0, g * a.pow(b) * a.log()),
+        ((0, 1), (0, 1)),
+    ),
+    **{name: _without_derivative(compare) for name, compare in COMPARISONS.items()},
+    "and": _without_derivative(torch.mul),
+    "or": _without_derivative(torch.maximum),
 }
 
 
@@ -64,6 +101,11 @@ class Broadcast(Viewed):
     constant_first: bool = False
 
     kind: ClassVar[str] = "broadcast"
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether the value is 0 and 1, of what the network has as bools."""
+        return self.function in (*COMPARISONS, "and", "or")
 
     def _place(self, operand: int) -> int:
         """Whether an operand is a (0) or b (1)."""

@@ -139,6 +139,58 @@ class Convolution(Op):
             weight = weight * scale.double()[channel][:, :, None, None]
         return replace(self, weight=weight, bias=bias, **changes)
 
+    @property
+    def takes_zeros(self) -> bool:
+        """It pads with zeros itself."""
+        return True
+
+    def padded_by(self, zeros: tuple[int, int, int, int], **changes: Any) -> Convolution:
+        """With as much more padding."""
+        left, right, top, bottom = zeros
+        return replace(
+            self,
+            padding=(self.padding[0] + top, self.padding[1] + left),
+            padding_end=(self.padding_end[0] + bottom, self.padding_end[1] + right),
+            **changes,
+        )
+
+    @property
+    def splits_channels(self) -> bool:
+        """If it is a product over channels that adds nothing."""
+        return self.is_pointwise and not self.has_residual
+
+    def with_channels(self, start: int, stop: int, **changes: Any) -> Convolution:
+        """Some of its filters."""
+        bias = None if self.bias is None else self.bias[start:stop]
+        return replace(self, weight=self.weight[start:stop], bias=bias, **changes)
+
+    @property
+    def transposed_padding(self) -> Pair | None:
+        """Padding of the convolution that is the input-backward; None with strides, or uneven."""
+        if self.stride != (1, 1) or self.padding != self.padding_end:
+            return None
+        reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True)]
+        padding = (reach[0] - self.padding[0], reach[1] - self.padding[1])
+        return padding if min(padding) >= 0 else None
+
+    @property
+    def may_be_left_to_library(self) -> bool:
+        """Where there is such a convolution; the depthwise operator is ours."""
+        return not self.is_depthwise and self.transposed_padding is not None
+
+    @property
+    def takes_channels(self) -> bool:
+        """If every filter reads all channels."""
+        return self.groups == 1
+
+    def taking_channels(self, index: tuple[int, ...], **changes: Any) -> Convolution:
+        """Each channel's weights summed over where it is read."""
+        weight = self.weight.double()
+        out, _, *kernel = weight.shape
+        whole = weight.new_zeros((out, changes["in_shapes"][0][0], *kernel))
+        whole.index_add_(1, torch.tensor(index, device=weight.device), weight)
+        return replace(self, weight=whole, **changes)
+
     def without_weights(self) -> Self:
         """With the weight's shape in place of its values."""
         return replace(self, weight=self.weight.to("meta"))
@@ -249,6 +301,11 @@ class Linear(Op):
         if scale is not None:
             weight = weight * scale.double()[channel]
         return replace(self, weight=weight, bias=bias, **changes)
+
+    @property
+    def flattens_input(self) -> bool:
+        """It does."""
+        return True
 
     def without_weights(self) -> Self:
         """With the weight's shape in place of its values."""

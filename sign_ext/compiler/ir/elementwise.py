@@ -29,12 +29,22 @@ class Function(NamedTuple):
 
 
 def _power(g: Tensor, x: Tensor, exponent: float) -> Tensor:
-    return g * (exponent * x.pow(exponent - 1)) if exponent else torch.zeros_like(g)
+    return x.pow(exponent - 1).mul_(exponent).mul_(g) if exponent else torch.zeros_like(g)
 
 
 def _inside(g: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     """PyTorch's clamp passes the cotangent at the bounds."""
     return g * ((x >= low) & (x <= high))
+
+
+def _flat(g: Tensor, x: Tensor, *_: float) -> Tensor:
+    """The derivative of what is constant but for jumps, and of what gradients do not pass."""
+    return torch.zeros_like(g)
+
+
+def _elu_from_input(g: Tensor, x: Tensor, alpha: float, scale: float, input_scale: float) -> Tensor:
+    found: Tensor = torch.ops.aten.elu_backward(g, alpha, scale, input_scale, False, x)
+    return found
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -55,6 +65,36 @@ FUNCTIONS: dict[str, Function] = {
     "hardshrink": Function(F.hardshrink, lambda g, x, bound: g * (x.abs() > bound)),
     "threshold": Function(F.threshold, lambda g, x, bound, value: g * (x > bound)),
     "clamp": Function(lambda x, low, high: x.clamp(low, high), _inside),
+    "log_sigmoid": Function(F.logsigmoid, lambda g, x: g * torch.sigmoid(-x)),
+    "softplus": Function(
+        F.softplus,
+        lambda g, x, beta, bound: torch.where(beta * x > bound, g, g * torch.sigmoid(beta * x)),
+    ),
+    # With a negative slope the value's sign is not the input's.
+    "leaky_relu": Function(F.leaky_relu, lambda g, x, slope: torch.where(x > 0, g, g * slope)),
+    "elu": Function(torch.ops.aten.elu, _elu_from_input),
+    "exp2": Function(torch.exp2, lambda g, y: g * y * math.log(2), keeps_output=True),
+    "log2": Function(torch.log2, lambda g, x: g / (x * math.log(2))),
+    "log10": Function(torch.log10, lambda g, x: g / (x * math.log(10))),
+    "atan": Function(torch.atan, lambda g, x: g / (1 + x * x)),
+    "asin": Function(torch.asin, lambda g, x: g * (1 - x * x).rsqrt()),
+    "acos": Function(torch.acos, lambda g, x: -g * (1 - x * x).rsqrt()),
+    "sinh": Function(torch.sinh, lambda g, x: g * x.cosh()),
+    "cosh": Function(torch.cosh, lambda g, x: g * x.sinh()),
+    "asinh": Function(torch.asinh, lambda g, x: g * (x * x + 1).rsqrt()),
+    "erfc": Function(torch.erfc, lambda g, x: g * (-2 / math.sqrt(math.pi)) * torch.exp(-x * x)),
+    "exponential": Function(
+        lambda x, base: torch.pow(base, x),
+        lambda g, y, base: g * y * math.log(base),
+        keeps_output=True,
+    ),
+    "remainder": Function(torch.remainder, lambda g, x, divisor: g),
+    "fmod": Function(torch.fmod, lambda g, x, divisor: g),
+    "round": Function(torch.round, _flat),
+    "floor": Function(torch.floor, _flat),
+    "ceil": Function(torch.ceil, _flat),
+    "trunc": Function(torch.trunc, _flat),
+    "detach": Function(torch.clone, _flat),
 }
 
 

@@ -204,16 +204,17 @@ class Island(Op):
             inputs: (N, *in_shapes[i]).
             weights: from `prepared`.
         """
+        dtype = inputs[0].dtype
         inputs = [
-            x.contiguous(memory_format=layout)
+            x.to(self._own(dtype)).contiguous(memory_format=layout)
             for x, layout in zip(inputs, self.layouts, strict=True)
         ]
         if self.residue.again:
             with torch.no_grad():
                 outputs = self._run(inputs, weights)
-            return self._value(inputs, outputs), inputs
+            return self._value(inputs, outputs, dtype), inputs
         recorded, outputs = self._recorded(inputs, weights)
-        return self._value(inputs, outputs), recorded
+        return self._value(inputs, outputs, dtype), recorded
 
     def pull_back(
         self, cotangent: Tensor, kept: Any, weights: Sequence[Tensor]
@@ -266,9 +267,13 @@ class Island(Op):
         with lower:
             return list(self.graph(*inputs, *weights, len(inputs[0])))
 
-    def _value(self, inputs: Sequence[Tensor], outputs: list[Tensor]) -> Tensor:
+    def _own(self, dtype: torch.dtype) -> torch.dtype:
+        """What it computes in, where activations are of a dtype: as the network does in float16."""
+        in_float16 = self.dtype == torch.float16 and dtype == torch.float32
+        return torch.float16 if in_float16 else dtype
+
+    def _value(self, inputs: Sequence[Tensor], outputs: list[Tensor], dtype: torch.dtype) -> Tensor:
         """The outputs as one value, in memory of its own."""
-        dtype = inputs[0].dtype
         if len(outputs) > 1:
             return torch.cat([output.flatten(1).to(dtype) for output in outputs], 1)
         value = outputs[0].to(dtype)
@@ -294,7 +299,8 @@ class Island(Op):
         """What autograd saved."""
         residue = self.residue
         elements = sum(count(self.in_shapes[i]) for i in residue.inputs)
-        found = [Residue("saved", residue.bytes)] if residue.bytes else []
+        saved = residue.bytes + self._copied
+        found = [Residue("saved", saved)] if saved else []
         if elements:
             found.append(Residue("input", elements * element_size))
         if residue.output:
@@ -303,7 +309,15 @@ class Island(Op):
 
     def own_residues(self, element_size: int) -> tuple[Residue, ...]:
         """Autograd's graph, with what it alone holds."""
-        return (Residue("saved", self.residue.bytes),)
+        return (Residue("saved", self.residue.bytes + self._copied),)
+
+    @property
+    def _copied(self) -> int:
+        """Bytes of the inputs and the value in float16, where everything else is in float32."""
+        if self.dtype != torch.float16:
+            return 0
+        inputs = sum(count(self.in_shapes[i]) for i in self.residue.inputs)
+        return 2 * (inputs + count(self.shape) * self.residue.output)
 
     def workspace(self, element_size: int) -> int:
         """Values and cotangents inside."""

@@ -230,6 +230,92 @@ class Op(ABC):
         return False
 
     @property
+    def scale_and_shift(self) -> tuple[Tensor | None, Tensor | None] | None:
+        """Scale and shift, (C,) or None, if it is activation(scale · x + shift [+ residual])."""
+        return None
+
+    @property
+    def zeros_around(self) -> tuple[int, int, int, int] | None:
+        """Rows and columns of zeros (left, right, top, bottom), if it adds these and no more."""
+        return None
+
+    @property
+    def takes_zeros(self) -> bool:
+        """Whether `padded_by` can be called."""
+        return False
+
+    def padded_by(self, zeros: tuple[int, int, int, int], **changes: Any) -> Op:
+        """Zeros around the first input and this operation after it as one.
+
+        Args:
+            zeros: (left, right, top, bottom), not negative.
+            **changes: the new operation's inputs and their shapes.
+        """
+        raise NotImplementedError(f"{self} pads nothing")
+
+    @property
+    def selects_largest(self) -> bool:
+        """Whether each element of the value is the largest of some: an increasing map may wait."""
+        return False
+
+    @property
+    def flattens_input(self) -> bool:
+        """Whether the input's shape does not matter, only the order (C, H, W) of its elements."""
+        return False
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the value is the input in another shape, its elements in the order (C, H, W)."""
+        return False
+
+    @property
+    def copied_view(self) -> Any:  # view.py reads this file
+        """The `View` of the input, if the value is a copy of that and nothing else; or None."""
+        return None
+
+    def copying(self, view: Any, **changes: Any) -> Op:
+        """The same with another view, for an operation that has a `copied_view`.
+
+        Args:
+            view: of the new input.
+            **changes: the new operation's inputs and their shapes.
+        """
+        raise NotImplementedError(f"{self} copies no view")
+
+    @property
+    def channels_sliced(self) -> tuple[int, int] | None:
+        """The channels start:stop, if it selects these and nothing else."""
+        return None
+
+    @property
+    def splits_channels(self) -> bool:
+        """Whether `with_channels` can be called."""
+        return False
+
+    def with_channels(self, start: int, stop: int, **changes: Any) -> Op:
+        """This operation for some channels of its value alone.
+
+        Args:
+            start: the first of them.
+            stop: one past the last.
+            **changes: the new operation's output and its shape.
+        """
+        raise NotImplementedError(f"{self} computes all channels")
+
+    def after_selection(self, shape: Shape) -> Op | None:
+        """What is left of a selection of positions once its input has only these; None: nothing.
+
+        Args:
+            shape: of the input then, (C, 1, positions).
+        """
+        return None
+
+    @property
+    def may_be_left_to_library(self) -> bool:
+        """Whether its input-backward is a convolution, or a library's own, as a plan chooses."""
+        return False
+
+    @property
     def at_each_position(self) -> bool:
         """Whether a position of the value depends on that position of the inputs alone.
 
@@ -241,6 +327,25 @@ class Op(ABC):
     def places_moved(self) -> tuple[int, ...] | None:
         """Where each position comes from, if whole positions move and nothing else; or None."""
         return None
+
+    @property
+    def channels_taken(self) -> tuple[int, ...] | None:
+        """Which channel each channel is, if it selects channels of (C, H, W) and nothing else."""
+        return None
+
+    @property
+    def takes_channels(self) -> bool:
+        """Whether `taking_channels` can be called."""
+        return False
+
+    def taking_channels(self, index: tuple[int, ...], **changes: Any) -> Op:
+        """A selection of channels and this operation after it as one.
+
+        Args:
+            index: of each channel that it reads now, the channel that it will read.
+            **changes: the new operation's inputs and their shapes.
+        """
+        raise NotImplementedError(f"{self} takes its channels as they are")
 
     @property
     def positions_selected(self) -> tuple[int, int] | None:

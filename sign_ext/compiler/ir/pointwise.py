@@ -58,6 +58,11 @@ class Pointwise(Op):
         return replace(self, scale=both, shift=affine(self.shift, scale, shift), **changes)
 
     @property
+    def scale_and_shift(self) -> tuple[Tensor | None, Tensor | None]:
+        """They are given."""
+        return self.scale, self.shift
+
+    @property
     def is_affine(self) -> bool:
         """One input and no activation."""
         return len(self.inputs) == 1 and self.activation.is_identity

@@ -41,6 +41,11 @@ class MaxPool(Op):
         return "ours"
 
     @property
+    def selects_largest(self) -> bool:
+        """Of each window."""
+        return True
+
+    @property
     def masks_on_load(self) -> bool:
         """Its operator does."""
         return True

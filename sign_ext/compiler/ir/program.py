@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sign_ext.compiler.ir.op import Op, Shape, count
@@ -47,6 +48,8 @@ class Program:
         Args:
             images: (N, *image_shape).
         """
+        if images.dtype == torch.float16:
+            images = images.float()  # see `program_dtype`
         values: list[Tensor] = [as_stored(images)]
         residues = []
         for op in self.ops:
@@ -172,6 +175,15 @@ class Program:
             f"{bytes_in_words(activations)} of activations, {quantity(self.flops(), 'FLOP')} a step"
         )
         return "\n".join(lines)
+
+
+def program_dtype(model_dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a program's constants: the network's, or float32 for float16.
+
+    Args:
+        model_dtype: of the network.
+    """
+    return torch.float32 if model_dtype == torch.float16 else model_dtype
 
 
 def as_stored(images: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.op import Op, count
+from sign_ext.compiler.ir.op import Op, Shape, count
+from sign_ext.compiler.ir.shaping import Reshape
 from sign_ext.compiler.ir.view import View, contiguous_strides, stored_strides
 
 
@@ -36,6 +37,23 @@ class Rearrange(Op):
         positions = torch.arange(count(self.shape[1:]))
         strides = [stride // channels for stride in view.strides[:-1]]
         return tuple(positions.as_strided(view.shape[:-1], strides).flatten().tolist())
+
+    @property
+    def copied_view(self) -> View:
+        """It is given."""
+        return self.view
+
+    def copying(self, view: View, **changes: Any) -> Rearrange:
+        """With the other view."""
+        return replace(self, view=view, **changes)
+
+    def after_selection(self, shape: Shape) -> Op:
+        """The shape of its value; the positions are in order."""
+        if self.shape == shape[:1]:
+            return Reshape(
+                inputs=self.inputs, in_shapes=(shape,), output=self.output, shape=self.shape
+            )
+        return replace(self, in_shapes=(shape,), view=View(self.view.shape, self.view.strides))
 
     @property
     def positions_selected(self) -> tuple[int, int] | None:

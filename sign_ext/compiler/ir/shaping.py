@@ -60,6 +60,11 @@ class Slice(Op):
         some = self.stop - self.start < self.in_shapes[0][2]
         return (self.start, self.stop) if whole and some else None
 
+    @property
+    def channels_sliced(self) -> tuple[int, int] | None:
+        """Those of a slice of the channels."""
+        return (self.start, self.stop) if (self.dim, self.step) == (1, 1) else None
+
     def _region(self) -> tuple[slice, ...]:
         return (slice(None),) * self.dim + (slice(self.start, self.stop, self.step),)
 
@@ -93,6 +98,11 @@ class Pad(Op):
 
     kind: ClassVar[str] = "pad"
 
+    @property
+    def zeros_around(self) -> tuple[int, int, int, int] | None:
+        """The amounts, where nothing is cropped and the constant is 0."""
+        return self.amounts if not self.value and min(self.amounts) >= 0 else None
+
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """The padded image."""
         return F.pad(inputs[0], self.amounts, value=self.value), None
@@ -112,6 +122,11 @@ class Reshape(Op):
     """The same elements of each image, in the order (C, H, W), in another shape."""
 
     kind: ClassVar[str] = "reshape"
+
+    @property
+    def keeps_order(self) -> bool:
+        """That is all it does."""
+        return True
 
     @property
     def works_in_place(self) -> bool:

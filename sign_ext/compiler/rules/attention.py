@@ -10,6 +10,7 @@ from torch import Tensor
 from sign_ext.compiler.builder import Builder
 from sign_ext.compiler.ir.attention import Attention
 from sign_ext.compiler.ir.broadcast import Broadcast, Select
+from sign_ext.compiler.ir.choose import Choose
 from sign_ext.compiler.ir.matmul import MatMul
 from sign_ext.compiler.ir.op import Op, Shape, count
 from sign_ext.compiler.ir.pointwise import Pointwise
@@ -19,7 +20,10 @@ from sign_ext.compiler.ir.softmax import Softmax
 from sign_ext.compiler.ir.view import View, contiguous_strides
 from sign_ext.compiler.lower import lowers
 from sign_ext.compiler.refs import Ref
+from sign_ext.compiler.rules.broadcast import of_two
+from sign_ext.compiler.rules.take import repeat_interleave
 from sign_ext.compiler.rules.viewed import (
+    add_alike,
     add_viewed,
     made_by,
     merged_in,
@@ -46,12 +50,14 @@ def attention(
     """softmax(scale · q kᵀ + mask) v."""
     if not all(isinstance(x, Ref) for x in (q, k, v)):
         raise UnsupportedOperation("one of its operands does not depend on the images")
-    if isinstance(mask, Ref):
-        raise UnsupportedOperation("its mask depends on the images")
     if dropout:
         raise UnsupportedOperation("dropout is active in evaluation mode")
-    if enable_gqa and q.view.shape[:-2] != k.view.shape[:-2]:
-        raise UnsupportedOperation("groups of heads share k and v")
+    if enable_gqa:
+        k, v = (_of_all_heads(builder, q, x) for x in (k, v))
+    if isinstance(mask, Ref):
+        if is_causal:
+            raise UnsupportedOperation("a causal mask and one that depends on the images")
+        return _biased(builder, q, k, v, mask, q.view.shape[-1] ** -0.5 if scale is None else scale)
     bias = None
     if mask is not None:
         if mask.dtype == torch.bool:
@@ -61,6 +67,55 @@ def attention(
         bias = _of_heads(bias, dims)
     factor = q.view.shape[-1] ** -0.5 if scale is None else float(scale)
     return _add(builder, q, k, v, factor, bias, bool(is_causal))
+
+
+def _of_all_heads(builder: Builder, q: Ref, x: Ref) -> Ref:
+    """k or v with its heads repeated, each for its group of heads of q."""
+    if len(q.view.shape) < 3 or len(x.view.shape) != len(q.view.shape):
+        raise UnsupportedOperation(f"heads {q.view.shape[:-2]} and {x.view.shape[:-2]}")
+    heads, own = q.view.shape[-3], x.view.shape[-3]
+    if heads % own:
+        raise UnsupportedOperation(f"{heads} heads of q and {own} of k and v")
+    if heads == own:
+        return x
+    sizes = list(x.sizes(builder.batch))
+    sizes[-3] = heads
+    found: Ref = repeat_interleave(builder, sizes, x, heads // own, -3)
+    return found
+
+
+def _biased(builder: Builder, q: Ref, k: Ref, v: Ref, mask: Ref, scale: float) -> Ref:
+    """The same with a bias that depends on the images, by two products and a softmax."""
+    op = made_by(builder, mask.number)
+    if isinstance(op, Broadcast | Choose | Select) and _hides(op):
+        # PyTorch's attention gives 0 for a row that may read nothing, where a softmax has none.
+        raise UnsupportedOperation("a mask that depends on the images and may hide everything")
+    if len({len(x.view.shape) for x in (q, k, v, mask)}) > 1:
+        raise UnsupportedOperation("operands of different dimensions")
+    dims = len(k.view.shape)
+    turned = k.seen(k.view.permuted((*range(dims - 2), dims - 1, dims - 2)))
+    sizes = [x.view.shape[:-2] for x in (q, k, v)]
+    lead = tuple(torch.broadcast_shapes(*sizes))
+    shape = (*lead, q.view.shape[-2], k.view.shape[-2])
+    merged = q.merged
+
+    def marked(x: Ref) -> Ref:
+        return Ref(x.number, x.shape, x.view, 0, merged)
+
+    scores = marked(add_viewed(builder, MatMul, [q, turned], shape))
+    scores = marked(of_two(builder, "mul", scores, scale))
+    scores = marked(of_two(builder, "add", scores, mask))
+    weights = marked(add_alike(builder, Softmax, [scores], shape, dim=-1))
+    return add_viewed(builder, MatMul, [weights, v], (*shape[:-1], v.view.shape[-1]))
+
+
+def _hides(op: Broadcast | Choose | Select) -> bool:
+    """Whether a value is a mask of bools, or may be -inf by a constant."""
+    if isinstance(op, Broadcast) and op.is_mask:
+        return True
+    if isinstance(op, Select) and op.fill == -torch.inf:
+        return True
+    return any(bool((constant == -torch.inf).any()) for constant in op.constants())
 
 
 def _of_heads(bias: Tensor, dims: int) -> Tensor:

@@ -68,7 +68,7 @@ def linear(
     require_constants(weight, bias)
     x = tokens(builder, x)
     if len(x.shape) == 1:
-        return builder.add(Linear, (x,), (len(weight),), weight=weight, bias=bias)
+        return with_channels(x, builder.add(Linear, (x,), (len(weight),), weight=weight, bias=bias))
     kernel = weight[:, :, None, None]
     image = (len(weight), *x.shape[1:])
     return with_channels(x, builder.add(Convolution, (x,), image, weight=kernel, bias=bias))

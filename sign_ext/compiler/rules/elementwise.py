@@ -25,6 +25,8 @@ def _function(name: str) -> None:
 
 for _name in (
     *("sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "abs", "reciprocal", "sin", "cos", "erf"),
+    *("exp2", "log2", "log10", "atan", "asin", "acos", "sinh", "cosh", "asinh", "erfc"),
+    *("floor", "ceil", "trunc", "detach", "log_sigmoid"),
 ):
     _function(_name)
 
@@ -39,6 +41,32 @@ def square(builder: Builder, shape: Shape, x: Ref) -> Ref:
 def power(builder: Builder, shape: Shape, x: Ref, exponent: float) -> Ref:
     """x to the power of a number."""
     return builder.add(Elementwise, (x,), shape, function="pow", parameters=(float(exponent),))
+
+
+@lowers("round.default", elementwise=True)
+def round_to_integers(builder: Builder, shape: Shape, x: Ref) -> Ref:
+    """The nearest integer, whose derivative is 0."""
+    return builder.add(Elementwise, (x,), shape, function="round")
+
+
+@lowers("pow.Scalar", elementwise=True)
+def exponential(builder: Builder, shape: Shape, base: float, x: Ref) -> Ref:
+    """A number to the power of x."""
+    if base <= 0:
+        raise UnsupportedOperation("powers of a number that is not positive")
+    return builder.add(Elementwise, (x,), shape, function="exponential", parameters=(float(base),))
+
+
+@lowers("remainder.Scalar", elementwise=True)
+def remainder(builder: Builder, shape: Shape, x: Ref, divisor: float) -> Ref:
+    """What division by a number leaves, with the divisor's sign."""
+    return builder.add(Elementwise, (x,), shape, function="remainder", parameters=(divisor,))
+
+
+@lowers("fmod.Scalar", elementwise=True)
+def fmod(builder: Builder, shape: Shape, x: Ref, divisor: float) -> Ref:
+    """What division by a number leaves, with the sign of x."""
+    return builder.add(Elementwise, (x,), shape, function="fmod", parameters=(divisor,))
 
 
 @lowers("clamp.default", "clamp_min.default", elementwise=True)

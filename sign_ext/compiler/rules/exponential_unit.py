@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from sign_ext.compiler.ir.elementwise import Elementwise
 from sign_ext.compiler.ir.exponential_unit import ExponentialUnit
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.lower import Builder, Ref, lowers
-from sign_ext.errors import UnsupportedOperation
 
 SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)  # of its publication
 
@@ -21,7 +21,9 @@ def elu(
 ) -> Ref:
     """scale · (x, or alpha · (exp(input_scale · x) - 1) below 0)."""
     if alpha < 0 or scale <= 0 or input_scale <= 0:
-        raise UnsupportedOperation("a negative constant")
+        # The derivative does not follow from the output.
+        numbers = (float(alpha), float(scale), float(input_scale))
+        return builder.add(Elementwise, (x,), shape, function="elu", parameters=numbers)
     return builder.add(
         ExponentialUnit,
         (x,),

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.builder import stored
+from sign_ext.compiler.builder import stored, tokens, with_channels
+from sign_ext.compiler.ir.elementwise import Elementwise
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.pointwise import Multiply, Pointwise, Smooth
 from sign_ext.compiler.lower import Builder, Ref, channel_constant, constant, lowers
@@ -111,8 +112,8 @@ def hardtanh(builder: Builder, shape: Shape, x: Ref, low: float = -1.0, high: fl
 def leaky_relu(builder: Builder, shape: Shape, x: Ref, slope: float = 0.01) -> Ref:
     """x > 0 ? x : slope · x."""
     if slope < 0:
-        # The bit is read off the output, whose sign would not be the input's.
-        raise UnsupportedOperation("a negative slope")
+        # A bit would be read off the output, whose sign is not the input's.
+        return builder.add(Elementwise, (x,), shape, function="leaky_relu", parameters=(slope,))
     return _activated(builder, x, Piecewise(slope=float(slope)) if slope else RELU)
 
 
@@ -164,11 +165,41 @@ def mish(builder: Builder, shape: Shape, x: Ref) -> Ref:
 def softplus(builder: Builder, shape: Shape, x: Ref, beta: float = 1, threshold: float = 20) -> Ref:
     """log(1 + eˣ)."""
     if beta != 1 or threshold != 20:
-        raise UnsupportedOperation("beta or threshold other than the default")
+        numbers = (float(beta), float(threshold))
+        return builder.add(Elementwise, (x,), shape, function="softplus", parameters=numbers)
     return builder.add(Smooth, (x,), shape, function="softplus")
 
 
 # BatchNorm in evaluation mode is a constant affine map.
+
+
+def scale_and_shift(
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The affine map of each channel in float64: γ / √(σ² + ε) and β - μ · scale.
+
+    Args:
+        weight: γ, None for 1.
+        bias: β, None for 0.
+        mean: μ, running.
+        variance: σ², running.
+        training: whether the batch's statistics take their place.
+        eps: ε.
+    """
+    if training or mean is None or variance is None:
+        raise UnsupportedOperation("it uses the batch's own statistics")
+    scale = (variance.double() + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.double()
+    return scale, shift
 
 
 @lowers("batch_norm.default", views=True)
@@ -185,14 +216,14 @@ def batch_norm(
     eps: float,
     *_: Any,
 ) -> Ref:
-    """scale = γ / √(σ² + ε), shift = β - μ · scale, in float64."""
-    if training or mean is None or variance is None:
-        raise UnsupportedOperation("it uses the batch's own statistics")
-    scale = (variance.double() + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight.double()
-    shift = -mean.double() * scale
-    if bias is not None:
-        shift = shift + bias.double()
+    """An affine map of each channel."""
+    scale, shift = scale_and_shift(weight, bias, mean, variance, training, eps)
+    if x.merged:
+        # (N · T, C): the channels are the last dimension, as after a linear layer on tokens.
+        if len(x.view.shape) != 2:
+            raise UnsupportedOperation("the images are merged with another dimension")
+        x = tokens(builder, x)
+        made = builder.add(Pointwise, (x,), x.shape, scale=scale, shift=shift)
+        return with_channels(x, made)
     x = x if has_channels_first(x) else stored(builder, x)
     return builder.add(Pointwise, (x,), x.shape, scale=scale, shift=shift).like(x)

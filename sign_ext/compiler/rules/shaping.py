@@ -30,6 +30,22 @@ def cat(builder: Builder, shape: Shape, tensors: Sequence[Any], dim: int = 0) ->
     return _join_tokens(builder, shape, tensors, axis, first.merged)
 
 
+@lowers("hstack.default", "column_stack.default", views=True)
+def hstack(builder: Builder, shape: Shape, tensors: Sequence[Any]) -> Ref:
+    """Concatenation along the second dimension."""
+    if not shape:
+        raise UnsupportedOperation("the images are joined with images")
+    return cat(builder, shape, tensors, 1)
+
+
+@lowers("dstack.default", views=True)
+def dstack(builder: Builder, shape: Shape, tensors: Sequence[Any]) -> Ref:
+    """Concatenation along the third dimension."""
+    if len(shape) < 2:
+        raise UnsupportedOperation("of values of fewer dimensions")
+    return cat(builder, shape, tensors, 2)
+
+
 @lowers("stack.default", views=True)
 def stack(builder: Builder, shape: Shape, tensors: Sequence[Any], dim: int = 0) -> Ref:
     """The same along a new dimension."""

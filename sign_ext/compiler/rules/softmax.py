@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from sign_ext.compiler.builder import Builder
 from sign_ext.compiler.ir.op import Shape
 from sign_ext.compiler.ir.softmax import Softmax
@@ -14,7 +16,9 @@ from sign_ext.errors import UnsupportedOperation
 
 
 def _over(builder: Builder, x: Ref, dim: int, dtype: Any, log: bool) -> Ref:
-    if dtype not in (None, False, builder.dtype):
+    halves = (torch.bfloat16, torch.float16)
+    wider = builder.dtype in halves and dtype == torch.float32  # as in `to_dtype`
+    if dtype not in (None, False, builder.dtype) and not wider:
         raise UnsupportedOperation(f"a change of type to {dtype}")
     shape = x.view.shape
     return add_alike(builder, Softmax, [x], shape, dim=x.axis(dim) - len(shape), log=log)

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from sign_ext.compiler.builder import Builder
+from sign_ext.compiler.ir.broadcast import Broadcast
 from sign_ext.compiler.ir.rearrange import Rearrange
 from sign_ext.compiler.ir.shaping import Reshape
 from sign_ext.compiler.ir.view import View, stored_shape
 from sign_ext.compiler.lower import Ref, lowers
 from sign_ext.compiler.refs import changed, grouped, reshaped
+from sign_ext.compiler.rules.viewed import made_by
 from sign_ext.errors import UnsupportedOperation
 
 _aten = torch.ops.aten
@@ -161,7 +163,11 @@ def to_dtype(builder: Builder, sizes: Sequence[int], x: Ref, *args: Any, **named
     A network in half precision may compute a part in float32. Its program computes in float32 and
     stores in half precision everywhere, as autocast's would; other changes of dtype are refused.
     """
-    same = {builder.dtype}
+    op = made_by(builder, x.number)
+    if isinstance(op, Broadcast) and op.is_mask:
+        same = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+    else:
+        same = {builder.dtype}
     if builder.dtype in (torch.bfloat16, torch.float16):
         same.add(torch.float32)
     for value in (*args, *named.values()):

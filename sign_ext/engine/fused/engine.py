@@ -56,7 +56,7 @@ from sign_ext.source_layer import Phi
 MOST_ISLANDS = 0.5  # of a step's estimated work, for `auto`
 PROGRAMS_KEPT = 8  # image shapes, source layers and further inputs at a time
 STEPS_KEPT = 4  # batch shapes at a time: a full batch, a partial one, and two of an earlier call
-SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)  # dtypes of networks
+SUPPORTED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # dtypes of networks
 RANDOM_IMAGES = 3  # at which a new program is checked, beside the caller's first
 # A kept program is looked at again where it is further from autograd than this, and than this many
 # times what rounding was before. To look again costs a recording, so that the bound may be tight.
@@ -78,6 +78,7 @@ class Compiled:
     own: dict[str, str]  # where those go, by their names in the network
     constants: list[Tensor]  # what else the graph reads
     digest: Hashable
+    dtype: torch.dtype  # of the network
     outline: Program  # without weights; another one for other values of these
     program: Program | None  # with them, until a step has prepared its own
     bytes: int  # of the weights
@@ -192,8 +193,8 @@ class ProgramCache:
         assert isinstance(phi, Phi)
         if dtype not in SUPPORTED:
             raise UnsupportedOperation(
-                f"networks in {str(dtype).removeprefix('torch.')}; those in float32, float64 and "
-                "bfloat16 are compiled"
+                f"networks in {str(dtype).removeprefix('torch.')}; those in float32, float64, "
+                "bfloat16 and float16 are compiled"
             )
         if why := why_not_recorded(phi.model):
             raise UnsupportedOperation(why)
@@ -261,7 +262,7 @@ class ProgramCache:
 
     def _build(self, kept: Compiled, phi: Phi) -> Program:
         seed = kept.outline.seed
-        image = seed.new_zeros((1, *kept.outline.image_shape))
+        image = seed.new_zeros((1, *kept.outline.image_shape), dtype=kept.dtype)
         with with_weights(kept.graph, phi.model, kept.own):
             again = self._again(phi, image)
             return build(
@@ -360,6 +361,7 @@ class ProgramCache:
             own=own,
             constants=constants,
             digest=digest,
+            dtype=image.dtype,
             outline=without_weights(program),
             program=program,
             bytes=constant_bytes(program),
@@ -547,6 +549,11 @@ class FusedEngine:
 
         PyTorch runs them in `autograd` and `graphed` too, with fewer copies.
         """
+        if problem.model_dtype == torch.float16 and images.device.type == "cuda":
+            raise UnsupportedOperation(
+                "a compiled step of a network in float16 computes in float32, without the GPU's "
+                'units for float16; backend="fused" compiles it'
+            )
         self._compiled(problem, images, MOST_ISLANDS)
 
     def memory(self, problem: Problem, images: Tensor) -> MemoryPlan:

@@ -11,7 +11,12 @@ from torch import Tensor
 from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.inverted_residual import fuse_blocks
 from sign_ext.compiler.ir.pointwise import Pointwise
-from sign_ext.compiler.ir.program import Program, as_stored, constant_bytes
+from sign_ext.compiler.ir.program import (
+    Program,
+    as_stored,
+    constant_bytes,
+    program_dtype,
+)
 from sign_ext.compiler.memory_plan import MemoryPlan, plan_memory
 from sign_ext.compiler.schedule import Schedule, schedule
 from sign_ext.engine.fused.bind.binder import Binder
@@ -25,13 +30,16 @@ from sign_ext.engine.trajectory import compiled_layout, repeatable
 def activation_dtype(model_dtype: torch.dtype, precision: str) -> torch.dtype:
     """The type of activations and cotangents: the network's, or bfloat16 where that is asked for.
 
+    A network in float16 is computed in float32, in which its weights are exact: a cotangent that
+    is too small for float16 is none that is lost.
+
     Args:
         model_dtype: of the network.
         precision: "float32", "tf32" or "bfloat16".
     """
     if model_dtype == torch.float32 and precision == "bfloat16":
         return torch.bfloat16
-    return model_dtype
+    return program_dtype(model_dtype)
 
 
 def schedule_in(program: Program, dtype: torch.dtype) -> Schedule:
@@ -117,6 +125,8 @@ class Step:
         cotangent: Cotangent | None = None,
     ) -> Slots:
         slots: Slots = [None] * len(self.schedule.slots)
+        if images.dtype == torch.float16:
+            images = images.float()
         slots[0] = as_stored(images)
         if images.dim() != 4:
             slots[0] = to_channels_last(slots[0])

@@ -10,11 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sign_ext.compiler.ir.dense import Convolution
 from sign_ext.compiler.ir.inverted_residual import InvertedResidual, blocks_of, fuse_blocks
 from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.agreement import relative_distance
-from sign_ext.engine.fused.products.torch import transposed_padding
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.fused.tuning_plan import StepChoices
 from sign_ext.engine.graphed import record_cuda_graph
@@ -39,13 +37,7 @@ def measure_choices(program: Program, dtype: torch.dtype, images: Tensor) -> Ste
         images: a batch, (N, C, H, W), channels innermost; nothing in it is changed.
     """
     micro_batch = _fastest_micro_batch(program, dtype, images)
-    flexible = [
-        i
-        for i, op in enumerate(program.ops)
-        if isinstance(op, Convolution)
-        and not op.is_depthwise
-        and transposed_padding(op) is not None
-    ]
+    flexible = [i for i, op in enumerate(program.ops) if op.may_be_left_to_library]
     device, count = images.device, len(images)
     by_rule = Step(program, dtype, device, count, StepChoices(micro_batch))
     by_library = Step(program, dtype, device, count, StepChoices(micro_batch, tuple(flexible)))

@@ -21,7 +21,6 @@ from sign_ext.engine.fused.products.torch import (
     channels_innermost,
     flipped,
     from_rows,
-    transposed_padding,
 )
 from sign_ext.engine.fused.products.winograd import (
     WinogradConvolution,
@@ -71,7 +70,7 @@ class OneDNNConvolution:
         self.bias = op.bias
         if self.is_even:
             self.weight = self._reordered(op.weight, op.padding, op.stride, images, op.in_shapes[0])
-        self.padding = None if by_library else transposed_padding(op)
+        self.padding = None if by_library else op.transposed_padding
         if self.padding is not None:
             self.flipped = self._reordered(flipped(op), self.padding, (1, 1), images, op.shape)
         # PyTorch's own, only where the library's operators do not suffice: it keeps two more copies

@@ -55,15 +55,6 @@ def flipped(op: Convolution) -> Tensor:
     return swapped.flip(2, 3).contiguous()
 
 
-def transposed_padding(op: Convolution) -> tuple[int, int] | None:
-    """Padding of that convolution, or None where it does not exist: strides, uneven padding."""
-    if op.stride != (1, 1) or op.padding != op.padding_end:
-        return None
-    reach = [d * (k - 1) for d, k in zip(op.dilation, op.kernel, strict=True)]
-    padding = (reach[0] - op.padding[0], reach[1] - op.padding[1])
-    return padding if min(padding) >= 0 else None
-
-
 class TorchConvolution:
     """A convolution by PyTorch."""
 
@@ -73,7 +64,7 @@ class TorchConvolution:
         layout = torch.channels_last
         self.weight = op.weight.to(dtype).contiguous(memory_format=layout)
         self.bias = op.bias  # added by `activate`, in its own precision
-        self.padding = None if by_library else transposed_padding(op)
+        self.padding = None if by_library else op.transposed_padding
         if self.padding is not None:
             self.flipped = flipped(op).to(dtype).contiguous(memory_format=layout)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution
-from sign_ext.engine.fused.products.torch import flipped, transposed_padding
+from sign_ext.engine.fused.products.torch import flipped
 from sign_ext.ops.activate import pack_mask
 from sign_ext.ops.native import NATIVE
 from sign_ext.ops.winograd import LEAST_CHANNELS, winograd, winograd_weight
@@ -34,7 +34,7 @@ def suits_winograd(op: Convolution) -> bool:
         and min(out, channels) >= LEAST_CHANNELS
         and out * channels <= MOST_WEIGHTS
         and min(op.shape[1:]) >= LEAST_SIDE
-        and transposed_padding(op) is not None
+        and op.transposed_padding is not None
     )
 
 
@@ -46,7 +46,7 @@ class WinogradConvolution:
         self.op = op.without_weights()
         self.weight = winograd_weight(op.weight)
         self.flipped = winograd_weight(flipped(op))
-        padding = transposed_padding(op)
+        padding = op.transposed_padding
         assert padding is not None
         self.padding = padding
 
