@@ -33,6 +33,7 @@ from sign_ext import module_tree
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _ABSENT = object()
+_PLAIN_WEIGHTS = {nn.Parameter, Tensor}
 
 
 @dataclass
@@ -61,7 +62,7 @@ def passed_by(model: nn.Module) -> Iterator[None]:
         hold = _bypasses.setdefault(id(model), _Bypass())
         hold.holders += 1
         if hold.holders == 1:
-            for module, name, detour in _detours(model):
+            for module, name, detour in _detours(modules):
                 hold.before.append((module, name, vars(module).get(name, _ABSENT)))
                 vars(module)[name] = detour
     try:
@@ -80,9 +81,9 @@ def passed_by(model: nn.Module) -> Iterator[None]:
             module.reshard()  # type: ignore[operator]
 
 
-def _detours(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+def _detours(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:
     """The attributes that lead past each wrapper: module, name and value."""
-    for module in module_tree.modules(model):
+    for module in modules:
         if isinstance(module, _PARALLEL):
             yield module, "forward", module.module.__call__
         elif isinstance(inner := _inside_compiled(module), nn.Module):
@@ -107,8 +108,12 @@ def _sharded_kinds(modules: Iterable[nn.Module]) -> set[type]:
     return {kind for kind in kinds if any(base.__name__ == "FSDPModule" for base in kind.__mro__)}
 
 
-def _has_sharded_weights(module: nn.Module) -> bool:
-    return any(is_traceable_wrapper_subclass(p) for p in module_tree.parameters(module))
+def _has_sharded_weights(module: nn.Module, walked: Sequence[nn.Module] | None = None) -> bool:
+    weights = module_tree.parameters(module, walked)
+    # Most are plain, of which the classes say so faster.
+    return not _PLAIN_WEIGHTS.issuperset(map(type, weights)) and any(
+        is_traceable_wrapper_subclass(p) for p in weights
+    )
 
 
 def why_not_recorded(model: nn.Module) -> str | None:
@@ -117,12 +122,13 @@ def why_not_recorded(model: nn.Module) -> str | None:
     Args:
         model: the network.
     """
-    sharded = _sharded_kinds(module_tree.modules(model))
+    modules = module_tree.modules(model)
+    sharded = _sharded_kinds(modules)
     for name, module in module_tree.named_modules(model) if sharded else ():
         if type(module) in sharded:
             where = repr(name) if name else "the model"
             return f"{where} is sharded by fully_shard, which gathers its weights in each pass"
-    if not _has_sharded_weights(model):
+    if not _has_sharded_weights(model, modules):
         return None
     for name, weight in model.named_parameters():
         if is_traceable_wrapper_subclass(weight):
@@ -207,16 +213,17 @@ def frozen(model: nn.Module) -> Iterator[None]:
     the CPU and the model's devices. Gradients and the caller's hooks are not touched. Several
     threads may hold one model at once; other threads see the flags of evaluation mode meanwhile.
     """
-    weights = module_tree.parameters(model)
+    modules = module_tree.modules(model)
+    weights = module_tree.parameters(model, modules)
     devices = sorted({p.device.index or 0 for p in weights if p.is_cuda})
     with torch.random.fork_rng(devices=devices), _other_random_states():
         with _holds_lock:
             hold = _holds.setdefault(id(model), _Hold())
             if hold.holders == 0:
                 # Flags are set directly: a network's own train() may do more than set them.
-                hold.training = [m for m in module_tree.modules(model) if m.training]
+                hold.training = [m for m in modules if m.training]
                 hold.trainable = [p for p in weights if p.requires_grad]
-                hold.buffers = copies_of_buffers(model)
+                hold.buffers = copies_of_buffers(model, modules)
                 for module in hold.training:
                     module.training = False
                 for parameter in hold.trainable:
@@ -249,15 +256,18 @@ def _other_random_states() -> Iterator[None]:
         np.random.set_state(numbers)  # noqa: NPY002
 
 
-def copies_of_buffers(model: nn.Module) -> list[BufferCopy]:
+def copies_of_buffers(
+    model: nn.Module, walked: Sequence[nn.Module] | None = None
+) -> list[BufferCopy]:
     """Every buffer that holds plain values, with a copy.
 
     Args:
         model: the network.
+        walked: its modules, where they have just been listed.
     """
     found = [
         (module, name, tensor)
-        for module in module_tree.modules(model)
+        for module in (walked or module_tree.modules(model))
         for name, tensor in module._buffers.items()
         if type(tensor) is Tensor
         and tensor.layout == torch.strided

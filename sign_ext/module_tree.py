@@ -7,7 +7,7 @@ own, that is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -60,25 +60,31 @@ def modules(network: nn.Module) -> list[nn.Module]:
     return list(found)
 
 
-def parameters(network: nn.Module) -> list[nn.Parameter]:
-    """`list(network.parameters())`."""
+def parameters(network: nn.Module, walked: Sequence[nn.Module] | None = None) -> list[nn.Parameter]:
+    """`list(network.parameters())`.
+
+    Args:
+        network: the network.
+        walked: its modules, where they have just been listed.
+    """
     if type(network).named_parameters is not nn.Module.named_parameters:
         return list(network.parameters())
-    held = [module._parameters for module in modules(network)]
+    held = [module._parameters for module in (walked or modules(network))]
     return _different(tensor for each in held if each for tensor in each.values())
 
 
-def buffers(network: nn.Module) -> list[Tensor]:
-    """`list(network.buffers())`."""
+def buffers(network: nn.Module, walked: Sequence[nn.Module] | None = None) -> list[Tensor]:
+    """`list(network.buffers())`; `walked` as for `parameters`."""
     if type(network).named_buffers is not nn.Module.named_buffers:
         return list(network.buffers())
-    held = [module._buffers for module in modules(network)]
+    held = [module._buffers for module in (walked or modules(network))]
     return _different(tensor for each in held if each for tensor in each.values())
 
 
 def tensors(network: nn.Module) -> list[Tensor]:
     """The parameters, then the buffers."""
-    return [*parameters(network), *buffers(network)]
+    walked = modules(network)
+    return [*parameters(network, walked), *buffers(network, walked)]
 
 
 def _different(found: Iterable[_Held | None]) -> list[_Held]:

@@ -125,13 +125,14 @@ class Problems:
         image = torch.empty_like(images[:1], dtype=dtype).copy_(images[:1])
         delta = random = None
         with kept.structure.running():
-            if kept.programs.has_any():  # what δ is at a random image will be asked
+            # What δ is at a random image will be asked of a program. No image of the caller's is
+            # run beside it: a network that was recorded branches on no image's values.
+            if kept.programs.has_any(images.shape[1:]):
                 random = kept.programs.random(like, images).to(dtype)
-                both = torch.cat([image, random])
                 kind = self._kind(images, dtype)
                 layouts = kept.sources.layouts(kind, images)
                 for layout in layouts:
-                    laid_out = both.contiguous(memory_format=layout)
+                    laid_out = random.contiguous(memory_format=layout)
                     delta = look_again(self._network, known, laid_out)
                     if delta is not None:
                         break
@@ -141,7 +142,7 @@ class Problems:
                 random, delta = None, look_again(self._network, known, image)
         if delta is None:
             return None
-        witness = None if random is None else (random, delta[1:])
+        witness = None if random is None else (random, delta)
         phi = Phi(self._network, known.source)
         problem = Problem(phi, settings, dtype, NO_INPUTS, like, witness)
         if kept.structure.key(problem) != known.structure:

@@ -284,9 +284,14 @@ class ProgramCache:
 
         return again
 
-    def has_any(self) -> bool:
-        """Whether there is a program, which a call may compare with autograd."""
-        return len(self._kept) > 0
+    def has_any(self, shape: torch.Size) -> bool:
+        """Whether there is a program, which a call may compare with autograd.
+
+        Args:
+            shape: of one image, (C, ...).
+        """
+        with self._free:
+            return any(kept.outline.image_shape == tuple(shape) for kept in self._kept.values())
 
     def random(self, like: ImageStatistics, images: Tensor, count: int = 1) -> Tensor:
         """Random images shaped as some; other ones each time.

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
-from sign_ext.compiler.ir.op import count
+from sign_ext.engine.fused.products.matmul import MatmulLinear
 from sign_ext.engine.fused.products.strided import StridedConvolution, suits_strided
 from sign_ext.engine.fused.products.torch import (
     Dense,
     TorchConvolution,
-    as_rows,
-    channels_innermost,
     flipped,
-    from_rows,
 )
 from sign_ext.engine.fused.products.winograd import (
     WinogradConvolution,
@@ -28,7 +25,7 @@ from sign_ext.engine.fused.products.winograd import (
     vector_units,
 )
 from sign_ext.ops.activate import activate, pack_mask
-from sign_ext.ops.activation import RELU, Piecewise, rows_of
+from sign_ext.ops.activation import RELU, Piecewise
 
 _mkldnn = torch.ops.mkldnn
 
@@ -168,54 +165,8 @@ class OneDNNConvolution:
         return x
 
 
-class OneDNNLinear:
-    """A float32 linear operation, or a 1×1 convolution, which is a linear one on each pixel."""
-
-    def __init__(self, op: Convolution | Linear, images: int) -> None:
-        """Reorder the weights for batches of about `images`."""
-        self.op = op.without_weights()
-        self.is_pointwise = isinstance(op, Convolution)
-        if isinstance(op, Convolution):
-            weight, rows = op.weight[:, :, 0, 0], images * count(op.shape[1:])
-        else:
-            weight, rows = channels_innermost(op.weight, op.in_shapes[0]), images
-        self.weight = _mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-        self.transposed = _mkldnn._reorder_linear_weight(weight.t().contiguous(), rows)
-        self.attribute, self.scalars = post_op(op.activation)
-
-    def _rows(self, x: Tensor) -> Tensor:
-        """The rows that the matrix multiplies, without a copy: pixels, or flattened images."""
-        return rows_of(x) if self.is_pointwise else as_rows(x)
-
-    def _product(self, x: Tensor, weight: Tensor, shape: tuple[int, ...], *rest: Any) -> Tensor:
-        rows: Tensor = _mkldnn._linear_pointwise(x, weight, *rest)
-        if not self.is_pointwise:
-            return from_rows(rows, shape)
-        channels, height, width = shape
-        return rows.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
-
-    def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
-        """See `Dense`."""
-        op, rows = self.op, self._rows(x)
-        if residual is None:
-            rest = (op.bias, self.attribute, self.scalars, "")
-            y = self._product(rows, self.weight, op.shape, *rest)
-            if mask is not None:
-                pack_mask(y, mask, op.activation)
-            return y
-        y = self._product(rows, self.weight, op.shape, op.bias, "none", [], "")
-        activate(y, y, activation=op.activation, residual=residual, mask=mask)
-        return y
-
-    def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
-        """See `Dense`."""
-        shape = self.op.in_shapes[0]
-        x = self._product(self._rows(g), self.transposed, shape, None, "none", [], "")
-        return x if other is None else x.add_(other)
-
-
 def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -> Dense:
-    """The products of an operation in float32: by our operators where they suit, else by oneDNN.
+    """The products of an operation in float32: ours where they suit, else those of libraries.
 
     Args:
         op: a convolution or linear operation.
@@ -223,7 +174,7 @@ def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -
         by_library: whether the library alone is used, see `StepChoices`.
     """
     if isinstance(op, Linear) or op.is_pointwise:
-        return OneDNNLinear(op, images)
+        return MatmulLinear(op, images)
     if not by_library and vector_units():
         if suits_winograd(op):
             return WinogradConvolution(op)
