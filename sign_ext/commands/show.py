@@ -27,7 +27,6 @@ from sign_ext.commands.options import (
     PositiveInt,
     command_line,
     option,
-    sign_option,
 )
 from sign_ext.commands.shared import (
     SignOptions,
@@ -304,9 +303,7 @@ def _with_step_size(options: Options, sign: SignTransform, images: Tensor) -> Si
     if options.step_size != AUTO:
         return sign.with_options(step_size=float(options.step_size))
     with console.progress("calibrating") as report:
-        table = sign.calibrate(
-            images, steps=sign.settings.steps, progress=report, say=console.say
-        )
+        table = sign.calibrate(images, steps=sign.settings.steps, progress=report, say=console.say)
     console.say(
         f"step size {table.proposed:g}, proposed for these {counted(len(images), 'image')}: "
         f"--step-size {table.proposed:g} shows the same again without measuring"

@@ -210,5 +210,3 @@ def figure_file(figure: Figure, path: Path) -> bytes:
     metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"CreationDate": None}
     figure.savefig(buffer, format=kind, dpi=140, facecolor="white", metadata=metadata)
     return buffer.getvalue()
-
-

@@ -103,11 +103,11 @@ class Shown:
         """What the images show, in sentences that count these images only."""
         last = self.changes()[-1]
         count = counted(len(self), "image")
+        them = "the image" if len(self) == 1 else f"the {count}"
         said = [
-            f"{last.steps} steps of size {self.step_size:g} move {'it' if len(self) == 1 else 'them'} "
-            f"by {last.rms:.3g} grey levels (rms over all pixels), at most by {last.largest:.3g}. "
-            f"{_share(last.below)} of the values are below 0 afterwards, {_share(last.above)} above "
-            "255."
+            f"{last.steps} steps of size {self.step_size:g} move {them} by {last.rms:.3g} grey "
+            f"levels (rms over all values), at most by {last.largest:.3g}. Afterwards "
+            f"{_share(last.below)} of the values are below 0, and {_share(last.above)} above 255."
         ]
         if self.answers:
             turned = len(self.turned(self.last))
@@ -122,10 +122,15 @@ class Shown:
             )
             if self.labels:
                 right = [
-                    sum(a.name == label for a, label in zip(self.answers[k], self.labels, strict=True))
+                    sum(
+                        a.name == label
+                        for a, label in zip(self.answers[k], self.labels, strict=True)
+                    )
                     for k in (0, self.last)
                 ]
-                said.append(f"It is right about {right[0]} of {count} before, and {right[1]} after.")
+                said.append(
+                    f"It is right about {right[0]} of {count} before, and {right[1]} after."
+                )
         return said
 
     def histogram(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -10,6 +10,7 @@ from sign_ext.lazy_import import lazy_names
 if TYPE_CHECKING:
     from sign_ext.errors import StoreError, StoreInUseError
     from sign_ext.store.auto_step_size import auto_step_size
+    from sign_ext.store.export import Export, export_store
     from sign_ext.store.inspect import Verdict, verify
     from sign_ext.store.join import Joined
     from sign_ext.store.reader import Snapshot, Transformed, load_transformed
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sign_ext.store.transform import StoreRun, transform_to_store
 
 __all__ = [
+    "Export",
     "Joined",
     "Snapshot",
     "StoreError",
@@ -25,6 +27,7 @@ __all__ = [
     "Transformed",
     "Verdict",
     "auto_step_size",
+    "export_store",
     "load_transformed",
     "save_transformed",
     "transform_to_store",
@@ -36,6 +39,7 @@ lazy_names(
     {
         "sign_ext.errors": ["StoreError", "StoreInUseError"],
         "sign_ext.store.auto_step_size": ["auto_step_size"],
+        "sign_ext.store.export": ["Export", "export_store"],
         "sign_ext.store.inspect": ["Verdict", "verify"],
         "sign_ext.store.join": ["Joined"],
         "sign_ext.store.reader": ["Snapshot", "Transformed", "load_transformed"],
