@@ -108,7 +108,8 @@ def show(
     if step_size == "auto":
         table = sign.calibrate(floating, steps=wanted[-1], pixel_range=pixel_range)
         sign = sign.with_options(step_size=table.proposed)
-    moved = sign.transform(floating)
+    result = sign.transform(floating)
+    moved = result if isinstance(result, dict) else {wanted[-1]: result}
     names = _label_names(given, class_names)
     shown = Shown(
         originals,

@@ -99,7 +99,7 @@ class Look:
         found = {"before": delta_picture("original", image, delta)}
         for k, images in sorted(shown.snapshots.items()):
             found[f"K = {k}"] = delta_picture("original", images[place], delta)
-        found["δ"] = signed_picture(delta, shown.scale)
+        found[f"δ, K = {shown.last}"] = signed_picture(delta, shown.scale)
         for method in self.methods:
             found[self.title(method)] = self._draw(method, image, delta)
         return found
@@ -117,7 +117,8 @@ def show_figure(shown: Shown, look: Look, theme: Theme = LIGHT) -> Figure:
     titles = list(rows[0])
     width, height = INCH * len(titles) + 1.5, (INCH + 0.25) * len(rows) + 0.4
     figure = new_figure(max(width, 7.0), height + 3.2)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(height, 3.2))
+    blocks = figure.subfigures(2, 1, height_ratios=(height, 3.2), squeeze=False)
+    upper, lower = blocks[0][0], blocks[1][0]
     grid = upper.subplots(len(rows), len(titles), squeeze=False)
     for place, (pictures, across) in enumerate(zip(rows, grid, strict=True)):
         for title, axes in zip(titles, across, strict=True):

@@ -12,6 +12,7 @@ from sign_ext.report.shown import Shown
 from sign_ext.report.view import data_uri, environment
 
 TEMPLATE = "show.html.j2"
+WIDEST = 8  # pictures beside each other
 SMOOTH_FROM = 160  # pixels; smaller images are enlarged without smoothing
 
 
@@ -37,7 +38,8 @@ def render_show(
             facts=facts,
             command=command,
             findings=shown.findings(),
-            images=_images(shown, look),
+            images=(images := _images(shown, look)),
+            columns=_columns(len(images[0]["pictures"])),
             enlarged=max(shown.originals.shape[2:]) < SMOOTH_FROM,
             steps=sorted(shown.snapshots),
             scale=shown.scale,
@@ -48,6 +50,12 @@ def render_show(
             histograms=_histograms(shown),
         )
     )
+
+
+def _columns(pictures: int) -> int:
+    """Spread an image's pictures evenly over rows of at most `WIDEST`."""
+    rows = -(-pictures // WIDEST)
+    return -(-pictures // rows)
 
 
 def _images(shown: Shown, look: Look) -> list[dict[str, Any]]:

@@ -369,7 +369,7 @@ def _write_part(work: Path, plan: _Plan, part: _Part, advance: Callable[[int], N
             work,
             part.step,
             (len(store), *store.manifest.image_shape),
-            [lambda span=span: plan.rows(part.step, span).images for span in spans],
+            (plan.rows(part.step, span).images for span in spans),
             advance,
         )
     else:

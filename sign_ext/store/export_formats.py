@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,7 +278,7 @@ def write_array(
     folder: Path,
     step: int,
     shape: tuple[int, ...],
-    parts: Sequence[Callable[[], Tensor]],
+    parts: Iterable[Tensor],
     advance: Callable[[int], None],
 ) -> list[str]:
     """Write FOLDER/K050.npy, float32 (N, C, H, W), unclipped and unrounded.
@@ -287,7 +287,7 @@ def write_array(
         folder: of the export.
         step: K.
         shape: of the whole array.
-        parts: each returns the next images.
+        parts: the images, in order, a few at a time.
         advance: called with the number of images done.
 
     Returns:
@@ -297,8 +297,7 @@ def write_array(
     with replacing(folder / name) as temporary:
         whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         start = 0
-        for part in parts:
-            images = part()
+        for images in parts:
             whole[start : start + len(images)] = images.to(torch.float32).numpy()
             start += len(images)
             advance(len(images))
