@@ -305,7 +305,7 @@ def _with_step_size(options: Options, sign: SignTransform, images: Tensor) -> Si
     with console.progress("calibrating") as report:
         table = sign.calibrate(images, steps=sign.settings.steps, progress=report, say=console.say)
     console.say(
-        f"step size {table.proposed:g}, proposed for these {counted(len(images), 'image')}: "
+        f"step size {table.proposed:g}, proposed for {counted(len(images), 'shown image')}: "
         f"--step-size {table.proposed:g} shows the same again without measuring"
     )
     return sign.with_options(step_size=table.proposed)

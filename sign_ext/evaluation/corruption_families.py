@@ -3,16 +3,19 @@
 The families that Hendrycks and Dietterich (arXiv:1903.12261) define by a formula, with the numbers
 that their `make_cifar_c.py` gives for images of 32×32. Those that need files or simulate weather
 and lenses (frost, snow, fog, motion, zoom, glass, elastic, spatter, defocus) are not here.
-Blur and JPEG are torchvision's.
+Blur is torchvision's, JPEG and resizing Pillow's.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +25,9 @@ from sign_ext.evaluation.accuracy import class_accuracy
 from sign_ext.evaluation.corruption import gaussian_noise, pixels_off
 from sign_ext.evaluation.evaluate import Corruption, corrupted_logits
 from sign_ext.formatting import did_you_mean
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -147,26 +153,37 @@ _SATURATION = ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2))
 
 
 def _jpeg(images: Tensor, quality: float, _: torch.Generator) -> Tensor:
-    from torchvision.transforms.v2.functional import jpeg
+    from PIL import Image
 
-    whole = (images * 255).round().clamp(0, 255).to(torch.uint8)
-    return torch.stack([jpeg(each, int(quality)) for each in whole]).float() / 255
+    def compressed(image: Image.Image) -> Image.Image:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=int(quality))
+        return Image.open(buffer)
+
+    return _by_pillow(images, compressed)
 
 
 def _pixelate(images: Tensor, share: float, _: torch.Generator) -> Tensor:
     """Pillow's box filter down to `share` of the size and up again, which is area averaging."""
-    import numpy as np
     from PIL import Image
 
-    height, width = images.shape[-2:]
-    small = (max(1, int(width * share)), max(1, int(height * share)))
+    def resized(image: Image.Image) -> Image.Image:
+        small = (max(1, int(image.width * share)), max(1, int(image.height * share)))
+        box = Image.Resampling.BOX
+        return image.resize(small, box).resize(image.size, box)
+
+    return _by_pillow(images, resized)
+
+
+def _by_pillow(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """Change images, rounded to 8 bits, one by one: Pillow has no batches."""
+    from PIL import Image
+
     whole = (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     found = []
-    for each in whole:
-        image = Image.fromarray(each[..., 0] if each.shape[2] == 1 else each)
-        box = Image.Resampling.BOX
-        image = image.resize(small, box).resize((width, height), box)
-        found.append(torch.from_numpy(np.array(image)).view(height, width, -1))
+    for pixels in whole:
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        found.append(torch.from_numpy(np.array(change(image))).view(pixels.shape))
     return torch.stack(found).permute(0, 3, 1, 2).to(images.device).float() / 255
 
 

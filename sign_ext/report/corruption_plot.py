@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sign_ext.report.plots import (
+    CLASS_COLORS,
     CLASS_MARKERS,
     LIGHT,
     LINE_STYLES,
@@ -89,7 +90,7 @@ def _line(
         x,
         y,
         yerr=error,
-        color=theme.lines[order % len(theme.lines)],
+        color=CLASS_COLORS[order % len(CLASS_COLORS)],
         linestyle=LINE_STYLES[order % len(LINE_STYLES)],
         marker=CLASS_MARKERS[order % len(CLASS_MARKERS)],
         markersize=5,

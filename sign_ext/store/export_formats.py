@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sign_ext.data.classes import unique_names
 from sign_ext.files import json_text, replacing, write_whole
 from sign_ext.store.export_loss import Loss, to_bytes
 from sign_ext.store.export_names import tar_name
@@ -234,7 +235,7 @@ def _features(rows: Rows) -> dict[str, Any]:
 
     features: dict[str, Any] = {"image": {"_type": "Image"}}
     if rows.labels is not None:
-        names = list(rows.class_names)
+        names = list(unique_names(rows.class_names))  # `datasets` refuses equal ones
         features["label"] = {"names": names, "_type": "ClassLabel"} if names else value("int64")
     if rows.targets is not None:
         each = value(str(rows.targets.dtype).removeprefix("torch."))
