@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sign_ext.model_inputs import Shared
     from sign_ext.ops.native import build_config
     from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
+    from sign_ext.report.show import show
     from sign_ext.sign import SignTransform, iterative_sign
     from sign_ext.store.reader import load_transformed
 
@@ -54,6 +55,7 @@ __all__ = [
     "pgd",
     "pullback_of_ones",
     "pushforward",
+    "show",
     "smoothgrad",
 ]
 
@@ -76,6 +78,7 @@ lazy_names(
         "sign_ext.model_inputs": ["Shared"],
         "sign_ext.ops.native": ["build_config"],
         "sign_ext.pushforward": ["jacobian", "pullback_of_ones", "pushforward"],
+        "sign_ext.report.show": ["show"],
         "sign_ext.sign": ["SignTransform", "iterative_sign"],
         "sign_ext.store.reader": ["load_transformed"],
     },

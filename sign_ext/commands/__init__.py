@@ -14,9 +14,11 @@ GROUPS: dict[str, dict[str, str]] = {
     "daily work, in this order": {
         "train": "Train a network and keep its best epoch.",
         "calibrate": "Find a step size: show what each one does to the images.",
+        "show": "Look at what SIGN does to a few of your images: a page or a picture.",
         "transform": "Apply SIGN to a data set with a trained network, and store the result.",
         "inspect": "Describe a store of transformed images.",
         "verify": "Check a store of transformed images against its checksums.",
+        "export": "Write a store as files that anyone can open: PNG, NumPy, Hugging Face …",
         "evaluate": "Measure a trained network on clean and corrupted test images.",
         "attack": "Make adversarial images, and measure what is left of a network's accuracy.",
         "bench": "Time SIGN on your network and machine, and predict the time for a data set.",
@@ -35,5 +37,6 @@ CONTINUED: dict[str, str] = {
     "epoch",
     "transform": "the same command continues with the shards that are missing",
     "attack": "with --out, the same command continues with the shards that are missing",
+    "export": "the same command continues with the files that are missing",
     "reproduce": "the same command continues with the stages that are missing",
 }

@@ -2,10 +2,11 @@
 
 Accuracy overall and of each class, and accuracy with 50 random pixels set to 0
 and with Gaussian noise of σ = 10 grey levels, each as mean ± standard
-deviation over seeded draws (the paper's Table 5). With --adversarial, also what is
-left under attack (`sign-ext attack` has more options). Of an aleatoric network
-(`sign-ext train --aleatoric`): accuracy, and its confidence where it is
-correct (the paper's Table 2).
+deviation over seeded draws (the paper's Table 5). --sigma and --pixels set other
+strengths, --corruptions adds those of CIFAR-10-C, --plot draws all. With
+--adversarial, also what is left under attack (`sign-ext attack` has more
+options). Of an aleatoric network (`sign-ext train --aleatoric`): accuracy, and
+its confidence where it is correct (the paper's Table 2).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
-from sign_ext.commands import console
+from sign_ext.commands import console, corruption_options
 from sign_ext.commands.console import UsageError
+from sign_ext.commands.corruption_options import CorruptionOptions
 from sign_ext.commands.network_data import NetworkDataOptions, network_data, other_size
 from sign_ext.commands.networks import network_as_json, read_network
 from sign_ext.commands.options import PositiveFloat, PositiveInt, option
@@ -30,12 +32,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sign_ext.data import ImageSet
+    from sign_ext.evaluation import CorruptedAccuracy
 
 EXAMPLES = (
     "sign-ext evaluate --checkpoint runs/sign/model.safetensors --data digits",
     "sign-ext evaluate --checkpoint runs/sign --json > runs/sign/test.json",
     "sign-ext evaluate --model timm:resnet18 --weights resnet18.pth --data photos \\",
     "    --image-size 64",
+    "sign-ext evaluate --checkpoint runs/sign --sigma 5 10 20 40 \\",
+    "    --corruptions contrast jpeg_compression:3 --plot robust.png",
     "sign-ext evaluate --checkpoint runs/sign --adversarial 2 8",
 )
 
@@ -50,7 +55,7 @@ _PARTS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(NetworkDataOptions):
+class Options(NetworkDataOptions, CorruptionOptions):
     """Options of `sign-ext evaluate`."""
 
     split: str = option(
@@ -106,6 +111,7 @@ def run(options: Options) -> None:
                 "--adversarial is for networks whose outputs are logits, and this one is "
                 "aleatoric: its outputs are a mean and a deviation for each class"
             )
+        corruption_options.refuse_corruptions(options)
         warn_of_units(model, part.images)
         uncertain = _measure_uncertainty(options, model, part)
         _say_doubt(uncertain["accuracy"], part, other_size(options, config))
@@ -114,22 +120,29 @@ def run(options: Options) -> None:
         else:
             console.print_rich(_uncertainty_table(uncertain, name, options.split))
         return
+    corruption_options.check_conditions(options, part)
+    settings = {"draws": options.draws, "seed": options.seed, "batch_size": options.batch_size}
     with console.progress("evaluating") as report:
         result = evaluate(
             model,
             part,
-            draws=options.draws,
-            seed=options.seed,
-            batch_size=options.batch_size,
+            num_off=options.pixels[0],
+            sigma=options.sigma[0],
             progress=report,
+            **settings,
         )
     _say_doubt(result.accuracy, part, other_size(options, config))
     attacked = [_attacked(options, model, part, epsilon) for epsilon in options.adversarial or ()]
+    others = corruption_options.measure(options, model, part, **settings)
+    corrupted = corruption_options.with_first(options, result, others)
+    corruption_options.write_plot(options, result.accuracy, corrupted)
     if options.json:
-        found = {"adversarial": attacked} if attacked else {}
+        found = {"corruptions": corruption_options.as_json(corrupted)}
+        if attacked:
+            found["adversarial"] = attacked
         console.print_json({**context, **result.to_dict(), **found})
     else:
-        console.print_rich(_table(result, attacked, name, options.split))
+        console.print_rich(_table(result, corrupted, attacked, name, options.split))
 
 
 def _attacked(options: Options, model: nn.Module, part: ImageSet, epsilon: float) -> dict[str, Any]:
@@ -155,7 +168,13 @@ def _say_doubt(accuracy: float, part: ImageSet, size: str) -> None:
         console.say(f"{size}: leave --image-size out. {doubt}" if size else doubt)
 
 
-def _table(result: Any, attacked: list[dict[str, Any]], name: str, split: str) -> Any:
+def _table(
+    result: Any,
+    corrupted: list[CorruptedAccuracy],
+    attacked: list[dict[str, Any]],
+    name: str,
+    split: str,
+) -> Any:
     from rich.table import Table
 
     from sign_ext.formatting import percent
@@ -166,13 +185,10 @@ def _table(result: Any, attacked: list[dict[str, Any]], name: str, split: str) -
     table.add_column("±", justify="right")
     table.add_column("± is", style="dim")
     table.add_row("clean", percent(result.accuracy), *_error(result.accuracy, result.images))
-    draws = f"standard deviation of {result.draws:,} draws" if result.draws > 1 else "one draw"
-    corrupted = {
-        "50 pixels off": (result.pixels_off_mean, result.pixels_off_std),
-        "Gaussian noise, σ = 10": (result.noise_mean, result.noise_std),
-    }
-    for condition, (mean, deviation) in corrupted.items():
-        table.add_row(condition, percent(mean), percent(deviation), draws)
+    for each in corrupted:
+        draws = f"standard deviation of {each.draws:,} draws" if each.draws > 1 else "one draw"
+        what = draws if each.condition.random else "no draws"
+        table.add_row(str(each.condition), percent(each.mean), percent(each.std), what)
     for each in attacked:
         condition = f"adversarial, ε = {each['attack']['epsilon']:g}"
         shares = percent(each["robust_accuracy"]), percent(each["robust_accuracy_error"])

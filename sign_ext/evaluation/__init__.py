@@ -19,6 +19,13 @@ from sign_ext.evaluation.calibration import (
     uncertainty_scores,
 )
 from sign_ext.evaluation.corruption import corruption_examples, gaussian_noise, pixels_off
+from sign_ext.evaluation.corruption_families import (
+    FAMILIES,
+    Condition,
+    CorruptedAccuracy,
+    corrupted,
+    evaluate_corrupted,
+)
 from sign_ext.evaluation.crossed import Crossed, crossed, decide
 from sign_ext.evaluation.delong import AucComponents, auc_components, auc_covariance
 from sign_ext.evaluation.doubts import doubt_of_guessing, doubt_of_learning, warn_of_units
@@ -61,10 +68,13 @@ from sign_ext.evaluation.uncertainty import (
 )
 
 __all__ = [
+    "FAMILIES",
     "AleatoricPrediction",
     "Answers",
     "AucComponents",
     "Compactness",
+    "Condition",
+    "CorruptedAccuracy",
     "Crossed",
     "Evaluation",
     "LowConfidence",
@@ -82,6 +92,7 @@ __all__ = [
     "class_accuracy",
     "compactness",
     "compactness_replicates",
+    "corrupted",
     "corruption_examples",
     "crossed",
     "decide",
@@ -92,6 +103,7 @@ __all__ = [
     "effective_inputs",
     "embed",
     "evaluate",
+    "evaluate_corrupted",
     "features",
     "gaussian_noise",
     "hierarchical_bootstrap",

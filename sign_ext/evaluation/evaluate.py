@@ -134,8 +134,7 @@ def evaluate(
             progress(done, runs * len(test))
 
     def logits_of(corrupt: Corruption | None, stream: tuple[int, ...]) -> Tensor:
-        generator = torch.Generator().manual_seed(_stream_seed(seed, *stream))
-        return _logits(model, test.images, corrupt, generator, batch_size, advance)
+        return corrupted_logits(model, test.images, corrupt, (seed, *stream), batch_size, advance)
 
     clean = logits_of(None, ())
     overall, per_class = class_accuracy(clean, test.labels, len(test.class_names))
@@ -176,15 +175,28 @@ def answers_of(probabilities: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
     }
 
 
-def _logits(
+def corrupted_logits(
     model: nn.Module,
     images: Tensor,
     corrupt: Corruption | None,
-    generator: torch.Generator,
+    stream: tuple[int, ...],
     batch_size: int,
     advance: Callable[[int], None],
 ) -> Tensor:
-    """Predict images, corrupting a few blocks at a time to avoid a float copy of all."""
+    """Predict images, corrupting a few blocks at a time to avoid a float copy of all.
+
+    Args:
+        model: float images (n, 3, H, W) in 0–255 → logits (n, classes).
+        images: (N, 3, H, W), in pixel units.
+        corrupt: (images, generator) → the corrupted images, or None for images as they are.
+        stream: numbers that name the random numbers; others give independent ones.
+        batch_size: images at once; the corrupted images do not depend on it.
+        advance: called with the number of images done.
+
+    Returns:
+        float32 logits (N, classes), on the CPU.
+    """
+    generator = torch.Generator().manual_seed(_stream_seed(*stream))
     logits = []
     for part in images.split(BLOCK * max(1, batch_size // BLOCK)):
         inputs = part

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sign_ext.errors import StoreError, StoreInUseError
     from sign_ext.store.attack import AttackIteration
     from sign_ext.store.auto_step_size import auto_step_size
+    from sign_ext.store.export import Export, export_store
     from sign_ext.store.inspect import Verdict, verify
     from sign_ext.store.join import Joined
     from sign_ext.store.reader import Snapshot, Transformed, load_transformed
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttackIteration",
+    "Export",
     "Joined",
     "Snapshot",
     "StoreError",
@@ -27,6 +29,7 @@ __all__ = [
     "Transformed",
     "Verdict",
     "auto_step_size",
+    "export_store",
     "load_transformed",
     "save_transformed",
     "transform_to_store",
@@ -39,6 +42,7 @@ lazy_names(
         "sign_ext.errors": ["StoreError", "StoreInUseError"],
         "sign_ext.store.attack": ["AttackIteration"],
         "sign_ext.store.auto_step_size": ["auto_step_size"],
+        "sign_ext.store.export": ["Export", "export_store"],
         "sign_ext.store.inspect": ["Verdict", "verify"],
         "sign_ext.store.join": ["Joined"],
         "sign_ext.store.reader": ["Snapshot", "Transformed", "load_transformed"],
