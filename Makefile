@@ -30,7 +30,7 @@ help:  ## List these commands
 venv:  ## Create or repair .venv: pinned torch, the package (editable, native), test and lint tools
 	@tools/venv.sh
 
-demo: venv  ## Train, transform, retrain and evaluate on real images; writes an HTML page (under 2 minutes)
+demo: venv  ## Train, transform, retrain and evaluate on generated drawings; writes an HTML page (under 2 minutes)
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} $(VENV)/sign-ext demo $(DEMO_ARGS)
 
 test: venv  ## Quick tests of every module: C++ under sanitizers (ctest), then Python (pytest)

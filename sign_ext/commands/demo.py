@@ -72,7 +72,9 @@ class Options(CommonOptions):
         help="Passes over the training set, of every method. Default: drawings 7, digits 10, else 20.",
     )
     batch_size: int | None = option(
-        None, type=PositiveInt, help="Images per gradient step. Default: drawings 16, digits 32, else 128."
+        None,
+        type=PositiveInt,
+        help="Images per gradient step. Default: drawings 16, digits 32, else 128.",
     )
     snapshots: tuple[int, ...] = sign_option(
         "snapshots",
@@ -89,7 +91,9 @@ class Options(CommonOptions):
         help="Factor of the gradient δ. Default: calibrated on validation images.",
     )
     draws: int | None = option(
-        None, type=PositiveInt, help="Draws of each corruption. Default: drawings 2, digits 5, else 10."
+        None,
+        type=PositiveInt,
+        help="Draws of each corruption. Default: drawings 2, digits 5, else 10.",
     )
     seeds: int = option(1, type=PositiveInt, help="Repetitions with other initial weights.")
 

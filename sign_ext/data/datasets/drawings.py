@@ -190,7 +190,7 @@ def ellipse(x: float, y: float, width: float, height: float, tilt: float = 0.0) 
     points = np.stack([width * np.cos(angle), height * np.sin(angle)])
     t = math.radians(tilt)
     turn = np.array([[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]])
-    return (turn @ points).T + (x, y)
+    return (turn @ points).T + np.array([x, y])
 
 
 def _boat() -> Painting:

@@ -95,12 +95,11 @@ def compare(
         for condition in CONDITIONS
         for baseline in BASELINES
     )
-    fair = [each for each in differences if each.baseline == FAIR]
     sentences = tuple(_sentence(runs, differences, condition) for condition in CONDITIONS)
     return BaselineComparison(
         differences,
         _headline(differences),
-        _meaning(fair, len(runs)),
+        _meaning(differences, len(runs)),
         (*sentences, _caveat(runs, images)),
     )
 
@@ -113,7 +112,9 @@ def _difference(
     baseline: str,
 ) -> Difference:
     def row(method: str) -> Row:
-        kept = [] if answers is None else [each[method].samples(KEPT[condition]) for each in answers]
+        kept = (
+            [] if answers is None else [each[method].samples(KEPT[condition]) for each in answers]
+        )
         samples = tuple(each.to_text() for each in kept if each is not None)
         return Row(
             method,
@@ -139,35 +140,22 @@ def _difference(
 
 def _headline(differences: Sequence[Difference]) -> str:
     """Judge by the baseline with as many gradient steps, which isolates SIGN's effect."""
-    verdicts = {
-        baseline: {
-            verdict: [
-                CONDITIONS[d.condition]
-                for d in differences
-                if (d.baseline, d.verdict) == (baseline, verdict)
-            ]
-            for verdict in ("better", "worse")
-        }
-        for baseline in BASELINES
-    }
-    fair = verdicts[FAIR]
-    (clean,) = (d for d in differences if (d.baseline, d.condition) == (FAIR, "accuracy"))
-    sentence = (
-        f"{_effect(fair['better'], fair['worse'])}: {_signed(clean.difference)} points on clean "
+    fair = [each for each in differences if each.baseline == FAIR]
+    better, worse = (
+        [CONDITIONS[each.condition] for each in fair if each.verdict == verdict]
+        for verdict in ("better", "worse")
+    )
+    (clean,) = (each for each in fair if each.condition == "accuracy")
+    return (
+        f"{_effect(better, worse)}: {_signed(clean.difference)} points on clean "
         "images against classical training with as many gradient steps (95% interval "
         f"{_signed(clean.low)} to {_signed(clean.high)})."
     )
-    if verdicts["classical"]["better"] and not fair["better"]:
-        better = listed(verdicts["classical"]["better"])
-        return (
-            f"{sentence} With as many epochs only, which are fewer updates, classical training "
-            f"was worse on {better}; that may be due to the number of updates alone."
-        )
-    return sentence
 
 
-def _meaning(fair: Sequence[Difference], seeds: int) -> str:
+def _meaning(differences: Sequence[Difference], seeds: int) -> str:
     """Say what the comparison at equal effort means in practice."""
+    fair = [each for each in differences if each.baseline == FAIR]
     verdicts = {each.verdict for each in fair}
     if {"better", "worse"} <= verdicts:
         meaning = "What SIGN gained on some images it lost on others."
@@ -187,6 +175,16 @@ def _meaning(fair: Sequence[Difference], seeds: int) -> str:
             "For the same training effort, the changed images were worth about as much as further "
             f"passes over the originals; effects below about {points:.0f} points cannot be seen "
             "here."
+        )
+    by_epochs = [
+        CONDITIONS[each.condition]
+        for each in differences
+        if (each.baseline, each.verdict) == ("classical", "better")
+    ]
+    if by_epochs and "better" not in verdicts:
+        meaning += (
+            " With as many epochs only, which are fewer updates, classical training was worse on "
+            f"{listed(by_epochs)}; that may be due to the number of updates alone."
         )
     if seeds == 1:
         meaning += " This compares two networks; --seeds 3 compares the methods."

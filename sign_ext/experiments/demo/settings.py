@@ -79,7 +79,8 @@ def for_data(data: str, **changes: Any) -> DemoSettings:
     """Return the settings for a data set, with some changed.
 
     Args:
-        data: "drawings", "digits", "cifar10" or an image folder (all images, else CIFAR-10's values).
+        data: "drawings", "digits", "cifar10", or an image folder, which takes all its images and
+            else CIFAR-10's values.
         **changes: Fields of `DemoSettings`; None keeps the data set's value.
 
     Example:
