@@ -64,11 +64,13 @@ fit(phi, DataLoader(originals, batch_size=32, shuffle=True), epochs=6)
 # any point, the second continues where it was when it is called again.
 
 from sign_ext import SignTransform, load_transformed
+from sign_ext.data import source_of
 from sign_ext.store import auto_step_size, transform_to_store
 
 folder = Path(tempfile.mkdtemp()) / "versions"
-sign, found = auto_step_size(SignTransform(phi, steps=20, snapshots=(10, 20)), originals, folder)
-transform_to_store(sign, originals, folder, about={"calibration": found})
+source = source_of(originals)
+sign, found = auto_step_size(SignTransform(phi, steps=20, snapshots=(10, 20)), source, folder)
+transform_to_store(sign, source, folder, about={"calibration": found})
 
 # %%
 # Join it with the data set

@@ -138,4 +138,10 @@ with torch.no_grad():
 
 unsure = SignTransform(untrained, 100)
 unsure = unsure.with_options(step_size=unsure.calibrate(images).proposed)
-show({"p": images, "trained δ": around_grey(delta), "untrained δ": around_grey(unsure(images) - images)})
+show(
+    {
+        "p": images,
+        "trained δ": around_grey(delta),
+        "untrained δ": around_grey(unsure(images) - images),
+    }
+)

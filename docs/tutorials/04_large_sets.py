@@ -107,7 +107,9 @@ sign.transform(images)  # the first call compiles
 began = time.perf_counter()
 sign.transform(images)
 each = (time.perf_counter() - began) / len(images)
-print(f"1.2 million images of this size and K = 20: {1.2e6 * each / 3600:.1f} hours on this machine")
+print(
+    f"1.2 million images of this size and K = 20: {1.2e6 * each / 3600:.1f} hours on this machine"
+)
 
 # %%
 # :doc:`/stores` is the manual of stores; :doc:`/scaling` does the arithmetic for ImageNet-21k on a thousand GPUs.

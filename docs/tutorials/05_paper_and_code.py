@@ -17,14 +17,18 @@ from sign_ext import SignTransform, iterative_sign, jacobian, pullback_of_ones, 
 from sign_ext.data import load_data
 
 torch.manual_seed(0)
-model = nn.Sequential(
-    nn.Conv2d(3, 8, 3, stride=2, padding=1),
-    nn.Softplus(),  # smooth, unlike ReLU: derivatives exist everywhere
-    nn.Flatten(),
-    nn.Linear(8 * 4 * 4, 6),
-    nn.Softplus(),
-    nn.Linear(6, 10),
-).double().eval()
+model = (
+    nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.Softplus(),  # smooth, unlike ReLU: derivatives exist everywhere
+        nn.Flatten(),
+        nn.Linear(8 * 4 * 4, 6),
+        nn.Softplus(),
+        nn.Linear(6, 10),
+    )
+    .double()
+    .eval()
+)
 p = load_data("drawings", train_size=10, test_size=10, image_size=8).train.images[:4].double()
 
 # %%
@@ -89,7 +93,9 @@ def algorithm_1(p: torch.Tensor, steps: int, step_size: float) -> torch.Tensor:
 
 by_hand = algorithm_1(p, steps=20, step_size=50.0)
 ours = iterative_sign(model, p, steps=20, step_size=50.0)
-print(f"they differ by {(ours - by_hand).abs().max():.1e}, δ moved by {(by_hand - p).abs().max():.1f}")
+print(
+    f"they differ by {(ours - by_hand).abs().max():.1e}, δ moved by {(by_hand - p).abs().max():.1f}"
+)
 
 # %%
 # The paper's equation has no step size, that is 1; what that means depends on the network's scale, so ours is an
