@@ -2,8 +2,8 @@
 
     python tools/check_site.py docs/_build/html
 
-Sphinx warns of references that it resolves itself, but not of links in raw HTML, in tables of results, or
-to anchors of other pages. Links to other sites are not followed.
+Sphinx warns of references that it resolves itself, but not of links in raw HTML or to anchors of
+other pages. Links to other sites are not followed.
 """
 
 from __future__ import annotations

@@ -2,17 +2,19 @@
 Your own network and weights
 ============================
 
-You have a PyTorch classifier, a file of weights (``.pth``, a ``state_dict``) and images. This tutorial brings
-them to SIGN: the normalisation goes into the network, SIGN finds the layer, you choose a step size, and out come
-the images after 50 and after 100 steps.
+You have a PyTorch classifier, a file of weights (``.pth``, a ``state_dict``) and images. This
+tutorial brings them to SIGN: the normalisation goes into the network, SIGN finds the layer, you
+choose a step size, and out come the images after 50 and after 100 steps.
 """
 
 # %%
 # A network
 # ---------
-# This stands for yours. Like most networks, it expects images that were divided by 255 and standardised.
+# This stands for yours. Like most networks, it expects images that were divided by 255 and
+# standardised.
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -33,7 +35,7 @@ class SmallNet(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-                for a, b in zip(sizes, sizes[1:], strict=False)
+                for a, b in pairwise(sizes)
             )
         )
         self.head = nn.Linear(sizes[-1], classes)
@@ -49,7 +51,8 @@ images, labels = data.train.images.float(), data.train.labels  # (N, 3, 32, 32),
 network = SmallNet()
 
 # %%
-# Your weights are trained already. Here it takes a few seconds to train some and save them as people do:
+# Your weights are trained already. Here it takes a few seconds to train some and save them as
+# people do:
 
 mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
 optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -66,9 +69,9 @@ torch.save(network.state_dict(), folder / "smallnet.pth")
 # %%
 # Load the weights, and put the normalisation inside
 # --------------------------------------------------
-# With the normalisation as the network's first module, images stay what they are, 0 to 255, and so do SIGN's
-# step size and its result. `with_normalization` takes mean and standard deviation in units of 0–1, as here, or
-# of 0–255.
+# With the normalisation as the network's first module, images stay what they are, 0 to 255, and
+# so do SIGN's step size and its result. ``with_normalization`` takes mean and standard deviation in
+# units of 0–1, as here, or of 0–255.
 
 from sign_ext.models import with_normalization
 
@@ -81,8 +84,9 @@ with torch.no_grad():
 print(f"{right.double().mean():.0%} of the test images are classified correctly")
 
 # %%
-# The same from a name, with the file read for you. The function that builds the network may be in a file of
-# yours; ``timm:resnet18``, ``torchvision:resnet18`` and ``hf:FOLDER`` work too, and bring their normalisation:
+# The same from a name, with the file read for you. The function that builds the network may be in
+# a file of yours; ``timm:resnet18``, ``torchvision:resnet18`` and ``hf:FOLDER`` work too, and
+# bring their normalisation:
 #
 # .. code-block:: python
 #
@@ -94,8 +98,8 @@ print(f"{right.double().mean():.0%} of the test images are classified correctly"
 # %%
 # Ask what will run
 # -----------------
-# Φ is the input of the last linear layer. `explain` says which layer that is, who computes the steps, and what
-# they cost.
+# Φ is the input of the last linear layer. ``explain`` says which layer that is, who computes the
+# steps, and what they cost.
 
 from sign_ext import SignTransform
 
@@ -105,9 +109,9 @@ print(sign.explain(images[:64]))
 # %%
 # Choose a step size
 # ------------------
-# The paper gives none, and the right one depends on the network. `calibrate` measures the effect of several on
-# some images and proposes the one that changes them by 2% of the pixel range. The network's state is the same
-# before and after.
+# The paper gives none, and the right one depends on the network. ``calibrate`` measures the effect
+# of several on some images and proposes the one that changes them by 2% of the pixel range. The
+# network's state is the same before and after.
 
 found = sign.calibrate(images[:32], labels[:32])
 print(found)
@@ -121,7 +125,8 @@ versions = sign.transform(images[:100])
 print({k: tuple(moved.shape) for k, moved in versions.items()})
 
 # %%
-# Nothing is clipped or rounded: the versions are float32, and a few values leave 0–255. For showing, clip them.
+# Nothing is clipped or rounded: the versions are float32, and a few values leave 0–255. For
+# showing, clip them.
 
 import matplotlib.pyplot as plt
 
@@ -147,5 +152,5 @@ plt.show()
 #    $ sign-ext transform $N --steps 100 --snapshots 50 100 --step-size auto --out versions
 #    $ sign-ext train $N --sign versions --out net
 #
-# Next: :ref:`the versions in your own training loop <sphx_glr_learn_02_training_loop.py>`. If SIGN does not
-# find the layer, or your network is unusual in other ways, see :doc:`/guide`.
+# Next: :ref:`the versions in your own training loop <sphx_glr_learn_02_training_loop.py>`. If
+# SIGN does not find the layer, or your network is unusual in other ways, see :doc:`/guide`.

@@ -2,15 +2,16 @@
 Your own training loop
 ======================
 
-SIGN needs no trainer of ours. The versions go into a *store*, a folder on disk; joined with your data set, they
-are a ``torch.utils.data.Dataset`` like any other. Three loops: plain PyTorch, Lightning and Hugging Face.
+SIGN needs no trainer of ours. The versions go into a *store*, a folder on disk; joined with your
+data set, they are a ``torch.utils.data.Dataset`` like any other. Three loops: plain PyTorch,
+Lightning and Hugging Face.
 """
 
 # %%
 # A data set and a network
 # ------------------------
-# Any map-style data set of (image, target) will do, an ``ImageFolder`` for example. Φ should be well trained;
-# these few epochs are enough to show the mechanics.
+# Any map-style data set of (image, target) will do, an ``ImageFolder`` for example. Φ should be
+# well trained; these few epochs are enough to show the mechanics.
 
 import importlib.util
 import tempfile
@@ -60,8 +61,8 @@ fit(phi, DataLoader(originals, batch_size=32, shuffle=True), epochs=6)
 # %%
 # Make a store
 # ------------
-# `auto_step_size` calibrates on some of the images, and `transform_to_store` transforms all of them. Stopped at
-# any point, the second continues where it was when it is called again.
+# ``auto_step_size`` calibrates on some of the images, and ``transform_to_store`` transforms all of
+# them. Stopped at any point, the second continues where it was when it is called again.
 
 from sign_ext import SignTransform, load_transformed
 from sign_ext.data import source_of
@@ -75,8 +76,8 @@ transform_to_store(sign, source, folder, about={"calibration": found})
 # %%
 # Join it with the data set
 # -------------------------
-# Originals first, then their versions, each with its label. Which version belongs to which image is proven, by
-# paths where there are files, and by the contents:
+# Originals first, then their versions, each with its label. Which version belongs to which image
+# is proven, by paths where there are files, and by the contents:
 
 train = load_transformed(folder).join(originals)
 print(f"{len(originals)} images and their versions: {len(train)}, matched by {train.proof}")
@@ -84,8 +85,8 @@ print(f"{len(originals)} images and their versions: {len(train)}, matched by {tr
 # %%
 # Plain PyTorch
 # -------------
-# The loop does not change. Your augmentation and normalisation go into ``join(…, transform=…)``, so that originals
-# and versions get the same.
+# The loop does not change. Your augmentation and normalisation go into ``join(…, transform=…)``,
+# so that originals and versions get the same.
 
 
 def accuracy(network: nn.Module) -> float:
@@ -101,8 +102,8 @@ fit(network, DataLoader(train, batch_size=32, shuffle=True), epochs=3)
 print(f"trained on originals and versions: {accuracy(network):.0%}")
 
 # %%
-# A fair comparison gives the other network as many gradient steps, 3 × 3 epochs of the originals. A difference of a
-# few points on 200 test images is noise:
+# A fair comparison gives the other network as many gradient steps, 3 × 3 epochs of the originals.
+# A difference of a few points on 200 test images is noise:
 
 torch.manual_seed(1)
 other = make_network()
@@ -149,7 +150,8 @@ if importlib.util.find_spec("lightning"):
 # %%
 # Hugging Face
 # ------------
-# The Trainer takes the joined data set as it is; a collator names what the model's forward pass takes.
+# The Trainer takes the joined data set as it is; a collator names what the model's forward pass
+# takes.
 
 if importlib.util.find_spec("transformers") and importlib.util.find_spec("accelerate"):
     from transformers import (
@@ -184,4 +186,5 @@ if importlib.util.find_spec("transformers") and importlib.util.find_spec("accele
     print(f"Hugging Face: {trainer.train().global_step} steps on {len(train)} images")
 
 # %%
-# :doc:`/loops` has all of this with image folders, timm's transforms, and SIGN on the fly, without a store.
+# :doc:`/loops` has all of this with image folders, timm's transforms, and SIGN on the fly,
+# without a store.

@@ -2,8 +2,9 @@
 What SIGN does to an image
 ==========================
 
-Each step adds to the image the gradient of ΣΦ, the sum of the outputs of the network's last layer before the
-logits. This tutorial looks at what that changes: where, by how much, and what the network thinks of it.
+Each step adds to the image the gradient of ΣΦ, the sum of the outputs of the network's last layer
+before the logits. This tutorial looks at what that changes: where, by how much, and what the
+network thinks of it.
 """
 
 # %%
@@ -40,8 +41,8 @@ images, labels = data.train.images[first].float(), data.train.labels[first]
 # %%
 # Before, after, and the change
 # -----------------------------
-# δ is drawn around grey: lighter where SIGN added, darker where it subtracted, for each colour. It follows the
-# outlines of the thing, because these are what the features react to.
+# δ is drawn around grey: lighter where SIGN added, darker where it subtracted, for each colour.
+# It follows the outlines of the thing, because these are what the features react to.
 
 sign = SignTransform(model, 100)
 step_size = sign.calibrate(images).proposed
@@ -85,8 +86,8 @@ plt.show()
 # %%
 # How much
 # --------
-# The change grows with K, and so does ΣΦ, the quantity whose gradient is followed. It is small beside the pixel
-# range of 255: the step size was chosen for that.
+# The change grows with K, and so does ΣΦ, the quantity whose gradient is followed. It is small
+# beside the pixel range of 255: the step size was chosen for that.
 
 
 def phi_sum(batch: torch.Tensor) -> float:
@@ -120,8 +121,8 @@ plt.show()
 # %%
 # What the network says
 # ---------------------
-# SIGN uses no labels and does not aim at a class. A network usually grows surer of what it saw, because the
-# features it has found grow stronger:
+# SIGN uses no labels and does not aim at a class. A network usually grows surer of what it saw,
+# because the features it has found grow stronger:
 
 with torch.no_grad():
     for k in (0, 50, 100):
@@ -133,8 +134,8 @@ with torch.no_grad():
 # %%
 # An untrained network finds nothing
 # ----------------------------------
-# Its features mean nothing, and so its δ looks like the image's own outlines or like noise. The paper asks for a
-# well trained Φ.
+# Its features mean nothing, and so its δ looks like the image's own outlines or like noise. The
+# paper asks for a well trained Φ.
 
 unsure = SignTransform(untrained, 100)
 unsure = unsure.with_options(step_size=unsure.calibrate(images).proposed)

@@ -2,16 +2,17 @@
 Large sets and several GPUs
 ===========================
 
-A data set that does not fit in memory is transformed in *shards*, files of some images each. A run that is killed
-continues where it was, and several processes share the work and write the same bytes. This tutorial does it in
-miniature, and stops a run in the middle.
+A data set that does not fit in memory is transformed in *shards*, files of some images each. A
+run that is killed continues where it was, and several processes share the work and write the same
+bytes. This tutorial does it in miniature, and stops a run in the middle.
 """
 
 # %%
 # A source reads its images when they are needed
 # ----------------------------------------------
-# ``open_data`` takes the name of a data set, a folder with a sub-folder for each class, WebDataset tars such as
-# ``photos-{000..013}.tar``, or a folder that Hugging Face's ``save_to_disk`` wrote. Nothing is decoded yet.
+# ``open_data`` takes the name of a data set, a folder with a sub-folder for each class,
+# WebDataset tars such as ``photos-{000..013}.tar``, or a folder that Hugging Face's
+# ``save_to_disk`` wrote. Nothing is decoded yet.
 
 import tempfile
 from pathlib import Path
@@ -33,8 +34,8 @@ sign = SignTransform(model, steps=20, snapshots=(10, 20), step_size=300.0)
 # %%
 # A run, killed in the middle
 # ---------------------------
-# Shards of 30 images, in half precision: four of them. The run is stopped by force after 70 images or so, as a
-# pre-empted machine would be.
+# Shards of 30 images, in half precision: four of them. The run is stopped by force after 70
+# images or so, as a pre-empted machine would be.
 
 folder = Path(tempfile.mkdtemp()) / "store"
 
@@ -65,8 +66,8 @@ except StoreError as error:
 # %%
 # The same call again completes it
 # --------------------------------
-# The shards that are there are checked against their SHA-256 and kept; only the missing ones are made. Had the
-# network, the data or an option changed, the call would say which, and refuse.
+# The shards that are there are checked against their SHA-256 and kept; only the missing ones are
+# made. Had the network, the data or an option changed, the call would say which, and refuse.
 
 run = transform_to_store(sign, source, folder, shard_size=30, dtype="float16", say=print)
 print(f"made {run.made} shards of {len(list(folder.glob('*.safetensors')))}")
@@ -82,8 +83,8 @@ print(store.steps, store.class_names[:3], len(store))
 # %%
 # Several processes, several GPUs, several machines
 # -------------------------------------------------
-# Start the same command under torchrun. Process r of n makes every n-th shard, on the GPU of its rank; no images are
-# exchanged, and the bytes do not depend on n:
+# Start the same command under torchrun. Process r of n makes every n-th shard, on the GPU of its
+# rank; no images are exchanged, and the bytes do not depend on n:
 #
 # .. code-block:: console
 #
@@ -92,13 +93,14 @@ print(store.steps, store.class_names[:3], len(store))
 #    $ torchrun --nnodes=4 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 \
 #        -m -- sign_ext transform …
 #
-# In Python, ``transform_to_store`` reads the same variables of the launcher. On one machine without a launcher,
-# ``sign-ext transform --memory 8GiB`` bounds what a process takes.
+# In Python, ``transform_to_store`` reads the same variables of the launcher. On one machine
+# without a launcher, ``sign-ext transform --memory 8GiB`` bounds what a process takes.
 #
 # What will it cost?
 # ------------------
-# ``sign-ext bench --model MODULE:FUNCTION --image-size 224`` estimates it on your machine, in a line. By hand: time a
-# call, and multiply. A transform takes about K times a forward and a backward pass, without gradients of weights.
+# ``sign-ext bench --model MODULE:FUNCTION --image-size 224`` estimates it on your machine, in a
+# line. By hand: time a call, and multiply. A transform takes about K times a forward and a
+# backward pass, without gradients of weights.
 
 import time
 
@@ -112,4 +114,5 @@ print(
 )
 
 # %%
-# :doc:`/stores` is the manual of stores; :doc:`/scaling` does the arithmetic for ImageNet-21k on a thousand GPUs.
+# :doc:`/stores` is the manual of stores; :doc:`/scaling` does the arithmetic for ImageNet-21k on
+# a thousand GPUs.

@@ -2,9 +2,9 @@
 Reading the paper with the code
 ===============================
 
-`Signed Input Regularization <https://arxiv.org/abs/1911.07086>`_ describes SIGN in the language of manifolds
-(Section 2.1) and in an algorithm of five lines. This tutorial computes both, by hand and with the package, and
-checks that they agree.
+`Signed Input Regularization <https://arxiv.org/abs/1911.07086>`_ describes SIGN in the language
+of manifolds (Section 2.1) and in an algorithm of five lines. This tutorial computes both, by hand
+and with the package, and checks that they agree.
 """
 
 # %%
@@ -34,8 +34,8 @@ p = load_data("drawings", train_size=10, test_size=10, image_size=8).train.image
 # %%
 # Φ, a map between manifolds
 # --------------------------
-# Section 2.1 takes a trained network up to its last layer before the logits as a map Φ from images to features. The
-# package finds that layer: the input of the final linear one.
+# Section 2.1 takes a trained network up to its last layer before the logits as a map Φ from
+# images to features. The package finds that layer: the input of the final linear one.
 
 features = model[:-1]
 print(SignTransform(model).source_layer(p))
@@ -43,8 +43,9 @@ print(SignTransform(model).source_layer(p))
 # %%
 # Eq. 1–5: the push-forward
 # -------------------------
-# A tangent vector X at p says in which direction the image moves. Φ\ :sub:`*` says how its features then move,
-# :math:`(\Phi_* X)^a = \sum_i \xi^i\, \partial\Phi^a / \partial x^i`. A finite difference shows it:
+# A tangent vector X at p says in which direction the image moves. Φ\ :sub:`*` says how its
+# features then move, :math:`(\Phi_* X)^a = \sum_i \xi^i\, \partial\Phi^a / \partial x^i`. A
+# finite difference shows it:
 
 tangent = torch.randn_like(p)
 moved = pushforward(model, p, tangent)
@@ -55,7 +56,8 @@ print(f"push-forward and finite difference agree to {(moved - difference).abs().
 # %%
 # Eq. 6: the Jacobian
 # -------------------
-# The matrix of all ∂Φ\ :sup:`a`/∂x\ :sup:`i`, one for each image. The push-forward is its product with a tangent:
+# The matrix of all ∂Φ\ :sup:`a`/∂x\ :sup:`i`, one for each image. The push-forward is its product
+# with a tangent:
 
 matrices = jacobian(model, p).flatten(2)
 print(f"{tuple(matrices.shape)}: images, features, pixels")
@@ -64,9 +66,10 @@ print(torch.allclose(torch.einsum("nai,ni->na", matrices, tangent.flatten(1)), m
 # %%
 # The image's variables are re-weighted
 # -------------------------------------
-# SIGN asks how much each pixel moves all features together: :math:`\delta^i = \sum_a \partial\Phi^a/\partial x^i`.
-# These are the columns' sums, the pull-back of the covector of ones, and the gradient of ΣΦ. The last is how it
-# is computed: one backward pass, and no Jacobian.
+# SIGN asks how much each pixel moves all features together: :math:`\delta^i = \sum_a
+# \partial\Phi^a/\partial x^i`. These are the columns' sums, the pull-back of the covector of
+# ones, and the gradient of ΣΦ. The last is how it is computed: one backward pass, and no
+# Jacobian.
 
 delta = pullback_of_ones(model, p)
 print(torch.allclose(delta.flatten(1), matrices.sum(1)))
@@ -98,13 +101,13 @@ print(
 )
 
 # %%
-# The paper's equation has no step size, that is 1; what that means depends on the network's scale, so ours is an
-# option, and ``calibrate`` proposes one.
+# The paper's equation has no step size, that is 1; what that means depends on the network's
+# scale, so ours is an option, and ``calibrate`` proposes one.
 #
 # What the text leaves open is an option
 # --------------------------------------
-# "A similar approach to the momentum method" may mean a velocity, and δ may be taken at the current image or always
-# at p:
+# "A similar approach to the momentum method" may mean a velocity, and δ may be taken at the
+# current image or always at p:
 
 for options in ({}, {"momentum": 0.9}, {"linearize_at": "input"}):
     result = iterative_sign(model, p, steps=20, step_size=50.0, **options)
@@ -121,6 +124,7 @@ print({k: f"{(v - p).square().mean().sqrt():.2f}" for k, v in versions.items()})
 # %%
 # Does it regularise?
 # -------------------
-# The paper's tables compare at equal epochs, where SIGN's training set is three times as large and gets three times
-# as many gradient steps. :doc:`/results/README` has our results, at equal epochs and at equal steps; :doc:`/paper`
-# lists every choice that the paper leaves open, and ours.
+# The paper's tables compare at equal epochs, where SIGN's training set is three times as large
+# and gets three times as many gradient steps. :doc:`/results/README` has our results, at equal
+# epochs and at equal steps; :doc:`/paper` lists every choice that the paper leaves open, and
+# ours.

@@ -1,4 +1,4 @@
-"""The documentation without Sphinx: tutorials run, pages are listed, README's lines do what they say."""
+"""The documentation without Sphinx: tutorials run, pages are listed, README's lines hold."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
 from check_site import broken_links, main
+from torch import nn
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -69,7 +69,8 @@ class Options(CommonOptions):
     epochs: int | None = option(
         None,
         type=PositiveInt,
-        help="Passes over the training set, of every method. Default: drawings 7, digits 10, else 20.",
+        help="Passes over the training set, of every method. Default: drawings 7, digits 10, "
+        "else 20.",
     )
     batch_size: int | None = option(
         None,
