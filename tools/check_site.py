@@ -37,18 +37,16 @@ class Page(HTMLParser):
                 self.anchors.add(value)
 
 
-@cache
-def read(path: Path) -> Page:
-    """Read a page once."""
-    return Page(path.read_text(encoding="utf-8"))
-
-
 def broken_links(site: Path) -> list[str]:
     """Return a line for each link within the site that leads nowhere.
 
     Args:
         site: the folder of the built pages.
     """
+    @cache
+    def read(path: Path) -> Page:
+        return Page(path.read_text(encoding="utf-8"))
+
     broken = []
     for path in sorted(site.rglob("*.html")):
         if path.relative_to(site).parts[0] in GENERATED:
