@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -28,8 +29,6 @@ extensions = [
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build", "tutorials", "learn/**/*.ipynb", "learn/**/*.py"]
-# Globs in toctrees make room for pages that a checkout may lack.
-suppress_warnings = ["toc.empty_glob"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
@@ -58,6 +57,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes of dataclasses are documented once
 
+html_show_copyright = False
 html_theme = "furo"
 html_title = "sign_ext"
 html_static_path = ["_static"]
@@ -85,6 +85,19 @@ def _plain_symbols(
         lines[number] = "".join(prose)
 
 
+def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None:
+    """Leave out the toctree entries of pages that a checkout lacks: Sphinx warns of them."""
+    if page == "index":
+        known = app.env.found_docs
+        source[0] = "\n".join(
+            line
+            for line in source[0].split("\n")
+            if not re.fullmatch(r"[\w/]*(\[!\w\])?\*", line)
+            or any(fnmatch(name, line) for name in known)
+        )
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is defined here to Sphinx."""
+    app.connect("source-read", _drop_globs_without_pages)
     app.connect("autodoc-process-docstring", _plain_symbols)

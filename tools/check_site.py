@@ -43,6 +43,7 @@ def broken_links(site: Path) -> list[str]:
     Args:
         site: the folder of the built pages.
     """
+
     @cache
     def read(path: Path) -> Page:
         return Page(path.read_text(encoding="utf-8"))

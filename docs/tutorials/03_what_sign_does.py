@@ -10,28 +10,34 @@ network thinks of it.
 # %%
 # A trained network
 # -----------------
-# The paper's BasicCNN, trained for some seconds on generated drawings.
+# Four convolutions and a linear classifier, trained for some seconds on generated drawings.
+
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import torch
+from torch import nn
 
 from sign_ext import SignTransform
-from sign_ext.augment import classical_for
 from sign_ext.data import load_data
-from sign_ext.models import build_model
+from sign_ext.models import with_normalization
 from sign_ext.training import TrainSettings, train
 
-data = load_data("drawings", train_size=300, test_size=100)
+
+def make_network() -> nn.Module:
+    """Return a new network for pixels 0–255, in evaluation mode."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise((3, 16, 32, 64, 64)):
+        layers += [nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    return with_normalization(nn.Sequential(*layers), mean=[0.3] * 3, std=[0.24] * 3).eval()
+
+
+data = load_data("drawings", train_size=400, test_size=50)
 torch.manual_seed(0)
-model = build_model("basic_cnn", num_classes=10, image_shape=(3, 32, 32))
-untrained = build_model("basic_cnn", num_classes=10, image_shape=(3, 32, 32)).eval()
-result = train(
-    model,
-    data.train,
-    data.validation,
-    TrainSettings(epochs=8, batch_size=16),
-    augment=classical_for("drawings"),
-)
+model, untrained = make_network(), make_network()
+settings = TrainSettings(epochs=15, batch_size=32, learning_rate=3e-3)
+result = train(model, data.train, data.validation, settings)
 print(f"validation accuracy {result.best_validation_accuracy:.0%}")
 
 # One image of each class.
@@ -72,8 +78,8 @@ delta = versions[100] - images
 show({"p": images, "K = 50": versions[50], "K = 100": versions[100], "δ": around_grey(delta)})
 
 # %%
-# Where: |δ| as a heat map
-# ------------------------
+# Where: a heat map of the change
+# -------------------------------
 
 figure, grid = plt.subplots(1, 10, figsize=(9, 1.2))
 for axes, image, change in zip(grid, images, delta, strict=True):
@@ -93,7 +99,7 @@ plt.show()
 def phi_sum(batch: torch.Tensor) -> float:
     """Return the mean of ΣΦ: the input of the last linear layer, summed."""
     with torch.no_grad():
-        return float(model[:-1](batch).sum(1).mean())
+        return float(model.network[:-1](model.normalize(batch)).sum(1).mean())
 
 
 rms = [float((versions[k] - images).square().mean().sqrt()) for k in stops]
@@ -121,8 +127,8 @@ plt.show()
 # %%
 # What the network says
 # ---------------------
-# SIGN uses no labels and does not aim at a class. A network usually grows surer of what it saw,
-# because the features it has found grow stronger:
+# SIGN uses no labels and aims at no class: it strengthens all features that the network found. Its
+# answers may stay or change, and so may its confidence:
 
 with torch.no_grad():
     for k in (0, 50, 100):

@@ -23,7 +23,8 @@ def toctrees(text: str) -> list[str]:
     """The entries of a page's toctrees."""
     trees = re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(trees).splitlines()
-    return [line for line in lines if line and not line.startswith(":")]
+    entries = [line for line in lines if line and not line.startswith(":")]
+    return [re.sub(r".*<(.*)>", r"\1", entry) for entry in entries]  # without a title of its own
 
 
 def imported(tree: ast.AST) -> list[tuple[str, str]]:
