@@ -30,7 +30,7 @@ help:  ## List these commands
 venv:  ## Create or repair .venv: pinned torch, the package (editable, native), test and lint tools
 	@tools/venv.sh
 
-demo: venv  ## Train, transform, retrain and evaluate on real images; writes an HTML page (under 2 minutes)
+demo: venv  ## Train, transform, retrain and evaluate on generated drawings; writes an HTML page (under 2 minutes)
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} $(VENV)/sign-ext demo $(DEMO_ARGS)
 
 test: venv  ## Quick tests of every module: C++ under sanitizers (ctest), then Python (pytest)
@@ -89,15 +89,16 @@ simulate-verdict: venv  ## Error and power of the rule that judges methods; writ
 gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (30 minutes; GPU_CHECK_ARGS="--part first" first)
 	@$(PYTHON) tools/gpu_check.py --out "$$OUT" $(GPU_CHECK_ARGS)
 
-docs: venv  ## Build the documentation as HTML in docs/_build/html
+docs: venv  ## Build the documentation as HTML in docs/_build/html: runs the tutorials, checks the links
 	@$(VENV)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt $$($(VENV)/python tools/requirements.py docs)
-	$(VENV)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(VENV)/python -m sphinx -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+	@$(VENV)/python tools/check_site.py docs/_build/html
 	@echo "docs: open docs/_build/html/index.html"
 
 constraints:  ## Refresh constraints.txt with the newest versions that pyproject.toml allows
 	@$(PYTHON) tools/refresh_constraints.py
 
 clean:  ## Remove build products, but keep .venv (the next command rebuilds the extension)
-	rm -rf build dist docs/_build ./*.egg-info sign_ext/*.so sign_ext/_build_info.json \
+	rm -rf build dist docs/_build docs/learn ./*.egg-info sign_ext/*.so sign_ext/_build_info.json \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .venv/.sign-ext-installed
 	find sign_ext python_tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -18,13 +20,36 @@ release = version = _project["version"]
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",  # the docstrings' Args, Returns and Raises
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",  # cards and columns
+    "sphinx_gallery.gen_gallery",  # runs the tutorials
 ]
-source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build", "results"]  # results are pages of their own
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+exclude_patterns = ["_build", "tutorials", "learn/**/*.ipynb", "learn/**/*.py"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+
+# The tutorials' networks are small: one thread is as fast, and the machine stays usable.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sphinx_gallery_conf = {
+    "examples_dirs": "tutorials",
+    "gallery_dirs": "learn",
+    "filename_pattern": r"/\d\d_",
+    "within_subsection_order": "FileNameSortKey",
+    "capture_repr": (),  # only what is printed or drawn
+    "remove_config_comments": True,
+    "image_scrapers": ("matplotlib",),
+    "min_reported_time": 10_000,
+    "write_computation_times": False,
+    "show_memory": False,
+    "show_signature": False,
+    "abort_on_example_error": True,
+}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -32,8 +57,21 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes of dataclasses are documented once
 
+html_show_copyright = False
 html_theme = "furo"
-html_title = f"sign_ext {release}"
+html_title = "sign_ext"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "light_css_variables": {
+        "color-brand-primary": "#a34700",
+        "color-brand-content": "#9a4300",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#f08c42",
+        "color-brand-content": "#f5a05c",
+    },
+}
 
 
 def _plain_symbols(
@@ -47,6 +85,19 @@ def _plain_symbols(
         lines[number] = "".join(prose)
 
 
+def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None:
+    """Leave out the toctree entries of pages that a checkout lacks: Sphinx warns of them."""
+    if page == "index":
+        known = app.env.found_docs
+        source[0] = "\n".join(
+            line
+            for line in source[0].split("\n")
+            if not re.fullmatch(r"[\w/]*(\[!\w\])?\*", line)
+            or any(fnmatch(name, line) for name in known)
+        )
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is defined here to Sphinx."""
+    app.connect("source-read", _drop_globs_without_pages)
     app.connect("autodoc-process-docstring", _plain_symbols)

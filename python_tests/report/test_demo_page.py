@@ -146,7 +146,16 @@ def test_every_part_is_there(samples: Samples) -> None:
         assert heading in reader.text
     for text in ("sign-ext demo --out 'a <b>'", "two & a half shapes", "9.8.7", "diverges"):
         assert text in reader.text  # and so names with < and & are escaped
-    assert make_metrics()["comparison"]["headline"] in reader.text
+    for name in ("headline", "meaning"):
+        assert make_metrics()["comparison"][name] in reader.text
+
+
+def test_the_page_leads_with_the_result_and_its_meaning(samples: Samples) -> None:
+    metrics = make_metrics()
+    page = render_page(metrics, samples)
+    lead = page[page.index("</h1>") : page.index("What SIGN does to an image")]
+    assert 0 < lead.index(metrics["comparison"]["headline"]) < lead.index("Signed Input")
+    assert lead.index(metrics["comparison"]["meaning"]) < lead.index("Signed Input")
 
 
 def test_page_is_accessible(samples: Samples) -> None:

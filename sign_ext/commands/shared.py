@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 SHOWN = 20  # lines about single images, or labels, that are printed
 
 DATA_HELP = (
-    "digits (bundled), cifar10 or isic2017 (their files in --data-root), digits_imbalanced "
-    "(bundled, in place of isic2017), or a path: a folder with one sub-folder per class, also "
-    "inside train/, val/ and test/; WebDataset .tar files (one, a folder of them, or "
-    "photos-{000..013}.tar); or a folder that Hugging Face's save_to_disk wrote."
+    "digits (bundled), drawings (generated), cifar10 or isic2017 (their files in --data-root), "
+    "digits_imbalanced (bundled, in place of isic2017), or a path: a folder with one sub-folder "
+    "per class, also inside train/, val/ and test/; WebDataset .tar files (one, a folder of them, "
+    "or photos-{000..013}.tar); or a folder that Hugging Face's save_to_disk wrote."
 )
 
 

@@ -48,10 +48,10 @@ def load_data(
     split is always whole.
 
     Args:
-        name: ``"digits"``, ``"cifar10"``, ``"isic2017"``, ``"digits_imbalanced"`` (a stand-in for
-            ISIC-2017 that needs no files), or a path (``./digits`` for a folder with the name of a
-            data set): a folder of images, .tar files in WebDataset format, or a folder written by
-            Hugging Face's ``save_to_disk``.
+        name: ``"digits"``, ``"drawings"`` (generated), ``"cifar10"``, ``"isic2017"``,
+            ``"digits_imbalanced"`` (a stand-in for ISIC-2017 that needs no files), or a path
+            (``./digits`` for a folder with the name of a data set): a folder of images, .tar files
+            in WebDataset format, or a folder written by Hugging Face's ``save_to_disk``.
         root: folder of the files of ``"cifar10"`` and ``"isic2017"``; by default the environment
             variable SIGN_EXT_DATA. The other data sets ignore it.
         seed: 0 … 2³² − 1.
@@ -260,6 +260,10 @@ def _find(name: str | Path, root: str | Path | None, subset: SubsetSpec) -> Lazy
         from sign_ext.data.datasets.digits import open_digits
 
         return open_digits(subset)
+    if name == "drawings":
+        from sign_ext.data.datasets.drawings import open_drawings
+
+        return open_drawings(subset)
     if name == "cifar10":
         from sign_ext.data.datasets.cifar10 import ACCEPTED, open_cifar10
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-DATA_NAMES: tuple[str, ...] = ("digits", "cifar10", "isic2017", "digits_imbalanced")
+DATA_NAMES: tuple[str, ...] = (
+    "digits",
+    "drawings",
+    "cifar10",
+    "isic2017",
+    "digits_imbalanced",
+)
 # Out-of-distribution test sets: images of a training set's classes from another source.
 OOD_NAMES: tuple[str, ...] = ("tiny_imagenet", "digits_shifted")
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sign_ext.evaluation.answers import Answers
 from sign_ext.experiments.demo.comparison import (
     BASELINES,
     CONDITIONS,
@@ -82,23 +83,67 @@ def test_the_verdict_is_that_of_the_tables(rng: np.random.Generator) -> None:
 def test_equal_differences_decide_nothing_and_are_not_called_noise() -> None:
     comparison, found = over_seeds((0.9, 0.8), (0.4, 0.3), (0.9, 0.8), 400)
     assert found["classical"].verdict == "undecided"
-    assert "+50.0 points, undecided, noise ±" in comparison.sentences[0]
-    assert "(0.0 points, within noise, ±" in comparison.sentences[0]
+    assert "+50.0 points, 95% interval +44.0 to +56.0, undecided)" in comparison.sentences[0]
+    assert "(0.0 points, 95% interval −5.0 to +5.0, within noise)" in comparison.sentences[0]
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "says", "not_says"),
+    ("accuracies", "says", "not_says", "means"),
     [
-        ((0.9, 0.9, 0.9), "no difference that this test set can show", "helped"),
-        ((0.95, 0.8, 0.8), "helped on clean images, 50 pixels off and Gaussian noise", "worse"),
-        ((0.7, 0.9, 0.9), "did not help: it was worse on clean images", "helped"),
-        ((0.95, 0.8, 0.95), "that may be due to the number of updates alone", "helped"),
+        ((0.9, 0.9, 0.9), "no difference that this test set can show", "helped", "as further"),
+        (
+            (0.95, 0.8, 0.8),
+            "helped on clean images, 50 pixels off and Gaussian noise",
+            "worse",
+            "made a better network than the originals alone",
+        ),
+        ((0.7, 0.9, 0.9), "did not help: it was worse on clean", "helped", "originals alone made"),
+        ((0.95, 0.8, 0.95), "no difference", "helped", "due to the number of updates alone"),
     ],
 )
-def test_headline(accuracies: tuple[float, float, float], says: str, not_says: str) -> None:
-    headline = one(*accuracies).headline
-    assert says in headline
-    assert not_says not in headline.split(".")[0]
+def test_headline(
+    accuracies: tuple[float, float, float], says: str, not_says: str, means: str
+) -> None:
+    found = one(*accuracies)
+    assert says in found.headline
+    assert not_says not in found.headline
+    assert means in found.meaning
+    assert "--seeds 3" in found.meaning
+
+
+def test_the_headline_is_a_sentence_with_the_interval_on_clean_images() -> None:
+    found = one(0.9, 0.5, 0.85, images=400)
+    half = 200 * math.sqrt((0.9 * 0.1 + 0.85 * 0.15) / 400)
+    assert "+5.0 points on clean images" in found.headline
+    assert f"(95% interval +{5 - half:.1f} to +{5 + half:.1f})." in found.headline
+
+
+def test_answers_are_paired_by_image(rng: np.random.Generator) -> None:
+    """Two networks that agree but for a few images: the interval is of those few, not of all."""
+    images = 400
+    other = rng.random(images) < 0.6
+    sign = other.copy()
+    sign[np.flatnonzero(~other)[:30]] = True  # right where the other is wrong, never reverse
+    answers = {
+        name: Answers({"correct": right, "pixels_off": 2 * right.astype(np.uint8)}, 2)
+        for name, right in (("sign", sign), ("classical", other), ("classical_same_steps", other))
+    }
+    for each in answers.values():
+        each.values["noise"] = each.values["pixels_off"]
+    run = {
+        name: dict.fromkeys(CONDITIONS, float(each.values["correct"].mean()))
+        for name, each in answers.items()
+    }
+    (paired, *_), (unpaired, *_) = (
+        compare([run], images, kept).differences for kept in ([answers], None)
+    )
+    gained = sign.astype(float) - other
+    exact = gained.std() / math.sqrt(images)
+    assert paired.difference == unpaired.difference == pytest.approx(30 / images)
+    assert paired.low == pytest.approx(paired.difference - 1.96 * exact, abs=0.3 * exact)
+    assert paired.high == pytest.approx(paired.difference + 1.96 * exact, abs=0.3 * exact)
+    assert paired.verdict == "better"
+    assert paired.noise < 0.6 * unpaired.noise
 
 
 def test_headline_with_both_directions() -> None:
@@ -107,7 +152,8 @@ def test_headline_with_both_directions() -> None:
         "classical": {"accuracy": 0.8, "pixels_off_mean": 0.7, "noise_mean": 0.7},
         "classical_same_steps": {"accuracy": 0.8, "pixels_off_mean": 0.7, "noise_mean": 0.7},
     }
-    assert "helped on clean images and hurt on 50 pixels off." in compare([run], 1000).headline
+    assert "helped on clean images and hurt on 50 pixels off:" in compare([run], 1000).headline
+    assert "lost on others" in compare([run], 1000).meaning
 
 
 def test_sentences_hold_the_numbers() -> None:

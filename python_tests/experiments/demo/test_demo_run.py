@@ -16,6 +16,7 @@ from sign_ext.cli import main
 from sign_ext.data import load_data
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import evaluate
+from sign_ext.experiments.demo import parts as demo_parts
 from sign_ext.experiments.demo import run as demo_run
 from sign_ext.experiments.demo.parts import (
     CALIBRATED_SIZES,
@@ -47,12 +48,14 @@ class Listener:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.bars: dict[str, tuple[int, int]] = {}
+        self.titles: list[str] = []
 
     def say(self, message: str, /) -> None:
         self.said.append(message)
 
     @contextmanager
     def progress(self, description: str, /) -> Any:
+        self.titles.append(description)
         yield lambda done, total: self.bars.__setitem__(description, (done, total))
 
 
@@ -93,11 +96,11 @@ def test_checkpoints_give_the_reported_accuracies(
     done: tuple[Path, dict[str, Any], Listener],
 ) -> None:
     out, metrics, _ = done
-    test = load_data("digits", test_size=20, train_size=30, image_size=12).test
+    test = load_data("drawings", test_size=20, train_size=30, image_size=12).test
     for name, reported in metrics["runs"][0]["evaluation"].items():
         model, config = load_checkpoint(out / name)
         assert evaluate(model, test, draws=2, seed=0).to_dict() == reported
-        assert config["data"]["name"] == "digits"
+        assert config["data"]["name"] == "drawings"
 
 
 def test_methods_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +114,7 @@ def test_methods_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) ->
         return real(model, train_set, *args, **kwargs)
 
     monkeypatch.setattr(demo_run, "train", spy)
-    splits = load_data("digits", train_size=30, test_size=20, image_size=12)
+    splits = load_data("drawings", train_size=30, test_size=20, image_size=12)
     settings = dataclasses.replace(TINY, seeds=1, step_size=30.0)
     reporter = demo_run.Silent()
     parts = demo_run.Parts([1.0] * 5, demo_run.Clock(), reporter)
@@ -126,18 +129,21 @@ def test_methods_start_from_the_same_weights(monkeypatch: pytest.MonkeyPatch) ->
         assert all(torch.equal(a, b) for a, b in zip(starts[0], other, strict=True))
     assert [len(s) for s in sets] == [30, 90, 30]
     assert torch.equal(sets[1].images[:30], splits.train.float())
-    assert augments == [Classical(horizontal_flip=False, vertical_flip=False)] * 3
+    assert augments == [Classical()] * 3
 
 
 def test_progress_and_messages(done: tuple[Path, dict[str, Any], Listener]) -> None:
     out, metrics, listener = done
     assert all(now == total for now, total in listener.bars.values())
     # Two seeds of six parts, each of which is announced with its number.
-    numbers = [bar.partition(": ")[0] for bar in listener.bars]
+    numbers = [title.partition(": ")[0].partition(",")[0] for title in listener.titles]
     assert numbers == [f"part {i + 1} of 12" for i in range(12)]
-    assert "part 3 of 12: transforming 30 images, K = 3" in listener.bars
+    assert listener.titles[0] == "part 1 of 12: training Φ with classical augmentation"
+    assert all("left for all: " in title for title in listener.titles[1:])
+    assert "transforming 30 images, K = 3" in listener.titles[2]
     assert sum(line.startswith("all 12 parts take about") for line in listener.said) == 1
-    assert listener.said[-2] == metrics["comparison"]["headline"]
+    assert listener.said[-3] == metrics["comparison"]["headline"]
+    assert listener.said[-2] == metrics["comparison"]["meaning"]
     assert str(out / "index.html") in listener.said[-1]
 
 
@@ -174,15 +180,42 @@ def test_command_prints_json_and_records_itself(
     assert Path(summary["page"]).is_file()
 
 
-def test_the_forecast_is_the_first_part_over_its_share_of_the_work() -> None:
-    listener, clock = Listener(), demo_run.Clock()
-    parts = demo_run.Parts([2.0, 3.0, 1.0], clock, listener)
-    with parts.running("training"):
-        clock.seconds["training"] = 60.0
-    assert listener.said == ["all 3 parts take about 3 min 00 s"]
+def test_the_forecast_is_the_first_part_over_its_share_of_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(demo_parts.time, "monotonic", lambda: now[0])
+    listener = Listener()
+    parts = demo_run.Parts([2.0, 3.0, 1.0], demo_run.Clock(), listener)
+    with parts.running("training") as report:
+        now[0] = 7.0  # the first step is slow, and is left out of the rate
+        report(1, 11)
+        assert listener.said == []
+        now[0] = 19.0  # two of ten in 12 s: 60 s for a third of the work
+        report(3, 11)
+        assert listener.said == ["all 3 parts take about 3 min 20 s"]
+        now[0] = 60.0
+        report(11, 11)
+    with parts.running("more"):
+        now[0] = 140.0
     with parts.running("the rest"):
         pass
     assert len(listener.said) == 1
+    # 60 s for 2 of 6, then 140 s for 5 of 6.
+    assert list(listener.bars) == ["part 1 of 3: training"]
+    assert listener.titles[1:] == [
+        "part 2 of 3, 2 min 00 s left for all: more",
+        "part 3 of 3, 30 s left for all: the rest",
+    ]
+
+
+def test_a_silent_first_part_is_timed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(demo_parts.time, "monotonic", lambda: now[0])
+    listener = Listener()
+    with demo_run.Parts([1.0, 1.0], demo_run.Clock(), listener).running("training"):
+        now[0] = 60.0
+    assert listener.said == ["all 2 parts take about 2 min 00 s"]
 
 
 def test_the_work_of_the_parts_follows_the_settings() -> None:
@@ -199,10 +232,11 @@ def test_the_work_of_the_parts_follows_the_settings() -> None:
 
 
 def test_sizes_suit_the_data() -> None:
+    assert for_data("drawings") == DemoSettings()
     assert for_data("digits").train_size == 400
     assert for_data("cifar10", data_root="x").train_size == 5000
     assert for_data("cifar10", train_size=700, epochs=None).train_size == 700
     assert for_data("some/folder").train_size is None
-    assert "two minutes" in reason_for_sizes(for_data("digits", seed=4))
-    assert reason_for_sizes(for_data("digits", train_size=500)) == ""
+    assert "a minute" in reason_for_sizes(for_data("drawings", seed=4))
+    assert reason_for_sizes(for_data("drawings", train_size=500)) == ""
     assert reason_for_sizes(for_data("some/folder")) == ""

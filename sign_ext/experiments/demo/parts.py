@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from sign_ext.progress import Clock, Reporter
 TRAINED = 10
 STEPPED = 2
 EVALUATED = 2  # with what corrupts it
+EARLY = 0.2  # of the first part is enough to foretell all
 CALIBRATED_SIZES = 6  # step sizes that `calibrate` tries, the proposal included
 
 
@@ -37,6 +39,7 @@ class Parts:
         """Begin before the first part."""
         self.work, self.clock, self.reporter = work, clock, reporter
         self.number = 0
+        self.began = time.monotonic()
 
     @contextmanager
     def running(self, title: str, stage: str = "") -> Iterator[Callable[[int, int], None]]:
@@ -47,15 +50,43 @@ class Parts:
             stage: its name for the clock; by default the title.
         """
         self.number += 1
-        count, before = len(self.work), self.clock.total()
+        count = len(self.work)
+        began = time.monotonic()
+        first: tuple[int, float] | None = None  # what was done, and when: the first step warms up
+        forecast = self.number == 1 < count
         with (
             self.clock(stage or title),
-            self.reporter.progress(f"part {self.number} of {count}: {title}") as report,
+            self.reporter.progress(f"part {self.number} of {count}{self._left()}: {title}") as show,
         ):
+
+            def report(done: int, total: int) -> None:
+                nonlocal first, forecast
+                now = time.monotonic()
+                if first is None and done > 0:
+                    first = done, now
+                elif forecast and first is not None and done >= EARLY * total:
+                    forecast = False
+                    self._foretell((now - first[1]) * total / max(done - first[0], 1))
+                show(done, total)
+
             yield report
-        if self.number == 1 < count:
-            seconds = (self.clock.total() - before) * sum(self.work) / self.work[0]
-            self.reporter.say(f"all {count} parts take about {duration(round(seconds, -1))}")
+        if forecast:  # a part that reports nothing
+            self._foretell(time.monotonic() - began)
+
+    def _foretell(self, seconds: float) -> None:
+        """Say how long all parts take, from what the first takes."""
+        whole = seconds * sum(self.work) / self.work[0]
+        about = round(whole, -1) if whole >= 20 else max(1.0, round(whole))
+        self.reporter.say(f"all {len(self.work)} parts take about {duration(about)}")
+
+    def _left(self) -> str:
+        """What is left from here on, from what the parts so far took; "" before the second."""
+        finished = sum(self.work[: self.number - 1])
+        if not finished:
+            return ""
+        seconds = (time.monotonic() - self.began) * sum(self.work[self.number - 1 :]) / finished
+        about = round(seconds, -1) if seconds >= 20 else max(1.0, round(seconds))
+        return f", {duration(about)} left for all"
 
 
 def work_of_a_seed(settings: DemoSettings, train: int, validation: int, test: int) -> list[float]:

@@ -21,6 +21,7 @@ from sign_ext.data.splits import stratified_choice
 from sign_ext.environment import machine, versions
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import Evaluation, evaluate
+from sign_ext.evaluation.answers import Answers
 from sign_ext.experiments.demo.comparison import compare
 from sign_ext.experiments.demo.parts import Parts, work_of_a_seed
 from sign_ext.experiments.demo.settings import DemoSettings, reason_for_sizes
@@ -69,14 +70,15 @@ def run_demo(
     _announce(settings, splits, reporter)
     sizes = len(splits.train), len(splits.validation), len(splits.test)
     parts = Parts(work_of_a_seed(settings, *sizes) * settings.seeds, clock, reporter)
-    runs, samples = [], None
+    runs, answers, samples = [], [], None
     for seed in range(settings.seed, settings.seed + settings.seeds):
         of_seed = _SeedRun(settings, splits, seed, parts, reporter)
         runs.append(of_seed.run())
+        answers.append(of_seed.answers)
         if samples is None:  # the first seed's networks and images are the ones to keep
             samples = of_seed.samples
             of_seed.save(out)
-    comparison = compare([run["evaluation"] for run in runs], len(splits.test))
+    comparison = compare([run["evaluation"] for run in runs], len(splits.test), answers)
     metrics = finite(
         {
             "settings": asdict(settings),
@@ -95,6 +97,7 @@ def run_demo(
     write_page(out, metrics, samples)
     write_whole(out / "metrics.json", json_text(metrics, indent=2) + "\n")
     reporter.say(comparison.headline)
+    reporter.say(comparison.meaning)
     reporter.say(f"{out / 'index.html'} ({duration(clock.total())})")
     return dict(metrics)
 
@@ -115,6 +118,7 @@ class _SeedRun:
         self.networks: dict[str, nn.Module] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         self.training: dict[str, TrainResult] = {}
+        self.answers: dict[str, Answers] = {}
         self.samples: Samples | None = None
 
     def run(self) -> dict[str, Any]:
@@ -135,6 +139,7 @@ class _SeedRun:
             max_steps=steps,
         )
         evaluation = self.evaluate()
+        self.answers = {name: result.answers for name, result in evaluation.items()}
         return {
             "seed": self.seed,
             "calibration": calibration,
