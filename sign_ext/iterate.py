@@ -537,6 +537,7 @@ class InputIteration:
         Raises:
             TypeError, ValueError, SourceLayerError: as `transform`.
         """
+        check_images(images)
         target = Target(check_labels(labels, images, self.settings.rule))
         with self._prepared(images, model_kwargs, target):
             pass
