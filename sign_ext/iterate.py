@@ -738,7 +738,7 @@ class InputIteration:
         Example:
             >>> from torch import nn
             >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
-            >>> SignTransform(model).images_at_once(torch.rand(1, 3, 2, 2))
+            >>> InputIteration(model).images_at_once(torch.rand(1, 3, 2, 2))
             128
         """
         with self._prepared(images, model_kwargs) as (problem, *_):

@@ -152,26 +152,27 @@ def test_sign_is_the_special_case_with_the_same_bits(model, images, backend, opt
         assert (ends[1].double() - wanted).norm() < 1e-3 * moved
 
 
-def test_sign_updates_by_the_stem_and_a_projection_does_not(model, images, monkeypatch):
-    """SIGN's own step has no δ in memory; that path is not left by what it shares."""
-    from sign_ext.engine.fused.step import Step
+def test_sign_updates_by_the_stem_and_what_needs_the_gradient_fills_it_by_that(
+    model, images, monkeypatch
+):
+    """SIGN's own step has no δ in memory; for others the same operator adds it to zeros."""
+    from sign_ext.engine.fused import trajectory
 
-    whole: list[int] = []
-    original = Step.delta
+    targets: list[bool] = []
+    original = trajectory.stem_update_
 
-    def counted(step, images, *others):
-        whole.append(len(images))
-        return original(step, images, *others)
+    def counted(p, *others, **options):
+        targets.append(bool(p.any()))
+        return original(p, *others, **options)
 
     model, images = model.float(), images.float()
-    iterate_inputs(model, images, 1, backend="fused")  # checks what it has compiled
-    monkeypatch.setattr(Step, "delta", counted)
-    monkeypatch.setattr("sign_ext.engine.fused.engine.distance_of", lambda *_: 0.0)
+    monkeypatch.setattr(trajectory, "stem_update_", counted)
     iterate_inputs(model, images, 3, backend="fused")
     iterative_sign(model, images, 3, backend="fused")
-    assert whole == []
+    assert targets == [True] * 6
+    targets.clear()
     iterate_inputs(model, images, 3, backend="fused", update="sign")
-    assert len(whole) == 3
+    assert targets == [False] * 3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
