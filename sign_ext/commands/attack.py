@@ -372,8 +372,8 @@ def _print(
 
     from sign_ext.formatting import binomial_error, percent
 
-    title = f"{source.name}: {counted(found.images, 'image')}, {attack.in_words()}"
-    table = Table(title=title)
+    print(attack.in_words())
+    table = Table(title=f"{source.name}: {counted(found.images, 'image')}")
     table.add_column("condition")
     table.add_column("images", justify="right")
     table.add_column("accuracy", justify="right")
