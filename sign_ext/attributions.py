@@ -246,7 +246,9 @@ class _Means:
             progress: as for `transform`.
         """
         images, count = self.images, len(weights)
-        total = torch.zeros_like(images, dtype=self.dtype, requires_grad=False)
+        # Made where no inference mode is on, as the gradients are that are added to it.
+        with torch.inference_mode(False):
+            total = torch.zeros(images.shape, dtype=self.dtype, device=images.device)
         # Point after point of an image, so that few images are in a batch.
         owners = torch.arange(len(images)).repeat_interleave(count)
         numbers = torch.arange(count).repeat(len(images))

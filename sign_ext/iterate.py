@@ -537,6 +537,7 @@ class InputIteration:
         Raises:
             TypeError, ValueError, SourceLayerError: as `transform`.
         """
+        check_images(images)
         target = Target(check_labels(labels, images, self.settings.rule))
         with self._prepared(images, model_kwargs, target):
             pass
@@ -649,7 +650,8 @@ class InputIteration:
     def _check_objective(self, problem: Problem, images: Tensor, target: Target | None) -> None:
         """Refuse an output, labels or a function that the objective is not defined for."""
         rule = self.settings.rule
-        image = images[:1].detach().to(problem.model_dtype)
+        # A copy, since the caller's may have been made in inference mode.
+        image = torch.empty_like(images[:1], dtype=problem.model_dtype).copy_(images[:1].detach())
         with torch.enable_grad(), problem.autocast(images.device):
             output = problem.for_images(slice(0, 1)).phi(image.requires_grad_())
         if rule.objective in ("cross_entropy", "margin") and producer_of(output).startswith(
@@ -661,7 +663,8 @@ class InputIteration:
             )
         check_output(rule, output.detach(), None if target is None else target.labels, 1)
         if target is not None and not isinstance(rule.objective, str):
-            check_function(rule, output.detach(), target[:1].labels)
+            labels = target[:1].labels
+            check_function(rule, output.detach(), None if labels is None else labels.clone())
 
     @contextmanager
     def _prepared(

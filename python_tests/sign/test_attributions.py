@@ -8,7 +8,7 @@ from networks import lively, tiny_cnn
 from tensors import pixels
 from torch import Tensor, nn
 
-from sign_ext import integrated_gradients, smoothgrad
+from sign_ext import InputIteration, integrated_gradients, pgd, smoothgrad
 
 CLASSES = 4
 BACKENDS = ("autograd", "fused")
@@ -157,6 +157,29 @@ def test_no_images_have_no_attributions(model):
     labels = torch.zeros(0).long()
     assert integrated_gradients(model, none, labels).shape == none.shape
     assert smoothgrad(model, none, labels, sigma=1.0).shape == none.shape
+
+
+def test_all_of_them_in_inference_mode(model, images):
+    """The caller's tensors, and the results, may be inference tensors."""
+
+    def loss(output: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output, labels, reduction="none")
+
+    calls = [
+        lambda x, y: pgd(
+            model, x, y, epsilon=8, step_size=2, steps=2, restarts=2, only_correct=True
+        ),
+        lambda x, y: pgd(model, x, y, epsilon=8, step_size=2, steps=2, objective=loss),
+        lambda x, y: integrated_gradients(model, x, y, steps=3),
+        lambda x, y: smoothgrad(model, x, y, sigma=9.0, samples=3),
+        lambda x, y: InputIteration(model, objective="margin").gradients(x, y),
+        lambda x, y: InputIteration(model, objective=loss).gradients(x, y),
+    ]
+    for call in calls:
+        wanted = call(images, LABELS)
+        with torch.inference_mode():
+            found = call(images.clone(), LABELS.clone().int().long())
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 CASES = [

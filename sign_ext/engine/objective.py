@@ -214,8 +214,6 @@ def check_labels(labels: Any, images: Tensor, rule: StepRule) -> Tensor | None:
             f"labels are on {labels.device}, images on {images.device}: pass "
             f"labels.to({str(images.device)!r})"
         )
-    if labels.is_inference():
-        labels = labels.clone()
     if not rule.needs_labels:
         if labels.dim() == 0 or len(labels) != len(images):
             raise ValueError(
