@@ -72,12 +72,13 @@ def speed_table(result: dict[str, Any]) -> str:
         low, _, high = row["ratio_quartiles"]
         kind, network = race["name"].partition(" [")[0], race["facts"]["network"]
         text = f"{row['ratio']:.2f}× ({low:.2f}–{high:.2f})"
-        races.setdefault(network, {})[kind] = (text, race["facts"]["backend"])
+        name = f"{network}, {race['facts']['images']} images"
+        races.setdefault(name, {})[kind] = (text, race["facts"]["backend"])
         facts[kind] = race["facts"]
     pgd, integrated = facts["PGD"], facts["integrated gradients"]
     lines = [
-        f"Speed of sign_ext relative to each library, {pgd['images']} images of 32×32 in float32, "
-        f"one process, in turns ({provenance(result)}; `{result['command']}`): ratios of medians, "
+        "Speed of sign_ext relative to each library, images of 32×32 in float32, one process, in "
+        f"turns ({provenance(result)}; `{result['command']}`): ratios of medians, "
         "and quartiles of the ratios of single rounds.",
         "",
         f"| | backend | PGD, {pgd['steps']} steps, over torchattacks | integrated gradients, "

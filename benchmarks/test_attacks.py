@@ -69,7 +69,7 @@ def test_pgd(
             "sign_ext": on_each(sign_ext, inputs),
         },
         baseline="torchattacks",
-        rounds=7,
+        rounds=5,
         warmup=1,
         backend=backend_of(work, "cross_entropy"),
         **facts,
@@ -118,7 +118,7 @@ def test_integrated_gradients(
     medians = race(
         {"captum": on_each(captum, inputs), "sign_ext": on_each(sign_ext, inputs)},
         baseline="captum",
-        rounds=7,
+        rounds=5,
         warmup=1,
         network=network,
         images=len(work.images),

@@ -9,9 +9,9 @@ in the data set only.
 An image counts as robust if the network answers correctly as it is and after the
 attack. ± is the binomial standard error.
 
---out writes the adversarial images to a store, as `sign-ext transform` does, for
-`sign_ext.store.load_transformed` or `sign-ext train --sign`. To resume a run that
-was stopped, run the same command again. Without --out nothing is kept.
+With --out the adversarial images are written to a store, as by `sign-ext transform`,
+for `sign_ext.store.load_transformed` or `sign-ext train --sign`. To resume a run
+that was stopped, run the same command again. Without --out nothing is kept.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ EXAMPLES = (
     "sign-ext attack --checkpoint runs/phi --data photos --split train \\",
     "    --epsilon 4 --out runs/adversarial",
 )
-OBJECTIVES = ("cross_entropy", "margin")
+BACKENDS = ("auto", "autograd", "graphed", "fused")  # the on-chip kernel runs SIGN's own step only
 _WITH_OUT = ("shard_size", "dtype", "memory", "overwrite")
 
 
@@ -109,7 +109,7 @@ class Options(NetworkDataOptions):
         None, type=PositiveInt, help="Use a stratified subset of this many test images."
     )
     batch_size: int | None = sign_option("batch_size", type=PositiveInt)
-    backend: str = sign_option("backend")
+    backend: str = sign_option("backend", type=Literal[BACKENDS])
     precision: str = sign_option("precision")
     on_error: str = on_error_option()
     out: str | None = option(
@@ -372,8 +372,8 @@ def _print(
 
     from sign_ext.formatting import binomial_error, percent
 
-    title = f"{source.name}: {counted(found.images, 'image')}, {attack.in_words()}"
-    table = Table(title=title)
+    print(attack.in_words())
+    table = Table(title=f"{source.name}: {counted(found.images, 'image')}")
     table.add_column("condition")
     table.add_column("images", justify="right")
     table.add_column("accuracy", justify="right")

@@ -76,8 +76,8 @@ class RobustnessCount:
         >>> count = RobustnessCount(model)
         >>> images = torch.zeros(2, 3, 2, 2)
         >>> count.add(images, images, torch.tensor([0, 1]))
-        >>> count.result()
-        Robustness(images=2, correct=1, robust=1)
+        >>> count.result().robust
+        1
     """
 
     def __init__(self, model: nn.Module, batch_size: int = 512, target: int | None = None) -> None:
