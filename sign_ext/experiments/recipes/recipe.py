@@ -241,6 +241,9 @@ def compare_pairs(
 ) -> tuple[Comparison, ...]:
     """Compare each pair of PAIRS within a network and protocol, in each of these columns.
 
+    Where no seed has a value of both, as of the uncertainty of low answers where there are none,
+    there is nothing to compare.
+
     Args:
         rows: all rows of a table.
         columns: to compare in.
@@ -274,5 +277,11 @@ def compare_pairs(
                         family=family(spec, baseline, column.key),
                     )
                     for column in columns
+                    if _some_seed_has_both(row.cells[column.key], baseline_row.cells[column.key])
                 ]
     return tuple(compared)
+
+
+def _some_seed_has_both(method: Cell, baseline: Cell) -> bool:
+    pairs = zip(method.values, baseline.values, strict=True)
+    return any(a is not None and b is not None for a, b in pairs)
