@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from sign_ext.lazy_import import lazy_names
 
 if TYPE_CHECKING:
+    from sign_ext.attacks import pgd
+    from sign_ext.attributions import integrated_gradients, smoothgrad
     from sign_ext.calibrate import Calibration
     from sign_ext.engine.fused.tuning_plan import TuningPlan
     from sign_ext.errors import (
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
         SignError,
         SourceLayerError,
     )
+    from sign_ext.iterate import InputIteration, iterate_inputs
     from sign_ext.model_inputs import Shared
     from sign_ext.ops.native import build_config
     from sign_ext.pushforward import jacobian, pullback_of_ones, pushforward
@@ -33,6 +36,7 @@ __all__ = [
     "BackendError",
     "Calibration",
     "DivergenceError",
+    "InputIteration",
     "NegligibleDeltaWarning",
     "PixelRangeWarning",
     "Shared",
@@ -42,16 +46,22 @@ __all__ = [
     "TuningPlan",
     "__version__",
     "build_config",
+    "integrated_gradients",
+    "iterate_inputs",
     "iterative_sign",
     "jacobian",
     "load_transformed",
+    "pgd",
     "pullback_of_ones",
     "pushforward",
+    "smoothgrad",
 ]
 
 lazy_names(
     __name__,
     {
+        "sign_ext.attacks": ["pgd"],
+        "sign_ext.attributions": ["integrated_gradients", "smoothgrad"],
         "sign_ext.calibrate": ["Calibration"],
         "sign_ext.engine.fused.tuning_plan": ["TuningPlan"],
         "sign_ext.errors": [
@@ -62,6 +72,7 @@ lazy_names(
             "SignError",
             "SourceLayerError",
         ],
+        "sign_ext.iterate": ["InputIteration", "iterate_inputs"],
         "sign_ext.model_inputs": ["Shared"],
         "sign_ext.ops.native": ["build_config"],
         "sign_ext.pushforward": ["jacobian", "pullback_of_ones", "pushforward"],

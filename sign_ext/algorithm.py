@@ -14,12 +14,13 @@ of plain autograd.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sign_ext.engine.backends import Engines
+from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import DivergenceError
 from sign_ext.source_layer import Phi, check_weights
@@ -64,6 +65,7 @@ def walk(
     batch_size: int,
     write: Callable[[slice, Mapping[int, Tensor]], None],
     report: Callable[[int], None] | None = None,
+    target: Target = NO_TARGET,
 ) -> bool:
     """Take every image from p to p*_K, a batch at a time; the samples of a batch never interact.
 
@@ -75,6 +77,7 @@ def walk(
         write: called for each finished batch with its rows and its iterates by step; the tensors
             are valid until it returns.
         report: called with the image-steps done so far.
+        target: labels and originals, where the objective or the projection is not SIGN's.
 
     Returns:
         Whether any step moved any of the images.
@@ -90,13 +93,59 @@ def walk(
         rows = slice(first, min(first + batch_size, len(images)))
         part = problem.for_images(rows)
         of_batch = _report_batch(report, rows, stops[-1])
-        trajectory, iterates = _run(part, engines, images[rows].detach(), of_batch)
+        p = images[rows].detach()
+        trajectory, iterates = _run(part, engines, p, of_batch, target[rows])
         _check_finite(trajectory, problem, images, rows)
         # One batch that moves is enough; the others need not be asked, which waits for the device.
         moved = moved or trajectory.moved()
         write(rows, iterates)  # line 6
         engines.finish_reading(images.device)
     return moved
+
+
+def evaluate(
+    problem: Problem,
+    engines: Engines,
+    owners: Sequence[int],
+    batch_size: int,
+    points: Callable[[slice], Tensor],
+    use: Callable[[slice, Tensor], None],
+    report: Callable[[int], None] | None = None,
+    target: Target = NO_TARGET,
+) -> None:
+    """The gradient at many points near the images, a batch at a time, without a step.
+
+    Args:
+        problem: the objective and the options, of a gradient alone.
+        engines: what runs it.
+        owners: of each point the number of its image.
+        batch_size: points at a time.
+        points: from a slice of the points to these, (count, ...).
+        use: called with the slice and the gradients there, which are valid until it returns.
+        report: called with the number of points done so far.
+        target: the images' labels.
+
+    Raises:
+        DivergenceError: a gradient is not finite.
+        BackendError: the backend asked for by name cannot run this network.
+    """
+    for first in range(0, len(owners), batch_size):
+        rows = slice(first, min(first + batch_size, len(owners)))
+        of = list(owners[rows])
+        p = points(rows).detach()
+        part = problem.for_images(of)
+        trajectory, _ = _run(part, engines, p, None, target[of])
+        if trajectory.first_bad_step():
+            raise DivergenceError(
+                f"the gradient of the objective is not finite for images {of[0]} to {of[-1]}: its "
+                "values may overflow there, or it has no derivative, as the norm of 0",
+                1,
+            )
+        assert trajectory.gradient is not None
+        use(rows, trajectory.gradient)
+        engines.finish_reading(p.device)
+        if report is not None:
+            report(rows.stop)
 
 
 class _StepFailed(Exception):
@@ -107,11 +156,15 @@ class _StepFailed(Exception):
 
 
 def _run(
-    problem: Problem, engines: Engines, p: Tensor, report: Callable[[int], None] | None
+    problem: Problem,
+    engines: Engines,
+    p: Tensor,
+    report: Callable[[int], None] | None,
+    target: Target,
 ) -> tuple[Trajectory, dict[int, Tensor]]:
     """A batch's trajectory at p*_K and its iterates, by the first backend whose steps run."""
     while True:  # each failure rules one out
-        trajectory = engines.start(problem, p)  # line 1
+        trajectory = engines.start(problem, p, target)  # line 1
         try:
             return trajectory, iterate(trajectory, problem.settings.stops, report)
         except _StepFailed as failed:

@@ -26,6 +26,7 @@ from sign_ext.engine.timing import ceilings
 from sign_ext.engine.trajectory import Problem, compiled_layout, iterate_dtype
 from sign_ext.formatting import bytes_in_words, counted, quantity, share_in_words
 from sign_ext.ops import sign_update_route
+from sign_ext.settings import SIGN
 
 ISLANDS_SHOWN = 5
 COLUMNS = 120  # of a printed line
@@ -94,7 +95,7 @@ class Explanation:
 
     Attributes:
         model: the network's class.
-        source_layer: where Φ is read.
+        source_layer: where Φ is read, or the output that an objective reads.
         backend: the backend's name.
         reason: why that one.
         device: where it runs.
@@ -110,6 +111,8 @@ class Explanation:
         bytes_per_image: that plan's peak, or None.
         floor: the least that an image and step can cost on this machine, or None.
         notes: anything else worth knowing.
+        objective: what a step climbs and how, where that is not SIGN's; or "".
+        reads_output: whether the objective is one of the network's output, not the sum over Φ.
     """
 
     model: str
@@ -127,6 +130,8 @@ class Explanation:
     bytes_per_image: int | None = None
     floor: str | None = None
     notes: tuple[str, ...] = ()
+    objective: str = ""
+    reads_output: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -135,13 +140,16 @@ class Explanation:
     def in_short(self) -> str:
         """One line: where Φ is read, what runs where, and why if the network is not compiled."""
         why = "" if self.operations else f" ({self.reason})"
-        return f"Φ is {self.source_layer}; backend {self.backend}{why} on {self.device}"
+        layer = f"Φ is {self.source_layer}"
+        if self.reads_output:
+            layer = f"the objective ({self.objective.split(';')[0]}) reads {self.source_layer}"
+        return f"{layer}; backend {self.backend}{why} on {self.device}"
 
     def __str__(self) -> str:
         """One answer a row, broken at 120 columns."""
         rows = [
             ("model", self.model),
-            ("Φ", self.source_layer),
+            *self._objective_rows(),
             ("backend", f"{self.backend} ({self.reason})"),
             ("device", self.device),
             ("arithmetic", self.arithmetic),
@@ -155,6 +163,11 @@ class Explanation:
             *(("note", note) for note in self.notes),
         ]
         return "\n".join(_row(name, value) for name, value in rows)
+
+    def _objective_rows(self) -> list[tuple[str, str]]:
+        """Φ; or the objective, and the output that it reads where that is not Φ."""
+        layer = ("output" if self.reads_output else "Φ", self.source_layer)
+        return [layer, ("objective", self.objective)] if self.objective else [layer]
 
     def _island_rows(self) -> list[tuple[str, str]]:
         """Each of the largest islands; of several, first how much of a step all of them take."""
@@ -230,10 +243,16 @@ def explain(
         device=str(device),
         arithmetic=arithmetic.replace("torch.", ""),
         layout=str(layout.format).removeprefix("torch."),
-        update=sign_update_route(iterate, torch.empty_like(iterate, dtype=dtype)),
+        update=(
+            "torch: this update needs the whole gradient in memory"
+            if settings.rule.needs_delta
+            else sign_update_route(iterate, torch.empty_like(iterate, dtype=dtype))
+        ),
         products=1 if settings.linearize_at == "input" else settings.stops[-1],
         **details,
         notes=tuple(notes),
+        objective="" if settings.rule == SIGN else str(settings.rule),
+        reads_output=settings.rule.reads_output,
     )
 
 
@@ -245,7 +264,7 @@ def _details(backend: str, problem: Problem, engines: Engines, images: Tensor) -
     if backend == "fused":
         step = engines.fused.step(problem, images)
         return {
-            "operations": _describe_operators(step),
+            "operations": _describe_operators(step, by_stem=not problem.settings.rule.needs_delta),
             "islands": _islands(step),
             "memory": f"{step.memory}; {counted(step.micro_batch, 'image')} at a time",
             "bytes_per_image": step.memory.peak,
@@ -254,7 +273,7 @@ def _details(backend: str, problem: Problem, engines: Engines, images: Tensor) -
     return {}
 
 
-def _describe_operators(step: Step) -> tuple[str, ...]:
+def _describe_operators(step: Step, *, by_stem: bool) -> tuple[str, ...]:
     """Who runs a compiled step: our fused operators, the library's, PyTorch's; largest first."""
     names = {"ours": "fused", "library": f"by {step.library}", "PyTorch": "by PyTorch"}
     found: dict[str, dict[str, list[float]]] = {who: defaultdict(list) for who in names}
@@ -268,7 +287,7 @@ def _describe_operators(step: Step) -> tuple[str, ...]:
             lines.append(head + ", ".join(_describe_kinds(kinds)))
     if bits := sum(r.kind == "bit mask" for op in step.program.ops for r in op.residues()):
         lines.append(f"{counted(bits, 'activation')} kept as bits until the backward pass")
-    if step.schedule.stem and step.program.ops:
+    if by_stem and step.schedule.stem and step.program.ops:
         lines.append("the first convolution's input-backward adds to the image: no δ in memory")
     return tuple(lines)
 

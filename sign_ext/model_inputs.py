@@ -109,7 +109,7 @@ class ModelInputs:
         """
         return self._with({i: self.leaves[i][rows] for i in self.per_image})
 
-    def given(self, rows: slice) -> dict[str, Any]:
+    def given(self, rows: slice | Sequence[int]) -> dict[str, Any]:
         """`model_kwargs` of a call with some of the images, which splits the same tensors.
 
         Args:

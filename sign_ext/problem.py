@@ -107,7 +107,8 @@ class Problems:
 
     def _kind(self, images: Tensor, dtype: torch.dtype) -> Hashable:
         """What a source layer is known for."""
-        return (self.settings.layer, images.shape[1:], dtype, images.device)
+        place = (self.settings.layer, self.settings.rule.reads_output)
+        return (place, images.shape[1:], dtype, images.device)
 
     def _known_problem(
         self,

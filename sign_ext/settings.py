@@ -8,7 +8,7 @@ compares the two with `Settings`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -18,6 +18,10 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 LINEARIZE_AT: tuple[str, ...] = get_args(LinearizeAt)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 BACKENDS = ("auto", "autograd", "graphed", "fused", "onchip")
+OBJECTIVES = ("features", "cross_entropy", "logit", "margin")
+UPDATES = ("gradient", "sign", "l2")
+NORMS = ("linf", "l2")
+Objective = str | Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,61 @@ class Option:
 
 def _option(default: Any, help: str, accepted: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata={"help": help, "accepted": accepted})
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """What one step climbs, and how far: SIGN's own by default.
+
+    Attributes:
+        objective: "features", the sum over Φ; or a name or function of the network's output.
+        update: "gradient", "sign" or "l2"; "none" leaves the images, and the gradient is kept.
+        project: (norm, radius) of the ball around the originals, or None.
+    """
+
+    objective: Objective = "features"
+    update: str = "gradient"
+    project: tuple[str, float] | None = None
+
+    @property
+    def reads_output(self) -> bool:
+        """Whether the cotangent is made from the network's output in each step, not of ones."""
+        return self.objective != "features"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the objective is defined by a class of each image."""
+        return self.objective in ("cross_entropy", "logit", "margin")
+
+    @property
+    def needs_delta(self) -> bool:
+        """Whether a step needs the whole gradient in memory before it moves an image."""
+        return self.update != "gradient" or self.project is not None
+
+    @property
+    def objective_name(self) -> str:
+        """The objective in words."""
+        if isinstance(self.objective, str):
+            return self.objective.replace("_", " ")
+        function = self.objective
+        return f"the function {getattr(function, '__name__', type(function).__name__)!r}"
+
+    def __str__(self) -> str:
+        """One phrase: objective, update, projection."""
+        steps = {
+            "gradient": "steps along its gradient",
+            "sign": "steps along its gradient's sign",
+            "l2": "steps along its gradient, divided by each image's L2 norm",
+            "none": "its gradient alone",
+        }
+        text = f"{self.objective_name}; {steps[self.update]}"
+        if self.project is not None:
+            norm, radius = self.project
+            text += f", projected to the {norm} ball of {radius:g} around the images"
+        return text
+
+
+SIGN = StepRule()
 
 
 @dataclass(frozen=True)
@@ -102,6 +161,11 @@ class Settings:
                 _check_accepted(option, getattr(self, option.name))
 
     @property
+    def rule(self) -> StepRule:
+        """What a step climbs, and how: in SIGN, the sum over Φ along its gradient."""
+        return SIGN
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """The steps whose iterates are returned, in order; nothing is computed beyond the last."""
         return tuple(sorted(self.snapshots)) if self.snapshots is not None else (self.steps,)
@@ -121,6 +185,48 @@ class Settings:
     def of_a_step(self) -> Settings:
         """What a compiled or recorded step depends on: every option but how many there are."""
         return self.with_steps(1)
+
+
+@dataclass(frozen=True)
+class IterationSettings(Settings):
+    """SIGN's options and those of any objective, update and projection; `iterate_inputs` has them.
+
+    Raises:
+        TypeError: an option is of the wrong type.
+        ValueError: an option is out of its range.
+    """
+
+    objective: Objective = "features"
+    update: str = "gradient"
+    project: tuple[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check each option and keep it in its plain form."""
+        super().__post_init__()
+        if isinstance(self.objective, str):
+            _check_named("objective", self.objective, OBJECTIVES, ", or a function")
+        elif not callable(self.objective):
+            raise TypeError(
+                f"objective must be one of {', '.join(OBJECTIVES)}, or a function from the "
+                f"network's output to one number an image; got {self.objective!r}"
+            )
+        _check_named("update", self.update, UPDATES)
+        object.__setattr__(self, "project", _ball(self.project))
+
+    @property
+    def rule(self) -> StepRule:
+        """The three options that SIGN does not have."""
+        return StepRule(self.objective, self.update, self.project)
+
+
+@dataclass(frozen=True)
+class GradientSettings(IterationSettings):
+    """The same for the gradient alone: one step that moves nothing."""
+
+    @property
+    def rule(self) -> StepRule:
+        """The objective's gradient is kept, and the images stay."""
+        return StepRule(self.objective, "none")
 
 
 OPTIONS: Mapping[str, Option] = {
@@ -149,6 +255,26 @@ def _check_accepted(option: Option, value: Any) -> None:
         raise ValueError(
             f"{option.name} must be one of {', '.join(option.accepted)}; got {value!r}"
         )
+
+
+def _check_named(name: str, value: Any, accepted: tuple[str, ...], more: str = "") -> None:
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}{more}; got {value!r}")
+
+
+def _ball(project: Any) -> tuple[str, float] | None:
+    if project is None:
+        return None
+    if isinstance(project, str) or not isinstance(project, Sequence) or len(project) != 2:
+        raise TypeError(
+            f'project must be a pair (norm, radius) such as ("linf", 8) or None, got {project!r}'
+        )
+    norm, radius = project
+    _check_named("project's norm", norm, NORMS)
+    radius = _number("project's radius", radius)
+    if radius <= 0:
+        raise ValueError(f"project's radius must be above 0, in the images' units; got {radius:g}")
+    return norm, radius
 
 
 def _clamp(clamp: Any) -> tuple[float | None, float | None] | None:

@@ -82,7 +82,7 @@ def test_a_fused_step_without_a_stem_too(images, options):
     model = nn.Sequential(nn.Flatten(), nn.Linear(297, 8), nn.ReLU(), nn.Linear(8, 2))
     trajectory = fused(model, images, **options)
     assert not trajectory._updates_by_stem
-    own = called_by(trajectory.pullback_of_ones)
+    own = called_by(trajectory.pullback)
     assert called_by(trajectory.step) - own == {"sign_ext::sign_update_": 1}
 
 
@@ -90,7 +90,7 @@ def test_a_fused_step_without_a_stem_too(images, options):
 def test_a_step_by_autograd_too(images, options):
     trajectory = Trajectory(problem_of(tiny_cnn(), images, **options), images)
     trajectory.start(images)
-    own = called_by(trajectory.pullback_of_ones)
+    own = called_by(trajectory.pullback)
     assert called_by(trajectory.step) - own == {"sign_ext::sign_update_": 1}
 
 

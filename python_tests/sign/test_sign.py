@@ -51,9 +51,9 @@ def count_products(monkeypatch) -> list[int]:
     ran: list[int] = []
     original = Step._run
 
-    def counted(step, images, runs):
+    def counted(step, images, *others):
         ran.append(len(images))
-        return original(step, images, runs)
+        return original(step, images, *others)
 
     monkeypatch.setattr(Step, "_run", counted)
     return ran

@@ -48,6 +48,7 @@ def compile_phi(phi: Phi, image: Tensor, *, strict: bool = False) -> Program:
         str(phi.source),
         again=recording_again(phi, image),
         strict=strict,
+        by_objective=phi.source.by_objective,
     )
 
 
@@ -68,6 +69,7 @@ def build(
     *,
     again: Callable[[], GraphModule] | None = None,
     strict: bool = False,
+    by_objective: bool = False,
 ) -> Program:
     """The program of a recorded graph, with the weights' values as they are now.
 
@@ -78,6 +80,8 @@ def build(
         again: records the same for another number of images (`recording_again`), which islands
             and images that are merged with something else need. None refuses both.
         strict: whether to refuse what has no rule, instead of making islands.
+        by_objective: whether the program is to have the whole output, of which an objective makes
+            the cotangent, instead of the cotangent of ones before the linear operations at the end.
 
     Raises:
         UnsupportedOperation: the forward pass does what the compiler does not know.
@@ -92,7 +96,8 @@ def build(
         ops, output = simplify(ops, output)
         if not _reaches_the_image(ops, output):
             raise UnsupportedOperation("Φ does not depend on the images")
-        ops, output, seed, folded = _fold_head(ops, output)
+        fold = _ones_at_output if by_objective else _fold_head
+        ops, output, seed, folded = fold(ops, output)
         ops, _ = renumber(ops, output)
         return Program(
             image_shape=image_shape,
@@ -100,11 +105,20 @@ def build(
             seed=seed.to(dtype).contiguous(),
             folded=folded,
             source=source,
+            by_objective=by_objective,
         )
 
 
 def _reaches_the_image(ops: list[Op], output: int) -> bool:
     return output == 0 or any(0 in op.inputs for op in ops)
+
+
+def _ones_at_output(ops: list[Op], output: int) -> tuple[list[Op], int, Tensor, tuple[str, ...]]:
+    """The whole network, and a cotangent of ones at its output, by which it can be checked."""
+    last = next(op for op in ops if op.output == output) if output else None
+    device = next((t.device for op in ops for t in op.constants()), torch.device("cpu"))
+    seed = torch.ones(() if last is None else last.shape, dtype=torch.float64, device=device)
+    return drop_dead(ops, output), output, seed, ()
 
 
 def _fold_head(ops: list[Op], output: int) -> tuple[list[Op], int, Tensor, tuple[str, ...]]:

@@ -231,11 +231,15 @@ class _Scheduler:
         last = len(ops)
         seed = self.slot("cotangent", last)
         if not ops:
-            self.instructions.append(Instruction("seed", -1, seed))
+            reads = (self.value[0],) if self.program.by_objective else ()
+            self.instructions.append(Instruction("seed", -1, seed, reads))
             return seed
         # The seed is a constant, so its mask costs nothing extra: it is applied as it is written.
-        mask = self.masks.get(last - 1)
-        self.instructions.append(Instruction("seed", last - 1, seed, mask=mask))
+        # Of an objective, the cotangent is made from the last value, and masked like any other.
+        by_objective = self.program.by_objective
+        reads = (self.value[last],) if by_objective else ()
+        mask = None if by_objective else self.masks.get(last - 1)
+        self.instructions.append(Instruction("seed", last - 1, seed, reads, mask=mask))
         self._hold(last, seed)
         if mask is not None:
             self.masked.add(last)

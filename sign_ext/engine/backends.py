@@ -19,6 +19,7 @@ from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.graphed import GraphedEngine
 from sign_ext.engine.kept import kept_for
+from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.onchip.engine import OnChipEngine
 from sign_ext.engine.trajectory import Problem, Trajectory, compiled_layout
 from sign_ext.errors import BackendError, first_line
@@ -258,8 +259,13 @@ class Engines:
                 return None
             raise
 
-    def start(self, problem: Problem, images: Tensor) -> Trajectory:
+    def start(self, problem: Problem, images: Tensor, target: Target = NO_TARGET) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, ...), which are copied.
+
+        Args:
+            problem: the call's.
+            images: the batch.
+            target: its labels and what its projection is around.
 
         Raises:
             BackendError: the backend asked for by name cannot run this network; `auto` goes on to
@@ -270,7 +276,7 @@ class Engines:
         while True:  # at most once a backend: each failure rules one out
             choice = self.resolve(problem, images)
             try:
-                trajectory = self._engines[choice.backend].start(problem, images)
+                trajectory = self._engines[choice.backend].start(problem, images, target)
             except Exception as error:
                 if not self._may_go_on(choice.backend, error):
                     raise

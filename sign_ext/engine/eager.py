@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sign_ext.bounded_cache import BoundedCache
 from sign_ext.engine.agreement import TOLERANCE, relative_distance
+from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.errors import first_line
 from sign_ext.network_state import StructureWatch
@@ -173,8 +174,9 @@ class AutogradEngine:
         """`layouts` decides how the iterate is laid out."""
         self._layouts = layouts or EagerLayouts()
 
-    def start(self, problem: Problem, images: Tensor) -> Trajectory:
-        """A trajectory at p*_0 = `images` (N, ...), which are copied."""
-        trajectory = Trajectory(problem, images, self._layouts.choose(problem, images).format)
-        trajectory.start(images)
+    def start(self, problem: Problem, images: Tensor, target: Target = NO_TARGET) -> Trajectory:
+        """A trajectory at p*_0 = `images` (N, ...), which are copied, towards a target."""
+        layout = self._layouts.choose(problem, images).format
+        trajectory = Trajectory(problem, images, layout, target)
+        trajectory.start(images, target)
         return trajectory

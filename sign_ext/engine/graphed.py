@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sign_ext.bounded_cache import BoundedCache
 from sign_ext.engine.capture_streams import CaptureStream, CaptureStreams, RecordedStep
 from sign_ext.engine.eager import EagerLayouts
+from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
 from sign_ext.errors import BackendError
 from sign_ext.eval_state import why_not_recorded
@@ -144,13 +145,18 @@ class GraphedTrajectory(Trajectory):
     """A trajectory whose step is recorded when it is made and replayed from then on."""
 
     def __init__(
-        self, problem: Problem, images: Tensor, record: Record, layout: torch.memory_format
+        self,
+        problem: Problem,
+        images: Tensor,
+        record: Record,
+        layout: torch.memory_format,
+        target: Target = NO_TARGET,
     ) -> None:
         """Allocate the buffers in a layout and record a step on them."""
-        super().__init__(problem, images, layout)
+        super().__init__(problem, images, layout, target)
         self.changes = 0  # of δ at an image, when the recorded step was last known to be right
         # Warm-up steps are real steps: they need finite images, and `start` resets what they moved.
-        super().start(images)
+        super().start(images, target)
         self._replay = record(self.step, images.device)
 
     def advance(self, steps: int) -> None:
@@ -205,8 +211,8 @@ class GraphedEngine:
         # By kind of image: one image, and δ there in the last call.
         self._seen: dict[Hashable, _Seen] = {}
 
-    def start(self, problem: Problem, images: Tensor) -> Trajectory:
-        """A trajectory at p*_0 = `images` (N, ...), which are copied.
+    def start(self, problem: Problem, images: Tensor, target: Target = NO_TARGET) -> Trajectory:
+        """A trajectory at p*_0 = `images` (N, ...), which are copied, towards a target.
 
         It is valid until the next call that starts one of the same shape.
         """
@@ -216,14 +222,15 @@ class GraphedEngine:
         batch = (images.shape, images.dtype, images.device)
         network = (self._structure.key(problem), weights_key(self._model))
         layout = self._layouts.choose(problem, images).format
-        key = (batch, problem.settings.of_a_step, layout, network)
+        key = (batch, problem.settings.of_a_step, target.kind, layout, network)
+        about = (problem, images)
         trajectory = self._kept.get_or_make(
             key,
-            lambda: GraphedTrajectory(problem, images, self._record, layout),
-            lambda kept: kept.changes == changes or _steps_as_eager(kept, problem, images, layout),
+            lambda: GraphedTrajectory(*about, self._record, layout, target),
+            lambda kept: kept.changes == changes or _steps_as_eager(kept, *about, layout, target),
         )
         trajectory.changes = changes
-        trajectory.start(images)
+        trajectory.start(images, target)
         return trajectory
 
     def _changes(self, problem: Problem, images: Tensor) -> int:
@@ -255,15 +262,21 @@ class GraphedEngine:
 
 
 def _steps_as_eager(
-    kept: GraphedTrajectory, problem: Problem, images: Tensor, layout: torch.memory_format
+    kept: GraphedTrajectory,
+    problem: Problem,
+    images: Tensor,
+    layout: torch.memory_format,
+    target: Target,
 ) -> bool:
-    """Whether a recorded step moves the first image as an eager one does."""
-    kept.start(images)
+    """Whether a recorded step moves the first image, or finds its gradient, as an eager one."""
+    kept.start(images, target)
     kept.advance(1)
-    eager = Trajectory(problem, images[:1], layout)
-    eager.start(images[:1])
+    eager = Trajectory(problem, images[:1], layout, target[:1])
+    eager.start(images[:1], target[:1])
     start = eager.iterate.clone()
     eager.step()
+    if kept.gradient is not None and eager.gradient is not None:
+        return _near(kept.gradient[:1], eager.gradient, SAME_STEP)
     return _near(kept.iterate[:1] - start, eager.iterate - start, SAME_STEP)
 
 

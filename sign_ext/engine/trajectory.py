@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from sign_ext.change import exceeds_rounding
+from sign_ext.engine.objective import NO_TARGET, Cotangent, Rows, Target, cotangent_of
+from sign_ext.engine.update import Ball, update_
 from sign_ext.model_inputs import NO_INPUTS, ModelInputs
 from sign_ext.ops import sign_update_
-from sign_ext.ops.watch import NEVER, new_counts, new_watch, reset_counts
+from sign_ext.ops.watch import NEVER, new_counts, new_watch, raise_watch, reset_counts
 from sign_ext.probe import ImageStatistics
 from sign_ext.settings import Settings
 from sign_ext.source_layer import Phi
@@ -45,7 +47,7 @@ class Problem:
     like: ImageStatistics | None = field(default=None, compare=False)
     witness: tuple[Tensor, Tensor] | None = field(default=None, compare=False)
 
-    def for_images(self, rows: slice) -> Problem:
+    def for_images(self, rows: Rows) -> Problem:
         """The same with Φ for some of the call's images, where each has further inputs of its own.
 
         Args:
@@ -67,10 +69,19 @@ class Problem:
 
     def pullback_of_ones(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """δ = Σ_a ∂Φ^a/∂x^i at p, in the network's dtype, and Φ(p) with its graph."""
+        return self.pullback(p, torch.ones_like)
+
+    def pullback(self, p: Tensor, cotangent: Cotangent) -> tuple[Tensor, Tensor]:
+        """The pull-back to p of a cotangent that is made from Φ(p), and Φ(p) with its graph.
+
+        Args:
+            p: (N, ...).
+            cotangent: from Φ(p), or the network's output, to the cotangent there.
+        """
         with torch.enable_grad(), self.autocast(p.device):
             x = p.detach().to(self.model_dtype).requires_grad_()
             value = self.phi(x)
-        (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
+        (delta,) = torch.autograd.grad(value, x, cotangent(value.detach()))
         return delta, value
 
 
@@ -132,12 +143,27 @@ class Trajectory:
     Every tensor that a step writes is allocated here, once, so that a step can be recorded and
     replayed. Nothing in a step waits for the device: steps note on the device whether they were
     finite, and the host reads that once, after the last one.
+
+    Attributes:
+        iterate: p*_k.
+        gradient: the objective's gradient at the last step, where it is asked for alone, or None.
     """
 
     def __init__(
-        self, problem: Problem, images: Tensor, layout: torch.memory_format | None = None
+        self,
+        problem: Problem,
+        images: Tensor,
+        layout: torch.memory_format | None = None,
+        target: Target = NO_TARGET,
     ) -> None:
-        """Allocate for batches shaped as `images` (N, ...); None: the compiled steps' layout."""
+        """Allocate for batches like one.
+
+        Args:
+            problem: the call's.
+            images: (N, ...).
+            layout: of the iterate; None: the compiled steps'.
+            target: what the batch aims at; others may come with each start.
+        """
         self.problem = problem
         dtype = iterate_dtype(problem.model_dtype)
         layout = layout or compiled_layout(images)
@@ -150,8 +176,12 @@ class Trajectory:
         # the number of steps and the first bad one (`sign_ext.ops.watch`).
         self._watch = new_watch(dtype, images.device)
         self._counts = new_counts(images.device)
+        rule = settings.rule
+        self._labels = None if target.labels is None else torch.empty_like(target.labels)
+        self._ball = Ball(rule, self.iterate, settings.clamp) if rule.project else None
+        self.gradient = torch.empty_like(self.iterate) if rule.update == "none" else None
 
-    def start(self, images: Tensor) -> None:
+    def start(self, images: Tensor, target: Target = NO_TARGET) -> None:
         """p*_0 = p: restart from `images`, which are copied into the same buffers.
 
         The order matters. Recorded graphs hold the buffers' addresses, so buffers are written and
@@ -160,26 +190,49 @@ class Trajectory:
         these for the steps before.
         """
         self.iterate.copy_(images)
+        if self._labels is not None:
+            assert target.labels is not None
+            self._labels.copy_(target.labels)
+        if self._ball is not None:
+            self._ball.start(images if target.origin is None else target.origin)
         if self.velocity is not None:
             self.velocity.zero_()
         self._watch.zero_()
         reset_counts(self._counts)
         if self.delta is not None:
-            self.delta.copy_(self.pullback_of_ones())
+            self.delta.copy_(self.pullback())
 
     def advance(self, steps: int) -> None:
         """p*_k → p*_{k+steps}."""
         for _ in range(steps):
             self.step()
 
-    def pullback_of_ones(self) -> Tensor:
-        """δ = Σ_a ∂Φ^a/∂x^i at the iterate, in the network's dtype."""
-        return self.problem.pullback_of_ones(self.iterate)[0]
+    def cotangent(self, rows: slice) -> Cotangent | None:
+        """What makes some rows' cotangent at the network's output; None for ones at Φ.
+
+        Args:
+            rows: of the batch.
+        """
+        rule = self.problem.settings.rule
+        if not rule.reads_output:
+            return None
+        return cotangent_of(rule, None if self._labels is None else self._labels[rows])
+
+    def pullback(self) -> Tensor:
+        """δ at the iterate, in the network's dtype: Σ_a ∂Φ^a/∂x^i, or an objective's gradient."""
+        cotangent = self.cotangent(slice(0, len(self.iterate)))
+        if cotangent is None:
+            return self.problem.pullback_of_ones(self.iterate)[0]
+        return self.problem.pullback(self.iterate, cotangent)[0]
 
     def step(self) -> None:
         """Lines 3 and 4 of Algorithm 1: δ_{k+1}, and p*_{k+1} = p*_k + δ_{k+1}."""
         settings = self.problem.settings
-        delta = self.delta if self.delta is not None else self.pullback_of_ones()
+        delta = self.delta if self.delta is not None else self.pullback()
+        if settings.rule.needs_delta:
+            with torch.no_grad():
+                self._apply(delta, slice(0, len(self.iterate)), self._counts)
+            return
         low, high = settings.clamp or (None, None)
         with torch.no_grad():
             sign_update_(
@@ -193,6 +246,28 @@ class Trajectory:
                 watch=self._watch,
                 counts=self._counts,
             )
+
+    def _apply(self, delta: Tensor, rows: slice, counts: Tensor | None) -> None:
+        """Move some rows by a gradient that is whole in memory, or keep it where it is wanted."""
+        settings = self.problem.settings
+        p = self.iterate[rows]
+        if self.gradient is not None:
+            self.gradient[rows].copy_(delta)
+            raise_watch(self._watch, delta, p, counts)
+            return
+        update_(
+            p,
+            delta,
+            None if self.velocity is None else self.velocity[rows],
+            settings.rule,
+            self._ball,
+            rows,
+            step_size=settings.step_size,
+            momentum=settings.momentum,
+            clamp=settings.clamp,
+            watch=self._watch,
+            counts=counts,
+        )
 
     def first_bad_step(self) -> int:
         """The first step (from 1) that was not finite for some image, or 0. Waits for the device.
@@ -211,4 +286,6 @@ class Trajectory:
         # A velocity sums to at most |δ| / (1 - μ), so no variable went further than this.
         factor = abs(settings.step_size) / (1 - settings.momentum)
         reach = self._watch[0] * factor * self._counts[0]
+        if settings.rule.update in ("sign", "l2"):  # however small the gradient is, unless it is 0
+            return bool(self._watch[0] > 0) and factor > 0
         return exceeds_rounding(reach, self.iterate)

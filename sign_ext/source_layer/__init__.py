@@ -4,7 +4,7 @@ By default Φ is the *input* of the network's final classifier (a Linear, or a c
 1×1 kernel). `layer=NAME` makes Φ that module's *output*. What comes after Φ is not computed.
 """
 
-from sign_ext.source_layer.check import check_inputs, check_source, check_weights
+from sign_ext.source_layer.check import check_inputs, check_source, check_weights, producer_of
 from sign_ext.source_layer.find import find_source_layer, find_with_trail, trail_to
 from sign_ext.source_layer.phi import (
     Phi,
@@ -14,6 +14,7 @@ from sign_ext.source_layer.phi import (
     in_this_thread,
     is_classifier,
     named_source_layer,
+    output_layer,
     tensors_in,
 )
 
@@ -30,6 +31,8 @@ __all__ = [
     "in_this_thread",
     "is_classifier",
     "named_source_layer",
+    "output_layer",
+    "producer_of",
     "tensors_in",
     "trail_to",
 ]

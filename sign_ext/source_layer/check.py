@@ -41,7 +41,7 @@ def check_source(
         ValueError: the network's weights are not finite, or images lack the batch dimension.
     """
     phi = Phi(model, source, kwargs)
-    if source.side == "output" and (calls := _calls_of(phi, images)) > 1:
+    if source.side != "input" and (calls := _calls_of(phi, images)) > 1:
         raise SourceLayerError(
             f"layer {source.name!r} runs {calls} times in a forward pass, so its output is not one "
             "Φ: name a module that runs once, its parent for instance"
@@ -50,7 +50,7 @@ def check_source(
         x = images.detach().requires_grad_()
         with batched(model, images):
             value = phi(x)
-        if "Softmax" in _producer(value):
+        if "Softmax" in producer_of(value) and not source.by_objective:
             raise SourceLayerError(
                 f"{source} is a softmax: its outputs are normalised to a constant total, so their "
                 "sum says nothing about the image. Name the layer before it"
@@ -80,6 +80,8 @@ def check_source(
     if not bool(torch.isfinite(value).all() & torch.isfinite(mixed).all()):
         check_weights(model)
         return True  # not by its weights: a step that is not finite says why
+    if source.by_objective:
+        return True  # what the sum does is of no interest
     return bool(ones.double().norm() > 1e-5 * mixed.double().norm()) or not bool(mixed.any())
 
 
@@ -153,8 +155,12 @@ def check_weights(model: nn.Module) -> None:
         )
 
 
-def _producer(phi: Tensor) -> str:
-    """The operation that made Φ, reshapes left out."""
+def producer_of(phi: Tensor) -> str:
+    """The operation that made Φ or another value with a graph, reshapes left out.
+
+    Args:
+        phi: the value.
+    """
     node = phi.grad_fn
     while node is not None and any(word in type(node).__name__ for word in _SHAPE_ONLY):
         node = node.next_functions[0][0]

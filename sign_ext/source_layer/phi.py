@@ -22,11 +22,20 @@ LAST_NAMES = 5  # that a message lists: Φ is near the end of a network
 
 @dataclass(frozen=True)
 class SourceLayer:
-    """Where Φ is read: at the input or the output of the module called `name`."""
+    """Where Φ is read: at the input or the output of the module called `name`.
+
+    `side` "logits" is the output of a module, by default the whole network, whose cotangent an
+    objective makes.
+    """
 
     name: str
-    side: str  # "input" (found automatically) or "output" (asked for by name)
+    side: str  # "input" (found automatically), "output" (asked for by name) or "logits"
     kind: str  # the module's class and size, to be printed
+
+    @property
+    def by_objective(self) -> bool:
+        """Whether the cotangent there is made in each step, by an objective, instead of ones."""
+        return self.side == "logits"
 
     def __str__(self) -> str:
         """One phrase for reports."""
@@ -53,6 +62,8 @@ class Phi:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Φ(images)."""
+        if self.source.by_objective and not self.source.name:
+            return _logits(self.model(images, **self.kwargs), str(self.source))
 
         @in_this_thread
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -69,13 +80,30 @@ class Phi:
         try:
             self.model(images, **self.kwargs)
         except _Reached as reached:
-            return _tensor(reached.value, str(self.source))
+            found = _logits if self.source.by_objective else _tensor
+            return found(reached.value, str(self.source))
         finally:
             handle.remove()
         raise SourceLayerError(
             f"{self.source.name!r} did not run in a forward pass of this "
             f"{type(self.model).__name__}: pass layer=NAME of a module that does"
         )
+
+
+def output_layer(model: nn.Module, layer: str | None = None) -> SourceLayer:
+    """The output that an objective reads: that of the module called `layer`, or the network's.
+
+    Args:
+        model: the network.
+        layer: a module's name, or None.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    if layer is not None:
+        check_layer_name(model, layer)
+    name = layer or ""
+    return SourceLayer(name, "logits", kind_of(model.get_submodule(name)))
 
 
 def named_source_layer(model: nn.Module, layer: str) -> SourceLayer:
@@ -143,6 +171,22 @@ def _tensor(value: Any, where: str) -> Tensor:
             "whose output is a single tensor"
         )
     return value
+
+
+def _logits(value: Any, where: str) -> Tensor:
+    """A network's output that an objective reads: its one tensor, or what it calls logits."""
+    if isinstance(value, Tensor):
+        return value
+    logits = value.get("logits") if isinstance(value, Mapping) else getattr(value, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    tensors = [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
+    if len(tensors) == 1:
+        return tensors[0]
+    raise SourceLayerError(
+        f"{where} are a {type(value).__name__} with {len(tensors)} tensors, and an objective reads "
+        "one: pass layer=NAME of the module whose output it is to read"
+    )
 
 
 def tensors_in(value: Any, depth: int = 0) -> list[Tensor]:

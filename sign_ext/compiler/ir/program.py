@@ -30,6 +30,8 @@ class Program:
             image. The linear operations after that value are folded into it.
         folded: descriptions of those operations.
         source: a description of where Φ is read.
+        by_objective: whether nothing is folded, and the last value is the network's output, of
+            which an objective makes the cotangent in each step. `seed` is ones then.
     """
 
     image_shape: Shape
@@ -37,6 +39,7 @@ class Program:
     seed: Tensor
     folded: tuple[str, ...] = ()
     source: str = ""
+    by_objective: bool = False
 
     def forward(self, images: Tensor) -> list[Any]:
         """Every operation's residue.
@@ -155,7 +158,8 @@ class Program:
             reads = " ".join(f"%{number}" for number in op.inputs)
             rows.append((f"%{i + 1}", f"{op}({reads})", _dimensions(op.shape), kept or "nothing"))
         widths = [max((len(row[c]) for row in rows), default=0) for c in range(3)]
-        lines = [f"Φ: {self.source}"] if self.source else []
+        head = "the output" if self.by_objective else "Φ"
+        lines = [f"{head}: {self.source}"] if self.source else []
         lines.append(f"%0  the image, {_dimensions(self.image_shape)}")
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]

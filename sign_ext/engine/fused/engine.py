@@ -27,6 +27,7 @@ from sign_ext.engine.fused.trajectory import (
 from sign_ext.engine.fused.tune import measure_blocks, measure_choices
 from sign_ext.engine.fused.tuning_plan import StepChoices, TuningPlan, machine_of, tuning_key
 from sign_ext.engine.graphed import Record, record_cuda_graph
+from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.trajectory import (
     Problem,
     Trajectory,
@@ -263,7 +264,14 @@ class ProgramCache:
         image = seed.new_zeros((1, *kept.outline.image_shape))
         with with_weights(kept.graph, phi.model, kept.own):
             again = self._again(phi, image)
-            return build(kept.graph, seed.dtype, str(phi.source), again=again, strict=kept.strict)
+            return build(
+                kept.graph,
+                seed.dtype,
+                str(phi.source),
+                again=again,
+                strict=kept.strict,
+                by_objective=phi.source.by_objective,
+            )
 
     def _again(self, phi: Phi, image: Tensor) -> Callable[[], GraphModule]:
         """What islands and merged images need, a second recording."""
@@ -318,7 +326,14 @@ class ProgramCache:
         digest = weights_digest(network, constants)
         try:
             again = self._again(phi, image)
-            program = build(graph, image.dtype, str(phi.source), again=again, strict=strict)
+            program = build(
+                graph,
+                image.dtype,
+                str(phi.source),
+                again=again,
+                strict=strict,
+                by_objective=phi.source.by_objective,
+            )
         except UnsupportedOperation as refused:
             why = str(refused)  # whatever the images; what follows may depend on them
             self._refused.get_or_make(key(), lambda: why)
@@ -551,29 +566,31 @@ class FusedEngine:
         """
         return self._bound(problem, images).step
 
-    def start(self, problem: Problem, images: Tensor) -> Trajectory:
-        """A trajectory at p*_0 = `images` (N, C, H, W), which are copied.
+    def start(self, problem: Problem, images: Tensor, target: Target = NO_TARGET) -> Trajectory:
+        """A trajectory at p*_0 = `images` (N, C, H, W), which are copied, towards a target.
 
         It is valid until the next call that starts one of the same shape.
 
         Raises:
             BackendError: the network cannot be compiled, or a step of it cannot be recorded.
         """
-        bound = self._bound(problem, images)
+        bound = self._bound(problem, images, target)
+        about = (problem, images, bound.step)
         with torch.no_grad():
             if images.device.type == "cpu":
-                trajectory: FusedTrajectory = DepthFirstTrajectory(problem, images, bound.step)
+                trajectory: FusedTrajectory = DepthFirstTrajectory(*about, target)
             else:
                 if bound.trajectory is None:
-                    bound.trajectory = RecordedTrajectory(problem, images, bound.step, self._record)
+                    bound.trajectory = RecordedTrajectory(*about, self._record, target)
                 trajectory = bound.trajectory
-            trajectory.start(images)
+            trajectory.start(images, target)
         return trajectory
 
-    def _bound(self, problem: Problem, images: Tensor) -> _Bound:
+    def _bound(self, problem: Problem, images: Tensor, target: Target = NO_TARGET) -> _Bound:
         compiled = self._compiled(problem, images)
         outline = compiled.outline
-        key = (images.shape, images.dtype, images.device, problem.settings.of_a_step)
+        options = (problem.settings.of_a_step, target.kind)
+        key = (images.shape, images.dtype, images.device, options)
         # Steps for such images that were bound before the weights changed are of no use any more.
         self._kept.drop(
             lambda kept: (

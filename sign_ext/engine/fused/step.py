@@ -18,6 +18,7 @@ from sign_ext.engine.fused.bind.binder import Binder
 from sign_ext.engine.fused.bind.context import BindContext, Slots, to_channels_last
 from sign_ext.engine.fused.bind.dense import library_of
 from sign_ext.engine.fused.tuning_plan import StepChoices, StepCosts, choices_by_rule
+from sign_ext.engine.objective import Cotangent
 from sign_ext.engine.trajectory import compiled_layout, repeatable
 
 
@@ -96,7 +97,9 @@ class Step:
             self.stem, self.stem_weight = stem_of_program(program, self.schedule.stem - 1)
         # What was prepared is not kept a second time.
         self.program = context.program = without_weights(program, self.prepared)
-        self._runs = [binder.bind(instruction) for instruction in self.schedule.instructions]
+        instructions = self.schedule.instructions
+        self._runs = [binder.bind(instruction) for instruction in instructions]
+        self._seed = next(i for i, each in enumerate(instructions) if each.kind == "seed")
 
     def _costs(self) -> StepCosts:
         """What the fixed rule weighs; the weights still stand in the program."""
@@ -107,25 +110,49 @@ class Step:
         )
         return StepCosts(self.memory.peak, tuple(sizes), 2 * constant_bytes(self.program))
 
-    def _run(self, images: Tensor, runs: list[Callable[[Slots], None]]) -> Slots:
+    def _run(
+        self,
+        images: Tensor,
+        runs: list[Callable[[Slots], None]],
+        cotangent: Cotangent | None = None,
+    ) -> Slots:
         slots: Slots = [None] * len(self.schedule.slots)
         slots[0] = as_stored(images)
         if images.dim() != 4:
             slots[0] = to_channels_last(slots[0])
+        if cotangent is not None:
+            self._run_forward(runs, slots, cotangent)
+            runs = runs[self._seed + 1 :]
         for run in runs:
             run(slots)
         return slots
 
-    def delta(self, images: Tensor) -> Tensor:
-        """δ = Σ_a ∂Φ^a/∂x^i.
+    def _run_forward(
+        self, runs: list[Callable[[Slots], None]], slots: Slots, cotangent: Cotangent
+    ) -> None:
+        """The forward pass, and in place of ones the cotangent that an objective makes of it."""
+        seed = self.schedule.instructions[self._seed]
+        (last,) = seed.reads
+        for run in runs[: self._seed]:
+            run(slots)
+        output = slots[last]
+        assert output is not None
+        g = cotangent(output)
+        slots[seed.out] = to_channels_last(g) if g.dim() == 4 else g.contiguous()
+        for slot in seed.frees:
+            slots[slot] = None
+
+    def delta(self, images: Tensor, cotangent: Cotangent | None = None) -> Tensor:
+        """δ = Σ_a ∂Φ^a/∂x^i, or the pull-back of another cotangent at the network's output.
 
         Args:
             images: (N, C, H, W) or (N, C, D, H, W), channels innermost; or (N, C, T).
+            cotangent: makes it from the output, of a program that ends there; None: ones.
 
         Returns:
             The same shape, in the activations' dtype.
         """
-        result = self._run(images, self._runs)[self.schedule.delta]
+        result = self._run(images, self._runs, cotangent)[self.schedule.delta]
         assert result is not None
         if images.dim() == 4:
             return result
@@ -141,15 +168,18 @@ class Step:
         with repeatable(images.device):
             return self.delta(images.contiguous(memory_format=compiled_layout(images)))
 
-    def stem_cotangent(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def stem_cotangent(
+        self, images: Tensor, cotangent: Cotangent | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """What the stem's update needs instead of δ: its output's cotangent and its bit mask.
 
         Args:
             images: (N, C, H, W), channels innermost.
+            cotangent: as for `delta`.
         """
         count = self.schedule.stem
         last = self.schedule.instructions[-count]
-        slots = self._run(images, self._runs[:-count])
+        slots = self._run(images, self._runs[:-count], cotangent)
         g = slots[last.reads[0]]
         assert g is not None
         return g, None if last.mask is None else slots[last.mask]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.graphed import Record
+from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.trajectory import Problem, Trajectory, repeatable
 from sign_ext.ops.stem_update import stem_update_
 from sign_ext.ops.watch import NEVER
@@ -19,23 +20,31 @@ class FusedTrajectory(Trajectory):
     the stem's input-backward updates the images directly.
     """
 
-    def __init__(self, problem: Problem, images: Tensor, step: Step) -> None:
+    def __init__(
+        self, problem: Problem, images: Tensor, step: Step, target: Target = NO_TARGET
+    ) -> None:
         """Allocate for batches shaped as `images` (N, C, H, W)."""
-        super().__init__(problem, images)
+        super().__init__(problem, images, target=target)
         self._step = step
         self._updates_by_stem = (
             step.stem_weight is not None
             and self.delta is None
             and self.iterate.dtype == torch.float32
+            and not problem.settings.rule.needs_delta
         )
 
-    def pullback_of_ones(self) -> Tensor:
+    def pullback(self) -> Tensor:
         """δ at the iterate, micro-batch after micro-batch."""
-        parts = self.iterate.split(self._step.micro_batch)
+        count, size = len(self.iterate), self._step.micro_batch
+        rows = [slice(first, min(first + size, count)) for first in range(0, count, size)]
         with repeatable(self.iterate.device):
-            if len(parts) == 1:
-                return self._step.delta(self.iterate)
-            return torch.cat([self._step.delta(part) for part in parts])
+            if len(rows) == 1:
+                return self._delta(rows[0])
+            return torch.cat([self._delta(each) for each in rows])
+
+    def _delta(self, rows: slice) -> Tensor:
+        """δ of some rows."""
+        return self._step.delta(self.iterate[rows], self.cotangent(rows))
 
     def step(self) -> None:
         """Lines 3 and 4 of Algorithm 1."""
@@ -46,10 +55,16 @@ class FusedTrajectory(Trajectory):
             self._update(slice(0, len(self.iterate)), self._counts)
 
     def _update(self, rows: slice, counts: Tensor | None = None) -> None:
-        """One step of some images without δ in memory; counted if there are counts."""
+        """One step of some images; counted if there are counts.
+
+        Without δ in memory where the stem updates the images.
+        """
         settings = self.problem.settings
         p = self.iterate[rows]
-        g, mask = self._step.stem_cotangent(p)
+        if settings.rule.needs_delta:
+            self._apply(self._delta(rows), rows, counts)
+            return
+        g, mask = self._step.stem_cotangent(p, self.cotangent(rows))
         low, high = settings.clamp or (None, None)
         stem = self._step.stem
         assert self._step.stem_weight is not None
@@ -78,7 +93,8 @@ class DepthFirstTrajectory(FusedTrajectory):
     def advance(self, steps: int) -> None:
         """p*_k → p*_{k+steps}."""
         size = self._step.micro_batch
-        if not self._updates_by_stem or size >= len(self.iterate):
+        by_parts = self._updates_by_stem or self.problem.settings.rule.needs_delta
+        if not by_parts or size >= len(self.iterate):
             super().advance(steps)
             return
         with repeatable(self.iterate.device):
@@ -112,10 +128,11 @@ class RecordedTrajectory(FusedTrajectory):
         images: Tensor,
         step: Step,
         record: Record,
+        target: Target = NO_TARGET,
     ) -> None:
         """Allocate the buffers and record a step on them."""
-        super().__init__(problem, images, step)
-        self.start(images)  # the warm-up of a recording takes real steps
+        super().__init__(problem, images, step, target)
+        self.start(images, target)  # the warm-up of a recording takes real steps
         self._replay = record(self.step, images.device)
 
     def advance(self, steps: int) -> None:

@@ -13,6 +13,7 @@ from sign_ext.compiler.ir.program import Program
 from sign_ext.engine.fused.engine import FusedEngine
 from sign_ext.engine.fused.step import Step
 from sign_ext.engine.graphed import Record, record_cuda_graph
+from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.onchip.check import check_step, examples_of
 from sign_ext.engine.onchip.network import OnChipNetwork, put_on_chip, share_on_chip
 from sign_ext.engine.onchip.plan import SharedMemory
@@ -20,6 +21,7 @@ from sign_ext.engine.onchip.trajectory import OnChipTrajectory
 from sign_ext.engine.trajectory import Problem, Trajectory, without_autocast
 from sign_ext.errors import BackendError
 from sign_ext.ops.native import NATIVE
+from sign_ext.settings import SIGN
 
 KEPT = 4  # batch shapes at a time
 LEAST_SHARE = 0.5  # of a step's arithmetic on chip, for `auto` to choose this backend
@@ -61,6 +63,12 @@ def why_settings_refused(problem: Problem) -> str | None:
         )
     if settings.linearize_at == "input":
         return 'linearize_at="input" takes δ once, so nothing needs to stay on chip'
+    if settings.rule != SIGN:
+        return (
+            "its kernel adds the gradient of the sum over Φ, whose cotangent of ones is known "
+            'before the step, so it serves objective="features" with update="gradient" and no '
+            f"projection; this call: {settings.rule}"
+        )
     return None
 
 
@@ -129,10 +137,11 @@ class OnChipEngine:
                 f"only {share:.0%} of the arithmetic would be done on chip: {network.stop_reason}"
             )
 
-    def start(self, problem: Problem, images: Tensor) -> Trajectory:
+    def start(self, problem: Problem, images: Tensor, target: Target = NO_TARGET) -> Trajectory:
         """A trajectory at p*_0 = `images` (N, C, H, W), which are copied.
 
-        It is valid until the next call that starts one of the same shape.
+        It is valid until the next call that starts one of the same shape. There is no target: what
+        would need one is refused.
 
         Raises:
             BackendError: the network, the call's options or the device rule it out.
