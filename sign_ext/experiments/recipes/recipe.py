@@ -45,13 +45,24 @@ PAIRS = (
             "untrained",
             "input",
             "momentum",
+            "true_class",
             "distilled",
         )
     ),
     ("sign_alone", "shuffled_alone"),
     ("mixup_alone", "none"),
     # What the field would use: instead of SIGN, and with it.
-    *(("sign", each) for each in ("trivialaugment", "randaugment", "augmix", "cutmix")),
+    *(
+        ("sign", each)
+        for each in (
+            "trivialaugment",
+            "randaugment",
+            "augmix",
+            "cutmix",
+            "adversarial_fast",
+            "adversarial",
+        )
+    ),
     ("trivialaugment_sign", "trivialaugment"),
 )
 
