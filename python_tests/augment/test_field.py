@@ -5,6 +5,7 @@ import torch
 from torchvision.transforms import v2
 
 from sign_ext.augment import (
+    Adversarial,
     Augment,
     AugMix,
     Classical,
@@ -92,6 +93,8 @@ def test_bytes_are_rounded_and_clipped():
         (lambda: AugMix(width=True), "width"),
         (lambda: CutMix(0), "num_classes"),
         (lambda: CutMix(3, alpha=0), "alpha"),
+        (lambda: Adversarial(torch.nn.Identity(), epsilon=0), "epsilon"),
+        (lambda: Adversarial(torch.nn.Identity(), steps=0), "steps"),
         (lambda: Distilled(torch.nn.Identity(), 3, weight=0), "weight"),
         (lambda: Distilled(torch.nn.Identity(), 3, temperature=-1), "temperature"),
     ],
@@ -122,3 +125,32 @@ def test_a_teachers_probabilities_are_mixed_into_labels_and_images_stay(torch_rn
         "weight": 0.3,
         "temperature": 2.0,
     }
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_attacked_batches_raise_the_loss_of_the_network_and_leave_it_alone(steps, torch_rng):
+    torch.manual_seed(4)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4 * 7 * 5, 5),
+    )
+    images, labels = batch(7, torch_rng)
+    clipped = images.clamp(0, 255)
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    augment = Adversarial(model, epsilon=5.0, steps=steps)
+    attacked, same = augment(images, labels, torch.Generator().manual_seed(2))
+    assert same is labels
+    assert float((attacked - clipped).abs().max()) <= 5.0 + 1e-3
+    assert 0 <= float(attacked.min()) <= float(attacked.max()) <= 255
+    assert model.training
+    assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    model.eval()
+    losses = torch.nn.CrossEntropyLoss(reduction="none")
+    with torch.no_grad():
+        assert float((losses(model(attacked), labels) - losses(model(clipped), labels)).mean()) > 0
+    again, _ = augment(images, labels, torch.Generator().manual_seed(2))
+    assert torch.equal(again, attacked)

@@ -98,6 +98,7 @@ def test_a_seed_answers_as_the_stages_do(tool, scale, tmp_path):
         assert numbers == dict(work.planner.numbers(stage))
 
 
+@pytest.mark.slow
 def test_one_command_runs_seeds_side_by_side_and_they_are_joined(tool, scale, tmp_path):
     packed, out = tmp_path / "packed.safetensors", tmp_path / "out"
     loaded = load_scale(str(scale))

@@ -3,6 +3,7 @@
 May import sign_ext.data and the core (`sign` and below).
 """
 
+from sign_ext.augment.adversarial import Adversarial
 from sign_ext.augment.base import Augment, Compose, NoAugment
 from sign_ext.augment.classical import Classical, classical_for
 from sign_ext.augment.distil import Distilled
@@ -25,6 +26,7 @@ __all__ = [
     "AUGMENT_NAMES",
     "OPERATION_NAMES",
     "SUB_POLICIES",
+    "Adversarial",
     "AugMix",
     "Augment",
     "Classical",

@@ -10,7 +10,12 @@ from typing import Any, Literal
 
 from sign_ext.data import fingerprint, load_ood
 from sign_ext.experiments.scale import NetworkSettings, Scale, Task
-from sign_ext.experiments.stages.controls import Changed, MatchStep, Untrained
+from sign_ext.experiments.stages.controls import (
+    Changed,
+    MatchStep,
+    TrueClass,
+    Untrained,
+)
 from sign_ext.experiments.stages.measure import Classify
 from sign_ext.experiments.stages.networks import (
     PHI_SEEDS,
@@ -44,9 +49,20 @@ PROTOCOLS: Mapping[Protocol, str] = {
 #   "noise": Gaussian noise of SIGN's rms for each K;
 #   "shuffled", "negated", "signs": SIGN's δ changed, see `stages.controls.Changed`;
 #   "other", "untrained", "input", "momentum": SIGN of another Φ, or iterated otherwise, each with
-#       the step size that moves images as far as SIGN does.
+#       the step size that moves images as far as SIGN does;
+#   "true_class": the same with the gradient of the true class's logit.
 Kind = Literal[
-    "", "sign", "noise", "shuffled", "negated", "signs", "other", "untrained", "input", "momentum"
+    "",
+    "sign",
+    "noise",
+    "shuffled",
+    "negated",
+    "signs",
+    "other",
+    "untrained",
+    "input",
+    "momentum",
+    "true_class",
 ]
 MOMENTUM = 0.9  # of the control with velocity; the paper's comparison with momentum has no number
 
@@ -61,6 +77,7 @@ class Method:
         versions: of the training images that join them; "" for none.
         note: what the paper leaves open; "" for nothing.
         distilled: whether Φ's answers are mixed into the labels.
+        attack_steps: of the attack on each batch, for adversarial training; 0 for none.
     """
 
     label: str
@@ -68,6 +85,7 @@ class Method:
     versions: Kind = ""
     note: str = ""
     distilled: bool = False
+    attack_steps: int = 0
 
     @property
     def sign(self) -> bool:
@@ -129,6 +147,9 @@ METHODS = {
         "δ at the input", "input", "Algorithm 1, line 3, literally: one δ for all K, at SIGN’s rms"
     ),
     "momentum": _control("Momentum", "momentum", f"μ = {MOMENTUM:g}, at SIGN’s rms"),
+    "true_class": _control(
+        "The true class’s gradient", "true_class", "of its logit instead of Φ’s sum, at SIGN’s rms"
+    ),
     "distilled": Method(
         "Distillation",
         ("classical",),
@@ -145,6 +166,18 @@ METHODS = {
         "trivialaugment",
         note="SIGN’s images are clipped to 0–255 and rounded for it",
         versions="sign",
+    ),
+    "adversarial_fast": Method(
+        "Adversarial, one step",
+        ("classical",),
+        note="on top of classical augmentation; L∞, ε = 4 grey levels, from a random start",
+        attack_steps=1,
+    ),
+    "adversarial": Method(
+        "Adversarial, PGD-3",
+        ("classical",),
+        note="on top of classical augmentation; L∞, ε = 4 grey levels, three steps of 2",
+        attack_steps=3,
     ),
     # In Table 4, where "sign" is of another network's Φ.
     "sign_own": Method(
@@ -258,6 +291,7 @@ class StagePlanner:
             policies=self.search(task, seed) if "deepaugment" in how.augment else None,
             rate=self.choose_rate(network),
             teacher=self.phi(network, seed) if how.distilled else None,
+            attack_steps=how.attack_steps,
         )
         if how.sign or protocol == "epochs":
             return stage
@@ -282,6 +316,8 @@ class StagePlanner:
             return Noise(sign, seed)
         if kind in ("shuffled", "negated", "signs"):
             return Changed(sign, kind, seed if kind == "shuffled" else 0)
+        if kind == "true_class":
+            return TrueClass(sign, self.scale.sign.calibration_images)
         phi = sign.phi
         how: dict[str, Any] = {}
         if kind == "other":

@@ -16,8 +16,15 @@ from sign_ext.experiments.planner import METHODS, MOMENTUM
 from sign_ext.experiments.reproduce import Reproduction
 from sign_ext.experiments.scale import load_scale
 from sign_ext.experiments.stages.controls import Changed, MatchStep, Untrained, other_positions
-from sign_ext.experiments.stages.networks import PHI_SEEDS, Network, Train, Transform
+from sign_ext.experiments.stages.networks import (
+    PHI_SEEDS,
+    Network,
+    Train,
+    Transform,
+    load_trained,
+)
 from sign_ext.experiments.stages.sources import Source
+from sign_ext.store import load_transformed
 from sign_ext.training import TrainSettings
 
 STEPS = (5, 10)
@@ -137,6 +144,12 @@ def test_controls_differ_from_sign_in_one_thing(planner):
     assert isinstance(at_input.step, MatchStep)
     assert at_input.step.sign.key == sign.sign.key
     assert planner.train("basic_cnn", "momentum", 0).sign.momentum == MOMENTUM
+    true_class = planner.train("basic_cnn", "true_class", 0).sign
+    assert true_class.sign.key == sign.sign.key
+    attacked = planner.train("basic_cnn", "adversarial", 0, protocol="steps")
+    plain = planner.train("basic_cnn", "classical", 0, protocol="steps")
+    assert dataclasses.replace(attacked, attack_steps=0).key == plain.key
+    assert plain.flops() < attacked.flops() <= 3 * plain.flops()
     distilled = planner.train("basic_cnn", "distilled", 0, protocol="steps")
     assert distilled.teacher.key == phi.key
     assert distilled.sign is None
@@ -163,8 +176,17 @@ def test_matched_steps_move_images_as_far(tmp_path):
     path.write_text(yaml.safe_dump(record))
     work = Reproduction(["controls"], load_scale(str(path)), (0,), tmp_path / "out")
     wanted = work.planner.train("basic_cnn", "sign", 0).sign
-    for method in ("untrained", "input", "momentum"):
+    for method in ("untrained", "input", "momentum", "true_class"):
         found = work.planner.train("basic_cnn", method, 0).sign
         ours, theirs = work.runner.run([found, wanted])
         rms = theirs.numbers["change"]["10"]["rms"]
         assert ours.numbers["change"]["10"]["rms"] == pytest.approx(rms, rel=0.25), method
+    # The last was the true class: each version raises its logit, in float64 too.
+    context = work.runner.outcome(found).folder
+    model = load_trained(work.runner.outcome(wanted.phi), torch.device("cpu")).double()
+    train = work.planner.sources.read(found.sign.source).train
+    rows = torch.arange(len(train))
+    with torch.no_grad():
+        before = model(train.images.double())[rows, train.labels]
+        after = model(load_transformed(context).tensor(10).double())[rows, train.labels]
+    assert float((after - before).min()) > 0

@@ -30,6 +30,7 @@ CONTROLS_DEFAULTS: dict[str, Any] = {
         "signs",
         "input",
         "momentum",
+        "true_class",
         "distilled",
         "mixup",
         "mixup_alone",
@@ -44,6 +45,8 @@ FIELD_DEFAULTS: dict[str, Any] = {
         "randaugment",
         "augmix",
         "cutmix",
+        "adversarial_fast",
+        "adversarial",
         "trivialaugment_sign",
     ],
 }
@@ -53,13 +56,14 @@ Each row takes as many gradient steps as SIGN does, and each control lacks one p
 images. Noise of SIGN's rms, and δ moved to other images, lack the image's own δ. −δ and sign(δ)
 lack its direction and its lengths. A Φ of another seed, trained on other images, has not seen
 these; an untrained Φ knows nothing. δ at the input is Algorithm 1's third line taken literally,
-and momentum accumulates a velocity. Distillation gives the student Φ's knowledge without changing
+and momentum accumulates a velocity. The true class's gradient raises one logit instead of all that
+Φ has. Distillation gives the student Φ's knowledge without changing
 images. Where the step size is not SIGN's own, it moves images as far, in the root mean square at
 the larger K."""
 FIELD_ABOUT = """\
 Augmentations that are in use today, by torchvision, on the original images and on top of classical
 augmentation, as SIGN is here; all with as many gradient steps. Operations that need bytes get
-images that are rounded and clipped to 0–255."""
+images that are rounded and clipped to 0–255. Adversarial training costs more for each step."""
 
 
 def _recipe(name: str, title: str, about: str, defaults: dict[str, Any]) -> Recipe:

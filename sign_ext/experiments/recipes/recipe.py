@@ -45,13 +45,24 @@ PAIRS = (
             "untrained",
             "input",
             "momentum",
+            "true_class",
             "distilled",
         )
     ),
     ("sign_alone", "shuffled_alone"),
     ("mixup_alone", "none"),
     # What the field would use: instead of SIGN, and with it.
-    *(("sign", each) for each in ("trivialaugment", "randaugment", "augmix", "cutmix")),
+    *(
+        ("sign", each)
+        for each in (
+            "trivialaugment",
+            "randaugment",
+            "augmix",
+            "cutmix",
+            "adversarial_fast",
+            "adversarial",
+        )
+    ),
     ("trivialaugment_sign", "trivialaugment"),
 )
 
@@ -241,6 +252,9 @@ def compare_pairs(
 ) -> tuple[Comparison, ...]:
     """Compare each pair of PAIRS within a network and protocol, in each of these columns.
 
+    Where no seed has a value of both, as of the uncertainty of low answers where there are none,
+    there is nothing to compare.
+
     Args:
         rows: all rows of a table.
         columns: to compare in.
@@ -274,5 +288,11 @@ def compare_pairs(
                         family=family(spec, baseline, column.key),
                     )
                     for column in columns
+                    if _some_seed_has_both(row.cells[column.key], baseline_row.cells[column.key])
                 ]
     return tuple(compared)
+
+
+def _some_seed_has_both(method: Cell, baseline: Cell) -> bool:
+    pairs = zip(method.values, baseline.values, strict=True)
+    return any(a is not None and b is not None for a, b in pairs)

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sign_ext import SignTransform
+from sign_ext import InputIteration, SignTransform
+from sign_ext.calibrate import GRID, calibrate
 from sign_ext.change import describe_change
+from sign_ext.data import ImageSet
 from sign_ext.data.splits import stratified_choice
 from sign_ext.experiments.stages.cost import SIGN
 from sign_ext.experiments.stages.networks import Train, Transform, load_trained
 from sign_ext.experiments.stages.stage import RunContext, Stage
-from sign_ext.settings import LinearizeAt
+from sign_ext.settings import LinearizeAt, Settings
+from sign_ext.store import load_transformed, save_transformed
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 
 Manner = Literal["shuffled", "negated", "signs"]
@@ -156,6 +159,118 @@ class MatchStep(Stage):
             progress=context.report,
         )
         return table.to_dict()
+
+
+@dataclass(frozen=True, eq=False)
+class TrueClass(Stage):
+    """Versions of the training images that climb the true class's logit, as far as SIGN moves them.
+
+    SIGN's gradient is of the sum over Φ and knows no label. This is p ← p + s ∂z_y/∂p, with K steps
+    and with s such that the rms change at the largest K is SIGN's.
+
+    Attributes:
+        sign: whose Φ, images, K and rms it has.
+        calibration_images: how many validation images the step size is sought on.
+    """
+
+    kind: ClassVar[str] = "true-class"
+    version: ClassVar[int] = 1
+
+    sign: Transform
+    calibration_images: int
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """The K, which are SIGN's."""
+        return self.sign.snapshots
+
+    @property
+    def manner(self) -> str:
+        """What the versions are, in a word or two."""
+        return "true class"
+
+    def title(self) -> str:
+        """Name Φ."""
+        phi = self.sign.phi
+        return f"climb the true class of {phi.network.model}, seed {phi.seed}"
+
+    def flops(self) -> float:
+        """The calibration, and the steps."""
+        images = 8 * self.calibration_images + self.sign.phi.images
+        return self.sign.phi.forward_flops * SIGN * images * max(self.snapshots)
+
+    def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
+        """Calibrate to SIGN's rms, transform and store."""
+        splits = context.data(self.sign.source)
+        part = splits.part(self.sign.part)
+        model = load_trained(context.outcome(self.sign.phi), context.device)
+        last = max(self.snapshots)
+        rms = float(context.outcome(self.sign).numbers["change"][str(last)]["rms"])
+        step_size = self._step_size(model, splits.validation, rms, context)
+        climb = InputIteration(
+            model,
+            last,
+            objective="logit",
+            step_size=step_size,
+            snapshots=self.snapshots,
+            precision=self.sign.precision,
+        )
+        found = climb.transform(part.float().to(context.device), part.labels.to(context.device))
+        assert isinstance(found, dict)
+        versions = {k: each.cpu() for k, each in found.items()}
+        save_transformed(
+            folder,
+            versions,
+            part.labels,
+            recipe={"stage": self.describe()},
+            originals=part.images,
+            class_names=part.class_names,
+            overwrite=True,
+        )
+        return {
+            "step_size": step_size,
+            "images": len(part),
+            "change": {str(k): describe_change(versions[k], part.images) for k in versions},
+        }
+
+    def _step_size(
+        self, model: nn.Module, validation: ImageSet, rms: float, context: RunContext
+    ) -> float:
+        count = min(self.calibration_images, len(validation))
+        chosen = stratified_choice(validation.labels.numpy(), count, seed=0)
+        some = validation.subset(chosen.tolist())
+        images = some.float().to(context.device)
+        labels = some.labels.to(context.device)
+        last = max(self.snapshots)
+
+        def moved(step_size: float, steps: int) -> Tensor:
+            climb = InputIteration(model, steps, objective="logit", step_size=step_size)
+            result = climb.transform(images, labels)
+            assert isinstance(result, Tensor)
+            return result
+
+        # As if the gradient were constant, as `calibrate` begins, too.
+        with torch.enable_grad():
+            watched = images.requires_grad_()
+            logits = model(watched).gather(1, labels[:, None])
+            (gradient,) = torch.autograd.grad(logits.sum(), watched)
+        images = images.detach()
+        scale = float(gradient.double().square().mean().sqrt())
+        table = calibrate(
+            moved,
+            images,
+            model=model,
+            settings=Settings(steps=last),
+            steps=last,
+            step_sizes=[factor * rms / last / scale for factor in GRID],
+            target_share=rms / 255.0,
+            progress=context.report,
+        )
+        return table.proposed
+
+    def images(self, context: RunContext) -> Mapping[int, Tensor]:
+        """The versions by K, float32, once the stage is done."""
+        return load_transformed(context.outcome(self).folder).snapshots
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
-from sign_ext.augment import Augment, Compose, Distilled, build_augment, sign_training_set
+from sign_ext.augment import (
+    Adversarial,
+    Augment,
+    Compose,
+    Distilled,
+    build_augment,
+    sign_training_set,
+)
 from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, ImageSource
 from sign_ext.data.splits import stratified_choice
@@ -99,6 +106,7 @@ class Train(Stage):
         policies: for the augmentation "deepaugment".
         rate: gives the learning rate instead of the settings; None takes theirs.
         teacher: a network whose answers are mixed into the labels; None for none.
+        attack_steps: of the attack on each batch, for adversarial training; 0 for none.
     """
 
     kind: ClassVar[str] = "train"
@@ -116,12 +124,14 @@ class Train(Stage):
     policies: SearchPolicies | None = None
     rate: ChooseRate | None = field(default=None, metadata=ADDED)
     teacher: Train | None = field(default=None, metadata=ADDED)
+    attack_steps: int = field(default=0, metadata=ADDED)
 
     def title(self) -> str:
         """Name the network, the method and the seed."""
         versions = [] if self.sign is None else [self.sign.manner]
         taught = [] if self.teacher is None else ["distilled"]
-        method = "+".join((*self.augment, *versions, *taught)) or "no augmentation"
+        attacked = [f"attack of {self.attack_steps}"] if self.attack_steps else []
+        method = "+".join((*self.augment, *versions, *taught, *attacked)) or "no augmentation"
         head = "aleatoric " if self.network.aleatoric else ""
         return f"train {head}{self.network.model}, {method}, {self.seed_in_words}"
 
@@ -137,10 +147,10 @@ class Train(Stage):
         return f"{'Φ of ' if of_phi else ''}seed {self.seed}"
 
     def flops(self) -> float:
-        """Forward and backward passes of all steps, and the teacher's forward passes."""
+        """Passes of all steps, with those of a teacher and of attacks."""
         steps = self.settings.total_steps(self.train_images)
         batch_size = min(self.settings.batch_size, self.train_images)
-        an_image = self.forward_flops * TRAINING
+        an_image = self.forward_flops * (TRAINING + SIGN * self.attack_steps)
         if self.teacher is not None:
             an_image += self.teacher.forward_flops
         return an_image * steps * batch_size
@@ -162,12 +172,13 @@ class Train(Stage):
         splits = context.data(self.source)
         train_set, validation = self.datasets(context)
         spec = self.model_spec(context)
+        model = self.initial_model(spec).to(context.device)
         result = train(
-            self.initial_model(spec).to(context.device),
+            model,
             train_set,
             validation,
             self._settings(context),
-            augment=self._augment(context, len(splits.class_names)),
+            augment=self._augment(context, len(splits.class_names), model),
             objective=self._objective(),
             device=context.device,
             out=folder,
@@ -219,7 +230,7 @@ class Train(Stage):
                 **spec["options"],
             )
 
-    def _augment(self, context: RunContext, classes: int) -> Augment:
+    def _augment(self, context: RunContext, classes: int, model: nn.Module) -> Augment:
         options: dict[str, dict[str, Any]] = {
             "classical": {"horizontal_flip": self.flips, "vertical_flip": self.flips},
             "mixup": {"num_classes": classes},
@@ -232,6 +243,8 @@ class Train(Stage):
         if self.teacher is not None:
             teacher = load_trained(context.outcome(self.teacher), context.device)
             parts.append(Distilled(teacher, classes))
+        if self.attack_steps:
+            parts.append(Adversarial(model, steps=self.attack_steps))
         return parts[0] if len(parts) == 1 else Compose(tuple(parts))
 
     def _objective(self) -> Objective:
