@@ -26,6 +26,9 @@ from sign_ext.report.schema import Results
 pytestmark = pytest.mark.xdist_group("reproduce")
 
 TITLES = {
+    "figure1": "Figure 1",
+    "figure2": "Figure 2",
+    "phi_answers": "Does Φ predict p* better?",
     "table1": "Table 1",
     "figure3": "Figure 3",
     "isic": "ISIC-2017",
@@ -37,6 +40,9 @@ TITLES = {
     "table5": "Table 5",
     "figure6": "Figure 6",
     "table4": "Table 4",
+    "inputs_used": "Are fewer inputs used?",
+    "cancel_attack": "Does SIGN cancel an attack?",
+    "sign_at_inference": "SIGN at inference",
     "step_size": "Step size",
 }
 
