@@ -90,7 +90,9 @@ def filled(page: str, generated: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write, or check, the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="docs/results")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if it differs")
     options = parser.parse_args(arguments)

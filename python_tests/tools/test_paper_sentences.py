@@ -17,7 +17,9 @@ TOOLS = Path(__file__).parents[2] / "tools"
 def tool():
     sys.path.insert(0, str(TOOLS))
     try:
-        spec = importlib.util.spec_from_file_location("paper_sentences", TOOLS / "paper_sentences.py")
+        spec = importlib.util.spec_from_file_location(
+            "paper_sentences", TOOLS / "paper_sentences.py"
+        )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     finally:
@@ -66,14 +68,14 @@ def test_larger_scales_come_first_and_joined_reports_stand_for_their_slices(tool
 def test_the_marked_part_is_replaced_and_checked(tool, tmp_path, capsys):
     written(tmp_path / "small", "small", 0.1)
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{tool.BEGIN}\nold\n{tool.END}\nafter\n")
+    page.write_text(f"before\n{tool.BEGIN}\nobsolete\n{tool.END}\nafter\n")
     assert tool.main([str(tmp_path), "--check"]) == 1
     assert "without --check" in capsys.readouterr().out
     assert tool.main([str(tmp_path)]) == 0
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith(f"{tool.END}\nafter\n")
-    assert "old" not in text
+    assert "obsolete" not in text
     assert tool.main([str(tmp_path), "--check"]) == 0
     page.write_text("no marks")
     with pytest.raises(ValueError, match="once each"):
