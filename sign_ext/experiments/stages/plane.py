@@ -154,7 +154,7 @@ def distances_to_curves(points: Tensor) -> Tensor:
     Example:
         >>> found = distances_to_curves(torch.tensor([[0.0, 1.0]]))
         >>> [round(each, 2) for each in found[0].tolist()]
-        [0.0, 1.12]
+        [0.0, 0.5]
     """
     return torch.stack([torch.cdist(points, curve).min(dim=1).values for curve in curves()], dim=1)
 
