@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sign_ext.checks import check_images
 from sign_ext.engine.fused.tuning_plan import TuningPlan
-from sign_ext.engine.objective import values_of
+from sign_ext.engine.objective import check_labels, values_of
 from sign_ext.iterate import InputIteration
 from sign_ext.model_inputs import ModelInputs
 from sign_ext.progress import Progress
-from sign_ext.settings import NORMS, Objective
+from sign_ext.settings import NORMS, Objective, StepRule
 
 _UPDATES = {"linf": "sign", "l2": "l2"}  # the steepest step of each norm
 
@@ -142,6 +143,9 @@ def pgd(
             f"generator is on {generator.device}; the starts are drawn on the CPU, the same on "
             "every device: pass torch.Generator()"
         )
+    check_images(images)
+    classes = check_labels(labels, images, StepRule("cross_entropy"))
+    assert classes is not None
     generator = generator or torch.Generator().manual_seed(_count("seed", seed, least=0))
     attack = InputIteration(
         model,
@@ -159,7 +163,7 @@ def pgd(
         tune=tune,
         strict=strict,
     )
-    return _Attack(attack, images, labels, model_kwargs, targeted).run(
+    return _Attack(attack, images, classes, model_kwargs, targeted).run(
         generator if random_start else None, restarts, only_correct, progress
     )
 
@@ -244,10 +248,9 @@ class _Attack:
     ) -> tuple[Tensor, Tensor]:
         """Whether the attack has succeeded on each image, and how large its loss is."""
         output = self.iteration.outputs(images, model_kwargs=kwargs)
-        labels = labels.to(output.device)
         objective = self.iteration.settings.rule.objective
         reached = _classes(output) == labels
-        loss = values_of(objective, output, labels.long()).detach()
+        loss = values_of(objective, output, labels).detach()
         return (reached, -loss) if self.targeted else (~reached, loss)
 
     def _start(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -57,3 +57,63 @@ def iterative_sign_reference(
         if clamp is not None:
             iterate = iterate.clamp(*clamp)
     return iterate
+
+
+def iterate_inputs_reference(
+    objective: Callable[[Tensor], Tensor],
+    p: Tensor,
+    steps: int,
+    *,
+    update: str = "gradient",
+    step_size: float = 1.0,
+    momentum: float = 0.0,
+    project: tuple[str, float] | None = None,
+    clamp: tuple[float | None, float | None] | None = None,
+    start: Tensor | None = None,
+) -> Tensor:
+    """p_K of `iterate_inputs`, by its definition.
+
+    Args:
+        objective: f, from images (N, ...) to one number for each, (N,), by which images do not
+            interact.
+        p: images (N, ...), any floating dtype; not modified.
+        steps: K.
+        update: "gradient", "sign" or "l2".
+        step_size: what a step multiplies the update by.
+        momentum: μ of v ← μv + ∂f/∂p.
+        project: ("linf", ε) or ("l2", ε) around p, or None.
+        clamp: (lowest, highest) after the projection, or None.
+        start: p_0, or None for p.
+
+    Returns:
+        p_K, shaped and typed as p.
+
+    Example:
+        >>> import torch
+        >>> p = torch.zeros(1, 1, 1, 2)
+        >>> iterate_inputs_reference(
+        ...     lambda x: (3 * x).sum((1, 2, 3)), p, 4, update="sign", project=("linf", 2.5)
+        ... ).tolist()
+        [[[[2.5, 2.5]]]]
+    """
+    iterate = (p if start is None else start).detach().clone()
+    velocity = torch.zeros_like(p)
+    for _ in range(steps):
+        velocity = momentum * velocity + pullback_of_ones_reference(objective, iterate)
+        direction = velocity
+        if update == "sign":
+            direction = velocity.sign()
+        elif update == "l2":
+            direction = torch.stack([v / v.norm() if v.norm() else v for v in velocity])
+        iterate = iterate + step_size * direction
+        if project is not None:
+            norm, radius = project
+            offset = iterate - p
+            if norm == "linf":
+                offset = offset.clamp(-radius, radius)
+            else:
+                offset = torch.stack([d * (radius / max(float(d.norm()), radius)) for d in offset])
+            iterate = p + offset
+        if clamp is not None:
+            iterate = iterate.clamp(*clamp)
+    return iterate

@@ -18,7 +18,11 @@ from sign_ext.augment import (
 )
 
 POLICIES = (Policy((SubPolicy(Operation("rotate", 0.5), Operation("noise", 0.1)),) * 5),)
-NEEDED = {"mixup": {"num_classes": 4}, "deepaugment": {"policies": POLICIES}}
+NEEDED = {
+    "mixup": {"num_classes": 4},
+    "cutmix": {"num_classes": 4},
+    "deepaugment": {"policies": POLICIES},
+}
 
 
 @pytest.mark.parametrize("name", AUGMENT_NAMES)
@@ -28,7 +32,7 @@ def test_every_name_builds_an_augment_that_keeps_shapes(name):
     images, labels = torch.rand(3, 3, 9, 7) * 255, torch.tensor([2, 0, 1])
     got, same = augment(images, labels, torch.Generator().manual_seed(0))
     assert got.shape == images.shape
-    assert same.shape == (3, 4) if name == "mixup" else torch.equal(same, labels)
+    assert same.shape == (3, 4) if name in ("mixup", "cutmix") else torch.equal(same, labels)
 
 
 def test_names_give_their_classes_and_options(tmp_path):

@@ -44,6 +44,11 @@ TITLES = {
     "cancel_attack": "Does SIGN cancel an attack?",
     "sign_at_inference": "SIGN at inference",
     "step_size": "Step size",
+    "controls": "Controls",
+    "field": "in use today",
+    "slice_a": "Slice A",
+    "slice_b": "Slice B",
+    "slice_c": "Slice C",
 }
 
 

@@ -20,8 +20,9 @@ def record(name="smoke"):
 def test_every_scale_is_whole(name):
     scale = load_scale(name)
     assert scale.name == name
-    assert {"cifar10", "isic"} <= set(scale.tasks)
-    assert set(scale.experiments) <= set(RECIPES)
+    needed = {"cifar10"} if scale.only else {"cifar10", "isic"}
+    assert needed <= set(scale.tasks)
+    assert set(scale.experiments) | set(scale.only) <= set(RECIPES)
 
 
 def test_the_paper_scale_is_the_papers():
@@ -47,6 +48,8 @@ def test_names_and_recipes_are_the_same_in_the_same_order():
         (lambda r: r["tasks"]["cifar10"].update(batchsize=1), r"tasks\.cifar10.*batch_size"),
         (lambda r: r["networks"]["basic_cnn"].pop("epochs"), r"networks\.basic_cnn lacks epochs"),
         (lambda r: r["networks"]["basic_cnn"].update(epochs=0), "epochs"),
+        (lambda r: r["networks"]["basic_cnn"].update(phi_epochs=0), r"basic_cnn\.phi_epochs"),
+        (lambda r: r.update(only=["table9"]), "only names 'table9'; accepted: table1"),
         (lambda r: r["networks"]["basic_cnn"].update(task="cifar"), r"basic_cnn\.task"),
         (lambda r: r.update(sign=3), "sign must be a mapping"),
         (lambda r: r.pop("search"), "search"),
@@ -68,5 +71,5 @@ def test_a_file_of_ones_own_is_read(tmp_path):
     path.write_text("a: [")
     with pytest.raises(ValueError, match=r"mine\.yaml is not YAML"):
         load_scale(str(path))
-    with pytest.raises(FileNotFoundError, match="smoke, small, paper"):
+    with pytest.raises(FileNotFoundError, match="smoke, small, medium, gpu, paper"):
         load_scale("papper")

@@ -3,8 +3,11 @@
 May import sign_ext.data and the core (`sign` and below).
 """
 
+from sign_ext.augment.adversarial import Adversarial
 from sign_ext.augment.base import Augment, Compose, NoAugment
 from sign_ext.augment.classical import Classical, classical_for
+from sign_ext.augment.distil import Distilled
+from sign_ext.augment.field import AugMix, CutMix, RandAugment, TrivialAugment
 from sign_ext.augment.mixup import Mixup
 from sign_ext.augment.on_the_fly import OnTheFlySign
 from sign_ext.augment.operations import OPERATION_NAMES, Operation, operation_names
@@ -23,16 +26,22 @@ __all__ = [
     "AUGMENT_NAMES",
     "OPERATION_NAMES",
     "SUB_POLICIES",
+    "Adversarial",
+    "AugMix",
     "Augment",
     "Classical",
     "Compose",
+    "CutMix",
     "DeepAugment",
+    "Distilled",
     "Mixup",
     "NoAugment",
     "OnTheFlySign",
     "Operation",
     "Policy",
+    "RandAugment",
     "SubPolicy",
+    "TrivialAugment",
     "build_augment",
     "classical_for",
     "load_policies",

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Generator, Tensor
+
+from sign_ext.augment.field import seeded
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,6 @@ class Mixup:
         """
         from torchvision.transforms import v2
 
-        seed = torch.randint(2**31, (), generator=generator, device=generator.device)
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would also seed the CUDA generators, which fork_rng(devices=[]) does
-            # not restore.
-            torch.default_generator.manual_seed(int(seed))
-            mix = v2.MixUp(alpha=float(self.alpha), num_classes=self.num_classes)
-            mixed, targets = mix(images, labels)
+        mix = v2.MixUp(alpha=float(self.alpha), num_classes=self.num_classes)
+        mixed, targets = seeded(generator, lambda: mix(images, labels))
         return mixed, targets

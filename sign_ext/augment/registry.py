@@ -10,6 +10,7 @@ from typing import Any
 
 from sign_ext.augment.base import Augment, NoAugment
 from sign_ext.augment.classical import Classical
+from sign_ext.augment.field import AugMix, CutMix, RandAugment, TrivialAugment
 from sign_ext.augment.mixup import Mixup
 from sign_ext.augment.policy import DeepAugment, load_policies
 
@@ -18,6 +19,10 @@ _BUILDERS: dict[str, Callable[..., Augment]] = {
     "classical": Classical,
     "mixup": Mixup,
     "deepaugment": DeepAugment,
+    "trivialaugment": TrivialAugment,
+    "randaugment": RandAugment,
+    "augmix": AugMix,
+    "cutmix": CutMix,
 }
 
 AUGMENT_NAMES: tuple[str, ...] = tuple(_BUILDERS)
@@ -28,9 +33,9 @@ def build_augment(name: str, **options: Any) -> Augment:
 
     Args:
         name: one of AUGMENT_NAMES.
-        **options: the fields of its class, e.g. max_shift=0.05 for "classical". "mixup" needs
-            num_classes, and "deepaugment" policies: Policy objects, or the path of a file for
-            `load_policies`.
+        **options: the fields of its class, e.g. max_shift=0.05 for "classical". "mixup" and
+            "cutmix" need num_classes, and "deepaugment" policies: Policy objects, or the path of a
+            file for `load_policies`.
 
     Returns:
         The augmentation.

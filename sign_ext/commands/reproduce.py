@@ -6,9 +6,11 @@ tables share trained networks and transformed images, a second run computes
 nothing, and a run that was killed continues. Several runs may use one OUT at
 the same time.
 
---scale smoke  bundled digits stand for the data; all of it in minutes
---scale small  real images, reduced to what two processor cores can do
---scale paper  the paper's settings; for a GPU
+--scale smoke   bundled digits stand for the data; all of it in minutes
+--scale small   real images, reduced to what two processor cores can do
+--scale medium  slices of one seed, for one core and at most 80 minutes each
+--scale gpu     slice A with 20,000 images, for minutes of a GPU
+--scale paper   the paper's settings; for a GPU
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ class Options(CommonOptions):
     )
     scale: str = option(
         "small",
-        help="smoke, small or paper, or a YAML file of the same form.",
+        help="smoke, small, medium, gpu or paper, or a YAML file of the same form.",
         metavar="SCALE",
         check=_scale,
     )
@@ -97,13 +99,13 @@ class Options(CommonOptions):
 def run(options: Options) -> None:
     """Reproduce, and print the findings and the path of the page."""
     require_one_process("reproduce")
-    names = _names(options.names)
+    scale = _scale(options.scale)
+    names = _names(options.names, scale)
     device = resolve_device(options.device)
     out = Path(options.out) if options.dry_run else check_folder(options.out)
 
     from sign_ext.experiments.reproduce import Reproduction
 
-    scale = _scale(options.scale)
     work = Reproduction(
         names=names,
         scale=scale,
@@ -116,7 +118,10 @@ def run(options: Options) -> None:
     if options.dry_run:
         _print_plan(work, options.json)
         return
-    results = work.run(command_line("reproduce", options))
+    results = work.run(
+        command_line("reproduce", options),
+        lambda name: command_line("reproduce", dataclasses.replace(options, names=(name,))),
+    )
     page = out / "index.html"
     if options.json:
         found = {e.name: list(e.findings) for e in results.experiments}
@@ -131,10 +136,18 @@ def run(options: Options) -> None:
     print(page)
 
 
-def _names(given: tuple[str, ...]) -> list[str]:
-    """Return the requested experiments in the paper's order."""
+def _names(given: tuple[str, ...], scale: Scale | None = None) -> list[str]:
+    """Return the requested experiments in the paper's order; "all" is all that the scale is for."""
     for name in given:
         check_name("NAME", name, ("all", *EXPERIMENTS))
+    if scale is not None and scale.only:
+        outside = [name for name in given if name not in ("all", *scale.only)]
+        if outside:
+            raise UsageError(
+                f"--scale {scale.name} is not made for {outside[0]}; accepted: all, "
+                f"{', '.join(scale.only)}"
+            )
+        return [name for name in scale.only if "all" in given or name in given]
     return [name for name in EXPERIMENTS if "all" in given or name in given]
 
 

@@ -74,9 +74,20 @@ class Options(ModelOptions, DataOptions):
     )
     augment: str = option(
         "none",
-        type=Literal["none", "classical", "mixup", "deepaugment"],
+        type=Literal[
+            "none",
+            "classical",
+            "mixup",
+            "deepaugment",
+            "trivialaugment",
+            "randaugment",
+            "augmix",
+            "cutmix",
+        ],
         help="classical: flips, shifts and rotations (without flips for digits); mixup: blends "
-        "of two images and their labels; deepaugment: learned policies (needs --policies).",
+        "of two images and their labels; cutmix: rectangles of one in another; deepaugment: "
+        "learned policies (needs --policies); trivialaugment, randaugment, augmix: torchvision's, "
+        "on images rounded and clipped to 0-255.",
     )
     aleatoric: int | None = option(
         None,
@@ -375,6 +386,8 @@ def _augment(options: Options, policies: tuple[Policy, ...], classes: int) -> Au
     if options.augment == "mixup":
         alpha = {} if options.mixup_alpha is None else {"alpha": options.mixup_alpha}
         return build_augment("mixup", num_classes=classes, **alpha)
+    if options.augment == "cutmix":
+        return build_augment("cutmix", num_classes=classes)
     if options.augment == "deepaugment":
         return build_augment("deepaugment", policies=policies)
     return build_augment(options.augment)

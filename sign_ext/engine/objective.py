@@ -64,8 +64,7 @@ def cross_entropy_cotangent(output: Tensor, labels: Tensor) -> Tensor:
         >>> cross_entropy_cotangent(torch.zeros(1, 2), torch.tensor([0]))
         tensor([[-0.5000,  0.5000]])
     """
-    minus = output.new_full((len(output), 1), -1.0)
-    return torch.softmax(output, 1).scatter_add_(1, labels[:, None], minus)
+    return torch.softmax(output, 1).sub_(logit_cotangent(output, labels))
 
 
 def logit_cotangent(output: Tensor, labels: Tensor) -> Tensor:

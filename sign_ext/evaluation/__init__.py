@@ -38,6 +38,7 @@ from sign_ext.evaluation.paired import (
     paired,
     smallest_detectable,
 )
+from sign_ext.evaluation.planning import deviation_bound, seeds_needed
 from sign_ext.evaluation.samples import (
     Samples,
     hierarchical_bootstrap,
@@ -78,6 +79,7 @@ __all__ = [
     "crossed",
     "decide",
     "detectable_difference",
+    "deviation_bound",
     "doubt_of_guessing",
     "doubt_of_learning",
     "effective_inputs",
@@ -99,6 +101,7 @@ __all__ = [
     "reliability",
     "roc_auc",
     "roc_curve",
+    "seeds_needed",
     "smallest_detectable",
     "uncertainty_scores",
     "warn_of_units",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,12 @@ from typing import Any, Literal
 
 from sign_ext.data import fingerprint, load_ood
 from sign_ext.experiments.scale import NetworkSettings, Scale, Task
+from sign_ext.experiments.stages.controls import (
+    Changed,
+    MatchStep,
+    TrueClass,
+    Untrained,
+)
 from sign_ext.experiments.stages.measure import Classify
 from sign_ext.experiments.stages.networks import (
     PHI_SEEDS,
@@ -20,6 +27,7 @@ from sign_ext.experiments.stages.networks import (
     Noise,
     Train,
     Transform,
+    Versions,
 )
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.runner import StageRunner
@@ -36,6 +44,29 @@ PROTOCOLS: Mapping[Protocol, str] = {
 }
 
 
+# Versions of the training images that join them:
+#   "sign": p*_K of the network's own Φ;
+#   "noise": Gaussian noise of SIGN's rms for each K;
+#   "shuffled", "negated", "signs": SIGN's δ changed, see `stages.controls.Changed`;
+#   "other", "untrained", "input", "momentum": SIGN of another Φ, or iterated otherwise, each with
+#       the step size that moves images as far as SIGN does;
+#   "true_class": the same with the gradient of the true class's logit.
+Kind = Literal[
+    "",
+    "sign",
+    "noise",
+    "shuffled",
+    "negated",
+    "signs",
+    "other",
+    "untrained",
+    "input",
+    "momentum",
+    "true_class",
+]
+MOMENTUM = 0.9  # of the control with velocity; the paper's comparison with momentum has no number
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to train that tables compare.
@@ -43,21 +74,37 @@ class Method:
     Attributes:
         label: in tables, the paper's own where it has one.
         augment: augmentations of each batch, in order.
-        sign: whether SIGN's versions join the training set.
-        noise: whether noisy versions join it, as far from the originals as SIGN's.
+        versions: of the training images that join them; "" for none.
         note: what the paper leaves open; "" for nothing.
+        distilled: whether Φ's answers are mixed into the labels.
+        attack_steps: of the attack on each batch, for adversarial training; 0 for none.
     """
 
     label: str
     augment: tuple[str, ...]
-    sign: bool = False
+    versions: Kind = ""
     note: str = ""
-    noise: bool = False
+    distilled: bool = False
+    attack_steps: int = 0
+
+    @property
+    def sign(self) -> bool:
+        """Whether SIGN's versions join the training set."""
+        return self.versions == "sign"
 
     @property
     def enlarges(self) -> bool:
         """Whether versions of the images join the training set."""
-        return self.sign or self.noise
+        return self.versions != ""
+
+
+def _control(label: str, versions: Kind, note: str) -> Method:
+    return Method(label, ("classical",), versions, f"with classical augmentation; {note}")
+
+
+def _field(label: str, *augment: str, note: str = "", versions: Kind = "") -> Method:
+    on_top = "on top of classical augmentation"
+    return Method(label, ("classical", *augment), versions, f"{on_top}; {note}" if note else on_top)
 
 
 METHODS = {
@@ -66,20 +113,78 @@ METHODS = {
     "mixup": Method(
         "mixup", ("classical", "mixup"), note="α = 1, on top of classical augmentation"
     ),
-    "sign": Method("SIGN", ("classical",), sign=True, note="with classical augmentation"),
+    "sign": Method("SIGN", ("classical",), "sign", note="with classical augmentation"),
     "noise": Method(
         "Noise",
         ("classical",),
+        "noise",
         note="with classical augmentation; Gaussian noise of SIGN’s rms for each K",
-        noise=True,
     ),
-    "sign_alone": Method("SIGN alone", (), sign=True, note="without any other augmentation"),
+    "sign_alone": Method("SIGN alone", (), "sign", note="without any other augmentation"),
     "deepaugment": Method("DeepAugment", ("deepaugment",)),
     "deepaugment_sign": Method(
         "DeepAugment + SIGN",
         ("deepaugment",),
-        sign=True,
+        "sign",
         note="policies learned on the originals, applied to both; Φ trained classically",
+    ),
+    "mixup_alone": Method("mixup alone", ("mixup",), note="α = 1, without classical augmentation"),
+    # Controls: each lacks one property of SIGN's images and has the others.
+    "shuffled": _control("Shuffled δ", "shuffled", "each image gets the δ of another"),
+    "shuffled_alone": Method(
+        "Shuffled δ alone",
+        (),
+        "shuffled",
+        note="without any other augmentation; each image gets the δ of another",
+    ),
+    "negated": _control("−δ", "negated", "p − δ instead of p + δ"),
+    "signs": _control("sign(δ)", "signs", "as large as δ in the root mean square"),
+    "other": _control(
+        "Φ of another seed", "other", "a Φ from other weights, trained on the next seed’s images"
+    ),
+    "untrained": _control("Φ untrained", "untrained", "initial weights, and SIGN’s rms at K"),
+    "input": _control(
+        "δ at the input", "input", "Algorithm 1, line 3, literally: one δ for all K, at SIGN’s rms"
+    ),
+    "momentum": _control("Momentum", "momentum", f"μ = {MOMENTUM:g}, at SIGN’s rms"),
+    "true_class": _control(
+        "The true class’s gradient", "true_class", "of its logit instead of Φ’s sum, at SIGN’s rms"
+    ),
+    "distilled": Method(
+        "Distillation",
+        ("classical",),
+        note="with classical augmentation; the mean of label and Φ’s probabilities as the target",
+        distilled=True,
+    ),
+    # What the field would use.
+    "trivialaugment": _field("TrivialAugment", "trivialaugment"),
+    "randaugment": _field("RandAugment", "randaugment", note="two operations of magnitude 9"),
+    "augmix": _field("AugMix", "augmix", note="without the consistency loss"),
+    "cutmix": _field("CutMix", "cutmix", note="α = 1"),
+    "trivialaugment_sign": _field(
+        "TrivialAugment + SIGN",
+        "trivialaugment",
+        note="SIGN’s images are clipped to 0–255 and rounded for it",
+        versions="sign",
+    ),
+    "adversarial_fast": Method(
+        "Adversarial, one step",
+        ("classical",),
+        note="on top of classical augmentation; L∞, ε = 4 grey levels, from a random start",
+        attack_steps=1,
+    ),
+    "adversarial": Method(
+        "Adversarial, PGD-3",
+        ("classical",),
+        note="on top of classical augmentation; L∞, ε = 4 grey levels, three steps of 2",
+        attack_steps=3,
+    ),
+    # In Table 4, where "sign" is of another network's Φ.
+    "sign_own": Method(
+        "SIGN of its own Φ",
+        ("classical",),
+        "sign",
+        note="with classical augmentation; as far from the originals as the other’s",
     ),
 }
 
@@ -147,6 +252,7 @@ class StagePlanner:
         aleatoric: bool = False,
         sign: Transform | None = None,
         versions: tuple[int, ...] = (),
+        epochs: int | None = None,
     ) -> Train:
         """Training a network by a method.
 
@@ -162,19 +268,21 @@ class StagePlanner:
             aleatoric: with the two heads of Section 3.2.
             sign: versions that join the training set instead of those of the network's own Φ.
             versions: K of those that join; all of them if empty.
+            epochs: instead of the network's.
 
         By protocol 2 the network is validated as often as it has epochs, whatever its steps.
         """
         settings, task, how = self.network(network), self.task(network), METHODS[method]
-        joined: Transform | Noise | None = None
+        joined: Versions | None = None
         if how.enlarges:
             joined = sign or self.transform(self.phi(network, seed))
-            joined = Noise(joined, seed) if how.noise else joined
+            joined = self.control(how.versions, joined, network, seed)
+        own = self._train_settings(network, seed)
         stage = Train(
             source=self.source(task, seed),
             images=self.image_count(task),
             network=Network(settings.model, settings.options, aleatoric),
-            settings=self._train_settings(network, seed),
+            settings=own if epochs is None else replace(own, epochs=epochs),
             augment=how.augment,
             flips=task.flips,
             samples=self.scale.samples if aleatoric else 0,
@@ -182,6 +290,8 @@ class StagePlanner:
             versions=versions,
             policies=self.search(task, seed) if "deepaugment" in how.augment else None,
             rate=self.choose_rate(network),
+            teacher=self.phi(network, seed) if how.distilled else None,
+            attack_steps=how.attack_steps,
         )
         if how.sign or protocol == "epochs":
             return stage
@@ -190,6 +300,48 @@ class StagePlanner:
         if how.enlarges:
             return stage
         return with_equal_steps(stage, 1 + len(self.scale.sign.snapshots))
+
+    def control(self, kind: Kind, sign: Transform, network: str, seed: int) -> Versions:
+        """The versions of the training images of a method.
+
+        Args:
+            kind: of `Method.versions`, not "".
+            sign: SIGN's, whose images and rms they have.
+            network: whose Φ it is, by its name in the scale.
+            seed: of the experiment.
+        """
+        if kind == "sign":
+            return sign
+        if kind == "noise":
+            return Noise(sign, seed)
+        if kind in ("shuffled", "negated", "signs"):
+            return Changed(sign, kind, seed if kind == "shuffled" else 0)
+        if kind == "true_class":
+            return TrueClass(sign, self.scale.sign.calibration_images)
+        phi = sign.phi
+        how: dict[str, Any] = {}
+        if kind == "other":
+            phi = self.phi(network, seed + 1)
+        elif kind == "untrained":
+            fields = {each.name: getattr(phi, each.name) for each in dataclasses.fields(phi)}
+            # None of the settings but the seed matters, and no training is needed.
+            settings = TrainSettings(epochs=1, seed=phi.settings.seed)
+            fields |= {"settings": settings, "augment": (), "rate": None}
+            phi = Untrained(**fields)
+        else:
+            how = {"linearize_at": "input"} if kind == "input" else {"momentum": MOMENTUM}
+        step = MatchStep(phi, sign, self.scale.sign.calibration_images, **how)
+        return replace(sign, phi=phi, step=step, factor=1.0, others=sign.source, **how)
+
+    def matched(self, phi: Train, sign: Transform) -> Transform:
+        """SIGN's versions by a Φ, on the images of another and as far from them.
+
+        Args:
+            phi: the network Φ.
+            sign: of the other Φ.
+        """
+        step = MatchStep(phi, sign, self.scale.sign.calibration_images)
+        return replace(sign, phi=phi, step=step, factor=1.0, others=sign.source)
 
     def _train_settings(self, network: str, seed: int) -> TrainSettings:
         settings, task = self.network(network), self.task(network)
@@ -214,7 +366,8 @@ class StagePlanner:
 
     def phi(self, network: str, seed: int) -> Train:
         """Φ: trained as the table's baseline is, on the same images, from weights of its own."""
-        stage = self.train(network, self.task(network).baseline, seed)
+        epochs = self.network(network).phi_epochs
+        stage = self.train(network, self.task(network).baseline, seed, epochs=epochs)
         if self.scale.protocol == 1:
             return stage
         return replace(stage, settings=replace(stage.settings, seed=seed + PHI_SEEDS))
@@ -273,9 +426,10 @@ class StagePlanner:
         source = phi.source
         if self.scale.protocol > 1 and source.train_size is not None:
             source = self.sources.with_fingerprint(replace(source, seed=TUNING_SEED))
-        student = replace(phi, source=source, settings=replace(phi.settings, seed=TUNING_SEED))
         own = replace(phi.settings, seed=TUNING_SEED + PHI_SEEDS)
-        teacher = replace(student, settings=own)
+        teacher = replace(phi, source=source, settings=own)
+        epochs = replace(phi.settings, seed=TUNING_SEED, epochs=self._student_epochs(phi))
+        student = replace(phi, source=source, settings=epochs)
         return ChooseStep(
             sign.target_shares,
             tuple(
@@ -284,6 +438,16 @@ class StagePlanner:
             ),
             tuple(self.calibrate(phi, share) for share in sign.target_shares),
         )
+
+    def _student_epochs(self, phi: Train) -> int:
+        """The epochs of the networks that a Φ's images train: not always Φ's own."""
+        own = [
+            each.epochs
+            for each in self.scale.networks.values()
+            if (each.model, each.options) == (phi.network.model, phi.network.options)
+            and each.phi_epochs == phi.settings.epochs
+        ]
+        return own[0] if own else phi.settings.epochs
 
     def transform(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sign_ext.experiments.recipes import (
     cancel_attack,
+    controls,
     delta_only,
     figure1_figure2,
     figure3_figure4,
@@ -14,6 +15,7 @@ from sign_ext.experiments.recipes import (
     isic,
     phi_answers,
     sign_at_inference,
+    slices,
     step_size,
     table1_table4,
     table2_table3,
@@ -44,6 +46,11 @@ RECIPES: dict[str, Recipe] = {
         cancel_attack.RECIPE,
         sign_at_inference.RECIPE,
         step_size.RECIPE,
+        controls.CONTROLS,
+        controls.FIELD,
+        slices.SLICE_A,
+        slices.SLICE_B,
+        slices.SLICE_C,
     )
 }
 

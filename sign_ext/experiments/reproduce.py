@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from sign_ext.environment import commit, machine, versions
+from sign_ext.experiments.names import EXPERIMENTS
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import StagesByName
 from sign_ext.experiments.registry import RECIPES, findings_of
@@ -48,6 +49,11 @@ class Reproduction:
 
     def __post_init__(self) -> None:
         """Make the runner and the planner; an experiment's data is read when it is planned."""
+        if outside := [n for n in self.names if self.scale.only and n not in self.scale.only]:
+            raise ValueError(
+                f"the scale {self.scale.name!r} is not made for {outside[0]!r}; accepted: "
+                f"{', '.join(self.scale.only)}."
+            )
         if any(not 0 <= seed < TUNING_SEED for seed in self.seeds):
             raise ValueError(f"seeds {self.seeds}; accepted: 0 to {TUNING_SEED - 1:,} each.")
         reporter = self.reporter or Silent()
@@ -70,11 +76,15 @@ class Reproduction:
             [stage for name in self.names for stage in _seed_by_seed(self.plan(name))]
         )
 
-    def run(self, command: str = "") -> Results:
+    def run(self, command: str = "", command_of: Callable[[str], str] | None = None) -> Results:
         """Run what is missing, and write the report after each finished experiment.
+
+        A stage that is refused, such as one that needs a Φ that has not learnt, ends nothing: what
+        needs it is left out, and the report says so.
 
         Args:
             command: the command line, for the report.
+            command_of: from an experiment's name to the command line that reproduces it alone.
 
         Returns:
             What OUT/results.json holds.
@@ -83,22 +93,35 @@ class Reproduction:
         for name in self.names:
             stages = _seed_by_seed(self.plan(name))
             missing = self.runner.missing(stages)
-            self.runner.run(stages)
-            finished.append(self._summarize(name))
+            self.runner.attempt(stages)
+            alone = "" if command_of is None else command_of(name)
+            finished.append(self._summarize(name, alone))
             if missing or name == self.names[-1]:
                 # If the run is stopped later, the report has everything finished so far.
                 results = self._results(finished, command)
                 write_report(self.runner.out, results)
         return results
 
-    def _summarize(self, name: str) -> Experiment:
-        plan = self.plan(name)
-        outcomes = {key: self.runner.run(stages) for key, stages in plan.items()}
-        seeds = " ".join(map(str, self.seeds))
+    def _summarize(self, name: str, command: str) -> Experiment:
+        plan, recipe = self.plan(name), RECIPES[name]
+        refused = {
+            key: self.runner.refused[stage.key]
+            for key, stages in plan.items()
+            for stage in stages
+            if stage.key in self.runner.refused
+        }
+        outcomes = {
+            key: self.runner.run(stages) for key, stages in plan.items() if key not in refused
+        }
+        if not refused or (recipe.by_rows and outcomes):
+            made = recipe.summarize(self.planner, outcomes)
+        else:
+            made = Experiment(name, EXPERIMENTS[name], "Nothing could be made of it.")
         stages = _seed_by_seed(plan)
         return replace(
-            RECIPES[name].summarize(self.planner, outcomes),
-            command=f"sign-ext reproduce {name} --scale {self.scale.name} --only-seeds {seeds}",
+            made,
+            findings=(*_left_out(refused), *made.findings),
+            command=command,
             seconds=total_seconds(self.runner, stages),
             made=how_made(self.runner, stages),
         )
@@ -118,6 +141,18 @@ class Reproduction:
             seconds=total_seconds(self.runner, stages),
         )
         return hold_families(results, findings_of)
+
+
+def _left_out(refused: Mapping[str, str]) -> list[str]:
+    """Say what is left out and why, a sentence for each reason.
+
+    Args:
+        refused: a name in the recipe's plan → the reason.
+    """
+    return [
+        f"Left out: {', '.join(key for key, each in refused.items() if each == reason)}. {reason}"
+        for reason in dict.fromkeys(refused.values())
+    ]
 
 
 def _seed_by_seed(plan: StagesByName) -> list[Stage]:

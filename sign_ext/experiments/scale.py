@@ -10,10 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sign_ext.experiments.names import EXPERIMENTS
 from sign_ext.formatting import ADDED
 from sign_ext.training import TrainSettings
 
-SCALES = ("smoke", "small", "paper")
+SCALES = ("smoke", "small", "medium", "gpu", "paper")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class NetworkSettings:
         learning_rates: of which the best by validation is taken instead of learning_rate, found
             once by training as Φ is trained, with a seed that no table has; then the same for
             every method. Empty takes learning_rate.
+        phi_epochs: of Φ; None takes epochs. The paper's Φ is "well-trained", which takes longer
+            than the networks that are compared can be given at a small scale.
         learning_rate, optimizer, weight_decay, schedule, precision: see `TrainSettings`.
         note: what the paper leaves open, or where this is not the paper's network; "" otherwise.
     """
@@ -73,6 +76,7 @@ class NetworkSettings:
     precision: str = "float32"
     note: str = ""
     learning_rates: tuple[float, ...] = field(default=(), metadata=ADDED)
+    phi_epochs: int | None = field(default=None, metadata=ADDED)
 
     def train_settings(self, batch_size: int, seed: int, **changes: Any) -> TrainSettings:
         """The settings of a training run."""
@@ -144,7 +148,7 @@ class Scale:
     """All settings of all experiments.
 
     Attributes:
-        name: "smoke", "small" or "paper", or a file's name.
+        name: one of SCALES, or a file's name.
         about: one sentence for reports.
         seeds: how many by default.
         draws: how often each corruption is drawn.
@@ -162,6 +166,8 @@ class Scale:
         primary: the network of the primary comparison, SIGN against noise at equal gradient steps;
             "" for none.
         margins: see `Margins`.
+        only: the experiments that the scale is made for, in which it keeps its families of
+            comparisons; empty for all that there are.
     """
 
     name: str
@@ -181,6 +187,7 @@ class Scale:
     protocol: int = field(default=1, metadata=ADDED)
     primary: str = field(default="", metadata=ADDED)
     margins: Margins = field(default_factory=Margins, metadata=ADDED)
+    only: tuple[str, ...] = field(default=(), metadata=ADDED)
 
 
 def load_scale(name: str) -> Scale:
@@ -237,7 +244,14 @@ def scale_from(name: str, record: Mapping[str, Any]) -> Scale:
         raise ValueError(
             f"{name}: primary is {scale.primary!r}; accepted: {', '.join(scale.networks)}"
         )
+    if unknown := [each for each in scale.only if each not in EXPERIMENTS]:
+        raise ValueError(f"{name}: only names {unknown[0]!r}; accepted: {', '.join(EXPERIMENTS)}")
     for key, network in scale.networks.items():
+        if network.phi_epochs is not None and network.phi_epochs < 1:
+            raise ValueError(
+                f"{name}: networks.{key}.phi_epochs is {network.phi_epochs}; accepted: 1 or more, "
+                "or none to take epochs"
+            )
         if network.task not in scale.tasks:
             raise ValueError(
                 f"{name}: networks.{key}.task is {network.task!r}; accepted: "

@@ -213,8 +213,6 @@ def describe_part(part: Augment | Objective) -> dict[str, Any]:
 
     These are the fields of a dataclass, or what its method `describe` returns.
     """
-    if callable(describe := getattr(part, "describe", None)):
-        return {"class": type(part).__qualname__, **describe()}
     values = _plain(part)
     if isinstance(values, dict):
         return values
@@ -224,8 +222,11 @@ def describe_part(part: Augment | Objective) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Turn dataclasses, also nested in tuples, into dicts with their class.
 
-    A tuple of dataclasses becomes a dict by position, so that a difference names the entry.
+    A tuple of these becomes a dict by position, so that a difference names the entry. What is no
+    dataclass, such as an augmentation that holds a network, describes itself.
     """
+    if not isinstance(value, type) and callable(describe := getattr(value, "describe", None)):
+        return {"class": type(value).__qualname__, **describe()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": type(value).__qualname__, **fields}

@@ -31,6 +31,39 @@ PAIRS = (
     ("sign_alone", "classical"),
     ("deepaugment_sign", "deepaugment"),
     ("sign_alone", "none"),
+    ("sign_own", "classical"),
+    ("sign", "sign_own"),
+    # Controls: SIGN against what lacks one of its properties.
+    *(
+        ("sign", control)
+        for control in (
+            "none",
+            "shuffled",
+            "negated",
+            "signs",
+            "other",
+            "untrained",
+            "input",
+            "momentum",
+            "true_class",
+            "distilled",
+        )
+    ),
+    ("sign_alone", "shuffled_alone"),
+    ("mixup_alone", "none"),
+    # What the field would use: instead of SIGN, and with it.
+    *(
+        ("sign", each)
+        for each in (
+            "trivialaugment",
+            "randaugment",
+            "augmix",
+            "cutmix",
+            "adversarial_fast",
+            "adversarial",
+        )
+    ),
+    ("trivialaugment_sign", "trivialaugment"),
 )
 
 # The pair of the primary family: the question whether SIGN's δ does more than noise as large.
@@ -52,11 +85,14 @@ class Recipe:
         name: for `sign-ext reproduce`; `experiments.names` has a line about it.
         plan: makes the stages, which are not run yet.
         summarize: makes the finished experiment from their outcomes, under the same names.
+        by_rows: whether `summarize` makes a table of the rows whose outcomes there are; otherwise
+            it needs all.
     """
 
     name: str
     plan: Callable[[StagePlanner], StagesByName]
     summarize: Callable[[StagePlanner, OutcomesByName], Experiment]
+    by_rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +130,16 @@ def row_specs(
         for protocol in protocols
         for method in methods
     ]
+
+
+def present(specs: Iterable[RowSpec], outcomes: OutcomesByName) -> list[RowSpec]:
+    """The rows that have outcomes: those of a Φ that was refused have none.
+
+    Args:
+        specs: all rows.
+        outcomes: of the recipe's stages.
+    """
+    return [spec for spec in specs if spec.name in outcomes]
 
 
 def shown(planner: StagePlanner) -> tuple[Protocol, ...]:
@@ -206,6 +252,9 @@ def compare_pairs(
 ) -> tuple[Comparison, ...]:
     """Compare each pair of PAIRS within a network and protocol, in each of these columns.
 
+    Where no seed has a value of both, as of the uncertainty of low answers where there are none,
+    there is nothing to compare.
+
     Args:
         rows: all rows of a table.
         columns: to compare in.
@@ -239,5 +288,11 @@ def compare_pairs(
                         family=family(spec, baseline, column.key),
                     )
                     for column in columns
+                    if _some_seed_has_both(row.cells[column.key], baseline_row.cells[column.key])
                 ]
     return tuple(compared)
+
+
+def _some_seed_has_both(method: Cell, baseline: Cell) -> bool:
+    pairs = zip(method.values, baseline.values, strict=True)
+    return any(a is not None and b is not None for a, b in pairs)

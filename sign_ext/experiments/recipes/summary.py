@@ -7,6 +7,7 @@ from typing import Any
 
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.recipe import OutcomesByName
+from sign_ext.experiments.stages.controls import MatchStep
 from sign_ext.experiments.stages.networks import TUNING_SEED, ChooseStep, Transform
 from sign_ext.experiments.stages.stage import Outcome, topological_order
 from sign_ext.formatting import counted, listed, signed
@@ -37,9 +38,10 @@ def settings_used(
         network, task = planner.network(name), planner.task(name)
         images = {part: planner.image_count(task, part) for part in ("train", "validation", "test")}
         size = planner.sources.read(planner.source(task)).image_shape[1:]
+        of_phi = f" ({network.phi_epochs} of Φ)" if network.phi_epochs else ""
         used[network.label] = (
             f"{network.model} {network.options or ''}".strip()
-            + f", {counted(network.epochs, 'epoch')}, batch size {task.batch_size}, "
+            + f", {counted(network.epochs, 'epoch')}{of_phi}, batch size {task.batch_size}, "
             f"{network.optimizer} at {planner.learning_rate(name):g} ({network.schedule}), "
             f"{network.precision}; {task.data} at {size[0]}×{size[1]}, {images['train']:,} "
             f"training, {images['validation']:,} validation and {images['test']:,} test images"
@@ -55,7 +57,9 @@ def _sign_settings(planner: StagePlanner, outcomes: OutcomesByName) -> dict[str,
     for stage in topological_order([each.stage for seeds in outcomes.values() for each in seeds]):
         # Only versions of the training images join a training set.
         tuning = isinstance(stage, Transform) and stage.phi.seed == TUNING_SEED
-        if isinstance(stage, Transform) and stage.part == "train" and not tuning:
+        # Where the step size matches SIGN's rms, that is said of the row.
+        matched = isinstance(stage, Transform) and isinstance(stage.step, MatchStep)
+        if isinstance(stage, Transform) and stage.part == "train" and not (tuning or matched):
             numbers = planner.numbers(stage)
             label = _phi_label(stage)
             seed, last = str(stage.phi.seed), str(max(stage.snapshots))

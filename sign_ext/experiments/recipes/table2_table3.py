@@ -16,6 +16,7 @@ from sign_ext.experiments.recipes.recipe import (
     cell,
     compare_pairs,
     paper_numbers,
+    present,
     row_specs,
     samples_of,
     shown,
@@ -88,9 +89,10 @@ def plan_table2(planner: StagePlanner) -> StagesByName:
 def summarize_table2(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The paper's quantities, scores of calibration, and reliability diagrams."""
     network = planner.options("table2", **DEFAULTS)["network"]
-    tables = _tables(planner, network, outcomes, "Table 2", published.TABLE2)
+    specs = present(_specs(planner, network), outcomes)
+    tables = uncertainty_tables(planner, specs, outcomes, "Table 2", published.TABLE2)
     thresholds = {m: {"threshold": value} for m, value in published.THRESHOLDS.items()}
-    scores = _scores(planner, network, outcomes, "Table 2", thresholds)
+    scores = _scores(planner, specs, outcomes, "Table 2", thresholds)
     return Experiment(
         name="table2",
         title="Table 2: aleatoric uncertainty on CIFAR-10",
@@ -98,7 +100,11 @@ def summarize_table2(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
         stand_ins=stand_ins(planner, [network]),
         settings=settings_used(planner, [network], outcomes),
         tables=(*tables, scores),
-        figures=tuple(_reliability(network, outcomes, each) for each in shown(planner)),
+        figures=tuple(
+            _reliability(network, outcomes, each)
+            for each in shown(planner)
+            if present(row_specs({network: METHODS_SHOWN}, [each]), outcomes)
+        ),
         findings=findings(tables[0]),
     )
 
@@ -112,8 +118,9 @@ def plan_table3(planner: StagePlanner) -> StagesByName:
 def summarize_table3(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The paper's quantities, and scores of calibration."""
     network = planner.options("table3", **DEFAULTS)["network"]
-    tables = _tables(planner, network, outcomes, "Table 3", published.TABLE3)
-    scores = _scores(planner, network, outcomes, "Table 3", {})
+    specs = present(_specs(planner, network), outcomes)
+    tables = uncertainty_tables(planner, specs, outcomes, "Table 3", published.TABLE3)
+    scores = _scores(planner, specs, outcomes, "Table 3", {})
     counts = next(iter(outcomes.values()))[0].numbers["counts"]
     settings = {
         **settings_used(planner, [network], outcomes),
@@ -137,22 +144,36 @@ def _plan(planner: StagePlanner, network: str, ood: dict[str, Any] | None) -> St
         trained = planner.train(network, spec.method, seed, protocol=spec.protocol, aleatoric=True)
         return MeasureUncertainty(trained, planner.scale.samples, ood)
 
-    return stages_of_rows(planner, row_specs({network: METHODS_SHOWN}, planner.protocols), measure)
+    return stages_of_rows(planner, _specs(planner, network), measure)
 
 
-def _tables(
+def _specs(planner: StagePlanner, network: str) -> list[RowSpec]:
+    """The rows of either table."""
+    return row_specs({network: METHODS_SHOWN}, planner.protocols)
+
+
+def uncertainty_tables(
     planner: StagePlanner,
-    network: str,
+    specs: Sequence[RowSpec],
     outcomes: OutcomesByName,
     title: str,
     published_table: Published,
+    *,
+    families: bool = True,
 ) -> tuple[Table, ...]:
     """A table for each of the paper's quantities.
 
     Methods are compared by accuracy, by the share of right answers given with p ≤ 0.5, and by the
     uncertainty of these; less counts as better in both, as the paper has it.
+
+    Args:
+        planner: has the scale.
+        specs: the rows, one or more.
+        outcomes: of `MeasureUncertainty` stages, by the rows' names.
+        title: "Table 2", for example.
+        published_table: what the paper has.
+        families: whether the comparisons belong to the secondary family.
     """
-    specs = row_specs({network: METHODS_SHOWN}, planner.protocols)
     numbers = outcomes[specs[0].name][0].numbers
     classes, images = list(numbers["per_class"]), numbers["images"]
     tables = []
@@ -176,7 +197,7 @@ def _tables(
                     rows,
                     compared,
                     images if quantity == "accuracy" else None,
-                    secondary=[each.key for each in compared],
+                    secondary=[each.key for each in compared] if families else (),
                 ),
                 images=images if quantity == "accuracy" else None,
             )
@@ -233,13 +254,13 @@ def _share_low(numbers: Mapping[str, Any]) -> float | None:
 
 def _scores(
     planner: StagePlanner,
-    network: str,
+    specs: Sequence[RowSpec],
     outcomes: OutcomesByName,
     title: str,
     published_scores: Mapping[str, Mapping[str, float]],
 ) -> Table:
     rows: dict[RowSpec, Row] = {}
-    for spec in row_specs({network: METHODS_SHOWN}, planner.protocols):
+    for spec in specs:
         paper = paper_numbers(published_scores, spec)
         cells = {
             key: cell(outcomes[spec.name], *path, paper=paper.get(key))
@@ -269,7 +290,7 @@ def _reliability(network: str, outcomes: OutcomesByName, protocol: Protocol) -> 
     """The reliability diagrams of the first seed, by one protocol."""
     panels = [
         {"title": METHODS[spec.method].label, **outcomes[spec.name][0].numbers["reliability"]}
-        for spec in row_specs({network: METHODS_SHOWN}, [protocol])
+        for spec in present(row_specs({network: METHODS_SHOWN}, [protocol]), outcomes)
     ]
     return Figure(
         title=f"Reliability, {PROTOCOLS[protocol]}",
@@ -281,5 +302,5 @@ def _reliability(network: str, outcomes: OutcomesByName, protocol: Protocol) -> 
     )
 
 
-TABLE2 = Recipe("table2", plan_table2, summarize_table2)
-TABLE3 = Recipe("table3", plan_table3, summarize_table3)
+TABLE2 = Recipe("table2", plan_table2, summarize_table2, by_rows=True)
+TABLE3 = Recipe("table3", plan_table3, summarize_table3, by_rows=True)

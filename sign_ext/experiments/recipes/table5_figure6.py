@@ -19,6 +19,7 @@ from sign_ext.experiments.recipes.recipe import (
     classify_rows,
     compare_pairs,
     paper_numbers,
+    present,
     row_specs,
     table_row,
 )
@@ -63,7 +64,7 @@ def summarize_table5(planner: StagePlanner, outcomes: OutcomesByName) -> Experim
         for key, heading in zip(KEYS, headings, strict=True)
     )
     rows = {}
-    for spec in row_specs(networks, planner.protocols):
+    for spec in present(row_specs(networks, planner.protocols), outcomes):
         paper = paper_numbers(published.for_network(published.TABLE5, spec.network), spec)
         cells = {
             column: cell(outcomes[spec.name], key, paper=paper.get(column), samples=samples)
@@ -136,5 +137,5 @@ def _samples(images: ImageSet, rows: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-TABLE5 = Recipe("table5", plan_table5, summarize_table5)
+TABLE5 = Recipe("table5", plan_table5, summarize_table5, by_rows=True)
 FIGURE6 = Recipe("figure6", plan_figure6, summarize_figure6)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sign_ext.data import ImageSet, load_ood
 from sign_ext.evaluation import (
@@ -73,8 +73,9 @@ class Classify(Stage):
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
         trained = context.outcome(self.network)
+        model = load_trained(trained, context.device)
         evaluation = evaluate(
-            load_trained(trained, context.device),
+            LogitsAlone(model) if self.network.network.aleatoric else model,
             context.data(self.network.source).test,
             draws=self.draws,
             num_off=self.pixels,
@@ -85,6 +86,24 @@ class Classify(Stage):
         evaluation.answers.write(folder / ANSWERS)
         best = trained.numbers["best_validation_accuracy"]
         return {**evaluation.to_dict(), "validation_accuracy": best}
+
+
+class LogitsAlone(nn.Module):
+    """An aleatoric network without its σ: what it answers where no logits are drawn.
+
+    Args:
+        model: returns an `AleatoricOutput`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Hold the network."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return f."""
+        logits: Tensor = self.model(images).logits
+        return logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +123,7 @@ class ClassifyDelta(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Evaluate."""
-        assert self.network.sign is not None
+        assert isinstance(self.network.sign, Transform)
         images = context.data(self.network.source).test
         delta = delta_set(
             context.outcome(self.test), images, scaled_by=context.outcome(self.network.sign)

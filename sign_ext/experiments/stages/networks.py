@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sign_ext import SignTransform
-from sign_ext.augment import Augment, Compose, build_augment, sign_training_set
+from sign_ext.augment import (
+    Adversarial,
+    Augment,
+    Compose,
+    Distilled,
+    build_augment,
+    sign_training_set,
+)
 from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, ImageSource
 from sign_ext.data.splits import stratified_choice
@@ -24,9 +31,10 @@ from sign_ext.evaluation import doubt_of_learning, gaussian_noise, predict
 from sign_ext.experiments.stages.cost import SIGN, TRAINING, flops_per_image
 from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.sources import Source
-from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage
+from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage, StageRefusedError
 from sign_ext.formatting import ADDED
 from sign_ext.models import build_model
+from sign_ext.settings import LinearizeAt
 from sign_ext.store import load_transformed, transform_to_store
 from sign_ext.store.coordination import Ranks
 from sign_ext.training import (
@@ -45,6 +53,24 @@ PHI_SEEDS = 1_000_000
 # Settings are chosen with this seed, on validation images, and no table has it.
 TUNING_SEED = PHI_SEEDS - 1
 DELTA_RMS = 64.0  # grey levels: roughly how far natural images' pixels deviate from their mean
+
+
+class Versions(Protocol):
+    """A stage that makes versions of the training images: SIGN's, or those of a control."""
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """The K, one a version."""
+        ...
+
+    @property
+    def manner(self) -> str:
+        """What the versions are, in a word or two."""
+        ...
+
+    def images(self, context: RunContext) -> Mapping[int, Tensor]:
+        """The versions by K, float32, once the stage is done."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,11 +100,13 @@ class Train(Stage):
         augment: names of augmentations, applied in this order to each batch.
         flips: whether an image may be mirrored (digits may not).
         samples: T of Eq. 10, for an aleatoric network.
-        sign: versions of the training images that join them, SIGN's or the noise that stands in
-            for SIGN's; None for none.
+        sign: versions of the training images that join them, SIGN's or those of a control that
+            stands in for SIGN's; None for none.
         versions: K of those that join; all of them if empty.
         policies: for the augmentation "deepaugment".
         rate: gives the learning rate instead of the settings; None takes theirs.
+        teacher: a network whose answers are mixed into the labels; None for none.
+        attack_steps: of the attack on each batch, for adversarial training; 0 for none.
     """
 
     kind: ClassVar[str] = "train"
@@ -91,15 +119,19 @@ class Train(Stage):
     augment: tuple[str, ...] = ()
     flips: bool = True
     samples: int = 0
-    sign: Transform | Noise | None = None
+    sign: Versions | None = None
     versions: tuple[int, ...] = ()
     policies: SearchPolicies | None = None
     rate: ChooseRate | None = field(default=None, metadata=ADDED)
+    teacher: Train | None = field(default=None, metadata=ADDED)
+    attack_steps: int = field(default=0, metadata=ADDED)
 
     def title(self) -> str:
         """Name the network, the method and the seed."""
-        versions = [] if self.sign is None else ["noise" if self.sign.kind == "noise" else "sign"]
-        method = "+".join((*self.augment, *versions)) or "no augmentation"
+        versions = [] if self.sign is None else [self.sign.manner]
+        taught = [] if self.teacher is None else ["distilled"]
+        attacked = [f"attack of {self.attack_steps}"] if self.attack_steps else []
+        method = "+".join((*self.augment, *versions, *taught, *attacked)) or "no augmentation"
         head = "aleatoric " if self.network.aleatoric else ""
         return f"train {head}{self.network.model}, {method}, {self.seed_in_words}"
 
@@ -115,10 +147,13 @@ class Train(Stage):
         return f"{'Φ of ' if of_phi else ''}seed {self.seed}"
 
     def flops(self) -> float:
-        """Forward and backward passes of all steps."""
+        """Passes of all steps, with those of a teacher and of attacks."""
         steps = self.settings.total_steps(self.train_images)
         batch_size = min(self.settings.batch_size, self.train_images)
-        return self.forward_flops * TRAINING * steps * batch_size
+        an_image = self.forward_flops * (TRAINING + SIGN * self.attack_steps)
+        if self.teacher is not None:
+            an_image += self.teacher.forward_flops
+        return an_image * steps * batch_size
 
     @property
     def forward_flops(self) -> float:
@@ -136,19 +171,14 @@ class Train(Stage):
         """Train, resuming an attempt that was killed; the checkpoint is in the folder."""
         splits = context.data(self.source)
         train_set, validation = self.datasets(context)
-        spec = {
-            "name": self.network.model,
-            "num_classes": len(splits.class_names),
-            "image_shape": list(splits.image_shape),
-            "options": self.network.options,
-            "aleatoric": self.network.aleatoric,
-        }
+        spec = self.model_spec(context)
+        model = self.initial_model(spec).to(context.device)
         result = train(
-            self._initial_model(spec).to(context.device),
+            model,
             train_set,
             validation,
             self._settings(context),
-            augment=self._augment(context, len(splits.class_names)),
+            augment=self._augment(context, len(splits.class_names), model),
             objective=self._objective(),
             device=context.device,
             out=folder,
@@ -157,6 +187,17 @@ class Train(Stage):
             config={"model": spec, "stage": self.describe()},
         )
         return {**result.to_dict(), "train_images": len(train_set)}
+
+    def model_spec(self, context: RunContext) -> dict[str, Any]:
+        """What `load_checkpoint` rebuilds the network from."""
+        splits = context.data(self.source)
+        return {
+            "name": self.network.model,
+            "num_classes": len(splits.class_names),
+            "image_shape": list(splits.image_shape),
+            "options": self.network.options,
+            "aleatoric": self.network.aleatoric,
+        }
 
     def clean_up(self, folder: Path) -> None:
         """Remove the state to resume from, four times as large as the checkpoint."""
@@ -177,8 +218,8 @@ class Train(Stage):
         rate = float(context.outcome(self.rate).numbers["learning_rate"])
         return replace(self.settings, learning_rate=rate)
 
-    def _initial_model(self, spec: dict[str, Any]) -> nn.Module:
-        # The seed alone decides the initial weights, so all methods start from the same ones.
+    def initial_model(self, spec: dict[str, Any]) -> nn.Module:
+        """The network before training: the seed alone decides its weights, whatever the method."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             return build_model(
@@ -189,16 +230,22 @@ class Train(Stage):
                 **spec["options"],
             )
 
-    def _augment(self, context: RunContext, classes: int) -> Augment:
+    def _augment(self, context: RunContext, classes: int, model: nn.Module) -> Augment:
         options: dict[str, dict[str, Any]] = {
             "classical": {"horizontal_flip": self.flips, "vertical_flip": self.flips},
             "mixup": {"num_classes": classes},
+            "cutmix": {"num_classes": classes},
         }
         if self.policies is not None:
             policies = context.outcome(self.policies).folder / SearchPolicies.FILE
             options["deepaugment"] = {"policies": policies}
-        parts = tuple(build_augment(name, **options.get(name, {})) for name in self.augment)
-        return parts[0] if len(parts) == 1 else Compose(parts)
+        parts = [build_augment(name, **options.get(name, {})) for name in self.augment]
+        if self.teacher is not None:
+            teacher = load_trained(context.outcome(self.teacher), context.device)
+            parts.append(Distilled(teacher, classes))
+        if self.attack_steps:
+            parts.append(Adversarial(model, steps=self.attack_steps))
+        return parts[0] if len(parts) == 1 else Compose(tuple(parts))
 
     def _objective(self) -> Objective:
         return Aleatoric(self.samples) if self.network.aleatoric else CrossEntropy()
@@ -270,7 +317,7 @@ class TrainOnDelta(Train):
 
     def datasets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
         """δ of the training and of the validation images."""
-        assert self.sign is not None
+        assert isinstance(self.sign, Transform)
         assert self.validation is not None
         splits = context.data(self.source)
         train_outcome = context.outcome(self.sign)
@@ -318,7 +365,7 @@ class Calibrate(Stage):
         model = load_trained(context.outcome(self.phi), context.device)
         doubt = doubt_of_learning(predict(model, validation.images), validation.labels)
         if doubt and self.require_learnt:
-            raise ValueError(
+            raise StageRefusedError(
                 f"{self.phi.title()}: Φ has not learnt: {doubt}. SIGN's images of it would say "
                 "nothing: give it more epochs or images, or sign.require_learnt: false in the "
                 "scale's settings to go on all the same."
@@ -379,22 +426,41 @@ class Transform(Stage):
 
     Attributes:
         phi: the network Φ.
-        step: gives the step size, times `factor`; None takes `factor` itself as the step size.
+        step: a stage that proposes the step size, which is multiplied by `factor`; None takes
+            `factor` itself as the step size.
         factor: see `step`.
         snapshots: the K to keep.
         part: "train", "validation" or "test".
         precision: of the arithmetic.
+        linearize_at: "iterate", or "input", Algorithm 1's third line taken literally.
+        momentum: μ, see `SignTransform`.
+        others: the images, where they are not those that Φ was trained on.
     """
 
     kind: ClassVar[str] = "transform"
     version: ClassVar[int] = 2
 
     phi: Train
-    step: Calibrate | ChooseStep | None
+    step: Stage | None
     factor: float
     snapshots: tuple[int, ...]
     part: str = "train"
     precision: str = "float32"
+    linearize_at: LinearizeAt = field(default="iterate", metadata=ADDED)
+    momentum: float = field(default=0.0, metadata=ADDED)
+    others: Source | None = field(default=None, metadata=ADDED)
+
+    @property
+    def source(self) -> Source:
+        """Where the images are from."""
+        return self.others or self.phi.source
+
+    @property
+    def manner(self) -> str:
+        """What the versions are, in a word or two."""
+        if self.linearize_at == "input":
+            return "sign at the input"
+        return "sign with momentum" if self.momentum else "sign"
 
     def title(self) -> str:
         """Name Φ, K and the part."""
@@ -411,7 +477,7 @@ class Transform(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Transform and store."""
-        splits = context.data(self.phi.source)
+        splits = context.data(self.source)
         images = splits.part(self.part)
         step_size = self._step_size(context)
         sign = SignTransform(
@@ -420,6 +486,8 @@ class Transform(Stage):
             step_size=step_size,
             snapshots=self.snapshots,
             precision=self.precision,
+            linearize_at=self.linearize_at,
+            momentum=self.momentum,
         )
         try:
             transform_to_store(
@@ -481,6 +549,11 @@ class Noise(Stage):
         """The K, which are SIGN's."""
         return self.sign.snapshots
 
+    @property
+    def manner(self) -> str:
+        """What the versions are, in a word."""
+        return "noise"
+
     def title(self) -> str:
         """Name what is imitated."""
         return f"noise as large as SIGN's change, seed {self.seed}"
@@ -489,7 +562,7 @@ class Noise(Stage):
         """Take over SIGN's rms of each K, and measure the noise that it gives."""
         change = context.outcome(self.sign).numbers["change"]
         rms = {str(k): float(change[str(k)]["rms"]) for k in self.snapshots}
-        originals = context.data(self.sign.phi.source).part(self.sign.part).images
+        originals = context.data(self.sign.source).part(self.sign.part).images
         return {
             "rms": rms,
             "images": len(originals),
@@ -501,7 +574,7 @@ class Noise(Stage):
 
     def images(self, context: RunContext) -> Mapping[int, Tensor]:
         """The versions by K, float32, once the stage is done."""
-        originals = context.data(self.sign.phi.source).part(self.sign.part).images
+        originals = context.data(self.sign.source).part(self.sign.part).images
         return self._noisy(originals, context.outcome(self).numbers["rms"])
 
     def _noisy(self, originals: Tensor, rms: Mapping[str, float]) -> dict[int, Tensor]:

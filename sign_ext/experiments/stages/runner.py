@@ -16,7 +16,13 @@ from filelock import FileLock, Timeout
 from sign_ext.data import Splits
 from sign_ext.environment import commit, machine, versions
 from sign_ext.experiments.stages.sources import Source
-from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage, topological_order
+from sign_ext.experiments.stages.stage import (
+    Outcome,
+    RunContext,
+    Stage,
+    StageRefusedError,
+    topological_order,
+)
 from sign_ext.files import json_text, read_json, require_schema, write_whole
 from sign_ext.formatting import duration, finite
 from sign_ext.progress import Reporter, Silent
@@ -36,6 +42,9 @@ class StageRunner:
         read: reads the splits of a source (see `sources.read_source`).
         reporter: where messages and progress go.
         data_root: where the data sets' files are.
+
+    Attributes:
+        refused: the key of each stage that cannot be done → why, see `StageRefusedError`.
     """
 
     out: Path
@@ -43,6 +52,7 @@ class StageRunner:
     read: Callable[[Source], Splits]
     reporter: Reporter = field(default_factory=Silent)
     data_root: str | None = None
+    refused: dict[str, str] = field(default_factory=dict, init=False)
     _outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def folder(self, stage: Stage) -> Path:
@@ -83,17 +93,40 @@ class StageRunner:
         return list(needed.values())
 
     def run(self, stages: Sequence[Stage]) -> list[Outcome]:
-        """Finish these stages and return their outcomes, in their order."""
+        """Finish these stages and return their outcomes, in their order.
+
+        Raises:
+            StageRefusedError: one of them cannot be done; all others are.
+        """
+        self.attempt(stages)
+        for stage in stages:
+            if stage.key in self.refused:
+                raise StageRefusedError(self.refused[stage.key])
+        return [self._finished(stage) for stage in stages]
+
+    def attempt(self, stages: Sequence[Stage]) -> None:
+        """Finish these stages but those that are refused, and those that need one of these."""
         todo = self.missing(stages)
         estimate = _TimeLeft([stage.flops() for stage in todo])
         for number, stage in enumerate(todo, start=1):
-            if self.done(stage):
+            if self.done(stage) or stage.key in self.refused:
+                continue
+            reasons = [
+                self.refused[each.key]
+                for each in stage.inputs().values()
+                if each.key in self.refused
+            ]
+            if reasons:
+                self.refused[stage.key] = reasons[0]
                 continue
             title = f"[{number}/{len(todo)}] {stage.title()}"
             self.reporter.say(f"{title}{estimate.left()}")
             with estimate.timed(stage.flops()):
-                self._run_one(stage, title)
-        return [self._finished(stage) for stage in stages]
+                try:
+                    self._run_one(stage, title)
+                except StageRefusedError as error:
+                    self.refused[stage.key] = str(error)
+                    self.reporter.say(f"left out, with all that needs it: {error}")
 
     def _finished(self, stage: Stage) -> Outcome:
         outcome = self.outcome(stage)

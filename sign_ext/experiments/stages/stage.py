@@ -20,6 +20,13 @@ from sign_ext.experiments.stages.sources import Source
 from sign_ext.formatting import is_added_default, plain
 
 
+class StageRefusedError(ValueError):
+    """A stage cannot be done for a reason that lies in what it was given, such as a Φ.
+
+    Stages that need it are left out, and all others are run.
+    """
+
+
 @dataclass(frozen=True, eq=False)
 class Stage(ABC):
     """Work that tables share: training Φ, transforming a set, training on it, measuring.
