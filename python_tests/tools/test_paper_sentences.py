@@ -65,21 +65,45 @@ def test_larger_scales_come_first_and_joined_reports_stand_for_their_slices(tool
     assert "| not run |" in other
 
 
-def test_the_marked_part_is_replaced_and_checked(tool, tmp_path, capsys):
+def test_the_marked_parts_are_replaced_and_checked(tool, tmp_path, capsys):
     written(tmp_path / "small", "small", 0.1)
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{tool.BEGIN}\nobsolete\n{tool.END}\nafter\n")
+    marks = [f"{tool.begin(part)}\nobsolete\n{tool.END}" for part in (tool.VERDICT, tool.TABLE)]
+    page.write_text(f"before\n{marks[0]}\nbetween\n{marks[1]}\nafter\n")
     assert tool.main([str(tmp_path), "--check"]) == 1
     assert "without --check" in capsys.readouterr().out
     assert tool.main([str(tmp_path)]) == 0
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith(f"{tool.END}\nafter\n")
+    assert text.index(tool.NO_VERDICT) < text.index("\nbetween\n") < text.index("| SIGN is more")
     assert "obsolete" not in text
     assert tool.main([str(tmp_path), "--check"]) == 0
     page.write_text("no marks")
-    with pytest.raises(ValueError, match="once each"):
+    with pytest.raises(ValueError, match="the page has no"):
         tool.main([str(tmp_path)])
+
+
+def test_the_verdict_is_what_the_joined_page_leads_with(tool, tmp_path):
+    from dataclasses import replace
+
+    from sign_ext.report.lead import families
+    from sign_ext.report.verdict import compare_rows, hold_families
+
+    written(tmp_path / "a", "medium", 0.1)
+    results = Results.read(tmp_path / "a" / "results.json")
+    table = results.experiments[0].tables[0]
+    told = compare_rows(
+        "mean", table.rows[1], table.rows[0], images=100_000, kind="share", family="primary"
+    )
+    experiment = replace(results.experiments[0], tables=(replace(table, comparisons=(told,)),))
+    held = hold_families(replace(results, experiments=(experiment,)))
+    held.write(tmp_path / "a" / "results.json")
+    text = tool.verdict(tool.sources(tmp_path))
+    (family,) = families(held)
+    assert "does SIGN do more than noise as large" in text
+    assert "3 seeds (0, 1, 2), scale “medium”" in text
+    assert family.sentences[0].split(" – ")[0].split(": ")[1][:30] in text
 
 
 def test_the_committed_page_is_what_the_committed_results_give(tool):
