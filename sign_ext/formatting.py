@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-
 NORMAL_95 = 1.959963984540054  # 95% of a normal distribution lie within so many deviations
 
 

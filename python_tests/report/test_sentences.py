@@ -101,7 +101,11 @@ def test_less_can_be_what_a_sentence_says():
         title,
         "",
         columns,
-        (row("Classical", 0.3, 0.31, 0.32), row("mixup", 0.5, 0.52, 0.51), row("SIGN", 0.1, 0.12, 0.1)),
+        (
+            row("Classical", 0.3, 0.31, 0.32),
+            row("mixup", 0.5, 0.52, 0.51),
+            row("SIGN", 0.1, 0.12, 0.1),
+        ),
     )
     words = {r.text: r.verdict.word for r in sentences(results(made))}
     assert words["with SIGN, fewer right answers are uncertain (p ≤ 0.5)"] == "holds"
@@ -125,7 +129,11 @@ def test_the_last_k_counts():
         "Figure 3 in numbers",
         "",
         columns,
-        (row("before", 1, 1.1, 1.2), row("after K = 50", 9, 9.1, 9.2), row("after K = 100", 2, 2.1, 2.3)),
+        (
+            row("before", 1, 1.1, 1.2),
+            row("after K = 50", 9, 9.1, 9.2),
+            row("after K = 100", 2, 2.1, 2.3),
+        ),
     )
     found = sentences(results(made))
     assert len(found) == 2
@@ -176,13 +184,16 @@ def test_every_sentence_is_about_a_table_that_some_experiment_makes():
 
     import sign_ext.experiments.recipes as recipes
 
-    sources = "".join(
-        path.read_text("utf-8") for path in Path(recipes.__path__[0]).glob("*.py")
-    )
+    sources = "".join(path.read_text("utf-8") for path in Path(recipes.__path__[0]).glob("*.py"))
     for sentence in SENTENCES:
         for title, _ in sentence.tables:
             name = title.partition(":")[2].strip() or title
             starts = ("Figure 3", "Figure 4")
             known = name.replace(" in numbers", "") if name.startswith(starts) else name
             assert known in sources or title.startswith("Slice"), title
-    assert {"phi_answers", "inputs_used", "cancel_attack", "sign_at_inference"} <= EXPERIMENTS.keys()
+    assert {
+        "phi_answers",
+        "inputs_used",
+        "cancel_attack",
+        "sign_at_inference",
+    } <= EXPERIMENTS.keys()

@@ -4,8 +4,8 @@ Several files of the same experiments with different seeds become one, as if
 one run had had all the seeds: means, spreads and comparisons are recomputed.
 So seeds can be divided among machines. Of a single file, the pages are written
 again. A folder that has no results.json of its own stands for those in the
-folders below it: slices, of one seed each. Slices of the same experiments are
-joined, and each group gets a report in OUT/EXPERIMENT, if there are several.
+folders below it, and for files slice_*.json: slices, of one seed each. Slices
+of the same experiment are joined, and the report is in OUT/EXPERIMENT.
 A report is index.html (one self-contained page), results.md with its figures/,
 and results.json, which holds every number.
 """
@@ -22,6 +22,8 @@ from sign_ext.commands.shared import check_folder
 
 if TYPE_CHECKING:
     from sign_ext.report.schema import Results
+
+SLICE = "slice_*.json"  # one slice of one seed, as docs/results keeps them
 
 EXAMPLES = (
     "sign-ext report runs/seed-0 runs/seed-1 runs/seed-2 --out runs/joined",
@@ -59,8 +61,8 @@ def run(options: Options) -> None:
 def _groups(options: Options) -> dict[Path, list[Results]]:
     """What is joined: the folder of a report → its results.
 
-    Results of the same experiments belong together. All that are named must; those found below a
-    folder need not, and each group gets a folder of its own in OUT then.
+    All that are named belong together. Of those found below a folder, the ones of the same
+    experiments do, and each group gets a folder of its own in OUT.
     """
     from sign_ext.report.results_page import JSON
     from sign_ext.report.schema import Results
@@ -79,8 +81,8 @@ def _groups(options: Options) -> dict[Path, list[Results]]:
         raise console.UsageError(
             "results and folders of slices cannot be joined with each other; give either alone."
         )
-    if named or len(groups) == 1:
-        return {out: named or next(iter(groups.values()))}
+    if named:
+        return {out: named}
     return {out / name: results for name, results in groups.items()}
 
 
@@ -90,7 +92,7 @@ def _slices(folder: Path, out: Path) -> list[Path]:
 
     if not folder.is_dir() or (folder / JSON).exists():
         return []
-    found = (path for path in sorted(folder.rglob(JSON)) if path.parent.resolve() != out.resolve())
+    found = sorted({path for name in (JSON, SLICE) for path in folder.rglob(name)})
     return [path for path in found if out.resolve() not in path.resolve().parents]
 
 

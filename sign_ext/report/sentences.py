@@ -36,7 +36,7 @@ class Sentence:
     Attributes:
         text: the sentence, in our words.
         where: in the paper; "" for questions of our own.
-        tables: (title, keys of columns) of our tables; the first of the keys that a table has counts.
+        tables: titles of ours with keys of columns; the first key that a table has counts.
         method: label of the row that it is about, as a regular expression; of several in a group,
             as of several K, the last counts.
         baseline: likewise, of the row to compare with; "" to compare with `level`.
@@ -113,9 +113,7 @@ SENTENCES = (
         r"DeepAugment \+ SIGN",
         "DeepAugment",
     ),
-    Sentence(
-        "our question: SIGN does more than noise as large", "", ACCURACY, "SIGN", "Noise"
-    ),
+    Sentence("our question: SIGN does more than noise as large", "", ACCURACY, "SIGN", "Noise"),
     Sentence(
         "SIGN enhances contrast",
         "3.1, Figure 3",

@@ -22,7 +22,7 @@ NOT_PAIRED = (
 
 HINTS: Mapping[str, str] = {
     "scatter": "The axes have no unit.",
-    "plane": "Axes have the points’ own units, or none.",
+    "plane": "The axes have no unit.",
     "reliability": "Bars are the accuracy of the images in a bin of confidence; a diamond stands "
     "at the bin’s mean confidence; on the dashed line the two agree. Below: the share of images.",
 }

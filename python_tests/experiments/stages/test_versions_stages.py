@@ -161,9 +161,7 @@ def test_an_attack_lowers_accuracy_within_its_ball_and_sign_moves_what_was_attac
     assert 4 < float(change) <= 8 + 1e-3
     assert numbers["attacked"]["probability"] < numbers["p"]["probability"]
     after = moved_exactly(model, seen["attacked"], 2)
-    assert numbers["attacked_2"] == pytest.approx(
-        expected(model, after, images.labels), rel=1e-4
-    )
+    assert numbers["attacked_2"] == pytest.approx(expected(model, after, images.labels), rel=1e-4)
     assert set(numbers) == {
         f"{start}{end}" for start in ("p", "attacked") for end in ("", "_2", "_noise")
     }

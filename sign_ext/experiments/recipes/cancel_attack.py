@@ -100,9 +100,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
             "attack": f"PGD in the L∞ ball, {options['steps']} steps of ε/4, random start",
             f"step size with Φ = {label}": {
                 str(seed): outcome.numbers["step_size"]
-                for seed, outcome in zip(
-                    planner.seeds, next(iter(outcomes.values())), strict=True
-                )
+                for seed, outcome in zip(planner.seeds, next(iter(outcomes.values())), strict=True)
             },
             **settings_used(planner, [network], {}),
         },

@@ -44,7 +44,7 @@ The paper’s Figure 2 is a sketch of the push-forward. Here it is computed for 
 hidden layers of {HIDDEN} units, trained on points of two interlocking half circles. Left, the
 source N: the points, the network’s boundary (dashed), the field of δ = Σ_a ∂Φ^a/∂x, and the ways of
 some points from p to p*. Right, the target M, the {HIDDEN} outputs of Φ in their two principal
-directions: Φ(p), the ways from Φ(p) to Φ(p*), and arrows for Φ_*, which is linear at p, of as many
+directions: Φ(p), the ways from Φ(p) to Φ(p*), and arrows for Φ∗, which is linear at p, of as many
 steps of δ. Where way and arrow part, the linear estimate of Section 2.1 no longer holds."""
 
 

@@ -76,9 +76,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         "variables.",
         columns=(BELOW, *COLUMNS),
         rows=tuple(rows),
-        comparisons=compare(
-            rows, pairs(planner.scale.sign.snapshots), COLUMNS, numbers["images"]
-        ),
+        comparisons=compare(rows, pairs(planner.scale.sign.snapshots), COLUMNS, numbers["images"]),
         images=numbers["images"],
     )
     return Experiment(

@@ -67,9 +67,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     networks = planner.options("phi_answers", **DEFAULTS)["networks"]
     snapshots = planner.scale.sign.snapshots
     margins = {"accuracy": planner.scale.margins.accuracy}
-    columns = tuple(
-        Column(key, label, margin=margins.get(key)) for key, label in MEASURES.items()
-    )
+    columns = tuple(Column(key, label, margin=margins.get(key)) for key, label in MEASURES.items())
     versions = {k_label(k): str(k) for k in (0, *snapshots)} | {NOISE_LABEL: NOISE}
     rows = []
     for network in networks:

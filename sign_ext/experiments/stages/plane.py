@@ -1,4 +1,4 @@
-"""Figures 1 and 2 of the paper, computed: mixup and SIGN where a manifold can be seen, in the plane.
+"""Figures 1 and 2 of the paper, computed: mixup and SIGN where a manifold is seen, in the plane.
 
 The paper sketches both. Here two classes lie on two half circles that interlock, a small network
 is trained on points near them, and mixup and SIGN move these points. The curves are known, so which
@@ -20,6 +20,7 @@ from sign_ext import SignTransform, pushforward
 from sign_ext.evaluation import Answers, features, predict
 from sign_ext.experiments.stages.measure import ANSWERS
 from sign_ext.experiments.stages.stage import RunContext, Stage
+from sign_ext.experiments.stages.versions import snapshots_of
 
 CLASSES = ("upper half circle", "lower half circle")
 HIDDEN = 32
@@ -108,7 +109,7 @@ class PlaneExample(Stage):
         sign = SignTransform(
             model, steps, step_size=step_size, snapshots=self.snapshots, backend="autograd"
         )
-        return {k: each.flatten(1) for k, each in sign.transform(as_images(points)).items()}
+        return {k: each.flatten(1) for k, each in snapshots_of(sign, as_images(points)).items()}
 
     def _step_size(self, model: nn.Module, points: Tensor, change: float) -> float:
         """The step size that changes training points by this rms at the largest K."""
@@ -153,7 +154,7 @@ def distances_to_curves(points: Tensor) -> Tensor:
     Example:
         >>> found = distances_to_curves(torch.tensor([[0.0, 1.0]]))
         >>> [round(each, 2) for each in found[0].tolist()]
-        [0.0, 1.12]
+        [0.0, 0.5]
     """
     return torch.stack([torch.cdist(points, curve).min(dim=1).values for curve in curves()], dim=1)
 
@@ -246,9 +247,7 @@ def _figure2(
         **_points_of((outputs - centre) @ axes, classes),
         "title": "M: Φ(p), Φ(p) → Φ(p*), and Φ∗ of K·δ",
         "curves": [],
-        "arrows": _arrows(
-            ((outputs[some] - centre) @ axes), (pushed.to(axes.dtype) @ axes)
-        ),
+        "arrows": _arrows(((outputs[some] - centre) @ axes), (pushed.to(axes.dtype) @ axes)),
         "paths": [_path(way) for way in ((along - centre) @ axes).reshape(FOLLOWED, -1, 2)],
         "contour": None,
     }
@@ -257,8 +256,8 @@ def _figure2(
 
 def _delta(model: nn.Module, points: Tensor) -> Tensor:
     """δ of Algorithm 1 at points, (N, 2)."""
-    moved: Tensor = SignTransform(model, 1, backend="autograd").transform(as_images(points))
-    return moved.flatten(1) - points
+    sign = SignTransform(model, 1, snapshots=(1,), backend="autograd")
+    return snapshots_of(sign, as_images(points))[1].flatten(1) - points
 
 
 def _principal_axes(outputs: Tensor) -> Tensor:

@@ -104,6 +104,13 @@ def _chunks(images: ImageSet, report: Any) -> Iterator[tuple[Tensor, Tensor]]:
     report(len(images), len(images))
 
 
+def snapshots_of(sign: SignTransform, images: Tensor) -> dict[int, Tensor]:
+    """Transform images by a transform that has snapshots."""
+    found = sign.transform(images)
+    assert isinstance(found, dict)
+    return found
+
+
 def _step_size(context: RunContext, step: Calibrate | ChooseStep) -> float:
     return float(context.outcome(step).numbers["proposed"])
 
@@ -147,7 +154,7 @@ class FollowPath(Stage):
         gathered = _Gathered()
         squares = dict.fromkeys(self.steps, 0.0)
         for originals, labels in _chunks(images, context.report):
-            versions = sign.transform(originals.to(context.device))
+            versions = snapshots_of(sign, originals.to(context.device))
             gathered.add(ORIGINAL, answers_to(predict(model, originals), labels))
             for k, version in versions.items():
                 gathered.add(str(k), answers_to(predict(model, version), labels))
@@ -340,7 +347,7 @@ class CancelAttack(Stage):
             ).cpu()
             for name, start in (("p", originals), ("attacked", attacked)):
                 gathered.add(name, answers_to(predict(model, start), labels))
-                versions = sign.transform(start.to(context.device))
+                versions = snapshots_of(sign, start.to(context.device))
                 for k, version in versions.items():
                     gathered.add(f"{name}_{k}", answers_to(predict(model, version), labels))
                 change = versions[max(self.snapshots)].cpu() - start
