@@ -6,9 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from sign_ext.compiler.ir.viewed import Own, Viewed
+
+
+def _sums(x: Tensor, dim: int) -> Tensor:
+    """x.cumsum(dim), whose bits are the same each time.
+
+    CUDA's scan of a single row adds in an order that varies; those of several rows do not.
+    """
+    if x.is_cuda and x.numel() == x.shape[dim]:
+        return torch.stack((x, x)).cumsum(dim)[0]
+    return x.cumsum(dim)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,13 +36,13 @@ class CumulativeSum(Viewed):
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
         """By PyTorch's operator."""
-        return operands[0].cumsum(self.dim), ()
+        return _sums(operands[0], self.dim), ()
 
     def cotangent(
         self, operand: int, g: Tensor, xs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
         """The sum of everything from an element on."""
-        return g.flip(self.dim).cumsum(self.dim).flip(self.dim)
+        return _sums(g.flip(self.dim), self.dim).flip(self.dim)
 
     def detail(self) -> str:
         """Over how many."""
