@@ -1,4 +1,4 @@
-"""Sums of everything up to an element, along one dimension."""
+"""Cumulative sums along one dimension."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class CumulativeSum(Viewed):
     kind: ClassVar[str] = "cumulative_sum"
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
-        """By PyTorch's operator."""
+        """Call PyTorch's operator."""
         return _sums(operands[0], self.dim), ()
 
     def cotangent(
         self, operand: int, g: Tensor, xs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
-        """The sum of everything from an element on."""
+        """The cumulative sum in reverse."""
         return _sums(g.flip(self.dim), self.dim).flip(self.dim)
 
     def detail(self) -> str:
-        """Over how many."""
+        """The number of elements along the dimension."""
         return f"over {self.out.shape[self.dim]}"
