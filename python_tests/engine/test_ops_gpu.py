@@ -97,6 +97,16 @@ def test_the_same_without_a_graph_on_a_cpu(name: str) -> None:
     check(name, "cpu", "float32")
 
 
+TAKING = ("taken", "repeated", "chosen", "cumulative_sum", "rare_functions", "grouped_heads",
+          "bias_of_images", "batch_norm_of_tokens", "islands")  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", TAKING)
+def test_taking_and_choosing_on_a_cpu(name: str, precision: str) -> None:
+    check(name, "cpu", precision)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ISLANDS)
 def test_a_recorded_island_gives_its_memory_back(name: str) -> None:
