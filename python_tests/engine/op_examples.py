@@ -291,6 +291,7 @@ EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "batch_norm_of_tokens": lambda: Example(
         lambda x, a, b: b(a(tokens(x)).flatten(0, 1)).reshape(len(x), 96, 5).tanh(),
         linear(6, 5), nn.BatchNorm1d(5)),
+    "islands": lambda: Example(lambda x: x.sort(1)[0].tanh() + F.relu(x.logcumsumexp(2))),
     "frames": lambda: Example(
         lambda x, a, b: b(F.relu(a(x.reshape(len(x), 6, 2, 4, 12)))).tanh(),
         nn.Conv3d(6, 4, (1, 3, 3)), nn.Conv3d(4, 4, (2, 1, 1), padding=(1, 0, 0))),

@@ -22,7 +22,7 @@ from sign_ext.reference import iterative_sign_reference
 STEPS = 3
 # What autograd adds up in another order in each run on CUDA, so that a graph cannot have its bits.
 VARIES = ("bilinear", "bicubic", "borders", "circular_border", "adaptive_max_pool", "max_pool")
-ISLANDS = ("bicubic", "linear_attention", "reductions")
+ISLANDS = ("islands", "layer_norm_of_images")
 
 
 def naive(model: nn.Module, images: Tensor, step_size: float) -> Tensor:
@@ -95,6 +95,16 @@ def test_an_operation_in_a_graph(name: str, precision: str) -> None:
 @pytest.mark.parametrize("name", ["convolutions", "attention", "windows", "group_norm", "written"])
 def test_the_same_without_a_graph_on_a_cpu(name: str) -> None:
     check(name, "cpu", "float32")
+
+
+TAKING = ("taken", "repeated", "chosen", "cumulative_sum", "rare_functions", "grouped_heads",
+          "bias_of_images", "batch_norm_of_tokens", "islands")  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", TAKING)
+def test_taking_and_choosing_on_a_cpu(name: str, precision: str) -> None:
+    check(name, "cpu", precision)
 
 
 @pytest.mark.gpu

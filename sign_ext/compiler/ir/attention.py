@@ -37,15 +37,15 @@ class Attention(Viewed):
     kind: ClassVar[str] = "attention"
 
     def reads(self, operand: int) -> tuple[tuple[int, ...], bool]:
-        """Everything, for each."""
+        """Each cotangent needs all operands and the value."""
         return (0, 1, 2), True
 
     def backward_reads(self, side: int) -> tuple[int, ...]:
-        """Everything, for the first input; the other inputs' cotangents come with the first's."""
+        """All of them for the first input, with which the other cotangents are computed."""
         return super().backward_reads(side) if side == 0 else ()
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
-        """By its formula; keeps the logarithms of the sums."""
+        """Evaluate the formula; keep the logarithms of the sums."""
         q, k, v = operands
         scores = self._scores(q, k)
         sums = torch.logsumexp(scores, -1)
@@ -71,7 +71,7 @@ class Attention(Viewed):
     def cotangent(
         self, operand: int, g: Tensor, xs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
-        """One of the three."""
+        """The cotangent of q, k or v."""
         return self.cotangents((operand,), g, xs, y, own)[0]
 
     def cotangents(
@@ -102,11 +102,11 @@ class Attention(Viewed):
 
     @property
     def rows(self) -> int:
-        """Of one image: windows · heads · T."""
+        """Rows of one image's scores: windows · heads · T."""
         return count(self.out.shape[:-1])
 
     def own_residues(self, element_size: int) -> tuple[Residue, ...]:
-        """A number a row, in float32 at least."""
+        """One number per row, in float32 or float64."""
         return (Residue("logarithms of sums", self.rows * max(element_size, 4)),)
 
     @property

@@ -1,4 +1,4 @@
-"""Padding that repeats the image: reflected, replicated, or around."""
+"""Padding that repeats the image: reflected, replicated or circular."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODES = ("reflect", "replicate", "circular")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Border(Op):
-    """The image with rows and columns of its own around it.
+    """The image, padded with copies of its own rows and columns.
 
     Attributes:
         amounts: (left, right, top, bottom), as in torch.nn.functional.pad; none is negative.
@@ -29,7 +29,7 @@ class Border(Op):
     kind: ClassVar[str] = "border"
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """By PyTorch's own operator."""
+        """Call PyTorch's own operator."""
         return F.pad(inputs[0], self.amounts, mode=self.mode), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:

@@ -120,14 +120,14 @@ class Broadcast(Viewed):
         return two
 
     def reads(self, operand: int) -> tuple[tuple[int, ...], bool]:
-        """As the table has it, without the constant."""
+        """The table's entry, without the constant."""
         places = ARITHMETIC[self.function].reads[self._place(operand)]
         if self.constant is None:
             return places, False
         return tuple(0 for place in places if place == self._place(0)), False
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
-        """By PyTorch's operator."""
+        """Call PyTorch's operator."""
         a, b = self._two(operands, operands[0])
         assert a is not None
         assert b is not None
@@ -136,14 +136,14 @@ class Broadcast(Viewed):
     def cotangent(
         self, operand: int, g: Tensor, xs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
-        """As the table has it, summed over what was broadcast."""
+        """The table's derivative, summed over broadcast dimensions."""
         rule = ARITHMETIC[self.function]
         function = rule.second if self._place(operand) else rule.first
         found = function(g, *self._two(xs, g))
         return summed_to(found, self.views[operand].shape)
 
     def detail(self) -> str:
-        """What, and whether with a constant."""
+        """The function, and whether one operand is constant."""
         return f"{self.function} constant" if self.constant is not None else self.function
 
 
@@ -162,7 +162,7 @@ class Select(Viewed):
     kind: ClassVar[str] = "select"
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
-        """By PyTorch's operator."""
+        """Call PyTorch's operator."""
         mask = self.mask != 0
         if self.fill is None:
             first, second = (aligned(x, len(self.out.shape)) for x in operands)
@@ -173,11 +173,11 @@ class Select(Viewed):
     def cotangent(
         self, operand: int, g: Tensor, xs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
-        """Where it was taken."""
+        """The cotangent where this operand was taken, 0 elsewhere."""
         taken = (self.mask != 0) == (operand == 0 and self.fill is None)
         found = g.masked_fill(~taken, 0)
         return summed_to(found, self.views[operand].shape)
 
     def detail(self) -> str:
-        """What fills it."""
+        """The fill value."""
         return "" if self.fill is None else f"fill {self.fill:g}"

@@ -25,7 +25,7 @@ class ChannelNorm(Op):
 
     @property
     def at_each_position(self) -> bool:
-        """It mixes channels alone."""
+        """It only mixes channels."""
         return True
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
@@ -35,7 +35,7 @@ class ChannelNorm(Op):
         return _channels_to(value, 1), (inputs[0], mean, inverse)
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """By PyTorch's own operator."""
+        """Call PyTorch's own operator."""
         x, mean, inverse = kept
         found = torch.ops.aten.native_layer_norm_backward(
             _channels_to(cotangent, -1).contiguous(),
@@ -54,7 +54,7 @@ class ChannelNorm(Op):
         return self.inputs
 
     def kept(self, element_size: int) -> tuple[Residue, ...]:
-        """Two numbers a position, and the input."""
+        """Two numbers per position, and the input."""
         input_bytes = count(self.shape) * element_size
         return (*self.own_residues(element_size), Residue("input", input_bytes))
 

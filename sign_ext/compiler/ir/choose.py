@@ -56,7 +56,7 @@ class Choose(Viewed):
         return tuple(torch.broadcast_shapes(*shapes))
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
-        """By PyTorch's operators; keeps the mask."""
+        """Compare and choose; keep the mask."""
         dims, like = len(self.out.shape), operands[0]
         of_mask = len(self.mask_shape)
         compared = [aligned(x, of_mask) for x in operands[: self.compared]]
@@ -72,13 +72,13 @@ class Choose(Viewed):
         return found.expand(len(like), *self.out.shape), (mask,)
 
     def of_input(self, side: int) -> tuple[int, ...]:
-        """Of what is chosen from: comparisons pass nothing back."""
+        """Only operands that are chosen from: comparisons have no derivative."""
         return tuple(o for o in super().of_input(side) if o >= self.compared)
 
     def pull_back(
         self, side: int, g: Tensor, inputs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
-        """Zeros for what is only compared."""
+        """Zeros for an input that is only compared."""
         if self.of_input(side):
             return super().pull_back(side, g, inputs, y, own)
         shape = (len(g), *self.in_shapes[side])
@@ -88,14 +88,14 @@ class Choose(Viewed):
     def cotangent(
         self, operand: int, g: Tensor, xs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
-        """Where it was chosen."""
+        """The cotangent where this operand was chosen, 0 elsewhere."""
         mask = aligned(own[0], len(self.out.shape))
         is_first = operand == self.compared and self.first is None
         found = torch.where(mask, g, 0) if is_first else torch.where(mask, 0, g)
         return summed_to(found, self.views[operand].shape)
 
     def own_residues(self, element_size: int) -> tuple[Residue, ...]:
-        """The mask, of bools."""
+        """The mask, as bools."""
         return (Residue("mask", count(self.mask_shape)),)
 
     def detail(self) -> str:

@@ -100,7 +100,7 @@ class Convolution(Op):
 
     @property
     def at_each_position(self) -> bool:
-        """A 1×1 convolution is."""
+        """True for a 1×1 convolution."""
         return self.is_pointwise
 
     @property
@@ -110,7 +110,7 @@ class Convolution(Op):
 
     @property
     def takes_residual(self) -> bool:
-        """A matrix product does; the depthwise operator does not."""
+        """True for all but the depthwise operator."""
         return not self.is_depthwise
 
     def followed_by(
@@ -145,7 +145,7 @@ class Convolution(Op):
         return True
 
     def padded_by(self, zeros: tuple[int, int, int, int], **changes: Any) -> Convolution:
-        """With as much more padding."""
+        """The same convolution with more padding."""
         left, right, top, bottom = zeros
         return replace(
             self,
@@ -156,7 +156,7 @@ class Convolution(Op):
 
     @property
     def splits_channels(self) -> bool:
-        """If it is a product over channels that adds nothing."""
+        """True for a 1×1 convolution without a residual."""
         return self.is_pointwise and not self.has_residual
 
     def with_channels(self, start: int, stop: int, **changes: Any) -> Convolution:
@@ -175,12 +175,12 @@ class Convolution(Op):
 
     @property
     def may_be_left_to_library(self) -> bool:
-        """Where there is such a convolution; the depthwise operator is ours."""
+        """True where that convolution exists; the depthwise operator is ours."""
         return not self.is_depthwise and self.transposed_padding is not None
 
     @property
     def takes_channels(self) -> bool:
-        """If every filter reads all channels."""
+        """True for a single group."""
         return self.groups == 1
 
     def taking_channels(self, index: tuple[int, ...], **changes: Any) -> Convolution:
@@ -197,17 +197,17 @@ class Convolution(Op):
 
     @property
     def masks_on_load(self) -> bool:
-        """The depthwise operator does; a matrix product does not."""
+        """True for the depthwise operator alone."""
         return self.is_depthwise
 
     @property
     def takes_epilogue(self) -> bool:
-        """The depthwise operator does."""
+        """True for the depthwise operator."""
         return self.is_depthwise
 
     @property
     def can_update_image(self) -> bool:
-        """Few input channels, as `stem_update_` takes them."""
+        """True for few input channels, which `stem_update_` requires."""
         return self.groups == 1 and len(self.inputs) == 1 and self.in_shapes[0][0] <= 16
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
@@ -272,12 +272,12 @@ class Linear(Op):
 
     @property
     def runs_by(self) -> str:
-        """A matrix product."""
+        """The library: it is a matrix product."""
         return "library"
 
     @property
     def takes_residual(self) -> bool:
-        """As its product is written."""
+        """It is added as the product is written."""
         return True
 
     def followed_by(
@@ -304,7 +304,7 @@ class Linear(Op):
 
     @property
     def flattens_input(self) -> bool:
-        """It does."""
+        """It flattens its input."""
         return True
 
     def without_weights(self) -> Self:

@@ -1,4 +1,4 @@
-"""ELU, SELU and CELU: one function with three numbers."""
+"""ELU, SELU and CELU: one function with three parameters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ExponentialUnit(Op):
         return value, value
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """From the output."""
+        """Computed from the output."""
         numbers = (self.alpha, self.scale, self.input_scale)
         return (_aten.elu_backward(cotangent, *numbers, True, kept),)
 
@@ -48,6 +48,6 @@ class ExponentialUnit(Op):
         return (Residue("output", count(self.shape) * element_size),)
 
     def detail(self) -> str:
-        """Its numbers where they are not 1."""
+        """Its parameters that are not 1."""
         numbers = {"alpha": self.alpha, "scale": self.scale, "input_scale": self.input_scale}
         return " ".join(f"{name} {number:g}" for name, number in numbers.items() if number != 1)

@@ -43,41 +43,41 @@ class Framewise(Op):
 
     @property
     def runs_by(self) -> str:
-        """As the operation."""
+        """As for the inner operation."""
         return self.inner.runs_by
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """Cut, apply, join."""
+        """Split, apply, join."""
         cut = [regrouped(x, shape) for x, shape in zip(inputs, self.inner.in_shapes, strict=True)]
         value, kept = self.inner.linear(*cut)
         return regrouped(value, self.shape), kept
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """The same backward."""
+        """Split, pull back, join."""
         found = self.inner.linear_vjp(regrouped(cotangent, self.inner.shape), kept)
         return tuple(
             regrouped(each, shape) for each, shape in zip(found, self.in_shapes, strict=True)
         )
 
     def kept(self, element_size: int) -> tuple[Residue, ...]:
-        """What the operation keeps of each."""
+        """What the inner operation keeps for each frame."""
         return self._of_all(self.inner.kept(element_size))
 
     def own_residues(self, element_size: int) -> tuple[Residue, ...]:
-        """What the operation keeps of each."""
+        """What the inner operation keeps for each frame."""
         return self._of_all(self.inner.own_residues(element_size))
 
     def _of_all(self, residues: Iterable[Residue]) -> tuple[Residue, ...]:
         return tuple(Residue(kind, size * self.frames) for kind, size in residues)
 
     def workspace(self, element_size: int) -> int:
-        """What the operation allocates for each."""
+        """What the inner operation allocates for each frame."""
         return self.inner.workspace(element_size) * self.frames
 
     def followed_by(
         self, scale: Tensor | None, shift: Tensor | None, **changes: Any
     ) -> Framewise | None:
-        """As the operation."""
+        """As for the inner operation."""
         extra = len(changes["inputs"]) - len(self.inputs)
         inner = self.inner.followed_by(
             scale,
@@ -90,11 +90,11 @@ class Framewise(Op):
         return None if inner is None else replace(self, inner=inner, **changes)
 
     def absorbs(self, *, shift: bool) -> bool:
-        """As the operation."""
+        """As for the inner operation."""
         return self.inner.absorbs(shift=shift)
 
     def preceded_by(self, scale: Tensor | None, shift: Tensor | None, **changes: Any) -> Framewise:
-        """As the operation."""
+        """As for the inner operation."""
         return replace(self, inner=self.inner.preceded_by(scale, shift), **changes)
 
     def without_weights(self) -> Self:
@@ -103,30 +103,30 @@ class Framewise(Op):
 
     @property
     def takes_residual(self) -> bool:
-        """As the operation."""
+        """As for the inner operation."""
         return self.inner.takes_residual
 
     @property
     def has_residual(self) -> bool:
-        """As the operation."""
+        """As for the inner operation."""
         return self.inner.has_residual
 
     @property
     def masks_on_load(self) -> bool:
-        """As the operation."""
+        """As for the inner operation."""
         return self.inner.masks_on_load
 
     @property
     def takes_epilogue(self) -> bool:
-        """As the operation."""
+        """As for the inner operation."""
         return self.inner.takes_epilogue
 
     def flops(self) -> int:
-        """The operation's on each."""
+        """The inner operation's, for all frames."""
         return self.inner.flops() * self.frames
 
     def detail(self) -> str:
-        """The operation, and on what."""
+        """The inner operation, and the shape of a frame."""
         name = f"{self.inner.kind} {self.inner.detail()}"
         if self.frames > 1:
             return f"{name} on each of {self.frames}"

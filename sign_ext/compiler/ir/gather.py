@@ -26,12 +26,12 @@ class Gather(Op):
 
     @property
     def places_moved(self) -> tuple[int, ...]:
-        """They are given."""
+        """The positions that are given."""
         return self.places
 
     @property
     def back(self) -> tuple[int, ...]:
-        """The same for the cotangent."""
+        """The inverse permutation, for the cotangent."""
         found = [0] * len(self.places)
         for place, source in enumerate(self.places):
             found[source] = place
@@ -60,5 +60,5 @@ class Gather(Op):
         return (self.taken(cotangent, index, self.in_shapes[0]),)
 
     def detail(self) -> str:
-        """How many."""
+        """The number of positions."""
         return f"{len(self.places)} positions"

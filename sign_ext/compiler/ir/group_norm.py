@@ -34,7 +34,7 @@ class GroupNorm(Op):
         return value, (x, mean, inverse)
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """By PyTorch's own operator."""
+        """Call PyTorch's own operator."""
         x, mean, inverse = kept
         found = torch.ops.aten.native_group_norm_backward(
             cotangent,
@@ -65,7 +65,7 @@ class GroupNorm(Op):
         return torch.sub(x, first, out=out)
 
     def workspace(self, element_size: int) -> int:
-        """What `_near_zero` makes."""
+        """The temporaries of `_near_zero`."""
         return count(self.shape) * element_size
 
     def _sizes(self) -> tuple[int, int]:
@@ -77,7 +77,7 @@ class GroupNorm(Op):
         return self.inputs
 
     def kept(self, element_size: int) -> tuple[Residue, ...]:
-        """Two numbers a group, and the input."""
+        """Two numbers per group, and the input."""
         return (
             *self.own_residues(element_size),
             Residue("input", count(self.shape) * element_size),
@@ -88,5 +88,5 @@ class GroupNorm(Op):
         return (Residue("statistics", 2 * self.groups * max(element_size, 4)),)
 
     def detail(self) -> str:
-        """How many groups."""
+        """The number of groups."""
         return f"{self.groups} groups"

@@ -13,7 +13,7 @@ from sign_ext.compiler.ir.op import Op
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Insert(Op):
-    """A constant, to spans of which the inputs are added.
+    """A constant, with the inputs added to spans of it.
 
     Attributes:
         constant: (1, *shape), the same for all images.

@@ -286,7 +286,7 @@ class Island(Op):
         return self.record(inputs, self.prepared(inputs[0].dtype))
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """By autograd; once for each value."""
+        """Pull back by autograd, once for each value."""
         return self.pull_back(cotangent, kept, self.prepared(cotangent.dtype))
 
     def backward_reads(self, side: int) -> tuple[int, ...]:

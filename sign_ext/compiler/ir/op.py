@@ -255,7 +255,7 @@ class Op(ABC):
 
     @property
     def selects_largest(self) -> bool:
-        """Whether each element of the value is the largest of some: an increasing map may wait."""
+        """Whether it takes maxima, so that an increasing map can be applied after it instead."""
         return False
 
     @property

@@ -59,7 +59,7 @@ class Pointwise(Op):
 
     @property
     def scale_and_shift(self) -> tuple[Tensor | None, Tensor | None]:
-        """They are given."""
+        """Its own."""
         return self.scale, self.shift
 
     @property

@@ -190,6 +190,6 @@ class AdaptiveAverage(Op):
         return F.adaptive_avg_pool2d(inputs[0], (self.shape[1], self.shape[2])), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """By PyTorch's own operator."""
+        """Call PyTorch's own operator."""
         like = cotangent.new_empty((1, 1, 1, 1)).expand(len(cotangent), *self.in_shapes[0])
         return (torch.ops.aten._adaptive_avg_pool2d_backward(cotangent, like.contiguous()),)

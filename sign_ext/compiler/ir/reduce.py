@@ -121,7 +121,7 @@ class Reduce(Viewed):
         return [dim + 1 for dim in self.dims]
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
-        """By PyTorch's operator."""
+        """Call PyTorch's operator."""
         value = REDUCTIONS[self.function].value(operands[0], self._over(), self.correction)
         return value.reshape(len(value), *self.out.shape), ()
 

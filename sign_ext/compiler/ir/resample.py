@@ -79,12 +79,12 @@ class Resample(Op):
     kind: ClassVar[str] = "resample"
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """By PyTorch's own operator."""
+        """Call PyTorch's own operator."""
         forward, _ = FILTERS[self.filter]
         return forward(inputs[0], self.size, self.align_corners, self.scales), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """By PyTorch's own operator."""
+        """Call PyTorch's own operator."""
         _, backward = FILTERS[self.filter]
         shape = (len(cotangent), *self.in_shapes[0])
         return (backward(cotangent, self.size, shape, self.align_corners, self.scales),)

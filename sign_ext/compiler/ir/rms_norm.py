@@ -26,7 +26,7 @@ class RMSNorm(Op):
 
     @property
     def at_each_position(self) -> bool:
-        """It mixes channels alone."""
+        """It only mixes channels."""
         return True
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
@@ -48,7 +48,7 @@ class RMSNorm(Op):
         return self.inputs
 
     def kept(self, element_size: int) -> tuple[Residue, ...]:
-        """A number a position, and the input."""
+        """One number per position, and the input."""
         input_bytes = count(self.shape) * element_size
         return (*self.own_residues(element_size), Residue("input", input_bytes))
 

@@ -1,4 +1,4 @@
-"""Channels turned in pairs by an angle of each position: rotary position embedding."""
+"""Channels rotated in pairs, by an angle for each position: rotary position embedding."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Rotate(Op):
         return x * self.own.to(x) + x.index_select(1, index) * self.other.to(x), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """What a partner has added goes back to it."""
+        """What a partner contributed goes back to it."""
         index = torch.tensor(self.back, device=cotangent.device)
         turned = (cotangent * self.other.to(cotangent)).index_select(1, index)
         return (cotangent * self.own.to(cotangent) + turned,)

@@ -25,11 +25,11 @@ class Concat(Op):
     kind: ClassVar[str] = "concat"
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
-        """One tensor."""
+        """Concatenate."""
         return torch.cat(inputs, self.dim), None
 
     def linear_vjp(self, cotangent: Tensor, kept: Any) -> tuple[Tensor, ...]:
-        """Each input's part."""
+        """Split the cotangent."""
         return cotangent.split([shape[self.dim - 1] for shape in self.in_shapes], self.dim)
 
 
@@ -53,7 +53,7 @@ class Slice(Op):
 
     @property
     def positions_selected(self) -> tuple[int, int] | None:
-        """Those of a slice of the last dimension."""
+        """The range of a slice along the last dimension."""
         if len(self.in_shapes[0]) != 3 or self.in_shapes[0][1] != 1:
             return None
         whole = self.dim == 3 and self.step == 1
@@ -62,7 +62,7 @@ class Slice(Op):
 
     @property
     def channels_sliced(self) -> tuple[int, int] | None:
-        """Those of a slice of the channels."""
+        """The range of a slice along the channels."""
         return (self.start, self.stop) if (self.dim, self.step) == (1, 1) else None
 
     def _region(self) -> tuple[slice, ...]:
@@ -125,7 +125,7 @@ class Reshape(Op):
 
     @property
     def keeps_order(self) -> bool:
-        """That is all it does."""
+        """True: only the shape changes."""
         return True
 
     @property

@@ -29,23 +29,23 @@ class Softmax(Viewed):
     kind: ClassVar[str] = "softmax"
 
     def reads(self, operand: int) -> tuple[tuple[int, ...], bool]:
-        """The value."""
+        """The cotangent needs the value."""
         return (), True
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
-        """By PyTorch's operator."""
+        """Call PyTorch's operator."""
         function = torch.log_softmax if self.log else torch.softmax
         return function(operands[0], self.dim), ()
 
     def cotangent(
         self, operand: int, g: Tensor, xs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
-        """By PyTorch's operator."""
+        """Call PyTorch's operator."""
         assert y is not None
         name = "_log_softmax_backward_data" if self.log else "_softmax_backward_data"
         found: Tensor = getattr(_aten, name)(g, y, self.dim, y.dtype)
         return found
 
     def detail(self) -> str:
-        """Over how many."""
+        """The number of elements along the dimension."""
         return f"{'logarithm ' * self.log}over {self.out.shape[self.dim]}"

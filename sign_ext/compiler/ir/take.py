@@ -1,4 +1,4 @@
-"""Elements of one dimension in an order that is given, some of them several times or never."""
+"""Indexing of one dimension by constants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sign_ext.compiler.ir.viewed import Own, Viewed
 
 
 class Places(NamedTuple):
-    """Where elements come from, as tensors on a device.
+    """The index of a `Take` as tensors on a device.
 
     Attributes:
         taken: of each element of the value, the element of the operand.
@@ -86,13 +86,13 @@ class Take(Viewed):
         return found
 
     def value(self, *operands: Tensor) -> tuple[Tensor, Own]:
-        """By PyTorch's operator."""
+        """Call PyTorch's operator."""
         return operands[0].index_select(self.dim, self._on(operands[0]).taken), ()
 
     def cotangent(
         self, operand: int, g: Tensor, xs: Sequence[Tensor | None], y: Tensor | None, own: Own
     ) -> Tensor:
-        """Back to where the elements came from; summed where one was taken several times."""
+        """Scatter back, and sum where an element was taken several times."""
         places = self._on(g)
         if places.back is not None:
             return g.index_select(self.dim, places.back)
@@ -102,5 +102,5 @@ class Take(Viewed):
         return found
 
     def detail(self) -> str:
-        """How many of how many."""
+        """How many elements are taken, of how many."""
         return f"{len(self.index)} of {self.views[0].shape[self.dim]}"

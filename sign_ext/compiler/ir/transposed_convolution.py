@@ -53,7 +53,7 @@ class TransposedConvolution(Op):
 
     @property
     def runs_by(self) -> str:
-        """As its adjoint."""
+        """As for its adjoint."""
         return self.adjoint.runs_by
 
     @property

@@ -230,7 +230,7 @@ class Viewed(Op):
         y: Tensor | None,
         own: Own,
     ) -> list[Tensor]:
-        """Those of several operands, by default each by itself; arguments as in `cotangent`."""
+        """The cotangents of several operands; the arguments are those of `cotangent`."""
         return [self.cotangent(operand, g, xs, y, own) for operand in operands]
 
     def of_input(self, side: int) -> tuple[int, ...]:

@@ -65,7 +65,7 @@ class VolumeConvolution(Op):
 
     @property
     def runs_by(self) -> str:
-        """A product."""
+        """The library: it is a product."""
         return "library"
 
     @property

@@ -41,25 +41,25 @@ for _name in COMPARISONS:
 
 @lowers("bitwise_and.Tensor", "__and__.Tensor", "logical_and.default", fallback=True, truth=True)
 def both(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
-    """Where both masks are set."""
+    """The logical and of two masks."""
     return of_two(builder, "and", a, b)
 
 
 @lowers("bitwise_or.Tensor", "__or__.Tensor", "logical_or.default", fallback=True, truth=True)
 def either(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
-    """Where one of two masks is set."""
+    """The logical or of two masks."""
     return of_two(builder, "or", a, b)
 
 
 @lowers("bitwise_xor.Tensor", "__xor__.Tensor", "logical_xor.default", fallback=True, truth=True)
 def one_of(builder: Builder, shape: Shape, a: Any, b: Any) -> Ref:
-    """Where one of two masks is set and the other is not."""
+    """The exclusive or of two masks."""
     return of_two(builder, "ne", a, b)
 
 
 @lowers("bitwise_not.default", "logical_not.default", fallback=True, truth=True)
 def opposite(builder: Builder, shape: Shape, x: Ref) -> Ref:
-    """Where a mask is not set."""
+    """The negation of a mask."""
     return of_two(builder, "eq", x, 0.0)
 
 

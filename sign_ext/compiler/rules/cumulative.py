@@ -15,7 +15,7 @@ from sign_ext.errors import UnsupportedOperation
 
 @lowers("cumsum.default", views=True)
 def cumsum(builder: Builder, shape: Shape, x: Ref, dim: int, *, dtype: Any = None) -> Ref:
-    """Along one dimension."""
+    """The cumulative sum along one dimension."""
     if dtype not in (None, builder.dtype):
         raise UnsupportedOperation(f"a change of type to {dtype}")
     sizes = x.view.shape

@@ -72,7 +72,7 @@ def _padded(
     amounts: Sequence[int],
     axes: int = 2,
 ) -> Ref:
-    """Around an image."""
+    """Pad an image."""
     require_image(x)
     return builder.add(kind, (x,), shape, amounts=_sides(amounts, axes)[:4], **options)
 
@@ -101,7 +101,7 @@ def _padded_volume(
     options: dict[str, Any],
     amounts: Sequence[int],
 ) -> Ref:
-    """Around each plane, then planes."""
+    """Pad each plane, then add planes."""
     *around, front, back = _sides(amounts, 3)
     if any(around):
         x = on_planes(builder, x, kind, (shape[0], *shape[2:]), amounts=tuple(around), **options)

@@ -74,13 +74,13 @@ def _require_type(builder: Builder, named: dict[str, Any]) -> None:
 
 @lowers("amax.default", fallback=True)
 def largest(builder: Builder, shape: Shape, x: Ref, dims: Any = (), keepdim: bool = False) -> Ref:
-    """The largest, equal ones sharing the cotangent."""
+    """The maximum; ties share the cotangent."""
     return _reduced(builder, x, dims, keepdim, "amax")
 
 
 @lowers("amin.default", fallback=True)
 def smallest(builder: Builder, shape: Shape, x: Ref, dims: Any = (), keepdim: bool = False) -> Ref:
-    """The smallest, equal ones sharing the cotangent."""
+    """The minimum; ties share the cotangent."""
     return _reduced(builder, x, dims, keepdim, "amin")
 
 
@@ -94,7 +94,7 @@ def logsumexp(builder: Builder, shape: Shape, x: Ref, dims: Any, keepdim: bool =
 def first_largest(
     builder: Builder, shape: Shape, x: Ref, dim: int, keepdim: bool = False
 ) -> tuple[Ref, None]:
-    """The largest along a dimension; where it is does not depend smoothly on the image."""
+    """The largest along a dimension; its index has no derivative."""
     axis = x.axis(dim)
     return _added(builder, First, x, (axis,), keepdim, dim=axis, largest=True), None
 
@@ -109,7 +109,7 @@ def first_smallest(
 
 
 def _unbiased(unbiased: Any, named: dict[str, Any]) -> float:
-    """What the number of elements is reduced by."""
+    """The correction, which is subtracted from the number of elements."""
     if "correction" in named:
         return 1.0 if named["correction"] is None else float(named["correction"])
     return float(named.get("unbiased", True if unbiased is None else unbiased))
@@ -162,5 +162,5 @@ def vector_norm(
 def norm(
     builder: Builder, shape: Shape, x: Ref, power: Any, dims: Any, keepdim: bool = False
 ) -> Ref:
-    """The same under its older name."""
+    """vector_norm under its older name."""
     return vector_norm(builder, shape, x, 2 if power is None else power, dims, keepdim)

@@ -26,11 +26,11 @@ def _over(builder: Builder, x: Ref, dim: int, dtype: Any, log: bool) -> Ref:
 
 @lowers("softmax.int", "_softmax.default", views=True)
 def softmax(builder: Builder, shape: Shape, x: Ref, dim: int, dtype: Any = None) -> Ref:
-    """Over one dimension."""
+    """Softmax over one dimension."""
     return _over(builder, x, dim, dtype, log=False)
 
 
 @lowers("log_softmax.int", "_log_softmax.default", views=True)
 def log_softmax(builder: Builder, shape: Shape, x: Ref, dim: int, dtype: Any = None) -> Ref:
-    """Its logarithm."""
+    """The logarithm of the softmax over one dimension."""
     return _over(builder, x, dim, dtype, log=True)

@@ -20,7 +20,7 @@ from sign_ext.errors import UnsupportedOperation
 
 
 def taken(builder: Builder, x: Ref, axis: int, index: Sequence[int]) -> Ref:
-    """Elements along one dimension; a view where they are equally far apart.
+    """Elements along one dimension; a view where they are evenly spaced.
 
     Args:
         builder: the program.
@@ -96,7 +96,7 @@ def index(builder: Builder, shape: Shape, x: Ref, places: Sequence[Any]) -> Ref:
 
 
 def _together(builder: Builder, x: Ref, first: int, dims: int) -> Ref:
-    """A value some adjacent dimensions of which are one; a copy where they are not in memory."""
+    """Merge adjacent dimensions, by a copy where memory does not allow a view."""
     shape, strides = x.view.shape, x.view.strides
     together = slice(first, first + dims)
     step = strides[first + dims - 1]
@@ -111,7 +111,7 @@ def _together(builder: Builder, x: Ref, first: int, dims: int) -> Ref:
 
 
 def _split(x: Ref, axis: int, sizes: Shape) -> Ref:
-    """A value one dimension of which is several."""
+    """Split one dimension into several."""
     shape, strides, step = x.view.shape, x.view.strides, x.view.strides[axis]
     steps = tuple(step * each for each in contiguous_strides(sizes))
     return x.seen(
@@ -128,7 +128,7 @@ def _split(x: Ref, axis: int, sizes: Shape) -> Ref:
 
 @lowers("repeat.default", "tile.default", whole=True)
 def repeat(builder: Builder, sizes: Sequence[int], x: Ref, times: Sequence[int]) -> Ref:
-    """The whole several times, along any dimensions."""
+    """The value tiled along any dimensions."""
     before = x.sizes(builder.batch)
     new = len(sizes) - len(before)
     times = [1] * (len(sizes) - len(times)) + list(times)
@@ -153,7 +153,7 @@ def repeat(builder: Builder, sizes: Sequence[int], x: Ref, times: Sequence[int])
 def repeat_interleave(
     builder: Builder, sizes: Sequence[int], x: Ref, times: int, dim: int | None = None, **_: Any
 ) -> Ref:
-    """Each element several times."""
+    """Each element repeated along one dimension."""
     if dim is None:
         raise UnsupportedOperation("it merges all dimensions")
     dims = len(x.sizes(builder.batch))
@@ -174,7 +174,7 @@ def repeat_interleave(
 def repeat_each(
     builder: Builder, shape: Shape, x: Ref, times: Any, dim: int | None = None, **_: Any
 ) -> Ref:
-    """Each element as often as a constant says."""
+    """Each element repeated by a constant count of its own."""
     if dim is None or not isinstance(times, Tensor):
         raise UnsupportedOperation("how often depends on the images, or it merges all dimensions")
     axis = _axis(x, dim)
@@ -215,7 +215,7 @@ def rot90(
 def take_along_dim(
     builder: Builder, shape: Shape, x: Ref, index: Any, dim: int | None = None
 ) -> Ref:
-    """The same elements for all images and in all other dimensions."""
+    """Indexing by one index for all images and all other dimensions."""
     if dim is None or not isinstance(index, Tensor):
         raise UnsupportedOperation("its places depend on the images")
     axis = _axis(x, dim)

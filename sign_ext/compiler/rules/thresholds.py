@@ -1,4 +1,4 @@
-"""Rules for activations that cut something off, and for gated linear units."""
+"""Rules for shrinking and threshold activations, and for gated linear units."""
 
 from __future__ import annotations
 

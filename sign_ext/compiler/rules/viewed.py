@@ -1,4 +1,4 @@
-"""What rules for operations on views share: their operands, where the value lies, constants."""
+"""Helpers of rules for operations on views: operands, memory order, constants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules for operations that only change how a value is seen: nothing moves unless it must."""
+"""Rules for operations that only change the view of a value; memory is copied only if needed."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ from sign_ext.engine.trajectory import compiled_layout, repeatable
 def activation_dtype(model_dtype: torch.dtype, precision: str) -> torch.dtype:
     """The type of activations and cotangents: the network's, or bfloat16 where that is asked for.
 
-    A network in float16 is computed in float32, in which its weights are exact: a cotangent that
-    is too small for float16 is none that is lost.
+    A network in float16 is computed in float32, which holds its weights exactly and does not flush
+    small cotangents to zero.
 
     Args:
         model_dtype: of the network.
