@@ -275,7 +275,8 @@ def _details(backend: str, problem: Problem, engines: Engines, images: Tensor) -
 
 def _describe_operators(step: Step, *, by_stem: bool) -> tuple[str, ...]:
     """Who runs a compiled step: our fused operators, the library's, PyTorch's; largest first."""
-    names = {"ours": "fused", "library": f"by {step.library}", "PyTorch": "by PyTorch"}
+    library = "oneDNN and BLAS" if step.library == "oneDNN" else step.library
+    names = {"ours": "fused", "library": f"by {library}", "PyTorch": "by PyTorch"}
     found: dict[str, dict[str, list[float]]] = {who: defaultdict(list) for who in names}
     for op, share in zip(step.program.ops, step.program.shares(), strict=True):
         found[op.runs_by][noun_of(op)].append(share)

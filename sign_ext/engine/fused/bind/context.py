@@ -12,6 +12,8 @@ from torch import Tensor
 from sign_ext.compiler.ir.op import Op, Shape, mask_bytes
 from sign_ext.compiler.ir.program import Program
 from sign_ext.compiler.schedule import Instruction
+from sign_ext.ops.activate import activate
+from sign_ext.ops.activation import Piecewise
 from sign_ext.ops.layout import share_memory
 
 Slots = list[Any]  # the tensors of one step, or None, by the schedule's slot numbers
@@ -123,6 +125,30 @@ def tensor_in(s: Slots, slot: int | None) -> Tensor | None:
 def to_channels_last(x: Tensor) -> Tensor:
     """A library's result in the layout that our operators take."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+
+
+def epilogue(
+    bias: Tensor | None, activation: Piecewise, mask: int | None
+) -> Callable[[Slots, Tensor, Tensor | None], Tensor]:
+    """What follows a library's product, in one pass over it: bias, residual, activation, bits.
+
+    Args:
+        bias: one number a channel, or None.
+        activation: after the bias and the residual.
+        mask: the slot of its bits, or None.
+
+    Returns:
+        From the slots, the product, which is overwritten, and a residual or None to the value.
+    """
+    nothing_follows = bias is None and activation.is_identity
+
+    def run(s: Slots, y: Tensor, residual: Tensor | None) -> Tensor:
+        if residual is not None or not nothing_follows:
+            bits = tensor_in(s, mask)
+            activate(y, y, bias=bias, residual=residual, activation=activation, mask=bits)
+        return y
+
+    return run
 
 
 def backward_by_torch(pull_back: Callable[[Slots, Tensor], Tensor]) -> BackwardKernel:

@@ -15,14 +15,13 @@ from sign_ext.engine.fused.bind.context import (
     Slots,
     binds,
     binds_backward,
+    epilogue,
     prepares,
-    tensor_in,
     to_channels_last,
 )
 from sign_ext.engine.fused.bind.dense import depthwise_weight, library_of
 from sign_ext.engine.fused.products import onednn
 from sign_ext.engine.fused.products.torch import Dense, torch_dense
-from sign_ext.ops.activate import activate
 from sign_ext.ops.depthwise import depthwise, depthwise_backward
 
 
@@ -67,21 +66,10 @@ def products(context: BindContext, place: int, op: TransposedConvolution) -> Den
 def forward(context: BindContext, i: Instruction, op: TransposedConvolution) -> ForwardKernel:
     """The adjoint's input-backward; then bias, residual, activation and bits in one pass."""
     dense: Dense = context.prepared[i.op]
-    mask, bias, activation = i.mask, op.bias, op.activation
-    plain = bias is None and activation.is_identity
+    finish = epilogue(op.bias, op.activation, i.mask)
 
     def run(s: Slots, images: int, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = to_channels_last(dense.backward(x, None))
-        if not plain or residual is not None:
-            activate(
-                y,
-                y,
-                bias=bias,
-                residual=residual,
-                activation=activation,
-                mask=tensor_in(s, mask),
-            )
-        return y
+        return finish(s, to_channels_last(dense.backward(x, None)), residual)
 
     return run
 

@@ -17,12 +17,11 @@ from sign_ext.engine.fused.bind.context import (
     Slots,
     binds,
     binds_backward,
+    epilogue,
     prepares,
-    tensor_in,
     to_channels_last,
 )
 from sign_ext.engine.fused.bind.dense import library_of
-from sign_ext.ops.activate import activate
 
 _mkldnn = torch.ops.mkldnn
 
@@ -133,21 +132,10 @@ def forward(context: BindContext, i: Instruction, op: VolumeConvolution) -> Forw
     """The product; then bias, residual, activation and bits in one pass."""
     made: Products = context.prepared[i.op]
     product = made.transpose if op.transposed else made.convolve
-    size, mask, bias, activation = op.size, i.mask, op.bias, op.activation
-    plain = bias is None and activation.is_identity
+    size, finish = op.size, epilogue(op.bias, op.activation, i.mask)
 
     def run(s: Slots, images: int, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = _stored(product(as_volume(x, size)))
-        if not plain or residual is not None:
-            activate(
-                y,
-                y,
-                bias=bias,
-                residual=residual,
-                activation=activation,
-                mask=tensor_in(s, mask),
-            )
-        return y
+        return finish(s, _stored(product(as_volume(x, size))), residual)
 
     return run
 

@@ -1,4 +1,4 @@
-"""The matrix products of dense operations: PyTorch's, oneDNN's, Winograd's and strided.
+"""The matrix products of dense operations: PyTorch's, oneDNN's, Winograd's, strided, plain.
 
 Imports `compiler` and `ops`.
 """

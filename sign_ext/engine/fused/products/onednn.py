@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
-from sign_ext.engine.fused.products.matmul import MatmulLinear
+from sign_ext.engine.fused.products.matmul import GroupedMatmul, MatmulLinear, suits_grouped
 from sign_ext.engine.fused.products.strided import StridedConvolution, suits_strided
 from sign_ext.engine.fused.products.torch import (
     Dense,
@@ -175,6 +175,8 @@ def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -
     """
     if isinstance(op, Linear) or op.is_pointwise:
         return MatmulLinear(op, images)
+    if suits_grouped(op) and not by_library:
+        return GroupedMatmul(op)
     if not by_library and vector_units():
         if suits_winograd(op):
             return WinogradConvolution(op)
