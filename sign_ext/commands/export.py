@@ -1,10 +1,10 @@
 """Write a store of transformed images as files that anyone can open, names and labels kept.
 
-png         OUT/K050/CLASS/NAME.png, 8 bits a channel; OUT/images.csv lists them
-webp        the same as lossless WebP, smaller and slower
-npy         OUT/K050.npy, float32 (N, C, H, W), nothing clipped or rounded; labels.npy
-hf          Parquet files: datasets.load_dataset("OUT"), or ("OUT", "K050") for one K
-webdataset  OUT/K050/000000.tar …, with NAME.png, NAME.cls and NAME.json
+  png         OUT/K050/CLASS/NAME.png, 8 bits a channel; OUT/images.csv lists them
+  webp        the same as lossless WebP, smaller and slower
+  npy         OUT/K050.npy, float32 (N, C, H, W), nothing clipped or rounded; labels.npy
+  hf          Parquet files: datasets.load_dataset("OUT"), or ("OUT", "K050") for one K
+  webdataset  OUT/K050/000000.tar …, with NAME.png, NAME.cls and NAME.json
 
 SIGN leaves the range of 8-bit images: all formats but npy clip values to 0–255
 and round them. What that loses is counted and printed for each K.
