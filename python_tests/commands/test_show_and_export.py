@@ -96,7 +96,7 @@ def test_export_prints_what_is_lost(transformed, tmp_path, capsys):
 def test_export_refuses_to_write_into_the_store(transformed, capsys):
     words = ["--to", "png", "--out", str(transformed / "png")]
     assert main(["export", str(transformed), *words]) == 2
-    assert "is inside" in capsys.readouterr().err
+    assert "lies in the store" in capsys.readouterr().err
 
 
 def evaluated(trained: Path, *more: str) -> int:

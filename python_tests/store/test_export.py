@@ -207,6 +207,46 @@ def test_the_same_export_is_not_written_twice_and_another_one_is_refused(store, 
     assert not list(out.rglob("*.png"))
 
 
+def test_an_export_whose_files_are_gone_is_not_called_complete(store, tmp_path):
+    out = tmp_path / "out"
+    export_store(store, out, "png")
+    (out / f"K050/{own(2)}.png").unlink()
+    with pytest.raises(FileExistsError, match="changed or removed since"):
+        export_store(store, out, "png")
+    assert export_store(store, out, "png", overwrite=True).made == 6
+    assert (out / f"K050/{own(2)}.png").exists()
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_run_killed_while_it_takes_its_place(store, tmp_path, monkeypatch, renames):
+    """Between the renames that replace another export, and after them."""
+    out, rename, remove = tmp_path / "out", export.os.rename, export.shutil.rmtree
+    done = []
+    export_store(store, out, "npy")
+
+    def dies(*names):
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        rename(*names)
+        done.append(names)
+
+    def removes(*names, **options):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        remove(*names, **options)
+
+    monkeypatch.setattr(export.os, "rename", dies)
+    monkeypatch.setattr(export.shutil, "rmtree", removes)
+    with pytest.raises(KeyboardInterrupt):
+        export_store(store, out, "png", overwrite=True)
+    monkeypatch.undo()
+    assert len(list(tmp_path.rglob("K050.npy"))) == 1  # nothing is lost before the new one is there
+    made = export_store(store, out, "png", overwrite=True).made
+    assert made == 0
+    assert len(list(out.rglob("*.png"))) == 14
+    assert not (out / ".records").exists()
+
+
 def test_a_folder_with_other_files_is_left_alone(store, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("mine")
