@@ -187,7 +187,8 @@ def run(options: Options) -> None:
     )
     sign = _with_step_size(options, sign, images.to(device))
     moved = _transformed(sign, images.to(device))
-    class_names = class_names_of(config) or source.class_names
+    known = class_names_of(config)
+    class_names = source.class_names if known is None or options.same_classes else known
     shown = Shown(
         to_grey_levels(images, 255.0),
         {k: to_grey_levels(each, 255.0) for k, each in moved.items()},
