@@ -21,6 +21,7 @@ from sign_ext.store.coordination import exclusive_lock
 from sign_ext.store.export_formats import (
     CARD,
     CLASSES,
+    CLASSES_FILE,
     FORMATS,
     INDEX,
     LABELS,
@@ -29,6 +30,7 @@ from sign_ext.store.export_formats import (
     Rows,
     write_array,
     write_card,
+    write_classes,
     write_index,
     write_parquet,
     write_pictures,
@@ -414,7 +416,9 @@ def _write_rest(work: Path, plan: _Plan, result: Export) -> None:
     if plan.to == "hf":
         split = store.recipe.get("split", {})
         write_card(work, plan.steps, split.get("name", "") if isinstance(split, dict) else "")
-    elif plan.to != "webdataset":
+    elif plan.to == "webdataset":
+        write_classes(work, plan.steps, store.class_names)
+    else:
         every = plan.rows(plan.steps[0], slice(0, len(store)), pixels=False)
         suffix = "" if plan.to == "npy" else f".{plan.to}"
         write_index(work, every, store.labels, suffix)
@@ -447,6 +451,6 @@ def _put_in_place(work: Path, out: Path) -> None:
 
 def _bytes_of(out: Path) -> int:
     """Add up the files that hold images."""
-    others = {INDEX, LABELS, TARGETS, CLASSES, CARD, RESULT}
+    others = {INDEX, LABELS, TARGETS, CLASSES, CARD, CLASSES_FILE, RESULT}
     files = (each for each in out.rglob("*") if each.is_file() and RECORDS not in each.parts)
     return sum(each.stat().st_size for each in files if each.name not in others)
