@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from command_parts import TINY, from_stdout
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sign_ext.cli import main
 from sign_ext.commands.corruption_options import parse
@@ -32,7 +33,14 @@ def test_show_writes_a_page_and_says_what_it_shows(trained, tmp_path, capsys):
     assert "3 steps of size 30 move the 4 images by" in printed
     assert printed.splitlines()[-1] == str(out)
     assert "--step-size 30.0" in text or "--step-size 30" in text
-    assert len(list(board.glob("events.*"))) == 1
+    events = EventAccumulator(str(board))
+    events.Reload()
+    tags = events.Tags()
+    assert len(tags["images"]) == 4 * 5
+    assert set(tags["histograms"]) == {"grey levels", "change in grey levels"}
+    written = {each.step: each.value for each in events.Scalars("change/rms")}
+    assert set(written) == {1, 3}
+    assert f"by {written[3]:.3g} grey levels" in printed
     assert [each.name for each in out.parent.iterdir()] == ["page.html"]
 
 
@@ -96,7 +104,7 @@ def test_export_prints_what_is_lost(transformed, tmp_path, capsys):
 def test_export_refuses_to_write_into_the_store(transformed, capsys):
     words = ["--to", "png", "--out", str(transformed / "png")]
     assert main(["export", str(transformed), *words]) == 2
-    assert "is inside" in capsys.readouterr().err
+    assert "lies in the store" in capsys.readouterr().err
 
 
 def evaluated(trained: Path, *more: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -189,3 +191,35 @@ def test_a_figure_is_the_same_file_each_time(tmp_path):
     assert figure_file(one, tmp_path / "a.pdf").startswith(b"%PDF")
     with Image.open(io.BytesIO(figure_file(one, tmp_path / "a.png"))) as image:
         assert image.width > 700
+
+
+def test_show_needs_matplotlib_and_says_so():
+    """Of the packages of the harness only matplotlib, and what that needs itself."""
+    code = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+BLOCKED = {"torchmetrics", "torchvision", "sklearn", "scipy", "pydantic", "jinja2", "rich", "timm"}
+sys.meta_path.insert(0, Missing())
+import torch, sign_ext
+from torch import nn
+model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 2))
+images = torch.rand(1, 3, 2, 2) * 255
+print(len(sign_ext.show(model, images, steps=(1,), step_size=1.0).axes))
+for name in [each for each in sys.modules if each.partition(".")[0] == "matplotlib"]:
+    del sys.modules[name]
+BLOCKED.add("matplotlib")
+try:
+    sign_ext.show(model, images, steps=(1,), step_size=1.0)
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "6",
+        "sign_ext.show draws with matplotlib, which is not installed: pip install matplotlib",
+    ], done.stderr

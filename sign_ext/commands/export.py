@@ -1,10 +1,10 @@
 """Write a store of transformed images as files that anyone can open, names and labels kept.
 
-png         OUT/K050/CLASS/NAME.png, 8 bits a channel; OUT/images.csv lists them
-webp        the same as lossless WebP, smaller and slower
-npy         OUT/K050.npy, float32 (N, C, H, W), nothing clipped or rounded; labels.npy
-hf          Parquet files: datasets.load_dataset("OUT"), or ("OUT", "K050") for one K
-webdataset  OUT/K050/000000.tar …, with NAME.png, NAME.cls and NAME.json
+  png         OUT/K050/CLASS/NAME.png, 8 bits a channel; OUT/images.csv lists them
+  webp        the same as lossless WebP, smaller and slower
+  npy         OUT/K050.npy, float32 (N, C, H, W), nothing clipped or rounded; labels.npy
+  hf          Parquet files: datasets.load_dataset("OUT"), or ("OUT", "K050") for one K
+  webdataset  OUT/K050/000000.tar …, with NAME.png, NAME.cls and NAME.json
 
 SIGN leaves the range of 8-bit images: all formats but npy clip values to 0–255
 and round them. What that loses is counted and printed for each K.
@@ -16,11 +16,12 @@ the same command continues where it was stopped.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sign_ext.commands import console
+from sign_ext.commands.console import UsageError
 from sign_ext.commands.options import PositiveInt, option
-from sign_ext.commands.out_folder import check_not_in_data
 from sign_ext.commands.shared import StoreOptions, require_one_process
 from sign_ext.formatting import bytes_in_words, counted, percent
 
@@ -64,7 +65,11 @@ def run(options: Options) -> None:
     from sign_ext.store.export import export_store
 
     require_one_process("export")
-    check_not_in_data(options.out, options.store)
+    store, out = Path(options.store).resolve(), Path(options.out).resolve()
+    if store == out or store in out.parents:
+        raise UsageError(
+            f"--out {options.out} lies in the store {options.store}: give a folder elsewhere"
+        )
     with console.progress(f"exporting to {options.to}") as report:
         done = export_store(
             options.store,

@@ -6,9 +6,9 @@ change δ in colour and as a heat map over the image, histograms, the change in
 grey levels, and what the network answers before and after. Nothing but OUT is
 written; `sign-ext transform` makes the versions to train on.
 
---step-size auto is what `sign-ext calibrate` would propose for these few images
-and the largest K. Measuring it takes most of the time; `sign-ext transform`
-measures on 64 training images, and may take another one.
+The step size of --step-size auto is what `sign-ext calibrate` would propose for
+these few images and the largest K. Measuring it takes most of the time;
+`sign-ext transform` measures on 64 training images, and may take another one.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ class Options(NetworkDataOptions, SignOptions):
         help="The largest values, with this percentage of the sum of |δ|, are shown as equally "
         "large.",
     )
-    opacity: float = option(0.5, type=Share, help="Of a heat map over an image, 0 to 1.")
+    opacity: float = option(
+        0.5, type=Share, help="Of a heat map over an image; 1 at most, which hides the image."
+    )
     colormap: str | None = option(
         None,
         metavar="NAME",
@@ -185,7 +187,8 @@ def run(options: Options) -> None:
     )
     sign = _with_step_size(options, sign, images.to(device))
     moved = _transformed(sign, images.to(device))
-    class_names = class_names_of(config) or source.class_names
+    known = class_names_of(config)
+    class_names = source.class_names if known is None or options.same_classes else known
     shown = Shown(
         to_grey_levels(images, 255.0),
         {k: to_grey_levels(each, 255.0) for k, each in moved.items()},

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from sign_ext.data import ImageSet
 from sign_ext.formatting import percent
-from sign_ext.report import schema
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+
+    from sign_ext.report import schema
 
 
 MAX_TICKS = 8  # labelled numbers on a logarithmic axis

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.change import measure_change, share_negative
+from sign_ext.eval_state import computing
 from sign_ext.formatting import counted, percent
 
 MOST_BINS = 64
+BATCH = 64  # images that the network is asked about at a time
 
 
 @dataclass(frozen=True)
@@ -184,21 +186,31 @@ def answers_of(
     Returns:
         K → an answer for each image; {} if the network's output is not (N, classes).
     """
-    from sign_ext.evaluation import predict
-
-    found = {}
+    found: dict[int, tuple[Answer, ...]] = {}
     for k, images in versions.items():
-        try:
-            logits = predict(model, images, batch_size=64)
-        except AttributeError:  # an output that is not one tensor
+        logits = _logits(model, images)
+        if logits is None or (class_names and logits.shape[1] != len(class_names)):
             return {}
-        if logits.ndim != 2 or (class_names and logits.shape[1] != len(class_names)):
-            return {}
-        probabilities = logits.double().softmax(1)
-        values, places = probabilities.max(1)
+        values, places = logits.softmax(1).max(1)
         names = [class_names[i] if class_names else f"class {i}" for i in places.tolist()]
         found[k] = tuple(map(Answer, names, values.tolist()))
     return found
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor | None:
+    """The network's output on images, float64 (N, classes), or None if it is of another shape.
+
+    `sign_ext.evaluation.predict` needs packages that `sign_ext.show` does without.
+    """
+    place = next((p for p in model.parameters() if p.is_floating_point()), images)
+    outputs = []
+    with computing(model), torch.no_grad():
+        for batch in images.split(BATCH):
+            output = model(batch.to(place.device, place.dtype))
+            if not isinstance(output, Tensor) or output.ndim != 2:
+                return None
+            outputs.append(output.double().cpu())
+    return torch.cat(outputs)
 
 
 def _shares(values: Tensor, edges: np.ndarray) -> np.ndarray:

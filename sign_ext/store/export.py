@@ -19,11 +19,18 @@ from sign_ext.formatting import listed
 from sign_ext.progress import Progress, reporting
 from sign_ext.store.coordination import exclusive_lock
 from sign_ext.store.export_formats import (
+    CARD,
+    CLASSES,
+    CLASSES_FILE,
     FORMATS,
+    INDEX,
+    LABELS,
+    TARGETS,
     Format,
     Rows,
     write_array,
     write_card,
+    write_classes,
     write_index,
     write_parquet,
     write_pictures,
@@ -37,7 +44,7 @@ from sign_ext.store.reader import Transformed, load_transformed
 FORMAT = "sign_ext.export"
 RESULT = "export.json"
 RECORDS = ".records"
-UNFINISHED = ".unfinished"
+UNFINISHED, REPLACED = ".unfinished", ".replaced"
 COLORS = (1, 3)  # channels of a picture
 
 
@@ -221,7 +228,6 @@ def export_store(
                 records[part] = record
         result = _result(out, plan, records, made)
         _write_rest(work, plan, result)
-        shutil.rmtree(work / RECORDS)
     _put_in_place(work, out)
     return result
 
@@ -303,7 +309,15 @@ def _existing(out: Path, plan: _Plan, overwrite: bool) -> Export | None:
     found = read_json(result) if result.is_file() else None
     if not isinstance(found, dict) or found.get("plan", {}).get("format") != FORMAT:
         raise FileExistsError(f"{out} holds other files than an export's; give a new folder")
+    shutil.rmtree(out / RECORDS, ignore_errors=True)  # of a run killed after it was done
     if found["plan"] == plan.description():
+        if _bytes_of(out) != found["bytes"]:
+            if overwrite:
+                return None
+            raise FileExistsError(
+                f"{out} was exported, and its files have been changed or removed since. Give "
+                "another folder, or write them again (--overwrite)"
+            )
         loss = {int(step): Loss(**each) for step, each in found["loss"].items()}
         return Export(
             out, plan.to, found["images"], found["files"], found["bytes"], loss, 0, found["parts"]
@@ -402,7 +416,9 @@ def _write_rest(work: Path, plan: _Plan, result: Export) -> None:
     if plan.to == "hf":
         split = store.recipe.get("split", {})
         write_card(work, plan.steps, split.get("name", "") if isinstance(split, dict) else "")
-    elif plan.to != "webdataset":
+    elif plan.to == "webdataset":
+        write_classes(work, plan.steps, store.class_names)
+    else:
         every = plan.rows(plan.steps[0], slice(0, len(store)), pixels=False)
         suffix = "" if plan.to == "npy" else f".{plan.to}"
         write_index(work, every, store.labels, suffix)
@@ -424,12 +440,17 @@ def _write_rest(work: Path, plan: _Plan, result: Export) -> None:
 
 def _put_in_place(work: Path, out: Path) -> None:
     """Rename the finished folder to OUT, and remove what it replaces."""
-    old = None
+    old = out.with_name(out.name + REPLACED)
     if out.exists():
-        old = out.with_name(out.name + ".replaced")
-        if old.exists():
-            shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
         os.rename(out, old)
     os.rename(work, out)
-    if old is not None:
-        shutil.rmtree(old)
+    shutil.rmtree(out / RECORDS)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _bytes_of(out: Path) -> int:
+    """Add up the files that hold images."""
+    others = {INDEX, LABELS, TARGETS, CLASSES, CARD, CLASSES_FILE, RESULT}
+    files = (each for each in out.rglob("*") if each.is_file() and RECORDS not in each.parts)
+    return sum(each.stat().st_size for each in files if each.name not in others)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.data.classes import unique_names
+from sign_ext.data.formats.webdataset import CLASSES_FILE
 from sign_ext.files import json_text, replacing, write_whole
 from sign_ext.store.export_loss import Loss, to_bytes
 from sign_ext.store.export_names import tar_name
@@ -273,6 +274,21 @@ def write_card(folder: Path, steps: Sequence[int], split: str) -> None:
         "",
     ]
     write_whole(folder / CARD, "\n".join(lines))
+
+
+def write_classes(folder: Path, steps: Sequence[int], class_names: Sequence[str]) -> None:
+    """Write classes.txt beside the tars of each K, a name a line, as `sign-ext` reads it.
+
+    Args:
+        folder: of the export.
+        steps: the K.
+        class_names: in label order; nothing is written without names, or with one of two lines.
+    """
+    if class_names and not any(len(name.splitlines()) != 1 for name in class_names):
+        content = "".join(f"{name}\n" for name in class_names)
+        for step in steps:
+            path = folder / folder_of(step) / CLASSES_FILE
+            write_whole(path, content.encode("utf-8", "surrogateescape"))
 
 
 def write_array(
