@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from fnmatch import fnmatch
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.util.matching import patfilter
 
 with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
     _project = tomllib.load(file)["project"]
@@ -41,6 +41,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "capture_repr": (),  # only what is printed or drawn
     "remove_config_comments": True,
+    "default_thumb_file": str(Path(__file__).parent / "images" / "demo_samples.png"),
     "image_scrapers": ("matplotlib",),
     "min_reported_time": 10_000,
     "write_computation_times": False,
@@ -92,8 +93,7 @@ def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None
         source[0] = "\n".join(
             line
             for line in source[0].split("\n")
-            if not re.fullmatch(r"[\w/]*(\[!\w\])?\*", line)
-            or any(fnmatch(name, line) for name in known)
+            if not re.fullmatch(r"[\w/]*(\[!\w\])?\*", line) or list(patfilter(known, line))
         )
 
 

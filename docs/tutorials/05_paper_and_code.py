@@ -22,14 +22,14 @@ model = (
         nn.Conv2d(3, 8, 3, stride=2, padding=1),
         nn.Softplus(),  # smooth, unlike ReLU: derivatives exist everywhere
         nn.Flatten(),
-        nn.Linear(8 * 4 * 4, 6),
+        nn.Linear(8 * 8 * 8, 6),
         nn.Softplus(),
         nn.Linear(6, 10),
     )
     .double()
     .eval()
 )
-p = load_data("drawings", train_size=10, test_size=10, image_size=8).train.images[:4].double()
+p = load_data("drawings", train_size=10, test_size=10, image_size=16).train.images[:4].double()
 
 # %%
 # Φ, a map between manifolds
@@ -77,6 +77,19 @@ print(torch.allclose(delta.flatten(1), matrices.sum(1)))
 x = p.clone().requires_grad_()
 (gradient,) = torch.autograd.grad(features(x).sum(), x)
 print(torch.allclose(delta, gradient))
+
+import matplotlib.pyplot as plt
+
+figure, grid = plt.subplots(2, 4, figsize=(6, 3))
+for (above, below), image, change in zip(grid.T, p, delta, strict=True):
+    above.imshow(image.permute(1, 2, 0).byte())
+    below.imshow((127.5 * (1 + change / change.abs().max())).permute(1, 2, 0).byte())
+    for axes in (above, below):
+        axes.set(xticks=[], yticks=[])
+grid[0, 0].set_ylabel("p")
+grid[1, 0].set_ylabel("δ, untrained Φ")
+figure.tight_layout()
+plt.show()
 
 # %%
 # Algorithm 1

@@ -58,8 +58,14 @@ def test_a_tutorial_has_a_title_text_and_public_names_only(path: Path) -> None:
         assert name in importlib.import_module(module).__all__, f"{module}.{name}"
 
 
-def test_the_cheapest_tutorial_runs(capsys: pytest.CaptureFixture[str], one_thread: None) -> None:
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+def test_the_cheapest_tutorial_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
     """The paper with the code: every identity that it states holds."""
+    pytest.importorskip("PIL")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("MPLBACKEND", "agg")
     runpy.run_path(str(TUTORIALS[-1]), run_name="__main__")
     printed = capsys.readouterr().out
     assert printed.count("True") == 3
