@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+import warnings
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -34,6 +35,9 @@ myst_heading_anchors = 3
 
 # The tutorials' networks are small: one thread is as fast, and the machine stays usable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Of libraries to each other: no reader can do anything about them.
+warnings.filterwarnings("ignore", category=FutureWarning)
+warnings.filterwarnings("ignore", category=DeprecationWarning)
 sphinx_gallery_conf = {
     "examples_dirs": "tutorials",
     "gallery_dirs": "learn",
