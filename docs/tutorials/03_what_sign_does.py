@@ -141,8 +141,8 @@ with torch.no_grad():
 # %%
 # An untrained network
 # --------------------
-# Its features have no meaning yet: its δ follows the image's own outlines, whatever they are of. The
-# paper asks for a well trained Φ.
+# Its features have no meaning yet: its δ follows the image's own outlines, whatever they are of.
+# The paper asks for a well trained Φ.
 
 unsure = SignTransform(untrained, 100)
 unsure = unsure.with_options(step_size=unsure.calibrate(images).proposed)
