@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from fnmatch import fnmatch
+import warnings
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.util.matching import patfilter
 
 with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
     _project = tomllib.load(file)["project"]
@@ -34,6 +35,9 @@ myst_heading_anchors = 3
 
 # The tutorials' networks are small: one thread is as fast, and the machine stays usable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Of libraries to each other: no reader can do anything about them.
+warnings.filterwarnings("ignore", category=FutureWarning)
+warnings.filterwarnings("ignore", category=DeprecationWarning)
 sphinx_gallery_conf = {
     "examples_dirs": "tutorials",
     "gallery_dirs": "learn",
@@ -41,6 +45,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "capture_repr": (),  # only what is printed or drawn
     "remove_config_comments": True,
+    "default_thumb_file": str(Path(__file__).parent / "images" / "demo_samples.png"),
     "image_scrapers": ("matplotlib",),
     "min_reported_time": 10_000,
     "write_computation_times": False,
@@ -92,8 +97,7 @@ def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None
         source[0] = "\n".join(
             line
             for line in source[0].split("\n")
-            if not re.fullmatch(r"[\w/]*(\[!\w\])?\*", line)
-            or any(fnmatch(name, line) for name in known)
+            if not re.fullmatch(r"[\w/]*(\[!\w\])?\*", line) or list(patfilter(known, line))
         )
 
 

@@ -82,6 +82,19 @@ transform_to_store(sign, source, folder, about={"calibration": found})
 train = load_transformed(folder).join(originals)
 print(f"{len(originals)} images and their versions: {len(train)}, matched by {train.proof}")
 
+import matplotlib.pyplot as plt
+
+figure, grid = plt.subplots(3, 8, figsize=(8, 3.2))
+for column in range(8):
+    for version, name in enumerate(("original", "K = 10", "K = 20")):
+        image, label = train[version * len(originals) + column]
+        axes = grid[version, column]
+        axes.imshow(image.permute(1, 2, 0).clamp(0, 255).byte())
+        axes.set(xticks=[], yticks=[], ylabel=name if column == 0 else "")
+        axes.set_title(data.class_names[int(label)] if version == 0 else "", fontsize=8)
+figure.tight_layout()
+plt.show()
+
 # %%
 # Plain PyTorch
 # -------------

@@ -10,7 +10,7 @@ network thinks of it.
 # %%
 # A trained network
 # -----------------
-# Four convolutions and a linear classifier, trained for some seconds on generated drawings.
+# Three convolutions and a linear classifier, trained for some seconds on generated drawings.
 
 from itertools import pairwise
 
@@ -27,8 +27,9 @@ from sign_ext.training import TrainSettings, train
 def make_network() -> nn.Module:
     """Return a new network for pixels 0–255, in evaluation mode."""
     layers: list[nn.Module] = []
-    for a, b in pairwise((3, 16, 32, 64, 64)):
-        layers += [nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+    for a, b in pairwise((3, 16, 32, 64)):
+        layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
     return with_normalization(nn.Sequential(*layers), mean=[0.3] * 3, std=[0.24] * 3).eval()
 
@@ -47,8 +48,8 @@ images, labels = data.train.images[first].float(), data.train.labels[first]
 # %%
 # Before, after, and the change
 # -----------------------------
-# δ is drawn around grey: lighter where SIGN added, darker where it subtracted, for each colour.
-# It follows the outlines of the thing, because these are what the features react to.
+# δ is drawn around grey: lighter where SIGN added, darker where it subtracted, for each colour. It
+# runs along edges, in the directions that this network's features react to.
 
 sign = SignTransform(model, 100)
 step_size = sign.calibrate(images).proposed
@@ -138,10 +139,10 @@ with torch.no_grad():
         print(f"K = {k:3}: {right} of 10 right, mean confidence {probability.mean():.2f}")
 
 # %%
-# An untrained network finds nothing
-# ----------------------------------
-# Its features mean nothing, and so its δ looks like the image's own outlines or like noise. The
-# paper asks for a well trained Φ.
+# An untrained network
+# --------------------
+# Its features have no meaning yet: its δ follows the image's own outlines, whatever they are of.
+# The paper asks for a well trained Φ.
 
 unsure = SignTransform(untrained, 100)
 unsure = unsure.with_options(step_size=unsure.calibrate(images).proposed)

@@ -17,19 +17,17 @@ from sign_ext import SignTransform, iterative_sign, jacobian, pullback_of_ones, 
 from sign_ext.data import load_data
 
 torch.manual_seed(0)
-model = (
-    nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1),
-        nn.Softplus(),  # smooth, unlike ReLU: derivatives exist everywhere
-        nn.Flatten(),
-        nn.Linear(8 * 4 * 4, 6),
-        nn.Softplus(),
-        nn.Linear(6, 10),
-    )
-    .double()
-    .eval()
+model = nn.Sequential(
+    nn.Conv2d(3, 8, 3, stride=2, padding=1),
+    nn.Softplus(),  # smooth, unlike ReLU: derivatives exist everywhere
+    nn.Flatten(),
+    nn.Linear(8 * 8 * 8, 6),
+    nn.Softplus(),
+    nn.Linear(6, 10),
 )
-p = load_data("drawings", train_size=10, test_size=10, image_size=8).train.images[:4].double()
+model.double().eval()
+data = load_data("drawings", train_size=10, test_size=10, image_size=16)
+p = data.train.images[:4].double()
 
 # %%
 # Φ, a map between manifolds
@@ -43,8 +41,8 @@ print(SignTransform(model).source_layer(p))
 # %%
 # Eq. 1–5: the push-forward
 # -------------------------
-# A tangent vector X at p says in which direction the image moves. Φ\ :sub:`*` says how its
-# features then move, :math:`(\Phi_* X)^a = \sum_i \xi^i\, \partial\Phi^a / \partial x^i`. A
+# A tangent vector X at p says in which direction the image moves. Φ\ :sub:`*` says how its features
+# then move, (Φ\ :sub:`*`\ X)\ :sup:`a` = Σ\ :sub:`i` ξ\ :sup:`i` ∂Φ\ :sup:`a`/∂x\ :sup:`i`. A
 # finite difference shows it:
 
 tangent = torch.randn_like(p)
@@ -66,10 +64,9 @@ print(torch.allclose(torch.einsum("nai,ni->na", matrices, tangent.flatten(1)), m
 # %%
 # The image's variables are re-weighted
 # -------------------------------------
-# SIGN asks how much each pixel moves all features together: :math:`\delta^i = \sum_a
-# \partial\Phi^a/\partial x^i`. These are the columns' sums, the pull-back of the covector of
-# ones, and the gradient of ΣΦ. The last is how it is computed: one backward pass, and no
-# Jacobian.
+# SIGN asks how much each pixel moves all features together: δ\ :sup:`i` = Σ\ :sub:`a`
+# ∂Φ\ :sup:`a`/∂x\ :sup:`i`. These are the columns' sums, the pull-back of the covector of ones, and
+# the gradient of ΣΦ. The last is how it is computed: one backward pass, and no Jacobian.
 
 delta = pullback_of_ones(model, p)
 print(torch.allclose(delta.flatten(1), matrices.sum(1)))
@@ -77,6 +74,19 @@ print(torch.allclose(delta.flatten(1), matrices.sum(1)))
 x = p.clone().requires_grad_()
 (gradient,) = torch.autograd.grad(features(x).sum(), x)
 print(torch.allclose(delta, gradient))
+
+import matplotlib.pyplot as plt
+
+figure, grid = plt.subplots(2, 4, figsize=(6, 3))
+for (above, below), image, change in zip(grid.T, p, delta, strict=True):
+    above.imshow(image.permute(1, 2, 0).byte())
+    below.imshow((127.5 * (1 + change / change.abs().max())).permute(1, 2, 0).byte())
+    for axes in (above, below):
+        axes.set(xticks=[], yticks=[])
+grid[0, 0].set_ylabel("p")
+grid[1, 0].set_ylabel("δ, untrained Φ")
+figure.tight_layout()
+plt.show()
 
 # %%
 # Algorithm 1

@@ -200,6 +200,7 @@ def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["transform", "--checkpoint", "OUT/none", "--out", "OUT"], 1, "No checkpoint"),
         (["calibrate", "--checkpoint", "OUT"], 1, "holds no model.safetensors"),
         (["demo", "--data", "cifar10", "--data-root", "OUT", "--out", "OUT"], 1, "cifar"),
+        (["demo", "--data-root", "OUT", "--out", "OUT"], 1, "cifar"),  # without --data: CIFAR-10
         (["demo", "--out", "FILE/demo"], 1, "cannot be written"),
         (["train", "--data", "digits", "--model", "basic_cnn", "--out", "FILE"], 1, "FILE"),
     ],

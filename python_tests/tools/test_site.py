@@ -58,8 +58,14 @@ def test_a_tutorial_has_a_title_text_and_public_names_only(path: Path) -> None:
         assert name in importlib.import_module(module).__all__, f"{module}.{name}"
 
 
-def test_the_cheapest_tutorial_runs(capsys: pytest.CaptureFixture[str], one_thread: None) -> None:
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+def test_the_cheapest_tutorial_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
     """The paper with the code: every identity that it states holds."""
+    pytest.importorskip("PIL")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("MPLBACKEND", "agg")
     runpy.run_path(str(TUTORIALS[-1]), run_name="__main__")
     printed = capsys.readouterr().out
     assert printed.count("True") == 3
@@ -84,7 +90,7 @@ def test_every_page_is_in_a_toctree() -> None:
     "word", [".pth", "state_dict", "normalisation", "normalization", "notebook", "memory", "GPU"]
 )
 def test_what_people_search_for_is_in_the_index(word: str) -> None:
-    entries = re.findall(r"```\{index\} single: (.+)", (DOCS / "faq.md").read_text("utf-8"))
+    entries = re.findall(r"```\{index\} (.+)", (DOCS / "faq.md").read_text("utf-8"))
     assert any(word in entry for entry in entries)
 
 

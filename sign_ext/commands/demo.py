@@ -6,7 +6,7 @@ evaluates all on clean and corrupted test images. Writes OUT/index.html (one
 file, opens anywhere), OUT/metrics.json, OUT/samples.png and the networks.
 
 By default the images are generated drawings of ten things: nothing is
-downloaded, and the demo takes about a minute of processor time. With
+downloaded, and the demo takes under two minutes on one processor core. With
 --data-root DIR, where DIR holds CIFAR-10, it runs on photographs, which takes
 about 20 minutes on two processor cores; --data takes images of your own.
 """

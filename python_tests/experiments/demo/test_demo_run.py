@@ -237,6 +237,6 @@ def test_sizes_suit_the_data() -> None:
     assert for_data("cifar10", data_root="x").train_size == 5000
     assert for_data("cifar10", train_size=700, epochs=None).train_size == 700
     assert for_data("some/folder").train_size is None
-    assert "a minute" in reason_for_sizes(for_data("drawings", seed=4))
+    assert "two minutes" in reason_for_sizes(for_data("drawings", seed=4))
     assert reason_for_sizes(for_data("drawings", train_size=500)) == ""
     assert reason_for_sizes(for_data("some/folder")) == ""

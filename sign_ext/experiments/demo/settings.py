@@ -70,7 +70,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 REASONS = {
-    "drawings": "chosen so that the whole demo takes about a minute of processor time",
+    "drawings": "chosen so that the whole demo takes under two minutes on one processor core",
     "cifar10": "chosen to take about 20 minutes on two processor cores; on a GPU, take all 45,000",
 }
 
