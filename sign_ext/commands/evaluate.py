@@ -189,10 +189,10 @@ def _table(
         draws = f"standard deviation of {each.draws:,} draws" if each.draws > 1 else "one draw"
         what = draws if each.condition.random else "no draws"
         table.add_row(str(each.condition), percent(each.mean), percent(each.std), what)
-    for each in attacked:
-        condition = f"adversarial, ε = {each['attack']['epsilon']:g}"
-        shares = percent(each["robust_accuracy"]), percent(each["robust_accuracy_error"])
-        table.add_row(condition, *shares, "binomial standard error")
+    for attack in attacked:
+        condition = f"adversarial, ε = {attack['attack']['epsilon']:g}"
+        share = attack["robust_accuracy"]
+        table.add_row(condition, percent(share), *_error(share, result.images))
     table.add_section()
     for class_name, accuracy in result.per_class.items():
         table.add_row(f"class {class_name}", percent(accuracy), "", "")
