@@ -1,4 +1,4 @@
-"""What `attack_parity.py` and `test_attacks.py` compare: four networks, torchattacks and captum.
+"""What `attack_parity.py` and `test_attacks.py` compare: five networks, torchattacks and captum.
 
 torchattacks works on images in 0–1 and sign_ext in the units that the network takes, 0–255: the
 same network is given to torchattacks behind a multiplication by 255, with ε and step divided by it.
@@ -24,6 +24,19 @@ def resnet18() -> nn.Module:
     from torchvision.models import resnet18 as build
 
     return behind_normalization(build(num_classes=CLASSES))
+
+
+def resnet18_small_stem() -> nn.Module:
+    """ResNet-18 as it is used on CIFAR: a 3×3 convolution first, and no pooling after it.
+
+    So its largest feature maps have 32×32 positions, those of `resnet18` 8×8.
+    """
+    from torchvision.models import resnet18 as build
+
+    network = build(num_classes=CLASSES)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return behind_normalization(network)
 
 
 def vit_tiny() -> nn.Module:
@@ -58,6 +71,7 @@ def ours(name: str) -> Callable[[], nn.Module]:
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "BasicCNN": ours("basic_cnn"),
     "ResNet-18": resnet18,
+    "ResNet-18, 3×3 stem": resnet18_small_stem,
     "MobileNetV2": ours("mobilenet_v2"),
     "ViT-tiny": vit_tiny,
 }
