@@ -49,7 +49,7 @@ def test_names_and_recipes_are_the_same_in_the_same_order():
         (lambda r: r["networks"]["basic_cnn"].pop("epochs"), r"networks\.basic_cnn lacks epochs"),
         (lambda r: r["networks"]["basic_cnn"].update(epochs=0), "epochs"),
         (lambda r: r["networks"]["basic_cnn"].update(phi_epochs=0), r"basic_cnn\.phi_epochs"),
-        (lambda r: r.update(only=["table9"]), "only names 'table9'; accepted: table1"),
+        (lambda r: r.update(only=["table9"]), "only names 'table9'; accepted: figure1"),
         (lambda r: r["networks"]["basic_cnn"].update(task="cifar"), r"basic_cnn\.task"),
         (lambda r: r.update(sign=3), "sign must be a mapping"),
         (lambda r: r.pop("search"), "search"),

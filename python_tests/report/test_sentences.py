@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -140,7 +142,7 @@ def test_the_last_k_counts():
     assert all(each.verdict.numbers.startswith("+1.0") for each in found)
 
 
-def test_delta_alone_is_compared_with_chance_by_t_over_seeds():
+def test_delta_alone_is_compared_with_chance_by_seeds_and_images():
     values = (0.142, 0.139, 0.151)
     made = Table(
         "δ alone (Section 3.1)",
@@ -151,6 +153,15 @@ def test_delta_alone_is_compared_with_chance_by_t_over_seeds():
     (row,) = sentences(results(made))
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     assert row.verdict.word == "holds"
+    few = replace(made, caption="Accuracy on 1,000 test images.")
+    (wider,) = sentences(results(few))
+    share = np.mean(values)
+    by_images = share * (1 - share) / 1000  # shared by all seeds
+    total = stats.sem(values) ** 2 + by_images
+    freedom = (total / stats.sem(values) ** 2) ** 2 * 2
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(total)
+    ends = f"{100 * (share - half):.1f} to {100 * (share + half):.1f}"
+    assert wider.verdict.numbers == f"14.4% ({ends}) against 10.0"
     assert row.verdict.numbers == f"14.4% ({100 * low:.1f} to {100 * high:.1f}) against 10.0"
     assert row.paper == "46.2"
 

@@ -26,6 +26,7 @@ BY_STEPS, BY_EPOCHS = "equal gradient steps", "equal epochs"
 PROTOCOLS = (BY_STEPS, BY_EPOCHS, "equal computation")
 Place = tuple[str, tuple[str, ...]]  # a table's title, and keys of its columns
 SEEDS = 3  # that decide a sentence: two can agree by chance
+TEST_IMAGES = re.compile(r"on ([\d,]+) test images")  # in the caption of a table that compares none
 CHANCE = 0.1  # of CIFAR-10's ten classes
 
 
@@ -455,7 +456,9 @@ def _against_level(sentence: Sentence, table: Table, column: Column, row: Row) -
     values = [value for value in row.cells[column.key].values if value is not None]
     differences = [value - sentence.level for value in values]
     mean = float(np.mean(values))
-    error = mean * (1 - mean) / table.images if table.images else 0.0
+    counted_on = TEST_IMAGES.search(table.caption)
+    images = int(counted_on[1].replace(",", "")) if counted_on else table.images
+    error = mean * (1 - mean) / images if images else 0.0
     found = crossed(differences, np.full((len(values), len(values)), error))
     verdict = decide(found.difference, found.p_value)
     number_format = column_format(column, table.rows)

@@ -76,7 +76,6 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         caption=f"Accuracy on {images:,} test images.",
         columns=(Column("accuracy", "Accuracy"),),
         rows=tuple(rows),
-        images=images,
     )
     return Experiment(
         name="delta_only",
