@@ -38,6 +38,7 @@ NOUNS = {
     "adaptive average": "adaptive average pool",
     "adaptive maximum": "adaptive max pool",
     "broadcast": "broadcast operation",
+    "choose": "choice by a mask",
     "concat": "concatenation",
     "elementwise": "elementwise operation",
     "elu": "ELU",
@@ -58,12 +59,15 @@ NOUNS = {
     "select": "selection",
     "smooth": "smooth activation",
     "squeeze-excitation": "squeeze-and-excitation",
+    "take": "selection by an index",
     "upsample": "upsampling",
 }
 PLURALS = {
+    "choice by a mask": "choices by a mask",
     "convolution 1×1": "convolutions 1×1",
     "gathering of positions": "gatherings of positions",
     "product of two values": "products of two values",
+    "selection by an index": "selections by an index",
     "softmax": "softmaxes",
     "squeeze-and-excitation": "squeeze-and-excitations",
 }

@@ -248,11 +248,11 @@ def test_half_precision_networks(images, torch_rng):
     model = basic_cnn(8, 8, 4).eval()
     images = torch.rand(2, 3, 8, 8, generator=torch_rng) * 255
     plain = iterative_sign(model, images, 3, step_size=STEP, backend="autograd")
-    got = iterative_sign(model.bfloat16(), images, 3, step_size=STEP, backend="fused")
-    assert got.dtype == torch.float32
-    assert (got - plain).norm() < 0.1 * (plain - images).norm()
-    with pytest.raises(BackendError, match="float16"):
-        iterative_sign(model.half(), images, 1, step_size=STEP, backend="fused")
+    for dtype, most in ((torch.float16, 0.01), (torch.bfloat16, 0.1)):
+        half = model.to(dtype)
+        got = iterative_sign(half, images, 3, step_size=STEP, backend="fused")
+        assert got.dtype == torch.float32
+        assert (got - plain).norm() < most * (plain - images).norm()
 
 
 def test_kept_steps_are_bounded_and_threads_wait(model, torch_rng):
