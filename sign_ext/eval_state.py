@@ -83,13 +83,23 @@ def passed_by(model: nn.Module) -> Iterator[None]:
 
 def _detours(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:
     """The attributes that lead past each wrapper: module, name and value."""
+    of_classes: dict[type, tuple[bool, Any]] = {}  # whether it is a wrapper; its compiled forward
     for module in modules:
-        if isinstance(module, _PARALLEL):
+        kind, held = type(module), vars(module)
+        if kind not in of_classes:
+            forward = getattr(kind, "forward", None)
+            plain = getattr(forward, "_torchdynamo_orig_callable", None)
+            of_classes[kind] = issubclass(kind, _PARALLEL), plain
+        is_parallel, plain = of_classes[kind]
+        own = held.get("forward")
+        if own is not None:
+            plain = getattr(own, "_torchdynamo_orig_callable", None)
+        if is_parallel:
             yield module, "forward", module.module.__call__
         elif isinstance(inner := _inside_compiled(module), nn.Module):
             yield module, "forward", inner.__call__
-        elif (plain := getattr(module.forward, "_torchdynamo_orig_callable", None)) is not None:
-            if not isinstance(plain, MethodType) and "forward" not in vars(module):
+        elif plain is not None:
+            if not isinstance(plain, MethodType) and own is None:
                 plain = MethodType(plain, module)  # the class's forward was compiled
             yield module, "forward", plain
         if getattr(module, "_compiled_call_impl", None) is not None:

@@ -168,31 +168,47 @@ def structure_of(network: nn.Module) -> dict[_Path, Hashable]:
     """
     found: dict[_Path, Hashable] = {}
     kinds: dict[type, Hashable] = {}
+    tables_and_rest: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
     for name, module in module_tree.named_modules(network):
         kind = type(module)
         if kind not in kinds:
             kinds[kind] = (_Same(kind), _described(getattr(kind, "forward", None)))
         found[name, "class"] = kinds[kind]
         held_by = vars(module)
-        for attribute, value in list(held_by.items()):
+        names = tuple(held_by)
+        if names not in tables_and_rest:  # most modules of a class have the same
+            looked_at = [each for each in names if each not in _NOT_LOOKED_AT]
+            tables = [each for each in looked_at if each in _TABLES]
+            tables_and_rest[names] = tables, [each for each in looked_at if each not in _TABLES]
+        tables, rest = tables_and_rest[names]
+        waiting: list[tuple[str, Any]] = []
+        for attribute in rest:
+            value = held_by.get(attribute)
             held = type(value)
             if held in _PLAIN_CLASSES or (held is tuple and _is_plain(value)):
                 found[name, attribute] = value
-            elif attribute in _TABLES and not value:
-                continue  # no hooks, no tensors: most of what a module holds
-            elif attribute in ("_parameters", "_buffers"):
+            elif held is list and _is_plain(value):
+                found[name, attribute] = (list, *value)
+            else:
+                waiting.append((attribute, value))
+        for attribute in tables:
+            # No hooks, no tensors: most of what a module holds.
+            if (value := held_by.get(attribute)) or value is None:
+                waiting.append((attribute, value))
+        for attribute, value in waiting:
+            if attribute in ("_parameters", "_buffers") and value is not None:
                 for key, tensor in list(value.items()):
                     plain = isinstance(tensor, Tensor)
                     found[name, key] = _tensor(tensor) if plain else _described(tensor)
             elif attribute.endswith(_HOOKS):
                 if value and (others := _hooks_of_others(held_by, attribute, value)):
                     found[name, attribute] = _described(others)
-            elif attribute not in _NOT_LOOKED_AT:
+            else:
                 found[name, attribute] = _described(value)
     return found
 
 
-def _is_plain(values: tuple[Any, ...]) -> bool:
+def _is_plain(values: Iterable[Any]) -> bool:
     return _PLAIN_CLASSES.issuperset(map(type, values))
 
 

@@ -127,7 +127,9 @@ class View:
         value = as_stored(value)
         size = count(tuple(value.shape[1:]))
         return value.as_strided(
-            (len(value), *self.shape), (size, *self.strides), value.storage_offset() + self.offset
+            (value.shape[0], *self.shape),
+            (size, *self.strides),
+            value.storage_offset() + self.offset,
         )
 
     def covers(self, size: int) -> bool:

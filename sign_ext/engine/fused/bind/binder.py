@@ -87,7 +87,7 @@ class Binder:
 
         def run(s: Slots) -> None:
             inputs = [s[slot] for slot in i.reads]
-            images = len(inputs[0])
+            images = inputs[0].shape[0]
             if i.mask is not None:
                 s[i.mask] = context.new_mask(images, op.shape)
             s[i.out] = kernel(s, images, *inputs)

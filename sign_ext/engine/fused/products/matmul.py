@@ -47,7 +47,7 @@ class MatmulLinear:
     def _rows(self, x: Tensor) -> Tensor:
         """The rows that the matrix multiplies, without a copy: pixels, or flattened images."""
         rows = rows_of(x)
-        return rows if self.is_pointwise else rows.reshape(len(x), -1)
+        return rows if self.is_pointwise else rows.reshape(x.shape[0], -1)
 
     def forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
         """See `Dense`."""
@@ -90,10 +90,10 @@ class GroupedMatmul:
 
     def _product(self, x: Tensor, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
         channels, height, width = shape
-        y = torch.empty((len(x), height, width, channels))
+        y = torch.empty((x.shape[0], height, width, channels))
         groups = len(weight)
         rows, out = rows_of(x), y.view(-1, groups, channels // groups)
-        rows = rows.view(len(rows), groups, -1)
+        rows = rows.view(rows.shape[0], groups, -1)
         torch.bmm(rows.transpose(0, 1), weight, out=out.transpose(0, 1))
         return y.permute(0, 3, 1, 2)
 
