@@ -28,7 +28,7 @@ def test_show_writes_a_page_and_says_what_it_shows(trained, tmp_path, capsys):
     assert shown(trained, out, *words, "--step-size", "30", "--tensorboard", str(board)) == 0
     text = out.read_text()
     assert re.findall(r"<h3>([^<]+)<span>", text) == ["seven", "seven", "three", "three"]
-    assert text.count("data:image/png;base64,") == 4 * 5
+    assert text.count("data:image/png;base64,") == 4 * 5 + 1  # and the scale of colours
     printed = capsys.readouterr().out
     assert "3 steps of size 30 move the 4 images by" in printed
     assert printed.splitlines()[-1] == str(out)

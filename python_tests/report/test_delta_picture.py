@@ -10,8 +10,10 @@ import torch
 from sign_ext.report.delta_picture import (
     METHODS,
     VALUES,
+    color_scale,
     delta_picture,
     normalized,
+    scale_of,
     signed_picture,
 )
 
@@ -49,6 +51,25 @@ def test_values_are_scaled_as_captum_does(values, outliers):
     expected = captum_normalized(delta.double().permute(1, 2, 0).numpy(), values, outliers)
     found = normalized(delta, values, outliers).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_scale_is_where_a_picture_becomes_one():
+    _, delta = example(8)
+    for values in VALUES:
+        found = normalized(delta, values).numpy()
+        shown = delta.double().abs().sum(0) if values == "absolute" else delta.double().sum(0)
+        if values in ("positive", "negative"):
+            shown = (shown if values == "positive" else -shown).clamp(min=0)
+        end = scale_of(delta, values)
+        np.testing.assert_allclose(found, np.clip(shown.numpy() / end, -1, 1), rtol=1e-12)
+        assert np.abs(found).max() == 1
+
+
+def test_the_colours_of_the_scale_are_those_of_the_picture():
+    strip = color_scale("positive", "viridis")
+    assert strip.shape == (1, 256, 3)
+    ends = matplotlib.colormaps["viridis"]([0.0, 1.0])[:, :3]
+    np.testing.assert_array_equal(strip[0, [0, -1]], np.rint(255 * ends))
 
 
 def test_absolute_adds_sizes_so_that_a_change_of_colour_is_seen():

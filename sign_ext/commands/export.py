@@ -1,9 +1,9 @@
 """Write a store of transformed images as files that anyone can open, names and labels kept.
 
-  png         OUT/K050/CLASS/NAME.png, 8 bits a channel; OUT/images.csv lists them
+  png         OUT/K050/CLASS/NAME.png, 8 bits a channel; images.csv lists them
   webp        the same as lossless WebP, smaller and slower
-  npy         OUT/K050.npy, float32 (N, C, H, W), nothing clipped or rounded; labels.npy
-  hf          Parquet files: datasets.load_dataset("OUT"), or ("OUT", "K050") for one K
+  npy         OUT/K050.npy, float32 (N, C, H, W), unclipped; labels.npy
+  hf          Parquet for datasets.load_dataset("OUT"), or ("OUT", "K050")
   webdataset  OUT/K050/000000.tar …, with NAME.png, NAME.cls and NAME.json
 
 SIGN leaves the range of 8-bit images: all formats but npy clip values to 0–255

@@ -53,6 +53,28 @@ def normalized(delta: Tensor, values: str = "absolute", outlier_percentile: floa
         >>> normalized(torch.tensor([[[1.0, -4.0]], [[0.0, 2.0]]]), "all", 0).tolist()
         [[0.5, -1.0]]
     """
+    shown, scale = _reduced(delta, values, outlier_percentile)
+    return shown.clamp(-scale, scale) / scale if scale > 0 else shown
+
+
+def scale_of(delta: Tensor, values: str = "absolute", outlier_percentile: float = 2.0) -> float:
+    """Return the value, Σ over the channels in grey levels, that `normalized` makes 1.
+
+    Example:
+        >>> import torch
+        >>> scale_of(torch.tensor([[[1.0, -4.0]], [[0.0, 2.0]]]), "all", 0)
+        2.0
+    """
+    return float(_reduced(delta, values, outlier_percentile)[1])
+
+
+def color_scale(values: str, colormap: str | None = None) -> np.ndarray:
+    """Draw the colours of a heat map from its lowest value to its highest, uint8 (1, 256, 3)."""
+    return _bytes(_colors(np.linspace(0, 1, 256)[None], colormap or VALUES[values]))
+
+
+def _reduced(delta: Tensor, values: str, outlier_percentile: float) -> tuple[Tensor, Tensor]:
+    """Add δ over the channels, and find the value at which a picture's scale ends."""
     if delta.ndim != 3:
         raise ValueError(f"delta has shape {tuple(delta.shape)}; accepted: (C, H, W).")
     if values not in VALUES:
@@ -74,7 +96,7 @@ def normalized(delta: Tensor, values: str = "absolute", outlier_percentile: floa
     scale = sizes[int(reached.nonzero()[0])]
     if scale == 0:  # the largest values are all there is, or δ is zero
         scale = sizes[-1]
-    return shown.clamp(-scale, scale) / scale if scale > 0 else shown
+    return shown, scale
 
 
 def delta_picture(

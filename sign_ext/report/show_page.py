@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from sign_ext.report.delta_picture import color_scale, scale_of
 from sign_ext.report.plots import DARK, LIGHT
 from sign_ext.report.show_figure import Look, histogram_svg
 from sign_ext.report.shown import Shown
 from sign_ext.report.view import data_uri, environment
 
 TEMPLATE = "show.html.j2"
+HEAT_MAPS = ("heat_map", "blended_heat_map", "overlay")
 WIDEST = 8  # pictures beside each other
 SMOOTH_FROM = 160  # pixels; smaller images are enlarged without smoothing
 
@@ -44,6 +46,7 @@ def render_show(
             steps=sorted(shown.snapshots),
             scale=shown.scale,
             look=look,
+            strip=_strip(look),
             changes=shown.changes(),
             answered=bool(shown.answers),
             answers=_answers(shown),
@@ -73,8 +76,16 @@ def _images(shown: Shown, look: Look) -> list[dict[str, Any]]:
                 {"uri": data_uri(_encode(pixels), "png"), "title": title, "alt": alt}
                 | {"answer": answer}
             )
-        found.append({"label": label, "name": name, "pictures": pictures})
+        end = scale_of(shown.delta[place], look.values, look.outlier_percentile)
+        found.append({"label": label, "name": name, "pictures": pictures, "end": end})
     return found
+
+
+def _strip(look: Look) -> str:
+    """Return the colours of the heat maps as a data: URI, "" if there are none."""
+    if not any(method in HEAT_MAPS for method in look.methods):
+        return ""
+    return data_uri(_encode(color_scale(look.values, look.colormap)), "png")
 
 
 def label_and_name(shown: Shown, place: int) -> tuple[str, str]:
