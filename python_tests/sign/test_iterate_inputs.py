@@ -17,13 +17,18 @@ from sign_ext import (
     BackendError,
     InputIteration,
     NegligibleDeltaWarning,
+    SignTransform,
     SourceLayerError,
     TuningPlan,
     iterate_inputs,
     iterative_sign,
 )
 from sign_ext.engine.fused.tuning_plan import StepChoices, tuning_key
-from sign_ext.reference import iterate_inputs_reference, iterative_sign_reference
+from sign_ext.reference import (
+    iterate_inputs_reference,
+    iterative_sign_reference,
+    pullback_of_ones_reference,
+)
 
 CLASSES = 4
 OBJECTIVES = ("features", "cross_entropy", "logit", "margin")
@@ -321,6 +326,12 @@ def test_the_gradient_alone(model, images, labels, backend):
     moved = iteration.transform(images, labels, steps=1)
     torch.testing.assert_close(moved, images + wanted)
     assert iteration.gradients(images[:0], labels[:0]).shape == (0, 3, 9, 11)
+    # Of SIGN it is δ, also where a step takes it elsewhere.
+    sign = SignTransform(model, 2, backend=backend, linearize_at="input", momentum=0.5)
+    laid_out = images.to(memory_format=torch.channels_last)
+    delta = sign.gradients(laid_out)
+    torch.testing.assert_close(delta, pullback_of_ones_reference(model[:-1], images))
+    assert delta.stride() == laid_out.stride()
 
 
 def test_the_network_is_left_as_it_is_and_evaluated(model, images, labels):
