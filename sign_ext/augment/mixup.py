@@ -27,6 +27,7 @@ class Mixup:
         ValueError: a value out of range.
 
     Example:
+        >>> import torch
         >>> generator = torch.Generator().manual_seed(0)
         >>> images, labels = torch.rand(4, 3, 8, 8) * 255, torch.arange(4)
         >>> mixed, targets = Mixup(num_classes=10)(images, labels, generator)

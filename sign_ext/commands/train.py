@@ -84,8 +84,9 @@ class Options(ModelOptions, DataOptions):
             "augmix",
             "cutmix",
         ],
-        help="classical: flips, shifts and rotations (without flips for digits); mixup: blends "
-        "of two images and their labels; cutmix: rectangles of one in another; deepaugment: "
+        metavar="NAME",
+        help="none; classical: flips, shifts and rotations (without flips for digits); mixup: "
+        "blends of two images and their labels; cutmix: rectangles of one in another; deepaugment: "
         "learned policies (needs --policies); trivialaugment, randaugment, augmix: torchvision's, "
         "on images rounded and clipped to 0-255.",
     )
