@@ -6,6 +6,13 @@ import torch
 from torch import Tensor, nn
 
 
+class Sinc(nn.Module):
+    """An activation that the compiler has no rule for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sinc(x)
+
+
 class Scale(nn.Module):
     """Pixels 0–255 to 0–1."""
 

@@ -8,7 +8,7 @@ import pytest
 import step_checks
 import torch
 from measured_memory import peak_bytes
-from networks import tiny_cnn
+from networks import Sinc, tiny_cnn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,8 +31,8 @@ def norm_cnn() -> nn.Module:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.LogSigmoid())
-            self.down = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Softplus(2))
+            self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Sinc())
+            self.down = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), Sinc())
             # One more window than the convolution back has: no rule.
             self.up = nn.ConvTranspose2d(8, 8, 2, 2, output_padding=2, dilation=3)
             self.last = nn.Sequential(nn.Conv2d(8, 6, 3), nn.ReLU())
@@ -233,11 +233,11 @@ def test_explain_lists_the_islands():
     answer = SignTransform(model, 1, backend="fused").explain(images)
     found = {island.module: island for island in answer.islands}
     assert set(found) == {"", "up"}
-    assert found["up"].operations == ("softplus", "conv_transpose2d")
+    assert found["up"].operations == ("sinc", "conv_transpose2d")
     assert sum(island.share for island in answer.islands) < 1
     shares = [island.share for island in answer.islands]
     assert shares == sorted(shares, reverse=True)
-    assert "softplus, conv_transpose2d (up): " in str(answer)
+    assert "sinc, conv_transpose2d (up): " in str(answer)
     assert "% of a step (estimated)" in str(answer)
     assert answer.to_dict()["islands"][0]["share"] == shares[0]
     assert SignTransform(tiny_cnn(), 1).explain(images).islands == ()
@@ -280,19 +280,17 @@ def test_strict_refuses_islands_and_names_them():
         pickle.loads(pickle.dumps(SignTransform(tiny_island(), 1, backend="fused", strict=True))),
     ):
         for ask in (sign.explain, sign.transform, sign.program):
-            with pytest.raises(BackendError, match=r"no rule for aten\.log_sigmoid"):
+            with pytest.raises(BackendError, match=r"no rule for aten\.sinc"):
                 ask(images)
     assert SignTransform(model, 1, strict=True).explain(images).backend == "autograd"
-    with pytest.raises(BackendError, match=r"no rule for aten\.log_sigmoid"):
+    with pytest.raises(BackendError, match=r"no rule for aten\.sinc"):
         iterative_sign(model, images, 1, backend="fused", strict=True)
     with pytest.raises(TypeError, match="strict must be True or False, got 1"):
         SignTransform(model, 1, strict=1)
 
 
 def tiny_island() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.LogSigmoid(), nn.Flatten(), nn.Linear(4 * 63, 3)
-    ).eval()
+    return nn.Sequential(nn.Conv2d(3, 4, 3), Sinc(), nn.Flatten(), nn.Linear(4 * 63, 3)).eval()
 
 
 def test_an_output_is_not_overwritten_while_autograd_needs_it():

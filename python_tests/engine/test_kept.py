@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from networks import tiny_cnn
+from networks import Sinc, tiny_cnn
 from tensors import pixels
 from torch import Tensor, nn
 
@@ -254,7 +254,7 @@ def test_reset_forgets_in_all_transforms(model, images, done):
 
 
 def test_a_network_that_cannot_be_compiled_is_recorded_once(images, done):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(297, 5), nn.LogSigmoid(), nn.Linear(5, 2)).eval()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(297, 5), Sinc(), nn.Linear(5, 2)).eval()
     for _ in range(3):
         iterative_sign(model, images, 1, step_size=STEP, strict=True)
     assert SignTransform(model, 1, strict=True).explain(images).backend == "autograd"
@@ -262,17 +262,17 @@ def test_a_network_that_cannot_be_compiled_is_recorded_once(images, done):
 
 
 def with_an_island() -> nn.Sequential:
-    """A network whose LogSigmoid has no rule; the convolutions before it are most of a step."""
+    """A network whose sinc has no rule; the convolutions before it are most of a step."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 40, 3, padding=1), nn.Conv2d(40, 4, 3), nn.LogSigmoid(), nn.Flatten(),
+        nn.Conv2d(3, 40, 3, padding=1), nn.Conv2d(40, 4, 3), Sinc(), nn.Flatten(),
         nn.Linear(4 * 7 * 9, 3),
     ).eval()  # fmt: skip
 
 
 def mostly_islands() -> nn.Sequential:
     torch.manual_seed(0)
-    layers = nn.LayerNorm((3, 9, 11)), nn.LogSigmoid(), nn.Flatten(), nn.Linear(297, 2)
+    layers = nn.LayerNorm((3, 9, 11)), Sinc(), nn.Flatten(), nn.Linear(297, 2)
     return nn.Sequential(*layers).eval()
 
 
@@ -299,7 +299,7 @@ def test_a_program_with_islands_is_not_for_a_strict_transform(images, done, stri
         sign = SignTransform(model, 1, step_size=STEP, strict=strict)
         found = sign.explain(images)
         assert found.backend == ("autograd" if strict else "fused")
-        assert ("aten.log_sigmoid" in found.reason) == strict
+        assert ("aten.sinc" in found.reason) == strict
         sign.transform(images)
     assert (done["recorded"], done["bound"]) == (2, 1)
 
