@@ -62,7 +62,7 @@ class MatmulLinear:
         if self.by_onednn:
             out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
             return self._from_rows(out, op.shape)
-        if self.is_biased:
+        if self.is_biased and self.bias is not None:
             return self._from_rows(torch.addmm(self.bias, rows, self.weight), op.shape)
         y = self._from_rows(torch.mm(rows, self.weight), op.shape)
         if residual is not None or not op.activation.is_identity:
