@@ -95,7 +95,7 @@ def _detours(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, Any
         if own is not None:
             plain = getattr(own, "_torchdynamo_orig_callable", None)
         if is_parallel:
-            yield module, "forward", module.module.__call__
+            yield module, "forward", module.module.__call__  # type: ignore[operator]
         elif isinstance(inner := _inside_compiled(module), nn.Module):
             yield module, "forward", inner.__call__
         elif plain is not None:

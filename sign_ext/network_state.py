@@ -183,7 +183,7 @@ def structure_of(network: nn.Module) -> dict[_Path, Hashable]:
         tables, rest = tables_and_rest[names]
         waiting: list[tuple[str, Any]] = []
         for attribute in rest:
-            value = held_by.get(attribute)
+            value: Any = held_by.get(attribute)
             held = type(value)
             if held in _PLAIN_CLASSES or (held is tuple and _is_plain(value)):
                 found[name, attribute] = value
