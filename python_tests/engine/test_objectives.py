@@ -212,7 +212,7 @@ def test_other_kinds_of_labels_record_another_step(torch_rng):
 
 @needs_native
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options["update"])
-@pytest.mark.parametrize("objective", ["cross_entropy", "logit", "margin", entropy], ids=str)
+@pytest.mark.parametrize("objective", ["cross_entropy", "logit", "margin", entropy])
 def test_a_step_can_be_captured(objective, options):
     """Nothing is read back, copied from the host, or CPU only: objective, update, projection."""
     model = tiny_cnn(3).eval()

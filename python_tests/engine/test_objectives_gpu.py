@@ -27,7 +27,7 @@ def model(torch_rng: torch.Generator) -> nn.Module:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("objective", ["cross_entropy", "margin", "logit", loss], ids=str)
+@pytest.mark.parametrize("objective", ["cross_entropy", "margin", "logit", loss])
 @pytest.mark.parametrize(
     "options",
     [
