@@ -2,8 +2,8 @@
 
 Accuracy overall and of each class, and accuracy with 50 random pixels set to 0
 and with Gaussian noise of σ = 10 grey levels, each as mean ± standard
-deviation over seeded draws (the paper's Table 5). --sigma and --pixels set other
-strengths, --corruptions adds those of CIFAR-10-C, --plot draws all. With
+deviation over seeded draws (the paper's Table 5). --sigma and --pixels set
+other strengths, --corruptions adds those of CIFAR-10-C, --plot draws all. With
 --adversarial, also what is left under attack (`sign-ext attack` has more
 options). Of an aleatoric network (`sign-ext train --aleatoric`): accuracy, and
 its confidence where it is correct (the paper's Table 2).
