@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from attack_cases import NETWORKS, RANGE, Attack, Work
@@ -34,6 +35,7 @@ from torch import Tensor
 
 from sign_ext import integrated_gradients, iterate_inputs, smoothgrad
 from sign_ext.environment import commit, machine_details
+from sign_ext.noise import draw_each
 
 # Of ε, or of an image's largest attribution: what differs less is equal. In float32 the gradient of
 # a network with ReLU jumps where rounding puts an input of one on the other side of 0.
@@ -193,11 +195,18 @@ def smooth_row(network: str, dtype: torch.dtype) -> Row:
         work.labels,
         sigma=SIGMA,
         samples=NOISY_COPIES,
-        generator=torch.Generator().manual_seed(SEED),
+        seed=SEED,
     )
-    torch.manual_seed(SEED)  # captum draws the same numbers in the same order
-    torch.set_default_dtype(dtype)  # of captum's noise
-    try:
+    # An image's copies are beside one another in captum's batch.
+    numbers = [(copy, image) for image in range(IMAGES) for copy in range(NOISY_COPIES)]
+    noise = draw_each(
+        work.images.shape[1:], SEED, numbers, lambda each, g: each.normal_(generator=g)
+    ).to(work.images)
+
+    def same_noise(mean: float, std: Tensor) -> Tensor:
+        return mean + std.to(noise) * noise
+
+    with mock.patch("torch.normal", same_noise):
         theirs = NoiseTunnel(Saliency(work.model)).attribute(
             work.images,
             nt_type="smoothgrad",
@@ -206,8 +215,6 @@ def smooth_row(network: str, dtype: torch.dtype) -> Row:
             target=work.labels,
             abs=False,
         )
-    finally:
-        torch.set_default_dtype(torch.float32)
     return row(network, "SmoothGrad", "captum", dtype, relative(ours, theirs))
 
 

@@ -23,6 +23,7 @@ def test_the_pages_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     labels = torch.tensor([0, 1, 2, 1])
     known: dict[str, Any] = {
+        "torch": torch,
         "model": model,
         "images": pixels.float(),
         "labels": labels,
@@ -30,12 +31,13 @@ def test_the_pages_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "photos": ImageSource.in_memory(ImageSet(pixels, labels, ("ant", "cat", "dog"), "photos")),
     }
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, known)
     for name in ("adversarial", "stronger", "as_cats"):
         moved = (known[name] - pixels).abs()
         assert 1 < moved.max() <= 8.001
+    torch.testing.assert_close(known["half"], known["adversarial"][2:])
     assert sorted(known["moved"]) == [10, 20]
     difference = model(pixels.float()) - model(torch.full((1, 3, 8, 8), 127.5))
     total = known["shares"].sum((1, 2, 3))

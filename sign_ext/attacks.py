@@ -19,6 +19,7 @@ from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.objective import check_labels, values_of
 from sign_ext.iterate import InputIteration
 from sign_ext.model_inputs import ModelInputs
+from sign_ext.noise import draw_each, indices_of, seed_from
 from sign_ext.progress import Progress
 from sign_ext.settings import NORMS, Objective, StepRule
 
@@ -43,6 +44,7 @@ def pgd(
     momentum: float = 0.0,
     seed: int = 0,
     generator: torch.Generator | None = None,
+    indices: Tensor | None = None,
     batch_size: int | None = None,
     backend: str = "auto",
     precision: str = "float32",
@@ -83,8 +85,11 @@ def pgd(
         objective: f: "cross_entropy", "margin" (max_{i≠y} z_i − z_y, Carlini & Wagner's f_6
             without its bound) or a function of (output, labels), (N, ...) and (N,), to (N,).
         momentum: μ of v ← μv + ∂f/∂p, the step then being along v.
-        seed: of the random starts. The same seed gives the same starts on every device.
-        generator: a CPU generator to draw the starts from, instead of the seed.
+        seed: of the random starts, 0 or above. An image's start depends on the seed, the restart
+            and the image's index alone: not on the device, the batch, or the call's other images.
+        generator: a CPU generator to draw the seed from, once a call, instead of `seed`.
+        indices: int64 (N,), 0 or above, positions of the images in their data set; None for 0 to
+            N − 1. A data set that is attacked in parts has the starts of the whole one with them.
         batch_size: images at a time.
         backend: "auto", "fused", "graphed" or "autograd".
         precision: "float32", "tf32" or "bfloat16".
@@ -113,49 +118,20 @@ def pgd(
         >>> bool((adversarial - images).abs().max() <= 8.001)
         True
     """
-    epsilon = _positive("epsilon", epsilon)
-    step_size = _positive("step_size", step_size)
-    _check_epsilon(epsilon, norm, clamp, images)
-    restarts = _count("restarts", restarts)
-    for name, flag in (
-        ("random_start", random_start),
-        ("targeted", targeted),
-        ("only_correct", only_correct),
-    ):
-        if not isinstance(flag, bool):
-            raise TypeError(f"{name} must be True or False, got {flag!r}")
-    if restarts > 1 and not random_start:
-        raise ValueError(
-            f"restarts={restarts} without a random start would repeat the same attack: pass "
-            "random_start=True, or restarts=1"
-        )
-    if objective in ("features", "logit"):
-        raise ValueError(
-            f'objective={objective!r} is no loss of a label: pass "cross_entropy", "margin" or a '
-            "function; iterate_inputs climbs any objective"
-        )
-    if labels is None:
-        raise ValueError("labels are needed: (N,) integers, one for each image")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(
-            f"generator is on {generator.device}; the starts are drawn on the CPU, the same on "
-            "every device: pass torch.Generator()"
-        )
-    check_images(images)
-    classes = check_labels(labels, images, StepRule("cross_entropy"))
-    assert classes is not None
-    generator = generator or torch.Generator().manual_seed(_count("seed", seed, least=0))
-    attack = InputIteration(
+    attack = Attack(
         model,
-        steps,
-        objective=objective,
-        update=_UPDATES[norm],
-        step_size=-step_size if targeted else step_size,
-        momentum=momentum,
-        project=(norm, epsilon),
+        epsilon=epsilon,
+        step_size=step_size,
+        steps=steps,
+        norm=norm,
+        random_start=random_start,
+        restarts=restarts,
         clamp=clamp,
+        targeted=targeted,
+        only_correct=only_correct,
+        objective=objective,
+        seed=seed_from(seed, generator),
+        momentum=momentum,
         batch_size=batch_size,
         backend=backend,
         precision=precision,
@@ -163,50 +139,139 @@ def pgd(
         tune=tune,
         strict=strict,
     )
-    return _Attack(attack, images, classes, model_kwargs, targeted).run(
-        generator if random_start else None, restarts, only_correct, progress
-    )
+    return attack.run(images, labels, indices, model_kwargs=model_kwargs, progress=progress)
 
 
-class _Attack:
-    """One call: which images are attacked, and what each keeps."""
+class Attack:
+    """`pgd` of one network, reusable: from its starts, of which each image keeps the worst result.
+
+    The random starts of an image depend on the seed, the restart and the image's position in the
+    data set alone.
+
+    Args:
+        model: as for `pgd`.
+        epsilon: as for `pgd`.
+        step_size: as for `pgd`.
+        steps: as for `pgd`.
+        norm: as for `pgd`.
+        random_start: as for `pgd`.
+        restarts: as for `pgd`.
+        clamp: as for `pgd`.
+        targeted: as for `pgd`.
+        only_correct: as for `pgd`.
+        objective: as for `pgd`.
+        seed: as for `pgd`.
+        **options: of `InputIteration`, which takes the steps.
+
+    Attributes:
+        iteration: the steps from one start.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of range.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+        >>> attack = Attack(model, epsilon=8, step_size=2, steps=10)
+        >>> attack.run(torch.rand(3, 3, 2, 2) * 255, torch.tensor([0, 1, 1])).shape
+        torch.Size([3, 3, 2, 2])
+    """
 
     def __init__(
         self,
-        iteration: InputIteration,
-        images: Tensor,
-        labels: Tensor,
-        model_kwargs: Mapping[str, Any] | None,
-        targeted: bool,
+        model: nn.Module,
+        *,
+        epsilon: float,
+        step_size: float,
+        steps: int,
+        norm: str = "linf",
+        random_start: bool = True,
+        restarts: int = 1,
+        clamp: tuple[float, float] | None = (0, 255),
+        targeted: bool = False,
+        only_correct: bool = False,
+        objective: Objective = "cross_entropy",
+        seed: int = 0,
+        **options: Any,
     ) -> None:
-        self.iteration = iteration
-        self.images, self.labels = images, labels
-        self.model_kwargs = model_kwargs
-        self.targeted = targeted
+        """Check the options; nothing is computed yet."""
+        epsilon = _positive("epsilon", epsilon)
+        step_size = _positive("step_size", step_size)
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
+        self._restarts = _count("restarts", restarts)
+        for name, flag in (
+            ("random_start", random_start),
+            ("targeted", targeted),
+            ("only_correct", only_correct),
+        ):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
+        if restarts > 1 and not random_start:
+            raise ValueError(
+                f"restarts={restarts} without a random start would repeat the same attack: pass "
+                "random_start=True, or restarts=1"
+            )
+        if objective in ("features", "logit"):
+            raise ValueError(
+                f'objective={objective!r} is no loss of a label: pass "cross_entropy", "margin" or '
+                "a function; iterate_inputs climbs any objective"
+            )
+        self._targeted, self._only_correct = targeted, only_correct
+        self._seed = seed_from(seed, None) if random_start else None
+        self._norm, self._epsilon = norm, epsilon
+        self.iteration = InputIteration(
+            model,
+            steps,
+            objective=objective,
+            update=_UPDATES[norm],
+            step_size=-step_size if targeted else step_size,
+            project=(norm, epsilon),
+            clamp=clamp,
+            **options,
+        )
 
     def run(
         self,
-        generator: torch.Generator | None,
-        restarts: int,
-        only_correct: bool,
-        progress: Progress,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor | None = None,
+        *,
+        model_kwargs: Mapping[str, Any] | None = None,
+        progress: Progress = False,
     ) -> Tensor:
-        """The worst of some attacks on each image, or on those that are worth one."""
-        images, rows = self.images, None
-        if only_correct and len(images):
-            # All labels are checked here, also those of images that are left as they are.
-            self.iteration.check(images, self.labels, model_kwargs=self.model_kwargs)
-            done, _ = self._judge(images, self.labels, self.model_kwargs)
-            rows = (~done).nonzero().flatten()
-        kwargs = self.model_kwargs
-        chosen, labels = images, self.labels
-        if rows is not None:
-            chosen, labels = images[rows], self.labels[rows]
-            if kwargs is not None:
-                kwargs = ModelInputs.of(kwargs, len(images)).given(rows.tolist())
-        best = self._worst(chosen, labels, kwargs, generator, restarts, progress)
-        if rows is None:
-            return best
+        """The worst of some attacks on each image, or on those that are worth one.
+
+        Args:
+            images: as for `pgd`.
+            labels: as for `pgd`.
+            indices: as for `pgd`.
+            model_kwargs: as for `pgd`.
+            progress: as for `pgd`.
+
+        Returns:
+            As `pgd`.
+
+        Raises:
+            TypeError, ValueError, SourceLayerError, BackendError, DivergenceError: as `pgd`.
+        """
+        if labels is None:
+            raise ValueError("labels are needed: (N,) integers, one for each image")
+        check_images(images)
+        self._check_epsilon(images)
+        places = indices_of(indices, images)
+        classes = check_labels(labels, images, StepRule("cross_entropy"))
+        assert classes is not None
+        if not self._only_correct or not len(images):
+            return self._worst(images, classes, places, model_kwargs, progress)
+        # All labels are checked here, also those of images that are left as they are.
+        self.iteration.check(images, classes, model_kwargs=model_kwargs)
+        done, _ = self._judge(images, classes, model_kwargs)
+        rows = (~done).nonzero().flatten()
+        if model_kwargs is not None:
+            model_kwargs = ModelInputs.of(model_kwargs, len(images)).given(rows.tolist())
+        places = [places[row] for row in rows.tolist()]
+        best = self._worst(images[rows], classes[rows], places, model_kwargs, progress)
         result = images.detach().to(best.dtype, copy=True)
         result[rows] = best
         return result
@@ -215,23 +280,21 @@ class _Attack:
         self,
         images: Tensor,
         labels: Tensor,
+        places: list[int],
         kwargs: Mapping[str, Any] | None,
-        generator: torch.Generator | None,
-        restarts: int,
         progress: Progress,
     ) -> Tensor:
         best = judged = None
-        for restart in range(restarts):
-            start = None if generator is None else self._start(images, generator)
+        for restart in range(self._restarts):
             found = self.iteration.transform(
                 images,
                 labels,
-                start=start,
+                start=self._start(images, places, restart),
                 model_kwargs=kwargs,
-                progress=_of_restart(progress, restart, restarts),
+                progress=_of_restart(progress, restart, self._restarts),
             )
             assert isinstance(found, Tensor)
-            if restarts == 1 or not len(images):
+            if self._restarts == 1 or not len(images):
                 return found
             fooled, loss = self._judge(found, labels, kwargs)
             if best is None or judged is None:
@@ -251,24 +314,44 @@ class _Attack:
         objective = self.iteration.settings.rule.objective
         reached = _classes(output) == labels
         loss = values_of(objective, output, labels).detach()
-        return (reached, -loss) if self.targeted else (~reached, loss)
+        return (reached, -loss) if self._targeted else (~reached, loss)
 
-    def _start(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A random point of each image's ball, within the clamp."""
-        settings = self.iteration.settings
-        assert settings.rule.project is not None
-        norm, epsilon = settings.rule.project
+    def _start(self, images: Tensor, places: list[int], restart: int) -> Tensor | None:
+        """A random point of each image's ball within the clamp; None for the images themselves."""
+        if self._seed is None:
+            return None
+        draw = _in_cube if self._norm == "linf" else _in_ball
+        numbers = [(restart, place) for place in places]
+        noise = draw_each(images.shape[1:], self._seed, numbers, draw)
         dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-        shape = (len(images), *images.shape[1:])
-        if norm == "linf":
-            noise = torch.rand(shape, generator=generator, dtype=dtype).mul_(2).sub_(1)
-        else:
-            noise = torch.randn(shape, generator=generator, dtype=dtype)
-            sizes = noise.flatten(1).norm(dim=1).clamp_(min=1e-12)
-            share = torch.rand(len(images), generator=generator, dtype=dtype)
-            noise *= (share / sizes).view(-1, *[1] * (images.dim() - 1))
-        start = images.detach().to(dtype) + noise.to(images.device).mul_(epsilon)
-        return start if settings.clamp is None else start.clamp_(*settings.clamp)
+        start = images.detach().to(dtype) + noise.to(images.device, dtype).mul_(self._epsilon)
+        clamp = self.iteration.settings.clamp
+        return start if clamp is None else start.clamp_(*clamp)
+
+    def _check_epsilon(self, images: Tensor) -> None:
+        clamp = self.iteration.settings.clamp
+        if clamp is None or clamp[0] is None or clamp[1] is None:
+            return
+        width = float(clamp[1]) - float(clamp[0])
+        pixels = max(math.prod(images.shape[1:]), 1)
+        most = width if self._norm == "linf" else width * math.sqrt(pixels)
+        if self._epsilon > most:
+            raise ValueError(
+                f"epsilon={self._epsilon:g} is more than the images can change within clamp="
+                f"({clamp[0]:g}, {clamp[1]:g}), {most:g} in the {self._norm} norm: epsilon is in "
+                "the images' units, 8 of 255 for instance"
+            )
+
+
+def _in_cube(noise: Tensor, generator: torch.Generator) -> None:
+    """Uniform in the L∞ ball of radius 1."""
+    noise.uniform_(-1, 1, generator=generator)
+
+
+def _in_ball(noise: Tensor, generator: torch.Generator) -> None:
+    """In L2: in a uniform direction, at a uniform share of the radius 1."""
+    noise.normal_(generator=generator)
+    noise *= torch.rand((), generator=generator) / noise.norm().clamp_(min=1e-12)
 
 
 def _classes(output: Tensor) -> Tensor:
@@ -286,27 +369,6 @@ def _of_restart(progress: Progress, restart: int, restarts: int) -> Progress:
         return progress
     report: Callable[[int, int], None] = progress
     return lambda done, total: report(restart * total + done, restarts * total)
-
-
-def _check_epsilon(epsilon: float, norm: Any, clamp: Any, images: Tensor) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
-    if clamp is None or not isinstance(clamp, tuple | list) or len(clamp) != 2:
-        return  # the iteration refuses what is no pair
-    low, high = clamp
-    if not isinstance(low, Real) or not isinstance(high, Real):
-        return
-    width = float(high) - float(low)
-    if not width > 0:
-        return
-    pixels = math.prod(images.shape[1:]) if isinstance(images, Tensor) else 1
-    most = width if norm == "linf" else width * math.sqrt(max(pixels, 1))
-    if epsilon > most:
-        raise ValueError(
-            f"epsilon={epsilon:g} is more than the images can change within clamp=({low:g}, "
-            f"{high:g}), {most:g} in the {norm} norm: epsilon is in the images' units, 8 of 255 "
-            "for instance"
-        )
 
 
 def _positive(name: str, value: Any) -> float:

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sign_ext.checks import place_of
+from sign_ext.checks import check_images, place_of
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.trajectory import iterate_dtype
 from sign_ext.iterate import InputIteration
+from sign_ext.noise import draw_each, indices_of, seed_from
 from sign_ext.progress import Progress
 from sign_ext.settings import Objective
 
@@ -128,6 +129,7 @@ def smoothgrad(
     objective: Objective = "logit",
     seed: int = 0,
     generator: torch.Generator | None = None,
+    indices: Tensor | None = None,
     batch_size: int | None = None,
     backend: str = "auto",
     precision: str = "float32",
@@ -148,8 +150,11 @@ def smoothgrad(
         sigma: σ in pixel units, above 0; the paper takes 10 to 20% of the images' range, 25 to 50.
         samples: n.
         objective: f, as for `integrated_gradients`.
-        seed: of the noise. The same seed gives the same noise on every device and batch size.
-        generator: a CPU generator to draw the noise from, instead of the seed.
+        seed: of the noise, 0 or above. An image's noise depends on the seed, the copy and the
+            image's index alone: not on the device, the batch, or the call's other images.
+        generator: a CPU generator to draw the seed from, once a call, instead of `seed`.
+        indices: int64 (N,), 0 or above, positions of the images in their data set; None for 0 to
+            N − 1.
         batch_size: noisy copies at a time.
         backend: "auto", "fused", "graphed" or "autograd".
         precision: "float32", "tf32" or "bfloat16".
@@ -182,14 +187,9 @@ def smoothgrad(
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma must be above 0 and finite, in pixel units; got {sigma:g}")
     count = _count("samples", samples)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(
-            f"generator is on {generator.device}; the noise is drawn on the CPU, the same on every "
-            "device: pass torch.Generator()"
-        )
-    generator = generator or torch.Generator().manual_seed(_count("seed", seed, least=0))
+    seed = seed_from(seed, generator)
+    check_images(images)
+    places = indices_of(indices, images)
     means = _Means(
         InputIteration(
             model,
@@ -205,15 +205,19 @@ def smoothgrad(
         labels,
         model_kwargs,
     )
-    drawn = generator
 
     def point(owners: Tensor, number: Tensor) -> Tensor:
-        shape = (len(owners), *images.shape[1:])
-        noise = [torch.randn(shape[1:], generator=drawn, dtype=means.dtype) for _ in owners]
+        copies = zip(number.tolist(), owners.tolist(), strict=True)
+        numbers = [(copy, places[owner]) for copy, owner in copies]
+        noise = draw_each(images.shape[1:], seed, numbers, _normal)
         ours = images[owners].detach().to(means.dtype)
-        return ours + torch.stack(noise).to(images.device).mul_(float(sigma))
+        return ours + noise.to(images.device, means.dtype).mul_(float(sigma))
 
     return means.over(point, torch.full((count,), 1 / count, dtype=torch.float64), progress)
+
+
+def _normal(noise: Tensor, generator: torch.Generator) -> None:
+    noise.normal_(generator=generator)
 
 
 class _Means:

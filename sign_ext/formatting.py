@@ -64,6 +64,28 @@ def wilson_interval(right: int, images: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
+def error_of_share(right: int, images: int) -> tuple[str, str]:
+    """Return the error of a share in percent, and what it is: an interval where all or none count.
+
+    The binomial standard error is 0 there, as if no other images could be wrong.
+
+    Args:
+        right: how many images count.
+        images: of how many, at least 1.
+
+    Example:
+        >>> error_of_share(90, 100)
+        ('3.0', 'binomial standard error')
+        >>> error_of_share(0, 100)
+        ('0.0 to 3.7', 'Wilson’s 95% interval, none of 100')
+    """
+    if right in (0, images):
+        low, high = wilson_interval(right, images)
+        every = "none" if right == 0 else "all"
+        return f"{percent(low)} to {percent(high)}", f"Wilson’s 95% interval, {every} of {images:,}"
+    return percent(binomial_error(right / images, images)), "binomial standard error"
+
+
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the sample standard deviation (0 for one value)."""
     mean = sum(values) / len(values)

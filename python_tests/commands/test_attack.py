@@ -13,8 +13,9 @@ from command_parts import TINY, from_stdout
 from image_folders import read_pixels, write_images
 
 from sign_ext.cli import main
+from sign_ext.commands.shared import reporting_steps
 from sign_ext.data import load_data
-from sign_ext.store import load_transformed
+from sign_ext.store import AttackIteration, load_transformed
 from sign_ext.training import load_checkpoint
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -133,6 +134,49 @@ def test_a_transformed_store_is_not_taken_for_an_attacked_one(
     assert "made with other settings" in capsys.readouterr().err
 
 
+def test_where_none_are_robust_the_error_is_an_interval(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["attack", *given, "--epsilon", "100", "--steps", "20"]
+    assert main([*arguments, "--json"]) == 0
+    found = from_stdout(capsys)
+    assert found["robust"] == found["robust_accuracy_error"] == 0
+    # Wilson's interval of 0 of n is 0 to z²/(n + z²).
+    assert found["robust_accuracy_interval"] == pytest.approx([0, 1.96**2 / (10 + 1.96**2)], 1e-3)
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    assert "0.0 to 27.8" in told.out
+    assert "none of 10" in told.out
+    assert "of 20 steps" not in told.out
+    assert "K = 20 steps of 12.5 from a random start" in told.out
+    assert "grey level" not in told.err
+    assert main(["evaluate", *given, "--draws", "1", "--adversarial", "100"]) == 0
+    assert "none of 10" in capsys.readouterr().out
+
+
+def test_a_radius_of_pixels_in_0_to_1_is_doubted(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["attack", *given, "--epsilon", "0.031", "--steps", "1"]) == 0
+    assert "papers call 8/255 or 0.031 is --epsilon 8" in capsys.readouterr().err
+    assert main(["evaluate", *given, "--draws", "1", "--adversarial", "0.03"]) == 0
+    assert "is --adversarial 8" in capsys.readouterr().err
+
+
+def test_progress_of_parts_is_that_of_the_whole(network: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    model, _ = load_checkpoint(network)
+    attack = AttackIteration(model, epsilon=4, steps=3, restarts=2)
+    for positions in (torch.arange(4), torch.arange(4, 6)):
+        steps = reporting_steps(lambda *each: seen.append(each), attack, positions, 6)
+        labels = torch.zeros(len(positions)).long()
+        attack.run(torch.rand(len(positions), 3, 8, 8) * 255, labels, positions, progress=steps)
+    assert seen == sorted(seen)
+    assert {total for _, total in seen} == {6 * 3 * 2}
+    assert (4 * 6, 36) in seen
+    assert seen[-1] == (36, 36)
+
+
 def test_towards_a_class(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["attack", *given, "--epsilon", "60", "--steps", "20", "--json"]
     assert main([*arguments, "--target", "bee"]) == 0
@@ -140,7 +184,9 @@ def test_towards_a_class(given: list[str], capsys: pytest.CaptureFixture[str]) -
     assert found["others"] == 6  # cod, among them the one that is a bee
     assert found["reached"] == 6
     assert main([*arguments[:-1], "--target", "bee"]) == 0
-    assert "other classes, now bee" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "from a random start, towards bee" in told
+    assert "other classes, now bee" in told
     assert main([*arguments, "--target", "bea"]) == 2
     assert "'bea' is not a class, did you mean 'bee'? accepted: ape, bee, cod" in (
         capsys.readouterr().err

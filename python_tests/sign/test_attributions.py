@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from networks import lively, tiny_cnn
@@ -100,28 +101,33 @@ def test_other_objectives(model, images):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_smoothgrad_is_the_mean_at_noisy_copies(model, images, backend):
     sigma, count = 20.0, 4
-    generator = torch.Generator().manual_seed(7)
+    indices = torch.tensor([2, 0, 77])
     wanted = torch.zeros_like(images)
     for i in range(len(images)):
-        for _ in range(count):
-            noise = torch.randn(images.shape[1:], generator=generator, dtype=torch.float64)
+        for copy in range(count):
+            words = np.random.SeedSequence((7, copy, int(indices[i]))).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(int(words[0]) >> 1)
+            noise = torch.empty(images.shape[1:]).normal_(generator=generator)
             x = (images[i : i + 1] + sigma * noise).requires_grad_()
             wanted[i] += torch.autograd.grad(model(x)[0, LABELS[i]], x)[0][0] / count
-    for batch_size in (None, 5, 1):
+    for batch_size, rows in ((None, [0, 1, 2]), (5, [2, 0]), (1, [1])):
         found = smoothgrad(
             model,
-            images,
-            LABELS,
+            images[rows],
+            LABELS[rows],
             sigma=sigma,
             samples=count,
             seed=7,
+            indices=indices[rows],
             backend=backend,
             batch_size=batch_size,
         )
-        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found, wanted[rows], rtol=1e-9, atol=1e-12)
+    seed = int(torch.randint(2**63 - 1, (), generator=torch.Generator().manual_seed(7)))
     drawn = torch.Generator().manual_seed(7)
     again = smoothgrad(model, images, LABELS, sigma=sigma, samples=count, generator=drawn)
-    torch.testing.assert_close(again, wanted, rtol=1e-9, atol=1e-12)
+    plain = smoothgrad(model, images, LABELS, sigma=sigma, samples=count, seed=seed)
+    assert torch.equal(again, plain)
     other = smoothgrad(model, images, LABELS, sigma=sigma, samples=count, seed=8)
     assert not torch.allclose(other, wanted)
 
@@ -196,6 +202,7 @@ CASES = [
     (smoothgrad, {"sigma": 0}, ValueError, "sigma must be above 0"),
     (smoothgrad, {"sigma": None}, TypeError, "sigma must be a number"),
     (smoothgrad, {"sigma": 1, "samples": 0}, ValueError, "samples must be at least 1"),
+    (smoothgrad, {"sigma": 1, "indices": torch.arange(2)}, ValueError, "indices must have shape"),
     (smoothgrad, {"sigma": 1, "generator": 1}, TypeError, "torch.Generator"),
     (smoothgrad, {"sigma": 1, "labels": LABELS.float()}, TypeError, "integers"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from networks import lively, tiny_cnn
@@ -11,7 +12,7 @@ from tensors import pixels
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sign_ext import pgd
+from sign_ext import InputIteration, iterate_inputs, pgd
 from sign_ext.reference import iterate_inputs_reference
 
 CLASSES = 4
@@ -93,7 +94,6 @@ def test_random_starts_are_in_the_ball_and_seeded(model, images, labels, norm, e
         assert abs(float(offset.mean())) < 0.05 * epsilon
     one = attack(steps=3, seed=1)
     assert torch.equal(one, attack(steps=3, seed=1))
-    assert torch.equal(one, attack(steps=3, generator=torch.Generator().manual_seed(1)))
     torch.testing.assert_close(attack(steps=3, seed=1, batch_size=2), one, rtol=0, atol=1e-9)
     assert not torch.equal(one, attack(steps=3, seed=2))
     assert (one >= 0).all()
@@ -103,26 +103,104 @@ def test_random_starts_are_in_the_ball_and_seeded(model, images, labels, norm, e
     assert (distance <= epsilon * (1 + 1e-9)).all()
 
 
+def own_start(image: Tensor, norm: str, epsilon: float, *numbers: int) -> Tensor:
+    """The start that the documentation gives an image of (seed, restart, index)."""
+    words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(words[0]) >> 1)
+    noise = torch.empty(image.shape)
+    if norm == "linf":
+        noise.uniform_(-1, 1, generator=generator)
+    else:
+        noise.normal_(generator=generator)
+        noise *= torch.rand((), generator=generator) / noise.norm()
+    return (image + epsilon * noise.double()).clamp(0, 255)
+
+
+@pytest.mark.parametrize("only_correct", [False, True])
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8.0), ("l2", 50.0)])
+def test_a_start_is_of_seed_restart_and_index_alone(
+    model, images, labels, norm, epsilon, only_correct, monkeypatch
+):
+    begun = []
+
+    class Noted(InputIteration):
+        def transform(self, images, labels=None, *, start=None, **options):
+            begun.append(start.clone())
+            return super().transform(images, labels, start=start, **options)
+
+    monkeypatch.setattr("sign_ext.attacks.InputIteration", Noted)
+    indices = torch.tensor([3, 0, 900, 41, 5, 2**40, 6])
+    options = {"epsilon": epsilon, "step_size": 2, "steps": 1, "norm": norm, "restarts": 2}
+    options |= {"seed": 4, "only_correct": only_correct}
+    attacked = [0, 1, 4, 5, 6] if only_correct else list(range(7))
+    for rows in ([0, 1, 2, 3, 4, 5, 6], [6, 2, 5], [1]):
+        begun.clear()
+        pgd(model, images[rows], labels[rows], indices=indices[rows], batch_size=2, **options)
+        assert len(begun) == 2
+        for restart, starts in enumerate(begun):
+            left = [row for row in rows if row in attacked]
+            wanted = [
+                own_start(images[row], norm, epsilon, 4, restart, int(indices[row])) for row in left
+            ]
+            torch.testing.assert_close(starts, torch.stack(wanted), rtol=0, atol=1e-5)
+            if rows == [0, 1, 2, 3, 4, 5, 6]:
+                kept = starts
+        # The same bits as beside all the others.
+        assert all(
+            torch.equal(one, kept[attacked.index(row)])
+            for row, one in zip(left, begun[-1], strict=True)
+        )
+    begun.clear()
+    pgd(model, images, labels, **{**options, "only_correct": False, "restarts": 1})
+    for row, start in enumerate(begun[0]):  # by default 0 to N − 1
+        wanted = own_start(images[row], norm, epsilon, 4, 0, row)
+        torch.testing.assert_close(start, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_generator_draws_the_seed_once(model, images, labels):
+    def attack(**more):
+        return pgd(model, images, labels, epsilon=8, step_size=2, steps=1, restarts=2, **more)
+
+    generator = torch.Generator().manual_seed(1)
+    first, second = attack(generator=generator), attack(generator=generator)
+    assert not torch.equal(first, second)
+    drawn = torch.Generator().manual_seed(1)
+    for found in (first, second):
+        seed = int(torch.randint(2**63 - 1, (), generator=drawn))
+        assert torch.equal(found, attack(seed=seed))
+
+
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("objective", ["cross_entropy", "margin"])
 def test_of_several_restarts_each_image_keeps_the_worst(model, images, labels, objective, targeted):
-    def attack(generator, restarts):
-        return pgd(
+    def single_attack(restart):
+        starts = [own_start(image, "linf", 4, 5, restart, i) for i, image in enumerate(images)]
+        return iterate_inputs(
             model,
             images,
-            labels,
-            epsilon=4,
-            step_size=2,
-            steps=1,
-            restarts=restarts,
+            1,
+            labels=labels,
             objective=objective,
-            targeted=targeted,
-            generator=generator,
+            update="sign",
+            step_size=-2 if targeted else 2,
+            project=("linf", 4),
+            clamp=(0, 255),
+            start=torch.stack(starts),
         )
 
-    generator = torch.Generator().manual_seed(5)
-    single = [attack(generator, 1) for _ in range(4)]
-    best = attack(torch.Generator().manual_seed(5), 4)
+    single = [single_attack(restart) for restart in range(4)]
+    best = pgd(
+        model,
+        images,
+        labels,
+        epsilon=4,
+        step_size=2,
+        steps=1,
+        restarts=4,
+        objective=objective,
+        targeted=targeted,
+        seed=5,
+    )
     chosen = set()
     for i in range(len(images)):
 
@@ -137,7 +215,7 @@ def test_of_several_restarts_each_image_keeps_the_worst(model, images, labels, o
 
         worst = max(range(4), key=rank)
         chosen.add(worst)
-        torch.testing.assert_close(best[i], single[worst][i], rtol=0, atol=1e-9)
+        torch.testing.assert_close(best[i], single[worst][i], rtol=0, atol=1e-5)
     assert len(chosen) > 1  # or nothing was chosen among
 
 
@@ -252,6 +330,10 @@ CASES = [
     ({"clamp": (255, 0)}, ValueError, "reversed"),
     ({"seed": -1}, ValueError, "seed must be at least 0"),
     ({"generator": 3}, TypeError, "torch.Generator"),
+    ({"indices": [0, 1]}, TypeError, "indices must be a torch.Tensor"),
+    ({"indices": torch.zeros(7)}, TypeError, "indices must be integers"),
+    ({"indices": torch.arange(6)}, ValueError, r"indices must have shape \(7,\)"),
+    ({"indices": torch.arange(7) - 1}, ValueError, "indices must be at least 0, got -1"),
     ({"labels": None}, ValueError, "labels are needed"),
     ({"labels": torch.zeros(7)}, TypeError, "integers"),
     ({"labels": torch.full((7,), 4)}, ValueError, "classes 0 to 3"),

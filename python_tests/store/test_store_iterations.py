@@ -8,7 +8,7 @@ import torch
 from store_parts import SHAPE, make_net, make_source
 from torch.nn import functional as F
 
-from sign_ext import InputIteration
+from sign_ext import InputIteration, pgd
 from sign_ext.data import ImageSource
 from sign_ext.data.source import Targets
 from sign_ext.store import AttackIteration, load_transformed, transform_to_store
@@ -73,6 +73,32 @@ def test_neither_shards_nor_batches_change_the_images(norm, tmp_path):
     size = distance.abs().amax(1) if norm == "linf" else distance.norm(dim=1)
     assert size.max() <= options["epsilon"] + 1e-3
     assert size.min() > 0
+
+
+@pytest.mark.parametrize("options", [{"restarts": 3}, {"target": 1, "only_correct": True}])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_store_holds_the_bytes_of_pgd(options, norm, tmp_path):
+    source = make_source()
+    attack = make_attack(norm=norm, batch_size=1, **options)
+    transform_to_store(attack, source, tmp_path, shard_size=5)
+    images, labels = source.read(0, 23).float(), torch.from_numpy(source.labels)
+    target = options.get("target")
+    aims = labels if target is None else torch.full_like(labels, target)
+    common = {"epsilon": 6, "step_size": 4, "steps": 2, "seed": 9, "objective": "margin"}
+    common |= {"restarts": options.get("restarts", 1), "targeted": target is not None}
+    common |= {"only_correct": target is not None, "norm": norm, "batch_size": 1}
+    order = torch.randperm(23, generator=torch.Generator().manual_seed(2))
+    found = load_transformed(tmp_path).tensor(2)
+    for rows in order.split(9):  # in any order and any parts
+        part = pgd(make_net(), images[rows], aims[rows], indices=rows, **common)
+        assert torch.equal(found[rows], part)
+
+
+def test_restarts_from_the_same_point_are_refused():
+    with pytest.raises(ValueError, match="restarts=2 without a random start"):
+        make_attack(restarts=2, random_start=False)
+    with pytest.raises(ValueError, match="epsilon must be above 0"):
+        make_attack(epsilon=0)
 
 
 def test_another_seed_makes_other_images_and_is_refused(tmp_path):

@@ -7,7 +7,8 @@ at a random point of the ball, which depends on --seed and on the image's positi
 in the data set only.
 
 An image counts as robust if the network answers correctly as it is and after the
-attack. ± is the binomial standard error.
+attack. ± is the binomial standard error, or where all or none are right Wilson's
+95% interval.
 
 With --out the adversarial images are written to a store, as by `sign-ext transform`,
 for `sign_ext.store.load_transformed` or `sign-ext train --sign`. To resume a run
@@ -17,7 +18,7 @@ that was stopped, run the same command again. Without --out nothing is kept.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from sign_ext.commands import console
@@ -28,8 +29,10 @@ from sign_ext.commands.options import PositiveFloat, PositiveInt, option, sign_o
 from sign_ext.commands.out_folder import check_not_in_data
 from sign_ext.commands.shared import (
     check_epsilon,
+    doubt_of_epsilon,
     on_error_option,
     own_device,
+    reporting_steps,
     require_one_process,
     resolve_device,
     say_converted,
@@ -177,6 +180,8 @@ def run(options: Options) -> None:
     source = network_source(options, config, options.split, say=say, **sizes)
     if ranks.first:
         say_found(source.summary())
+        if doubt := doubt_of_epsilon("--epsilon", options.epsilon, options.norm):
+            console.say(doubt)
     attack = _attack(options, config, model, source)
     if options.out is not None:
         _store(options, config, attack, source, ranks)
@@ -301,18 +306,22 @@ def _measure(
     from sign_ext.evaluation import RobustnessCount
 
     count = RobustnessCount(model, target=attack.target)
-    doing = "evaluating" if options.out is not None else "attacking"
-    with console.progress(f"{doing}, images") as report:
-        for images, attacked, positions in _chunks(options, attack, source, device):
+    doing = "evaluating, images" if options.out is not None else "attacking, images × steps"
+    with console.progress(doing) as report:
+        for images, attacked, positions in _chunks(options, attack, source, device, report):
             labels = attack.labels_of(source.targets_of(positions))
             count.add(images, attacked, labels)
-            if len(positions):
+            if options.out is not None:
                 report(int(positions[-1]) + 1, len(source))
     return count.result()
 
 
 def _chunks(
-    options: Options, attack: AttackIteration, source: ImageSource, device: torch.device
+    options: Options,
+    attack: AttackIteration,
+    source: ImageSource,
+    device: torch.device,
+    report: Callable[[int, int], None],
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield images, their adversarial versions and their positions in the data set."""
     from sign_ext.store import load_transformed
@@ -336,7 +345,9 @@ def _chunks(
             else:
                 images = chunk.images.to(device).float()
                 labels = source.targets_of(positions).to(device)
-                attacked = attack.run(images, labels, positions)[attack.stops[-1]]
+                steps = reporting_steps(report, attack, positions, len(source))
+                found = attack.run(images, labels, positions, progress=steps)
+                attacked = found[attack.stops[-1]]
             yield chunk.images, attacked, positions
 
 
@@ -370,19 +381,20 @@ def _print(
         return
     from rich.table import Table
 
-    from sign_ext.formatting import binomial_error, percent
+    from sign_ext.formatting import error_of_share, percent
 
-    print(attack.in_words())
+    towards = "" if options.target is None else f", towards {options.target}"
+    print(f"{attack.in_words()}{towards}")
     table = Table(title=f"{source.name}: {counted(found.images, 'image')}")
     table.add_column("condition")
     table.add_column("images", justify="right")
-    table.add_column("accuracy", justify="right")
+    table.add_column("in percent", justify="right")
     table.add_column("±", justify="right")
+    table.add_column("± is", style="dim")
     rows = [("clean", found.correct, found.images), ("robust", found.robust, found.images)]
     if found.reached is not None and found.others:
         rows.append((f"other classes, now {options.target}", found.reached, found.others))
     for condition, right, images in rows:
-        share = right / images
-        error = percent(binomial_error(share, images))
-        table.add_row(condition, f"{right:,} of {images:,}", percent(share), error)
+        errors = error_of_share(right, images)
+        table.add_row(condition, f"{right:,} of {images:,}", percent(right / images), *errors)
     console.print_rich(table)

@@ -2,8 +2,8 @@
 
 Accuracy overall and of each class, and accuracy with 50 random pixels set to 0
 and with Gaussian noise of σ = 10 grey levels, each as mean ± standard
-deviation over seeded draws (the paper's Table 5). --sigma and --pixels set other
-strengths, --corruptions adds those of CIFAR-10-C, --plot draws all. With
+deviation over seeded draws (the paper's Table 5). --sigma and --pixels set
+other strengths, --corruptions adds those of CIFAR-10-C, --plot draws all. With
 --adversarial, also what is left under attack (`sign-ext attack` has more
 options). Of an aleatoric network (`sign-ext train --aleatoric`): accuracy, and
 its confidence where it is correct (the paper's Table 2).
@@ -22,7 +22,9 @@ from sign_ext.commands.networks import network_as_json, read_network
 from sign_ext.commands.options import PositiveFloat, PositiveInt, option
 from sign_ext.commands.shared import (
     check_epsilon,
+    doubt_of_epsilon,
     on_error_option,
+    reporting_steps,
     resolve_device,
     skipped_as_json,
 )
@@ -150,13 +152,17 @@ def _attacked(options: Options, model: nn.Module, part: ImageSet, epsilon: float
     from sign_ext.evaluation import robustness
     from sign_ext.store import AttackIteration
 
+    if doubt := doubt_of_epsilon("--adversarial", epsilon):
+        console.say(doubt)
     attack = AttackIteration(model, epsilon=epsilon, seed=options.seed)
 
-    def run(images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
-        return attack.run(images, labels, positions)[attack.stops[-1]]
+    with console.progress(f"attacking, ε = {epsilon:g}, images × steps") as report:
 
-    with console.progress(f"attacking, ε = {epsilon:g}") as report:
-        found = robustness(model, part, run, batch_size=options.batch_size, progress=report)
+        def run(images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+            steps = reporting_steps(report, attack, positions, len(part))
+            return attack.run(images, labels, positions, progress=steps)[attack.stops[-1]]
+
+        found = robustness(model, part, run, batch_size=options.batch_size)
     return {"attack": attack.settings(), **found.to_dict()}
 
 
@@ -177,40 +183,27 @@ def _table(
 ) -> Any:
     from rich.table import Table
 
-    from sign_ext.formatting import percent
+    from sign_ext.formatting import error_of_share, percent
 
     table = Table(title=f"{name}: {counted(result.images, f'{_PARTS[split]} image')}")
     table.add_column("condition")
     table.add_column("accuracy", justify="right")
     table.add_column("±", justify="right")
     table.add_column("± is", style="dim")
-    table.add_row("clean", percent(result.accuracy), *_error(result.accuracy, result.images))
+    right = round(result.accuracy * result.images)
+    table.add_row("clean", percent(result.accuracy), *error_of_share(right, result.images))
     for each in corrupted:
         draws = f"standard deviation of {each.draws:,} draws" if each.draws > 1 else "one draw"
         what = draws if each.condition.random else "no draws"
         table.add_row(str(each.condition), percent(each.mean), percent(each.std), what)
     for attack in attacked:
         condition = f"adversarial, ε = {attack['attack']['epsilon']:g}"
-        share = attack["robust_accuracy"]
-        table.add_row(condition, percent(share), *_error(share, result.images))
+        errors = error_of_share(attack["robust"], attack["images"])
+        table.add_row(condition, percent(attack["robust_accuracy"]), *errors)
     table.add_section()
     for class_name, accuracy in result.per_class.items():
         table.add_row(f"class {class_name}", percent(accuracy), "", "")
     return table
-
-
-def _error(accuracy: float, images: int) -> tuple[str, str]:
-    """Return an accuracy's error and what it is: an interval where all or none are right.
-
-    The binomial standard error is 0 there, as if no other test images could be wrong.
-    """
-    from sign_ext.formatting import binomial_error, percent, wilson_interval
-
-    if accuracy in (0, 1):
-        low, high = wilson_interval(round(accuracy * images), images)
-        every = "none" if accuracy == 0 else "all"
-        return f"{percent(low)} to {percent(high)}", f"Wilson’s 95% interval, {every} of {images:,}"
-    return percent(binomial_error(accuracy, images)), "binomial standard error"
 
 
 def _measure_uncertainty(options: Options, model: nn.Module, images: ImageSet) -> dict[str, Any]:

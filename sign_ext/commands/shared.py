@@ -22,10 +22,11 @@ from sign_ext.formatting import counted, did_you_mean
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from sign_ext.data import Splits
     from sign_ext.data.listing import DataSummary
+    from sign_ext.store import AttackIteration
 
 
 SHOWN = 20  # lines about single images, or labels, that are printed
@@ -177,6 +178,49 @@ def check_epsilon(flag: str, epsilon: float, norm: str = "linf") -> None:
             f"{flag} is {epsilon:g} grey levels, and pixels are 0 to 255: within that of an image "
             "is every other image; accepted: below 255, and usual are 1 to 16"
         )
+
+
+def doubt_of_epsilon(flag: str, epsilon: float, norm: str = "linf") -> str:
+    """Return what to check about a radius that looks like one of pixels in 0–1; else nothing.
+
+    Args:
+        flag: the option.
+        epsilon: the radius, in grey levels, above 0.
+        norm: linf or l2.
+
+    Example:
+        >>> doubt_of_epsilon("--epsilon", 0.03)[:41]
+        '--epsilon 0.03 is less than one grey leve'
+        >>> doubt_of_epsilon("--epsilon", 8)
+        ''
+    """
+    if norm != "linf" or epsilon >= 0.25:
+        return ""
+    return (
+        f"{flag} {epsilon:g} is less than one grey level of 0 to 255; what papers call 8/255 or "
+        f"0.031 is {flag} 8"
+    )
+
+
+def reporting_steps(
+    report: Callable[[int, int], None], attack: AttackIteration, positions: Tensor, images: int
+) -> Callable[[int, int], None]:
+    """Return how an attack on some images of a data set reports its steps as part of the whole.
+
+    Args:
+        report: called with (image-steps done, total) of the whole data set.
+        attack: that is run.
+        positions: int64 (n,), of the images in the data set, ascending.
+        images: in the data set.
+    """
+    first, steps = int(positions[0]), attack.image_steps
+    part = (int(positions[-1]) + 1 - first) * steps
+
+    def of_part(done: int, total: int) -> None:
+        # Fewer where some images are left as they are, or cannot be read.
+        report(first * steps + part * done // total, images * steps)
+
+    return of_part
 
 
 def resolve_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sign_ext.data.classes import with_classes_of
 from sign_ext.data.image_set import ImageSet
 from sign_ext.evaluation.accuracy import placement, predict
-from sign_ext.formatting import binomial_error
+from sign_ext.formatting import binomial_error, wilson_interval
 
 # Images, labels int64 and positions in the data set int64 → adversarial images.
 Attack = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -52,14 +52,16 @@ class Robustness:
         return self.robust / self.images
 
     def to_dict(self) -> dict[str, Any]:
-        """Return counts, shares and their binomial standard errors, for JSON."""
+        """Return counts, shares, binomial standard errors and Wilson's 95% intervals, for JSON."""
         counts = {name: each for name, each in asdict(self).items() if each is not None}
         return {
             **counts,
             "accuracy": self.accuracy,
             "accuracy_error": binomial_error(self.accuracy, self.images),
+            "accuracy_interval": list(wilson_interval(self.correct, self.images)),
             "robust_accuracy": self.robust_accuracy,
             "robust_accuracy_error": binomial_error(self.robust_accuracy, self.images),
+            "robust_accuracy_interval": list(wilson_interval(self.robust, self.images)),
         }
 
 

@@ -1,8 +1,6 @@
 """Projected gradient descent as what fills a store: adversarial images of a whole data set.
 
-It is `sign_ext.pgd`, except that each image's random start is drawn from the seed and the image's
-position in the data set. `pgd` draws those of a call one after the other, so that they would depend
-on shards and batches.
+It is `sign_ext.pgd`, with the classes and the positions of a data set.
 """
 
 from __future__ import annotations
@@ -10,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sign_ext.attacks import Attack
 from sign_ext.engine.fused.tuning_plan import TuningPlan
-from sign_ext.engine.objective import values_of
 from sign_ext.explanation import Explanation
-from sign_ext.iterate import InputIteration
 from sign_ext.store.iteration import Progress
 
 # A step of 2.5·ε/K lets K steps reach every point of the ball from every other (Madry et al. 2018,
@@ -42,7 +38,8 @@ class AttackIteration:
         restarts: attacks from different starts, of which the worst is kept.
         objective: "cross_entropy" or "margin".
         target: the class that all images are moved to; None moves each away from its own.
-        only_correct: leave images that are misclassified as they are.
+        only_correct: leave images as they are that are misclassified already, or with `target`
+            those that are taken for it.
         seed: of the random starts.
         network_labels: the network's output for each class of the data set; None where the two
             have the same classes in the same order.
@@ -92,8 +89,6 @@ class AttackIteration:
         self.model = model
         self.target = target
         self.plan = TuningPlan()
-        self._restarts = restarts
-        self._random_start = random_start
         self._network_labels = network_labels
         self._options: dict[str, Any] = {
             "epsilon": float(epsilon),
@@ -109,19 +104,8 @@ class AttackIteration:
             "backend": backend,
             "precision": precision,
         }
-        # The same steps without starts: what is compiled, and how many images go at once.
-        self._step = InputIteration(
-            model,
-            steps,
-            objective=objective,
-            update="sign" if norm == "linf" else "l2",
-            step_size=self._options["step_size"] * (1 if target is None else -1),
-            project=(norm, float(epsilon)),
-            clamp=PIXELS,
-            batch_size=batch_size,
-            backend=backend,
-            precision=precision,
-        )
+        self._attack = Attack(model, **self._options, clamp=PIXELS, targeted=target is not None)
+        self._step = self._attack.iteration
 
     @property
     def stops(self) -> tuple[int, ...]:
@@ -132,7 +116,8 @@ class AttackIteration:
     def image_steps(self) -> int:
         """K for each restart."""
         steps: int = self._options["steps"]
-        return steps * self._restarts
+        restarts: int = self._options["restarts"]
+        return steps * restarts
 
     @property
     def batch_size(self) -> int | None:
@@ -157,13 +142,16 @@ class AttackIteration:
 
         Example:
             >>> AttackIteration(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), epsilon=8).in_words()
-            'PGD in linf, ε = 8, K = 10 steps of 2'
+            'PGD in linf, ε = 8, K = 10 steps of 2 from a random start'
         """
         own = self._options
-        restarts = f", {self._restarts} restarts" if self._restarts > 1 else ""
+        starts = "a random start" if own["random_start"] else "the image"
+        if own["restarts"] > 1:
+            starts = f"{own['restarts']} random starts"
+        margin = " of the margin" if own["objective"] == "margin" else ""
         return (
-            f"PGD in {own['norm']}, ε = {own['epsilon']:g}, K = {own['steps']} steps of "
-            f"{own['step_size']:g}{restarts}"
+            f"PGD{margin} in {own['norm']}, ε = {own['epsilon']:g}, K = {own['steps']} steps of "
+            f"{own['step_size']:g} from {starts}"
         )
 
     def tuned(self, tune: bool | TuningPlan) -> AttackIteration:
@@ -211,71 +199,11 @@ class AttackIteration:
             progress: called with (image-steps done, total).
         """
         assert labels is not None
-        own = aims = self.labels_of(labels)
+        aims = self.labels_of(labels)
         if self.target is not None:
-            aims = torch.full_like(own, self.target)
-        result = (
-            torch.empty_like(images, dtype=torch.float32) if out is None else out[self.stops[0]]
-        )
-        result.copy_(images)
-        chosen = torch.arange(len(images), device=images.device)
-        if self._options["only_correct"]:
-            chosen = chosen[self._step.outputs(images).argmax(1) == own]
-        if len(chosen):
-            places = positions[chosen.to(positions.device)]
-            result[chosen] = self._worst(images[chosen], aims[chosen], places, progress)
-        return {self.stops[0]: result} if out is None else out
-
-    def _worst(
-        self, images: Tensor, aims: Tensor, positions: Tensor, progress: Progress | None
-    ) -> Tensor:
-        """Of several attacks on each image, the worst for the network, as `pgd` chooses it."""
-        best: Tensor | None = None
-        for restart in range(self._restarts):
-            start = self._start(images, positions, restart) if self._random_start else None
-            report = _of_restart(progress, restart, self._restarts)
-            found = self._step.transform(images, aims, start=start, progress=report or False)
-            assert isinstance(found, Tensor)
-            if self._restarts == 1:
-                return found
-            fooled, loss = self._judge(found, aims)
-            if best is None:
-                best, before, most = found, fooled, loss
-                continue
-            worse = (fooled & ~before) | ((fooled == before) & (loss > most))
-            best[worse] = found[worse]
-            before, most = fooled | before, torch.where(worse, loss, most)
-        assert best is not None
-        return best
-
-    def _judge(self, images: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether the attack has succeeded on each image, and its loss, higher for more success."""
-        output = self._step.outputs(images)
-        loss = values_of(self._step.settings.rule.objective, output, aims).detach()
-        reached = output.argmax(1) == aims
-        return (~reached, loss) if self.target is None else (reached, -loss)
-
-    def _start(self, images: Tensor, positions: Tensor, restart: int) -> Tensor:
-        """A random point of each image's ball within 0–255: of its own, whatever is beside it.
-
-        Uniform in the L∞ ball; in L2 in a uniform direction, at a uniform share of the radius.
-        """
-        noise = torch.empty(images.shape)
-        for row, position in zip(noise, positions.tolist(), strict=True):
-            words = np.random.SeedSequence((self._options["seed"], restart, position))
-            seed = int(words.generate_state(1, np.uint64)[0]) >> 1
-            generator = torch.Generator().manual_seed(seed)
-            if self._options["norm"] == "linf":
-                row.uniform_(-1, 1, generator=generator)
-            else:
-                row.normal_(generator=generator)
-                row *= torch.rand((), generator=generator) / row.norm()
-        moved = images + noise.to(images.device).mul_(self._options["epsilon"])
-        return moved.clamp_(*PIXELS)
-
-
-def _of_restart(progress: Progress | None, restart: int, restarts: int) -> Progress | None:
-    """Progress of one of several restarts, as part of all of them."""
-    if progress is None or restarts == 1:
-        return progress
-    return lambda done, total: progress(restart * total + done, restarts * total)
+            aims = torch.full_like(aims, self.target)
+        found = self._attack.run(images, aims, positions, progress=progress or False)
+        if out is None:
+            return {self.stops[0]: found.float()}
+        out[self.stops[0]].copy_(found)
+        return out
