@@ -82,12 +82,14 @@ html_theme_options = {
 def _plain_symbols(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Escape Φ_*, Φ_{*,p} and |δ|: reStructuredText reads emphasis and substitutions in them."""
+    """Escape Φ_*, Φ_{*,p}, |δ| and f|_p, in which reStructuredText would read markup."""
     for number, line in enumerate(lines):
         line = re.sub(r"(?<=[_{])\*", r"\\*", line)
-        prose = re.split(r"(`+[^`]*`+)", line)  # literals are the odd parts
-        prose[::2] = [re.sub(r"\|(?=\S)([^|]*\S)\|", r"\\|\1\\|", part) for part in prose[::2]]
-        lines[number] = "".join(prose)
+        if not line.lstrip().startswith((">>>", "...")):
+            prose = re.split(r"(`+[^`]*`+)", line)  # literals are the odd parts
+            prose[::2] = [re.sub(r"\|(?=\S)", r"\\|", part) for part in prose[::2]]
+            line = "".join(prose)
+        lines[number] = line
 
 
 def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None:
