@@ -79,15 +79,30 @@ html_theme_options = {
 }
 
 
+COLON = "\ue000"  # stands for one while napoleon reads a docstring
+
+
+def _keep_colons(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Hide colons of what is returned: napoleon would take the words before one for a type."""
+    for before, number in zip(lines, range(1, len(lines)), strict=False):
+        if before.strip() in ("Returns:", "Yields:"):
+            lines[number] = lines[number].replace(":", COLON)
+
+
 def _plain_symbols(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Escape Φ_*, Φ_{*,p} and |δ|: reStructuredText reads emphasis and substitutions in them."""
+    """Escape Φ_*, Φ_{*,p}, |δ| and f|_p, in which reStructuredText would read markup."""
     for number, line in enumerate(lines):
-        line = re.sub(r"(?<=[_{])\*", r"\\*", line)
-        prose = re.split(r"(`+[^`]*`+)", line)  # literals are the odd parts
-        prose[::2] = [re.sub(r"\|(?=\S)([^|]*\S)\|", r"\\|\1\\|", part) for part in prose[::2]]
-        lines[number] = "".join(prose)
+        line = re.sub(r"(?<=[_{])\*", r"\\*", line.replace(COLON, ":"))
+        line = re.sub(r"(^\s+|: )([A-Za-z])\.(?=$| )", r"\1\2\\.", line)  # "K." begins no list
+        if not line.lstrip().startswith((">>>", "...")):
+            prose = re.split(r"(`+[^`]*`+)", line)  # literals are the odd parts
+            prose[::2] = [re.sub(r"\|(?=\S)", r"\\|", part) for part in prose[::2]]
+            line = "".join(prose)
+        lines[number] = line
 
 
 def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None:
@@ -104,4 +119,5 @@ def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None
 def setup(app: Sphinx) -> None:
     """Connect what is defined here to Sphinx."""
     app.connect("source-read", _drop_globs_without_pages)
+    app.connect("autodoc-process-docstring", _keep_colons, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _plain_symbols)

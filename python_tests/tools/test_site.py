@@ -140,6 +140,38 @@ def test_the_short_table_of_speeds_repeats_the_long_ones() -> None:
         assert best == max((v for v in values[:3] if v != "–"), key=float), name
 
 
+def test_the_first_pages_repeat_the_verdict_of_the_results() -> None:
+    """Who commits other results corrects README and the landing page, too."""
+    results = (DOCS / "results" / "README.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| SIGN is more accurate than classical augmentation \| 3\.1, Table 1 \| \w+ \| (\S+) "
+        r"\| ([−+][\d.]+) points \(([−+][\d.]+) to ([−+][\d.]+)\) \|",
+        results,
+        re.MULTILINE,
+    )
+    assert len(rows) == 2
+    for page in (ROOT / "README.md", DOCS / "index.md"):
+        text = " ".join(page.read_text("utf-8").split())
+        for verdict, *numbers in rows:
+            assert ("Undecided. At equal epochs" in text) == (verdict == "undecided"), page
+            values = [float(number.replace("−", "-")) for number in numbers]
+            mean, low, high = (f"{value:+.1f}".replace("-", "−") for value in values)
+            assert re.search(rf"{re.escape(mean)} (points )?\(", text), (page, mean)
+            assert f"{low} to {high})" in text, (page, low, high)
+
+
+def test_the_reference_has_the_methods_that_transforms_inherit() -> None:
+    page = (DOCS / "api" / "transform.md").read_text("utf-8")
+    for name in ("SignTransform", "InputIteration"):
+        (block,) = re.findall(rf"autoclass:: sign_ext\.{name}\n((?:   :.*\n)+)", page)
+        assert ":inherited-members:" in block
+        hidden = re.findall(r":exclude-members: (.*)", block)[0].split(", ")
+        assert not {"explain", "program", "reset", "transform"} & set(hidden)
+    named = re.findall(r"auto(?:function|class):: sign_ext\.(\w+)", page)
+    (rest,) = re.findall(r"automodule:: sign_ext\n(?:   .*\n)*?   :exclude-members: (.*)", page)
+    assert sorted(named) == sorted(rest.split(", "))  # each name once
+
+
 def test_broken_links_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "index.html").write_text(
