@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext.errors import SignError, first_line
+from sign_ext.formatting import did_you_mean
 from sign_ext.ops.layout import may_overlap_itself, share_memory
 
 
@@ -33,6 +35,19 @@ def check_model(model: object) -> None:
             raise ValueError(
                 f"{name!r} was created under torch.inference_mode(), which autograd cannot use: "
                 "build or load the model outside of it"
+            )
+
+
+def check_option_names(changes: Mapping[str, object], made: type) -> None:
+    """Raise TypeError unless the constructor of `made` takes every option that is to change."""
+    accepted = [
+        name for name in inspect.signature(made).parameters if name not in ("model", "self")
+    ]
+    for name in changes:
+        if name not in accepted:
+            raise TypeError(
+                f"{made.__name__} has no option {name!r}{did_you_mean(name, accepted)}; "
+                f"accepted: {', '.join(accepted)}"
             )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sign_ext.algorithm import evaluate
 from sign_ext.checks import (
     check_images,
+    check_option_names,
     check_precision,
     explaining_layout,
     place_of,
@@ -439,7 +440,11 @@ class InputIteration(Iteration):
 
         Args:
             **changes: options of `InputIteration`.
+
+        Raises:
+            TypeError: `InputIteration` has no such option.
         """
+        check_option_names(changes, InputIteration)
         tune = self.engines.fused.measure or self.plan
         kept = {**self._options, "tune": tune, "strict": self._strict}
         return InputIteration(self.model, **{**kept, **changes})

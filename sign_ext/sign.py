@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sign_ext.batch_forms import transform_in
 from sign_ext.calibrate import Calibration, calibrate
+from sign_ext.checks import check_option_names
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.onchip.network import OnChipNetwork
 from sign_ext.iterate import InputIteration
@@ -277,7 +278,12 @@ class SignTransform(InputIteration):
             return onchip.network(problem, images)
 
     def with_options(self, **changes: Any) -> SignTransform:
-        """The same transform with some options changed."""
+        """The same transform with some options changed.
+
+        Raises:
+            TypeError: `SignTransform` has no such option.
+        """
+        check_option_names(changes, SignTransform)
         tune = self.engines.fused.measure or self.plan
         kept = {**vars(self.settings), "tune": tune, "strict": self._strict}
         return SignTransform(self.model, **{**kept, **changes})

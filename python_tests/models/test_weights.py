@@ -358,3 +358,17 @@ def test_a_misspelt_file_is_named(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "resnet18.pth")
     with pytest.raises(FileNotFoundError, match=r"did you mean '.*resnet18\.pth'\?"):
         read_weights(tmp_path / "resnet81.pth")
+
+
+def test_the_same_names_in_other_sizes_point_to_the_networks_options() -> None:
+    def missed(**sizes: Tensor) -> str:
+        with pytest.raises(ValueError, match="does not fit the network") as caught:
+            load_weights(network(), Weights({**STATE, **sizes}))
+        return str(caught.value)
+
+    hint = "built with other options, such as patch_size"
+    assert hint in missed(**{"stem.weight": torch.zeros(5, 3, 5, 5)})
+    other = {name: value for name, value in STATE.items() if not name.startswith("norm.")}
+    with pytest.raises(ValueError, match="does not fit the network") as caught:
+        load_weights(network(), Weights({**other, "stem.weight": torch.zeros(5, 3, 5, 5)}))
+    assert hint not in str(caught.value)  # another network, whose options do not matter

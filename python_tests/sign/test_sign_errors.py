@@ -14,6 +14,7 @@ from torch import nn
 from sign_ext import (
     BackendError,
     DivergenceError,
+    InputIteration,
     NegligibleDeltaWarning,
     SignTransform,
     iterative_sign,
@@ -172,3 +173,15 @@ class TakesChannelsLast(nn.Module):
 def test_a_network_that_takes_channels_last_gets_them(torch_rng):
     images = torch.rand(2, 12, 12, 3, generator=torch_rng) * 255
     assert iterative_sign(TakesChannelsLast().eval(), images, 1).shape == images.shape
+
+
+@pytest.mark.parametrize("kind", [SignTransform, InputIteration])
+def test_an_unknown_option_to_change_is_named_with_the_closest_one(kind):
+    transform = kind(tiny_cnn(), 3)
+    with pytest.raises(
+        TypeError, match=rf"^{kind.__name__} has no option 'stepsize', did you mean 'step_size'\?; "
+    ):
+        transform.with_options(stepsize=2.0)
+    with pytest.raises(TypeError, match="has no option 'model'"):
+        transform.with_options(model=nn.Identity())
+    assert transform.with_options(step_size=2.0).settings.step_size == 2.0

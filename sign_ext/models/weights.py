@@ -463,6 +463,13 @@ def _require_fit(
     if shapes:
         head_alone = not (missing or unexpected or new_head)
         problems.append(_shape_problem(wanted, found, shapes, head_alone))
+        # Every name is there: the same kind of network, built with other sizes.
+        if not (missing or unexpected) and set(shapes) > head_that_differs(wanted, found):
+            problems.append(
+                "the names are the network's, so it was probably built with other options, such as "
+                "patch_size or img_size: give the same image size and options (--image-size, "
+                "--model-options.NAME VALUE; in Python image_shape and options={NAME: value})"
+            )
     kinds = [
         f"{name} is {found[name].dtype}, the network's {wanted[name].dtype}"
         for name in shared
