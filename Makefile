@@ -14,6 +14,8 @@ PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
 # Options of bench-networks, bench-calls, families and parity-attacks: make families BENCH_ARGS="--only vit swin"
 BENCH_ARGS ?=
+# Options of slices: --data-root is needed.
+SLICES_ARGS ?=
 # The folder for the JSON of the benchmarks and of gpu-check.
 OUT ?= benchmarks/results
 export OUT PYTHON PIP_FLAGS
@@ -22,7 +24,7 @@ VENV := .venv/bin
 CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
 .PHONY: help venv demo test test-all test-oldest lint format bench bench-networks bench-calls families \
-	parity-attacks bench-attacks simulate-verdict gpu-check docs constraints clean
+	parity-attacks bench-attacks simulate-verdict slices gpu-check docs constraints clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -85,6 +87,9 @@ bench-attacks: venv  ## Race PGD and integrated gradients against torchattacks a
 
 simulate-verdict: venv  ## Error and power of the rule that judges methods; writes docs/verdict_rule.md (10 minutes)
 	$(VENV)/python tools/simulate_verdict.py --out docs/verdict_rule.md
+
+slices: venv  ## Run the missing slices of docs/results/medium, an hour or more each; resumes (SLICES_ARGS="--data-root DIR --slices a:4-6")
+	$(VENV)/python tools/run_slices.py $(SLICES_ARGS)
 
 gpu-check:  ## On a machine with an NVIDIA GPU and torch: build, test, sanitize, measure (30 minutes; GPU_CHECK_ARGS="--part first" first)
 	@$(PYTHON) tools/gpu_check.py --out "$$OUT" $(GPU_CHECK_ARGS)

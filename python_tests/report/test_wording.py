@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sign_ext.report.wording import format_settings, format_value
+from sign_ext.experiments.scale import SCALES as KNOWN
+from sign_ext.experiments.scale import load_scale
+from sign_ext.report.wording import SCALES, format_settings, format_value
 
 
 def test_settings_are_written_for_people() -> None:
@@ -16,3 +18,12 @@ def test_settings_are_written_for_people() -> None:
     ]
     assert format_settings({"s": {"3": 1.5, "5": 2.5}}, (3, 5)) == [("s", "1.5, 2.5 (one a seed)")]
     assert format_settings({"s": {}}) == [("s", "")]
+
+
+def test_every_scale_but_the_papers_says_that_it_is_another() -> None:
+    assert set(SCALES) == set(KNOWN) - {"paper"}
+    for name in ("medium", "gpu"):
+        scale = load_scale(name)
+        task = scale.tasks[scale.networks[scale.primary].task]
+        assert f"“{name}”: {task.train_size:,} training images a seed" in SCALES[name]
+        assert task.test_size is None, "all test images"

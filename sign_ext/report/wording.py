@@ -12,6 +12,12 @@ SCALES = {
     "smoke": "Scale “smoke”: a check that every part runs. Its numbers say nothing about a method.",
     "small": "Scale “small”: fewer images, epochs or seeds than the paper’s. What is compared here "
     "was made alike, but the paper’s numbers were not made at this scale.",
+    "medium": "Scale “medium”: 5,000 training images a seed, of the paper’s 50,000, and all 10,000 "
+    "test images. Φ is trained until it is good for so few. Differences between methods are what "
+    "to read; the paper’s numbers were not made at this scale.",
+    "gpu": "Scale “gpu”: 10,000 training images a seed, of the paper’s 50,000, and all 10,000 test "
+    "images, with as many seeds as minutes of a GPU allow. Differences between methods are what to "
+    "read; the paper’s numbers were not made at this scale.",
 }
 
 # Before `BY_SEEDS`, in a report that has both kinds of comparisons.
