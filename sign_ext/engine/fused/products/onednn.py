@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sign_ext.compiler.ir.dense import Convolution, Linear
 from sign_ext.engine.fused.products.matmul import GroupedMatmul, MatmulLinear, suits_grouped
+from sign_ext.engine.fused.products.small_plane import SmallPlaneConvolution, suits_small_plane
 from sign_ext.engine.fused.products.strided import StridedConvolution, suits_strided
 from sign_ext.engine.fused.products.torch import (
     Dense,
@@ -177,6 +178,8 @@ def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -
         return MatmulLinear(op, images)
     if suits_grouped(op) and not by_library:
         return GroupedMatmul(op)
+    if suits_small_plane(op) and not by_library:
+        return SmallPlaneConvolution(op)
     if not by_library and vector_units():
         if suits_winograd(op):
             return WinogradConvolution(op)
