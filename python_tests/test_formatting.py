@@ -12,6 +12,7 @@ from sign_ext.formatting import (
     binomial_error,
     bytes_in_words,
     duration,
+    error_of_share,
     finite,
     mean_and_deviation,
     percent,
@@ -132,3 +133,15 @@ def test_wilsons_interval_solves_its_equation() -> None:
             if 0 < end < 1:
                 error = 1.959964 * math.sqrt(end * (1 - end) / images)
                 assert abs(share - end) == pytest.approx(error, rel=1e-6)
+
+
+@pytest.mark.parametrize(("right", "wanted"), [(30, "88.6 to 100.0"), (0, "0.0 to 11.4")])
+def test_all_right_or_none_has_an_interval_instead_of_no_error(right: int, wanted: str) -> None:
+    shown, name = error_of_share(right, 30)
+    # Wilson: n/(n + z²) is the lower end where all n are right.
+    assert float(shown.split(" to ")[0 if right else 1]) == pytest.approx(
+        100 * (30 if right else 1.959964**2) / (30 + 1.959964**2), abs=0.05
+    )
+    assert shown == wanted
+    assert "Wilson" in name
+    assert error_of_share(50, 100) == ("5.0", "binomial standard error")

@@ -108,20 +108,6 @@ def test_evaluate_prints_a_table(trained: Path, capsys: pytest.CaptureFixture[st
         assert row in text
 
 
-@pytest.mark.parametrize(("right", "wanted"), [(30, "88.6 to 100.0"), (0, "0.0 to 11.4")])
-def test_all_right_or_none_has_an_interval_instead_of_no_error(right: int, wanted: str) -> None:
-    from sign_ext.commands.evaluate import _error
-
-    shown, name = _error(right / 30, 30)
-    # Wilson: n/(n + z²) is the lower end where all n are right.
-    assert float(shown.split(" to ")[0 if right else 1]) == pytest.approx(
-        100 * (30 if right else 1.959964**2) / (30 + 1.959964**2), abs=0.05
-    )
-    assert shown == wanted
-    assert "Wilson" in name
-    assert _error(0.5, 100) == ("5.0", "binomial standard error")
-
-
 def test_one_draw_has_no_deviation(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", "--checkpoint", str(trained), "--test-size", "30", "--draws", "1"]
     assert main(arguments) == 0

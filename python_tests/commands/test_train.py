@@ -63,7 +63,7 @@ def test_digits_are_not_mirrored(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--mixup-alpha", "1"], "--mixup-alpha needs --augment mixup; it is none"),
         (["--augment", "classical", "--mixup-alpha", "1"], "it is classical"),
         (["--augment", "mixup", "--mixup-alpha", "0"], "--mixup-alpha"),
-        (["--augment", "cutmix"], "--augment"),
+        (["--augment", "cutout"], "--augment"),
         (["--sign-random-k"], "--sign-random-k needs --sign"),
     ],
 )
