@@ -753,7 +753,6 @@ def test_a_full_disk_is_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("command", ["inspect $STORE", "info --help"])
 def test_head_is_silent(store: Path, command: str) -> None:
     ended = subprocess.run(

@@ -23,7 +23,6 @@ NEEDS = {
     "timm_transforms": (),
     "on_the_fly": (),
 }
-pytestmark = pytest.mark.xdist_group("loops")
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,6 @@ from sign_ext.store import StoreError, load_transformed, verify
 from sign_ext.training import load_checkpoint
 
 pytestmark = [
-    pytest.mark.xdist_group("old_artefacts"),
     pytest.mark.usefixtures("one_thread"),
     # Another torch, or more threads, than the artefacts were made with.
     pytest.mark.filterwarnings("ignore:The resumed run continues where it was"),

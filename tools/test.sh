@@ -37,7 +37,7 @@ case $which in
   all) select="not gpu" ;;
 esac
 echo "» Python tests (pytest): $select, $processes at once"
-python -m pytest -n "$processes" --dist loadgroup -m "$select" "$@" || failed=1
+python -m pytest -n "$processes" --dist loadfile --no-loadscope-reorder -m "$select" "$@" || failed=1
 # GPU tests measure GPU memory, so they run one at a time.
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   echo "» Python tests (pytest): gpu"

@@ -34,5 +34,5 @@ cd "$work"
 "$python" -c 'import sign_ext; print(sign_ext.build_config())'
 tests=(python_tests/{ops,compiler,engine,sign} python_tests/test_{calibrate,eval_state,pushforward,reference}.py)
 processes=${TEST_PROCESSES:-$("$python" -c 'from build_tools.environment import cores; print(cores())')}
-"$python" -m pytest -q -p no:cacheprovider -n "$processes" --dist loadgroup \
+"$python" -m pytest -q -p no:cacheprovider -n "$processes" --dist loadfile --no-loadscope-reorder \
   -m "not gpu and not slow" "${tests[@]}" "$@"

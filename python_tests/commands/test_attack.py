@@ -18,8 +18,6 @@ from sign_ext.data import load_data
 from sign_ext.store import AttackIteration, load_transformed
 from sign_ext.training import load_checkpoint
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 CLASSES = ("ape", "bee", "cod")
 
 

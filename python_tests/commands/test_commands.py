@@ -17,8 +17,6 @@ from sign_ext.data import fingerprint, load_data
 from sign_ext.ops.native import NATIVE
 from sign_ext.training import load_checkpoint
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 
 def test_train_leaves_a_checkpoint_that_can_be_rebuilt(trained: Path) -> None:
     model, config = load_checkpoint(trained / "model.safetensors")

@@ -12,8 +12,6 @@ from PIL import Image
 from sign_ext.cli import main
 from sign_ext.data import load_data
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 CLASSES = {"ant": 8, "bee": 12}
 LEFT_OUT = {"hidden": 1, "unlabelled": 1}
 

@@ -18,8 +18,6 @@ from sign_ext.commands import console
 from sign_ext.commands.console import UsageError
 from sign_ext.commands.out_folder import check_keeps_weights, check_not_in_data
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 TRAIN = ("train", *TINY, "--model", "basic_cnn", "--epochs", "1")
 
 

@@ -23,8 +23,6 @@ from torch.nn import functional
 from sign_ext.cli import main
 from sign_ext.store import load_transformed
 
-pytestmark = pytest.mark.xdist_group("own_network")
-
 NAME = "test_resnet"  # timm's smallest; it records a mean and std of 0.5, and 160 pixels
 SIZE = 32
 CLASSES = ("ant", "bee", "cat")

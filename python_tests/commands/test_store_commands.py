@@ -18,8 +18,6 @@ from sign_ext.data import load_data
 from sign_ext.store import load_transformed
 from sign_ext.training import load_checkpoint
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 
 def test_transform_writes_what_iterative_sign_returns(trained: Path, transformed: Path) -> None:
     stored = load_transformed(transformed)

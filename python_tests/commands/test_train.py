@@ -17,8 +17,6 @@ from sign_ext.evaluation import predict_aleatoric
 from sign_ext.store import load_transformed, save_transformed
 from sign_ext.training import load_checkpoint
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 TINY = ("train", "--data", "digits", "--train-size", "40", "--image-size", "16", "--seed", "3")
 TINY += ("--model", "basic_cnn", "--epochs", "1", "--batch-size", "20")
 POLICIES = (Policy((SubPolicy(Operation("rotate", 0.5), Operation("noise", 0.1)),) * 5),)

@@ -234,7 +234,6 @@ def test_a_compiled_module_inside_is_passed_by(how, torch_rng):
     torch._dynamo.reset()
 
 
-@pytest.mark.xdist_group("processes")
 def test_ddp_inside_is_passed_by(torch_rng):
     body = nn.Sequential(*tiny_cnn()[:-1])
     plain = copy.deepcopy(body)
@@ -246,7 +245,6 @@ def test_ddp_inside_is_passed_by(torch_rng):
         assert "forward" not in vars(model[0])
 
 
-@pytest.mark.xdist_group("processes")
 def test_sharded_by_fsdp(torch_rng):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

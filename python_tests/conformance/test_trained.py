@@ -16,8 +16,6 @@ from sign_ext.reference import iterative_sign_reference
 
 STEPS = 50
 
-pytestmark = pytest.mark.xdist_group("trained")  # one training for all
-
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Sequential, torch.Tensor]:

@@ -179,7 +179,6 @@ def peaks(composition: Composition) -> tuple[float, int, bool] | None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 @settings(max_examples=40, **OPTIONS)
 @given(compositions(5))
 def test_no_step_takes_more_memory_than_planned(composition: Composition) -> None:

@@ -214,7 +214,6 @@ def test_a_recorded_step_is_the_same(torch_rng):
     assert torch.equal(recorded.iterate, sign.transform(images))
 
 
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("name", MODELS)
 def test_the_memory_plan_has_the_islands(name):
     model, images = case(name, 16, size=(36, 30) if name == "norms" else (9, 11))

@@ -12,8 +12,6 @@ from tensors import pixels
 
 from sign_ext import SignTransform, iterative_sign
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 CPU = torch.device("cpu")
 

@@ -16,8 +16,6 @@ from sign_ext.compiler.schedule import schedule
 from sign_ext.eval_state import computing
 from sign_ext.source_layer import find_source_layer
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 COUNT = 16
 

@@ -229,7 +229,6 @@ class Video(nn.Module):
         return x.mean((2, 3, 4))
 
 
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_plan_is_the_allocators_peak(device, torch_rng):
     model, count = nn.Sequential(Video(), nn.Linear(4, 2)).eval().requires_grad_(False), 8

@@ -42,7 +42,6 @@ def test_nothing_of_it_is_an_island(up, norm, torch_rng):
     assert not found.islands
 
 
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("up", "norm"), VARIANTS)
 def test_the_plan_is_the_allocators_peak(up, norm, device, torch_rng):

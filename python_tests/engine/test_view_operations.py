@@ -449,7 +449,6 @@ def test_attention_keeps_a_number_a_row(name):
     assert sum(kinds.values()) == 4 * (rows + case.size + count(case.out))
 
 
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize(("windows", "bias"), [(0, False), (4, True)])
 def test_the_plan_of_attention_is_the_allocators_peak(windows, bias):
     shape, views = of_qkv(4, 49, 32, windows)

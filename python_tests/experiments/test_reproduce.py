@@ -23,8 +23,6 @@ from sign_ext.experiments.scale import load_scale
 from sign_ext.experiments.stages.networks import PHI_SEEDS, TUNING_SEED, Train
 from sign_ext.report.schema import Results
 
-pytestmark = pytest.mark.xdist_group("reproduce")
-
 TITLES = {
     "figure1": "Figure 1",
     "figure2": "Figure 2",

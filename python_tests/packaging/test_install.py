@@ -16,7 +16,7 @@ import torch
 from build_tools import environment
 from build_tools.decide import Missing
 
-pytestmark = [pytest.mark.build, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.build
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = """

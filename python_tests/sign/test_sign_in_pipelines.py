@@ -127,7 +127,6 @@ class Quiet(SignTransform):
 
 
 @pytest.mark.slow  # a worker imports torch anew
-@pytest.mark.xdist_group("processes")
 def test_spawned_workers(model, torch_rng):
     images = torch.rand(4, 3, 9, 11, generator=torch_rng) * 255
     sign = SignTransform(model, 2, step_size=STEP)

@@ -16,8 +16,6 @@ from hypothesis import strategies as st
 
 from sign_ext.store.budget import Load, parse_size, plan_memory
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 LOADS = st.builds(
     Load,
     image=st.integers(1, 300_000),

@@ -31,9 +31,6 @@ from sign_ext.store import (
 from sign_ext.store.coordination import REQUIRED_VARIABLES, Ranks, exclusive_lock
 from sign_ext.training import load_checkpoint, save_checkpoint
 
-pytestmark = pytest.mark.xdist_group("processes")
-
-
 HERE = Path(__file__).parent
 
 

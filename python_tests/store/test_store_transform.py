@@ -22,8 +22,6 @@ from sign_ext.store import (
 )
 from sign_ext.store.inspect import describe
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 @pytest.mark.parametrize("shard_size", [1, 5, 23, 100, None])
 def test_every_shard_size_holds_the_same_images(shard_size, sign, source, tmp_path):

@@ -19,8 +19,6 @@ import roofline  # noqa: E402
 
 from sign_ext.benchmarking.loops import Run  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 CPU = torch.device("cpu")
 KIB = 1024
 

@@ -13,8 +13,6 @@ import gpu_plan
 import pytest
 import stages
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 TOOL = Path(gpu_check.__file__)
 
 PYPROJECT = """

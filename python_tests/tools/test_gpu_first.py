@@ -18,8 +18,6 @@ import pytest
 import stages
 from gpu_first import DROPPED, Step
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(gpu_first.__file__).parent
 RECORD = """

@@ -32,8 +32,6 @@ import peer_show  # noqa: E402
 import peer_table  # noqa: E402
 from peer_cells import Cell, Race, Table  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 QUICK = ("naive .backward()", "frozen autograd.grad", "BatchNorm folded", "sign_ext autograd")
 TINY = ("--device", "cpu", "--networks", "basic_cnn", "--images", "2", "3", "--steps", "2")
 WANTED = {f"basic_cnn/float32/{n}/2/cpu/{name}" for n in (2, 3) for name in QUICK}

@@ -13,8 +13,6 @@ import pytest
 import stages
 from stages import Outcome, Stage
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]

@@ -33,8 +33,6 @@ import sweep  # noqa: E402
 from child import ChildFailed, in_child  # noqa: E402
 from network_race import CHANNELS_LAST, FOLDED, FROZEN, NAIVE, OURS  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 def small(norm: bool = True) -> nn.Module:
     """Convolutions, with BatchNorm or without, and a classifier."""

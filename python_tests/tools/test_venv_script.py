@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 import requirements
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SCRIPT = Path(requirements.__file__).with_name("venv.sh")
 SYSTEM = "/usr/bin:/bin"
 

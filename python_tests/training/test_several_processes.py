@@ -18,8 +18,6 @@ from safetensors.torch import load_file
 
 import sign_ext
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 COUNT = 2
 
 

@@ -17,8 +17,6 @@ from sign_ext.augment import Classical
 from sign_ext.training import TrainSettings, train
 from sign_ext.training.state import describe_differences
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 # 64 images are 4 steps an epoch; the last of 4 epochs is cut short.
 SETTINGS = TrainSettings(epochs=4, batch_size=16, schedule="cosine", max_steps=14)
 

@@ -27,8 +27,6 @@ from sign_ext.experiments.demo.parts import (
 from sign_ext.experiments.demo.settings import DemoSettings, for_data, reason_for_sizes
 from sign_ext.training import load_checkpoint
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 TINY = DemoSettings(
     train_size=30,
     test_size=20,

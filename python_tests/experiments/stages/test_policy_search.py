@@ -18,8 +18,6 @@ from sign_ext.models import build_model
 from sign_ext.training import TrainSettings, train
 from sign_ext.training.epoch import TrainingDivergedError
 
-pytestmark = pytest.mark.xdist_group("policy_search")
-
 TRIALS = 4
 
 

@@ -22,8 +22,6 @@ from sign_ext.experiments.stages.runner import (
 from sign_ext.experiments.stages.stage import Stage
 from sign_ext.progress import Silent
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 @dataclass(frozen=True, eq=False)
 class Number(Stage):
