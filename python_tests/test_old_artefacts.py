@@ -202,9 +202,9 @@ def test_an_interrupted_run_of_the_command_is_resumed(tmp_path):
 
 def test_every_stage_of_smoke_has_the_key_it_had(tmp_path):
     planned, _ = sign_ext("reproduce", "all", "--scale", "smoke", "--dry-run", "--out", tmp_path)
-    assert {each["key"]: each["stage"] for each in planned["stages"]} == read(
-        HERE / "smoke_keys.json"
-    )
+    keys = {each["key"]: each["stage"] for each in planned["stages"]}
+    recorded = read(HERE / "smoke_keys.json")
+    assert {key: keys.get(key) for key in recorded} == recorded  # experiments may be added
 
 
 def form(value: Any) -> Any:
