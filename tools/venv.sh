@@ -97,7 +97,7 @@ rm -f "$installed"
 touch "$installing"
 echo "» installing the pinned torch (large: the first time takes minutes)"
 pip install "${flags[@]}" -q --upgrade pip
-# Of tens of thousands of modules, those that are imported are compiled then: a minute less.
+# Of these 18,000 modules, those that are imported are compiled then.
 pip install "${flags[@]}" torch numpy --no-compile
 echo "» installing the requirements of sign-ext[$extras]"
 "$venv/bin/python" tools/requirements.py core huggingface ${extras//,/ } >build/requirements.txt
