@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import zlib
 from collections.abc import Iterator
@@ -71,6 +72,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"{cause} (make gpu-check runs these)"))
 
 
+def pytest_collection_finish() -> None:
+    """Leave all that is imported by now out of the garbage collections that tests cause."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """A number that is this test's own: it differs between tests and is the same in every run."""
@@ -101,4 +108,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _global_seed(seed: int) -> None:
     """Seed what draws from torch's global generator (layers' initial weights, dropout)."""
-    torch.manual_seed(seed)
+    # `torch.manual_seed` formats the call stack for each kind of device that is not in use.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)

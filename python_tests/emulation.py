@@ -25,12 +25,15 @@ LIBRARIES = CSRC.parent / "build" / "emulated"
 
 @functools.cache
 def compiled(name: str) -> ctypes.CDLL:
-    """csrc/tests/NAME_emulated.cpp as a library, compiled once for a state of csrc."""
+    """csrc/tests/NAME_emulated.cpp as a library, compiled once for a state of csrc.
+
+    Wherever that is: `make test-oldest` tests a copy of the checkout, and shares the libraries.
+    """
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"no C++ compiler ({compiler[0]}) to build the emulation with")
     sources = [CSRC / "tests" / f"{name}_emulated.cpp", *sorted(CSRC.glob("testing/*.cpp"))]
-    flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-Wno-unknown-pragmas", f"-I{CSRC}"]
+    flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
     digest = hashlib.sha256(repr([compiler, flags]).encode())
     for file in sorted(CSRC.rglob("*")):
         if file.suffix in {".h", ".cuh", ".cpp"}:
@@ -43,7 +46,7 @@ def compiled(name: str) -> ctypes.CDLL:
             for older in LIBRARIES.glob(f"{name}-*.so"):
                 older.unlink()
             unfinished = library.with_suffix(".tmp")
-            command = [*compiler, *flags, *map(str, sources), "-o", str(unfinished)]
+            command = [*compiler, *flags, f"-I{CSRC}", *map(str, sources), "-o", str(unfinished)]
             subprocess.run(command, check=True)
             unfinished.replace(library)
     return ctypes.CDLL(str(library))

@@ -32,6 +32,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache  # reading a package's metadata takes milliseconds, and each stage and run records them
 def _version(name: str) -> str | None:
     try:
         return version(name)

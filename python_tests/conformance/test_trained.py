@@ -21,9 +21,9 @@ STEPS = 50
 def trained() -> tuple[nn.Sequential, torch.Tensor]:
     """A small BasicCNN trained on digits, and images."""
     torch.manual_seed(0)
-    train = load_data("digits").train
+    train = load_data("digits", image_size=20).train
     images, labels = train.images.float(), train.labels
-    model = basic_cnn(channels=16)
+    model = basic_cnn(20, 20, channels=16)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(2):
         for rows in torch.randperm(len(images)).split(64):

@@ -16,7 +16,6 @@ from sign_ext.compiler.schedule import schedule
 from sign_ext.eval_state import computing
 from sign_ext.source_layer import find_source_layer
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 COUNT = 16
 
 
@@ -32,6 +31,19 @@ def network_of(name: str, device: str):
     return model, channels_last(images), source
 
 
+@pytest.fixture(scope="module")
+def bound(request):
+    """A network of (name, device), its images, where Φ is read, and its compiled step."""
+    model, images, source = network_of(*request.param)
+    return model, images, source, step_checks.bound_step(model, images, source)
+
+
+# The same objects, in the same order, so that the tests share what is compiled.
+NETWORKS = [(name, "cpu") for name in ("basic_cnn", "mobilenet_v2", "inception_resnet_v2")]
+OTHERS = [("resnet18", "cpu")]
+ON_CUDA = [pytest.param((name, "cuda"), marks=pytest.mark.gpu) for name, _ in [*NETWORKS, *OTHERS]]
+
+
 def test_the_measure_is_right():
     x = torch.rand(1000)
 
@@ -44,11 +56,9 @@ def test_the_measure_is_right():
     assert peak_bytes(work, torch.device("cpu")) == pytest.approx(16000, rel=0.02)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ["basic_cnn", "mobilenet_v2", "resnet18", "inception_resnet_v2"])
-def test_the_plan_is_the_allocators_peak(name, device):
-    model, images, source = network_of(name, device)
-    step = step_checks.bound_step(model, images, source)
+@pytest.mark.parametrize("bound", [*NETWORKS, *OTHERS, *ON_CUDA], indirect=True, ids="-".join)
+def test_the_plan_is_the_allocators_peak(bound):
+    model, images, _, step = bound
     with computing(model), torch.no_grad():
         measured = peak_bytes(lambda: step.stem_cotangent(images), images.device)
     check_plan(COUNT * step.memory.peak, measured, images.device, 0.05)
@@ -95,10 +105,7 @@ def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
     return sum(seen.values())
 
 
-@pytest.mark.parametrize(
-    ("name", "share"), [("basic_cnn", 30), ("mobilenet_v2", 30), ("inception_resnet_v2", 30)]
-)
-def test_residues_are_a_thirtieth_of_what_autograd_saves(name, share):
-    model, images, source = network_of(name, "cpu")
-    program = step_checks.bound_step(model, images, source).program
-    assert COUNT * program.residue_bytes() * share <= saved_bytes(model, images)
+@pytest.mark.parametrize("bound", NETWORKS, indirect=True, ids="-".join)
+def test_residues_are_a_thirtieth_of_what_autograd_saves(bound):
+    model, images, _, step = bound
+    assert COUNT * step.program.residue_bytes() * 30 <= saved_bytes(model, images)

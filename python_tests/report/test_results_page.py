@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from results_example import CLASSES, GROUPS, METHODS, PAPER, accuracy, make_results
 
+from sign_ext.bounded_cache import BoundedCache
+from sign_ext.report import plots, results_page
+from sign_ext.report.plots import Drawing, Theme
 from sign_ext.report.results_page import file_name, render_results, write_report
 from sign_ext.report.schema import Figure, Results
 
@@ -243,6 +246,42 @@ def test_write_report_leaves_whole_files_that_can_be_read_again(tmp_path: Path) 
     before = {path: path.read_bytes() for path in files}
     write_report(tmp_path, again)
     assert {path: path.read_bytes() for path in files} == before
+
+
+def test_a_figure_is_drawn_once_until_its_data_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reports are written after each experiment, with all figures before it."""
+    asked: list[str] = []
+
+    def draw(figure: Figure, theme: Theme, *, background: str | None = None) -> Drawing:
+        asked.append(figure.title)
+        return plots.draw(figure, theme, background=background)
+
+    monkeypatch.setattr(results_page, "draw", draw)
+    monkeypatch.setattr(results_page, "_drawings", BoundedCache(100))
+    results = make_results()
+    figures = [figure for each in results.experiments for figure in each.figures]
+    # A file on white, and for the page, which shows samples as a table, a light and a dark one.
+    wanted = [f.title for f in figures for _ in range(1 if f.kind == "samples" else 3)]
+    write_report(tmp_path, results)
+    assert sorted(asked) == sorted(wanted)
+    before = (tmp_path / "index.html").read_bytes()
+    write_report(tmp_path, results)
+    assert sorted(asked) == sorted(wanted)
+    assert (tmp_path / "index.html").read_bytes() == before
+
+    def renamed(figure: Figure) -> Figure:
+        return replace(figure, data={**figure.data, "y": "other"})
+
+    changed = [
+        replace(e, figures=tuple(renamed(f) if f.kind == "lines" else f for f in e.figures))
+        for e in results.experiments
+    ]
+    write_report(tmp_path, replace(results, experiments=tuple(changed)))
+    lines = [figure.title for figure in figures if figure.kind == "lines"]
+    assert sorted(asked[len(wanted) :]) == sorted(3 * lines)
+    assert lines
 
 
 def test_names_of_experiments_cannot_leave_the_folder() -> None:

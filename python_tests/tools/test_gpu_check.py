@@ -49,10 +49,10 @@ FILES = {
 }
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A package of a few lines, laid out as this repository is."""
-    root = tmp_path / "checkout"
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of a few lines, laid out as this repository is; built by the first who needs it."""
+    root = tmp_path_factory.mktemp("gpu") / "checkout"
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -103,8 +103,10 @@ def test_a_failing_gpu_test_fails_the_check_but_the_rest_still_runs(
     checkout: Path, tmp_path: Path
 ) -> None:
     test = checkout / "python_tests/ops/test_small.py"
-    test.write_text(test.read_text() + "    assert 1 == 2\n")
+    good = test.read_text()
+    test.write_text(good + "    assert 1 == 2\n")
     result = run(checkout, tmp_path / "out", "--allow-cpu")
+    test.write_text(good)
     assert result.returncode == 1
     written = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
     status = {stage["name"]: stage["status"] for stage in written["stages"]}
@@ -122,10 +124,12 @@ def test_a_part_after_another_does_not_build_again(checkout: Path, tmp_path: Pat
         written = json.loads((tmp_path / "out" / f"gpu_check_{part}.json").read_text())
         return written["stages"][0]["status"]
 
-    assert build_of("correct") == stages.PASSED
+    assert build_of("correct") in (stages.PASSED, stages.SKIPPED)  # by another test
     assert build_of("measure") == stages.SKIPPED
-    (checkout / "sign_ext/more.py").write_text("")
+    more = checkout / "sign_ext/more.py"
+    more.write_text("")
     assert build_of("correct") == stages.PASSED
+    more.unlink()
 
 
 def test_each_stage_belongs_to_one_part(checkout: Path, tmp_path: Path) -> None:

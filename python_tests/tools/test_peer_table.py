@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,8 +45,19 @@ def command_line(out: Path, *more: str) -> list[str]:
     return [*command, "--contenders", *QUICK, *more]
 
 
-def run(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command_line(out, *more), capture_output=True, text=True, check=False)
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the script in this process, which has imported torch."""
+
+    def run(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+        command = command_line(out, *more)
+        monkeypatch.setattr(sys, "argv", command[1:])
+        status = peer_table.main()
+        return subprocess.CompletedProcess(command, status, *capsys.readouterr())
+
+    return run
 
 
 def cells_of(out: Path) -> list[dict[str, Any]]:
@@ -59,9 +71,14 @@ def row(name: str = "naive .backward()", **facts: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_killed_call_is_resumed_and_every_cell_is_stored_once(tmp_path: Path) -> None:
+def test_a_killed_call_is_resumed_and_every_cell_is_stored_once(
+    tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     out = tmp_path / "peers.json"
-    process = subprocess.Popen(command_line(out), stdout=subprocess.DEVNULL, start_new_session=True)
+    threads = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here, or these cells would not count
+    process = subprocess.Popen(
+        command_line(out), stdout=subprocess.DEVNULL, start_new_session=True, env=threads
+    )
     while len(cells_of(out)) < 3 and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
@@ -125,7 +142,9 @@ def test_another_file_is_rejected_and_not_changed(
     assert out.read_text() == content
 
 
-def test_the_script_rejects_a_wrong_file_and_an_unknown_contender(tmp_path: Path) -> None:
+def test_the_script_rejects_a_wrong_file_and_an_unknown_contender(
+    tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     out = tmp_path / "peers.json"
     out.write_text('{"benchmarks": []}')
     wrong = run(out)

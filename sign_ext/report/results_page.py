@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+from sign_ext.bounded_cache import BoundedCache
 from sign_ext.files import write_whole
 from sign_ext.report.lead import families
 from sign_ext.report.markdown import render_markdown
-from sign_ext.report.plots import DARK, LIGHT, draw, figure_errors
+from sign_ext.report.plots import DARK, LIGHT, Drawing, Theme, draw, figure_errors
 from sign_ext.report.schema import Experiment, Figure, Results
 from sign_ext.report.sentences import count_words, sentences
 from sign_ext.report.view import data_uri, environment, view
@@ -27,6 +30,9 @@ from sign_ext.report.wording import (
 PAPER_SCALE = "paper"
 TEMPLATE = "results.html.j2"
 JSON, MARKDOWN, PAGE, FIGURES = "results.json", "results.md", "index.html", "figures"
+DRAWINGS_KEPT = 100  # the report of all experiments has about 70, of some 100 kB each
+
+_drawings: BoundedCache[tuple[str, Theme, str | None], Drawing] = BoundedCache(DRAWINGS_KEPT)
 
 
 def write_report(out: Path, results: Results) -> list[Path]:
@@ -54,7 +60,7 @@ def write_report(out: Path, results: Results) -> list[Path]:
     for index, experiment in enumerate(results.experiments):
         for place, figure in enumerate(experiment.figures):
             # On white, because Markdown takes one picture for light and dark viewers.
-            drawing = draw(figure, LIGHT, background="white")
+            drawing = drawn(figure, LIGHT, background="white")
             name = f"{FIGURES}/{file_name(experiment.name)}-{place + 1}{drawing.suffix}"
             (out / FIGURES).mkdir(exist_ok=True)
             write_whole(out / name, drawing.content)
@@ -63,6 +69,26 @@ def write_report(out: Path, results: Results) -> list[Path]:
     write_whole(out / MARKDOWN, render_markdown(results, names))
     write_whole(out / PAGE, render_results(results))
     return [*written, out / MARKDOWN, out / PAGE]
+
+
+def drawn(figure: Figure, theme: Theme, *, background: str | None = None) -> Drawing:
+    """A figure's drawing, kept for the next report.
+
+    `sign-ext reproduce` writes the report after each experiment, with all figures before it.
+
+    Args:
+        figure: of any kind.
+        theme, background: as for `plots.draw`.
+
+    Raises:
+        ValueError: data that is not that of its kind.
+    """
+    try:
+        content = json.dumps([figure.kind, figure.data], sort_keys=True)
+    except (TypeError, ValueError):  # data that no results.json can hold
+        return draw(figure, theme, background=background)
+    key = (hashlib.sha256(content.encode()).hexdigest(), theme, background)
+    return _drawings.get_or_make(key, lambda: draw(figure, theme, background=background))
 
 
 def file_name(name: str) -> str:
@@ -132,12 +158,12 @@ def _figure(figure: Figure) -> dict[str, Any]:
     if figure.kind == "samples":
         with figure_errors(figure):
             return {**texts, "samples": _samples(figure.data)}
-    light = draw(figure, LIGHT)
+    light = drawn(figure, LIGHT)
     return {
         **texts,
         "samples": None,
         "light": data_uri(light.content, light.kind),
-        "dark": data_uri(draw(figure, DARK).content, light.kind),
+        "dark": data_uri(drawn(figure, DARK).content, light.kind),
         "width": light.width,
         "height": light.height,
     }

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,12 +112,6 @@ class Stage(ABC):
         """The name of the stage's folder."""
         return f"{self.kind}-{self.key}"
 
-    def walk(self) -> Iterator[Stage]:
-        """All direct and indirect inputs, then this stage; shared inputs come repeatedly."""
-        for stage in self.inputs().values():
-            yield from stage.walk()
-        yield self
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -165,9 +159,15 @@ def topological_order(stages: Sequence[Stage]) -> list[Stage]:
         []
     """
     found: dict[str, Stage] = {}
+
+    def add(stage: Stage) -> None:
+        if stage.key not in found:  # or its inputs are there, too
+            for each in stage.inputs().values():
+                add(each)
+            found[stage.key] = stage
+
     for stage in stages:
-        for each in stage.walk():
-            found.setdefault(each.key, each)
+        add(stage)
     return list(found.values())
 
 
