@@ -49,7 +49,7 @@ class Reproduction:
 
     def __post_init__(self) -> None:
         """Make the runner and the planner; an experiment's data is read when it is planned."""
-        if outside := [n for n in self.names if self.scale.only and n not in self.scale.only]:
+        if outside := [n for n in self.names if not _made_for(self.scale, n)]:
             raise ValueError(
                 f"the scale {self.scale.name!r} is not made for {outside[0]!r}; accepted: "
                 f"{', '.join(self.scale.only)}."
@@ -141,6 +141,10 @@ class Reproduction:
             seconds=total_seconds(self.runner, stages),
         )
         return hold_families(results, findings_of)
+
+
+def _made_for(scale: Scale, name: str) -> bool:
+    return not scale.only or name in scale.only or RECIPES[name].describes
 
 
 def _left_out(refused: Mapping[str, str]) -> list[str]:
