@@ -97,7 +97,7 @@ def test_a_step_lowers_the_sum_of_both_losses_each_through_its_own_layers(model,
         hidden = exact[3](F.relu(layer(exact[0](part))))
         losses.append(F.cross_entropy(exact[4](hidden), wanted))
     sum(losses).backward()
-    assert result.history[0]["train_loss"] == pytest.approx(float(sum(losses)), rel=1e-5)
+    assert result.history[0]["train_loss"] == pytest.approx(sum(losses).item(), rel=1e-5)
     assert 0 <= result.history[0]["train_accuracy"] <= 1
     with torch.no_grad():
         for parameter in (*exact.parameters(), *layers[1].parameters()):
