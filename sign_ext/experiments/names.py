@@ -28,3 +28,7 @@ EXPERIMENTS: dict[str, str] = {
     "slice_c": "a slice: networks with an uncertainty head",
     "slice_d": "a slice: the paper's other sentences, on what slice A has made",
 }
+
+# Those that decide nothing. A scale that is made for a few experiments can run them, too, and does
+# not name them: its results of before there were these would not be joined with later ones.
+DESCRIBING = ("slice_d",)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sign_ext.commands import reproduce
 from sign_ext.experiments.recipes.recipe import RowSpec, compare_pairs
 from sign_ext.experiments.recipes.slices import DEFAULTS
 from sign_ext.experiments.reproduce import Reproduction
@@ -110,6 +111,9 @@ def test_seeds_are_collected_and_joined(scale, tmp_path):
 
 def test_slice_d_asks_what_slice_a_has_made_and_decides_nothing(scale, tmp_path):
     Reproduction(["slice_a"], scale, (1,), tmp_path).run()
+    assert "slice_d" not in scale.only, "earlier results have the scale's settings without it"
+    assert scale.accepted == ("slice_a", "slice_b", "slice_c", "slice_d")
+    assert reproduce._names(("all",), scale) == list(scale.accepted)
     work = Reproduction(["slice_d"], scale, (1,), tmp_path)
     trained = {stage.kind for stage in work.runner.missing(work.stages())}
     assert trained == {"transform", "follow-path", "inputs-used", "classify-versions"} | {

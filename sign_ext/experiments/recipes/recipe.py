@@ -88,15 +88,12 @@ class Recipe:
         summarize: makes the finished experiment from their outcomes, under the same names.
         by_rows: whether `summarize` makes a table of the rows whose outcomes there are; otherwise
             it needs all.
-        describes: whether it has no families of comparisons, so that scales that are made for a
-            few experiments (`Scale.only`) run it, too.
     """
 
     name: str
     plan: Callable[[StagePlanner], StagesByName]
     summarize: Callable[[StagePlanner, OutcomesByName], Experiment]
     by_rows: bool = False
-    describes: bool = False
 
 
 @dataclass(frozen=True)

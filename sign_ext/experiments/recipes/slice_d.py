@@ -146,4 +146,4 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     )
 
 
-RECIPE = Recipe("slice_d", plan, summarize, describes=True)
+RECIPE = Recipe("slice_d", plan, summarize)
