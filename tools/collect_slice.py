@@ -4,7 +4,8 @@ Of `sign-ext reproduce slice_a --scale medium --only-seeds 1 --out OUT`, the fol
 
     slice_A_seed1.json           results.json, for `sign-ext report`
     slice_A_seed1.answers.npz    for each network and measure, bits of right answers (packed) and
-                                 the true class's probability (float16), by image
+                                 the true class's probability (float16), by image; of slice D all
+                                 that was measured of each image
 
     python tools/collect_slice.py OUT DEST
 """
@@ -52,18 +53,26 @@ def collect(out: Path, dest: Path) -> list[Path]:
             f"{out / JSON} has {names} with seeds {results.seeds}; accepted: one slice, one seed."
         )
     arrays: dict[str, np.ndarray] = {}
+    seen: set[Path] = set()
     for table in results.experiments[0].tables:
         for row in table.rows:
             # The first is the stage that measured, which several tables may share.
             folder = out / "artefacts" / row.stages[0]
+            if folder in seen:  # several rows are of one stage in slice D
+                continue
+            seen.add(folder)
             kind = folder.name.partition("-")[0]
             record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
             where = "out of distribution" if record["stage"]["config"].get("ood") else "test"
             answers = Answers.read(folder / ANSWERS)
             name = f"{row.group}/{row.label}/{kind}/{where}"
-            arrays[f"{name}/correct"] = np.packbits(answers.values["correct"])
-            arrays[f"{name}/probability"] = answers.values["probability"].astype(np.float16)
-            arrays[f"{name}/images"] = np.array(len(answers.values["correct"]))
+            kept = answers.values.keys() & {"correct", "probability"} or answers.values.keys()
+            for measure in sorted(kept):
+                values = answers.values[measure]
+                bits = values.dtype == np.bool_
+                packed_values = np.packbits(values) if bits else values.astype(np.float16)
+                arrays[f"{name}/{measure}"] = packed_values
+                arrays[f"{name}/images"] = np.array(len(values))
     stem = f"slice_{names[0][-1].upper()}_seed{results.seeds[0]}"
     dest.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()

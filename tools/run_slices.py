@@ -4,9 +4,9 @@
     python tools/run_slices.py --data-root DIR --slices a:4-6 b:2    # these alone, in this order
 
 Each slice is `sign-ext reproduce slice_a --scale medium --only-seeds SEED` on one thread; slices of
-a seed share its Φ. What `tools/collect_slice.py` keeps of it goes to --out. A slice that is there
-is not run again, and one that was interrupted continues where it was: call the same command again.
-A slice that fails is named at the end, and the others run.
+a seed share its Φ, and D takes the networks of A. What `tools/collect_slice.py` keeps of it goes to
+--out. A slice that is there is not run again, and one that was interrupted continues where it was:
+call the same command again. A slice that fails is named at the end, and the others run.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import NamedTuple
 from collect_slice import collect
 
 ROOT = Path(__file__).resolve().parents[1]
-# The protocol's pilot with a first seed of the other two, then more seeds of each.
-WANTED = ("a:1-3", "b:1", "c:1", "a:4-5", "b:2-3", "c:2-3")
+# The protocol's pilot, a first seed of the other two, what describes the pilot, then more seeds.
+WANTED = ("a:1-3", "b:1", "c:1", "d:1-3", "a:4-5", "b:2-3", "c:2-3")
 
 
 class Slice(NamedTuple):
@@ -55,11 +55,11 @@ def parse_slices(text: str) -> list[Slice]:
         >>> [(each.experiment, each.seed) for each in parse_slices("B:1-2")]
         [('slice_b', 1), ('slice_b', 2)]
     """
-    found = re.fullmatch(r"(?:slice_)?([abc]):(\d+)(?:-(\d+))?", text.lower())
+    found = re.fullmatch(r"(?:slice_)?([abcd]):(\d+)(?:-(\d+))?", text.lower())
     first, last = (int(found[2]), int(found[3] or found[2])) if found else (0, -1)
     if found is None or last < first:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no slice; accepted: a, b or c and its seeds, such as a:4 or a:1-3"
+            f"{text!r} is no slice; accepted: a, b, c or d and its seeds, such as a:4 or a:1-3"
         )
     return [Slice(found[1], seed) for seed in range(first, last + 1)]
 

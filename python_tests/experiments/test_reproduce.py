@@ -46,6 +46,7 @@ TITLES = {
     "slice_a": "Slice A",
     "slice_b": "Slice B",
     "slice_c": "Slice C",
+    "slice_d": "Slice D",
 }
 
 

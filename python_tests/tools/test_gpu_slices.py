@@ -59,7 +59,7 @@ def scale(tmp_path_factory):
 
 
 def test_packed_images_are_the_images(tool, tmp_path):
-    splits = load_data("digits", train_size=37, test_size=9, image_size=16)  # not in sixteens
+    splits = load_data("digits", train_size=137, test_size=9, image_size=16)  # not in sixty-fours
     path = tmp_path / "packed.safetensors"
     tool.pack(splits, {"seeds": 2}, path)
     again, settings = tool.unpack(path)

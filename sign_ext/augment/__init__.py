@@ -4,6 +4,7 @@ May import sign_ext.data and the core (`sign` and below).
 """
 
 from sign_ext.augment.adversarial import Adversarial
+from sign_ext.augment.advprop import AdvProp, auxiliary_batch_norm
 from sign_ext.augment.base import Augment, Compose, NoAugment
 from sign_ext.augment.classical import Classical, classical_for
 from sign_ext.augment.distil import Distilled
@@ -26,6 +27,7 @@ __all__ = [
     "AUGMENT_NAMES",
     "OPERATION_NAMES",
     "SUB_POLICIES",
+    "AdvProp",
     "Adversarial",
     "AugMix",
     "Augment",
@@ -42,6 +44,7 @@ __all__ = [
     "RandAugment",
     "SubPolicy",
     "TrivialAugment",
+    "auxiliary_batch_norm",
     "build_augment",
     "classical_for",
     "load_policies",

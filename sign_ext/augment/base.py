@@ -28,7 +28,8 @@ class Augment(Protocol):
 
         Returns:
             images of the same shape and dtype, and labels: int64 (N,), or float32 (N, classes)
-            with the probability of each class if the augmentation mixes labels.
+            with the probability of each class if the augmentation mixes labels. Or several
+            versions of the batch, one after the other, whose losses are added (AdvProp).
         """
         ...
 

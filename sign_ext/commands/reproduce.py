@@ -9,7 +9,7 @@ the same time.
 --scale smoke   bundled digits stand for the data; all of it in minutes
 --scale small   real images, reduced to what two processor cores can do
 --scale medium  slices of one seed, for one core and at most 80 minutes each
---scale gpu     slice A with 20,000 images, for minutes of a GPU
+--scale gpu     slice A with 16,000 images, for minutes of a GPU
 --scale paper   the paper's settings; for a GPU
 """
 
@@ -140,15 +140,14 @@ def _names(given: tuple[str, ...], scale: Scale | None = None) -> list[str]:
     """Return the requested experiments in the paper's order; "all" is all that the scale is for."""
     for name in given:
         check_name("NAME", name, ("all", *EXPERIMENTS))
-    if scale is not None and scale.only:
-        outside = [name for name in given if name not in ("all", *scale.only)]
-        if outside:
-            raise UsageError(
-                f"--scale {scale.name} is not made for {outside[0]}; accepted: all, "
-                f"{', '.join(scale.only)}"
-            )
-        return [name for name in scale.only if "all" in given or name in given]
-    return [name for name in EXPERIMENTS if "all" in given or name in given]
+    accepted = tuple(EXPERIMENTS) if scale is None else scale.accepted
+    if outside := [name for name in given if name not in ("all", *accepted)]:
+        assert scale is not None
+        raise UsageError(
+            f"--scale {scale.name} is not made for {outside[0]}; accepted: all, "
+            f"{', '.join(accepted)}"
+        )
+    return [name for name in accepted if "all" in given or name in given]
 
 
 def _seeds(options: Options, default: int) -> tuple[int, ...]:

@@ -78,6 +78,7 @@ class Method:
         note: what the paper leaves open; "" for nothing.
         distilled: whether Φ's answers are mixed into the labels.
         attack_steps: of the attack on each batch, for adversarial training; 0 for none.
+        auxiliary: whether attacked images join the batch, with batch normalisation of their own.
     """
 
     label: str
@@ -86,6 +87,7 @@ class Method:
     note: str = ""
     distilled: bool = False
     attack_steps: int = 0
+    auxiliary: bool = False
 
     @property
     def sign(self) -> bool:
@@ -178,6 +180,14 @@ METHODS = {
         ("classical",),
         note="on top of classical augmentation; L∞, ε = 4 grey levels, three steps of 2",
         attack_steps=3,
+    ),
+    "advprop": Method(
+        "AdvProp",
+        ("classical",),
+        note="on top of classical augmentation; one step of L∞, ε = 4 grey levels, from a random "
+        "start, and auxiliary BatchNorm",
+        attack_steps=1,
+        auxiliary=True,
     ),
     # In Table 4, where "sign" is of another network's Φ.
     "sign_own": Method(
@@ -292,6 +302,7 @@ class StagePlanner:
             rate=self.choose_rate(network),
             teacher=self.phi(network, seed) if how.distilled else None,
             attack_steps=how.attack_steps,
+            auxiliary=how.auxiliary,
         )
         if how.sign or protocol == "epochs":
             return stage
@@ -456,6 +467,7 @@ class StagePlanner:
         part: str = "train",
         snapshots: Sequence[int] | None = None,
         factor: float | None = None,
+        most: int = 0,
     ) -> Transform:
         """SIGN's versions of a part of Φ's data.
 
@@ -464,10 +476,11 @@ class StagePlanner:
             part: "train", "validation" or "test".
             snapshots: the K to keep; the scale's if None.
             factor: takes so many times the calibrated step size instead of the chosen one.
+            most: at most so many images, evenly spaced; 0 for all.
         """
         if factor is not None:
             return self._transform(phi, self.calibrate(phi), part, snapshots, factor)
-        return self._transform(phi, self.choose_step(phi), part, snapshots)
+        return replace(self._transform(phi, self.choose_step(phi), part, snapshots), most=most)
 
     def _transform(
         self,

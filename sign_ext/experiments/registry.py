@@ -15,6 +15,7 @@ from sign_ext.experiments.recipes import (
     isic,
     phi_answers,
     sign_at_inference,
+    slice_d,
     slices,
     step_size,
     table1_table4,
@@ -51,6 +52,7 @@ RECIPES: dict[str, Recipe] = {
         slices.SLICE_A,
         slices.SLICE_B,
         slices.SLICE_C,
+        slice_d.RECIPE,
     )
 }
 

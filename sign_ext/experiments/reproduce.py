@@ -49,10 +49,10 @@ class Reproduction:
 
     def __post_init__(self) -> None:
         """Make the runner and the planner; an experiment's data is read when it is planned."""
-        if outside := [n for n in self.names if self.scale.only and n not in self.scale.only]:
+        if outside := [name for name in self.names if name not in self.scale.accepted]:
             raise ValueError(
                 f"the scale {self.scale.name!r} is not made for {outside[0]!r}; accepted: "
-                f"{', '.join(self.scale.only)}."
+                f"{', '.join(self.scale.accepted)}."
             )
         if any(not 0 <= seed < TUNING_SEED for seed in self.seeds):
             raise ValueError(f"seeds {self.seeds}; accepted: 0 to {TUNING_SEED - 1:,} each.")

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sign_ext.experiments.names import EXPERIMENTS
+from sign_ext.experiments.names import DESCRIBING, EXPERIMENTS
 from sign_ext.formatting import ADDED
 from sign_ext.training import TrainSettings
 
@@ -167,7 +167,7 @@ class Scale:
             "" for none.
         margins: see `Margins`.
         only: the experiments that the scale is made for, in which it keeps its families of
-            comparisons; empty for all that there are.
+            comparisons; empty for all that there are. See `accepted`.
     """
 
     name: str
@@ -188,6 +188,12 @@ class Scale:
     primary: str = field(default="", metadata=ADDED)
     margins: Margins = field(default_factory=Margins, metadata=ADDED)
     only: tuple[str, ...] = field(default=(), metadata=ADDED)
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The experiments that can be run at this scale, in the paper's order."""
+        wanted = (*self.only, *DESCRIBING) if self.only else EXPERIMENTS
+        return tuple(name for name in EXPERIMENTS if name in wanted)
 
 
 def load_scale(name: str) -> Scale:

@@ -338,7 +338,11 @@ def sentences(results: Results) -> tuple[SentenceRow, ...]:
     Args:
         results: of any scale.
     """
-    tables = {table.title: table for each in results.experiments for table in each.tables}
+    tables: dict[str, Table] = {}
+    for each in results.experiments:
+        for table in each.tables:
+            # An experiment's own table comes before the same one in a slice.
+            tables.setdefault(table.title, table)
     return tuple(
         row
         for sentence in SENTENCES

@@ -155,7 +155,7 @@ class Trainer:
             # On the whole batch in every process, so that what is drawn does not depend on their
             # number.
             images, targets = self.augment(images, labels, draws)
-            losses[i], hits = self._step(images, targets)
+            losses[i], hits = self._step(images, targets, len(images) // len(labels))
             correct += hits
             if device.type == "cpu" or (i + 1) % STEPS_BETWEEN_CHECKS == 0 or i + 1 == count:
                 losses[checked : i + 1] = self.processes.total(losses[checked : i + 1])
@@ -180,11 +180,12 @@ class Trainer:
             found += batch_indices(order, settings.batch_size)
         return found[skipped : skipped + count]
 
-    def _step(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one gradient step on a batch.
+    def _step(self, images: Tensor, targets: Tensor, versions: int) -> tuple[Tensor, Tensor]:
+        """Take one gradient step on a batch, which may consist of several versions of it.
 
         Returns:
-            This process's part of the batch's loss before the step, and of the number of hits.
+            This process's part of the batch's loss before the step, the sum over versions, and of
+            the number of hits, the mean over versions.
         """
         share = self.processes.share(len(images))
         images, targets = images[share.rows], targets[share.rows]
@@ -197,13 +198,13 @@ class Trainer:
             outputs = forward(images)
         outputs = as_dtype(outputs, torch.float32)
         logits = self.objective.logits(outputs)
-        loss = self.objective.loss(outputs, targets) * share.fraction
+        loss = self.objective.loss(outputs, targets) * (versions * share.fraction)
         # DistributedDataParallel averages the gradients over the processes; we need their sum.
         (loss * self.processes.count).backward()
         self.optimizer.step()
         classes = targets if targets.ndim == 1 else targets.argmax(dim=1)
         hits = (logits.detach().argmax(dim=1) == classes).sum()
-        return loss.detach(), hits.to(torch.float64) / share.copies
+        return loss.detach(), hits.to(torch.float64) / (share.copies * versions)
 
     def _set_rate(self, step: int) -> None:
         rate = self.settings.rate_at(step, self.total_steps)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sign_ext.commands import reproduce
 from sign_ext.experiments.recipes.recipe import RowSpec, compare_pairs
 from sign_ext.experiments.recipes.slices import DEFAULTS
 from sign_ext.experiments.reproduce import Reproduction
@@ -68,10 +69,16 @@ def test_what_no_seed_has_is_not_compared():
     assert (compared.seeds, compared.difference) == (1, -2.0)
 
 
-def test_seeds_are_collected_and_joined(scale, tmp_path):
+def collecting():
+    """tools/collect_slice.py."""
     spec = importlib.util.spec_from_file_location("collect", ROOT / "tools" / "collect_slice.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+def test_seeds_are_collected_and_joined(scale, tmp_path):
+    tool = collecting()
     kept = tmp_path / "kept"
     for seed in (1, 2):
         out = tmp_path / f"seed{seed}"
@@ -100,6 +107,49 @@ def test_seeds_are_collected_and_joined(scale, tmp_path):
     joined.write(both / "results.json")
     with pytest.raises(ValueError, match="one slice, one seed"):
         tool.collect(both, kept)
+
+
+def test_slice_d_asks_what_slice_a_has_made_and_decides_nothing(scale, tmp_path):
+    Reproduction(["slice_a"], scale, (1,), tmp_path).run()
+    assert "slice_d" not in scale.only, "earlier results have the scale's settings without it"
+    assert scale.accepted == ("slice_a", "slice_b", "slice_c", "slice_d")
+    assert reproduce._names(("all",), scale) == list(scale.accepted)
+    work = Reproduction(["slice_d"], scale, (1,), tmp_path)
+    trained = {stage.kind for stage in work.runner.missing(work.stages())}
+    assert trained == {"transform", "follow-path", "inputs-used", "classify-versions"} | {
+        "cancel-attack"
+    }, "nothing is trained or calibrated again"
+    (experiment,) = work.run().experiments
+    tables = {table.title: table for table in experiment.tables}
+    assert {table.images for table in tables.values()} == {IMAGES}
+    labels = {title: [row.label for row in table.rows] for title, table in tables.items()}
+    assert labels["Φ’s answers to p*"] == ["p", "p*, K = 1", "p*, K = 2", "p + noise as large"]
+    assert {label.partition(":")[0] for label in labels["Inputs used"]} == {
+        "Classical",
+        "Noise",
+        "mixup",
+        "SIGN",
+    }
+    assert len(labels["SIGN at inference"]) == 2 * 4
+    assert {row.group for row in tables["Attack, then SIGN"].rows} == {
+        f"Φ = BasicCNN, ε = {epsilon}" for epsilon in (1, 2, 8)
+    }
+    assert not any(c.family for table in tables.values() for c in table.comparisons)
+    kept = tmp_path / "kept"
+    collecting().collect(tmp_path, kept)
+    with np.load(kept / "slice_D_seed1.answers.npz") as arrays:
+        bits = np.unpackbits(
+            arrays["Φ = BasicCNN/p/follow/test/accuracy_2"],
+            count=int(arrays["Φ = BasicCNN/p/follow/test/images"]),
+        )
+        inputs = arrays["BasicCNN, equal gradient steps/SIGN: p/inputs/test/effective_0"]
+    row = tables["Φ’s answers to p*"].rows[2]
+    assert bits.mean() == pytest.approx(row.cells["accuracy"].values[0])
+    (row,) = [row for row in tables["Inputs used"].rows if row.label == "SIGN: p"]
+    assert inputs.shape == (IMAGES,)
+    assert inputs.mean(dtype=np.float64) == pytest.approx(
+        row.cells["effective"].values[0], rel=1e-3
+    )
 
 
 def test_no_pair_crosses_slices_and_steps_are_equal(scale, tmp_path):

@@ -150,6 +150,12 @@ def test_controls_differ_from_sign_in_one_thing(planner):
     plain = planner.train("basic_cnn", "classical", 0, protocol="steps")
     assert dataclasses.replace(attacked, attack_steps=0).key == plain.key
     assert plain.flops() < attacked.flops() <= 3 * plain.flops()
+    joined = planner.train("mobilenet_v2", "advprop", 0, protocol="steps")
+    plain = planner.train("mobilenet_v2", "classical", 0, protocol="steps")
+    assert dataclasses.replace(joined, attack_steps=0, auxiliary=False).key == plain.key
+    assert joined.auxiliary
+    # Twice the images, and one pass and its backward pass for the attack.
+    assert joined.flops() == pytest.approx(plain.flops() * (2 + 2 / 3))
     distilled = planner.train("basic_cnn", "distilled", 0, protocol="steps")
     assert distilled.teacher.key == phi.key
     assert distilled.sign is None

@@ -57,7 +57,7 @@ def context(images: ImageSet) -> SimpleNamespace:
     return SimpleNamespace(
         device=torch.device("cpu"),
         outcome=lambda stage: Outcome(stage, Path(), numbers, 0.0),
-        data=lambda source: SimpleNamespace(test=images),
+        data=lambda source: SimpleNamespace(test=images, part={"test": images}.__getitem__),
         report=lambda done, total: None,
     )
 
@@ -117,6 +117,39 @@ def test_versions_are_classified_and_together_by_mean_probability(
     assert numbers["mean"]["accuracy"] == float(
         (mean.argmax(dim=1) == images.labels).double().mean()
     )
+
+
+def test_versions_that_are_stored_answer_as_those_that_are_made(
+    model, images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(versions, "TOGETHER", 4)
+    some = images.subset([0, 2, 5, 8, 11, 14, 17, 20])  # eight of 23
+    kept = Transform(PHI, None, 1.0, (1, 2, 4), part="test", most=8)
+    assert torch.equal(kept.originals(context(images)).images, some.images)
+    moved = {k: moved_exactly(model, some.float(), k).float() for k in (1, 2, 4)}
+    monkeypatch.setattr(
+        versions, "load_transformed", lambda folder: SimpleNamespace(snapshots=moved)
+    )
+    for folder in "abcdef":
+        (tmp_path / folder).mkdir()
+    made = FollowPath(PHI, CALIBRATED, (2, 4), 8).run(context(some), tmp_path / "a")
+    stored = FollowPath(PHI, CALIBRATED, (2, 4), 8, kept).run(context(images), tmp_path / "b")
+    assert stored["images"] == 8
+    assert stored["rms"] == pytest.approx(made["rms"], rel=1e-4)
+    for name in ("0", "2", "4"):
+        assert stored["versions"][name] == pytest.approx(made["versions"][name], rel=1e-4)
+    attack = Attack(8.0, 2.0, 3)
+    made = CancelAttack(PHI, CALIBRATED, (2,), attack, 5).run(context(some), tmp_path / "c")
+    stored = CancelAttack(PHI, CALIBRATED, (2,), attack, 5, kept)
+    stored = stored.run(context(images), tmp_path / "d")
+    assert stored["images"] == 5
+    for name, each in made["versions"].items():
+        assert stored["versions"][name] == pytest.approx(each, rel=1e-3), name
+    only = ClassifyVersions(PHI, kept, (4,)).run(context(images), tmp_path / "e")["versions"]
+    assert list(only) == ["0", "4", "mean"]
+    assert only["4"] == pytest.approx(expected(model, moved[4], some.labels), rel=1e-5)
+    only = MeasureInputs(PHI, kept, 8, (2,)).run(context(images), tmp_path / "f")["versions"]
+    assert list(only) == ["0", "2"]
 
 
 def test_inputs_used_are_measured_on_the_same_images_of_each_version(

@@ -44,7 +44,7 @@ def plan(planner: StagePlanner) -> StagesByName:
     count = planner.image_count(planner.task(network), "test")
     phis = [planner.phi(network, seed) for seed in planner.seeds]
     return {
-        _name(epsilon): tuple(
+        attack_name(epsilon): tuple(
             CancelAttack(
                 phi,
                 planner.choose_step(phi),
@@ -58,46 +58,28 @@ def plan(planner: StagePlanner) -> StagesByName:
     }
 
 
-def _name(epsilon: float) -> str:
+def attack_name(epsilon: float) -> str:
+    """The name of an attack's stages.
+
+    Args:
+        epsilon: grey levels.
+    """
     return f"epsilon {epsilon:g}"
 
 
 def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The table, with comparisons to the attacked images and to noise."""
     options = planner.options("cancel_attack", **DEFAULTS)
-    network, snapshots = options["network"], planner.scale.sign.snapshots
+    network, epsilons = options["network"], options["epsilons"]
+    table = attack_table(planner, outcomes, network, epsilons)
     label = planner.network(network).label
-    columns = (
-        Column("accuracy", "Accuracy", margin=planner.scale.margins.accuracy),
-        Column("probability", "Probability of the true class"),
-    )
-    rows = []
-    for epsilon in options["epsilons"]:
-        of_attack = outcomes[_name(epsilon)]
-        for start, version in ((PLAIN, "p"), (ATTACKED, "attacked")):
-            ways = {start: version}
-            ways |= {f"{start}, then SIGN, K = {k}": f"{version}_{k}" for k in snapshots}
-            ways[f"{start}, then noise as large"] = f"{version}_{NOISE}"
-            for row, measured in ways.items():
-                cells = {each.key: version_cell(of_attack, measured, each.key) for each in columns}
-                group = f"Φ = {label}, ε = {epsilon:g}"
-                rows.append(Row(row, group, cells, stages=artefacts(of_attack)))
-    images = next(iter(outcomes.values()))[0].numbers["images"]
-    table = Table(
-        title=TITLE,
-        caption=f"Answers on {images:,} test images.",
-        columns=columns,
-        rows=tuple(rows),
-        comparisons=compare(rows, pairs(snapshots), columns, images),
-        images=images,
-    )
     return Experiment(
         name="cancel_attack",
         title="Does SIGN cancel an attack? (Section 4)",
         about=ABOUT,
         stand_ins=stand_ins(planner, [network]),
         settings={
-            "attack": f"PGD in the L∞ ball, {options['steps']} steps of ε/4, random start",
+            "attack": attack_in_words(options["steps"]),
             f"step size with Φ = {label}": {
                 str(seed): outcome.numbers["step_size"]
                 for seed, outcome in zip(planner.seeds, next(iter(outcomes.values())), strict=True)
@@ -106,6 +88,50 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         },
         tables=(table,),
         findings=findings_of(table),
+    )
+
+
+def attack_in_words(steps: int) -> str:
+    """Name the attack, for an experiment's settings."""
+    return f"PGD in the L∞ ball, {steps} steps of ε/4, random start"
+
+
+def attack_table(
+    planner: StagePlanner, outcomes: OutcomesByName, network: str, epsilons: Sequence[float]
+) -> Table:
+    """The table, with comparisons to the attacked images and to noise.
+
+    Args:
+        planner: has the scale.
+        outcomes: of a `CancelAttack` a seed, by `attack_name`.
+        network: Φ's name in the scale.
+        epsilons: of the attacks, grey levels.
+    """
+    snapshots = planner.scale.sign.snapshots
+    label = planner.network(network).label
+    columns = (
+        Column("accuracy", "Accuracy", margin=planner.scale.margins.accuracy),
+        Column("probability", "Probability of the true class"),
+    )
+    rows = []
+    for epsilon in epsilons:
+        of_attack = outcomes[attack_name(epsilon)]
+        for start, version in ((PLAIN, "p"), (ATTACKED, "attacked")):
+            ways = {start: version}
+            ways |= {f"{start}, then SIGN, K = {k}": f"{version}_{k}" for k in snapshots}
+            ways[f"{start}, then noise as large"] = f"{version}_{NOISE}"
+            for row, measured in ways.items():
+                cells = {each.key: version_cell(of_attack, measured, each.key) for each in columns}
+                group = f"Φ = {label}, ε = {epsilon:g}"
+                rows.append(Row(row, group, cells, stages=artefacts(of_attack)))
+    images = outcomes[attack_name(epsilons[0])][0].numbers["images"]
+    return Table(
+        title=TITLE,
+        caption=f"Answers on {images:,} test images.",
+        columns=columns,
+        rows=tuple(rows),
+        comparisons=compare(rows, pairs(snapshots), columns, images),
+        images=images,
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sign_ext.experiments.planner import StagePlanner
 from sign_ext.experiments.recipes.arms import arms, arms_table
 from sign_ext.experiments.recipes.recipe import (
     OutcomesByName,
     Recipe,
+    RowSpec,
     StagesByName,
     classify_rows,
     present,
@@ -16,9 +15,8 @@ from sign_ext.experiments.recipes.recipe import (
 from sign_ext.experiments.recipes.summary import findings, settings_used, stand_ins
 from sign_ext.report.schema import Experiment
 
-CONTROLS_DEFAULTS: dict[str, Any] = {
-    "network": "basic_cnn",
-    "methods": [
+CONTROLS_DEFAULTS: dict[str, list[str]] = {
+    "basic_cnn": [
         "sign",
         "none",
         "classical",
@@ -36,9 +34,8 @@ CONTROLS_DEFAULTS: dict[str, Any] = {
         "mixup_alone",
     ],
 }
-FIELD_DEFAULTS: dict[str, Any] = {
-    "network": "basic_cnn",
-    "methods": [
+FIELD_DEFAULTS: dict[str, list[str]] = {
+    "basic_cnn": [
         "sign",
         "classical",
         "trivialaugment",
@@ -49,6 +46,8 @@ FIELD_DEFAULTS: dict[str, Any] = {
         "adversarial",
         "trivialaugment_sign",
     ],
+    # AdvProp needs batch normalisation.
+    "mobilenet_v2": ["sign", "classical", "advprop"],
 }
 
 CONTROLS_ABOUT = """\
@@ -63,21 +62,25 @@ the larger K."""
 FIELD_ABOUT = """\
 Augmentations that are in use today, by torchvision, on the original images and on top of classical
 augmentation, as SIGN is here; all with as many gradient steps. Operations that need bytes get
-images that are rounded and clipped to 0–255. Adversarial training costs more for each step."""
+images that are rounded and clipped to 0–255. Adversarial training costs more for each step, and
+AdvProp, which also trains on as many adversarial images as clean ones, most. BasicCNN has no batch
+normalisation, so AdvProp has a network that has."""
 
 
-def _recipe(name: str, title: str, about: str, defaults: dict[str, Any]) -> Recipe:
-    """A recipe of one table of arms."""
+def _recipe(name: str, title: str, about: str, defaults: dict[str, list[str]]) -> Recipe:
+    """A recipe of one table of arms, of one network or several."""
+
+    def specs(planner: StagePlanner) -> list[RowSpec]:
+        networks = planner.options(name, networks=defaults)["networks"]
+        return [row for network, methods in networks.items() for row in arms(network, methods)]
 
     def plan(planner: StagePlanner) -> StagesByName:
-        options = planner.options(name, **defaults)
-        return classify_rows(planner, arms(options["network"], options["methods"]))
+        return classify_rows(planner, specs(planner))
 
     def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
-        options = planner.options(name, **defaults)
-        specs = present(arms(options["network"], options["methods"]), outcomes)
-        table = arms_table(planner, specs, outcomes, title)
-        networks = [options["network"]]
+        rows = present(specs(planner), outcomes)
+        table = arms_table(planner, rows, outcomes, title)
+        networks = list(dict.fromkeys(row.network for row in rows))
         return Experiment(
             name=name,
             title=f"{title} (not in the paper)",

@@ -66,19 +66,7 @@ def plan(planner: StagePlanner) -> StagesByName:
 def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The table, with comparisons between networks and between p* and p."""
     networks = planner.options("inputs_used", **DEFAULTS)["networks"]
-    rows: list[Row] = []
-    for spec in row_specs(networks, planner.protocols):
-        rows += _rows(planner, spec, outcomes[spec.name])
-    numbers = next(iter(outcomes.values()))[0].numbers
-    table = Table(
-        title=TITLE,
-        caption=f"Means over {numbers['images']:,} test images of {numbers['variables']:,} "
-        "variables.",
-        columns=(BELOW, *COLUMNS),
-        rows=tuple(rows),
-        comparisons=compare(rows, pairs(planner.scale.sign.snapshots), COLUMNS, numbers["images"]),
-        images=numbers["images"],
-    )
+    table = inputs_table(planner, outcomes, row_specs(networks, planner.protocols))
     return Experiment(
         name="inputs_used",
         title="Are fewer inputs used? (Sections 1 and 3.3)",
@@ -87,6 +75,31 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         settings=settings_used(planner, networks, outcomes),
         tables=(table,),
         findings=findings_of(table),
+    )
+
+
+def inputs_table(
+    planner: StagePlanner, outcomes: OutcomesByName, specs: Sequence[RowSpec]
+) -> Table:
+    """The table, with comparisons between networks and between p* and p.
+
+    Args:
+        planner: has the scale.
+        outcomes: of a `MeasureInputs` a seed, by the rows' names.
+        specs: the rows.
+    """
+    rows: list[Row] = []
+    for spec in specs:
+        rows += _rows(planner, spec, outcomes[spec.name])
+    numbers = outcomes[specs[0].name][0].numbers
+    return Table(
+        title=TITLE,
+        caption=f"Means over {numbers['images']:,} test images of {numbers['variables']:,} "
+        "variables.",
+        columns=(BELOW, *COLUMNS),
+        rows=tuple(rows),
+        comparisons=compare(rows, pairs(planner.scale.sign.snapshots), COLUMNS, numbers["images"]),
+        images=numbers["images"],
     )
 
 
@@ -104,8 +117,10 @@ def _rows(planner: StagePlanner, spec: RowSpec, outcomes: Sequence[Outcome]) -> 
 
 def pairs(snapshots: Sequence[int]) -> list[tuple[str, str]]:
     """SIGN's network against the others on p, and each network on the last p* against p."""
-    sign, classical, noise = (METHODS[name].label for name in ("sign", "classical", "noise"))
-    found = [(k_label(0, sign), k_label(0, other)) for other in (classical, noise)]
+    sign, classical, noise, mixup = (
+        METHODS[name].label for name in ("sign", "classical", "noise", "mixup")
+    )
+    found = [(k_label(0, sign), k_label(0, other)) for other in (classical, noise, mixup)]
     last = max(snapshots)
     return found + [(k_label(last, name), k_label(0, name)) for name in (classical, sign)]
 

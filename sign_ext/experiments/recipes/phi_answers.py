@@ -65,6 +65,34 @@ def looked_at(planner: StagePlanner, points: int) -> tuple[int, ...]:
 def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The numbers at each K with comparisons to p and to noise, and a curve for each measure."""
     networks = planner.options("phi_answers", **DEFAULTS)["networks"]
+    table = answers_table(planner, outcomes, networks)
+    return Experiment(
+        name="phi_answers",
+        title="Does Φ predict p* better? (Section 1)",
+        about=ABOUT,
+        stand_ins=stand_ins(planner, networks),
+        settings={
+            **changes(planner, outcomes, networks),
+            **settings_used(planner, networks, {}),
+        },
+        tables=(table,),
+        figures=tuple(
+            figure(planner.network(network).label, outcomes[network]) for network in networks
+        ),
+        findings=findings_of(table),
+    )
+
+
+def answers_table(
+    planner: StagePlanner, outcomes: OutcomesByName, networks: Sequence[str]
+) -> Table:
+    """The table, with comparisons of p* at each K with p, and of the last with noise.
+
+    Args:
+        planner: has the scale.
+        outcomes: of a `FollowPath` a seed, by the network's name.
+        networks: names in the scale.
+    """
     snapshots = planner.scale.sign.snapshots
     margins = {"accuracy": planner.scale.margins.accuracy}
     columns = tuple(Column(key, label, margin=margins.get(key)) for key, label in MEASURES.items())
@@ -77,28 +105,13 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
             cells = {key: version_cell(of_network, version, key) for key in MEASURES}
             rows.append(Row(label, group, cells, stages=artefacts(of_network)))
     images = outcomes[networks[0]][0].numbers["images"]
-    table = Table(
+    return Table(
         title=TITLE,
         caption=f"Φ’s own answers on {images:,} test images.",
         columns=columns,
         rows=tuple(rows),
         comparisons=compare(rows, pairs(snapshots), columns, images),
         images=images,
-    )
-    return Experiment(
-        name="phi_answers",
-        title="Does Φ predict p* better? (Section 1)",
-        about=ABOUT,
-        stand_ins=stand_ins(planner, networks),
-        settings={
-            **_changes(planner, outcomes, networks),
-            **settings_used(planner, networks, {}),
-        },
-        tables=(table,),
-        figures=tuple(
-            _figure(planner.network(network).label, outcomes[network]) for network in networks
-        ),
-        findings=findings_of(table),
     )
 
 
@@ -115,9 +128,16 @@ def pairs(snapshots: Sequence[int]) -> list[tuple[str, str]]:
     return [*found, (k_label(max(snapshots)), NOISE_LABEL)]
 
 
-def _changes(
+def changes(
     planner: StagePlanner, outcomes: OutcomesByName, networks: Sequence[str]
 ) -> dict[str, Any]:
+    """The step size and the change at the largest K of each seed, for an experiment's settings.
+
+    Args:
+        planner: has the scale and the seeds.
+        outcomes: of a `FollowPath` a seed, by the network's name.
+        networks: names in the scale.
+    """
     last = str(max(planner.scale.sign.snapshots))
     used: dict[str, Any] = {}
     for network in networks:
@@ -130,7 +150,13 @@ def _changes(
     return used
 
 
-def _figure(label: str, outcomes: Sequence[Outcome]) -> Figure:
+def figure(label: str, outcomes: Sequence[Outcome]) -> Figure:
+    """A curve of each measure over k.
+
+    Args:
+        label: of Φ.
+        outcomes: of a `FollowPath` a seed.
+    """
     return Figure(
         title=f"Φ = {label} along the way",
         caption="Difference to p, as a mean over seeds; bands are 95% intervals, paired by image, "

@@ -61,6 +61,7 @@ PAIRS = (
             "cutmix",
             "adversarial_fast",
             "adversarial",
+            "advprop",
         )
     ),
     ("trivialaugment_sign", "trivialaugment"),

@@ -55,26 +55,7 @@ def plan(planner: StagePlanner) -> StagesByName:
 def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     """The table, with comparisons to the same network on p."""
     networks = planner.options("sign_at_inference", **DEFAULTS)["networks"]
-    columns = (
-        Column("accuracy", "Accuracy", margin=planner.scale.margins.accuracy),
-        Column("probability", "Probability of the true class"),
-    )
-    rows: list[Row] = []
-    pairs: dict[tuple[str, str], None] = {}
-    for spec in row_specs(networks, planner.protocols):
-        of_spec = _rows(planner, spec, outcomes[spec.name], columns)
-        first, *others = of_spec
-        pairs |= dict.fromkeys((row.label, first.label) for row in others)
-        rows += of_spec
-    images = next(iter(outcomes.values()))[0].numbers["images"]
-    table = Table(
-        title=TITLE,
-        caption=f"Answers on {images:,} test images.",
-        columns=columns,
-        rows=tuple(rows),
-        comparisons=compare(rows, list(pairs), columns, images),
-        images=images,
-    )
+    table = inference_table(planner, outcomes, row_specs(networks, planner.protocols))
     return Experiment(
         name="sign_at_inference",
         title="SIGN at inference (not in the paper)",
@@ -83,6 +64,38 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         settings=settings_used(planner, networks, outcomes),
         tables=(table,),
         findings=findings_of(table),
+    )
+
+
+def inference_table(
+    planner: StagePlanner, outcomes: OutcomesByName, specs: Sequence[RowSpec]
+) -> Table:
+    """The table, with comparisons to the same network on p.
+
+    Args:
+        planner: has the scale.
+        outcomes: of a `ClassifyVersions` a seed, by the rows' names.
+        specs: the rows.
+    """
+    columns = (
+        Column("accuracy", "Accuracy", margin=planner.scale.margins.accuracy),
+        Column("probability", "Probability of the true class"),
+    )
+    rows: list[Row] = []
+    pairs: dict[tuple[str, str], None] = {}
+    for spec in specs:
+        of_spec = _rows(planner, spec, outcomes[spec.name], columns)
+        first, *others = of_spec
+        pairs |= dict.fromkeys((row.label, first.label) for row in others)
+        rows += of_spec
+    images = outcomes[specs[0].name][0].numbers["images"]
+    return Table(
+        title=TITLE,
+        caption=f"Answers on {images:,} test images.",
+        columns=columns,
+        rows=tuple(rows),
+        comparisons=compare(rows, list(pairs), columns, images),
+        images=images,
     )
 
 

@@ -32,6 +32,7 @@ from sign_ext.experiments.stages.networks import (
     delta_set,
     load_trained,
 )
+from sign_ext.experiments.stages.sources import evenly_spaced
 from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage
 from sign_ext.report.plots import pick_samples, png
 from sign_ext.store import load_transformed
@@ -295,16 +296,6 @@ def read_answers(outcome: Outcome) -> Answers | None:
     """
     path = outcome.folder / ANSWERS
     return Answers.read(path) if path.is_file() else None
-
-
-def evenly_spaced(count: int, wanted: int) -> list[int]:
-    """Evenly spaced positions: `wanted` of `count`.
-
-    Example:
-        >>> evenly_spaced(10, 3)
-        [0, 3, 6]
-    """
-    return torch.arange(wanted).mul(count).div(wanted, rounding_mode="floor").tolist()
 
 
 def png_base64(image: np.ndarray) -> str:

@@ -6,7 +6,9 @@ versions of its images that an earlier network's SIGN made.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -17,9 +19,11 @@ from torch import Tensor, nn
 from sign_ext import SignTransform
 from sign_ext.augment import (
     Adversarial,
+    AdvProp,
     Augment,
     Compose,
     Distilled,
+    auxiliary_batch_norm,
     build_augment,
     sign_training_set,
 )
@@ -30,8 +34,9 @@ from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import doubt_of_learning, gaussian_noise, predict
 from sign_ext.experiments.stages.cost import SIGN, TRAINING, flops_per_image
 from sign_ext.experiments.stages.policy_search import SearchPolicies
-from sign_ext.experiments.stages.sources import Source
+from sign_ext.experiments.stages.sources import Source, evenly_spaced
 from sign_ext.experiments.stages.stage import Outcome, RunContext, Stage, StageRefusedError
+from sign_ext.files import read_json
 from sign_ext.formatting import ADDED
 from sign_ext.models import build_model
 from sign_ext.settings import LinearizeAt
@@ -45,6 +50,7 @@ from sign_ext.training import (
     load_checkpoint,
     train,
 )
+from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 from sign_ext.training.state import STATE_NAME
 
 # Φ of seed s is trained with seed s + PHI_SEEDS: from other initial weights and in another order
@@ -52,6 +58,7 @@ from sign_ext.training.state import STATE_NAME
 PHI_SEEDS = 1_000_000
 # Settings are chosen with this seed, on validation images, and no table has it.
 TUNING_SEED = PHI_SEEDS - 1
+AUXILIARY = "auxiliary"  # folder of a run by AdvProp, whose state has layers that it drops
 DELTA_RMS = 64.0  # grey levels: roughly how far natural images' pixels deviate from their mean
 
 
@@ -107,6 +114,8 @@ class Train(Stage):
         rate: gives the learning rate instead of the settings; None takes theirs.
         teacher: a network whose answers are mixed into the labels; None for none.
         attack_steps: of the attack on each batch, for adversarial training; 0 for none.
+        auxiliary: whether attacked images join the batch, with batch normalisation of their own
+            (AdvProp), instead of replacing it.
     """
 
     kind: ClassVar[str] = "train"
@@ -125,12 +134,14 @@ class Train(Stage):
     rate: ChooseRate | None = field(default=None, metadata=ADDED)
     teacher: Train | None = field(default=None, metadata=ADDED)
     attack_steps: int = field(default=0, metadata=ADDED)
+    auxiliary: bool = field(default=False, metadata=ADDED)
 
     def title(self) -> str:
         """Name the network, the method and the seed."""
         versions = [] if self.sign is None else [self.sign.manner]
         taught = [] if self.teacher is None else ["distilled"]
-        attacked = [f"attack of {self.attack_steps}"] if self.attack_steps else []
+        how = "advprop" if self.auxiliary else "attack"
+        attacked = [f"{how} of {self.attack_steps}"] if self.attack_steps else []
         method = "+".join((*self.augment, *versions, *taught, *attacked)) or "no augmentation"
         head = "aleatoric " if self.network.aleatoric else ""
         return f"train {head}{self.network.model}, {method}, {self.seed_in_words}"
@@ -150,7 +161,8 @@ class Train(Stage):
         """Passes of all steps, with those of a teacher and of attacks."""
         steps = self.settings.total_steps(self.train_images)
         batch_size = min(self.settings.batch_size, self.train_images)
-        an_image = self.forward_flops * (TRAINING + SIGN * self.attack_steps)
+        trained = TRAINING * (2 if self.auxiliary else 1)
+        an_image = self.forward_flops * (trained + SIGN * self.attack_steps)
         if self.teacher is not None:
             an_image += self.teacher.forward_flops
         return an_image * steps * batch_size
@@ -173,19 +185,24 @@ class Train(Stage):
         train_set, validation = self.datasets(context)
         spec = self.model_spec(context)
         model = self.initial_model(spec).to(context.device)
-        result = train(
-            model,
-            train_set,
-            validation,
-            self._settings(context),
-            augment=self._augment(context, len(splits.class_names), model),
-            objective=self._objective(),
-            device=context.device,
-            out=folder,
-            resume=True,
-            progress=context.report,
-            config={"model": spec, "stage": self.describe()},
-        )
+        with auxiliary_batch_norm(model) if self.auxiliary else nullcontext():
+            result = train(
+                model,
+                train_set,
+                validation,
+                self._settings(context),
+                augment=self._augment(context, len(splits.class_names), model),
+                objective=self._objective(),
+                device=context.device,
+                out=folder / AUXILIARY if self.auxiliary else folder,
+                resume=True,
+                progress=context.report,
+                config={"model": spec, "stage": self.describe()},
+            )
+        if self.auxiliary:
+            # The run's own checkpoint has the auxiliary layers; this network has none any more.
+            recorded = read_json((folder / AUXILIARY / CHECKPOINT_NAME).with_suffix(".json"))
+            save_checkpoint(folder / CHECKPOINT_NAME, model, recorded)
         return {**result.to_dict(), "train_images": len(train_set)}
 
     def model_spec(self, context: RunContext) -> dict[str, Any]:
@@ -202,6 +219,7 @@ class Train(Stage):
     def clean_up(self, folder: Path) -> None:
         """Remove the state to resume from, four times as large as the checkpoint."""
         (folder / STATE_NAME).unlink(missing_ok=True)
+        shutil.rmtree(folder / AUXILIARY, ignore_errors=True)
 
     def datasets(self, context: RunContext) -> tuple[ImageSet, ImageSet]:
         """The training and the validation set."""
@@ -244,7 +262,8 @@ class Train(Stage):
             teacher = load_trained(context.outcome(self.teacher), context.device)
             parts.append(Distilled(teacher, classes))
         if self.attack_steps:
-            parts.append(Adversarial(model, steps=self.attack_steps))
+            kind = AdvProp if self.auxiliary else Adversarial
+            parts.append(kind(model, steps=self.attack_steps))
         return parts[0] if len(parts) == 1 else Compose(tuple(parts))
 
     def _objective(self) -> Objective:
@@ -435,6 +454,7 @@ class Transform(Stage):
         linearize_at: "iterate", or "input", Algorithm 1's third line taken literally.
         momentum: μ, see `SignTransform`.
         others: the images, where they are not those that Φ was trained on.
+        most: at most so many images of the part, evenly spaced; 0 for all.
     """
 
     kind: ClassVar[str] = "transform"
@@ -449,6 +469,7 @@ class Transform(Stage):
     linearize_at: LinearizeAt = field(default="iterate", metadata=ADDED)
     momentum: float = field(default=0.0, metadata=ADDED)
     others: Source | None = field(default=None, metadata=ADDED)
+    most: int = field(default=0, metadata=ADDED)
 
     @property
     def source(self) -> Source:
@@ -473,12 +494,12 @@ class Transform(Stage):
     def flops(self) -> float:
         """Forward and input-backward passes; other parts are taken for a fifth of the train set."""
         images = self.phi.images if self.part == "train" else self.phi.images / 5
+        images = self.most or images
         return self.phi.forward_flops * SIGN * images * max(self.snapshots)
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Transform and store."""
-        splits = context.data(self.source)
-        images = splits.part(self.part)
+        images = self.originals(context)
         step_size = self._step_size(context)
         sign = SignTransform(
             load_trained(context.outcome(self.phi), context.device),
@@ -492,7 +513,7 @@ class Transform(Stage):
         try:
             transform_to_store(
                 sign,
-                ImageSource.in_memory(images, splits.note),
+                ImageSource.in_memory(images, context.data(self.source).note),
                 folder,
                 # A killed attempt is resumed; one by another version of sign-ext is replaced.
                 overwrite=True,
@@ -518,6 +539,13 @@ class Transform(Stage):
     def images(self, context: RunContext) -> Mapping[int, Tensor]:
         """The versions by K, float32, once the stage is done."""
         return load_transformed(context.outcome(self).folder).snapshots
+
+    def originals(self, context: RunContext) -> ImageSet:
+        """The images that are transformed, in the order of the versions."""
+        images = context.data(self.source).part(self.part)
+        if not 0 < self.most < len(images):
+            return images
+        return images.subset(evenly_spaced(len(images), self.most))
 
     def _step_size(self, context: RunContext) -> float:
         if self.step is None:

@@ -104,6 +104,16 @@ def read_source(source: Source, root: str | Path | None) -> Splits:
     )
 
 
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """Evenly spaced positions: `wanted` of `count`.
+
+    Example:
+        >>> evenly_spaced(10, 3)
+        [0, 3, 6]
+    """
+    return [place * count // wanted for place in range(wanted)]
+
+
 def _subset(images: ImageSet, size: int, argument: str) -> ImageSet:
     chosen = stratified_choice(images.labels.numpy(), size, seed=SPLIT_SEED, argument=argument)
     return images.subset(chosen.tolist())

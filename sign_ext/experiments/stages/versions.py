@@ -7,8 +7,8 @@ perturbations. Each of these stages measures one such sentence, image by image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from sign_ext.evaluation import (
     zero_preactivations,
 )
 from sign_ext.experiments.stages.cost import FORWARD, SIGN
-from sign_ext.experiments.stages.measure import ANSWERS, SEED, evenly_spaced
+from sign_ext.experiments.stages.measure import ANSWERS, SEED
 from sign_ext.experiments.stages.networks import (
     Calibrate,
     ChooseStep,
@@ -34,7 +34,9 @@ from sign_ext.experiments.stages.networks import (
     Transform,
     load_trained,
 )
+from sign_ext.experiments.stages.sources import evenly_spaced
 from sign_ext.experiments.stages.stage import RunContext, Stage
+from sign_ext.formatting import ADDED
 from sign_ext.store import load_transformed
 
 TOGETHER = 200  # images whose versions, a few dozen each, are in memory at a time
@@ -111,6 +113,12 @@ def snapshots_of(sign: SignTransform, images: Tensor) -> dict[int, Tensor]:
     return found
 
 
+def _stored(context: RunContext, versions: Transform, only: Sequence[int]) -> dict[int, Tensor]:
+    """The stored versions by K, or some of them."""
+    found: Mapping[int, Tensor] = load_transformed(context.outcome(versions).folder).snapshots
+    return {k: found[k] for k in only or found}
+
+
 def _step_size(context: RunContext, step: Calibrate | ChooseStep) -> float:
     return float(context.outcome(step).numbers["proposed"])
 
@@ -126,6 +134,8 @@ class FollowPath(Stage):
         step: gives the step size.
         steps: the k to look at, above 0, ascending; p is always looked at.
         images: test images, for estimates.
+        stored: has the versions of some test images, with all of `steps` and of the same step
+            size; None transforms all test images.
     """
 
     kind: ClassVar[str] = "follow-path"
@@ -135,6 +145,7 @@ class FollowPath(Stage):
     step: Calibrate | ChooseStep
     steps: tuple[int, ...]
     images: int
+    stored: Transform | None = field(default=None, metadata=ADDED)
 
     def title(self) -> str:
         """Name Φ."""
@@ -142,19 +153,28 @@ class FollowPath(Stage):
 
     def flops(self) -> float:
         """The steps, and a forward pass for each k."""
-        passes = SIGN * self.steps[-1] + FORWARD * (2 + len(self.steps))
+        passes = FORWARD * (2 + len(self.steps))
+        if self.stored is None:
+            passes += SIGN * self.steps[-1]
         return self.phi.forward_flops * self.images * passes
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Transform and classify, a few images at a time."""
-        images = context.data(self.phi.source).test
+        images = self._originals(context)
         model = load_trained(context.outcome(self.phi), context.device)
         step_size = _step_size(context, self.step)
         sign = SignTransform(model, self.steps[-1], step_size=step_size, snapshots=self.steps)
+        kept = _stored(context, self.stored, self.steps) if self.stored else {}
         gathered = _Gathered()
         squares = dict.fromkeys(self.steps, 0.0)
+        done = 0
         for originals, labels in _chunks(images, context.report):
-            versions = snapshots_of(sign, originals.to(context.device))
+            if kept:
+                rows = slice(done, done + len(originals))
+                versions = {k: each[rows] for k, each in kept.items()}
+            else:
+                versions = snapshots_of(sign, originals.to(context.device))
+            done += len(originals)
             gathered.add(ORIGINAL, answers_to(predict(model, originals), labels))
             for k, version in versions.items():
                 gathered.add(str(k), answers_to(predict(model, version), labels))
@@ -174,6 +194,11 @@ class FollowPath(Stage):
             "images": len(images),
         }
 
+    def _originals(self, context: RunContext) -> ImageSet:
+        if self.stored is None:
+            return context.data(self.phi.source).test
+        return self.stored.originals(context)
+
 
 @dataclass(frozen=True, eq=False)
 class ClassifyVersions(Stage):
@@ -182,6 +207,7 @@ class ClassifyVersions(Stage):
     Attributes:
         network: that answers.
         versions: of the test images.
+        only: the K to look at; all of the versions' if empty.
     """
 
     kind: ClassVar[str] = "classify-versions"
@@ -189,6 +215,7 @@ class ClassifyVersions(Stage):
 
     network: Train
     versions: Transform
+    only: tuple[int, ...] = field(default=(), metadata=ADDED)
 
     def title(self) -> str:
         """Name the network."""
@@ -196,9 +223,9 @@ class ClassifyVersions(Stage):
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Classify each version, and by the mean of the probabilities of all."""
-        images = context.data(self.network.source).test
+        images = self.versions.originals(context)
         model = load_trained(context.outcome(self.network), context.device)
-        snapshots = load_transformed(context.outcome(self.versions).folder).snapshots
+        snapshots = _stored(context, self.versions, self.only)
         logits = {ORIGINAL: predict(model, images.images)}
         logits |= {str(k): predict(model, version) for k, version in snapshots.items()}
         gathered = _Gathered()
@@ -217,6 +244,7 @@ class MeasureInputs(Stage):
         network: that is measured.
         versions: of the test images.
         images: at most so many, evenly spaced.
+        only: the K to look at; all of the versions' if empty.
     """
 
     kind: ClassVar[str] = "inputs-used"
@@ -225,6 +253,7 @@ class MeasureInputs(Stage):
     network: Train
     versions: Transform
     images: int
+    only: tuple[int, ...] = field(default=(), metadata=ADDED)
 
     def title(self) -> str:
         """Name the network."""
@@ -233,15 +262,15 @@ class MeasureInputs(Stage):
     def flops(self) -> float:
         """A forward pass for the ReLUs, and one with its backward pass for the gradient."""
         passes = FORWARD + SIGN
-        count = 1 + len(self.versions.snapshots)
+        count = 1 + len(self.only or self.versions.snapshots)
         return self.network.forward_flops * self.images * passes * count
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Measure p and each p*_K."""
-        test = context.data(self.network.source).test
+        test = self.versions.originals(context)
         chosen = evenly_spaced(len(test), min(self.images, len(test)))
         model = load_trained(context.outcome(self.network), context.device)
-        snapshots = load_transformed(context.outcome(self.versions).folder).snapshots
+        snapshots = _stored(context, self.versions, self.only)
         gathered = _Gathered()
         gathered.add(ORIGINAL, inputs_used(model, test.subset(chosen).float()))
         for k, version in snapshots.items():
@@ -302,6 +331,8 @@ class CancelAttack(Stage):
         snapshots: K.
         attack: on the network.
         images: at most so many test images, evenly spaced.
+        stored: has the versions of some test images, of which `images` are taken, with all of
+            `snapshots` and of the same step size; None takes all test images.
     """
 
     kind: ClassVar[str] = "cancel-attack"
@@ -312,22 +343,25 @@ class CancelAttack(Stage):
     snapshots: tuple[int, ...]
     attack: Attack
     images: int
+    stored: Transform | None = field(default=None, metadata=ADDED)
 
     def title(self) -> str:
         """Name the network."""
         return f"attack, then SIGN: {self.network.network.model}, seed {self.network.seed}"
 
     def flops(self) -> float:
-        """The attack's steps, and SIGN of the originals and of the attacked images."""
-        steps = self.attack.steps + 2 * max(self.snapshots)
+        """The attack's steps, and SIGN of the attacked images and of the originals."""
+        steps = self.attack.steps + (1 if self.stored else 2) * max(self.snapshots)
         return self.network.forward_flops * SIGN * self.images * steps
 
     def run(self, context: RunContext, folder: Path) -> dict[str, Any]:
         """Attack, transform and classify, a few images at a time."""
         from sign_ext import pgd
 
-        test = context.data(self.network.source).test
-        images = test.subset(evenly_spaced(len(test), min(self.images, len(test))))
+        test = self._originals(context)
+        chosen = evenly_spaced(len(test), min(self.images, len(test)))
+        images = test.subset(chosen)
+        kept = _stored(context, self.stored, self.snapshots) if self.stored else {}
         model = load_trained(context.outcome(self.network), context.device)
         step_size = _step_size(context, self.step)
         sign = SignTransform(
@@ -335,7 +369,10 @@ class CancelAttack(Stage):
         )
         gathered = _Gathered()
         random, starts = (torch.Generator().manual_seed(SEED + i) for i in range(2))
+        done = 0
         for originals, labels in _chunks(images, context.report):
+            rows = chosen[done : done + len(originals)]
+            done += len(originals)
             attacked = pgd(
                 model,
                 originals.to(context.device),
@@ -347,7 +384,10 @@ class CancelAttack(Stage):
             ).cpu()
             for name, start in (("p", originals), ("attacked", attacked)):
                 gathered.add(name, answers_to(predict(model, start), labels))
-                versions = snapshots_of(sign, start.to(context.device))
+                if kept and start is originals:
+                    versions = {k: each[rows] for k, each in kept.items()}
+                else:
+                    versions = snapshots_of(sign, start.to(context.device))
                 for k, version in versions.items():
                     gathered.add(f"{name}_{k}", answers_to(predict(model, version), labels))
                 change = versions[max(self.snapshots)].cpu() - start
@@ -359,3 +399,8 @@ class CancelAttack(Stage):
             "step_size": step_size,
             "images": len(images),
         }
+
+    def _originals(self, context: RunContext) -> ImageSet:
+        if self.stored is None:
+            return context.data(self.network.source).test
+        return self.stored.originals(context)
