@@ -112,7 +112,7 @@ wheels: venv  ## Wheels for every Python and torch, CPU and (with nvcc) CUDA, an
 	$(VENV)/python tools/wheels.py --out dist $(WHEELS_ARGS)
 
 test-wheels:  ## Try the wheels in dist/ in fresh environments: Pythons, torch versions, parity (TEST_WHEELS_ARGS="--pythons 3.12")
-	@$(PYTHON) tools/test_wheels.py --dist dist $(TEST_WHEELS_ARGS)
+	@$(PYTHON) tools/try_wheels.py --dist dist $(TEST_WHEELS_ARGS)
 
 constraints:  ## Refresh constraints.txt with the newest versions that pyproject.toml allows
 	@$(PYTHON) tools/refresh_constraints.py
