@@ -59,7 +59,7 @@ def run(command: Sequence[str], folder: Path, **variables: str) -> None:
 def build_sdist(out: Path) -> Path:
     """Build the source distribution of the checkout."""
     with tempfile.TemporaryDirectory(prefix="sign-ext-sdist-") as folder:
-        command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", folder]
+        command = [sys.executable, "-m", "build", "--sdist", "-nx", "--outdir", folder]
         run(command, ROOT)
         (made,) = Path(folder).glob("*.tar.gz")
         return Path(shutil.copy(made, out))
@@ -98,7 +98,7 @@ def build_wheel(kind: str, sdist: Path, out: Path) -> Path:
         work = Path(folder)
         shutil.unpack_archive(sdist, work / "source", filter="data")
         (source,) = (work / "source").iterdir()
-        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+        command = [sys.executable, "-m", "build", "--wheel", "-nx"]  # with the torch that is here
         run([*command, "--outdir", str(work / "built")], source, **variables)
         (built,) = (work / "built").glob("*.whl")
         if sys.platform != "linux":
