@@ -132,20 +132,31 @@ def test_a_torch_that_is_too_old_gives_one_warning(copy):
     assert_one_warning(report, "torch 2.9.1+cpu is older than 2.11", "pip install -U 'torch>=2.11'")
 
 
-@pytest.mark.parametrize(
-    ("cuda", "cause"),
-    [
-        ("", "built for CUDA 13, and torch 2.15.0 has no CUDA"),
-        ("12.8", "built for CUDA 13, and torch 2.15.0 is a CUDA 12.8 build"),
-        ("1.3", "built for CUDA 13, and torch 2.15.0 is a CUDA 1.3 build"),
-    ],
-    ids=["no CUDA", "older CUDA", "prefix"],
-)
-def test_operators_for_another_cuda_give_one_warning(copy, cuda, cause):
+def test_operators_for_another_cuda_give_one_warning(copy):
     record(copy, native=True, kind="cuda", why="asked for", cuda=True, toolkit="13.0")
     break_library(copy)  # must not even be tried: the linker's message would name neither
-    report = import_it(copy, "2.15.0", cuda)
+    report = import_it(copy, "2.15.0", "12.8")
+    cause = "built for CUDA 13, and torch 2.15.0 is a CUDA 12.8 build"
     assert_one_warning(report, cause, "install sign_ext without CUDA operators")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "here"),
+    [(None, "has no CUDA"), ("1.3", "is a CUDA 1.3 build"), ("13.2", None)],
+    ids=["no CUDA", "a prefix", "the same major version"],
+)
+def test_operators_for_cuda_need_a_torch_of_its_major_version(monkeypatch, cuda, here):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert native._cuda_obstacle({"cuda": False, "toolkit": ""}) is None
+    obstacle = native._cuda_obstacle({"cuda": True, "toolkit": "13.0"})
+    if here is None:
+        assert obstacle is None
+    else:
+        cause, fix = obstacle
+        assert (
+            cause == f"its operators were built for CUDA 13, and torch {torch.__version__} {here}"
+        )
+        assert "a torch for CUDA 13" in fix
 
 
 FACTS = {
