@@ -173,7 +173,11 @@ def report_spills(kernels: list[Kernel]) -> bool:
 
 def report_budget(costs: list[Cost], version: str) -> bool:
     """Compare the counts with the budget's file and print what differs; returns whether any do."""
-    recorded, budget = kernel_budget.read(kernel_budget.FILE.read_text(encoding="utf-8"))
+    file = kernel_budget.FILE
+    if not file.exists():
+        print(f"budget: not compared, there is no {file.name}: check_spills --update writes it")
+        return False
+    recorded, budget = kernel_budget.read(file.read_text(encoding="utf-8"))
     if recorded != version:
         print(f"budget: written with nvcc {recorded}, this is {version}: counts are not compared")
     found = kernel_budget.complaints(costs, budget, version_differs=recorded != version)
