@@ -14,6 +14,10 @@ PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
 # Options of bench-networks, bench-calls, families and parity-attacks: make families BENCH_ARGS="--only vit swin"
 BENCH_ARGS ?=
+# Options of kernels (--update), wheels (--kinds cpu) and test-wheels (--pythons 3.12 3.13).
+KERNELS_ARGS ?=
+WHEELS_ARGS ?=
+TEST_WHEELS_ARGS ?=
 # Options of slices: --data-root is needed.
 SLICES_ARGS ?=
 # The folder for the JSON of the benchmarks and of gpu-check.
@@ -24,7 +28,7 @@ VENV := .venv/bin
 CPP_SOURCES = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.cu')
 
 .PHONY: help venv demo test test-all test-oldest lint format bench bench-networks bench-calls families \
-	parity-attacks bench-attacks simulate-verdict slices gpu-check docs constraints clean
+	parity-attacks bench-attacks simulate-verdict slices gpu-check docs kernels wheels test-wheels constraints clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -99,6 +103,16 @@ docs: venv  ## Build the documentation as HTML in docs/_build/html: runs the tut
 	$(VENV)/python -m sphinx -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 	@$(VENV)/python tools/check_site.py docs/_build/html
 	@echo "docs: open docs/_build/html/index.html"
+
+kernels: venv  ## Compile every CUDA kernel and hold what it costs to build_tools/kernel_budget.csv; needs nvcc, no GPU
+	$(VENV)/python -m build_tools.check_spills $(KERNELS_ARGS)
+
+wheels: venv  ## Wheels for every Python and torch, CPU and (with nvcc) CUDA, and the sdist, in dist/; says their sizes
+	@$(VENV)/python -m pip install $(PIP_FLAGS) -q -c constraints.txt $$($(VENV)/python tools/requirements.py wheels)
+	$(VENV)/python tools/wheels.py --out dist $(WHEELS_ARGS)
+
+test-wheels:  ## Try the wheels in dist/ in fresh environments: Pythons, torch versions, parity (TEST_WHEELS_ARGS="--pythons 3.12")
+	@$(PYTHON) tools/try_wheels.py --dist dist $(TEST_WHEELS_ARGS)
 
 constraints:  ## Refresh constraints.txt with the newest versions that pyproject.toml allows
 	@$(PYTHON) tools/refresh_constraints.py

@@ -1,4 +1,4 @@
-"""Builds the extension sign_ext._C. Metadata: pyproject.toml; build logic: build_tools/."""
+"""Builds the native operators. Metadata: pyproject.toml; build logic: build_tools/."""
 
 import sys
 from pathlib import Path

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 CHOICES = ("auto", "cpu", "cuda", "none")
+MODULE_CHOICES = ("auto", "none")
 OLDEST_TORCH = (2, 11)
 # Used if no GPU is visible: one cubin per generation, and PTX for GPUs newer than the last.
 DEFAULT_ARCHES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
@@ -104,6 +105,21 @@ def decide(
             " SIGN_EXT_BUILD=cpu builds the CPU operators"
         )
     return Decision("cpu", obstacle)
+
+
+def builds_module(requested: str, headers: Missing | None) -> bool:
+    """Whether to build sign_ext._C, the module for one Python, beside the library for all.
+
+    Args:
+        requested: Value of SIGN_EXT_MODULE, one of `MODULE_CHOICES`.
+        headers: None, or where Python's headers were looked for in vain.
+
+    Raises:
+        BuildError: The value is not one of the choices.
+    """
+    if requested not in MODULE_CHOICES:
+        raise BuildError(f"SIGN_EXT_MODULE={requested!r} is not one of {', '.join(MODULE_CHOICES)}")
+    return requested == "auto" and headers is None
 
 
 def cuda_obstacle(torch: Torch, toolkit: Toolkit | Missing) -> str | None:

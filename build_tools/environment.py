@@ -146,28 +146,45 @@ def visible_arches() -> list[str]:
 
 
 def find_compiler() -> str | Missing:
-    """Find the C++ compiler and check that it compiles C++20 with Python's headers."""
+    """Find the C++ compiler and check that it compiles C++20."""
     if sys.platform == "win32":
         return "cl"
-    command = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")[:1]
-    if shutil.which(command[0]) is None:
-        return Missing(f"there is no C++ compiler ({command[0]} is not on PATH)")
-    include = sysconfig.get_path("include")
-    if not os.path.exists(os.path.join(include, "Python.h")):
-        return Missing(f"Python.h is not in {include} (on Debian it is in python3-dev)")
+    command = _compiler()
+    if shutil.which(command) is None:
+        return Missing(f"there is no C++ compiler ({command} is not on PATH)")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp")
-        source.write_text(
-            "#include <Python.h>\n#include <concepts>\nstatic_assert(std::integral<int>);\n"
-        )
-        probe = [*command, "-std=c++20", "-fsyntax-only", f"-I{include}", str(source)]
+        source.write_text("#include <concepts>\nstatic_assert(std::integral<int>);\n")
+        probe = [command, "-std=c++20", "-fsyntax-only", str(source)]
         result = subprocess.run(probe, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         message = next(
             (line for line in result.stderr.splitlines() if "error" in line), "it failed"
         )
-        return Missing(f"{command[0]} does not compile C++20 with Python's headers: {message}")
-    return command[0]
+        return Missing(f"{command} does not compile C++20: {message}")
+    return command
+
+
+def _compiler() -> str:
+    return shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")[0]
+
+
+def compiler_version() -> str:
+    """The C++ compiler's name and version, as it says itself: "g++ 12.2.0"."""
+    if sys.platform == "win32":
+        return "MSVC"
+    text = "#ifdef __clang__\nclang __clang_version__\n#else\ng++ __VERSION__\n#endif\n"
+    command = [_compiler(), "-E", "-P", "-x", "c++", "-"]
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return " ".join(result.stdout.replace('"', " ").split())
+
+
+def find_python_headers() -> Missing | None:
+    """Where Python's headers were looked for in vain; None if they are there."""
+    include = sysconfig.get_path("include")
+    if os.path.exists(os.path.join(include, "Python.h")):
+        return None
+    return Missing(f"Python.h is not in {include} (on Debian it is in python3-dev)")
 
 
 def free_memory() -> int:

@@ -1,14 +1,21 @@
-"""Turn the build decision into setuptools' arguments: sources, flags, commands, build record."""
+"""Turn the build decision into setuptools' arguments: sources, flags, commands, build record.
+
+Two things are built. The library of the operators has no Python in it and sees torch through its
+stable ABI only, so one file serves every Python and every torch from `OLDEST_TORCH` on. The module
+sign_ext._C fits one Python; it is small, and nothing depends on it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 from setuptools import Command, Extension  # type: ignore[import-untyped]
+from setuptools.command.bdist_wheel import bdist_wheel  # type: ignore[import-untyped]
 from setuptools.command.build_py import build_py  # type: ignore[import-untyped]
 
 from build_tools import environment
@@ -17,6 +24,7 @@ from build_tools.decide import (
     Decision,
     Missing,
     Toolkit,
+    builds_module,
     decide,
     default_arches,
     parallel_jobs,
@@ -25,6 +33,9 @@ from build_tools.decide import (
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = "_build_info.json"
+# sign_ext/ops/native.py loads it by this name.
+LIBRARY = "sign_ext_ops" if sys.platform == "win32" else "libsign_ext_ops"
+SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 # setup.py also runs for an sdist and for metadata: nothing is compiled, and torch may be missing.
 BUILDING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "develop", "install"}
 
@@ -38,23 +49,63 @@ def setup_arguments(argv: list[str]) -> dict[str, Any]:
         SystemExit: The requested kind cannot be built; the message is one sentence.
     """
     global last_summary
+    arguments = _local_version()
     if not BUILDING.intersection(argv):
-        return {}
+        return arguments
     try:
         requested = os.environ.get("SIGN_EXT_BUILD", "").strip().lower() or "auto"
+        module = os.environ.get("SIGN_EXT_MODULE", "").strip().lower() or "auto"
+        with_module = builds_module(module, environment.find_python_headers())
         decision, toolkit = _decide_here(requested)
         arches = _choose_arches(toolkit) if decision.kind == "cuda" and toolkit else ""
     except BuildError as error:
         raise SystemExit(f"sign_ext: {error}.") from None
     last_summary = summary(decision, arches)
-    commands: dict[str, type[Command]] = {"build_py": _recording_build_py(decision)}
     if decision.kind == "none":
-        return {"cmdclass": commands}
+        record = {"native": False, "kind": "none", "why": decision.why}
+        return {**arguments, "cmdclass": {"build_py": _recording_build_py(record)}}
     os.environ.setdefault(
         "MAX_JOBS", str(parallel_jobs(environment.cores(), environment.free_memory()))
     )
-    commands["build_ext"] = _build_extension_command()
-    return {"cmdclass": commands, "ext_modules": [_extension(decision, toolkit, arches)]}
+    facts = _facts(toolkit if decision.kind == "cuda" else None, arches)
+    record = {"native": True, "kind": decision.kind, "why": decision.why, **facts}
+    record["library"] = LIBRARY + SUFFIX
+    record["module"] = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}" if with_module else None
+    commands = {
+        "build_py": _recording_build_py(record),
+        "build_ext": _build_extension_command(),
+        "bdist_wheel": _WheelForEveryPython,
+    }
+    extensions = [_library(toolkit if decision.kind == "cuda" else None)]
+    if with_module:
+        extensions.append(_module(facts))
+    return {**arguments, "cmdclass": commands, "ext_modules": extensions}
+
+
+def _local_version() -> dict[str, Any]:
+    """The option that appends SIGN_EXT_LOCAL_VERSION ("cu130") to the version, if it is set."""
+    local = os.environ.get("SIGN_EXT_LOCAL_VERSION", "").strip()
+    return {"options": {"egg_info": {"tag_build": f"+{local}"}}} if local else {}
+
+
+class _WheelForEveryPython(bdist_wheel):  # type: ignore[misc]  # setuptools has no types
+    """A wheel for one platform and every Python 3: what is for one Python in it is optional."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+def _facts(toolkit: Toolkit | None, arches: str) -> dict[str, Any]:
+    """What `sign_ext.build_config()` reports of a build."""
+    import torch
+
+    return {
+        "cuda": toolkit is not None,
+        "arches": arches,
+        "toolkit": toolkit.version if toolkit else "",
+        "compiler": environment.compiler_version(),
+        "torch_built_with": str(torch.__version__).partition("+")[0],
+    }
 
 
 def _decide_here(requested: str) -> tuple[Decision, Toolkit | None]:
@@ -83,37 +134,18 @@ def _choose_arches(toolkit: Toolkit) -> str:
     return arches.replace(" ", ";")
 
 
-def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Extension:
-    """sign_ext._C: every csrc/<operator>/*_cpu.cpp (and *_cuda.cu) and all of csrc/bindings."""
+def _library(toolkit: Toolkit | None) -> Extension:
+    """The operators: csrc/<operator>/*_cpu.cpp, with a toolkit also *_cuda.cu, and the bindings."""
     from torch.utils import cpp_extension
 
-    patterns = ["bindings/*.cpp", "*/*_cpu.cpp"] + ["*/*_cuda.cu"] * (decision.kind == "cuda")
-    sources = sorted(
-        path.relative_to(ROOT).as_posix()
-        for pattern in patterns
-        for path in (ROOT / "csrc").glob(pattern)
-    )
-    posix = sys.platform != "win32"
-    # -std: torch 2.11 would use C++17. -ffile-prefix-map: error messages name source files relative
-    # to the project, independent of the build folder.
-    host = [
-        "-std=c++20",
-        "-O3",
-        "-g0",
-        "-fvisibility=hidden",
-        "-Wall",
-        "-Wextra",
-        f"-ffile-prefix-map={ROOT}/=",
-    ]
-    host = host if posix else ["/std:c++20", "/O2"]
+    patterns = ["bindings/*.cpp", "*/*_cpu.cpp"] + ["*/*_cuda.cu"] * (toolkit is not None)
     device: list[str] = []
     macros: list[tuple[str, str | None]] = []
     libraries = ["torch_cpu"]
     link: list[str] = []
-    if decision.kind == "cuda" and toolkit is not None:
+    if toolkit is not None:
         # USE_CUDA enables the CUDA declarations of the stable ABI.
         macros += [("SIGN_EXT_WITH_CUDA", None), ("USE_CUDA", None)]
-        macros += [("SIGN_EXT_ARCHES", f'"{arches}"'), ("SIGN_EXT_TOOLKIT", f'"{toolkit.version}"')]
         libraries.append("torch_cuda")
         # -isystem folders are searched after nvcc's own: they add headers but replace none.
         extra = [
@@ -122,16 +154,53 @@ def _extension(decision: Decision, toolkit: Toolkit | None, arches: str) -> Exte
         device = ["-std=c++20", "-O3", "-lineinfo", *extra]
         link = _link_cuda_runtime(toolkit)
     return Extension(
-        "sign_ext._C",
-        sources,
-        include_dirs=[str(ROOT / "csrc"), *_pybind11_folder(), *cpp_extension.include_paths()],
+        f"sign_ext.{LIBRARY}",
+        sorted(
+            path.relative_to(ROOT).as_posix()
+            for pattern in patterns
+            for path in (ROOT / "csrc").glob(pattern)
+        ),
+        include_dirs=[str(ROOT / "csrc"), *cpp_extension.include_paths()],
         define_macros=macros,
         library_dirs=cpp_extension.library_paths(),
         libraries=libraries,
-        extra_compile_args={"cxx": host, "nvcc": device},  # type: ignore[arg-type]  # torch's form
+        extra_compile_args={"cxx": _host_flags(), "nvcc": device},  # type: ignore[arg-type]
         extra_link_args=link,
         language="c++",
     )
+
+
+def _module(facts: dict[str, Any]) -> Extension:
+    """sign_ext._C, which says how it was compiled."""
+    from torch.utils import cpp_extension
+
+    macros = [("SIGN_EXT_ARCHES", f'"{facts["arches"]}"')]
+    macros += [("SIGN_EXT_TOOLKIT", f'"{facts["toolkit"]}"')]
+    return Extension(
+        "sign_ext._C",
+        ["csrc/python/module.cpp"],
+        include_dirs=[*_pybind11_folder(), *cpp_extension.include_paths()],
+        define_macros=macros + [("SIGN_EXT_WITH_CUDA", None)] * facts["cuda"],
+        extra_compile_args={"cxx": _host_flags(), "nvcc": []},  # type: ignore[arg-type]
+        language="c++",
+    )
+
+
+def _host_flags() -> list[str]:
+    """The C++ compiler's flags."""
+    if sys.platform == "win32":
+        return ["/std:c++20", "/O2"]
+    # -std: torch 2.11 would use C++17. -ffile-prefix-map: error messages name source files relative
+    # to the project, independent of the build folder.
+    return [
+        "-std=c++20",
+        "-O3",
+        "-g0",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        f"-ffile-prefix-map={ROOT}/=",
+    ]
 
 
 def _pybind11_folder() -> list[str]:
@@ -163,7 +232,7 @@ def _link_cuda_runtime(toolkit: Toolkit) -> list[str]:
 
 
 def _build_extension_command() -> type[Command]:
-    """torch's build_ext, with a failure message that names the alternatives."""
+    """torch's build_ext, for a library as well, with a failure message that names alternatives."""
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildNative(BuildExtension):  # type: ignore[misc, valid-type]  # made at run time by torch
@@ -178,11 +247,21 @@ def _build_extension_command() -> type[Command]:
                     " out, SIGN_EXT_BUILD=none installs pure Python."
                 ) from error
 
+        def get_ext_filename(self, fullname: str) -> str:
+            if fullname.rpartition(".")[2] == LIBRARY:  # not a module: no Python version in it
+                return os.path.join(*fullname.split(".")) + SUFFIX
+            return str(super().get_ext_filename(fullname))
+
+        def get_export_symbols(self, ext: Extension) -> list[str]:
+            if ext.name.rpartition(".")[2] == LIBRARY:
+                return []
+            return list(super().get_export_symbols(ext))
+
     return BuildNative
 
 
-def _recording_build_py(decision: Decision) -> type[Command]:
-    """build_py that also writes the decision into the package, for sign_ext.build_config()."""
+def _recording_build_py(content: dict[str, Any]) -> type[Command]:
+    """build_py that also writes what is built into the package, for sign_ext.build_config()."""
 
     class RecordingBuildPy(build_py):
         def run(self) -> None:
@@ -190,11 +269,6 @@ def _recording_build_py(decision: Decision) -> type[Command]:
             base = ROOT if self.editable_mode else Path(self.build_lib)
             record = base / "sign_ext" / RECORD
             record.parent.mkdir(parents=True, exist_ok=True)
-            content = {
-                "native": decision.kind != "none",
-                "kind": decision.kind,
-                "why": decision.why,
-            }
             temporary = record.with_suffix(".tmp")
             temporary.write_text(json.dumps(content, indent=2) + "\n")
             os.replace(temporary, record)

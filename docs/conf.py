@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 import warnings
 from pathlib import Path
 
 from sphinx.application import Sphinx
 from sphinx.util.matching import patfilter
 
-with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
-    _project = tomllib.load(file)["project"]
+from sign_ext import __version__
 
 project = "sign_ext"
 author = "The sign_ext authors"
-release = version = _project["version"]
+release = version = __version__
 
 extensions = [
     "myst_parser",

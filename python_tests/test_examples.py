@@ -14,7 +14,7 @@ import sign_ext
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(sign_ext.__path__, "sign_ext.")
-    if not module.name.endswith(("._C", ".__main__"))
+    if not module.name.endswith(("._C", ".__main__", "sign_ext_ops"))
 )
 
 

@@ -3,7 +3,7 @@
 # nothing relevant has changed.
 # Environment: PYTHON, PIP_FLAGS, SIGN_EXT_BUILD, TORCH_CUDA_ARCH_LIST.
 #
-# Without SIGN_EXT_BUILD, the extension is built for what this machine can run: the CUDA kernels,
+# Without SIGN_EXT_BUILD, the operators are built for what this machine can run: the CUDA kernels,
 # which take minutes, only if an NVIDIA GPU is visible. The last given value is remembered in .venv
 # until another one is given.
 set -euo pipefail
@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3}
 venv=.venv
-installed=$venv/.sign-ext-installed    # fingerprint of the installation, then the extension's file
+installed=$venv/.sign-ext-installed    # fingerprint of the installation, then the operators' library
 installing=$venv/.sign-ext-installing  # exists while pip runs; a leftover means the run was killed
 remembered=$venv/.sign-ext-build       # SIGN_EXT_BUILD and TORCH_CUDA_ARCH_LIST as last chosen
 extras=experiments,test,lint
@@ -113,7 +113,7 @@ import sys
 import sign_ext
 config = sign_ext.build_config()
 print("» sign-ext is installed:", ", ".join(f"{key} {value}" for key, value in config.items()), file=sys.stderr)
-print(getattr(sys.modules.get("sign_ext._C"), "__file__", "none"))
+print(config["library"] or "none")
 CODE
 )
 if [[ -n $notice ]]; then echo "» $notice"; fi

@@ -1,7 +1,6 @@
 // LibTorch's stable ABI, the only part of torch that registrations use: one build loads in the
-// release named here and in all later ones. The version is set here rather than for the whole
-// extension because the pybind11 that ships with torch 2.11 does not compile with it. So
-// registrations include this header and no other torch header.
+// release named here and in all later ones. Registrations include this header and no other torch
+// header, and no Python header, so the library does not depend on a Python version either.
 
 #pragma once
 

@@ -177,7 +177,7 @@ def program_on_cuda(program: Program) -> Program:
 def fake_cuda() -> Iterator[None]:
     """A CUDA device without data, with our operators' CUDA kernels as if they were built."""
     with ExitStack() as stack:
-        pretended = native.Native(mock.Mock(wraps=native.NATIVE.module, cuda=True), "")
+        pretended = native.Native(mock.Mock(wraps=native.NATIVE.facts, cuda=True), "")
         stack.enter_context(mock.patch.object(native, "NATIVE", pretended))
         stack.enter_context(
             mock.patch("sign_ext.compiler.ir.island.torch.autograd.grad", gradients_by_hand)

@@ -1,4 +1,4 @@
-"""What loading the extension does where it is absent, left out, broken or too new for its torch."""
+"""What loading the operators does where they are absent, left out, broken or for another torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
-import sysconfig
+import types
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,18 @@ import torch
 
 import sign_ext
 from sign_ext import build_config, ops
-from sign_ext.ops.native import NATIVE, fallback_reason, operator
+from sign_ext.ops import native
+from sign_ext.ops.native import NATIVE, Facts, fallback_reason, operator
 
 PACKAGE = Path(sign_ext.__file__).parent
+LIBRARY = "sign_ext_ops.dll" if sys.platform == "win32" else "libsign_ext_ops.so"
 PROBE = """
 import json, sys, warnings
 import torch
 if len(sys.argv) > 1:
     torch.__version__ = sys.argv[1]
+if len(sys.argv) > 2:
+    torch.version.cuda = sys.argv[2] or None
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import sign_ext
@@ -48,7 +52,7 @@ print(json.dumps({
 def copy(tmp_path: Path) -> Path:
     """The package's Python files alone, as they look in a folder of installed packages."""
     target = tmp_path / "sign_ext"
-    ignored = shutil.ignore_patterns("*.so", "*.pyd", "_build_info.json", "__pycache__")
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "*.dll", "_build_info.json", "__pycache__")
     shutil.copytree(PACKAGE, target, ignore=ignored)
     return target
 
@@ -74,12 +78,11 @@ def record(copy: Path, **content: object) -> None:
     (copy / "_build_info.json").write_text(json.dumps(content))
 
 
-def break_extension(copy: Path) -> None:
-    name = "_C" + str(sysconfig.get_config_var("EXT_SUFFIX"))
-    (copy / name).write_bytes(b"this is no shared library")
+def break_library(copy: Path) -> None:
+    (copy / LIBRARY).write_bytes(b"this is no shared library")
 
 
-def test_a_source_tree_without_extension_runs_quietly(copy):
+def test_a_source_tree_without_operators_runs_quietly(copy):
     report = import_it(copy)
     assert report["warnings"] == []
     assert report["config"]["native"] is False
@@ -89,9 +92,9 @@ def test_a_source_tree_without_extension_runs_quietly(copy):
     assert report["route"].startswith("torch: ")
 
 
-def test_an_extension_left_out_on_purpose_is_no_news_and_its_reason_is_kept(copy):
+def test_operators_left_out_on_purpose_are_no_news_and_the_reason_is_kept(copy):
     record(copy, native=False, kind="none", why="there is no C++ compiler")
-    break_extension(copy)  # left over from an earlier build: must not even be tried
+    break_library(copy)  # left over from an earlier build: must not even be tried
     report = import_it(copy)
     assert report["warnings"] == []
     assert report["config"]["native"] is False
@@ -110,23 +113,92 @@ def assert_one_warning(report: dict, cause: str, cure: str) -> None:
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_a_broken_extension_gives_one_warning(copy, recorded):
+def test_a_broken_library_gives_one_warning(copy, recorded):
     if recorded:
         record(copy, native=True, kind="cpu", why="asked for")
-    break_extension(copy)
+    break_library(copy)
     assert_one_warning(import_it(copy), "cannot be loaded", "--force-reinstall")
 
 
-def test_an_extension_that_was_built_and_is_gone_gives_one_warning(copy):
+def test_a_library_that_was_built_and_is_gone_gives_one_warning(copy):
     record(copy, native=True, kind="cpu", why="asked for")
     assert_one_warning(import_it(copy), "is missing", "--force-reinstall")
 
 
 def test_a_torch_that_is_too_old_gives_one_warning(copy):
     record(copy, native=True, kind="cpu", why="asked for")
-    break_extension(copy)
+    break_library(copy)
     report = import_it(copy, "2.9.1+cpu")
     assert_one_warning(report, "torch 2.9.1+cpu is older than 2.11", "pip install -U 'torch>=2.11'")
+
+
+def test_operators_for_another_cuda_give_one_warning(copy):
+    record(copy, native=True, kind="cuda", why="asked for", cuda=True, toolkit="13.0")
+    break_library(copy)  # must not even be tried: the linker's message would name neither
+    report = import_it(copy, "2.15.0", "12.8")
+    cause = "built for CUDA 13, and torch 2.15.0 is a CUDA 12.8 build"
+    assert_one_warning(report, cause, "install sign_ext without CUDA operators")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "here"),
+    [(None, "has no CUDA"), ("1.3", "is a CUDA 1.3 build"), ("13.2", None)],
+    ids=["no CUDA", "a prefix", "the same major version"],
+)
+def test_operators_for_cuda_need_a_torch_of_its_major_version(monkeypatch, cuda, here):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert native._cuda_obstacle({"cuda": False, "toolkit": ""}) is None
+    obstacle = native._cuda_obstacle({"cuda": True, "toolkit": "13.0"})
+    if here is None:
+        assert obstacle is None
+    else:
+        cause, fix = obstacle
+        assert (
+            cause == f"its operators were built for CUDA 13, and torch {torch.__version__} {here}"
+        )
+        assert "a torch for CUDA 13" in fix
+
+
+FACTS = {
+    "cuda": True,
+    "arches": "8.0;9.0+PTX",
+    "toolkit": "13.0",
+    "compiler": "g++ 12.2.0",
+    "torch_built_with": "2.14.1",
+}
+
+
+def module_of(folder: Path, monkeypatch, **attributes: object) -> None:
+    """A module sign_ext._C for this Python in a folder of its own."""
+    monkeypatch.setattr(native, "_FOLDER", folder)
+    (folder / native._MODULE).touch()
+    module = types.ModuleType("sign_ext._C")
+    vars(module).update(attributes)
+    monkeypatch.setitem(sys.modules, "sign_ext._C", module)
+
+
+def test_the_record_says_how_the_library_was_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    assert native._facts({**FACTS, "module": native._MODULE}) == Facts(**FACTS)
+    assert native._facts({}) == Facts(False, "", "", "", "")
+
+
+def test_the_module_for_this_python_says_it_where_it_is_of_the_same_build(tmp_path, monkeypatch):
+    module_of(tmp_path, monkeypatch, **{**FACTS, "compiler": "clang 19.1"})
+    built = Facts(**{**FACTS, "compiler": "clang 19.1"})
+    assert native._facts({**FACTS, "module": native._MODULE}) == built
+    assert native._facts({}) == built  # built by hand, without a record
+    for other in (None, "_C.cpython-399-x86_64-linux-gnu.so"):
+        assert native._facts({**FACTS, "module": other}) == Facts(**FACTS)
+
+
+@pytest.mark.skipif(not NATIVE.loaded, reason=f"no operators: {NATIVE.why}")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file")
+def test_the_library_names_no_symbol_of_python():
+    content = (PACKAGE / LIBRARY).read_bytes()
+    assert b"aoti_torch" in content  # names of the stable ABI, which it uses
+    for python in (b"PyInit_", b"PyObject", b"Py_Initialize", b"_Py_", b"libpython"):
+        assert python not in content
 
 
 def test_build_config_says_what_is_here():
@@ -139,6 +211,7 @@ def test_build_config_says_what_is_here():
         assert hasattr(torch.ops.sign_ext, "sign_update_")
         assert config["torch_built_with"].startswith("2.")
         assert config["compiler"]
+        assert Path(config["library"]) == PACKAGE / LIBRARY
     if config["cuda"]:
         assert config["arches"]
         assert config["toolkit"]
@@ -160,8 +233,8 @@ def test_every_operator_has_a_contract_and_a_reference():
         assert callable(run.reference), name
 
 
-@pytest.mark.skipif(not NATIVE.loaded, reason=f"no extension: {NATIVE.why}")
-def test_every_schema_of_the_extension_has_its_operator_and_fake_kernel():
+@pytest.mark.skipif(not NATIVE.loaded, reason=f"no operators: {NATIVE.why}")
+def test_every_schema_of_the_library_has_its_operator_and_fake_kernel():
     names = [name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()]
     schemas = {name.removeprefix("sign_ext::") for name in names if name.startswith("sign_ext::")}
     assert schemas == set(operators())
@@ -188,7 +261,7 @@ SEVERAL = {
 }
 
 
-@pytest.mark.skipif(not NATIVE.loaded, reason=f"no extension: {NATIVE.why}")
+@pytest.mark.skipif(not NATIVE.loaded, reason=f"no operators: {NATIVE.why}")
 def test_every_schema_takes_the_parameters_of_its_operator_in_their_order():
     for name, run in operators().items():
         schema = getattr(torch.ops.sign_ext, name).default._schema

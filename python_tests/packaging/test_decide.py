@@ -11,6 +11,7 @@ from build_tools.decide import (
     Missing,
     Toolkit,
     Torch,
+    builds_module,
     decide,
     default_arches,
     is_too_old,
@@ -63,6 +64,15 @@ def test_an_impossible_build_raises_one_sentence(requested, torch, toolkit, comp
         decide(requested, torch, toolkit, compiler)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_module_for_one_python_is_optional():
+    headers = Missing("Python.h is not in /usr/include")
+    assert builds_module("auto", None)
+    assert not builds_module("auto", headers)
+    assert not builds_module("none", None)
+    with pytest.raises(BuildError, match="SIGN_EXT_MODULE='cpu' is not one of auto, none"):
+        builds_module("cpu", None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from pathlib import Path
@@ -77,14 +78,25 @@ def test_an_unusable_compiler_counts_as_missing(tmp_path, monkeypatch, body, mes
 
 
 def test_missing_python_headers_are_reported(tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", str(script(tmp_path / "c++", "exit 0")))
-    get_path = sysconfig.get_path
-    monkeypatch.setattr(
-        sysconfig, "get_path", lambda name: str(tmp_path) if name == "include" else get_path(name)
+    assert environment.find_python_headers() is None or not os.path.exists(
+        os.path.join(sysconfig.get_path("include"), "Python.h")
     )
-    found = environment.find_compiler()
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    found = environment.find_python_headers()
     assert isinstance(found, Missing)
-    assert "Python.h" in found.why
+    assert f"Python.h is not in {tmp_path}" in found.why
+    (tmp_path / "Python.h").touch()
+    assert environment.find_python_headers() is None
+
+
+@pytest.mark.parametrize(
+    ("printed", "version"),
+    [('g++ "12.2.0"', "g++ 12.2.0"), ('clang "19.1.7 (a build)"', "clang 19.1.7 (a build)")],
+    ids=["gcc", "clang"],
+)
+def test_the_compilers_version_is_what_its_macros_say(tmp_path, monkeypatch, printed, version):
+    monkeypatch.setenv("CXX", str(script(tmp_path / "c++", f"cat > /dev/null; echo '{printed}'")))
+    assert environment.compiler_version() == version
 
 
 def install_fake_torch(folder: Path, version: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -137,7 +138,10 @@ def test_isolated_build_uses_the_torch_of_the_environment_it_installs_into(
     if where.is_dir():  # else torch is in a base environment
         assert f"building against torch {torch.__version__} in {where}" in result.stdout
     assert "the CPU operators are built" in summary_of(result.stdout)
+    assert re.search(r"sign_ext-[\d.]+-py3-none-\w+\.whl", result.stdout)
+    assert list(target.glob("sign_ext/_C*")), "the module for this Python"
     config, route = probe(target)
+    assert Path(config["library"]).parent == target / "sign_ext"
     assert config["native"] is True
     assert config["cuda"] is False
     assert route == "native-cpu"

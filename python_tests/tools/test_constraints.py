@@ -13,7 +13,7 @@ from refresh_constraints import check_pins
 from requirements import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = ("core", "build", "experiments", "huggingface", "test", "bench", "lint", "docs")
+GROUPS = ("core", "build", "experiments", "huggingface", "test", "bench", "wheels", "lint", "docs")
 
 
 def pins() -> list[Requirement]:

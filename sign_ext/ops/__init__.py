@@ -1,6 +1,6 @@
 """The native operators, a module each: contract, reference in plain torch, native kernel.
 
-They may import torch only. `native` loads the extension that csrc is built into. Importing this
+They may import torch only. `native` loads the library that csrc is built into. Importing this
 package registers the operators as `torch.ops.sign_ext`; `import sign_ext` alone does not.
 """
 

@@ -1,4 +1,4 @@
-"""The native extension `sign_ext._C`: loading it, what it was built with, and calling it.
+"""The library of native operators: loading it, what it was built with, and calling it.
 
 Every operator is a function decorated with `operator`. Its docstring is the contract, its body the
 reference in plain torch, its parameters those of the native kernel's schema.
@@ -11,10 +11,11 @@ import importlib
 import inspect
 import json
 import re
+import sys
+import sysconfig
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ParamSpec, Protocol, get_origin, get_type_hints, overload
@@ -22,7 +23,10 @@ from typing import Any, ParamSpec, Protocol, get_origin, get_type_hints, overloa
 import torch
 from torch import Tensor
 
-_RECORD = Path(__file__).resolve().parent.parent / "_build_info.json"  # written by the build
+_FOLDER = Path(__file__).resolve().parent.parent
+_RECORD = _FOLDER / "_build_info.json"  # written by the build
+_LIBRARY = "sign_ext_ops.dll" if sys.platform == "win32" else "libsign_ext_ops.so"
+_MODULE = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"  # as it is called for this Python
 _OLDEST_TORCH = (2, 11)
 _REINSTALL = "run pip install --force-reinstall --no-deps . in the source folder of sign_ext"
 _DTYPES = (torch.float32, torch.bfloat16)  # of the native operators' activations and cotangents
@@ -31,49 +35,65 @@ P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
-class Native:
-    """The extension as it was loaded, or why it was not."""
+class Facts:
+    """How the library of native operators was built."""
 
-    module: Any  # sign_ext._C, or None
+    cuda: bool  # whether it has CUDA operators
+    arches: str  # "9.0;12.0+PTX", as in TORCH_CUDA_ARCH_LIST; "" without CUDA
+    toolkit: str  # nvcc's version; "" without CUDA
+    compiler: str
+    torch_built_with: str
+
+
+@dataclass(frozen=True)
+class Native:
+    """The native operators as they were loaded, or why they were not."""
+
+    facts: Facts | None  # of the library that is loaded, or None
     why: str  # why it was built, or why it is not loaded
 
     @property
     def loaded(self) -> bool:
         """Whether the native operators are registered."""
-        return self.module is not None
+        return self.facts is not None
 
     @property
     def cuda(self) -> bool:
         """Whether they include CUDA operators."""
-        return self.module is not None and bool(self.module.cuda)
+        return self.facts is not None and bool(self.facts.cuda)
 
 
 def _load() -> Native:
-    """Load the extension, or find out why there is none.
+    """Load the library of native operators, or find out why there is none.
 
-    A deliberate pure-Python install is not reported. An extension that should be here but cannot
-    be used gives one warning with its cause and fix; everything then runs on plain torch.
+    The library has no Python in it and registers the operators through torch's stable ABI, so one
+    build serves every Python, and every torch from the oldest supported on.
+
+    A deliberate pure-Python install is not reported. A library that should be here but cannot be
+    used gives one warning with its cause and fix; everything then runs on plain torch.
     """
     record = _read_record()
     built_why = str(record.get("why", "built by hand, without a record of why"))
     if record.get("native") is False:
         return Native(None, f"pure Python was installed: {built_why}")
-    expected = bool(record)
     version = re.match(r"(\d+)\.(\d+)", torch.__version__)
     if version and (int(version[1]), int(version[2])) < _OLDEST_TORCH:
         return _give_up(
             f"torch {torch.__version__} is older than 2.11", "run pip install -U 'torch>=2.11'"
         )
-    # Only look next to this package: an editable install elsewhere would offer its own extension.
-    if PathFinder.find_spec("sign_ext._C", [str(_RECORD.parent)]) is None:
-        if not expected:
+    # Only look inside this package: an editable install elsewhere has its own.
+    library = _FOLDER / _LIBRARY
+    if not library.exists():
+        if not record:
             return Native(None, "not built: this is a source tree, run pip install -e . in it")
-        return _give_up("the extension sign_ext._C that was built is missing", _REINSTALL)
+        return _give_up(f"the library {_LIBRARY} that was built is missing", _REINSTALL)
+    if obstacle := _cuda_obstacle(record):
+        return _give_up(*obstacle)
     try:
-        module = importlib.import_module("sign_ext._C")
+        torch.ops.load_library(library)
     except Exception as error:  # whatever a broken library raises on loading, sign_ext still works
-        return _give_up(f"the extension sign_ext._C cannot be loaded ({error})", _REINSTALL)
-    return Native(module, built_why)
+        return _give_up(f"the library {_LIBRARY} cannot be loaded ({error})", _REINSTALL)
+    return Native(_facts(record), built_why)
 
 
 def _read_record() -> dict[str, Any]:
@@ -82,6 +102,41 @@ def _read_record() -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _cuda_obstacle(record: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Why a library with CUDA operators cannot be loaded with this torch, and the fix; or None."""
+    if not record.get("cuda"):
+        return None
+    major = str(record.get("toolkit", "")).partition(".")[0]
+    ours = (torch.version.cuda or "").partition(".")[0]
+    if ours == major:
+        return None
+    here = f"is a CUDA {torch.version.cuda} build" if torch.version.cuda else "has no CUDA"
+    return (
+        f"its operators were built for CUDA {major}, and torch {torch.__version__} {here}",
+        f"install sign_ext without CUDA operators, or a torch for CUDA {major}",
+    )
+
+
+def _facts(record: Mapping[str, Any]) -> Facts:
+    """How the library was built: as compiled into sign_ext._C if it fits this Python, or recorded.
+
+    A module that the record does not name belongs to another build.
+    """
+    source: Any = record
+    if record.get("module", _MODULE) == _MODULE and (_FOLDER / _MODULE).exists():
+        try:
+            source = vars(importlib.import_module("sign_ext._C"))
+        except Exception:  # whatever a broken module raises, the record says the same
+            source = record
+    return Facts(
+        cuda=bool(source.get("cuda")),
+        arches=str(source.get("arches") or ""),
+        toolkit=str(source.get("toolkit") or ""),
+        compiler=str(source.get("compiler") or ""),
+        torch_built_with=str(source.get("torch_built_with") or ""),
+    )
 
 
 def _give_up(cause: str, fix: str) -> Native:
@@ -100,25 +155,27 @@ def build_config() -> dict[str, Any]:
     """Say what was built, with what, and why.
 
     Returns:
-        A dict with `native` (bool: the extension is loaded), `cuda` (bool: it has CUDA operators),
+        A dict with `native` (bool: the operators are loaded), `cuda` (bool: with those for CUDA),
         `arches` (list of str, as in TORCH_CUDA_ARCH_LIST), `torch` (the version that runs),
-        `torch_built_with`, `compiler` and `toolkit` (nvcc's version) of the build, each None where
-        there is none, and `why` (str).
+        `torch_built_with`, `compiler` and `toolkit` (nvcc's version) of the build, `library` (str:
+        the file that holds the operators), each None where there is none, and `why` (str).
 
     Example:
         >>> from sign_ext import build_config
-        >>> sorted(build_config())
-        ['arches', 'compiler', 'cuda', 'native', 'toolkit', 'torch', 'torch_built_with', 'why']
+        >>> sorted(build_config())  # doctest: +NORMALIZE_WHITESPACE
+        ['arches', 'compiler', 'cuda', 'library', 'native', 'toolkit', 'torch', 'torch_built_with',
+         'why']
     """
-    module = NATIVE.module
+    facts = NATIVE.facts
     return {
         "native": NATIVE.loaded,
         "cuda": NATIVE.cuda,
-        "arches": module.arches.split(";") if module and module.arches else [],
+        "arches": facts.arches.split(";") if facts and facts.arches else [],
         "torch": str(torch.__version__),
-        "torch_built_with": module.torch_built_with if module else None,
-        "compiler": module.compiler if module else None,
-        "toolkit": (module.toolkit or None) if module else None,
+        "torch_built_with": (facts.torch_built_with or None) if facts else None,
+        "compiler": (facts.compiler or None) if facts else None,
+        "toolkit": (facts.toolkit or None) if facts else None,
+        "library": str(_FOLDER / _LIBRARY) if facts else None,
         "why": NATIVE.why,
     }
 
@@ -243,7 +300,7 @@ def operator(
     run.__defaults__, run.__kwdefaults__ = reference.__defaults__, reference.__kwdefaults__
 
     def register_fake(kernel: Callable[..., None]) -> Callable[..., None]:
-        if NATIVE.loaded:  # the schema is the extension's
+        if NATIVE.loaded:  # the schema is the library's
             torch.library.register_fake(f"sign_ext::{name}", kernel)
         return kernel
 

@@ -1,5 +1,6 @@
-// sign_ext._C. Importing it registers the operators, each in its own file in this folder. Its
-// attributes say how it was built, for sign_ext.build_config().
+// sign_ext._C, the only part that needs Python: its attributes say how the operators' library was
+// compiled, for sign_ext.build_config(). pybind11 has no stable ABI, so a build of this module fits
+// one Python only; where it does not fit, the record that the build writes says the same.
 
 #include <pybind11/pybind11.h>
 #include <torch/headeronly/version.h>
@@ -23,7 +24,7 @@ std::string compiler() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "Native operators of sign_ext; importing registers torch.ops.sign_ext.*";
+  module.doc() = "How the native operators of sign_ext were compiled";
 #ifdef SIGN_EXT_WITH_CUDA
   module.attr("cuda") = true;
   module.attr("arches") = SIGN_EXT_ARCHES;    // "9.0;12.0+PTX"
