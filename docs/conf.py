@@ -6,7 +6,9 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
+from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
 from sphinx.util.matching import patfilter
 
@@ -103,6 +105,13 @@ def _plain_symbols(
         lines[number] = line
 
 
+def _skip_aliases(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out the fields of named tuples, which their classes document already."""
+    return True if (obj.__doc__ or "").startswith("Alias for field number") else None
+
+
 def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None:
     """Leave out the toctree entries of pages that a checkout lacks: Sphinx warns of them."""
     if page == "index":
@@ -114,8 +123,54 @@ def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None
         )
 
 
+TELEPHONE = 55  # characters in a line of a table that is 400 pixels wide
+BETWEEN = 2  # of these, what a column's padding takes
+
+
+def _label_cells(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Mark tables that are too wide for a telephone, and give each cell its column's name.
+
+    There, site.css makes a block of each of their rows, in which a line is a name and a value.
+    """
+
+    def labelled(table: re.Match[str]) -> str:
+        soup = BeautifulSoup(table[0], "html.parser")
+        names = [each.get_text(" ", strip=True) for each in soup.select("thead th")]
+        rows = [row.find_all("td", recursive=False) for row in soup.select("tbody tr")]
+        rows = [cells for cells in rows if len(cells) == len(names)]
+        if not _too_wide([names, *([c.get_text(" ", strip=True) for c in row] for row in rows)]):
+            return table[0]
+        soup.table["class"] = [*soup.table["class"], "too-wide"]
+        for cells in rows:
+            for name, cell in zip(names, cells, strict=True):
+                cell["data-label"] = name
+                inner = soup.new_tag("div")
+                inner.extend(cell.contents[:])
+                cell.append(inner)
+                if not inner.get_text(strip=True):
+                    cell["class"] = [*cell.get("class", []), "empty"]
+        return str(soup)
+
+    pattern = r'<table class="[^"]*docutils.*?</table>'
+    context["body"] = re.sub(pattern, labelled, context.get("body") or "", flags=re.DOTALL)
+
+
+def _too_wide(rows: list[list[str]]) -> bool:
+    """Whether rows of text do not fit a telephone, also if they are broken between words."""
+    columns = list(zip(*rows, strict=True))
+    words = [
+        max(len(word) for text in column for word in [*text.split(), ""]) for column in columns
+    ]
+    long = any(len(text) > 60 for column in columns for text in column)
+    return sum(words) + BETWEEN * len(columns) > TELEPHONE or (long and len(columns) > 3)
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is defined here to Sphinx."""
     app.connect("source-read", _drop_globs_without_pages)
+    app.connect("html-page-context", _label_cells)
     app.connect("autodoc-process-docstring", _keep_colons, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _plain_symbols)
+    app.connect("autodoc-skip-member", _skip_aliases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import warnings
@@ -13,6 +14,7 @@ from torch import nn
 
 from sign_ext import Calibration, PixelRangeWarning, SignTransform, iterative_sign
 from sign_ext.calibrate import calibrate
+from sign_ext.errors import DivergenceError, NegligibleDeltaWarning
 from sign_ext.formatting import duration
 from sign_ext.pixel_range import range_of_other_units
 from sign_ext.pushforward import pullback_of_ones
@@ -99,6 +101,7 @@ def test_errors(images):
     sign = SignTransform(tiny_cnn())
     for options, message in (
         ({"step_sizes": [0.0]}, "step_sizes must be positive"),
+        ({"step_sizes": "five"}, "step_sizes='five'; accepted: numbers, None or 'grid'"),
         ({"target_share": -1}, "target_share"),
         ({"pixel_range": 0}, "pixel_range"),
         ({"labels": torch.zeros(3)}, "labels must be"),
@@ -118,8 +121,63 @@ def test_progress(images):
     SignTransform(tiny_cnn()).calibrate(
         images, steps=2, progress=lambda done, total: calls.append((done, total))
     )
-    assert calls[-1] == (6, 6)
-    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    work = 6 * 2 * 4  # images, steps, and the step sizes that will probably be tried
+    assert {total for _, total in calls} == {work}
+    done = [each for each, _ in calls]
+    assert done == sorted(done)
+    assert done[-1] == work
+    assert 0 < done[0] < 6 * 2 * 2  # inside of the first step size
+
+
+def test_the_table_has_no_near_duplicates_and_costs_five_runs_at_most(torch_rng, monkeypatch):
+    model = basic_cnn(16, 16, 8)
+    images = torch.rand(4, 3, 16, 16, generator=torch_rng) * 255
+    calls = []
+    own = SignTransform.transform
+
+    def counted(self, *args, **options):
+        calls.append(self.settings.step_size)
+        return own(self, *args, **options)
+
+    monkeypatch.setattr(SignTransform, "transform", counted)
+    table = SignTransform(model).calibrate(images, steps=20)
+    steps = [row.step_size for row in table.rows]
+    assert 3 <= len(calls) <= 5
+    assert steps[0] == 0
+    assert all(b / a >= 1.5 for a, b in itertools.pairwise(steps[1:]))
+    place = steps.index(table.proposed)
+    assert steps[place - 1] == pytest.approx(table.proposed / 3, rel=0.5)
+    assert steps[place + 1] == pytest.approx(table.proposed * 3, rel=0.5)
+    rms = {row.step_size: row.rms for row in table.rows}
+    assert rms[table.proposed] == pytest.approx(0.02 * 255, rel=0.1)
+    # The grid of five finds the same one, for more.
+    few, calls[:] = len(calls), []
+    grid = SignTransform(model).calibrate(images, steps=20, step_sizes="grid")
+    assert len(calls) > few
+    assert grid.proposed == pytest.approx(table.proposed, rel=0.25)
+    # Nothing but the proposal.
+    calls.clear()
+    alone = SignTransform(model).calibrate(images, steps=20, step_sizes=())
+    assert alone.proposed == table.proposed
+    assert len(calls) <= 3
+    assert {row.step_size for row in alone.rows} <= {0.0, *calls}
+
+
+def test_a_first_step_size_that_diverges_is_lowered():
+    """With steps that overflow above 1: the step that a constant δ asks for is 510 / K = 5.1."""
+    images = torch.full((2, 3, 4, 4), 100.0)
+
+    def moved(step_size: float, steps: int, progress: object) -> torch.Tensor:
+        if step_size > 1:
+            raise DivergenceError("too far", 1)
+        return images + step_size * 6.0
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2, bias=False), nn.Linear(2, 2))
+    nn.init.constant_(model[1].weight, 0.5)  # δ = 1 everywhere
+    table = calibrate(moved, images, model=model, settings=Settings(steps=1), steps=1)
+    rows = {row.step_size: row for row in table.rows}
+    assert rows[5.1].diverged
+    assert table.proposed == pytest.approx(5.1 / 6, rel=0.06)
 
 
 # ---------------------------------------------------------------- units and time
@@ -174,7 +232,7 @@ def test_the_forecast_counts_calls_and_steps(images, monkeypatch):
     """With a clock that a call moves by 5 seconds and a step by 2."""
     now, lines, spent = [0.0], [], []
 
-    def moved(step_size: float, steps: int) -> torch.Tensor:
+    def moved(step_size: float, steps: int, progress: object) -> torch.Tensor:
         now[0] += 5 + 2 * steps
         spent.append(steps)
         return images + step_size * steps * 1e-3
@@ -226,3 +284,21 @@ def test_a_constant_sum_has_no_step_size(step_sizes, torch_rng):
     with pytest.raises(ValueError, match=r"LayerNorm, so there is no step size.*layer=NAME"):
         SignTransform(model).calibrate(images, steps=2, step_sizes=step_sizes)
     assert SignTransform(model, layer="first").calibrate(images, steps=2).proposed > 0
+
+
+def test_a_nearly_constant_sum_is_told_once(torch_rng):
+    """After some training the LayerNorm's weights differ a little, and δ is what differs."""
+    model = Normed().eval()
+    noise = torch.randn(4 * 9, generator=torch_rng)
+    model.norm.weight.data += 0.01 * noise
+    images = torch.rand(4, 3, 8, 8, generator=torch_rng) * 255
+    with pytest.warns(NegligibleDeltaWarning, match=r"nearly constant.*layer=NAME") as told:
+        table = SignTransform(model).calibrate(images, steps=2)
+    assert len(told) == 1
+    assert table.proposed > 0
+    with pytest.warns(NegligibleDeltaWarning, match="nearly constant") as told:
+        iterative_sign(model, images, 2, step_size=table.proposed)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SignTransform(model, layer="first").calibrate(images, steps=2)

@@ -9,7 +9,7 @@ import torchvision
 from networks import tiny_cnn
 from torch import nn
 
-from sign_ext import SourceLayerError, iterative_sign
+from sign_ext import SourceLayerError, iterative_sign, jacobian
 from sign_ext.source_layer import Phi, check_source, find_source_layer, guess_source_layer
 
 
@@ -173,3 +173,58 @@ def test_a_constant_sum_is_noticed_and_a_dead_image_is_not():
     dead = nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.ReLU(), nn.Linear(9, 2))
     nn.init.constant_(dead[1].bias, -1e3)
     assert check_source(dead, find_source_layer(dead, x), x)
+
+
+class Complement(nn.Module):
+    """Two features that add up to 1."""
+
+    def forward(self, x):
+        share = x.mean(1, keepdim=True).sigmoid()
+        return torch.cat([share, 1 - share], 1)
+
+
+class Scaled(nn.LayerNorm):
+    """A LayerNorm whose weights differ by about `spread`, as early in training."""
+
+    def __init__(self, width, spread, generator):
+        super().__init__(width)
+        noise = torch.randn(width, generator=generator)
+        self.weight.data += spread * noise
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_a_constant_sum_of_two_outputs_is_noticed(seed):
+    """Of two outputs, random signs are equal half of the time."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, 3, 4, 4, generator=generator)
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 9), Complement(), nn.Linear(2, 3))
+    variation = check_source(model, source := find_source_layer(model, x), x)
+    assert not variation
+    assert "constant but for rounding" in variation.doubt(source)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0])
+def test_what_a_layer_norm_leaves_of_the_sum(dtype, spread, torch_rng):
+    """Its weights' deviation is the share of the sum that varies, against Σ J² in float64."""
+    width = 64
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(48, 96), nn.Tanh(), nn.Linear(96, width),
+        Scaled(width, spread, torch_rng), nn.Linear(width, 5),
+    )  # fmt: skip
+    x = torch.rand(1, 3, 4, 4, generator=torch_rng)
+    rows = jacobian(model.double(), x.double()).flatten(2)[0]
+    share = float(rows.sum(0).norm() / rows.norm())
+    model, x = model.to(dtype), x.to(dtype)
+    variation = check_source(model, source := find_source_layer(model, x), x)
+    doubt = variation.doubt(source)
+    assert bool(doubt) == (spread < 1)
+    if spread and dtype.itemsize >= 4:
+        assert variation.ratio == pytest.approx(share, rel=0.4)  # of one set of signs
+        assert share == pytest.approx(spread / (1 + spread**2) ** 0.5, rel=0.4)
+        assert variation
+    if spread == 0.01:
+        assert "layer=NAME (--layer NAME)" in doubt
+    if not spread and dtype.itemsize >= 4:
+        assert not variation

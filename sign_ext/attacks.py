@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from sign_ext.checks import check_images
 from sign_ext.engine.fused.tuning_plan import TuningPlan
 from sign_ext.engine.objective import check_labels, values_of
+from sign_ext.eval_state import unwrap
 from sign_ext.iterate import InputIteration
 from sign_ext.model_inputs import ModelInputs
 from sign_ext.noise import draw_each, indices_of, seed_from
+from sign_ext.pixel_range import warn_once
 from sign_ext.progress import Progress
 from sign_ext.settings import NORMS, Objective, StepRule
 
+LEAST_USUAL = 0.5  # grey levels; a smaller ε is one of images in 0–1
 _UPDATES = {"linf": "sign", "l2": "l2"}  # the steepest step of each norm
 
 
@@ -102,6 +105,9 @@ def pgd(
     Returns:
         Adversarial images, shaped as images, float32 (float64 for a float64 network): within ε of
         the images up to their last bits, and within the clamp.
+
+    Warns:
+        PixelRangeWarning: epsilon is below 0.5, as for images of 0–1, and the images go beyond 1.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -329,6 +335,16 @@ class Attack:
         return start if clamp is None else start.clamp_(*clamp)
 
     def _check_epsilon(self, images: Tensor) -> None:
+        if self._epsilon < LEAST_USUAL and len(images):
+            lowest, highest = (float(each) for each in images.detach().aminmax())
+            if lowest >= 0 and highest > 1:  # standardised images go below 0
+                warn_once(
+                    unwrap(self.iteration.model),
+                    "epsilon",
+                    f"epsilon={self._epsilon:.3g} is less than one grey level, and these images "
+                    f"go up to {highest:.3g}: epsilon and step_size are in the images' units, so "
+                    "what papers call 8/255, or 0.031, is epsilon=8 (--epsilon 8)",
+                )
         clamp = self.iteration.settings.clamp
         if clamp is None or clamp[0] is None or clamp[1] is None:
             return

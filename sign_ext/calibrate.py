@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from sign_ext.change import describe_change
 from sign_ext.checks import check_images, explaining_layout
 from sign_ext.engine.batch import DEFAULT_BATCH
-from sign_ext.errors import DivergenceError
+from sign_ext.errors import DivergenceError, NegligibleDeltaWarning, level_of_the_caller
 from sign_ext.eval_state import computing, unwrap
 from sign_ext.formatting import counted, duration
 from sign_ext.model_inputs import ModelInputs
@@ -31,11 +32,14 @@ from sign_ext.pixel_range import (
     was_told,
 )
 from sign_ext.progress import Progress, reporting
-from sign_ext.pushforward import constant_sum, pullback_of_ones
+from sign_ext.pushforward import pullback_of_ones, variation_of_sum
 from sign_ext.settings import Settings
 
 GRID = (0.1, 0.3, 1.0, 3.0, 10.0)  # factors of the step that a constant δ would ask for
+BESIDE = (1 / 3, 3.0)  # factors of the proposal that a table shows beside it
+ALIKE = 1.5  # rows whose step sizes differ by less say the same
 CLOSE = 0.1  # relative distance from the target within which a proposal is taken
+FALLS = 3  # how often a first step size that diverges is divided by 10
 TIMED_STEPS = 3  # of which the forecast takes the time of all but the first
 TIMED_FROM = 10  # K from which a forecast takes less time than it tells of
 
@@ -117,14 +121,14 @@ class Calibration:
 
 
 def calibrate(
-    transform: Callable[[float, int], Tensor],
+    transform: Callable[[float, int, Progress], Tensor],
     images: Tensor,
     labels: Tensor | None = None,
     *,
     model: nn.Module,
     settings: Settings,
     steps: int | None = None,
-    step_sizes: Sequence[float] | None = None,
+    step_sizes: Sequence[float] | Literal["grid"] | None = None,
     target_share: float = 0.02,
     pixel_range: float = 255.0,
     model_kwargs: Mapping[str, Any] | None = None,
@@ -136,28 +140,35 @@ def calibrate(
     Labels only fill a column: the proposal never looks at them, so it may use any images.
 
     Args:
-        transform: from a step size and K to p*_K of `images`.
+        transform: from a step size, K and a function of (image-steps done, total), or False, to
+            p*_K of `images`.
         images: (N, C, H, W) floating, in the network's units, on its device; dozens are enough.
         labels: (N,) integer classes, or None.
         model: the network.
         settings: the transform's; layer, momentum, precision and batch size are used.
         steps: K at which to measure, and for which the proposal holds; None takes the settings'.
-        step_sizes: the grid, positive; None takes five around the step that a constant δ asks for.
+        step_sizes: what to measure beside the proposal, positive. None takes a third of it and
+            three times as much, and () nothing. "grid" takes five around the step that a constant
+            δ asks for, between which the proposal is interpolated.
         target_share: the rms change to propose a step for, as a share of `pixel_range`.
         pixel_range: what the images span; a PixelRangeWarning says so if they clearly do not, with
             the step size that their own range would have given.
         model_kwargs: what else the network takes, as for `SignTransform.transform`.
-        progress: True draws a bar; a function is called with (step sizes done, total).
+        progress: True draws a bar; a function is called with (image-steps done, total). The total
+            is that of the step sizes that will probably be tried.
         say: called with a forecast of the time that this will take, before it is spent.
 
     Returns:
         The table and the proposal.
 
+    Warns:
+        NegligibleDeltaWarning: the sum over Φ is nearly constant.
+
     Raises:
         ValueError: nothing to measure (no images, δ zero everywhere, or nothing but rounding since
             the sum over Φ is constant), labels of another length
             or beyond the network's outputs, or a step size, target or range that is not positive.
-        DivergenceError: every step size of the grid diverges.
+        DivergenceError: every step size that is tried diverges.
         TypeError, SourceLayerError, BackendError: as `SignTransform.transform`.
 
     Example:
@@ -171,7 +182,8 @@ def calibrate(
         >>> abs(rms[table.proposed] / (0.02 * 255) - 1) < 0.1
         True
     """
-    _check_arguments(images, labels, target_share, pixel_range, step_sizes or ())
+    asked = step_sizes or ()
+    _check_arguments(images, labels, target_share, pixel_range, asked)
     steps = settings.steps if steps is None else steps
     target = target_share * pixel_range
     inputs = ModelInputs.of(model_kwargs, len(images))
@@ -194,32 +206,50 @@ def calibrate(
             pixel_range,
             lambda span: grid(target_share * span / steps)[GRID.index(1.0)],
         )
-    if step_sizes is None:
+    beside = BESIDE if step_sizes is None else ()
+    if asked and asked != "grid":
+        sizes = [float(size) for size in asked]
+    else:
         with explaining_layout(images):
-            step_sizes = grid(target / steps)
-    rows: list[CalibrationRow] = []
+            sizes = grid(target / steps)
+        sizes = sizes if asked else [sizes[GRID.index(1.0)]]
+    tries = len(sizes) + 1 + len(beside)  # the proposal is measured too
     if say is not None:
-        say(_forecast(transform, images, steps, [float(size) for size in step_sizes]))
+        say(_forecast(transform, images, steps, min(sizes), tries))
+    rows = [_row(0.0, images, images, labels, model, inputs, settings)]
+    work = len(images) * steps  # of one step size
+    tried = 0
 
-    def measure(step_size: float) -> CalibrationRow:
-        moved = images
-        if step_size:
+    with reporting(progress, tries * work, "calibrating") as report:
+
+        def measure(step_size: float) -> CalibrationRow:
+            nonlocal tried
+            before, tried = tried * work, tried + 1
+
+            def within(done: int, _: int) -> None:
+                assert report is not None
+                report(min(before + done, tries * work))
+
             try:
-                moved = transform(step_size, steps)
+                moved = transform(step_size, steps, False if report is None else within)
+                row = _row(step_size, images, moved, labels, model, inputs, settings)
             except DivergenceError:
-                rows.append(_diverged(step_size))
-                return rows[-1]
-        rows.append(_row(step_size, images, moved, labels, model, inputs, settings))
-        return rows[-1]
+                row = _diverged(step_size)
+            rows.append(row)
+            return row
 
-    with reporting(progress, len(step_sizes) + 1, "calibrating") as report:
-        for done, step_size in enumerate([0.0, *step_sizes]):
-            measure(float(step_size))
-            if report is not None:
-                report(done)
-        proposed = _propose(rows, target, measure)
+        if asked:
+            for size in sizes:
+                measure(size)
+            proposed = _propose(rows, target, measure)
+        else:
+            proposed = _search(sizes[0], rows, target, measure)
+            rows = _without_duplicates(rows, proposed)
+            for size in (_round(factor * proposed) for factor in beside):
+                if not any(_alike(size, row.step_size) for row in rows):
+                    measure(size)
         if report is not None:
-            report(len(step_sizes) + 1)
+            report(tries * work)
     rows.sort(key=lambda row: row.step_size)
     return Calibration(tuple(rows), proposed, steps, target_share, pixel_range, len(images))
 
@@ -260,17 +290,20 @@ def _warn_of_units(
 
 
 def _forecast(
-    transform: Callable[[float, int], Tensor], images: Tensor, steps: int, sizes: Sequence[float]
+    transform: Callable[[float, int, Progress], Tensor],
+    images: Tensor,
+    steps: int,
+    smallest: float,
+    tries: int,
 ) -> str:
-    """How long a calibration will take, from a few steps of the smallest step size."""
-    tried = len(sizes) + 1  # the proposal is measured too
-    what = f"{len(images)} images, K = {steps}, {tried} step sizes"
+    """How long a calibration of `tries` step sizes will take, from a few steps of the smallest."""
+    what = f"{len(images)} images, K = {steps}, {tries} step sizes"
     if steps < TIMED_FROM:
         return f"{what} on {images.device}"
 
     def seconds(some: int) -> float:
         began = time.perf_counter()
-        transform(min(sizes), some)
+        transform(smallest, some, False)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
         return time.perf_counter() - began
@@ -281,7 +314,7 @@ def _forecast(
     except DivergenceError:
         return f"{what} on {images.device}"
     step = max(several - one, 0.0) / (TIMED_STEPS - 1)
-    expected = tried * (one + (steps - 1) * step)
+    expected = tries * (one + (steps - 1) * step)
     return f"{what}: about {duration(expected)} on {images.device}"
 
 
@@ -290,7 +323,7 @@ def _check_arguments(
     labels: Tensor | None,
     target_share: float,
     pixel_range: float,
-    step_sizes: Sequence[float],
+    step_sizes: Sequence[float] | str,
 ) -> None:
     check_images(images)
     if not len(images):
@@ -298,7 +331,11 @@ def _check_arguments(
     if labels is not None and labels.shape != images.shape[:1]:
         raise ValueError(f"labels must be ({len(images)},), got {tuple(labels.shape)}")
     positive = [("target_share", target_share), ("pixel_range", pixel_range)]
-    positive += [("step_sizes", value) for value in step_sizes]
+    if isinstance(step_sizes, str):
+        if step_sizes != "grid":
+            raise ValueError(f"step_sizes={step_sizes!r}; accepted: numbers, None or 'grid'")
+    else:
+        positive += [("step_sizes", value) for value in step_sizes]
     for name, value in positive:
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be positive and finite, got {value}")
@@ -309,14 +346,16 @@ def _require_varying(
 ) -> None:
     """Raise ValueError where δ is what rounding leaves: its size says nothing of a step size."""
     with explaining_layout(images):
-        where = constant_sum(
+        varies, source = variation_of_sum(
             model, images, layer=settings.layer, model_kwargs=inputs.given(slice(0, 1))
         )
-    if where:
+    if not varies:
         raise ValueError(
-            f"the sum over {where} is constant but for rounding, as after a LayerNorm, so there "
-            "is no step size to propose: pass layer=NAME of an earlier layer"
+            f"the sum over {source} is constant but for rounding, as after a LayerNorm, so there "
+            "is no step size to propose: pass layer=NAME (--layer NAME) of an earlier layer"
         )
+    if doubt := varies.doubt(source):
+        warnings.warn(doubt, NegligibleDeltaWarning, stacklevel=level_of_the_caller())
 
 
 def _batches(images: Tensor, settings: Settings) -> list[slice]:
@@ -347,6 +386,40 @@ def _grid(
     return [_round(factor * rms / scale * (1 - settings.momentum)) for factor in GRID]
 
 
+def _search(
+    first: float,
+    rows: Sequence[CalibrationRow],
+    target: float,
+    measure: Callable[[float], CalibrationRow],
+) -> float:
+    """The step size whose rms is `target`, looked for from the one that a constant δ asks for.
+
+    Args:
+        first: step size to begin with.
+        rows: as for `_propose`.
+        target: rms change, in the images' units.
+        measure: as for `_propose`.
+    """
+    row = measure(first)
+    for _ in range(FALLS):
+        if not row.diverged:
+            break
+        row = measure(_round(row.step_size / 10))
+    if not row.diverged and abs(row.rms / target - 1) <= CLOSE:
+        return row.step_size
+    return _propose(rows, target, measure)
+
+
+def _without_duplicates(rows: Sequence[CalibrationRow], proposed: float) -> list[CalibrationRow]:
+    """Leave out what was tried on the way to a proposal and is almost the same."""
+    return [row for row in rows if row.step_size == proposed or not _alike(row.step_size, proposed)]
+
+
+def _alike(one: float, other: float) -> bool:
+    """Whether two step sizes are so close that a table needs only one of them."""
+    return min(one, other) > 0 and max(one, other) < ALIKE * min(one, other)
+
+
 def _propose(
     rows: Sequence[CalibrationRow], target: float, measure: Callable[[float], CalibrationRow]
 ) -> float:
@@ -375,7 +448,7 @@ def _interpolate(rows: Sequence[CalibrationRow], target: float) -> float:
     """The step size whose rms is `target`, on a straight line between logarithms."""
     known = sorted((r.step_size, r.rms) for r in rows if not r.diverged and r.rms > 0)
     if not known:
-        raise DivergenceError("every step size of the grid diverges: pass smaller step_sizes", 1)
+        raise DivergenceError("every step size that was tried diverges: pass smaller step_sizes", 1)
     if len(known) == 1:
         step, rms = known[0]
         return step * target / rms

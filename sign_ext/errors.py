@@ -51,7 +51,10 @@ class StoreInUseError(StoreError):
 
 
 class NegligibleDeltaWarning(UserWarning):
-    """δ is so small that the images do not change: usually a source layer with a constant sum."""
+    """δ is so small that images do not change, or little of the sum over Φ varies at all.
+
+    Usually Φ follows a LayerNorm, after which the sum of the features is constant.
+    """
 
 
 class PixelRangeWarning(UserWarning):

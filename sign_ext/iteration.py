@@ -232,8 +232,8 @@ class Iteration:
 
         with computing(self._network, self.settings.precision):
             problem, source, varies = self._problem(images, dtype, inputs, settings, target)
-            if not varies:
-                self._warn(f"{_constant(source)}: pass layer=NAME of an earlier layer")
+            if doubt := varies.doubt(source):
+                self._warn(doubt)
             engines, batches = self._engines_for(inputs)
             size = batches.size(problem, images)
             if not walk(problem, engines, images, size, write, report, target):
@@ -384,7 +384,7 @@ class Iteration:
         if images is None:
             return self._explain_unseen()
         with self._prepared(images, model_kwargs) as (problem, source, varies):
-            notes = [] if varies else [_constant(source)]
+            notes = [doubt] if (doubt := varies.doubt(source)) else []
             engines, batches = self._engines_for(problem.inputs)
             if images.is_cuda:
                 at_once = batches.rule(problem, images)
@@ -409,13 +409,6 @@ class Iteration:
         problem = Problem(self._network, self.settings, dtype)
         with self._one_call:
             return explain(problem, self.engines, None, network=self._network, source_layer=layer)
-
-
-def _constant(source: SourceLayer) -> str:
-    return (
-        f"the sum over {source} is (nearly) constant, as after a LayerNorm, so δ is negligible and "
-        "SIGN changes nothing"
-    )
 
 
 def _negligible(settings: Settings, images: int) -> str:

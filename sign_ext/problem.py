@@ -21,6 +21,7 @@ from sign_ext.settings import Settings
 from sign_ext.source_layer import (
     Phi,
     SourceLayer,
+    SumVariation,
     check_inputs,
     check_source,
     find_with_trail,
@@ -35,12 +36,12 @@ class Found(NamedTuple):
     Attributes:
         problem: what the engines solve.
         source: where Φ is read.
-        varies: whether the sum over Φ varies; if not, SIGN changes nothing.
+        varies: how much the sum over Φ varies; if it does not, SIGN changes nothing.
     """
 
     problem: Problem
     source: SourceLayer
-    varies: bool
+    varies: SumVariation
 
 
 class Problems:
@@ -147,7 +148,7 @@ class Problems:
         problem = Problem(phi, settings, dtype, NO_INPUTS, like, witness)
         if kept.structure.key(problem) != known.structure:
             return None
-        return Found(problem, known.source, known.varies)
+        return Found(problem, known.source, SumVariation())
 
     def _new_problem(
         self,
@@ -171,15 +172,15 @@ class Problems:
                 source, varies, _ = self._source_of_a_batch(images, dtype, error)
             trail = None  # one image alone cannot be asked again
         problem = Problem(Phi(self._network, source, inputs[:1]), settings, dtype, inputs, like)
-        # A sum that is constant may be so with these weights only: asked again in the next call.
-        if trail is not None and varies and not inputs:
-            known = KnownLayer(kept.structure.key(problem), source, varies, trail)
+        # A sum that is (nearly) constant may be so with these weights only: asked again next time.
+        if trail is not None and not varies.doubt(source) and not inputs:
+            known = KnownLayer(kept.structure.key(problem), source, trail)
             kept.sources.put(self._kind(images, dtype), known)
         return Found(problem, source, varies)
 
     def _source(
         self, few: Tensor, dtype: torch.dtype, inputs: ModelInputs = NO_INPUTS
-    ) -> tuple[SourceLayer, bool, tuple[str, ...] | None]:
+    ) -> tuple[SourceLayer, SumVariation, tuple[str, ...] | None]:
         """Where Φ is read, found and checked on a few images; whether its sum varies; its trail.
 
         Further inputs are those of a call, whose first image is given.
@@ -197,7 +198,7 @@ class Problems:
 
     def _source_of_a_batch(
         self, images: Tensor, dtype: torch.dtype, error: Exception
-    ) -> tuple[SourceLayer, bool, tuple[str, ...] | None]:
+    ) -> tuple[SourceLayer, SumVariation, tuple[str, ...] | None]:
         """The same on a whole batch, where one image alone raised `error`.
 
         A network that was exported or traced may take batches of one size only.

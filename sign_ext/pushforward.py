@@ -14,6 +14,8 @@ from sign_ext.eval_state import computing, unwrap
 from sign_ext.model_inputs import ModelInputs, blaming_inputs
 from sign_ext.source_layer import (
     Phi,
+    SourceLayer,
+    SumVariation,
     check_inputs,
     check_source,
     find_source_layer,
@@ -27,8 +29,8 @@ def _phi_at(
     images: Tensor,
     layer: str | None,
     model_kwargs: Mapping[str, Any] | None,
-) -> Iterator[tuple[Phi, Tensor, bool]]:
-    """Φ, a copy of the images in Φ's dtype, whether Φ's sum varies; the network is frozen."""
+) -> Iterator[tuple[Phi, Tensor, SumVariation]]:
+    """Φ, a copy of the images in Φ's dtype, how much Φ's sum varies; the network is frozen."""
     check_model(model)
     check_images(images)
     network = unwrap(model)
@@ -86,14 +88,14 @@ def pushforward(
         return pushed.detach()
 
 
-def constant_sum(
+def variation_of_sum(
     model: nn.Module,
     images: Tensor,
     *,
     layer: str | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
-) -> str:
-    """Where Φ is read if its sum is constant but for rounding, so that δ is rounding; or "".
+) -> tuple[SumVariation, SourceLayer]:
+    """How much the sum over Φ varies, and where Φ is read: δ may be what rounding leaves.
 
     Args:
         model: the network; left exactly as it is.
@@ -108,11 +110,12 @@ def constant_sum(
         >>> import torch
         >>> from torch import nn
         >>> norm = nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 2))
-        >>> constant_sum(norm, torch.rand(1, 3, 2, 2))
-        "the input of '2' (Linear 12 → 2)"
+        >>> variation, source = variation_of_sum(norm, torch.rand(1, 3, 2, 2))
+        >>> bool(variation), str(source)
+        (False, "the input of '2' (Linear 12 → 2)")
     """
     with _phi_at(model, images[:1], layer, model_kwargs) as (phi, _, varies):
-        return "" if varies else str(phi.source)
+        return varies, phi.source
 
 
 def pullback_of_ones(

@@ -7,7 +7,7 @@ Algorithm 1 of the paper, are in `algorithm.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -294,7 +294,7 @@ class SignTransform(InputIteration):
         labels: Tensor | None = None,
         *,
         steps: int | None = None,
-        step_sizes: Sequence[float] | None = None,
+        step_sizes: Sequence[float] | Literal["grid"] | None = None,
         target_share: float = 0.02,
         pixel_range: float = 255.0,
         model_kwargs: Mapping[str, Any] | None = None,
@@ -306,9 +306,12 @@ class SignTransform(InputIteration):
         A proposal holds for one K: `steps`, or None for the transform's own.
         """
 
-        def moved(step_size: float, steps: int) -> Tensor:
+        def moved(step_size: float, steps: int, progress: Progress) -> Tensor:
             trial = self.with_options(steps=steps, snapshots=None, step_size=step_size)
-            return trial.transform(images, model_kwargs=model_kwargs)  # type: ignore[return-value]  # no snapshots: a tensor
+            trial._warned = True  # the table says how far images move
+            found = trial.transform(images, model_kwargs=model_kwargs, progress=progress)
+            assert isinstance(found, Tensor)  # without snapshots
+            return found
 
         return calibrate(
             moved,

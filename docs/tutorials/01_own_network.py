@@ -85,8 +85,8 @@ print(f"{right.double().mean():.0%} of the test images are classified correctly"
 
 # %%
 # The same from a name, with the file read for you. The function that builds the network may be in
-# a file of yours; ``timm:resnet18``, ``torchvision:resnet18`` and ``hf:FOLDER`` work too, and
-# bring their normalisation:
+# a file of yours. ``timm:resnet18``, ``torchvision:resnet18`` and ``hf:FOLDER`` work too. They get
+# the normalisation that the library records for its own weights, unless you say otherwise:
 #
 # .. code-block:: python
 #
@@ -109,9 +109,9 @@ print(sign.explain(images[:64]))
 # %%
 # Choose a step size
 # ------------------
-# The paper gives none, and the right one depends on the network. ``calibrate`` measures the effect
-# of several on some images and proposes the one that changes them by 2% of the pixel range. The
-# network's state is the same before and after.
+# The paper gives none, and the right one depends on the network. ``calibrate`` looks for the one
+# that changes some of your images by 2% of the pixel range, and shows what a third of it and three
+# times as much do. The network's state is the same before and after.
 
 found = sign.calibrate(images[:32], labels[:32])
 print(found)

@@ -162,7 +162,7 @@ def test_transform_times_and_counts_its_own_work(
     assert main(["transform", *TINY, *given, "--step-size", "auto", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["seconds"] < 1000
-    assert labels == ["calibrating", "transforming, images × steps"]
+    assert labels == ["calibrating, images × steps", "transforming, images × steps"]
 
 
 def test_a_changed_run_is_refused_in_sentences(

@@ -140,6 +140,7 @@ def test_evaluate_corruptions_as_table_json_and_plot(trained, tmp_path, capsys):
     ("words", "message"),
     [
         (["--corruptions", "contrasts"], "did you mean 'contrast'?"),
+        (["--corruptions", "none"], "leave the option out: then the accuracy on clean images"),
         (["--corruptions", "contrast:6"], "accepted: contrast:1 to contrast:5"),
         (["--pixels", "257"], "accepted: 0 to 256"),
         (["--sigma", "-1"], "--sigma"),

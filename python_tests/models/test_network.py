@@ -68,8 +68,32 @@ def test_timm_with_weights_in_a_wrapped_file(
     assert "86 tensors" in said[0]
     assert "state_dict, module." in said[0]
     assert "mean 123.7, 116.3, 103.5" in said[1]
-    assert "timm's record of resnet10t" in said[1]
+    assert "timm's record of resnet10t, because " in said[1]
+    assert "net.pth records none" in said[1]
+    assert "--normalize MEAN STD, or none (in Python normalize=(mean, std))" in said[1]
     assert len(said) == 2
+
+
+def test_what_the_file_records_comes_before_the_librarys(tmp_path: Path, said: list[str]) -> None:
+    network = timm.create_model("resnet10t", num_classes=3).eval()
+    own = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+    path = tmp_path / "net.pth"
+    torch.save({"model": network.state_dict(), "config": own}, path)
+    shared: dict[str, Any] = {"weights": path, "image_shape": 33}
+    _, config = open_network(TIMM, **shared, say=said.append)
+    found = list(config["model"]["normalization"].values())
+    np.testing.assert_allclose(found, 255 * np.array([own["mean"], own["std"]]))
+    assert f"as recorded in {path} (config)" in said[1]
+    # What is given comes before both.
+    _, config = open_network(TIMM, **shared, normalize="imagenet")
+    np.testing.assert_allclose(list(config["model"]["normalization"].values()), IMAGENET)
+    _, config = open_network(TIMM, **shared, normalize="none")
+    assert config["model"]["normalization"] is None
+
+
+def test_random_weights_get_the_librarys_without_a_doubt(said: list[str]) -> None:
+    open_network(TIMM, num_classes=3, image_shape=33, say=said.append)
+    assert said[-1].endswith("from timm's record of resnet10t")
 
 
 def test_weights_whose_head_is_of_another_size(tmp_path: Path, said: list[str]) -> None:

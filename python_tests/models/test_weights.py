@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -315,8 +316,10 @@ def test_a_head_of_another_size_is_an_error_or_new() -> None:
 def test_a_backbone_alone_is_accepted_with_a_new_head() -> None:
     body = {name: value for name, value in STATE.items() if not name.startswith("head.")}
     head = ("head.weight", "head.bias")
-    with pytest.raises(ValueError, match="2 of the network's 9 tensors are missing"):
+    with pytest.raises(ValueError, match="all of it fits but the last layer") as caught:
         load_weights(network(), Weights(body), head=head)
+    assert "The network has head.weight (3, 5), head.bias (3,), the file none" in str(caught.value)
+    assert "new_head=True" in str(caught.value)
     fresh = network(outputs=7)
     load_weights(fresh, Weights(body), new_head=True, head=head)
     assert torch.equal(fresh.stem.weight, STATE["stem.weight"])
@@ -340,7 +343,7 @@ def test_half_precision_is_converted_and_old_files_lack_counts() -> None:
 
 def test_no_number_of_classes_is_advised_where_more_than_the_head_differs(tmp_path: Path) -> None:
     wider = nn.Sequential(OrderedDict(**network(4)._modules, more=nn.Conv2d(5, 5, 3)))
-    without_bias = {name: value for name, value in STATE.items() if name != "head.bias"}
+    without_bias = {name: value for name, value in STATE.items() if name != "stem.bias"}
     for built, state in ((wider, STATE), (network(4), without_bias)):
         with pytest.raises(ValueError, match="missing in the file") as error:
             load_weights(built, Weights(dict(state)))
@@ -372,3 +375,70 @@ def test_the_same_names_in_other_sizes_point_to_the_networks_options() -> None:
     with pytest.raises(ValueError, match="does not fit the network") as caught:
         load_weights(network(), Weights({**other, "stem.weight": torch.zeros(5, 3, 5, 5)}))
     assert hint not in str(caught.value)  # another network, whose options do not matter
+
+
+def test_a_vit_whose_head_is_another_names_its_keys_and_the_way_out() -> None:
+    """The file's head is a perceptron, as in many fine-tuned networks."""
+    built = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=3)
+    state = {k: v for k, v in built.state_dict().items() if not k.startswith("head.")}
+    state |= {"head.0.weight": torch.zeros(7, 192), "head.0.bias": torch.zeros(7)}
+    state |= {"head.2.weight": torch.zeros(4, 7), "head.2.bias": torch.zeros(4)}
+    with pytest.raises(ValueError, match="does not fit the network") as caught:
+        load_weights(built, Weights(dict(state)))
+    message = str(caught.value)
+    assert "all of it fits but the last layer" in message
+    assert "The network has head.weight (3, 192), head.bias (3,)" in message
+    assert "the file head.0.weight (7, 192), head.0.bias (7,), head.2.weight (4, 7)" in message
+    assert "`sign-ext train`" in message
+    assert "new_head=True" in message
+    # And the way out is one: the network keeps its own head, and what was left out is told.
+    own = built.head.weight.detach().clone()
+    head = ("head.weight", "head.bias")
+    loaded = load_weights(built, Weights(dict(state)), new_head=True, head=head)
+    assert torch.equal(built.head.weight, own)
+    (note,) = loaded.notes
+    assert "head.bias, head.weight (left out of the file: head.0.weight, head.0.bias" in note
+    # Where the body differs too, it is not the head's fault.
+    state["blocks.0.zzz"] = torch.zeros(2)
+    with pytest.raises(ValueError, match="missing in the file"):
+        load_weights(built, Weights(dict(state)))
+
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("beside", "name"),
+    [
+        ({"mean": MEAN, "std": STD}, "mean and std"),
+        ({"mean": torch.tensor(MEAN).view(1, 3, 1, 1), "std": list(STD)}, "mean and std"),
+        ({"pretrained_cfg": {"mean": MEAN, "std": STD, "input_size": (3, 9, 9)}}, "pretrained_cfg"),
+        ({"args": {"lr": 0.1, "mean": list(MEAN), "std": list(STD)}}, "args"),
+        ({"config": {"transform": {"mean": MEAN, "std": STD}}}, "config.transform"),
+        ({"mean": [255 * x for x in MEAN], "std": [255 * x for x in STD]}, "mean and std"),
+        ({"args": {"mean": None, "std": None}}, ""),
+        ({"mean": 0.3, "std": 0.1}, ""),
+        ({"mean": MEAN}, ""),
+        ({"args": {"mean": "0.1", "std": "0.2"}}, ""),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value or "no record",
+)
+def test_a_normalisation_beside_the_weights_is_read(tmp_path, beside, name) -> None:
+    torch.save({"state_dict": dict(STATE), **beside}, tmp_path / "a.pth")
+    weights = read_weights(tmp_path / "a.pth")
+    check_equal(weights.tensors, dict(STATE))
+    assert weights.recorded == name
+    if not name:
+        assert weights.normalization is None
+        return
+    found = np.array(weights.normalization)
+    np.testing.assert_allclose(found, 255 * np.array([MEAN, STD]), rtol=1e-6)
+
+
+def test_a_normalisation_in_unclear_units_is_told_and_not_used(tmp_path: Path) -> None:
+    content = {"state_dict": dict(STATE), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    torch.save(content, tmp_path / "a.pth")
+    weights = read_weights(tmp_path / "a.pth")
+    assert weights.normalization is None
+    assert "not used" in weights.notes[0]
+    assert "value_range=1 or 255" in weights.notes[0]

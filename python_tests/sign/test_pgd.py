@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tensors import pixels
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sign_ext import InputIteration, iterate_inputs, pgd
+from sign_ext import InputIteration, PixelRangeWarning, iterate_inputs, pgd
 from sign_ext.reference import iterate_inputs_reference
 
 CLASSES = 4
@@ -347,3 +348,26 @@ def test_errors_name_the_argument(model, images, labels, options, kind, message)
     for only_correct in (False, True):
         with pytest.raises(kind, match=message):
             pgd(model, images, only_correct=only_correct, **given)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_radius_of_images_of_0_to_1_is_told_once_for_grey_levels(model, images, labels, norm):
+    options = {"norm": norm, "step_size": 0.01, "steps": 1}
+    with pytest.warns(PixelRangeWarning, match=r"epsilon=0\.0314 is less.*go up to 25"):
+        pgd(model, images, labels, epsilon=8 / 255, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "epsilon", PixelRangeWarning)
+        pgd(model, images, labels, epsilon=8 / 255, **options)
+        pgd(copy.deepcopy(model), images, labels, epsilon=0.5, **options)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x / 255, lambda x: x / 64 - 2],
+    ids=["0-1", "standardised"],
+)
+def test_such_a_radius_fits_other_units(model, images, labels, change):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "epsilon", PixelRangeWarning)
+        found = change(images)
+        pgd(model, found, labels, epsilon=0.03, step_size=0.01, steps=1, clamp=None)

@@ -29,7 +29,6 @@ from sign_ext.commands.options import PositiveFloat, PositiveInt, option, sign_o
 from sign_ext.commands.out_folder import check_not_in_data
 from sign_ext.commands.shared import (
     check_epsilon,
-    doubt_of_epsilon,
     on_error_option,
     own_device,
     reporting_steps,
@@ -180,8 +179,6 @@ def run(options: Options) -> None:
     source = network_source(options, config, options.split, say=say, **sizes)
     if ranks.first:
         say_found(source.summary())
-        if doubt := doubt_of_epsilon("--epsilon", options.epsilon, options.norm):
-            console.say(doubt)
     attack = _attack(options, config, model, source)
     if options.out is not None:
         _store(options, config, attack, source, ranks)

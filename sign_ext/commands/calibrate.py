@@ -7,8 +7,8 @@ confidence on the result. The proposed step size changes the images by about
 --target-share of the pixel range (rms); it does not use labels. It holds for
 one K: give `transform` the same --steps.
 
-The time is proportional to --images, --steps and the number of step sizes. For
-a quick look take few images: --images 8.
+The time is proportional to --images and --steps; about four step sizes are
+tried. For a quick look take few images: --images 8.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Options(NetworkDataOptions, SignOptions):
         help="Which split to use; keep the test set for the end.",
     )
     images: int = option(
-        64, type=PositiveInt, help="How many of its images to use; time is proportional to it."
+        32, type=PositiveInt, help="How many of its images to use; time is proportional to it."
     )
     steps: int = sign_option(
         "steps",
@@ -54,7 +54,7 @@ class Options(NetworkDataOptions, SignOptions):
         type=PositiveFloat,
         nargs="+",
         metavar="STEP",
-        help="Step sizes to try. Default: five around the one that a constant gradient would need.",
+        help="Step sizes to try. Default: a third of the proposed one, and three times as much.",
     )
     target_share: float = option(
         0.02,
@@ -82,7 +82,7 @@ def run(options: Options) -> None:
         )
     part = part.subset(stratified_choice(part.labels.numpy(), count, seed=options.seed).tolist())
     transform = SignTransform(model, **options.sign_settings(model))
-    with console.progress("calibrating") as report:
+    with console.progress("calibrating, images × steps") as report:
         calibration = transform.calibrate(
             part.float().to(device),
             part.labels.to(device),

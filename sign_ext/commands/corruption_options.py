@@ -47,6 +47,11 @@ def parse(given: tuple[str, ...]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     for word in given:
         name, colon, severity = word.partition(":")
+        if name == "none":
+            raise UsageError(
+                "--corruptions has 'none'; leave the option out: then the accuracy on clean images "
+                "is measured, and with the paper's two corruptions (--pixels, --sigma)"
+            )
         if name not in (ALL, *NAMES):
             hint = did_you_mean(name, NAMES) or ";"
             raise UsageError(f"--corruptions has {name!r}{hint} accepted: all, {', '.join(NAMES)}")

@@ -22,7 +22,6 @@ from sign_ext.commands.networks import network_as_json, read_network
 from sign_ext.commands.options import PositiveFloat, PositiveInt, option
 from sign_ext.commands.shared import (
     check_epsilon,
-    doubt_of_epsilon,
     on_error_option,
     reporting_steps,
     resolve_device,
@@ -152,8 +151,6 @@ def _attacked(options: Options, model: nn.Module, part: ImageSet, epsilon: float
     from sign_ext.evaluation import robustness
     from sign_ext.store import AttackIteration
 
-    if doubt := doubt_of_epsilon("--adversarial", epsilon):
-        console.say(doubt)
     attack = AttackIteration(model, epsilon=epsilon, seed=options.seed)
 
     with console.progress(f"attacking, ε = {epsilon:g}, images × steps") as report:

@@ -29,9 +29,9 @@ WEIGHTS_HELP = (
     "that timm or torchvision has for it."
 )
 NORMALIZE_HELP = (
-    "What --model does first to images of 0–255: auto (what is recorded for it), none, imagenet, "
-    "or MEAN STD with a value a channel, of pixels in 0–1 (0.485,0.456,0.406 0.229,0.224,0.225) "
-    "or in 0–255."
+    "What --model does first to images of 0–255: auto (what its weights or its library record), "
+    "none, imagenet, or MEAN STD with a value a channel, of pixels in 0–1 "
+    "(0.485,0.456,0.406 0.229,0.224,0.225) or in 0–255."
 )
 NORMALIZATIONS = ("auto", "none", "imagenet")
 # Files of weights that say nothing about their network.

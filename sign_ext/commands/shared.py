@@ -180,28 +180,6 @@ def check_epsilon(flag: str, epsilon: float, norm: str = "linf") -> None:
         )
 
 
-def doubt_of_epsilon(flag: str, epsilon: float, norm: str = "linf") -> str:
-    """Return what to check about a radius that looks like one of pixels in 0–1; else nothing.
-
-    Args:
-        flag: the option.
-        epsilon: the radius, in grey levels, above 0.
-        norm: linf or l2.
-
-    Example:
-        >>> doubt_of_epsilon("--epsilon", 0.03)[:41]
-        '--epsilon 0.03 is less than one grey leve'
-        >>> doubt_of_epsilon("--epsilon", 8)
-        ''
-    """
-    if norm != "linf" or epsilon >= 0.25:
-        return ""
-    return (
-        f"{flag} {epsilon:g} is less than one grey level of 0 to 255; what papers call 8/255 or "
-        f"0.031 is {flag} 8"
-    )
-
-
 def reporting_steps(
     report: Callable[[int, int], None], attack: AttackIteration, positions: Tensor, images: int
 ) -> Callable[[int, int], None]:

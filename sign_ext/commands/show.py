@@ -305,8 +305,10 @@ def _with_step_size(options: Options, sign: SignTransform, images: Tensor) -> Si
     """Give the transform the step size of --step-size."""
     if options.step_size != AUTO:
         return sign.with_options(step_size=float(options.step_size))
-    with console.progress("calibrating") as report:
-        table = sign.calibrate(images, steps=sign.settings.steps, progress=report, say=console.say)
+    with console.progress("calibrating, images × steps") as report:
+        table = sign.calibrate(
+            images, steps=sign.settings.steps, step_sizes=(), progress=report, say=console.say
+        )
     console.say(
         f"step size {table.proposed:g}, proposed for {counted(len(images), 'shown image')}: "
         f"--step-size {table.proposed:g} shows the same again without measuring"

@@ -236,7 +236,7 @@ def _calibrated(
     if options.split != "train":
         sizes = {"train_size": options.train_size}
         train = network_source(options, config, "train", say=ignore, **sizes)
-    with console.progress("calibrating") as report:
+    with console.progress("calibrating, images × steps") as report:
         return auto_step_size(
             sign,
             train,

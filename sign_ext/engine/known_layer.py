@@ -33,18 +33,16 @@ LAYERS_KEPT = 8  # kinds of images and options at a time
 
 @dataclass(frozen=True)
 class KnownLayer:
-    """What an earlier call found.
+    """What an earlier call found: a Φ whose sum varies.
 
     Attributes:
         structure: the network's, from its watch.
         source: where Φ is read.
-        varies: whether the sum over Φ varies.
         trail: from the network's output back to Φ, from `trail_to`.
     """
 
     structure: Hashable
     source: SourceLayer
-    varies: bool
     trail: tuple[str, ...]
 
 

@@ -71,8 +71,9 @@ def open_network(
         image_shape: (C, H, W), or the height and width of square RGB images; None for the recorded
             size, and 32×32 for sign_ext's networks.
         options: passed on to what builds the network.
-        normalize: the preprocessing that becomes the first module. "auto" for what timm,
-            torchvision or transformers recorded, or what the network begins with; "none";
+        normalize: the preprocessing that becomes the first module. "auto" for what the file of
+            weights records (see `read_weights`), else what the network begins with, else what timm,
+            torchvision or transformers recorded; "none";
             "imagenet"; a pair (mean, std), or both as text, such as "0.5,0.5,0.5 0.2,0.2,0.2", in
             units of 0–1 or 0–255.
         new_head: where the weights' last layer has another number of outputs, or is missing, begin
@@ -424,16 +425,29 @@ def _recorded_constants(
     say: Callable[[str], None],
 ) -> Constants | None:
     """Return the preprocessing that is recorded: with the weights, in the network, or for it."""
+    own = own_normalization(network)
+    # What a file has beside its weights may be what the network's own first module does.
     if weights is not None and weights.normalization is not None:
-        say(f"normalisation: {in_words(weights.normalization)}, as stored with the weights")
-        return weights.normalization
+        if not weights.recorded:
+            say(f"normalisation: {in_words(weights.normalization)}, as stored with the weights")
+            return weights.normalization
+        if own is None:
+            where = f"as recorded in {weights} ({weights.recorded})"
+            say(f"normalisation: {in_words(weights.normalization)}, {where}")
+            return weights.normalization
     if parsed.kind == "sign_ext":
         return OURS
-    if (own := own_normalization(network)) is not None:
+    if own is not None:
         return _before_own(own, say)
     record = source.record if source.record.constants is not None else record_of(network)
     if record.constants is not None:
-        say(f"normalisation: {in_words(record.constants)}, from {record.origin}")
+        why = (
+            f", because {weights} records none. If these weights were trained with another, give "
+            "it: --normalize MEAN STD, or none (in Python normalize=(mean, std))"
+            if weights is not None
+            else ""
+        )
+        say(f"normalisation: {in_words(record.constants)}, from {record.origin}{why}")
         return record.constants
     raise ValueError(
         f"{parsed}: no preprocessing is recorded for this network. State what it was trained with: "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,12 @@ IMAGENET: Constants = (
     (0.485 * PIXEL_RANGE, 0.456 * PIXEL_RANGE, 0.406 * PIXEL_RANGE),
     (0.229 * PIXEL_RANGE, 0.224 * PIXEL_RANGE, 0.225 * PIXEL_RANGE),
 )
+# What training scripts call a mapping that has the mean and std of their images.
+_RECORDS = (
+    *("pretrained_cfg", "default_cfg", "data_config", "normalization", "normalize"),
+    *("preprocessing", "transform", "config", "cfg", "args", "hyper_parameters", "hparams"),
+)
+_CHANNELS = 16  # at most, of images
 
 
 class Normalize(nn.Module):
@@ -267,6 +273,51 @@ def recorded_normalization(network: nn.Module | NetworkName) -> Constants | None
         [123.7, 116.3, 103.5]
     """
     return record_of(network).constants
+
+
+def constants_beside(content: Any, unwrapped: Sequence[str]) -> tuple[Constants | None, str, str]:
+    """Return the mean and std that a training script saved next to its weights.
+
+    Args:
+        content: of the file.
+        unwrapped: the keys that lead to the weights, from the outside.
+
+    Returns:
+        Mean and std in pixel units, and the name of the mapping that they are in; or None, "", and
+        why they are not understood, if there are any.
+
+    Example:
+        >>> saved = {"state_dict": {}, "config": {"mean": [0.5], "std": [0.25]}}
+        >>> constants_beside(saved, ("state_dict",))
+        (((127.5,), (63.75,)), 'config', '')
+    """
+    for wrapper in unwrapped:
+        named = [(key, content[key]) for key in _RECORDS if isinstance(content.get(key), Mapping)]
+        inner = [
+            (f"{key}.{name}", value[name])
+            for key, value in named
+            for name in _RECORDS
+            if isinstance(value.get(name), Mapping)
+        ]
+        for name, mapping in (("mean and std", content), *named, *inner):
+            mean, std = _numbers(mapping.get("mean")), _numbers(mapping.get("std"))
+            if not (mean and std and len(mean) == len(std)):
+                continue
+            try:
+                return in_pixel_units(mean, std), name, ""
+            except ValueError as error:
+                return None, "", f"{name}: {error}"
+        content = content[wrapper]
+    return None, "", ""
+
+
+def _numbers(value: Any) -> list[float] | None:
+    """Return a value of each channel, or None if that is not what it is."""
+    if isinstance(value, Tensor):
+        value = value.flatten().tolist()
+    if not isinstance(value, list | tuple) or not 0 < len(value) <= _CHANNELS:
+        return None
+    return None if any(not isinstance(x, int | float) for x in value) else [float(x) for x in value]
 
 
 def own_normalization(network: nn.Module) -> nn.Module | None:

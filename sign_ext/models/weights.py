@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sign_ext.files import open_regular, open_tensors, require_regular, sha256_of
 from sign_ext.formatting import did_you_mean
+from sign_ext.models.normalize import Constants, constants_beside
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 # What training scripts call the weights among other things, averaged weights first.
@@ -52,14 +53,17 @@ class Weights:
         tensors: name → tensor on the CPU, without the wrappings that were undone.
         unwrapped: what was undone, from the outside, such as ``("state_dict", "module.")``.
         path: the file; None for weights that come from none.
-        normalization: mean and std in pixel units, if the file is a checkpoint of this package.
+        normalization: mean and std in pixel units, if the file records them.
+        recorded: the name that the file records them under; "" if it is a checkpoint of this
+            package, in which they are a module.
         notes: a sentence for each choice that was made.
     """
 
     tensors: dict[str, Tensor]
     unwrapped: tuple[str, ...] = ()
     path: Path | None = None
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalization: Constants | None = None
+    recorded: str = ""
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -80,6 +84,8 @@ def read_weights(path: str | Path) -> Weights:
             .pth.tar). Weights may be nested in what training scripts save beside them
             (``state_dict``, ``model``, ``ema``, …), and their names may begin with ``module.`` or
             hold ``_orig_mod.``: all that is undone. Averaged weights are preferred to plain ones.
+            A mean and std beside the weights (``mean`` and ``std``, also inside of
+            ``pretrained_cfg``, ``config``, ``args``, …) are read as well.
 
     Returns:
         The tensors and what was undone.
@@ -117,7 +123,13 @@ def read_weights(path: str | Path) -> Weights:
     found, unwrapped, notes = _undo_containers(path, content)
     tensors = _plain_tensors(path, found)
     tensors, prefixes = _undo_prefixes(tensors)
-    return _own_checkpoint(Weights(tensors, (*unwrapped, *prefixes), path, notes=tuple(notes)))
+    constants, recorded, unclear = constants_beside(content, unwrapped)
+    if unclear:
+        notes.append(f"{path} records a normalisation, which is not used: {unclear}")
+    unwrapped = [*unwrapped, *prefixes]
+    return _own_checkpoint(
+        Weights(tensors, tuple(unwrapped), path, constants, recorded, tuple(notes))
+    )
 
 
 def load_weights(
@@ -156,10 +168,21 @@ def load_weights(
     wanted = network.state_dict()
     weights = fit_names(wanted, weights)
     kept = head_that_differs(wanted, weights.tensors, head) if new_head else frozenset()
+    left_out: list[str] = []
+    if kept:
+        layers = {name.rpartition(".")[0] + "." for name in kept}
+        left_out = [
+            name
+            for name in weights.tensors
+            if name not in wanted and name.startswith(tuple(layers))
+        ]
+        fitting = {name: t for name, t in weights.tensors.items() if name not in left_out}
+        weights = replace(weights, tensors=fitting)
     _require_fit(wanted, weights, kept, new_head)
     notes = [*weights.notes, *_conversions(wanted, weights, kept)]
     if kept:
-        notes.append(f"new weights for the last layer: {_listed(sorted(kept))}")
+        without = f" (left out of the file: {_listed(left_out)})" if left_out else ""
+        notes.append(f"new weights for the last layer: {_listed(sorted(kept))}{without}")
     tensors = {name: t for name, t in weights.tensors.items() if name not in kept}
     network.load_state_dict(tensors, strict=False)
     return replace(weights, notes=tuple(notes))
@@ -414,7 +437,9 @@ def _own_checkpoint(weights: Weights) -> Weights:
     )
     inner = {name.removeprefix("network."): t for name, t in tensors.items() if name[:3] == "net"}
     unwrapped = (*weights.unwrapped, "network.")
-    return replace(weights, tensors=inner, unwrapped=unwrapped, normalization=(mean, std))
+    return replace(
+        weights, tensors=inner, unwrapped=unwrapped, normalization=(mean, std), recorded=""
+    )
 
 
 def _shared_prefix(names: Collection[str]) -> str | None:
@@ -439,6 +464,13 @@ def _require_fit(
         if name not in found and name not in kept and not name.endswith("num_batches_tracked")
     ]
     unexpected = [name for name in found if name not in wanted]
+    shared = [name for name in wanted if name in found and name not in kept]
+    shapes = [name for name in shared if found[name].shape != wanted[name].shape]
+    other_head = ""
+    if (missing or unexpected) and not new_head:
+        other_head = _head_alone(wanted, found, [*missing, *shapes], [*unexpected, *shapes])
+    if other_head:
+        raise ValueError(f"{weights} does not fit the network: {other_head}.")
     problems = []
     if missing:
         problems.append(
@@ -458,8 +490,6 @@ def _require_fit(
         problems.append(f"closest: {close}")
     elif max(len(missing), len(unexpected)) > _SHOWN:
         problems.append("these are probably weights of another network")
-    shared = [name for name in wanted if name in found and name not in kept]
-    shapes = [name for name in shared if found[name].shape != wanted[name].shape]
     if shapes:
         head_alone = not (missing or unexpected or new_head)
         problems.append(_shape_problem(wanted, found, shapes, head_alone))
@@ -511,6 +541,36 @@ def _shape_problem(
         f"num_classes={theirs} (--num-classes {theirs}), or train with a new last layer, as "
         "`sign-ext train` does (in Python new_head=True)"
     )
+
+
+def _head_alone(
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    mine: Sequence[str],
+    theirs: Sequence[str],
+) -> str:
+    """Say that a file has another last layer than a network, or none, and what to do; else "".
+
+    Args:
+        wanted: the network's tensors.
+        found: the file's.
+        mine: the network's names that the file lacks, or has in another shape.
+        theirs: the file's names that the network lacks, or has in another shape.
+    """
+    first = {name.partition(".")[0] for name in (*mine, *theirs)}
+    # The last layer is the last to be defined; timm's distilled networks have a second one.
+    last = {list(names)[-1].partition(".")[0] for names in (wanted, found)}
+    alone = (len(first) == 1 and first <= last) or all(name.startswith("head") for name in first)
+    if alone and len(first) < len({name.partition(".")[0] for name in wanted}):
+        ours = ", ".join(f"{name} {tuple(wanted[name].shape)}" for name in mine[:_SHOWN])
+        others = ", ".join(f"{name} {tuple(found[name].shape)}" for name in theirs[:_SHOWN])
+        return (
+            f"all of it fits but the last layer. The network has {ours or 'none'}, the file "
+            f"{others or 'none'}. `sign-ext train` leaves the file's out and trains a new one (in "
+            "Python open_network(…, new_head=True), which is enough for SIGN: δ does not depend on "
+            "the last layer); or name a function that builds the file's, --model FILE.py:FUNCTION"
+        )
+    return ""
 
 
 def _closest_names(candidates: Mapping[str, Sequence[str]]) -> str:

@@ -106,7 +106,7 @@ def show(
     first = 1.0 if step_size == "auto" else step_size
     sign = SignTransform(model, wanted[-1], snapshots=wanted, step_size=first, **options)
     if step_size == "auto":
-        table = sign.calibrate(floating, steps=wanted[-1], pixel_range=pixel_range)
+        table = sign.calibrate(floating, steps=wanted[-1], step_sizes=(), pixel_range=pixel_range)
         sign = sign.with_options(step_size=table.proposed)
     result = sign.transform(floating)
     moved = result if isinstance(result, dict) else {wanted[-1]: result}

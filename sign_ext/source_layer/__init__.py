@@ -4,7 +4,13 @@ By default Φ is the *input* of the network's final classifier (a Linear, or a c
 1×1 kernel). `layer=NAME` makes Φ that module's *output*. What comes after Φ is not computed.
 """
 
-from sign_ext.source_layer.check import check_inputs, check_source, check_weights, producer_of
+from sign_ext.source_layer.check import (
+    SumVariation,
+    check_inputs,
+    check_source,
+    check_weights,
+    producer_of,
+)
 from sign_ext.source_layer.find import find_source_layer, find_with_trail, trail_to
 from sign_ext.source_layer.phi import (
     Phi,
@@ -21,6 +27,7 @@ from sign_ext.source_layer.phi import (
 __all__ = [
     "Phi",
     "SourceLayer",
+    "SumVariation",
     "check_inputs",
     "check_layer_name",
     "check_source",

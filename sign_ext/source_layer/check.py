@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,14 +18,63 @@ from sign_ext.source_layer.refusals import REENTRANT, batched
 # Parts of the names of autograd's nodes that only change a shape: what made Φ comes before them.
 _SHAPE_ONLY = ("View", "Reshape", "UnsafeView", "Clone", "Alias", "Squeeze", "Unsqueeze", "Select")
 
+# δ over the gradient of outputs that are added with random signs: below these, the sum over Φ is
+# constant, or nearly so. In float32 a LayerNorm leaves 1e-7 to 1e-5, in bfloat16 up to 1e-2; an
+# ordinary Φ has 0.2 to 10.
+CONSTANT = 1e-4
+NEARLY_CONSTANT = 0.05
+
+
+@dataclass(frozen=True)
+class SumVariation:
+    """How much Σ_a Φ^a varies with the image, next to other combinations of Φ's outputs.
+
+    Attributes:
+        ratio: the size of δ over that of the gradient of Φ's outputs added with random signs, half
+            of them negative; infinite where the sum is of no interest.
+        rounding: the ratio that rounding alone can leave, in the network's dtype.
+    """
+
+    ratio: float = math.inf
+    rounding: float = CONSTANT
+
+    def __bool__(self) -> bool:
+        """Whether δ is more than what rounding leaves."""
+        return self.ratio > self.rounding
+
+    def doubt(self, source: SourceLayer) -> str:
+        """Say that the sum over Φ is constant, or nearly so, and what to do; else "".
+
+        Args:
+            source: where Φ is read.
+
+        Example:
+            >>> SumVariation(0.3).doubt(SourceLayer("fc", "input", "Linear 8 → 2"))
+            ''
+        """
+        hint = "pass layer=NAME (--layer NAME) of an earlier layer"
+        if not self:
+            return (
+                f"the sum over {source} is constant but for rounding, as after a LayerNorm, so δ "
+                f"is negligible and SIGN changes nothing: {hint}"
+            )
+        if self.ratio >= NEARLY_CONSTANT:
+            return ""
+        return (
+            f"the sum over {source} is nearly constant, as after a LayerNorm whose weights are "
+            f"almost equal: δ is only {self.ratio:.2g} times as large as the gradient of the same "
+            "outputs added with random signs, so SIGN follows what little differs. Use weights "
+            f"that are trained further, or {hint}"
+        )
+
 
 def check_source(
     model: nn.Module,
     source: SourceLayer,
     images: Tensor,
     kwargs: Mapping[str, Any] | None = None,
-) -> bool:
-    """Refuse a Φ that SIGN cannot use, and say whether its sum varies at all.
+) -> SumVariation:
+    """Refuse a Φ that SIGN cannot use, and say how much its sum varies.
 
     Args:
         model: the network, frozen and in evaluation mode.
@@ -32,8 +83,8 @@ def check_source(
         kwargs: what else the network is given for these images.
 
     Returns:
-        False if Σ_a ∂Φ^a/∂x is negligible next to the gradients of single outputs, as after a
-        final LayerNorm, whose outputs have a constant sum.
+        As a bool, False if Σ_a ∂Φ^a/∂x is negligible next to the gradients of single outputs, as
+        after a final LayerNorm, whose outputs have a constant sum.
 
     Raises:
         SourceLayerError: Φ is a (log-)softmax, is computed several times in a forward pass, or
@@ -60,9 +111,12 @@ def check_source(
                 f"{source} has no gradient to the images: name another layer. (Inside of "
                 "torch.no_grad(), or torch.utils.checkpoint with use_reentrant=True, none has one)"
             )
-        # A sum with random signs shows how large gradients are where they do not cancel.
+        # A sum with random signs shows how large gradients are where they do not cancel. Half of
+        # them are negative: of two outputs, equal signs would say nothing.
         generator = torch.Generator().manual_seed(0)
-        signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+        signs = torch.ones(value.numel())
+        signs[torch.randperm(len(signs), generator=generator)[: len(signs) // 2]] = -1.0
+        signs = signs.to(value).view(value.shape)
         try:
             (mixed,) = torch.autograd.grad(value, x, signs, retain_graph=True, allow_unused=True)
         except RuntimeError as error:
@@ -79,10 +133,11 @@ def check_source(
     # Φ too: a ReLU's slope at NaN can be 0, and δ finite.
     if not bool(torch.isfinite(value).all() & torch.isfinite(mixed).all()):
         check_weights(model)
-        return True  # not by its weights: a step that is not finite says why
-    if source.by_objective:
-        return True  # what the sum does is of no interest
-    return bool(ones.double().norm() > 1e-5 * mixed.double().norm()) or not bool(mixed.any())
+        return SumVariation()  # not by its weights: a step that is not finite says why
+    if source.by_objective or not bool(mixed.any()):
+        return SumVariation()  # what the sum does is of no interest, or nothing varies here
+    ratio = float(ones.double().norm() / mixed.double().norm())
+    return SumVariation(ratio, max(CONSTANT, 4 * torch.finfo(value.dtype).eps))
 
 
 def check_inputs(model: nn.Module, source: SourceLayer, image: Tensor, inputs: ModelInputs) -> None:

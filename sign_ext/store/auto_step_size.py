@@ -59,7 +59,7 @@ def auto_step_size(
         seed: of the choice of images.
         on_error: what to do about a chosen image that cannot be read: "fail", or "skip" it.
         ranks: this process among several; by default from the launcher's variables.
-        progress: True for a bar, or a function of (step sizes done, total).
+        progress: True for a bar, or a function of (image-steps done, total).
         say: called with a forecast, and then with the step size.
 
     Returns:
@@ -102,6 +102,7 @@ def auto_step_size(
         table = sign.with_options(tune=False).calibrate(
             images.to(device),
             steps=sign.settings.steps,
+            step_sizes=(),
             target_share=TARGET_SHARE,
             pixel_range=PIXEL_RANGE,
             progress=progress,

@@ -287,7 +287,10 @@ def _check_classes(base: Path, names: list[str], above: tuple[Path, ...] = ()) -
     """Raise ValueError unless there are two or more class folders that may be classes."""
     tables = tables_in(base)
     if not names:
-        raise ValueError(f"{base} has no class folders.{_labels_hint(base, above)} {_ACCEPTED}.")
+        raise ValueError(
+            f"{base} has no class folders.{_labels_hint(base, above)} {_ACCEPTED}. (To transform "
+            'images without labels, see "A folder of photographs" in docs/guide.md.)'
+        )
     if len(names) == 1:
         raise ValueError(
             f"{base} holds one class folder, {names[0]!r}, and a network needs two classes or "

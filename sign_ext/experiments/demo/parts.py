@@ -16,7 +16,7 @@ TRAINED = 10
 STEPPED = 2
 EVALUATED = 2  # with what corrupts it
 EARLY = 0.2  # of the first part is enough to foretell all
-CALIBRATED_SIZES = 6  # step sizes that `calibrate` tries, the proposal included
+CALIBRATED_SIZES = 4  # step sizes that `calibrate` tries as a rule, the proposal included
 
 
 class Parts:

@@ -22,6 +22,7 @@ from sign_ext.data.splits import stratified_choice
 from sign_ext.experiments.stages.cost import SIGN
 from sign_ext.experiments.stages.networks import Train, Transform, load_trained
 from sign_ext.experiments.stages.stage import RunContext, Stage
+from sign_ext.progress import Progress
 from sign_ext.settings import LinearizeAt, Settings
 from sign_ext.store import load_transformed, save_transformed
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
@@ -155,6 +156,7 @@ class MatchStep(Stage):
         table = sign.calibrate(
             validation.subset(chosen.tolist()).float().to(context.device),
             steps=last,
+            step_sizes="grid",
             target_share=rms / 255.0,
             progress=context.report,
         )
@@ -243,9 +245,9 @@ class TrueClass(Stage):
         labels = some.labels.to(context.device)
         last = max(self.snapshots)
 
-        def moved(step_size: float, steps: int) -> Tensor:
+        def moved(step_size: float, steps: int, progress: Progress) -> Tensor:
             climb = InputIteration(model, steps, objective="logit", step_size=step_size)
-            result = climb.transform(images, labels)
+            result = climb.transform(images, labels, progress=progress)
             assert isinstance(result, Tensor)
             return result
 

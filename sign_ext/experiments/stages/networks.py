@@ -397,6 +397,7 @@ class Calibrate(Stage):
             some.float().to(context.device),
             some.labels.to(context.device),
             steps=self.steps,
+            step_sizes="grid",
             target_share=self.target_share,
             progress=context.report,
         )
