@@ -123,6 +123,8 @@ class Problems:
         known = kept.sources.get(self._kind(images, dtype))
         if known is None:
             return None
+        if known.weights is not None and known.weights != weights_versions(self._network):
+            return None
         image = torch.empty_like(images[:1], dtype=dtype).copy_(images[:1])
         delta = random = None
         with kept.structure.running():
@@ -148,7 +150,7 @@ class Problems:
         problem = Problem(phi, settings, dtype, NO_INPUTS, like, witness)
         if kept.structure.key(problem) != known.structure:
             return None
-        return Found(problem, known.source, SumVariation())
+        return Found(problem, known.source, known.variation)
 
     def _new_problem(
         self,
@@ -172,9 +174,10 @@ class Problems:
                 source, varies, _ = self._source_of_a_batch(images, dtype, error)
             trail = None  # one image alone cannot be asked again
         problem = Problem(Phi(self._network, source, inputs[:1]), settings, dtype, inputs, like)
-        # A sum that is (nearly) constant may be so with these weights only: asked again next time.
-        if trail is not None and not varies.doubt(source) and not inputs:
-            known = KnownLayer(kept.structure.key(problem), source, trail)
+        if trail is not None and not inputs:
+            # A sum that is (nearly) constant may be so with these weights only.
+            weights = weights_versions(self._network) if varies.doubt(source) else None
+            known = KnownLayer(kept.structure.key(problem), source, trail, varies, weights)
             kept.sources.put(self._kind(images, dtype), known)
         return Found(problem, source, varies)
 

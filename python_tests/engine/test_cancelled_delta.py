@@ -123,3 +123,32 @@ def test_an_ordinary_network_warns_of_nothing(torch_rng):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SignTransform(model, 2, step_size=1.0, backend="fused").transform(images(torch.float32))
+
+
+def test_a_later_call_asks_no_more_than_where_the_sum_varies():
+    model, few = network(torch.float32), images(torch.float32, 255.0)
+    passes: list[int] = []
+    model.patches.register_forward_hook(lambda _, args, __: passes.append(len(args[0])))
+    sign = SignTransform(model, 2, backend="fused")
+
+    def notes_and_passes() -> tuple[bool, list[int]]:
+        passes.clear()
+        constant = any("constant" in note for note in sign.explain(few).notes)
+        sign.transform(few)
+        return constant, list(passes)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NegligibleDeltaWarning)
+        notes_and_passes()
+        constant, kept = notes_and_passes()
+        assert constant
+        assert kept == [1, 1]  # one pass a call, at a random image
+        # With other weights the sum may vary.
+        with torch.no_grad():
+            model.norm.weight.copy_(torch.linspace(-2, 3, 12))
+        constant, changed = notes_and_passes()
+        assert not constant
+        assert len(changed) > len(kept)
+        constant, kept = notes_and_passes()
+        assert not constant
+        assert kept == [1, 1]

@@ -23,6 +23,7 @@ from sign_ext.engine.eager import own_layout
 from sign_ext.engine.trajectory import compiled_layout
 from sign_ext.source_layer import (
     SourceLayer,
+    SumVariation,
     in_this_thread,
     tensors_in,
     trail_to,
@@ -33,17 +34,22 @@ LAYERS_KEPT = 8  # kinds of images and options at a time
 
 @dataclass(frozen=True)
 class KnownLayer:
-    """What an earlier call found: a Φ whose sum varies.
+    """What an earlier call found.
 
     Attributes:
         structure: the network's, from its watch.
         source: where Φ is read.
         trail: from the network's output back to Φ, from `trail_to`.
+        variation: how much the sum over Φ varies.
+        weights: the versions of the weights with which the sum is (nearly) constant: with others it
+            may vary. None where it varies.
     """
 
     structure: Hashable
     source: SourceLayer
     trail: tuple[str, ...]
+    variation: SumVariation
+    weights: Hashable | None
 
 
 class KnownLayers:
