@@ -131,7 +131,7 @@ class Problems:
             # What δ is at a random image will be asked of a program. No image of the caller's is
             # run beside it: a network that was recorded branches on no image's values.
             if kept.programs.has_any(images.shape[1:]):
-                random = kept.programs.random(like, images).to(dtype)
+                random = kept.programs.random(like, images, dtype)
                 kind = self._kind(images, dtype)
                 layouts = kept.sources.layouts(kind, images)
                 for layout in layouts:

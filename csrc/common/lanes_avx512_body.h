@@ -5,6 +5,9 @@ using Floats = __m512;
 using Ints = __m512i;
 using Bits = __mmask16;
 
+// GCC 12 warns about uninitialised values inside some intrinsics without a mask.
+constexpr Bits kAllLanes = 0xffff;
+
 SIGN_EXT_INLINE Bits lanes_of(Whole) { return 0xffff; }
 SIGN_EXT_INLINE Bits lanes_of(Part part) { return static_cast<Bits>((1u << part.count) - 1u); }
 
@@ -16,7 +19,8 @@ SIGN_EXT_INLINE Floats load(const float* from, Part part) {
   return _mm512_maskz_loadu_ps(lanes_of(part), from);
 }
 SIGN_EXT_INLINE Floats widened(__m256i bits) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  return _mm512_castsi512_ps(
+      _mm512_maskz_slli_epi32(kAllLanes, _mm512_maskz_cvtepu16_epi32(kAllLanes, bits), 16));
 }
 SIGN_EXT_INLINE Floats load(const std::uint16_t* from, Whole) {
   return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
@@ -30,7 +34,7 @@ SIGN_EXT_INLINE Floats load(const std::uint16_t* from, Part part) {
 SIGN_EXT_INLINE Floats as_stored(const float*, Floats value) { return value; }
 SIGN_EXT_INLINE Floats as_stored(const std::uint16_t*, Floats value) {
   const Ints bits = _mm512_castps_si512(value);
-  const Ints odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), all(1));
+  const Ints odd = _mm512_and_si512(_mm512_maskz_srli_epi32(kAllLanes, bits, 16), all(1));
   const Ints rounded = _mm512_add_epi32(_mm512_add_epi32(bits, all(0x7fff)), odd);
   const Bits nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
   return _mm512_castsi512_ps(_mm512_and_si512(_mm512_mask_mov_epi32(rounded, nan, all(0x7fc00000)),
@@ -41,7 +45,8 @@ SIGN_EXT_INLINE void store(float* to, Floats value, Part part) {
   _mm512_mask_storeu_ps(to, lanes_of(part), value);
 }
 SIGN_EXT_INLINE __m256i upper_halves(Floats value) {
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(value), 16));
+  const Ints high = _mm512_maskz_srli_epi32(kAllLanes, _mm512_castps_si512(value), 16);
+  return _mm512_maskz_cvtepi32_epi16(kAllLanes, high);
 }
 SIGN_EXT_INLINE void store(std::uint16_t* to, Floats value, Whole) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), upper_halves(value));
@@ -55,8 +60,8 @@ SIGN_EXT_INLINE Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 SIGN_EXT_INLINE Floats times_plus(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 // a > b ? a : b, and a < b ? a : b. With the bound as the first argument NaN passes, as in
 // sign_ext::activate.
-SIGN_EXT_INLINE Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }
-SIGN_EXT_INLINE Floats minimum(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+SIGN_EXT_INLINE Floats maximum(Floats a, Floats b) { return _mm512_maskz_max_ps(kAllLanes, a, b); }
+SIGN_EXT_INLINE Floats minimum(Floats a, Floats b) { return _mm512_maskz_min_ps(kAllLanes, a, b); }
 
 SIGN_EXT_INLINE Bits greater(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 // low < value < high or NaN: the bit that sign_ext::passes returns for a clamp.

@@ -85,6 +85,9 @@ SIGN_EXT_ALWAYS_INLINE float choose(bool condition, float a, float b) {
   return chosen;
 }
 
+SIGN_EXT_ALWAYS_INLINE float at_least(float x, float bound) { return choose(x < bound, bound, x); }
+SIGN_EXT_ALWAYS_INLINE float at_most(float x, float bound) { return choose(x > bound, bound, x); }
+
 // Ranges: [-1/2, 3/2] of hardswish, [-0.13, 1.13] of the others.
 SIGN_EXT_ALWAYS_INLINE SmoothCode smooth_code(SmoothFunction function) {
   return function == SmoothFunction::kHardswish ? SmoothCode{6291456.0f, 5242880.0f}
@@ -116,92 +119,17 @@ SIGN_EXT_ALWAYS_INLINE float smooth_decoded(SmoothSteps steps, SmoothCode code) 
   return choose(whole == kSmoothNaN, nan, (all - code.offset) * (1.0f / code.scale));
 }
 
-// e^x for x in [-87, 88]; outside, that of the nearest bound. NaN stays NaN. 2^n e^r with
-// |r| <= ln(2) / 2; n is rounded by an addition, whose low bits then are that number.
-SIGN_EXT_ALWAYS_INLINE float smooth_exp(float x) {
-  x = choose(x < -87.0f, -87.0f, x);
-  x = choose(x > 88.0f, 88.0f, x);
-  const float shifted = x * 1.44269504f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  float r = x - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  float p = 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
+// Of the formulas: 2^n of the number n that was rounded by adding 12582912 to it.
+SIGN_EXT_ALWAYS_INLINE float power_of_two(float shifted) {
   std::uint32_t bits;
   std::memcpy(&bits, &shifted, sizeof(bits));
   bits = (bits << 23) + (127u << 23);
   float power;
   std::memcpy(&power, &bits, sizeof(power));
-  return p * power;
+  return power;
 }
 
-struct SmoothResult {
-  float value;
-  float derivative;
-};
-
-// Of finite x the derivative is in its range; of an infinite x or NaN it is NaN, as in autograd,
-// except for the two that are straight lines outside an interval.
-template <SmoothFunction kFunction>
-SIGN_EXT_ALWAYS_INLINE SmoothResult smooth_of(float x) {
-  if constexpr (kFunction == SmoothFunction::kSilu) {
-    const float e = smooth_exp(-x);
-    const float s = 1.0f / (1.0f + e);  // and 1 - s = e s, exact where s is close to 1
-    const float above = choose(x < -88.0f, -88.0f, x);
-    const float near = choose(above > 88.0f, 88.0f, above);
-    const float derivative = s + near * (s * (e * s));
-    return {x * choose(x < -87.0f, 0.0f, s), derivative + (x - x)};
-  } else if constexpr (kFunction == SmoothFunction::kGelu) {
-    const float above = choose(x < -18.0f, -18.0f, x);
-    const float near = choose(above > 18.0f, 18.0f, above);
-    const float z = choose(near < 0.0f, -near, near) * 0.707106781f;
-    const float e = smooth_exp(-z * z);
-    const float t = 1.0f / (1.0f + 0.3275911f * z);
-    float p = 1.061405429f;
-    p = p * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    const float tail = 0.5f * p * t * e;  // of the normal distribution, beyond |x|
-    const float phi = choose(near < 0.0f, tail, 1.0f - tail);
-    return {x * choose(x < -18.0f, 0.0f, phi), phi + near * (0.398942280f * e) + (x - x)};
-  } else if constexpr (kFunction == SmoothFunction::kGeluTanh) {
-    const float above = choose(x < -18.0f, -18.0f, x);
-    const float near = choose(above > 18.0f, 18.0f, above);
-    const float square = near * near;
-    const float u = 1.595769122f * near * (1.0f + 0.044715f * square);
-    const float e = smooth_exp(-u);
-    const float s = 1.0f / (1.0f + e);
-    const float slope = 1.595769122f * (1.0f + 0.134145f * square);
-    return {x * choose(x < -18.0f, 0.0f, s), s + near * slope * (s * (e * s)) + (x - x)};
-  } else if constexpr (kFunction == SmoothFunction::kHardswish) {
-    const float shifted = x + 3.0f;
-    const float low = choose(shifted < 0.0f, 0.0f, shifted);
-    const float between = choose(low > 6.0f, 6.0f, low);
-    const float inside = x * (1.0f / 3.0f) + 0.5f;
-    return {x * between * (1.0f / 6.0f), choose(x <= -3.0f, 0.0f, choose(x >= 3.0f, 1.0f, inside))};
-  } else if constexpr (kFunction == SmoothFunction::kHardsigmoid) {
-    const float shifted = x + 3.0f;
-    const float low = choose(shifted < 0.0f, 0.0f, shifted);
-    const float between = choose(low > 6.0f, 6.0f, low);
-    return {between * (1.0f / 6.0f), choose((x > -3.0f) & (x < 3.0f), 1.0f / 6.0f, 0.0f)};
-  } else {
-    // tanh(log(1 + w)) = (w^2 + 2 w) / (w^2 + 2 w + 2), w = e^x
-    const float above = choose(x < -87.0f, -87.0f, x);
-    const float near = choose(above > 20.0f, 20.0f, above);
-    const float w = smooth_exp(near);
-    const float n = w * (w + 2.0f);
-    const float q = 1.0f / (n + 2.0f);
-    const float t = n * q;  // and 1 - t = 2 q
-    const float s = w / (1.0f + w);
-    return {x * choose(x < -87.0f, 0.0f, t), t + near * s * (2.0f * q * (1.0f + t)) + (x - x)};
-  }
-}
+#include "smooth/smooth_formulas.h"
 
 // Calls body(constant), constant.value being the function.
 template <SmoothFunction kFunction>

@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kGroupThreads)
     load_elements<kWhole>(x + at, count, v);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const SmoothResult result = smooth_of<kFunction>(i < count ? v[i] : 0.0f);
+      const SmoothResult<float> result = smooth_of<kFunction>(i < count ? v[i] : 0.0f);
       const SmoothSteps steps = smooth_coded(result.derivative, code, fraction != nullptr);
       v[i] = result.value;
       whole[i] = steps.whole;

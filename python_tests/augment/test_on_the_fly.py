@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sign_ext.augment import Augment, Compose, NoAugment, OnTheFlySign
 from sign_ext.data import ImageSet
-from sign_ext.engine.fused import engine
+from sign_ext.engine.fused import programs
 from sign_ext.ops.native import NATIVE
 from sign_ext.training import TrainSettings, train
 
@@ -80,13 +80,13 @@ def test_each_batch_takes_the_weights_as_they_are(model, images):
 @pytest.mark.skipif(not NATIVE.loaded, reason=f"nothing is compiled: {NATIVE.why}")
 def test_nothing_is_recorded_again_when_weights_or_k_change(model, images, monkeypatch):
     recorded = []
-    record = engine.trace
+    record = programs.trace
 
     def counted(*arguments):
         recorded.append(arguments)
         return record(*arguments)
 
-    monkeypatch.setattr(engine, "trace", counted)
+    monkeypatch.setattr(programs, "trace", counted)
     augment = OnTheFlySign(model, steps=6, step_size=STEP, backend="fused")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     while augment.last_steps in (None, 0):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sign_ext import BackendError, NegligibleDeltaWarning, SignTransform, pullback_of_ones
-from sign_ext.engine.fused import engine
+from sign_ext.engine.fused import programs
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -63,8 +63,8 @@ def images(dtype: torch.dtype, highest: float = 1.0) -> Tensor:
 @pytest.fixture
 def recorded(monkeypatch) -> list[int]:
     """Grows with each recording."""
-    found, trace = [], engine.trace
-    monkeypatch.setattr(engine, "trace", lambda *a: found.append(1) or trace(*a))
+    found, trace = [], programs.trace
+    monkeypatch.setattr(programs, "trace", lambda *a: found.append(1) or trace(*a))
     return found
 
 

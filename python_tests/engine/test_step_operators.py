@@ -21,6 +21,7 @@ from sign_ext.engine.fused.trajectory import FusedTrajectory
 from sign_ext.engine.onchip.trajectory import OnChipTrajectory
 from sign_ext.engine.trajectory import Problem, Trajectory
 from sign_ext.ops.native import NATIVE
+from sign_ext.pushforward import pullback_of_ones
 from sign_ext.settings import Settings
 from sign_ext.sign import SignTransform
 from sign_ext.source_layer import Phi, guess_source_layer
@@ -75,6 +76,16 @@ def test_a_fused_step_is_its_products_and_one_update(images, options):
     assert trajectory._updates_by_stem
     own = called_by(lambda: trajectory._step.stem_cotangent(trajectory.iterate))
     assert called_by(trajectory.step) - own == {"sign_ext::stem_update_": 1}
+
+
+def test_a_step_is_compared_with_autograd_by_the_operators_that_it_runs(images):
+    model = tiny_cnn()
+    step = fused(model, images)._step
+    found = []
+    called = called_by(lambda: found.append(step.pullback_of_ones(images)))
+    assert called["sign_ext::stem_update_"] == 1
+    wanted = pullback_of_ones(model.double(), images.double())
+    assert (found[0] - wanted).norm() < 1e-5 * wanted.norm()
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -251,7 +251,7 @@ def test_a_weight_that_is_read_as_a_number_may_change_a_little(torch_rng):
 
 def test_what_the_forward_pass_writes_itself_is_no_change(torch_rng, monkeypatch):
     """Such a network is recorded once, not in every call."""
-    from sign_ext.engine.fused import engine
+    from sign_ext.engine.fused import programs
 
     class Keeps(Net):
         def features(self, x: Tensor) -> Tensor:
@@ -260,8 +260,8 @@ def test_what_the_forward_pass_writes_itself_is_no_change(torch_rng, monkeypatch
             return self.last
 
     recorded: list[int] = []
-    trace = engine.trace
-    monkeypatch.setattr(engine, "trace", lambda *a: recorded.append(1) or trace(*a))
+    trace = programs.trace
+    monkeypatch.setattr(programs, "trace", lambda *a: recorded.append(1) or trace(*a))
     images = torch.rand(2, 3, 7, 9, generator=torch_rng) * 255
     sign = SignTransform(Keeps().eval(), 2, step_size=STEP, backend="fused")
     for _ in range(4):
@@ -285,11 +285,11 @@ def test_the_watch_ends_where_objects_refer_to_each_other():
 
 
 def test_reset_begins_anew(torch_rng, monkeypatch):
-    from sign_ext.engine.fused import engine
+    from sign_ext.engine.fused import programs
 
     recorded: list[int] = []
-    trace = engine.trace
-    monkeypatch.setattr(engine, "trace", lambda *a: recorded.append(1) or trace(*a))
+    trace = programs.trace
+    monkeypatch.setattr(programs, "trace", lambda *a: recorded.append(1) or trace(*a))
     images = torch.rand(2, 3, 7, 9, generator=torch_rng) * 255
     sign = SignTransform(Net().eval(), 2, step_size=STEP, backend="fused")
     first = sign.transform(images)

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from torch import nn
 
 from sign_ext.engine.eager import EagerLayouts
-from sign_ext.engine.fused.engine import ProgramCache
+from sign_ext.engine.fused.programs import ProgramCache
 from sign_ext.engine.known_layer import KnownLayers
 from sign_ext.network_state import StructureWatch
 

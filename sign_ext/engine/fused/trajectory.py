@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,6 @@ from sign_ext.engine.fused.step import Step
 from sign_ext.engine.graphed import Record
 from sign_ext.engine.objective import NO_TARGET, Target
 from sign_ext.engine.trajectory import Problem, Trajectory, repeatable
-from sign_ext.ops.stem_update import stem_update_
 from sign_ext.ops.watch import NEVER
 
 
@@ -47,9 +44,7 @@ class FusedTrajectory(Trajectory):
         p, cotangent = self.iterate[rows], self.cotangent(rows)
         if not self._fills_by_stem:
             return self._step.delta(p, cotangent)
-        delta = torch.zeros_like(p)
-        self._update_by_stem(delta, *self._step.stem_cotangent(p, cotangent))
-        return delta
+        return self._step.delta_by_stem(p, cotangent)
 
     def step(self) -> None:
         """Lines 3 and 4 of Algorithm 1."""
@@ -70,7 +65,7 @@ class FusedTrajectory(Trajectory):
             self._apply(self._delta(rows), rows, counts)
             return
         low, high = settings.clamp or (None, None)
-        self._update_by_stem(
+        self._step.update_by_stem(
             p,
             *self._step.stem_cotangent(p, self.cotangent(rows)),
             velocity=None if self.velocity is None else self.velocity[rows],
@@ -80,29 +75,6 @@ class FusedTrajectory(Trajectory):
             momentum=settings.momentum,
             clamp_min=low,
             clamp_max=high,
-        )
-
-    def _update_by_stem(self, p: Tensor, g: Tensor, mask: Tensor | None, **options: Any) -> None:
-        """Add the stem's input-backward to images, or to zeros.
-
-        Args:
-            p: changed in place, (N, C, H, W).
-            g: the cotangent of the stem's output.
-            mask: the bit mask of its activation, or None.
-            **options: as for `stem_update_`.
-        """
-        stem = self._step.stem
-        assert self._step.stem_weight is not None
-        stem_update_(
-            p,
-            g,
-            self._step.stem_weight,
-            mask=mask,
-            slope=stem.activation.slope,
-            stride=stem.stride,
-            padding=stem.padding,
-            dilation=stem.dilation,
-            **options,
         )
 
 

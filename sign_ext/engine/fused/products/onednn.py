@@ -181,7 +181,7 @@ def cpu_dense(op: Convolution | Linear, images: int, by_library: bool = False) -
     if suits_small_plane(op) and not by_library:
         return SmallPlaneConvolution(op)
     if not by_library and vector_units():
-        if suits_winograd(op):
+        if suits_winograd(op, images):
             return WinogradConvolution(op)
         if suits_strided(op):
             return StridedConvolution(op)
