@@ -64,6 +64,14 @@ class Agreement:
         """
         return replace(self, rounding=max(self.rounding, rounding))
 
+    def with_cancelled(self, least: float) -> Agreement:
+        """The same where δ has cancelled on another image.
+
+        Args:
+            least: the norm below which it has.
+        """
+        return replace(self, least=least)
+
 
 class Pullback(Protocol):
     """What has δ: a program, or a step of it."""
@@ -96,7 +104,7 @@ def check_gradient(program: Pullback, phi: Phi, images: Tensor) -> Agreement:
     found = Agreement(distance_of(program, images, expected))
     error, dtype = found.rounding, images.dtype
     if error > TOLERANCE[dtype]:
-        least = _cancelled_below(phi, images)
+        least = cancelled_below(phi, images)
         rounding = distance_of(program, images, expected, least)
         some = least[least > 0]
         found = Agreement(
@@ -121,8 +129,13 @@ def _percent(error: float) -> str:
     return f"{error:.0%}" if error < 10 else "more than 1,000%"
 
 
-def _cancelled_below(phi: Phi, images: Tensor) -> Tensor:
-    """The norm of each image's δ below which it is what cancels in Φ's sum, (N,) float64."""
+def cancelled_below(phi: Phi, images: Tensor) -> Tensor:
+    """The norm of each image's δ below which it is what cancels in Φ's sum, (N,) float64.
+
+    Args:
+        phi: Φ.
+        images: (N, ...), of the network's dtype.
+    """
     _, mixed = pullback(phi, images, random_signs)
     least = CANCELLED[images.dtype] * mixed.double().flatten(1).norm(dim=1)
     return torch.where(torch.isfinite(least), least, 0.0)
@@ -135,7 +148,7 @@ def _distance_in_float64(phi: Phi, images: Tensor) -> float | None:
         graph = trace(exact, images[:1])
         program = build(graph, images.dtype, again=recording_again(exact, images[:1]))
         _, expected = pullback(exact, images)
-        error = distance_of(program, images, expected, _cancelled_below(exact, images))
+        error = distance_of(program, images, expected, cancelled_below(exact, images))
     except Exception:  # not every network can be copied, or computes in float64
         return None
     # A graph is part of a reference cycle, which would keep the copy of the weights alive until

@@ -16,7 +16,13 @@ from sign_ext.compiler.ir.island import Island
 from sign_ext.compiler.ir.program import Program, constant_bytes
 from sign_ext.compiler.record import READS_WEIGHTS
 from sign_ext.compiler.trace import trace
-from sign_ext.engine.agreement import TOLERANCE, Agreement, check_gradient, distance_of
+from sign_ext.engine.agreement import (
+    TOLERANCE,
+    Agreement,
+    cancelled_below,
+    check_gradient,
+    distance_of,
+)
 from sign_ext.engine.fused.step import Step, without_weights
 from sign_ext.engine.trajectory import Problem
 from sign_ext.engine.witness import Witnesses
@@ -401,6 +407,12 @@ class ProgramCache:
             rounding = self._distance(kept, step, image, expected)
             if rounding <= most:
                 return False
+        if not kept.agreement.least:
+            # Rounding alone may have agreed where the program was checked.
+            least = float(cancelled_below(phi, image).min())
+            if float(expected.double().norm()) < least:
+                kept.agreement = kept.agreement.with_cancelled(least)
+                return self._is_off(kept, phi, step, image, expected)
         program = self.program(kept, phi)
         off = distance_of(program, image, expected, kept.agreement.least) > most
         if step is not None and not off:  # the step's algorithms may round more than the program's
