@@ -227,7 +227,7 @@ def tiny(path: Path) -> Path:
     record = yaml.safe_load((files("sign_ext") / "configs" / "smoke.yaml").read_text("utf-8"))
     record["seeds"] = 1
     sizes = {"train_size": 50, "validation_size": 40, "test_size": 50, "image_size": 12}
-    record["tasks"]["cifar10"] |= sizes
+    record["tasks"]["cifar10"] |= {**sizes, "batch_size": 10}  # or nothing is learnt
     record["networks"]["basic_cnn"]["epochs"] = 3
     record["sign"] |= {"snapshots": [2, 4], "calibration_images": 8}
     record["search"] = {"trials": 2, "child_images": 40, "epochs": 1, "top": 1}
