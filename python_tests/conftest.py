@@ -78,6 +78,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Collect it at the end, as without this: what is left then is reported as a leak by some."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """A number that is this test's own: it differs between tests and is the same in every run."""
