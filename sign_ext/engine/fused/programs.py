@@ -402,20 +402,23 @@ class ProgramCache:
             image: (1, C, H, W).
             expected: autograd's δ there.
         """
-        most = _most_rounding(kept)
+        most, least = _most_rounding(kept), kept.agreement.least
         if step is not None:
             rounding = self._distance(kept, step, image, expected)
-            if rounding <= most:
-                return False
-        if not kept.agreement.least:
+        else:
+            rounding = distance_of(self.program(kept, phi), image, expected, least)
+        if rounding <= most:
+            return False
+        if not least:
             # Rounding alone may have agreed where the program was checked.
             least = float(cancelled_below(phi, image).min())
             if float(expected.double().norm()) < least:
                 kept.agreement = kept.agreement.with_cancelled(least)
                 return self._is_off(kept, phi, step, image, expected)
-        program = self.program(kept, phi)
-        off = distance_of(program, image, expected, kept.agreement.least) > most
-        if step is not None and not off:  # the step's algorithms may round more than the program's
+        if step is None:
+            return True
+        off = distance_of(self.program(kept, phi), image, expected, kept.agreement.least) > most
+        if not off:  # the step's algorithms may round more than the program's
             kept.agreement = kept.agreement.but_at_least(min(rounding, TOLERANCE[image.dtype]))
         return off
 
