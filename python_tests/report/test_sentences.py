@@ -10,10 +10,16 @@ from scipy import stats
 
 from sign_ext.evaluation import Samples
 from sign_ext.experiments.names import EXPERIMENTS
-from sign_ext.report.markdown import render_markdown
+from sign_ext.report.markdown import render_markdown, sentence_table
 from sign_ext.report.results_page import render_results
 from sign_ext.report.schema import Cell, Column, Experiment, Results, Row, Table
-from sign_ext.report.sentences import SENTENCES, all_sentences, sentences
+from sign_ext.report.sentences import (
+    SENTENCES,
+    Judgement,
+    SentenceRow,
+    all_sentences,
+    sentences,
+)
 from sign_ext.report.verdict import compare_rows
 
 IMAGES = 400
@@ -187,6 +193,23 @@ def test_the_page_and_the_text_have_the_verdicts(rng):
     assert '<span class="holds">holds</span>' in page
     assert page.index("The paper’s sentences") < page.index("What came out")
     assert "1 verdict: 1 holds, 0 do not hold, 0 undecided" in text
+
+
+def test_columns_that_no_sentence_fills_are_left_out():
+    judged = Judgement("undecided", "+1.00 points", 2)
+    rows = [
+        SentenceRow("a", "1", "net", judged, paper="+0.87"),
+        SentenceRow("b", "2", "net", judged, at_epochs=judged),
+    ]
+
+    def heads(*some: SentenceRow) -> list[str]:
+        return [head.strip() for head in sentence_table(some).splitlines()[0].split("|")[5:-1]]
+
+    assert heads(*rows) == ["Equal epochs", "The paper’s number"]
+    assert heads(rows[0]) == ["The paper’s number"]
+    assert heads(rows[1]) == ["Equal epochs"]
+    assert heads(SentenceRow("c", "3", "net", judged)) == []
+    assert sentence_table(rows).splitlines()[3].count("|") == 7
 
 
 def test_every_sentence_is_about_a_table_that_some_experiment_makes():

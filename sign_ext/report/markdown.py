@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from sign_ext.formatting import duration
 from sign_ext.report.lead import families
 from sign_ext.report.schema import Experiment, Figure, Results
-from sign_ext.report.sentences import SentenceRow, count_words, sentences
+from sign_ext.report.sentences import Judgement, SentenceRow, count_words, sentences
 from sign_ext.report.view import CellText, ComparisonText, TableView, view
 from sign_ext.report.wording import (
     HINTS,
@@ -74,18 +74,25 @@ def sentence_table(rows: Sequence[SentenceRow]) -> str:
     """Write the paper's sentences with their verdicts as a table.
 
     Args:
-        rows: as `report.sentences.sentences` makes them.
+        rows: as `report.sentences.sentences` makes them. A column that none of them fills is left
+            out: of equal epochs, and of the paper's numbers.
     """
-    heads = ("The paper says", "Where", "Measured with", "Equal gradient steps, or no training")
-    cells = [
-        (
-            *(row.text, row.where, row.subject),
-            *("" if each is None else each.text for each in (row.verdict, row.at_epochs)),
-            row.paper,
-        )
-        for row in rows
-    ]
-    return _grid((*heads, "Equal epochs", "The paper’s number"), cells)
+    columns = {
+        "The paper says": [row.text for row in rows],
+        "Where": [row.where for row in rows],
+        "Measured with": [row.subject for row in rows],
+        "Equal gradient steps, or no training": [_judged(row.verdict) for row in rows],
+    }
+    optional = {
+        "Equal epochs": [_judged(row.at_epochs) for row in rows],
+        "The paper’s number": [row.paper for row in rows],
+    }
+    columns |= {head: cells for head, cells in optional.items() if any(cells)}
+    return _grid(tuple(columns), list(zip(*columns.values(), strict=True)))
+
+
+def _judged(verdict: Judgement | None) -> str:
+    return "" if verdict is None else verdict.text
 
 
 def _experiment(
