@@ -64,7 +64,21 @@ def test_equals_the_reference(model, images, case, batch_size, device):
     agree(sign.transform(given).cpu(), wanted, images)  # again, from what was kept
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [(1, (0, 1)), (1, (2, 0)), (3, (3, 4)), (2, (1, 2))], ids=str
+)
+def test_a_first_convolution_whose_windows_begin_past_the_image(torch_rng, kernel, padding):
+    first = nn.Conv2d(3, 4, kernel, padding=padding)
+    network = nn.Sequential(first, nn.SiLU(), nn.Flatten(), nn.LazyLinear(5)).eval()
+    images = torch.rand(3, 3, 5, 7, generator=torch_rng) * 255
+    with torch.no_grad():
+        network(images)
+    phi = copy.deepcopy(network[:3]).double()
+    wanted = iterative_sign_reference(phi, images.double(), 3, step_size=STEP)
+    for _ in range(2):  # once more, from what was kept
+        agree(iterative_sign(network, images, 3, step_size=STEP, backend="fused"), wanted, images)
+
+
 def test_snapshots_come_from_one_trajectory(model, images, device):
     model, given = model.to(device), images.to(device)
     got = iterative_sign(

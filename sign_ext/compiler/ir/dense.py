@@ -207,8 +207,15 @@ class Convolution(Op):
 
     @property
     def can_update_image(self) -> bool:
-        """True for few input channels, which `stem_update_` requires."""
-        return self.groups == 1 and len(self.inputs) == 1 and self.in_shapes[0][0] <= 16
+        """True for few input channels, and windows that all begin before the image ends.
+
+        `stem_update_` requires both. A window begins past the end where the padding is as wide as
+        the kernel.
+        """
+        if self.groups != 1 or len(self.inputs) != 1 or self.in_shapes[0][0] > 16:
+            return False
+        axes = zip(self.shape[1:], self.in_shapes[0][1:], self.stride, self.padding, strict=True)
+        return all((out - 1) * stride - pad < size for out, size, stride, pad in axes)
 
     def linear(self, *inputs: Tensor) -> tuple[Tensor, Any]:
         """Zero-pad, convolve, add."""
