@@ -61,7 +61,7 @@ def test_two_processes_write_what_one_writes(checkpoint, tmp_path, content_of):
     arguments = ["transform", "--checkpoint", str(checkpoint), "--data", "digits"]
     arguments += ["--train-size", "75", "--steps", "2", "--snapshots", "1", "2"]
     arguments += ["--step-size", "100", "--shard-size", "10", "--device", "cpu"]
-    torch.set_num_threads(2)  # and one each below
+    torch.set_num_threads(1)  # as each below: some libraries round otherwise with two
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     two = torchrun("-m", "sign_ext", *arguments, "--out", str(tmp_path / "two"), "--profile")
     assert two.returncode == 0, two.stderr
