@@ -48,7 +48,7 @@ from sign_ext.training import TrainSettings, train
 
 LARGEST = 44 * 2**20  # bytes of the packed file
 TRAIN_IMAGES = 16_000
-TOGETHER = 64  # images in one encoded picture: of 16 to 512, the fewest bytes
+TOGETHER = 64  # images in one encoded picture: of 16, 64 and 256, the fewest bytes
 METHODS = ("classical", "mixup", "noise", "sign")  # slice A's
 PHI_SEEDS = 1_000_000  # as in experiments.stages.networks, which needs more than a GPU machine has
 CORRUPTION_SEED = 0  # as in experiments.stages.measure
