@@ -79,6 +79,7 @@ def test_a_first_convolution_whose_windows_begin_past_the_image(torch_rng, kerne
         agree(iterative_sign(network, images, 3, step_size=STEP, backend="fused"), wanted, images)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_snapshots_come_from_one_trajectory(model, images, device):
     model, given = model.to(device), images.to(device)
     got = iterative_sign(
