@@ -8,6 +8,7 @@ this in an environment with both libraries.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,14 +42,13 @@ def test_pgd(
     pytest.importorskip("torchattacks", reason="needs torchattacks (make bench-attacks)")
     work = work_of(network, request, device)
     attack = Attack(steps=request.config.getoption("--steps") or 10)
-    theirs = attack.theirs(work, random_start=False)
 
-    def torchattacks(images: torch.Tensor) -> torch.Tensor:
-        moved: torch.Tensor = theirs(images / RANGE, work.labels) * RANGE
-        return moved
+    def torchattacks_of(attack: Attack) -> Callable[[torch.Tensor], torch.Tensor]:
+        theirs = attack.theirs(work, random_start=False)
+        return lambda images: theirs(images / RANGE, work.labels) * RANGE
 
-    def sign_ext(images: torch.Tensor) -> torch.Tensor:
-        return pgd(
+    def sign_ext_of(attack: Attack) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda images: pgd(
             work.model,
             images,
             work.labels,
@@ -59,8 +59,12 @@ def test_pgd(
             batch_size=len(images),
         )
 
-    difference = (sign_ext(work.images) - torchattacks(work.images)).abs() > 0.01 * attack.epsilon
-    assert float(difference.double().mean()) < 0.2  # signs of rounded zeros, and what follows
+    # In float32 one step differs in the signs of rounded zeros. Ten steps of a deep network differ
+    # in a fifth of the values, from float64 too: `attack_parity.py` compares those in float64.
+    one = replace(attack, steps=1)
+    difference = (sign_ext_of(one)(work.images) - torchattacks_of(one)(work.images)).abs()
+    assert float((difference > 0.01 * attack.epsilon).double().mean()) < 0.01
+    sign_ext, torchattacks = sign_ext_of(attack), torchattacks_of(attack)
     inputs = mirrored(work.images)
     facts = {"network": network, "images": len(work.images), "steps": attack.steps}
     medians = race(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         NegligibleDeltaWarning,
         PixelRangeWarning,
         SignError,
+        SlowPrecisionWarning,
         SourceLayerError,
     )
     from sign_ext.iterate import InputIteration, iterate_inputs
@@ -43,6 +44,7 @@ __all__ = [
     "Shared",
     "SignError",
     "SignTransform",
+    "SlowPrecisionWarning",
     "SourceLayerError",
     "TuningPlan",
     "__version__",
@@ -72,6 +74,7 @@ lazy_names(
             "NegligibleDeltaWarning",
             "PixelRangeWarning",
             "SignError",
+            "SlowPrecisionWarning",
             "SourceLayerError",
         ],
         "sign_ext.iterate": ["InputIteration", "iterate_inputs"],

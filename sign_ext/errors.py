@@ -61,6 +61,10 @@ class PixelRangeWarning(UserWarning):
     """Images are in other units than the network takes, or span another range than was said."""
 
 
+class SlowPrecisionWarning(UserWarning):
+    """The precision asked for is emulated on this device, and slower than float32."""
+
+
 def first_line(error: BaseException) -> str:
     """An error's first line, with its class unless it is one of ours."""
     line = next(iter(str(error).strip().splitlines()), "")

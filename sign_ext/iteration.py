@@ -56,6 +56,7 @@ from sign_ext.probe import forget
 from sign_ext.problem import Found, Problems
 from sign_ext.progress import Progress, reporting
 from sign_ext.settings import Settings
+from sign_ext.slow_precision import warn_of_slow_precision
 from sign_ext.source_layer import (
     SourceLayer,
     guess_source_layer,
@@ -99,7 +100,7 @@ class Iteration:
             self.settings, self._network, self.plan, measure=tune is True, strict=strict
         )
         self._one_call = threading.RLock()  # recorded graphs work on buffers that calls share
-        self._warned = False
+        self._warned = self._called = False
         self._seen: SourceLayer | None = None  # Φ's layer in the last call
         self._batches = Batches(self.engines, self.settings.batch_size)
         # The same for calls with further inputs, by the constants among them.
@@ -168,6 +169,9 @@ class Iteration:
         dtype, device = place_of(self._network, images)
         settings = self.settings if steps is None else self.settings.with_steps(steps)
         check_precision(settings.precision, dtype)
+        if not self._called:
+            warn_of_slow_precision(settings.precision, device, dtype)
+            self._called = True
         target = Target(check_labels(labels, images, settings.rule))
         if start is not None:
             _check_start(start, images)

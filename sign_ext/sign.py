@@ -139,6 +139,9 @@ class SignTransform(InputIteration):
         TypeError: an argument of the wrong type.
         ValueError: an argument out of range, an unknown layer, or a network whose samples interact.
 
+    Warns:
+        SlowPrecisionWarning: the first call finds that its device only emulates bfloat16.
+
     Example:
         >>> import torch
         >>> from torch import nn

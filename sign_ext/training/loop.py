@@ -25,6 +25,7 @@ from sign_ext.data.classes import remember_classes
 from sign_ext.eval_state import arithmetic
 from sign_ext.progress import Progress, reporting
 from sign_ext.set_aside import discard
+from sign_ext.slow_precision import warn_of_slow_precision
 from sign_ext.training.checkpoints import CHECKPOINT_NAME, save_checkpoint
 from sign_ext.training.checks import check_model, check_sets, trains_all_parameters
 from sign_ext.training.epoch import (
@@ -123,6 +124,9 @@ def train(
         TrainingDivergedError: the loss became NaN or Inf; `out` keeps the last good epoch.
             The model, as after any other exception, keeps the weights of the last step.
 
+    Warns:
+        SlowPrecisionWarning: `device` only emulates the bfloat16 that `settings` ask for.
+
     Example:
         >>> from sign_ext.augment import Classical
         >>> from sign_ext.data import load_data
@@ -153,6 +157,8 @@ def train(
             report = stack.enter_context(reporting(shown, total, "training"))
             stack.enter_context(_training_mode(model, place, settings))
             check_model(model.to(place), train_set, place, objective)
+            if processes.first:
+                warn_of_slow_precision(settings.precision, place)
             all_trained = not several or trains_all_parameters(model, train_set, place, objective)
             if out is None and (resume or overwrite):
                 raise ValueError("resume and overwrite need the folder of a run: give out=FOLDER.")
