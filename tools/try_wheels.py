@@ -76,7 +76,9 @@ class Environment:
     def pip(self, *arguments: str) -> None:
         """Run pip install."""
         flags = os.environ.get("PIP_FLAGS", "").split()
-        command = [self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        # Without bytecode: of torch's thousands of modules, those that are imported get theirs then.
+        flags += ["-q", "--no-compile", "--disable-pip-version-check"]
+        command = [self.python, "-m", "pip", "install"]
         subprocess.run([*command, *flags, *arguments], check=True)
 
     def ask(self, code: str, folder: Path) -> Any:
