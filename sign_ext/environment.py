@@ -46,30 +46,28 @@ def installation() -> dict[str, Any]:
     """Say where the package that runs came from.
 
     Returns:
-        A dict with `version`, `source` (a wheel, a folder that was built, or a source tree that is
-        not installed) and `platforms` (list of str: the tags of the installed wheel, such as
+        A dict with `source` (a wheel, a folder that was built, or a source tree that is not
+        installed) and `platforms` (list of str: the tags of the installed wheel, such as
         "manylinux_2_28_x86_64"; "any" has no native operators).
 
     Example:
         >>> sorted(installation())
-        ['platforms', 'source', 'version']
+        ['platforms', 'source']
     """
-    from sign_ext import __version__
-
     folder = Path(__file__).resolve().parent
     try:
         installed = distribution("sign-ext")
         origin = json.loads(installed.read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
-        return _not_installed(folder, __version__)
+        return _not_installed(folder)
     url = str(origin.get("url", ""))
     path = Path(unquote(urlsplit(url).path))
     if origin.get("dir_info", {}).get("editable"):
         if path.resolve() != folder.parent:
-            return _not_installed(folder, __version__)
+            return _not_installed(folder)
         source = f"built in {path}, an editable install"
     elif Path(str(installed.locate_file("sign_ext"))).resolve() != folder:
-        return _not_installed(folder, __version__)
+        return _not_installed(folder)
     elif "dir_info" in origin:
         source = f"built from the folder {path}"
     elif path.suffix == ".whl":
@@ -78,13 +76,12 @@ def installation() -> dict[str, Any]:
         source = f"built from {url}"
     else:
         source = "a package index"
-    return {"version": installed.version, "source": source, "platforms": _platforms(installed)}
+    return {"source": source, "platforms": _platforms(installed)}
 
 
-def _not_installed(folder: Path, version: str) -> dict[str, Any]:
+def _not_installed(folder: Path) -> dict[str, Any]:
     """The answer for a package that is imported from its source tree."""
-    source = f"the source tree {folder.parent}, not installed"
-    return {"version": version, "source": source, "platforms": []}
+    return {"source": f"the source tree {folder.parent}, not installed", "platforms": []}
 
 
 def _platforms(installed: Distribution) -> list[str]:

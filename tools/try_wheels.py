@@ -76,7 +76,7 @@ class Environment:
     def pip(self, *arguments: str) -> None:
         """Run pip install."""
         flags = os.environ.get("PIP_FLAGS", "").split()
-        # Without bytecode: of torch's thousands of modules, those that are imported get theirs then.
+        # Without bytecode: of torch's thousands of modules, a few are imported.
         flags += ["-q", "--no-compile", "--disable-pip-version-check"]
         command = [self.python, "-m", "pip", "install"]
         subprocess.run([*command, *flags, *arguments], check=True)

@@ -163,7 +163,7 @@ def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = from_stdout(capsys)
     assert facts["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert {"native", "cuda", "cpu_target", "module"} <= set(facts["build"])
-    assert set(facts["installation"]) == {"version", "source", "platforms"}
+    assert set(facts["installation"]) == {"source", "platforms"}
     assert facts["backends"]["autograd"] == "yes"
     assert facts["backends"]["graphed"].startswith("no: ")
     assert facts["sign"]["backend"] == ("fused" if NATIVE.loaded else "autograd")
