@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
 from sphinx.util.matching import patfilter
 
 from sign_ext import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from wide_tables import label_cells  # needs the line above
 
 project = "sign_ext"
 author = "The sign_ext authors"
@@ -123,54 +127,16 @@ def _drop_globs_without_pages(app: Sphinx, page: str, source: list[str]) -> None
         )
 
 
-TELEPHONE = 55  # characters in a line of a table that is 400 pixels wide
-BETWEEN = 2  # of these, what a column's padding takes
-
-
-def _label_cells(
+def _mark_wide_tables(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
-    """Mark tables that are too wide for a telephone, and give each cell its column's name.
-
-    There, site.css makes a block of each of their rows, in which a line is a name and a value.
-    """
-
-    def labelled(table: re.Match[str]) -> str:
-        soup = BeautifulSoup(table[0], "html.parser")
-        names = [each.get_text(" ", strip=True) for each in soup.select("thead th")]
-        rows = [row.find_all("td", recursive=False) for row in soup.select("tbody tr")]
-        rows = [cells for cells in rows if len(cells) == len(names)]
-        if not _too_wide([names, *([c.get_text(" ", strip=True) for c in row] for row in rows)]):
-            return table[0]
-        soup.table["class"] = [*soup.table["class"], "too-wide"]
-        for cells in rows:
-            for name, cell in zip(names, cells, strict=True):
-                cell["data-label"] = name
-                inner = soup.new_tag("div")
-                inner.extend(cell.contents[:])
-                cell.append(inner)
-                if not inner.get_text(strip=True):
-                    cell["class"] = [*cell.get("class", []), "empty"]
-        return str(soup)
-
-    pattern = r'<table class="[^"]*docutils.*?</table>'
-    context["body"] = re.sub(pattern, labelled, context.get("body") or "", flags=re.DOTALL)
-
-
-def _too_wide(rows: list[list[str]]) -> bool:
-    """Whether rows of text do not fit a telephone, also if they are broken between words."""
-    columns = list(zip(*rows, strict=True))
-    words = [
-        max(len(word) for text in column for word in [*text.split(), ""]) for column in columns
-    ]
-    long = any(len(text) > 60 for column in columns for text in column)
-    return sum(words) + BETWEEN * len(columns) > TELEPHONE or (long and len(columns) > 3)
+    context["body"] = label_cells(context.get("body") or "")
 
 
 def setup(app: Sphinx) -> None:
     """Connect what is defined here to Sphinx."""
     app.connect("source-read", _drop_globs_without_pages)
-    app.connect("html-page-context", _label_cells)
+    app.connect("html-page-context", _mark_wide_tables)
     app.connect("autodoc-process-docstring", _keep_colons, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _plain_symbols)
     app.connect("autodoc-skip-member", _skip_aliases)

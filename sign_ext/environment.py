@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import torch
 
@@ -38,6 +40,54 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def installation() -> dict[str, Any]:
+    """Say where the package that runs came from.
+
+    Returns:
+        A dict with `source` (a wheel, a folder that was built, or a source tree that is not
+        installed) and `platforms` (list of str: the tags of the installed wheel, such as
+        "manylinux_2_28_x86_64"; "any" has no native operators).
+
+    Example:
+        >>> sorted(installation())
+        ['platforms', 'source']
+    """
+    folder = Path(__file__).resolve().parent
+    try:
+        installed = distribution("sign-ext")
+        origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return _not_installed(folder)
+    url = str(origin.get("url", ""))
+    path = Path(unquote(urlsplit(url).path))
+    if origin.get("dir_info", {}).get("editable"):
+        if path.resolve() != folder.parent:
+            return _not_installed(folder)
+        source = f"built in {path}, an editable install"
+    elif Path(str(installed.locate_file("sign_ext"))).resolve() != folder:
+        return _not_installed(folder)
+    elif "dir_info" in origin:
+        source = f"built from the folder {path}"
+    elif path.suffix == ".whl":
+        source = f"the wheel {path.name}"
+    elif url:
+        source = f"built from {url}"
+    else:
+        source = "a package index"
+    return {"source": source, "platforms": _platforms(installed)}
+
+
+def _not_installed(folder: Path) -> dict[str, Any]:
+    """The answer for a package that is imported from its source tree."""
+    return {"source": f"the source tree {folder.parent}, not installed", "platforms": []}
+
+
+def _platforms(installed: Distribution) -> list[str]:
+    """The platforms of a distribution's wheel: the last part of each of its tags."""
+    lines = (installed.read_text("WHEEL") or "").splitlines()
+    return [line.rpartition("-")[2] for line in lines if line.startswith("Tag: ")]
 
 
 @cache

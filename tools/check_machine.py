@@ -1,4 +1,4 @@
-"""List everything that this machine lacks for `make venv`, in one message.
+"""List everything that this machine lacks for `make venv`, and what each is for, in one message.
 
 This script runs on Python 3.7 and later, so that an interpreter that is too old can still report
 it.
@@ -32,7 +32,8 @@ def missing(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
         environ: The environment variables to use (CXX, PATH, SIGN_EXT_BUILD).
 
     Returns:
-        Pairs of what is missing and the Debian package that provides it ("" for none).
+        Pairs of what is missing, with its purpose, and the Debian package that provides it ("" for
+        none).
     """
     python = sys.executable
     if sys.version_info < OLDEST:
@@ -41,15 +42,28 @@ def missing(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str]]:
         return [(f"Python {needed}: {python} is {actual} (another: make venv PYTHON=...)", "")]
     found = []
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
-        found.append((f"the modules venv and ensurepip of {python}", "python3-venv"))
-    if environ.get("SIGN_EXT_BUILD") == "none":
-        return found  # pure Python needs no compiler
-    if not has_compiler(environ):
-        found.append(("a C++ compiler (c++, g++ or clang++; CXX names another)", "g++"))
-    header = os.path.join(sysconfig.get_path("include"), "Python.h")
-    if not os.path.exists(header):
-        found.append((f"Python's headers ({header})", "python3-dev"))
+        found.append((f"the modules venv and ensurepip of {python}, for .venv", "python3-venv"))
+    if environ.get("SIGN_EXT_BUILD") != "none" and not has_compiler(environ):
+        compiler = "a C++ compiler (c++, g++ or clang++; CXX names another)"
+        found.append((f"{compiler}, for the native operators", "g++"))
     return found
+
+
+def left_out(environ: Mapping[str, str] = os.environ) -> str:
+    """One line on the optional part that this machine cannot build; "" if it builds all.
+
+    Args:
+        environ: The environment variables to use (SIGN_EXT_BUILD, SIGN_EXT_MODULE).
+    """
+    header = os.path.join(sysconfig.get_path("include"), "Python.h")
+    if "none" in (environ.get("SIGN_EXT_BUILD"), environ.get("SIGN_EXT_MODULE")):
+        return ""
+    if os.path.exists(header):
+        return ""
+    return (
+        f"make venv: the module sign_ext._C is left out: it needs {header}, on Debian from"
+        " python3-dev. Nothing depends on it; the native operators do not need Python's headers."
+    )
 
 
 def message(found: list[tuple[str, str]]) -> str:
@@ -59,7 +73,7 @@ def message(found: list[tuple[str, str]]) -> str:
     packages = [package for _, package in found if package]
     if packages:
         lines.append("On Debian or Ubuntu:  apt-get install " + " ".join(packages))
-    if {"g++", "python3-dev"} & set(packages):
+    if "g++" in packages:
         lines.append("Without a compiler:   make venv SIGN_EXT_BUILD=none   (works, but slower)")
     return "\n".join(lines)
 
@@ -68,3 +82,5 @@ if __name__ == "__main__":
     lacking = missing()
     if lacking:
         sys.exit(message(lacking))
+    if left_out():
+        print(left_out())

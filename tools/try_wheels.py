@@ -30,10 +30,11 @@ PROBE = """
 import json, warnings
 warnings.simplefilter("error", RuntimeWarning)
 import torch, sign_ext
+from sign_ext.ops import sign_update_
 config = sign_ext.build_config()
 assert config["native"], config
 p = torch.zeros(5)
-sign_ext.sign_update_(p, torch.ones(5), torch.ones(5), step_size=2.0, momentum=0.5)
+sign_update_(p, torch.ones(5), torch.ones(5), step_size=2.0, momentum=0.5)
 assert p.tolist() == [3.0] * 5, p
 print(json.dumps({**config, "torch_cuda": torch.version.cuda, "file": sign_ext.__file__}))
 """
@@ -76,7 +77,9 @@ class Environment:
     def pip(self, *arguments: str) -> None:
         """Run pip install."""
         flags = os.environ.get("PIP_FLAGS", "").split()
-        command = [self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        # Without bytecode: of torch's thousands of modules, a few are imported.
+        flags += ["-q", "--no-compile", "--disable-pip-version-check"]
+        command = [self.python, "-m", "pip", "install"]
         subprocess.run([*command, *flags, *arguments], check=True)
 
     def ask(self, code: str, folder: Path) -> Any:

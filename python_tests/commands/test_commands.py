@@ -12,6 +12,7 @@ import pytest
 import torch
 from command_parts import TINY, from_stdout
 
+import sign_ext
 from sign_ext.cli import main
 from sign_ext.data import fingerprint, load_data
 from sign_ext.ops.native import NATIVE
@@ -161,7 +162,8 @@ def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--checkpoint", str(trained), "--device", "cpu", "--json"]) == 0
     facts = from_stdout(capsys)
     assert facts["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert {"native", "cuda"} <= set(facts["build"])
+    assert {"native", "cuda", "cpu_target", "module"} <= set(facts["build"])
+    assert set(facts["installation"]) == {"source", "platforms"}
     assert facts["backends"]["autograd"] == "yes"
     assert facts["backends"]["graphed"].startswith("no: ")
     assert facts["sign"]["backend"] == ("fused" if NATIVE.loaded else "autograd")
@@ -170,6 +172,21 @@ def test_info(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "versions" in text
     assert "Linear" in text  # Φ, the input of the final Linear
+
+
+def test_info_tells_machine_code_from_ptx(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {**sign_ext.build_config(), "arches": ["8.0", "9.0", "12.0+PTX"]}
+    monkeypatch.setattr(sign_ext, "build_config", lambda: config)
+    assert main(["info", "--device", "cpu", "--json"]) == 0
+    build = from_stdout(capsys)["build"]
+    assert build["gpu_machine_code"] == ["8.0", "9.0", "12.0"]
+    assert build["gpu_ptx"] == ["12.0"]
+    assert main(["info", "--device", "cpu"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["gpu_machine_code", "8.0,", "9.0,", "12.0"] in lines
+    assert ["gpu_ptx", "12.0"] in lines
 
 
 @pytest.mark.parametrize(

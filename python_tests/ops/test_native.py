@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import itertools
 import json
 import os
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -212,9 +214,52 @@ def test_build_config_says_what_is_here():
         assert config["torch_built_with"].startswith("2.")
         assert config["compiler"]
         assert Path(config["library"]) == PACKAGE / LIBRARY
+        assert config["cpu_target"] in config["cpu_targets"]
+        assert config["cpu_targets"][0] == "baseline"
+    else:
+        assert (config["cpu_targets"], config["cpu_target"], config["module"]) == ([], None, None)
+    if config["module"]:  # the file that an import would take
+        assert config["module"] == importlib.util.find_spec("sign_ext._C").origin
     if config["cuda"]:
         assert config["arches"]
         assert config["toolkit"]
+
+
+@pytest.mark.skipif(not NATIVE.loaded, reason=f"no operators: {NATIVE.why}")
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="reads Linux's list of its features")
+def test_the_vector_target_in_use_is_the_best_that_the_processor_has(monkeypatch):
+    targets = build_config()["cpu_targets"]
+    features = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
+    needs = {
+        "baseline": set(),
+        "avx2": {"avx2", "fma"},
+        "avx512": {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"},
+    }
+    assert set(targets) in ({"baseline"}, set(needs))  # g++ on x86-64 compiles all of them
+    code = "import sign_ext; print(sign_ext.build_config()['cpu_target'])"
+    for limit, most in (("", 3), ("baseline", 1)):
+        monkeypatch.setenv("SIGN_EXT_CPU_TARGET", limit)
+        monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+        best = [target for target in targets[:most] if needs[target] <= features][-1]
+        assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == best
+
+
+def test_a_library_of_an_older_build_names_no_vector_target(monkeypatch):
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda file: object())
+    monkeypatch.setattr(native, "NATIVE", native.Native(Facts(**FACTS), "asked for"))
+    config = build_config()
+    assert (config["cpu_targets"], config["cpu_target"]) == ([], None)
+    assert config["arches"] == ["8.0", "9.0+PTX"]
+
+
+def test_the_module_is_reported_where_it_is_of_the_same_build(tmp_path, monkeypatch):
+    module_of(tmp_path, monkeypatch)
+    monkeypatch.setattr(native, "NATIVE", native.Native(Facts(**FACTS), "asked for"))
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda file: object())
+    monkeypatch.setattr(native, "_RECORD", tmp_path / "_build_info.json")
+    for recorded, reported in ((native._MODULE, str(tmp_path / native._MODULE)), (None, None)):
+        (tmp_path / "_build_info.json").write_text(json.dumps({"module": recorded}))
+        assert build_config()["module"] == reported
 
 
 def operators() -> dict:

@@ -1,4 +1,4 @@
-"""Let the tests here import the scripts of tools/ as modules."""
+"""Let the tests here import the scripts of tools/ and docs/ as modules."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-if str(TOOLS) not in sys.path:
-    sys.path.append(str(TOOLS))
+ROOT = Path(__file__).resolve().parents[2]
+for folder in (ROOT / "tools", ROOT / "docs"):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 @pytest.fixture(autouse=True)

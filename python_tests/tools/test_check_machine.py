@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 
 import check_machine
@@ -34,6 +35,7 @@ def test_without_a_compiler_the_package_and_the_alternative_are_named(tmp_path: 
     found = check_machine.missing({"PATH": str(tmp_path)})
     text = check_machine.message(found)
     assert "C++ compiler" in text
+    assert "for the native operators" in text
     assert "apt-get install" in text
     assert "g++" in text
     assert "SIGN_EXT_BUILD=none" in text
@@ -56,3 +58,31 @@ def test_missing_venv_names_the_debian_package(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(check_machine.importlib.util, "find_spec", lambda name: None)
     found = check_machine.missing({"SIGN_EXT_BUILD": "none"})
     assert [package for _, package in found] == ["python3-venv"]
+
+
+@pytest.fixture
+def without_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with a compiler and without Python's headers."""
+    script(tmp_path, "c++")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
+    return tmp_path
+
+
+def test_the_operators_need_no_headers_of_python(without_headers: Path) -> None:
+    environ = {"PATH": str(without_headers)}
+    assert check_machine.missing(environ) == []
+    note = check_machine.left_out(environ)
+    assert "sign_ext._C is left out" in note
+    assert str(without_headers / "include" / "Python.h") in note
+    assert "python3-dev" in note
+
+
+@pytest.mark.parametrize("variable", ["SIGN_EXT_BUILD", "SIGN_EXT_MODULE"])
+def test_a_module_that_nobody_asked_for_is_not_missed(without_headers: Path, variable: str) -> None:
+    assert check_machine.left_out({variable: "none"}) == ""
+
+
+def test_with_headers_nothing_is_left_out(without_headers: Path) -> None:
+    (without_headers / "include").mkdir()
+    (without_headers / "include" / "Python.h").touch()
+    assert check_machine.left_out({}) == ""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import try_wheels
 import wheels
 
 from build_tools.decide import Missing, Toolkit, Torch
+from sign_ext.ops.native import NATIVE
 
 RECORD = {
     "native": True,
@@ -85,6 +89,22 @@ def test_a_cuda_wheel_is_tried_where_torch_has_that_cuda():
     for torch_cuda, taken in [("13.2", True), ("12.8", False), ("1.3", False), (None, False)]:
         assert try_wheels.fits(cuda, torch_cuda) is taken
         assert try_wheels.fits(cpu, torch_cuda)
+
+
+@pytest.mark.skipif(not NATIVE.loaded, reason=f"no operators: {NATIVE.why}")
+def test_the_probe_runs_with_the_operators_of_this_build(tmp_path):
+    package = Path(try_wheels.ROOT, "sign_ext")
+    run = subprocess.run(
+        [sys.executable, "-c", try_wheels.PROBE],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    answer = json.loads(run.stdout.splitlines()[-1])
+    assert (Path(answer["file"]).parent, answer["native"]) == (package, True)
 
 
 def test_a_version_of_torch_becomes_a_requirement():

@@ -1,4 +1,4 @@
-"""Show what is installed, how it was built, the devices, and the backends that can run here.
+"""Show what is installed and where it came from, how it was built, the devices and the backends.
 
 With --checkpoint or --model, also what SIGN finds in that network: the source
 layer Φ, the backend that would run, and why. Without --weights, a network by
@@ -38,12 +38,13 @@ class Options(NetworkOptions):
 def run(options: Options) -> None:
     """Gather the facts and print them."""
     from sign_ext import build_config
-    from sign_ext.environment import machine, versions
+    from sign_ext.environment import installation, machine, versions
 
     device = resolve_device(options.device)
     facts: dict[str, Any] = {
         "versions": versions(),
-        "build": build_config(),
+        "installation": installation(),
+        "build": _build(build_config()),
         "machine": machine(str(device)),
         "devices": _devices(),
         "backends": _backends(device),
@@ -58,6 +59,13 @@ def run(options: Options) -> None:
         console.print_json(facts)
     else:
         _print(facts)
+
+
+def _build(config: dict[str, Any]) -> dict[str, Any]:
+    """Add to what was built what its architectures mean: machine code for GPUs, and PTX."""
+    machine_code = [arch.removesuffix("+PTX") for arch in config["arches"]]
+    ptx = [arch.removesuffix("+PTX") for arch in config["arches"] if arch.endswith("+PTX")]
+    return {**config, "gpu_machine_code": machine_code, "gpu_ptx": ptx}
 
 
 def _explain(model: Any, config: dict[str, Any], device: Any) -> dict[str, Any]:
@@ -101,7 +109,7 @@ def _print(facts: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for section in ("versions", "build", "machine", "backends", "network", "sign"):
+    for section in ("versions", "installation", "build", "machine", "backends", "network", "sign"):
         if section not in facts:
             continue
         table.add_row(section, "")

@@ -6,6 +6,7 @@ reference in plain torch, its parameters those of the native kernel's schema.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import inspect
@@ -119,13 +120,19 @@ def _cuda_obstacle(record: Mapping[str, Any]) -> tuple[str, str] | None:
     )
 
 
+def _module_of(record: Mapping[str, Any]) -> Path | None:
+    """The file of sign_ext._C if it fits this Python and is of the recorded build, else None."""
+    file = _FOLDER / _MODULE
+    return file if record.get("module", _MODULE) == _MODULE and file.exists() else None
+
+
 def _facts(record: Mapping[str, Any]) -> Facts:
     """How the library was built: as compiled into sign_ext._C if it fits this Python, or recorded.
 
     A module that the record does not name belongs to another build.
     """
     source: Any = record
-    if record.get("module", _MODULE) == _MODULE and (_FOLDER / _MODULE).exists():
+    if _module_of(record):
         try:
             source = vars(importlib.import_module("sign_ext._C"))
         except Exception:  # whatever a broken module raises, the record says the same
@@ -151,31 +158,47 @@ def _give_up(cause: str, fix: str) -> Native:
 NATIVE = _load()  # once: importing this module is what registers the operators
 
 
+def _answer(question: str) -> str:
+    """What a C function of the loaded library returns; "" if the library is of an older build."""
+    try:
+        function = getattr(ctypes.CDLL(str(_FOLDER / _LIBRARY)), question)
+    except AttributeError:
+        return ""
+    function.restype = ctypes.c_char_p
+    return bytes(function()).decode()
+
+
 def build_config() -> dict[str, Any]:
     """Say what was built, with what, and why.
 
     Returns:
         A dict with `native` (bool: the operators are loaded), `cuda` (bool: with those for CUDA),
-        `arches` (list of str, as in TORCH_CUDA_ARCH_LIST), `torch` (the version that runs),
-        `torch_built_with`, `compiler` and `toolkit` (nvcc's version) of the build, `library` (str:
-        the file that holds the operators), each None where there is none, and `why` (str).
+        `arches` (list of str, as in TORCH_CUDA_ARCH_LIST), `cpu_targets` (list of str: the vector
+        instruction sets that the CPU kernels are compiled for), `cpu_target` (the one in use),
+        `torch` (the version that runs), `torch_built_with`, `compiler` and `toolkit` (nvcc's
+        version) of the build, `library` (str: the file that holds the operators), `module` (str:
+        sign_ext._C's file), each None where there is none, and `why` (str).
 
     Example:
         >>> from sign_ext import build_config
         >>> sorted(build_config())  # doctest: +NORMALIZE_WHITESPACE
-        ['arches', 'compiler', 'cuda', 'library', 'native', 'toolkit', 'torch', 'torch_built_with',
-         'why']
+        ['arches', 'compiler', 'cpu_target', 'cpu_targets', 'cuda', 'library', 'module', 'native',
+         'toolkit', 'torch', 'torch_built_with', 'why']
     """
     facts = NATIVE.facts
+    module = _module_of(_read_record()) if facts else None
     return {
         "native": NATIVE.loaded,
         "cuda": NATIVE.cuda,
         "arches": facts.arches.split(";") if facts and facts.arches else [],
+        "cpu_targets": _answer("sign_ext_cpu_targets").split() if facts else [],
+        "cpu_target": (_answer("sign_ext_cpu_target") or None) if facts else None,
         "torch": str(torch.__version__),
         "torch_built_with": (facts.torch_built_with or None) if facts else None,
         "compiler": (facts.compiler or None) if facts else None,
         "toolkit": (facts.toolkit or None) if facts else None,
         "library": str(_FOLDER / _LIBRARY) if facts else None,
+        "module": str(module) if module else None,
         "why": NATIVE.why,
     }
 
