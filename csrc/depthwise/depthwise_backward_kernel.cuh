@@ -2,7 +2,7 @@
 // selection of their launch. There are no torch headers and no runtime calls here: nvcc compiles
 // this source for the device, and the host compiler compiles the same source for csrc/tests.
 //
-// Launch shape and memory access are those of depthwise_kernel.cuh: a thread owns 8 adjacent
+// Places, launches and memory access are those of depthwise_kernel.cuh: a thread owns 8 adjacent
 // channels of up to 4 adjacent pixels of a row of out. It gathers: it loads every column of g that
 // affects these pixels once, with its mask byte, and adds it under each tap that leads to one of
 // them. At stride 2 a row or column of out uses only the taps of its own parity. These are known at
@@ -11,53 +11,55 @@
 
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
+#include "common/channel_groups.cuh"
 #include "common/device.cuh"
+#include "common/divisor.cuh"
 #include "common/pack.cuh"
 #include "depthwise/depthwise_backward.h"
-#include "depthwise/depthwise_kernel.cuh"
+#include "depthwise/depthwise_launches.cuh"
 
 namespace sign_ext {
 
-// Loads 8 channels of g, pulled back through the activation.
+// Pixels per thread of the kernels for square convolutions.
+constexpr int kDepthwiseBackwardPixels = 4;
+
+// Pulls 8 channels back through the activation that wrote their mask byte.
+__device__ __forceinline__ void depthwise_pull_back(unsigned int bits, float slope,
+                                                    float (&values)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) values[i] = pull_back(values[i], (bits >> i & 1u) != 0, slope);
+}
+
+// Loads 8 channels of one of g's pixels, pulled back through the activation. `at` is the first
+// one's element.
 template <bool kWide, typename T>
 __device__ __forceinline__ void depthwise_load_cotangent(const DepthwiseBackwardArgs& args,
-                                                         const T* g, std::int64_t pixel,
-                                                         std::int64_t channel, int count,
-                                                         float (&values)[8]) {
-  load_group<kWide>(g + pixel * args.sizes.channels + channel, count, values);
+                                                         const T* g, const DepthwisePlace& place,
+                                                         std::uint32_t pixel, float (&values)[8]) {
+  load_group<kWide>(g + (pixel * place.channels + place.channel), place.count, values);
   if (args.mask == nullptr) return;
-  const unsigned int bits = args.mask[pixel * mask_row_bytes(args.sizes.channels) + channel / 8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    values[i] = pull_back(values[i], (bits >> i & 1u) != 0, args.slope);
-  }
+  depthwise_pull_back(args.mask[pixel * place.groups + place.group], args.slope, values);
 }
 
 // Adds the other consumer's cotangent, pulls back through x's activation and stores one pixel's
-// channels.
+// channels. `pixel` is out's.
 template <bool kWide, typename T>
 __device__ __forceinline__ void depthwise_backward_finish(const DepthwiseBackwardArgs& args,
-                                                          std::int64_t pixel, std::int64_t channel,
-                                                          int count, float (&values)[8]) {
-  const std::int64_t element = pixel * args.sizes.channels + channel;
+                                                          const DepthwisePlace& place,
+                                                          std::uint32_t pixel, float (&values)[8]) {
+  const std::uint32_t element = pixel * place.channels + place.channel;
   if (args.other != nullptr) {
     float others[8];
-    load_group<kWide>(static_cast<const T*>(args.other) + element, count, others);
+    load_group<kWide>(static_cast<const T*>(args.other) + element, place.count, others);
 #pragma unroll
     for (int i = 0; i < 8; ++i) values[i] += others[i];
   }
   if (args.x_mask != nullptr) {
-    const unsigned int bits =
-        args.x_mask[pixel * mask_row_bytes(args.sizes.channels) + channel / 8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      values[i] = pull_back(values[i], (bits >> i & 1u) != 0, args.x_slope);
-    }
+    depthwise_pull_back(args.x_mask[pixel * place.groups + place.group], args.x_slope, values);
   }
-  store_group<kWide>(static_cast<T*>(args.out) + element, count, values);
+  store_group<kWide>(static_cast<T*>(args.out) + element, place.count, values);
 }
 
 // Square kernels without dilation. With x + pad_left the place of pixel x, `tile` counts from the
@@ -65,99 +67,117 @@ __device__ __forceinline__ void depthwise_backward_finish(const DepthwiseBackwar
 template <typename T, int kSide, int kStride, bool kWide>
 __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<kSide, kWide>)
     depthwise_backward_kernel(const T* __restrict__ g, const float* __restrict__ weight,
-                              DepthwiseBackwardArgs args, std::int64_t tiles) {
-  constexpr int kPixels = 4;
+                              DepthwiseBackwardArgs args, DepthwiseGrid grid) {
+  constexpr int kPixels = kDepthwiseBackwardPixels;
   constexpr int kLead = (kSide - 1) / kStride;
   constexpr int kColumns = kLead + kPixels / kStride;
-  const DepthwiseSizes& s = args.sizes;
-  const DepthwisePlace place = depthwise_place(s.channels, tiles);
+  const DepthwisePlace place = depthwise_place<kWide>(grid);
   if (place.count == 0) return;
-  const std::int64_t first = s.pad_left / kStride * kStride + place.tile * kPixels;
-  const std::int64_t left = first / kStride - kLead;
-  for (std::int64_t row = place.row; row < s.n * s.height; row += place.rows_apart) {
-    const std::int64_t n = row / s.height;
-    const std::int64_t down = row - n * s.height + s.pad_top;
-    float sums[kPixels][8] = {};
+  const auto [out_height, out_width] = depthwise_plane(args.sizes.out_height, args.sizes.out_width);
+  const auto [pad_top, pad_left] = depthwise_plane(args.sizes.pad_top, args.sizes.pad_left);
+  // Pads are not negative: unsigned, so that dividing by the stride is one shift.
+  const int first = static_cast<int>(static_cast<unsigned int>(pad_left) / kStride) * kStride +
+                    place.tile * kPixels;
+  const int left = static_cast<int>(static_cast<unsigned int>(first) / kStride) - kLead;
+  const int down = place.row + pad_top;
+  float sums[kPixels][8] = {};
+  // The taps of the row's parity whose row of g exists: down - a = kStride * row, row in g.
+  int begin = down - kStride * (out_height - 1);
+  begin = begin > 0 ? begin : down % kStride;
+  const int end = down + 1 < kSide ? down + 1 : kSide;
+  const int row = static_cast<int>(static_cast<unsigned int>(down - begin) / kStride);
+  std::uint32_t line =
+      (place.image * static_cast<std::uint32_t>(out_height) + static_cast<std::uint32_t>(row)) *
+          static_cast<std::uint32_t>(out_width) +
+      static_cast<std::uint32_t>(left);
+  std::uint32_t tap = static_cast<std::uint32_t>(begin) * kSide * place.channels + place.channel;
 #pragma unroll 1
-    for (int a = 0; a < kSide; ++a) {
-      const std::int64_t ahead = down - a;
-      if (ahead < 0 || ahead % kStride != 0 || ahead / kStride >= s.out_height) continue;
-      const float* taps = weight + a * kSide * s.channels + place.channel;
-      float weights[kSide][8];
+  for (int a = begin; a < end; a += kStride) {
+    float weights[kSide][8];
+#pragma unroll
+    for (int b = 0; b < kSide; ++b) {
+      load_group<kWide>(weight + (tap + b * place.channels), place.count, weights[b]);
+    }
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+      float values[8] = {};
+      if (depthwise_inside(left + j, out_width)) {
+        depthwise_load_cotangent<kWide>(args, g, place, line + j, values);
+      }
 #pragma unroll
       for (int b = 0; b < kSide; ++b) {
-        load_group<kWide>(taps + b * s.channels, place.count, weights[b]);
-      }
-      const std::int64_t pixel = (n * s.out_height + ahead / kStride) * s.out_width + left;
+        const int t = kStride * (j - kLead) + b;  // the pixel that column j reaches through tap b
+        if (t < 0 || t >= kPixels) continue;
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        float values[8] = {};
-        if (left + j >= 0 && left + j < s.out_width) {
-          depthwise_load_cotangent<kWide>(args, g, pixel + j, place.channel, place.count, values);
-        }
-#pragma unroll
-        for (int b = 0; b < kSide; ++b) {
-          const int t = kStride * (j - kLead) + b;  // the pixel that column j reaches through tap b
-          if (t < 0 || t >= kPixels) continue;
-#pragma unroll
-          for (int i = 0; i < 8; ++i) sums[t][i] += values[i] * weights[b][i];
-        }
+        for (int i = 0; i < 8; ++i) sums[t][i] += values[i] * weights[b][i];
       }
     }
+    line -= static_cast<std::uint32_t>(out_width);
+    tap += kStride * kSide * place.channels;
+  }
+  const int width = static_cast<int>(args.sizes.width);
+  const std::uint32_t pixel = place.line * static_cast<std::uint32_t>(width);
 #pragma unroll
-    for (int t = 0; t < kPixels; ++t) {
-      const std::int64_t x = first + t - s.pad_left;
-      if (x < 0 || x >= s.width) continue;
-      depthwise_backward_finish<kWide, T>(args, row * s.width + x, place.channel, place.count,
-                                          sums[t]);
-    }
+  for (int t = 0; t < kPixels; ++t) {
+    const int x = first + t - pad_left;
+    if (!depthwise_inside(x, width)) continue;
+    depthwise_backward_finish<kWide, T>(args, place, pixel + static_cast<std::uint32_t>(x),
+                                        sums[t]);
   }
 }
+
+// How the strides of any kernel divide.
+struct DepthwiseStrides {
+  Divisor h, w;
+};
 
 // Any kernel: a thread owns one pixel.
 template <typename T, bool kWide>
 __global__ void __launch_bounds__(kDepthwiseThreads, 8)
     depthwise_backward_any_kernel(const T* __restrict__ g, const float* __restrict__ weight,
-                                  DepthwiseBackwardArgs args, std::int64_t tiles) {
-  const DepthwiseSizes& s = args.sizes;
-  const DepthwisePlace place = depthwise_place(s.channels, tiles);
+                                  DepthwiseBackwardArgs args, DepthwiseGrid grid,
+                                  DepthwiseStrides strides) {
+  const DepthwisePlace place = depthwise_place<kWide>(grid);
   if (place.count == 0) return;
-  for (std::int64_t row = place.row; row < s.n * s.height; row += place.rows_apart) {
-    const std::int64_t n = row / s.height;
-    const std::int64_t down = row - n * s.height + s.pad_top;
-    float sums[8] = {};
-    for (std::int64_t a = 0; a < s.kernel_h; ++a) {
-      const std::int64_t ahead = down - a * s.dilation_h;
-      if (ahead < 0) break;
-      if (ahead % s.stride_h != 0 || ahead / s.stride_h >= s.out_height) continue;
-      for (std::int64_t b = 0; b < s.kernel_w; ++b) {
-        const std::int64_t across = place.tile + s.pad_left - b * s.dilation_w;
-        if (across < 0) break;
-        if (across % s.stride_w != 0 || across / s.stride_w >= s.out_width) continue;
-        const std::int64_t pixel =
-            (n * s.out_height + ahead / s.stride_h) * s.out_width + across / s.stride_w;
-        float values[8], weights[8];
-        depthwise_load_cotangent<kWide>(args, g, pixel, place.channel, place.count, values);
-        load_group<kWide>(weight + (a * s.kernel_w + b) * s.channels + place.channel, place.count,
-                          weights);
+  const auto [out_height, out_width] = depthwise_plane(args.sizes.out_height, args.sizes.out_width);
+  const auto [kernel_h, kernel_w] = depthwise_plane(args.sizes.kernel_h, args.sizes.kernel_w);
+  const auto [step_h, step_w] = depthwise_plane(args.sizes.dilation_h, args.sizes.dilation_w);
+  float sums[8] = {};
+  int ahead = place.row + static_cast<int>(args.sizes.pad_top);
+#pragma unroll 1
+  for (int a = 0; a < kernel_h && ahead >= 0; ++a, ahead -= step_h) {
+    const std::uint32_t row = divide(static_cast<std::uint32_t>(ahead), strides.h);
+    if (rest(static_cast<std::uint32_t>(ahead), row, strides.h) != 0) continue;
+    if (!depthwise_inside(static_cast<int>(row), out_height)) continue;
+    const std::uint32_t line = (place.image * static_cast<std::uint32_t>(out_height) + row) *
+                               static_cast<std::uint32_t>(out_width);
+    std::uint32_t tap = static_cast<std::uint32_t>(a * kernel_w) * place.channels + place.channel;
+    int across = place.tile + static_cast<int>(args.sizes.pad_left);
+#pragma unroll 1
+    for (int b = 0; b < kernel_w && across >= 0; ++b, across -= step_w, tap += place.channels) {
+      const std::uint32_t column = divide(static_cast<std::uint32_t>(across), strides.w);
+      if (rest(static_cast<std::uint32_t>(across), column, strides.w) != 0) continue;
+      if (!depthwise_inside(static_cast<int>(column), out_width)) continue;
+      float values[8], weights[8];
+      depthwise_load_cotangent<kWide>(args, g, place, line + column, values);
+      load_group<kWide>(weight + tap, place.count, weights);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sums[i] += values[i] * weights[i];
-      }
+      for (int i = 0; i < 8; ++i) sums[i] += values[i] * weights[i];
     }
-    depthwise_backward_finish<kWide, T>(args, row * s.width + place.tile, place.channel,
-                                        place.count, sums);
   }
+  const std::uint32_t pixel = place.line * static_cast<std::uint32_t>(args.sizes.width) +
+                              static_cast<std::uint32_t>(place.tile);
+  depthwise_backward_finish<kWide, T>(args, place, pixel, sums);
 }
 
-// Calls launch(kernel, g, tiles) with the instantiation that fits the arguments. The launcher in
-// the .cu file and the host tests both select through this.
+// Calls launch(kernel, g, tiles, more arguments...) with the instantiation that fits the arguments.
 template <typename T, bool kWide, typename Launch>
 void depthwise_backward_choose_kernel(const DepthwiseBackwardArgs& args, Launch&& launch) {
   const auto* g = static_cast<const T*>(args.g);
   const DepthwiseSizes& s = args.sizes;
   const bool two = s.stride_w == 2;
   const std::int64_t places = s.width + (two ? s.pad_left % 2 : 0);
-  const std::int64_t tiles = (places + 3) / 4;
+  const std::int64_t tiles = (places + kDepthwiseBackwardPixels - 1) / kDepthwiseBackwardPixels;
   switch (depthwise_side(s)) {
     case 3:
       return two ? launch(&depthwise_backward_kernel<T, 3, 2, kWide>, g, tiles)
@@ -169,7 +189,8 @@ void depthwise_backward_choose_kernel(const DepthwiseBackwardArgs& args, Launch&
       return two ? launch(&depthwise_backward_kernel<T, 7, 2, kWide>, g, tiles)
                  : launch(&depthwise_backward_kernel<T, 7, 1, kWide>, g, tiles);
     default:
-      return launch(&depthwise_backward_any_kernel<T, kWide>, g, s.width);
+      return launch(&depthwise_backward_any_kernel<T, kWide>, g, s.width,
+                    DepthwiseStrides{divisor_of(s.stride_h), divisor_of(s.stride_w)});
   }
 }
 
@@ -191,6 +212,32 @@ void depthwise_backward_choose(const DepthwiseBackwardArgs& args, Launch&& launc
   } else {
     depthwise_backward_choose_width<__nv_bfloat16>(args, launch);
   }
+}
+
+// Calls launch(blocks, kernel, its arguments...) for each launch, in which neither g nor out has
+// more than `most` elements. Returns null, or why that is not possible. The launcher in the .cu
+// file and the host tests both launch through this.
+template <typename Launch>
+const char* depthwise_backward_for_each_launch(const DepthwiseBackwardArgs& args, std::int64_t most,
+                                               Launch&& launch) {
+  const DepthwiseSizes& s = args.sizes;
+  if (s.n * s.height * s.width * s.channels == 0) return nullptr;
+  const auto part = [&](std::int64_t first, std::int64_t images) {
+    const std::int64_t g_pixel = first * s.out_height * s.out_width;
+    const std::int64_t pixel = first * s.height * s.width;
+    DepthwiseBackwardArgs a = args;
+    a.sizes.n = images;
+    a.g = advanced(args.g, args.type, g_pixel * s.channels);
+    a.mask = advanced(args.mask, g_pixel * mask_row_bytes(s.channels));
+    a.other = advanced(args.other, args.type, pixel * s.channels);
+    a.out = advanced(args.out, args.type, pixel * s.channels);
+    a.x_mask = advanced(args.x_mask, pixel * mask_row_bytes(s.channels));
+    depthwise_backward_choose(a, [&](auto kernel, auto g, std::int64_t tiles, auto... more) {
+      const DepthwiseGrid grid = depthwise_grid(images, s.channels, s.height, tiles);
+      launch(depthwise_blocks(grid), kernel, g, a.weight, a, grid, more...);
+    });
+  };
+  return depthwise_for_each_part(s, most, part);
 }
 
 }  // namespace sign_ext
