@@ -25,6 +25,12 @@ namespace sign_ext {
 // Pixels per thread of the kernels for square convolutions.
 constexpr int kDepthwiseBackwardPixels = 4;
 
+// Blocks per multiprocessor to compile for. The columns of g, their bits and the sums of a 3x3
+// convolution of stride 1 need more registers than 4 blocks leave.
+template <int kSide, int kStride, bool kWide>
+inline constexpr int kDepthwiseBackwardBlocks =
+    kSide == 3 && kStride == 1 ? 3 : kDepthwiseBlocks<kSide, kWide>;
+
 // Pulls 8 channels back through the activation that wrote their mask byte.
 __device__ __forceinline__ void depthwise_pull_back(unsigned int bits, float slope,
                                                     float (&values)[8]) {
@@ -32,40 +38,57 @@ __device__ __forceinline__ void depthwise_pull_back(unsigned int bits, float slo
   for (int i = 0; i < 8; ++i) values[i] = pull_back(values[i], (bits >> i & 1u) != 0, slope);
 }
 
-// Loads 8 channels of one of g's pixels, pulled back through the activation. `at` is the first
-// one's element.
-template <bool kWide, typename T>
-__device__ __forceinline__ void depthwise_load_cotangent(const DepthwiseBackwardArgs& args,
-                                                         const T* g, const DepthwisePlace& place,
-                                                         std::uint32_t pixel, float (&values)[8]) {
-  load_group<kWide>(g + (pixel * place.channels + place.channel), place.count, values);
-  if (args.mask == nullptr) return;
-  depthwise_pull_back(args.mask[pixel * place.groups + place.group], args.slope, values);
+// A pixel's mask byte; all ones where the pixel is not `there` or there is no mask.
+__device__ __forceinline__ unsigned int depthwise_bits(const std::uint8_t* mask,
+                                                       const DepthwisePlace& place,
+                                                       std::uint32_t pixel, bool there) {
+  return there && mask != nullptr ? mask[pixel * place.groups + place.group] : 0xffu;
 }
 
-// Adds the other consumer's cotangent, pulls back through x's activation and stores one pixel's
-// channels. `pixel` is out's.
-template <bool kWide, typename T>
+// The sums of kPixels pixels of out: adds the other consumer's cotangent, pulls back through x's
+// activation and stores. `x` is the first one's column, which may lie outside the image, and `line`
+// the index of the row's first pixel. All loads are issued first, so that they are in flight
+// together.
+template <bool kWide, typename T, int kPixels>
 __device__ __forceinline__ void depthwise_backward_finish(const DepthwiseBackwardArgs& args,
-                                                          const DepthwisePlace& place,
-                                                          std::uint32_t pixel, float (&values)[8]) {
-  const std::uint32_t element = pixel * place.channels + place.channel;
-  if (args.other != nullptr) {
-    float others[8];
-    load_group<kWide>(static_cast<const T*>(args.other) + element, place.count, others);
+                                                          const DepthwisePlace& place, int x,
+                                                          std::uint32_t line,
+                                                          float (&sums)[kPixels][8]) {
+  const auto* const other = static_cast<const T*>(args.other);
+  auto* const out = static_cast<T*>(args.out);
+  const int width = static_cast<int>(args.sizes.width);
+  const std::uint32_t first = line + static_cast<std::uint32_t>(x);
+  float others[kPixels][8];
+  unsigned int bits[kPixels];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) values[i] += others[i];
+  for (int t = 0; t < kPixels; ++t) {
+    const bool there = depthwise_inside(x + t, width);
+    const std::uint32_t element = (first + t) * place.channels + place.channel;
+    load_group_or<kWide>(kNoShift, there ? other : nullptr, element, place.count, others[t]);
+    bits[t] = depthwise_bits(args.x_mask, place, first + t, there);
+  }
+#pragma unroll
+  for (int t = 0; t < kPixels; ++t) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums[t][i] += others[t][i];
   }
   if (args.x_mask != nullptr) {
-    depthwise_pull_back(args.x_mask[pixel * place.groups + place.group], args.x_slope, values);
+#pragma unroll
+    for (int t = 0; t < kPixels; ++t) depthwise_pull_back(bits[t], args.x_slope, sums[t]);
   }
-  store_group<kWide>(static_cast<T*>(args.out) + element, place.count, values);
+#pragma unroll
+  for (int t = 0; t < kPixels; ++t) {
+    if (!depthwise_inside(x + t, width)) continue;
+    const std::uint32_t element = (first + t) * place.channels + place.channel;
+    store_group<kWide>(out + element, place.count, sums[t]);
+  }
 }
 
 // Square kernels without dilation. With x + pad_left the place of pixel x, `tile` counts from the
 // last multiple of the stride that is not past place pad_left.
 template <typename T, int kSide, int kStride, bool kWide>
-__global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<kSide, kWide>)
+__global__ void __launch_bounds__(kDepthwiseThreads,
+                                  kDepthwiseBackwardBlocks<kSide, kStride, kWide>)
     depthwise_backward_kernel(const T* __restrict__ g, const float* __restrict__ weight,
                               DepthwiseBackwardArgs args, DepthwiseGrid grid) {
   constexpr int kPixels = kDepthwiseBackwardPixels;
@@ -98,32 +121,36 @@ __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<kSide, kWi
     for (int b = 0; b < kSide; ++b) {
       load_group<kWide>(weight + (tap + b * place.channels), place.count, weights[b]);
     }
+    float values[kColumns][8];
+    unsigned int bits[kColumns];
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
-      float values[8] = {};
-      if (depthwise_inside(left + j, out_width)) {
-        depthwise_load_cotangent<kWide>(args, g, place, line + j, values);
-      }
+      const bool there = depthwise_inside(left + j, out_width);
+      const std::uint32_t pixel = line + j;
+      load_group_or<kWide>(0.0f, there ? g : nullptr, pixel * place.channels + place.channel,
+                           place.count, values[j]);
+      bits[j] = depthwise_bits(args.mask, place, pixel, there);
+    }
+    if (args.mask != nullptr) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) depthwise_pull_back(bits[j], args.slope, values[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
       for (int b = 0; b < kSide; ++b) {
         const int t = kStride * (j - kLead) + b;  // the pixel that column j reaches through tap b
         if (t < 0 || t >= kPixels) continue;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sums[t][i] += values[i] * weights[b][i];
+        for (int i = 0; i < 8; ++i) sums[t][i] += values[j][i] * weights[b][i];
       }
     }
     line -= static_cast<std::uint32_t>(out_width);
     tap += kStride * kSide * place.channels;
   }
-  const int width = static_cast<int>(args.sizes.width);
-  const std::uint32_t pixel = place.line * static_cast<std::uint32_t>(width);
-#pragma unroll
-  for (int t = 0; t < kPixels; ++t) {
-    const int x = first + t - pad_left;
-    if (!depthwise_inside(x, width)) continue;
-    depthwise_backward_finish<kWide, T>(args, place, pixel + static_cast<std::uint32_t>(x),
-                                        sums[t]);
-  }
+  depthwise_backward_finish<kWide, T>(args, place, first - pad_left,
+                                      place.line * static_cast<std::uint32_t>(args.sizes.width),
+                                      sums);
 }
 
 // How the strides of any kernel divide.
@@ -142,7 +169,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 8)
   const auto [out_height, out_width] = depthwise_plane(args.sizes.out_height, args.sizes.out_width);
   const auto [kernel_h, kernel_w] = depthwise_plane(args.sizes.kernel_h, args.sizes.kernel_w);
   const auto [step_h, step_w] = depthwise_plane(args.sizes.dilation_h, args.sizes.dilation_w);
-  float sums[8] = {};
+  float sums[1][8] = {};
   int ahead = place.row + static_cast<int>(args.sizes.pad_top);
 #pragma unroll 1
   for (int a = 0; a < kernel_h && ahead >= 0; ++a, ahead -= step_h) {
@@ -159,15 +186,17 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 8)
       if (rest(static_cast<std::uint32_t>(across), column, strides.w) != 0) continue;
       if (!depthwise_inside(static_cast<int>(column), out_width)) continue;
       float values[8], weights[8];
-      depthwise_load_cotangent<kWide>(args, g, place, line + column, values);
+      load_group<kWide>(g + ((line + column) * place.channels + place.channel), place.count,
+                        values);
+      depthwise_pull_back(depthwise_bits(args.mask, place, line + column, true), args.slope,
+                          values);
       load_group<kWide>(weight + tap, place.count, weights);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sums[i] += values[i] * weights[i];
+      for (int i = 0; i < 8; ++i) sums[0][i] += values[i] * weights[i];
     }
   }
-  const std::uint32_t pixel = place.line * static_cast<std::uint32_t>(args.sizes.width) +
-                              static_cast<std::uint32_t>(place.tile);
-  depthwise_backward_finish<kWide, T>(args, place, pixel, sums);
+  depthwise_backward_finish<kWide, T>(
+      args, place, place.tile, place.line * static_cast<std::uint32_t>(args.sizes.width), sums);
 }
 
 // Calls launch(kernel, g, tiles, more arguments...) with the instantiation that fits the arguments.
