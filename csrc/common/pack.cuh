@@ -119,8 +119,11 @@ __device__ __forceinline__ void widen_8(const Eight<T>& stored, float (&values)[
 }
 
 __device__ __forceinline__ void load_8(const float* address, float (&values)[8]) {
-  const Eight<float> stored = {{load_pack<float, 4>(address), load_pack<float, 4>(address + 4)}};
-  widen_8(stored, values);
+  Pack<float, 4> packs[2];
+#pragma unroll
+  for (int part = 0; part < 2; ++part) packs[part] = load_pack<float, 4>(address + part * 4);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) values[i] = packs[i / 4].values[i % 4];
 }
 __device__ __forceinline__ void load_8(const __nv_bfloat16* address, float (&values)[8]) {
   Eight<__nv_bfloat16> stored;
