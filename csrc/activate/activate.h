@@ -53,8 +53,9 @@ struct PackMaskArgs {
 void activate_cpu(const ActivateArgs& args, std::int64_t begin, std::int64_t end);
 void pack_mask_cpu(const PackMaskArgs& args, std::int64_t begin, std::int64_t end);
 
-// Launch the CUDA kernels on `stream` (a cudaStream_t) of the current device and return at once.
-// They return null on success, else the CUDA error message.
+// Launch the CUDA kernels on `stream` (a cudaStream_t) of the current device and return at once,
+// several times if there are 2^31 elements or more. They return null on success, else the CUDA
+// error message, or that one row has so many elements.
 const char* activate_cuda(const ActivateArgs& args, void* stream);
 const char* pack_mask_cuda(const PackMaskArgs& args, void* stream);
 

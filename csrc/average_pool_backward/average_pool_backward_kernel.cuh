@@ -27,8 +27,8 @@ __global__ void __launch_bounds__(kPoolThreads)
   const PoolAxis& w = args.window.w;
   const auto below = static_cast<std::uint32_t>(place.row + h.padding);
   const auto right = static_cast<std::uint32_t>(place.column + w.padding);
-  const int last_h = static_cast<int>(pool_divide(below, grid.stride_h));
-  const int last_w = static_cast<int>(pool_divide(right, grid.stride_w));
+  const int last_h = static_cast<int>(divide(below, grid.stride_h));
+  const int last_w = static_cast<int>(divide(right, grid.stride_w));
   const T* images = static_cast<const T*>(args.g) + 8 * place.group;
 
   float value[8] = {};

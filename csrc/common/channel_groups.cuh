@@ -1,6 +1,9 @@
-// How threads divide rows of channels: a thread takes 8 adjacent channels of one row at a time, so
-// it owns one byte of the bit mask, and the grid strides over all such groups. Adjacent threads
-// take adjacent groups, hence adjacent memory.
+// How threads divide rows of channels: a thread takes 8 adjacent channels of one row, so it owns
+// one byte of the bit mask. Adjacent threads take adjacent groups, hence adjacent memory.
+//
+// A launch covers whole rows with fewer than 2^31 elements in all, so a thread finds its place in
+// 32-bit arithmetic, without a division (common/divisor.cuh). Larger tensors take several launches,
+// each with its own pointers.
 
 #pragma once
 
@@ -8,67 +11,84 @@
 
 #include "common/activation.h"
 #include "common/device.cuh"
+#include "common/divisor.cuh"
 #include "common/pack.cuh"
+#include "common/storage.h"
 
 namespace sign_ext {
 
 constexpr int kGroupThreads = 256;
-constexpr std::int64_t kMostGroupBlocks = 1 << 22;  // keeps thread numbers below 2^31
-
-inline std::int64_t group_blocks(std::int64_t rows, std::int64_t channels) {
-  const std::int64_t groups = rows * mask_row_bytes(channels);
-  const std::int64_t blocks = (groups + kGroupThreads - 1) / kGroupThreads;
-  return blocks < kMostGroupBlocks ? blocks : kMostGroupBlocks;
-}
+constexpr std::int64_t kMostLaunchElements = 0x7fffffff;
 
 // Whether wide accesses into this array are aligned, so that load_8 and store_8 may be used.
 inline bool on_16_bytes(const void* pointer) {
   return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
 }
 
-// Iterates over the groups of one thread. The divisions are 32-bit and done once per thread.
-class ChannelGroups {
- public:
-  __device__ __forceinline__ ChannelGroups(std::int64_t rows, std::int64_t channels)
-      : channels_(channels),
-        per_row_(static_cast<unsigned int>(mask_row_bytes(channels))),
-        groups_(rows * mask_row_bytes(channels)),
-        stride_(gridDim.x * blockDim.x) {
-    const unsigned int thread = blockIdx.x * blockDim.x + threadIdx.x;
-    group_ = thread;
-    row_ = thread / per_row_;
-    in_row_ = thread % per_row_;
-  }
-
-  __device__ __forceinline__ bool has_one() const { return group_ < groups_; }
-  __device__ __forceinline__ void next() {
-    group_ += stride_;
-    row_ += stride_ / per_row_;
-    in_row_ += stride_ % per_row_;
-    if (in_row_ < per_row_) return;
-    in_row_ -= per_row_;
-    ++row_;
-  }
-
-  // The index of the group's byte in the bit mask, its first channel, the index of that channel's
-  // element, and how many of its 8 channels exist.
-  __device__ __forceinline__ std::int64_t byte() const { return group_; }
-  __device__ __forceinline__ std::int64_t channel() const { return std::int64_t{in_row_} * 8; }
-  __device__ __forceinline__ std::int64_t element() const { return row_ * channels_ + channel(); }
-  __device__ __forceinline__ int count() const {
-    const std::int64_t left = channels_ - channel();
-    return left < 8 ? static_cast<int>(left) : 8;
-  }
-
- private:
-  std::int64_t channels_;
-  unsigned int per_row_;
-  std::int64_t groups_;
-  unsigned int stride_;
-  std::int64_t group_;
-  std::int64_t row_;
-  unsigned int in_row_;
+// The groups that one launch covers.
+struct GroupGrid {
+  Divisor per_row;  // groups in a row
+  std::uint32_t groups;
+  std::uint32_t channels;
 };
+
+struct Group {
+  std::uint32_t byte;  // the index of its byte in the bit mask
+  std::uint32_t row;
+  std::uint32_t channel;  // its first one
+  std::uint32_t element;  // that channel's
+  int count;              // how many of the 8 channels exist; 0: no work
+};
+
+// kWhole: channels are a multiple of 8.
+template <bool kWhole>
+__device__ __forceinline__ Group this_group(const GroupGrid& grid) {
+  const std::uint32_t thread = blockIdx.x * kGroupThreads + threadIdx.x;
+  Group group;
+  group.byte = thread;
+  group.row = divide(thread, grid.per_row);
+  group.channel = rest(thread, group.row, grid.per_row) * 8;
+  group.element = kWhole ? thread * 8 : group.row * grid.channels + group.channel;
+  const std::uint32_t left = kWhole ? 8 : grid.channels - group.channel;
+  group.count = thread >= grid.groups ? 0 : left < 8 ? static_cast<int>(left) : 8;
+  return group;
+}
+
+// Calls launch(grid, blocks, first_row, rows) for each launch that these rows take: multiples of
+// `together` rows, with at most `most` elements. Returns null, or why that is not possible.
+template <typename Launch>
+const char* for_each_group_launch(std::int64_t rows, std::int64_t channels, std::int64_t together,
+                                  std::int64_t most, Launch&& launch) {
+  if (rows == 0 || channels == 0) return nullptr;
+  const std::int64_t per_launch = most / channels / together * together;
+  if (per_launch == 0) {
+    return "one row (or one image, where constants belong to an image) has 2^31 elements or more: "
+           "split the tensor";
+  }
+  const std::int64_t per_row = mask_row_bytes(channels);
+  for (std::int64_t first = 0; first < rows; first += per_launch) {
+    const std::int64_t count = rows - first < per_launch ? rows - first : per_launch;
+    GroupGrid grid{};
+    grid.per_row = divisor_of(per_row);
+    grid.groups = static_cast<std::uint32_t>(count * per_row);
+    grid.channels = static_cast<std::uint32_t>(channels);
+    launch(grid, (grid.groups + kGroupThreads - 1) / kGroupThreads, first);
+  }
+  return nullptr;
+}
+
+// A pointer to a later element of the same array; null stays null.
+template <typename T>
+T* advanced(T* pointer, std::int64_t elements) {
+  return pointer == nullptr ? nullptr : pointer + elements;
+}
+inline const void* advanced(const void* pointer, ElementType type, std::int64_t elements) {
+  const std::int64_t bytes = elements * (type == ElementType::kFloat32 ? 4 : 2);
+  return advanced(static_cast<const unsigned char*>(pointer), bytes);
+}
+inline void* advanced(void* pointer, ElementType type, std::int64_t elements) {
+  return const_cast<void*>(advanced(static_cast<const void*>(pointer), type, elements));
+}
 
 // A group's values: wide accesses if kWhole (8 channels, 16-byte aligned), else one access each.
 template <bool kWhole, typename T>
@@ -80,8 +100,22 @@ __device__ __forceinline__ void load_group(const T* address, int count, float (&
   }
 }
 
+// Factors and addends that change no value, so that loops over channels need no branch where an
+// array is missing: v * 1 + -0 is v, also where v is -0.
+constexpr float kNoScale = 1.0f;
+constexpr float kNoShift = -0.0f;
+
+// A group's values, or `otherwise` where there is no array.
 template <bool kWhole, typename T>
-__device__ __forceinline__ void store_group(T* address, int count, const float (&values)[8]) {
+__device__ __forceinline__ void load_group_or(float otherwise, const T* array, std::uint32_t at,
+                                              int count, float (&values)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) values[i] = otherwise;
+  if (array != nullptr) load_group<kWhole>(array + at, count, values);
+}
+
+template <bool kWhole, typename T, typename Values>
+__device__ __forceinline__ void store_group(T* address, int count, const Values& values) {
   if constexpr (kWhole) {
     store_8(address, values);
   } else {

@@ -26,7 +26,7 @@ __device__ __forceinline__ void narrow_both(float first, float second, __nv_bflo
 #else
 
 __device__ __forceinline__ float clamp_or_nan(float value, float low, float high) {
-  if (value < low) return low;
+  value = value < low ? low : value;
   return value > high ? high : value;
 }
 

@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 #include "common/device.cuh"
 
 namespace sign_ext {
@@ -46,30 +49,105 @@ __device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
-// 8 adjacent channels, which share one byte of a bit mask, as float32. The address is 16-byte
-// aligned: one access for bfloat16, two for float32.
+// Two bfloat16 values as one word, the first one in its lower half. Rounding both is one
+// instruction, and a fast one: the conversion of a single value runs at a quarter of its rate.
+__device__ __forceinline__ std::uint32_t packed_bfloat16(float first, float second) {
+#if defined(__CUDACC__)
+  const __nv_bfloat162 both = __floats2bfloat162_rn(first, second);
+  return *reinterpret_cast<const std::uint32_t*>(&both);
+#else
+  return narrow<__nv_bfloat16>(first).bits | std::uint32_t{narrow<__nv_bfloat16>(second).bits}
+                                                 << 16;
+#endif
+}
+
+// 8 adjacent channels, which share one byte of a bit mask, as they are stored. In memory they are
+// 16-byte aligned: one access for bfloat16, two for float32. bfloat16 is kept in words: taking
+// single values apart and joining them again costs an instruction for each.
 template <typename T>
-__device__ __forceinline__ void load_8(const T* address, float (&values)[8]) {
-  constexpr int kWide = static_cast<int>(16 / sizeof(T));
-  Pack<T, kWide> packs[8 / kWide];
-#pragma unroll
-  for (int part = 0; part < 8 / kWide; ++part) {
-    packs[part] = load_pack<T, kWide>(address + part * kWide);
+struct Eight;
+
+template <>
+struct Eight<float> {
+  Pack<float, 4> halves[2];
+
+  __device__ __forceinline__ float value(int i) const { return halves[i / 4].values[i % 4]; }
+  __device__ __forceinline__ float element(int i) const { return value(i); }
+};
+
+template <>
+struct Eight<__nv_bfloat16> {
+  Pack<std::uint32_t, 4> words;
+
+  __device__ __forceinline__ float value(int i) const {
+    const std::uint32_t word = words.values[i / 2];
+    return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
   }
+  __device__ __forceinline__ __nv_bfloat16 element(int i) const {
+    const auto bits = static_cast<unsigned short>(words.values[i / 2] >> (i % 2 * 16));
+#if defined(__CUDACC__)
+    return __ushort_as_bfloat16(bits);
+#else
+    return {bits};
+#endif
+  }
+};
+
+template <typename T>
+__device__ __forceinline__ Eight<T> narrow_8(const float (&values)[8]);
+template <>
+__device__ __forceinline__ Eight<float> narrow_8<float>(const float (&values)[8]) {
+  Eight<float> stored;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) values[i] = widen(packs[i / kWide].values[i % kWide]);
+  for (int i = 0; i < 8; ++i) stored.halves[i / 4].values[i % 4] = values[i];
+  return stored;
+}
+template <>
+__device__ __forceinline__ Eight<__nv_bfloat16> narrow_8<__nv_bfloat16>(const float (&values)[8]) {
+  Eight<__nv_bfloat16> stored;
+#pragma unroll
+  for (int i = 0; i < 8; i += 2) {
+    stored.words.values[i / 2] = packed_bfloat16(values[i], values[i + 1]);
+  }
+  return stored;
 }
 
 template <typename T>
-__device__ __forceinline__ void store_8(T* address, const float (&values)[8]) {
-  constexpr int kWide = static_cast<int>(16 / sizeof(T));
+__device__ __forceinline__ void widen_8(const Eight<T>& stored, float (&values)[8]) {
 #pragma unroll
-  for (int part = 0; part < 8 / kWide; ++part) {
-    Pack<T, kWide> pack;
+  for (int i = 0; i < 8; ++i) values[i] = stored.value(i);
+}
+
+__device__ __forceinline__ void load_8(const float* address, float (&values)[8]) {
+  Pack<float, 4> packs[2];
 #pragma unroll
-    for (int i = 0; i < kWide; ++i) pack.values[i] = narrow<T>(values[part * kWide + i]);
-    store_pack<T, kWide>(address + part * kWide, pack);
-  }
+  for (int part = 0; part < 2; ++part) packs[part] = load_pack<float, 4>(address + part * 4);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) values[i] = packs[i / 4].values[i % 4];
+}
+__device__ __forceinline__ void load_8(const __nv_bfloat16* address, float (&values)[8]) {
+  Eight<__nv_bfloat16> stored;
+#if defined(__CUDACC__)
+  stored.words = *reinterpret_cast<const Pack<std::uint32_t, 4>*>(address);
+#else
+  host_cuda::require_aligned(address, sizeof(stored));
+  std::memcpy(&stored, address, sizeof(stored));
+#endif
+  widen_8(stored, values);
+}
+
+__device__ __forceinline__ void store_8(float* address, const Eight<float>& stored) {
+  store_pack<float, 4>(address, stored.halves[0]);
+  store_pack<float, 4>(address + 4, stored.halves[1]);
+}
+__device__ __forceinline__ void store_8(__nv_bfloat16* address,
+                                        const Eight<__nv_bfloat16>& stored) {
+#if defined(__CUDACC__)
+  *reinterpret_cast<Pack<std::uint32_t, 4>*>(address) = stored.words;
+#else
+  host_cuda::require_aligned(address, sizeof(stored));
+  std::memcpy(address, &stored, sizeof(stored));
+#endif
 }
 
 // The same for the first `count` of 8 channels at any address, one access per channel. The others
@@ -81,11 +159,21 @@ __device__ __forceinline__ void load_up_to_8(const T* address, int count, float 
 }
 
 template <typename T>
-__device__ __forceinline__ void store_up_to_8(T* address, int count, const float (&values)[8]) {
+__device__ __forceinline__ void store_up_to_8(T* address, int count, const Eight<T>& stored) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    if (i < count) address[i] = narrow<T>(values[i]);
+    if (i < count) address[i] = stored.element(i);
   }
+}
+
+template <typename T>
+__device__ __forceinline__ void store_8(T* address, const float (&values)[8]) {
+  store_8(address, narrow_8<T>(values));
+}
+
+template <typename T>
+__device__ __forceinline__ void store_up_to_8(T* address, int count, const float (&values)[8]) {
+  store_up_to_8(address, count, narrow_8<T>(values));
 }
 
 }  // namespace sign_ext

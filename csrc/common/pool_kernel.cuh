@@ -11,6 +11,7 @@
 
 #include "common/activation.h"
 #include "common/device.cuh"
+#include "common/divisor.cuh"
 #include "common/pack.cuh"
 #include "common/pool_window.h"
 
@@ -18,29 +19,10 @@ namespace sign_ext {
 
 constexpr int kPoolThreads = 256;
 
-// Division of n < 2^31 by a number that the launcher knows: (n * magic / 2^32 + n) / 2^shift.
-struct PoolDivisor {
-  std::uint32_t divisor, magic, shift;
-};
-
-inline PoolDivisor pool_divisor(std::int64_t divisor) {
-  std::uint32_t shift = 0;
-  while ((std::int64_t{1} << shift) < divisor) ++shift;
-  const auto d = static_cast<std::uint64_t>(divisor);
-  const std::uint64_t magic =
-      ((std::uint64_t{1} << 32) * ((std::uint64_t{1} << shift) - d)) / d + 1;
-  return {static_cast<std::uint32_t>(d), static_cast<std::uint32_t>(magic), shift};
-}
-
-__device__ __forceinline__ std::uint32_t pool_divide(std::uint32_t n, const PoolDivisor& by) {
-  const auto high = static_cast<std::uint32_t>((std::uint64_t{n} * by.magic) >> 32);
-  return (high + n) >> by.shift;
-}
-
 // The positions that one launch covers: whole images, starting with `first_image`.
 struct PoolGrid {
-  PoolDivisor groups, width, height;  // groups of 8 channels, columns, rows
-  PoolDivisor stride_h, stride_w;
+  Divisor groups, width, height;  // groups of 8 channels, columns, rows
+  Divisor stride_h, stride_w;
   std::int64_t first_image;
   std::uint32_t threads;
   int channels;
@@ -54,9 +36,9 @@ struct PoolPlace {
 };
 
 __device__ __forceinline__ PoolPlace pool_place(const PoolGrid& grid, std::uint32_t thread) {
-  const std::uint32_t pixel = pool_divide(thread, grid.groups);
-  const std::uint32_t line = pool_divide(pixel, grid.width);
-  const std::uint32_t image = pool_divide(line, grid.height);
+  const std::uint32_t pixel = divide(thread, grid.groups);
+  const std::uint32_t line = divide(pixel, grid.width);
+  const std::uint32_t image = divide(line, grid.height);
   PoolPlace place;
   place.group = static_cast<int>(thread - pixel * grid.groups.divisor);
   place.column = static_cast<int>(pixel - line * grid.width.divisor);
@@ -121,11 +103,11 @@ void pool_for_each_launch(std::int64_t n, std::int64_t channels, int height, int
   for (std::int64_t first = 0; first < n; first += most) {
     const std::int64_t images = n - first < most ? n - first : most;
     PoolGrid grid{};
-    grid.groups = pool_divisor(groups);
-    grid.width = pool_divisor(width);
-    grid.height = pool_divisor(height);
-    grid.stride_h = pool_divisor(window.h.stride);
-    grid.stride_w = pool_divisor(window.w.stride);
+    grid.groups = divisor_of(groups);
+    grid.width = divisor_of(width);
+    grid.height = divisor_of(height);
+    grid.stride_h = divisor_of(window.h.stride);
+    grid.stride_w = divisor_of(window.w.stride);
     grid.first_image = first;
     grid.threads = static_cast<std::uint32_t>(images * per_image);
     grid.channels = static_cast<int>(channels);

@@ -67,8 +67,9 @@ inline int depthwise_side(const DepthwiseSizes& s) {
 // row gives bit-identical results.
 void depthwise_cpu(const DepthwiseArgs& args, std::int64_t begin, std::int64_t end);
 
-// Launches the CUDA kernel on `stream` (a cudaStream_t) of the current device and returns at once.
-// Returns null on success, else the CUDA error message.
+// Launches the CUDA kernel on `stream` (a cudaStream_t) of the current device and returns at once,
+// several times if x or the output has 2^31 elements or more. Returns null on success, else the
+// CUDA error message, or that one image has so many elements.
 const char* depthwise_cuda(const DepthwiseArgs& args, void* stream);
 
 }  // namespace sign_ext

@@ -8,213 +8,162 @@
 // single elements otherwise. A column of x is loaded once for all of the thread's pixels. Rows and
 // columns that threads share come from L1 and L2, so x is read from memory about once and out is
 // written once. Weights are read through L1 and kept in registers for one kernel row.
+//
+// Where a thread and its elements are is 32-bit arithmetic without a division
+// (depthwise_launches.cuh), and the activation's kind is a template parameter.
 
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
+#include "common/activation_kind.cuh"
 #include "common/channel_groups.cuh"
 #include "common/device.cuh"
 #include "common/pack.cuh"
 #include "depthwise/depthwise.h"
+#include "depthwise/depthwise_launches.cuh"
 
 namespace sign_ext {
-
-constexpr int kDepthwiseThreads = 128;
 
 // Pixels per thread: at stride 2 there are not enough registers for 4.
 template <int kStride>
 inline constexpr int kDepthwisePixels = kStride == 1 ? 4 : 2;
 
-// Blocks per multiprocessor to compile for: as many as there are registers for.
-template <int kSide, bool kWide>
-inline constexpr int kDepthwiseBlocks = kSide == 3   ? (kWide ? 4 : 3)
-                                        : kSide == 5 ? 3
-                                                     : 2;
-
-// What a thread works on. In grid and block, x counts the groups of 8 channels of the tiles of a
-// row, and y the rows.
-struct DepthwisePlace {
-  std::int64_t tile;
-  std::int64_t channel;
-  int count;  // how many of the 8 channels exist; 0: no work
-  std::int64_t row;
-  std::int64_t rows_apart;
-};
-
-__device__ __forceinline__ DepthwisePlace depthwise_place(std::int64_t channels,
-                                                          std::int64_t tiles) {
-  const std::int64_t groups = (channels + 7) / 8;
-  const std::int64_t across = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  DepthwisePlace place;
-  place.tile = across / groups;
-  place.channel = across % groups * 8;
-  const std::int64_t left = channels - place.channel;
-  place.count = place.tile >= tiles ? 0 : left < 8 ? static_cast<int>(left) : 8;
-  place.row = std::int64_t{blockIdx.y} * blockDim.y + threadIdx.y;
-  place.rows_apart = std::int64_t{gridDim.y} * blockDim.y;
-  return place;
-}
-
-// The launch for `tiles` tiles per row; see depthwise_place.
-struct DepthwiseLaunch {
-  dim3 grid;
-  dim3 block;
-};
-
-inline DepthwiseLaunch depthwise_launch(std::int64_t channels, std::int64_t tiles,
-                                        std::int64_t rows) {
-  const std::int64_t across = (channels + 7) / 8 * tiles;
-  std::int64_t x = 1;
-  while (x < across && x < kDepthwiseThreads) x *= 2;
-  const std::int64_t y = kDepthwiseThreads / x;
-  const std::int64_t most = 65535;  // blocks in y; if there are more rows, threads take several
-  DepthwiseLaunch launch;
-  launch.grid = dim3(static_cast<unsigned int>((across + x - 1) / x),
-                     static_cast<unsigned int>(std::min((rows + y - 1) / y, most)));
-  launch.block = dim3(static_cast<unsigned int>(x), static_cast<unsigned int>(y));
-  return launch;
-}
-
-// Activates one pixel's channels, stores them and writes their mask byte.
-template <bool kWide, typename T>
+// Activates one pixel's channels, stores them and writes their mask byte. `pixel` is out's.
+template <ActivationKind kKind, bool kWide, typename T>
 __device__ __forceinline__ void depthwise_finish(const DepthwiseArgs& args, T* out,
-                                                 std::int64_t pixel, std::int64_t channel,
-                                                 int count, float (&values)[8]) {
-  unsigned int bits = 0;
+                                                 const DepthwisePlace& place, std::uint32_t pixel,
+                                                 float (&values)[8]) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    values[i] = widen(narrow<T>(activate(values[i], args.activation)));
-    if (i < count && passes(values[i], args.activation)) bits |= 1u << i;
-  }
-  store_group<kWide>(out + pixel * args.sizes.channels + channel, count, values);
-  if (args.mask != nullptr) {
-    args.mask[pixel * mask_row_bytes(args.sizes.channels) + channel / 8] =
-        static_cast<std::uint8_t>(bits);
-  }
-}
-
-template <bool kWide>
-__device__ __forceinline__ void depthwise_bias(const DepthwiseArgs& args, std::int64_t channel,
-                                               int count, float (&values)[8]) {
-  if (args.bias != nullptr) return load_group<kWide>(args.bias + channel, count, values);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) values[i] = 0.0f;
+  for (int i = 0; i < 8; ++i) values[i] = activate<kKind>(values[i], args.activation);
+  const Eight<T> stored = narrow_8<T>(values);
+  store_group<kWide>(out + pixel * place.channels + place.channel, place.count, stored);
+  if (args.mask == nullptr) return;
+  widen_8(stored, values);
+  args.mask[pixel * place.groups + place.group] =
+      mask_byte<kKind>(values, place.count, args.activation);
 }
 
 // Square kernels without dilation.
-template <typename T, int kSide, int kStride, bool kWide>
+template <typename T, ActivationKind kKind, int kSide, int kStride, bool kWide>
 __global__ void __launch_bounds__(kDepthwiseThreads, kDepthwiseBlocks<kSide, kWide>)
     depthwise_kernel(const T* __restrict__ x, const float* __restrict__ weight, T* __restrict__ out,
-                     DepthwiseArgs args) {
+                     DepthwiseArgs args, DepthwiseGrid grid) {
   constexpr int kPixels = kDepthwisePixels<kStride>;
   constexpr int kColumns = kStride * (kPixels - 1) + kSide;
-  const DepthwiseSizes& s = args.sizes;
-  const DepthwisePlace place = depthwise_place(s.channels, (s.out_width + kPixels - 1) / kPixels);
+  const DepthwisePlace place = depthwise_place<kWide>(grid);
   if (place.count == 0) return;
-  const std::int64_t first = place.tile * kPixels;
-  const std::int64_t left = first * kStride - s.pad_left;
-  for (std::int64_t row = place.row; row < s.n * s.out_height; row += place.rows_apart) {
-    const std::int64_t n = row / s.out_height;
-    const std::int64_t top = (row - n * s.out_height) * kStride - s.pad_top;
-    float sums[kPixels][8];
-    depthwise_bias<kWide>(args, place.channel, place.count, sums[0]);
+  const auto [height, width] = depthwise_plane(args.sizes.height, args.sizes.width);
+  const int first = place.tile * kPixels;
+  const int left = first * kStride - static_cast<int>(args.sizes.pad_left);
+  const int top = place.row * kStride - static_cast<int>(args.sizes.pad_top);
+  float sums[kPixels][8];
+  load_group_or<kWide>(0.0f, args.bias, place.channel, place.count, sums[0]);
 #pragma unroll
-    for (int t = 1; t < kPixels; ++t) {
+  for (int t = 1; t < kPixels; ++t) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sums[t][i] = sums[0][i];
-    }
+    for (int i = 0; i < 8; ++i) sums[t][i] = sums[0][i];
+  }
+  // The taps whose row is in the image.
+  const int begin = top < 0 ? -top : 0;
+  const int end = height - top < kSide ? height - top : kSide;
+  // Of x and of the weights: the element of the window's first column and tap in row `begin`.
+  std::uint32_t at = depthwise_element(place, height, width, top + begin, left);
+  std::uint32_t tap = static_cast<std::uint32_t>(begin) * kSide * place.channels + place.channel;
 #pragma unroll 1
-    for (int a = 0; a < kSide; ++a) {
-      if (top + a < 0 || top + a >= s.height) continue;
-      const float* taps = weight + a * kSide * s.channels + place.channel;
-      float weights[kSide][8];
+  for (int a = begin; a < end; ++a) {
+    float weights[kSide][8];
+#pragma unroll
+    for (int b = 0; b < kSide; ++b) {
+      load_group<kWide>(weight + (tap + b * place.channels), place.count, weights[b]);
+    }
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+      float values[8] = {};
+      if (depthwise_inside(left + j, width)) {
+        load_group<kWide>(x + (at + j * place.channels), place.count, values);
+      }
 #pragma unroll
       for (int b = 0; b < kSide; ++b) {
-        load_group<kWide>(taps + b * s.channels, place.count, weights[b]);
-      }
-      const std::int64_t pixel = (n * s.height + top + a) * s.width + left;
+        const int ahead = j - b;  // column j lies under tap b of pixel ahead / kStride
+        if (ahead < 0 || ahead % kStride != 0 || ahead / kStride >= kPixels) continue;
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        float values[8] = {};
-        if (left + j >= 0 && left + j < s.width) {
-          load_group<kWide>(x + (pixel + j) * s.channels + place.channel, place.count, values);
-        }
-#pragma unroll
-        for (int b = 0; b < kSide; ++b) {
-          const int ahead = j - b;  // column j lies under tap b of pixel ahead / kStride
-          if (ahead < 0 || ahead % kStride != 0 || ahead / kStride >= kPixels) continue;
-#pragma unroll
-          for (int i = 0; i < 8; ++i) sums[ahead / kStride][i] += values[i] * weights[b][i];
-        }
+        for (int i = 0; i < 8; ++i) sums[ahead / kStride][i] += values[i] * weights[b][i];
       }
     }
+    at += static_cast<std::uint32_t>(width) * place.channels;
+    tap += kSide * place.channels;
+  }
+  const int out_width = static_cast<int>(args.sizes.out_width);
+  const std::uint32_t pixel =
+      place.line * static_cast<std::uint32_t>(out_width) + static_cast<std::uint32_t>(first);
 #pragma unroll
-    for (int t = 0; t < kPixels; ++t) {
-      if (first + t >= s.out_width) break;
-      depthwise_finish<kWide>(args, out, row * s.out_width + first + t, place.channel, place.count,
-                              sums[t]);
-    }
+  for (int t = 0; t < kPixels; ++t) {
+    if (first + t >= out_width) break;
+    depthwise_finish<kKind, kWide>(args, out, place, pixel + t, sums[t]);
   }
 }
 
 // Any kernel: a thread owns one pixel.
-template <typename T, bool kWide>
+template <typename T, ActivationKind kKind, bool kWide>
 __global__ void __launch_bounds__(kDepthwiseThreads, 8)
     depthwise_any_kernel(const T* __restrict__ x, const float* __restrict__ weight,
-                         T* __restrict__ out, DepthwiseArgs args) {
-  const DepthwiseSizes& s = args.sizes;
-  const DepthwisePlace place = depthwise_place(s.channels, s.out_width);
+                         T* __restrict__ out, DepthwiseArgs args, DepthwiseGrid grid) {
+  const DepthwisePlace place = depthwise_place<kWide>(grid);
   if (place.count == 0) return;
-  const std::int64_t left = place.tile * s.stride_w - s.pad_left;
-  for (std::int64_t row = place.row; row < s.n * s.out_height; row += place.rows_apart) {
-    const std::int64_t n = row / s.out_height;
-    const std::int64_t top = (row - n * s.out_height) * s.stride_h - s.pad_top;
-    float sums[8];
-    depthwise_bias<kWide>(args, place.channel, place.count, sums);
-    for (std::int64_t a = 0; a < s.kernel_h; ++a) {
-      const std::int64_t in_y = top + a * s.dilation_h;
-      if (in_y < 0 || in_y >= s.height) continue;
-      for (std::int64_t b = 0; b < s.kernel_w; ++b) {
-        const std::int64_t in_x = left + b * s.dilation_w;
-        if (in_x < 0 || in_x >= s.width) continue;
-        const std::int64_t pixel = (n * s.height + in_y) * s.width + in_x;
+  const auto [height, width] = depthwise_plane(args.sizes.height, args.sizes.width);
+  const auto [kernel_h, kernel_w] = depthwise_plane(args.sizes.kernel_h, args.sizes.kernel_w);
+  const auto [down, across] = depthwise_plane(args.sizes.dilation_h, args.sizes.dilation_w);
+  const int left =
+      place.tile * static_cast<int>(args.sizes.stride_w) - static_cast<int>(args.sizes.pad_left);
+  const int top =
+      place.row * static_cast<int>(args.sizes.stride_h) - static_cast<int>(args.sizes.pad_top);
+  float sums[8];
+  load_group_or<kWide>(0.0f, args.bias, place.channel, place.count, sums);
+#pragma unroll 1
+  for (int a = 0; a < kernel_h; ++a) {
+    const int in_y = top + a * down;
+    if (!depthwise_inside(in_y, height)) continue;
+    std::uint32_t at = depthwise_element(place, height, width, in_y, left);
+    std::uint32_t tap = static_cast<std::uint32_t>(a * kernel_w) * place.channels + place.channel;
+#pragma unroll 2
+    for (int b = 0; b < kernel_w; ++b) {
+      if (depthwise_inside(left + b * across, width)) {
         float values[8], weights[8];
-        load_group<kWide>(x + pixel * s.channels + place.channel, place.count, values);
-        load_group<kWide>(weight + (a * s.kernel_w + b) * s.channels + place.channel, place.count,
-                          weights);
+        load_group<kWide>(x + at, place.count, values);
+        load_group<kWide>(weight + tap, place.count, weights);
 #pragma unroll
         for (int i = 0; i < 8; ++i) sums[i] += values[i] * weights[i];
       }
+      at += static_cast<std::uint32_t>(across) * place.channels;
+      tap += place.channels;
     }
-    depthwise_finish<kWide>(args, out, row * s.out_width + place.tile, place.channel, place.count,
-                            sums);
   }
+  const std::uint32_t pixel = place.line * static_cast<std::uint32_t>(args.sizes.out_width) +
+                              static_cast<std::uint32_t>(place.tile);
+  depthwise_finish<kKind, kWide>(args, out, place, pixel, sums);
 }
 
-// Calls launch(kernel, x, out, tiles) with the instantiation that fits the arguments. The launcher
-// in the .cu file and the host tests both select through this.
-template <typename T, bool kWide, typename Launch>
+// Calls launch(kernel, x, out, pixels) with the instantiation that fits the arguments and how many
+// pixels a thread takes.
+template <typename T, ActivationKind kKind, bool kWide, typename Launch>
 void depthwise_choose_kernel(const DepthwiseArgs& args, Launch&& launch) {
   const auto* x = static_cast<const T*>(args.x);
   auto* out = static_cast<T*>(args.out);
-  const std::int64_t width = args.sizes.out_width;
   const bool two = args.sizes.stride_w == 2;
   const int pixels = two ? kDepthwisePixels<2> : kDepthwisePixels<1>;
-  const std::int64_t tiles = (width + pixels - 1) / pixels;
   switch (depthwise_side(args.sizes)) {
     case 3:
-      return two ? launch(&depthwise_kernel<T, 3, 2, kWide>, x, out, tiles)
-                 : launch(&depthwise_kernel<T, 3, 1, kWide>, x, out, tiles);
+      return two ? launch(&depthwise_kernel<T, kKind, 3, 2, kWide>, x, out, pixels)
+                 : launch(&depthwise_kernel<T, kKind, 3, 1, kWide>, x, out, pixels);
     case 5:
-      return two ? launch(&depthwise_kernel<T, 5, 2, kWide>, x, out, tiles)
-                 : launch(&depthwise_kernel<T, 5, 1, kWide>, x, out, tiles);
+      return two ? launch(&depthwise_kernel<T, kKind, 5, 2, kWide>, x, out, pixels)
+                 : launch(&depthwise_kernel<T, kKind, 5, 1, kWide>, x, out, pixels);
     case 7:
-      return two ? launch(&depthwise_kernel<T, 7, 2, kWide>, x, out, tiles)
-                 : launch(&depthwise_kernel<T, 7, 1, kWide>, x, out, tiles);
+      return two ? launch(&depthwise_kernel<T, kKind, 7, 2, kWide>, x, out, pixels)
+                 : launch(&depthwise_kernel<T, kKind, 7, 1, kWide>, x, out, pixels);
     default:
-      return launch(&depthwise_any_kernel<T, kWide>, x, out, width);
+      return launch(&depthwise_any_kernel<T, kKind, kWide>, x, out, 1);
   }
 }
 
@@ -222,11 +171,14 @@ template <typename T, typename Launch>
 void depthwise_choose_width(const DepthwiseArgs& args, Launch&& launch) {
   const bool wide = args.sizes.channels % 8 == 0 && on_16_bytes(args.x) && on_16_bytes(args.out) &&
                     on_16_bytes(args.weight) && on_16_bytes(args.bias);
-  if (wide) {
-    depthwise_choose_kernel<T, true>(args, launch);
-  } else {
-    depthwise_choose_kernel<T, false>(args, launch);
-  }
+  with_activation_kind(args.activation, [&](auto kind) {
+    constexpr ActivationKind kKind = decltype(kind)::value;
+    if (wide) {
+      depthwise_choose_kernel<T, kKind, true>(args, launch);
+    } else {
+      depthwise_choose_kernel<T, kKind, false>(args, launch);
+    }
+  });
 }
 
 template <typename Launch>
@@ -236,6 +188,30 @@ void depthwise_choose(const DepthwiseArgs& args, Launch&& launch) {
   } else {
     depthwise_choose_width<__nv_bfloat16>(args, launch);
   }
+}
+
+// Calls launch(blocks, kernel, its arguments...) for each launch, in which neither x nor out has
+// more than `most` elements. Returns null, or why that is not possible. The launcher in the .cu
+// file and the host tests both launch through this.
+template <typename Launch>
+const char* depthwise_for_each_launch(const DepthwiseArgs& args, std::int64_t most,
+                                      Launch&& launch) {
+  const DepthwiseSizes& s = args.sizes;
+  if (s.n * s.out_height * s.out_width * s.channels == 0) return nullptr;
+  const auto part = [&](std::int64_t first, std::int64_t images) {
+    const std::int64_t pixel = first * s.out_height * s.out_width;
+    DepthwiseArgs a = args;
+    a.sizes.n = images;
+    a.x = advanced(args.x, args.type, first * s.height * s.width * s.channels);
+    a.out = advanced(args.out, args.type, pixel * s.channels);
+    a.mask = advanced(args.mask, pixel * mask_row_bytes(s.channels));
+    depthwise_choose(a, [&](auto kernel, auto x, auto out, int pixels) {
+      const std::int64_t tiles = (s.out_width + pixels - 1) / pixels;
+      const DepthwiseGrid grid = depthwise_grid(images, s.channels, s.out_height, tiles);
+      launch(depthwise_blocks(grid), kernel, x, a.weight, out, a, grid);
+    });
+  };
+  return depthwise_for_each_part(s, most, part);
 }
 
 }  // namespace sign_ext

@@ -60,8 +60,9 @@ inline std::int64_t sum_parts(std::int64_t channels) {
 void position_sums_cpu(const PositionSumsArgs& args, std::int64_t begin, std::int64_t end);
 void gate_cpu(const GateArgs& args, std::int64_t begin, std::int64_t end);
 
-// Launch the CUDA kernels on `stream` (a cudaStream_t) of the current device and return at once.
-// They return null on success, else the CUDA error message.
+// Launch the CUDA kernels on `stream` (a cudaStream_t) of the current device and return at once,
+// several times if there are 2^31 elements or more. They return null on success, else the CUDA
+// error message, or (gate) that one image has so many elements.
 const char* position_sums_cuda(const PositionSumsArgs& args, void* stream);
 const char* gate_cuda(const GateArgs& args, void* stream);
 

@@ -11,6 +11,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "common/channel_groups.cuh"
@@ -21,22 +22,33 @@ namespace sign_ext {
 constexpr int kSumLanes = 32;
 constexpr int kSumSlices = 8;
 
+// What a launch of position_sums covers: a block for each part of kSumLanes channels of an image.
+struct SumGrid {
+  Divisor parts;  // of an image
+  std::uint32_t blocks;
+};
+
 template <typename T>
 __global__ void __launch_bounds__(kSumLanes* kSumSlices)
     position_sums_kernel(const T* __restrict__ x, const T* __restrict__ y, float* __restrict__ out,
-                         std::int64_t positions, std::int64_t channels, float factor) {
+                         std::int64_t positions, std::int64_t channels, float factor,
+                         SumGrid grid) {
   __shared__ float sums[kSumSlices][kSumLanes];
   const int lane = static_cast<int>(threadIdx.x) % kSumLanes;
   const int slice = static_cast<int>(threadIdx.x) / kSumLanes;
-  const std::int64_t parts = (channels + kSumLanes - 1) / kSumLanes;
-  const std::int64_t image = blockIdx.x / parts;
-  const std::int64_t channel = blockIdx.x % parts * kSumLanes + lane;
+  const std::uint32_t image = divide(blockIdx.x, grid.parts);
+  const std::uint32_t part = rest(blockIdx.x, image, grid.parts);
+  const std::int64_t channel = std::int64_t{part} * kSumLanes + lane;
   float sum = 0.0f;
   if (channel < channels) {
-    for (std::int64_t position = slice; position < positions; position += kSumSlices) {
-      const std::int64_t at = (image * positions + position) * channels + channel;
-      const float value = widen(x[at]);
-      sum += y != nullptr ? value * widen(y[at]) : value;
+    // The image may have more than 2^31 elements: a 64-bit offset, but stepped, not multiplied.
+    std::int64_t at = (image * positions + slice) * channels + channel;
+    const std::int64_t end = (image + std::int64_t{1}) * positions * channels;
+    const std::int64_t step = kSumSlices * channels;
+    if (y != nullptr) {
+      for (; at < end; at += step) sum += widen(x[at]) * widen(y[at]);
+    } else {
+      for (; at < end; at += step) sum += widen(x[at]);
     }
   }
   sums[slice][lane] = sum;
@@ -49,34 +61,27 @@ __global__ void __launch_bounds__(kSumLanes* kSumSlices)
   }
 }
 
+// A launch covers whole images, so a row's image is a quotient.
 template <typename T, bool kWhole>
 __global__ void __launch_bounds__(kGroupThreads)
     gate_kernel(const T* x, T* out, const float* __restrict__ scale,
-                const float* __restrict__ shift, std::int64_t rows, std::int64_t positions,
-                std::int64_t channels) {
-  for (ChannelGroups groups(rows, channels); groups.has_one(); groups.next()) {
-    const std::int64_t element = groups.element();
-    const int count = groups.count();
-    const std::int64_t row = (element - groups.channel()) / channels;
-    const std::int64_t constant = row / positions * channels + groups.channel();
-    float v[8];
-    float factor[8];
-    float more[8] = {};
-    load_group<kWhole>(x + element, count, v);
-    load_group<kWhole>(scale + constant, count, factor);
-    if (shift != nullptr) load_group<kWhole>(shift + constant, count, more);
+                const float* __restrict__ shift, GroupGrid grid, Divisor positions) {
+  const Group group = this_group<kWhole>(grid);
+  const int count = group.count;
+  if (count == 0) return;
+  const std::uint32_t constant = divide(group.row, positions) * grid.channels + group.channel;
+  float v[8];
+  float factor[8];
+  float more[8];
+  load_group<kWhole>(x + group.element, count, v);
+  load_group<kWhole>(scale + constant, count, factor);
+  load_group_or<kWhole>(kNoShift, shift, constant, count, more);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = v[i] * factor[i] + more[i];
-    store_group<kWhole>(out + element, count, v);
-  }
-}
-
-inline std::int64_t position_sums_blocks(const PositionSumsArgs& args) {
-  return args.images * ((args.channels + kSumLanes - 1) / kSumLanes);
+  for (int i = 0; i < 8; ++i) v[i] = v[i] * factor[i] + more[i];
+  store_group<kWhole>(out + group.element, count, v);
 }
 
 // Each calls launch(kernel, its typed pointers...) with the instantiation that fits the arguments.
-// The launchers in the .cu file and the host tests both select through these.
 template <typename Launch>
 void position_sums_choose(const PositionSumsArgs& args, Launch&& launch) {
   if (args.type == ElementType::kBFloat16) {
@@ -107,6 +112,49 @@ void gate_choose(const GateArgs& args, Launch&& launch) {
   } else {
     gate_choose_width<float>(args, launch);
   }
+}
+
+// Calls launch(blocks, kernel, its arguments...) for each launch of at most `most` blocks. The
+// launchers in the .cu file and the host tests both launch through this and the next.
+template <typename Launch>
+const char* position_sums_for_each_launch(const PositionSumsArgs& args, std::int64_t most,
+                                          Launch&& launch) {
+  if (args.images == 0 || args.channels == 0) return nullptr;
+  const std::int64_t parts = (args.channels + kSumLanes - 1) / kSumLanes;
+  const std::int64_t per_launch = most / parts;
+  if (per_launch == 0) return "one image has 2^36 channels or more";
+  for (std::int64_t first = 0; first < args.images; first += per_launch) {
+    const std::int64_t images = std::min(per_launch, args.images - first);
+    const std::int64_t element = first * args.positions * args.channels;
+    const SumGrid grid{divisor_of(parts), static_cast<std::uint32_t>(images * parts)};
+    PositionSumsArgs a = args;
+    a.x = advanced(args.x, args.type, element);
+    a.y = advanced(args.y, args.type, element);
+    a.out = advanced(args.out, first * args.channels);
+    position_sums_choose(a, [&](auto kernel, auto x, auto y) {
+      launch(grid.blocks, kernel, x, y, a.out, a.positions, a.channels, a.factor, grid);
+    });
+  }
+  return nullptr;
+}
+
+// The same of at most `most` elements. Returns null, or why that is not possible.
+template <typename Launch>
+const char* gate_for_each_launch(const GateArgs& args, std::int64_t most, Launch&& launch) {
+  const auto part = [&](const GroupGrid& grid, unsigned int blocks, std::int64_t first) {
+    const std::int64_t element = first * args.channels;
+    const std::int64_t constant = first / args.positions * args.channels;
+    GateArgs a = args;
+    a.x = advanced(args.x, args.type, element);
+    a.out = advanced(args.out, args.type, element);
+    a.scale = advanced(args.scale, constant);
+    a.shift = advanced(args.shift, constant);
+    gate_choose(a, [&](auto kernel, auto x, auto out) {
+      launch(blocks, kernel, x, out, a.scale, a.shift, grid, divisor_of(args.positions));
+    });
+  };
+  return for_each_group_launch(args.images * args.positions, args.channels, args.positions, most,
+                               part);
 }
 
 }  // namespace sign_ext

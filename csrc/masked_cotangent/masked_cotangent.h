@@ -34,8 +34,9 @@ struct MaskedCotangentArgs {
 // The CPU kernel over rows [begin, end). Splitting a call at any row gives bit-identical results.
 void masked_cotangent_cpu(const MaskedCotangentArgs& args, std::int64_t begin, std::int64_t end);
 
-// Launches the CUDA kernel on `stream` (a cudaStream_t) of the current device and returns at once.
-// Returns null on success, else the CUDA error message.
+// Launches the CUDA kernel on `stream` (a cudaStream_t) of the current device and returns at once,
+// several times if there are 2^31 elements or more. Returns null on success, else the CUDA error
+// message, or that one row has so many elements.
 const char* masked_cotangent_cuda(const MaskedCotangentArgs& args, void* stream);
 
 }  // namespace sign_ext

@@ -6,6 +6,7 @@
 //   choose(condition, a, b)   a where the condition holds, else b
 //   at_least(x, bound)        x, or the bound where x is below; NaN stays NaN
 //   at_most(x, bound)         x, or the bound where x is above; NaN stays NaN
+//   quotient(a, b)            a / b, for b in [1, 2^127]
 //   power_of_two(shifted)     2^n of the number n that was rounded by adding 12582912 to it
 
 // e^x for x in [-87, 88]; outside, that of the nearest bound. NaN stays NaN. 2^n e^r with
@@ -39,7 +40,7 @@ template <SmoothFunction kFunction, typename V>
 SIGN_EXT_ALWAYS_INLINE SmoothResult<V> smooth_of(V x) {
   if constexpr (kFunction == SmoothFunction::kSilu) {
     const V e = smooth_exp(-x);
-    const V s = 1.0f / (1.0f + e);  // and 1 - s = e s, exact where s is close to 1
+    const V s = quotient(V(1.0f), 1.0f + e);  // and 1 - s = e s, exact where s is close to 1
     const V near = at_most(at_least(x, -88.0f), 88.0f);
     const V derivative = s + near * (s * (e * s));
     return {x * choose(x < -87.0f, 0.0f, s), derivative + (x - x)};
@@ -47,7 +48,7 @@ SIGN_EXT_ALWAYS_INLINE SmoothResult<V> smooth_of(V x) {
     const V near = at_most(at_least(x, -18.0f), 18.0f);
     const V z = choose(near < 0.0f, -near, near) * 0.707106781f;
     const V e = smooth_exp(-z * z);
-    const V t = 1.0f / (1.0f + 0.3275911f * z);
+    const V t = quotient(V(1.0f), 1.0f + 0.3275911f * z);
     V p = 1.061405429f;
     p = p * t - 1.453152027f;
     p = p * t + 1.421413741f;
@@ -61,7 +62,7 @@ SIGN_EXT_ALWAYS_INLINE SmoothResult<V> smooth_of(V x) {
     const V square = near * near;
     const V u = 1.595769122f * near * (1.0f + 0.044715f * square);
     const V e = smooth_exp(-u);
-    const V s = 1.0f / (1.0f + e);
+    const V s = quotient(V(1.0f), 1.0f + e);
     const V slope = 1.595769122f * (1.0f + 0.134145f * square);
     return {x * choose(x < -18.0f, 0.0f, s), s + near * slope * (s * (e * s)) + (x - x)};
   } else if constexpr (kFunction == SmoothFunction::kHardswish) {
@@ -78,9 +79,9 @@ SIGN_EXT_ALWAYS_INLINE SmoothResult<V> smooth_of(V x) {
     const V near = at_most(at_least(x, -87.0f), 20.0f);
     const V w = smooth_exp(near);
     const V n = w * (w + 2.0f);
-    const V q = 1.0f / (n + 2.0f);
+    const V q = quotient(V(1.0f), n + 2.0f);
     const V t = n * q;  // and 1 - t = 2 q
-    const V s = w / (1.0f + w);
+    const V s = quotient(w, 1.0f + w);
     return {x * choose(x < -87.0f, 0.0f, t), t + near * s * (2.0f * q * (1.0f + t)) + (x - x)};
   }
 }

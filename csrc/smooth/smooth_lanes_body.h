@@ -124,6 +124,7 @@ SIGN_EXT_INLINE Where operator>(Value a, Value b) { return compared<_CMP_GT_OQ>(
 SIGN_EXT_INLINE Where operator<=(Value a, Value b) { return compared<_CMP_LE_OQ>(a, b); }
 SIGN_EXT_INLINE Where operator>=(Value a, Value b) { return compared<_CMP_GE_OQ>(a, b); }
 SIGN_EXT_INLINE Where operator&(Where a, Where b) { return {both(a.bits, b.bits)}; }
+SIGN_EXT_INLINE Value quotient(Value a, Value b) { return a / b; }
 SIGN_EXT_INLINE Value choose(Where where, Value a, Value b) {
   return select(where.bits, a.lanes, b.lanes);
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <random>
@@ -15,10 +16,15 @@
 #include "activate/activate_kernel.cuh"
 #include "tests/check.h"
 #include "tests/every_target.h"
+#include "tests/launches.h"
 #include "tests/row_arrays.h"
 
 namespace {
 
+using launches_test::Emulated;
+using launches_test::require_covered;
+using launches_test::require_launched;
+using launches_test::require_refused;
 using rows_test::Bytes;
 using rows_test::Elements;
 using rows_test::kInfinity;
@@ -161,15 +167,8 @@ void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& 
   }
 }
 
-void launch_emulated(const ActivateArgs& args, std::int64_t most_blocks) {
-  const std::int64_t blocks =
-      std::min(most_blocks, sign_ext::group_blocks(args.rows, args.channels));
-  if (blocks == 0) return;
-  sign_ext::activate_choose(args, [&](auto kernel, auto x, auto out, auto residual) {
-    host_cuda::launch(kernel, dim3(static_cast<unsigned int>(blocks)),
-                      dim3(sign_ext::kGroupThreads), x, out, args.scale, args.bias, residual,
-                      args.mask, args.rows, args.channels, args.activation);
-  });
+void launch_emulated(const ActivateArgs& args, std::int64_t most) {
+  require_launched(sign_ext::activate_for_each_launch(args, most, Emulated{}));
 }
 
 TEST(cpu_kernel) {
@@ -189,17 +188,69 @@ TEST(cpu_kernel_in_pieces) {
   });
 }
 
-TEST(kernel_with_blocks_to_spare) {
+TEST(kernel) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    compare(problem, seed, [](const ActivateArgs& args) { launch_emulated(args, 1 << 20); });
+    compare(problem, seed,
+            [](const ActivateArgs& args) { launch_emulated(args, sign_ext::kMostLaunchElements); });
   });
 }
 
-TEST(kernel_with_a_grid_smaller_than_the_work) {
+TEST(kernel_in_several_launches) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    compare(problem, seed,
-            [](const ActivateArgs& args) { launch_emulated(args, 1 + args.rows % 2); });
+    compare(problem, seed, [](const ActivateArgs& args) {
+      launch_emulated(args, std::max(args.channels, args.rows * args.channels / 3));
+    });
   });
+}
+
+// Without scale, bias and residual the identity must return every bit of x, also of -0, subnormal
+// values and infinities.
+TEST(missing_arrays_change_no_bit) {
+  for (const std::int64_t channels : {16, 21}) {
+    Elements x(channels, ElementType::kFloat32), out(channels, ElementType::kFloat32);
+    const double values[] = {-0.0, 0.0, 1e-40, -1e-40, 3.0, -kInfinity, kInfinity, -2.5};
+    for (std::int64_t i = 0; i < channels; ++i) x.set(i, values[i % 8]);
+    ActivateArgs args{};
+    args.x = x.data();
+    args.out = out.data();
+    args.rows = 1;
+    args.channels = channels;
+    args.activation = {-kNone, kNone, 0.0f};
+    launch_emulated(args, sign_ext::kMostLaunchElements);
+    CHECK(std::memcmp(x.data(), out.data(), static_cast<std::size_t>(channels) * 4) == 0,
+          "a bit changed with C = " + std::to_string(channels));
+  }
+}
+
+TEST(launches_cover_every_row_once) {
+  constexpr std::int64_t kMost = sign_ext::kMostLaunchElements;
+  for (const std::int64_t channels :
+       {std::int64_t{1}, std::int64_t{7}, std::int64_t{4096}, kMost}) {
+    for (const std::int64_t rows :
+         {std::int64_t{1}, kMost / channels, (kMost + channels) / channels,
+          std::int64_t{9} * 1000 * 1000 * 1000 / channels + 3}) {
+      for (const std::int64_t together : {1, 3}) {
+        if (rows % together != 0 || together * channels > kMost) continue;
+        launches_test::Ranges ranges;
+        const auto launch = [&](const sign_ext::GroupGrid& grid, unsigned int blocks,
+                                std::int64_t first) {
+          const std::int64_t per_row = (channels + 7) / 8;
+          const std::int64_t count = grid.groups / per_row;
+          CHECK(grid.groups % per_row == 0 && count % together == 0, "a launch of parts of a row");
+          CHECK(count * channels <= kMost, "more elements than a launch may have");
+          CHECK(std::int64_t{blocks} * sign_ext::kGroupThreads >= grid.groups, "too few threads");
+          ranges.emplace_back(first, count);
+        };
+        require_launched(sign_ext::for_each_group_launch(rows, channels, together, kMost, launch));
+        require_covered(ranges, rows, std::to_string(rows) + " x " + std::to_string(channels));
+      }
+    }
+  }
+  const auto none = [](const sign_ext::GroupGrid&, unsigned int, std::int64_t) {
+    CHECK(false, "launched a row that is too long");
+  };
+  require_refused(sign_ext::for_each_group_launch(5, kMost + 1, 1, kMost, none), "2^31");
+  require_refused(sign_ext::for_each_group_launch(6, kMost / 2, 3, kMost, none), "2^31");
 }
 
 // Values that are not exact in float32: results are bit-identical wherever a call is split, and
@@ -274,14 +325,8 @@ TEST(pack_mask_cpu_kernel_in_pieces) {
 
 TEST(pack_mask_kernel) {
   compare_pack_mask([](const PackMaskArgs& args, std::uint32_t seed) {
-    const std::int64_t blocks =
-        std::min<std::int64_t>(1 + seed % 5, sign_ext::group_blocks(args.rows, args.channels));
-    if (blocks == 0) return;
-    sign_ext::pack_mask_choose(args, [&](auto kernel, auto y) {
-      host_cuda::launch(kernel, dim3(static_cast<unsigned int>(blocks)),
-                        dim3(sign_ext::kGroupThreads), y, args.mask, args.rows, args.channels,
-                        args.activation);
-    });
+    const std::int64_t most = seed % 2 == 0 ? sign_ext::kMostLaunchElements : args.channels * 3;
+    require_launched(sign_ext::pack_mask_for_each_launch(args, most, Emulated{}));
   });
 }
 

@@ -11,6 +11,7 @@
 #include "tests/check.h"
 #include "tests/depthwise_problems.h"
 #include "tests/every_target.h"
+#include "tests/launches.h"
 #include "tests/row_arrays.h"
 
 namespace {
@@ -124,27 +125,25 @@ void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& 
   }
 }
 
-// Does the launcher's job on the emulation, with at most `blocks` blocks of rows.
-void launch_emulated(const DepthwiseBackwardArgs& args, unsigned int blocks) {
-  const DepthwiseSizes& s = args.sizes;
-  sign_ext::depthwise_backward_choose(args, [&](auto kernel, auto g, std::int64_t tiles) {
-    sign_ext::DepthwiseLaunch launch =
-        sign_ext::depthwise_launch(s.channels, tiles, s.n * s.height);
-    launch.grid.y = std::min(launch.grid.y, blocks);
-    host_cuda::launch(kernel, launch.grid, launch.block, g, args.weight, args, tiles);
-  });
+void launch_emulated(const DepthwiseBackwardArgs& args, std::int64_t most) {
+  launches_test::require_launched(sign_ext::depthwise_backward_for_each_launch(
+      args, most, launches_test::Emulated{sign_ext::kDepthwiseThreads}));
 }
 
 TEST(kernel) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    compare(problem, seed, [](const DepthwiseBackwardArgs& args) { launch_emulated(args, 65535); });
+    compare(problem, seed, [](const DepthwiseBackwardArgs& args) {
+      launch_emulated(args, sign_ext::kMostLaunchElements);
+    });
   });
 }
 
-TEST(kernel_with_a_grid_smaller_than_the_rows) {
+TEST(kernel_with_a_launch_for_each_image) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    if (seed % 5 != 0) return;
-    compare(problem, seed, [](const DepthwiseBackwardArgs& args) { launch_emulated(args, 1); });
+    if (problem.sizes.n == 1) return;
+    compare(problem, seed, [](const DepthwiseBackwardArgs& args) {
+      launch_emulated(args, depthwise_test::most_for_one_image(args.sizes));
+    });
   });
 }
 

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -104,6 +105,12 @@ inline std::vector<DepthwiseSizes> sizes() {
     add(1, 35, 1, 1, 1, 1, 37, c);
   }
   return all;
+}
+
+// The elements that a launch must be allowed for one image.
+inline std::int64_t most_for_one_image(const DepthwiseSizes& s) {
+  return std::max({s.height * s.width * s.channels, s.out_height * s.out_width * s.channels,
+                   s.kernel_h * s.kernel_w * s.channels});
 }
 
 // Calls body(element of x, element of out, element of weight) for every product of the definition.

@@ -11,10 +11,12 @@
 #include "tests/check.h"
 #include "tests/depthwise_problems.h"
 #include "tests/every_target.h"
+#include "tests/launches.h"
 #include "tests/row_arrays.h"
 
 namespace {
 
+using launches_test::require_launched;
 using rows_test::Bytes;
 using rows_test::Elements;
 using sign_ext::Activation;
@@ -121,28 +123,36 @@ void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& 
   }
 }
 
-// Does the launcher's job on the emulation, with at most `blocks` blocks of rows.
-void launch_emulated(const DepthwiseArgs& args, unsigned int blocks) {
-  const DepthwiseSizes& s = args.sizes;
-  sign_ext::depthwise_choose(args, [&](auto kernel, auto x, auto out, std::int64_t tiles) {
-    sign_ext::DepthwiseLaunch launch =
-        sign_ext::depthwise_launch(s.channels, tiles, s.n * s.out_height);
-    launch.grid.y = std::min(launch.grid.y, blocks);
-    host_cuda::launch(kernel, launch.grid, launch.block, x, args.weight, out, args);
-  });
+void launch_emulated(const DepthwiseArgs& args, std::int64_t most) {
+  require_launched(sign_ext::depthwise_for_each_launch(
+      args, most, launches_test::Emulated{sign_ext::kDepthwiseThreads}));
 }
 
 TEST(kernel) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    compare(problem, seed, [](const DepthwiseArgs& args) { launch_emulated(args, 65535); });
+    compare(problem, seed, [](const DepthwiseArgs& args) {
+      launch_emulated(args, sign_ext::kMostLaunchElements);
+    });
   });
 }
 
-TEST(kernel_with_a_grid_smaller_than_the_rows) {
+TEST(kernel_with_a_launch_for_each_image) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    if (seed % 5 != 0) return;
-    compare(problem, seed, [](const DepthwiseArgs& args) { launch_emulated(args, 1); });
+    if (problem.sizes.n == 1) return;
+    compare(problem, seed, [](const DepthwiseArgs& args) {
+      launch_emulated(args, depthwise_test::most_for_one_image(args.sizes));
+    });
   });
+}
+
+// All windows lie in the padding: out is the activated bias.
+TEST(kernel_of_an_image_without_rows) {
+  for (const std::int64_t kernel : {3, 2}) {
+    const DepthwiseSizes sizes{2, 0, 5, 9, 2, 3, kernel, kernel, 1, 1, 4, 1, 1, 1};
+    compare(
+        Problem{sizes, ElementType::kFloat32, {0.0f, 6.0f, 0.0f}, true, true, 0}, 3,
+        [](const DepthwiseArgs& args) { launch_emulated(args, sign_ext::kMostLaunchElements); });
+  }
 }
 
 TEST(cpu_kernel) {
@@ -164,20 +174,25 @@ TEST(cpu_kernel_in_pieces) {
   });
 }
 
-TEST(launch_covers_every_group_and_row_within_the_grid_limits) {
-  for (const std::int64_t channels : {1, 8, 33, 960, 5000}) {
-    for (const std::int64_t tiles : {1, 3, 64}) {
-      for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{100}, std::int64_t{1} << 33}) {
-        const sign_ext::DepthwiseLaunch launch = sign_ext::depthwise_launch(channels, tiles, rows);
-        const std::int64_t across = std::int64_t{launch.grid.x} * launch.block.x;
-        CHECK(across >= (channels + 7) / 8 * tiles, "too few threads in x");
-        CHECK(launch.block.x * launch.block.y == sign_ext::kDepthwiseThreads, "block size");
-        CHECK(launch.grid.y >= 1 && launch.grid.y <= 65535, "grid limit in y");
-        CHECK(launch.grid.y == 65535 || std::int64_t{launch.grid.y} * launch.block.y >= rows,
-              "too few threads in y");
-      }
-    }
+TEST(launches_cover_every_image_once) {
+  constexpr std::int64_t kMost = sign_ext::kMostLaunchElements;
+  DepthwiseSizes s{1, 112, 112, 33, 56, 56, 3, 3, 2, 2, 1, 1, 1, 1};
+  for (const std::int64_t n : {1, 128, 5000, 1 << 20}) {
+    s.n = n;
+    launches_test::Ranges ranges;
+    const auto part = [&](std::int64_t first, std::int64_t images) {
+      CHECK(images * s.height * s.width * s.channels <= kMost, "too many elements");
+      ranges.emplace_back(first, images);
+    };
+    require_launched(sign_ext::depthwise_for_each_part(s, kMost, part));
+    launches_test::require_covered(ranges, n, std::to_string(n) + " images");
   }
+  const auto none = [](std::int64_t, std::int64_t) { CHECK(false, "launched"); };
+  s.channels = 1 << 20;
+  launches_test::require_refused(sign_ext::depthwise_for_each_part(s, kMost, none), "2^31");
+  s.channels = 1;
+  s.pad_left = 1 << 29;
+  launches_test::require_refused(sign_ext::depthwise_for_each_part(s, kMost, none), "2^30");
 }
 
 }  // namespace

@@ -14,10 +14,14 @@
 #include "gate/gate_kernel.cuh"
 #include "tests/check.h"
 #include "tests/every_target.h"
+#include "tests/launches.h"
 #include "tests/row_arrays.h"
 
 namespace {
 
+using launches_test::Emulated;
+using launches_test::require_launched;
+using launches_test::require_refused;
 using rows_test::Elements;
 using sign_ext::ElementType;
 using sign_ext::GateArgs;
@@ -154,26 +158,30 @@ TEST(cpu_kernels_in_pieces) {
   });
 }
 
+// In one launch, and in launches of one image each.
 TEST(kernels) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    if (problem.images == 0) return;
-    compare_sums(problem, seed, [](const PositionSumsArgs& args) {
-      sign_ext::position_sums_choose(args, [&](auto kernel, auto x, auto y) {
-        host_cuda::launch(kernel, dim3(static_cast<unsigned int>(position_sums_blocks(args))),
-                          dim3(sign_ext::kSumLanes * sign_ext::kSumSlices), x, y, args.out,
-                          args.positions, args.channels, args.factor);
-      });
+    compare_sums(problem, seed, [seed](const PositionSumsArgs& args) {
+      const std::int64_t parts = (args.channels + sign_ext::kSumLanes - 1) / sign_ext::kSumLanes;
+      require_launched(sign_ext::position_sums_for_each_launch(
+          args, seed % 2 == 0 ? parts : sign_ext::kMostLaunchElements,
+          Emulated{sign_ext::kSumLanes * sign_ext::kSumSlices}));
     });
     compare_gate(problem, seed, [seed](const GateArgs& args) {
-      const std::int64_t rows = args.images * args.positions;
-      const std::int64_t blocks = sign_ext::group_blocks(rows, args.channels);
-      const auto grid = static_cast<unsigned int>(seed % 2 == 0 ? 1 : blocks);
-      sign_ext::gate_choose(args, [&](auto kernel, auto x, auto out) {
-        host_cuda::launch(kernel, dim3(grid), dim3(sign_ext::kGroupThreads), x, out, args.scale,
-                          args.shift, rows, args.positions, args.channels);
-      });
+      require_launched(sign_ext::gate_for_each_launch(
+          args, seed % 2 == 0 ? args.positions * args.channels : sign_ext::kMostLaunchElements,
+          Emulated{}));
     });
   });
+}
+
+TEST(an_image_that_is_too_large_is_refused) {
+  GateArgs args{};
+  args.images = 1;
+  args.positions = 1 << 20;
+  args.channels = 1 << 11;
+  require_refused(sign_ext::gate_for_each_launch(args, sign_ext::kMostLaunchElements, Emulated{}),
+                  "2^31");
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "masked_cotangent/masked_cotangent_kernel.cuh"
 #include "tests/check.h"
 #include "tests/every_target.h"
+#include "tests/launches.h"
 #include "tests/row_arrays.h"
 
 namespace {
@@ -135,15 +136,9 @@ void for_each_problem(const std::function<void(const Problem&, std::uint32_t)>& 
   }
 }
 
-void launch_emulated(const MaskedCotangentArgs& args, std::int64_t most_blocks) {
-  const std::int64_t blocks =
-      std::min(most_blocks, sign_ext::group_blocks(args.rows, args.channels));
-  if (blocks == 0) return;
-  sign_ext::masked_cotangent_choose(args, [&](auto kernel, auto g, auto out, auto other) {
-    host_cuda::launch(kernel, dim3(static_cast<unsigned int>(blocks)),
-                      dim3(sign_ext::kGroupThreads), g, out, other, args.mask, args.scale,
-                      args.rows, args.channels, args.slope);
-  });
+void launch_emulated(const MaskedCotangentArgs& args, std::int64_t most) {
+  launches_test::require_launched(
+      sign_ext::masked_cotangent_for_each_launch(args, most, launches_test::Emulated{}));
 }
 
 TEST(cpu_kernel) {
@@ -164,16 +159,19 @@ TEST(cpu_kernel_in_pieces) {
   });
 }
 
-TEST(kernel_with_blocks_to_spare) {
+TEST(kernel) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    compare(problem, seed, [](const MaskedCotangentArgs& args) { launch_emulated(args, 1 << 20); });
+    compare(problem, seed, [](const MaskedCotangentArgs& args) {
+      launch_emulated(args, sign_ext::kMostLaunchElements);
+    });
   });
 }
 
-TEST(kernel_with_a_grid_smaller_than_the_work) {
+TEST(kernel_in_several_launches) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    compare(problem, seed,
-            [](const MaskedCotangentArgs& args) { launch_emulated(args, 1 + args.rows % 2); });
+    compare(problem, seed, [](const MaskedCotangentArgs& args) {
+      launch_emulated(args, std::max(args.channels, args.rows * args.channels / 3));
+    });
   });
 }
 

@@ -23,9 +23,9 @@ TEST(division_by_multiplication) {
   for (int round = 0; round < 4000; ++round) {
     const std::uint32_t divisor = round < 1000 ? static_cast<std::uint32_t>(round) + 1
                                                : (draw(random) >> (1 + draw(random) % 31)) | 1u;
-    const sign_ext::PoolDivisor by = sign_ext::pool_divisor(divisor);
+    const sign_ext::Divisor by = sign_ext::divisor_of(divisor);
     const auto check_one = [&](std::uint32_t n) {
-      CHECK(sign_ext::pool_divide(n, by) == n / divisor,
+      CHECK(sign_ext::divide(n, by) == n / divisor,
             std::to_string(n) + " / " + std::to_string(divisor));
     };
     for (const std::uint32_t n : {0u, 1u, divisor - 1, divisor, 0x7ffffffeu, 0x7fffffffu}) {

@@ -15,6 +15,7 @@
 #include "smooth/smooth_kernel.cuh"
 #include "tests/check.h"
 #include "tests/every_target.h"
+#include "tests/launches.h"
 #include "tests/row_arrays.h"
 
 namespace {
@@ -208,31 +209,32 @@ TEST(cpu_kernels_in_pieces) {
   });
 }
 
+// In one launch, and in several.
 TEST(kernels) {
   for_each_problem([](const Problem& problem, std::uint32_t seed) {
-    // With blocks to spare, and with a grid smaller than the work.
-    const auto grid = [seed](std::int64_t count) {
-      const std::int64_t blocks = sign_ext::smooth_blocks(count);
-      return dim3(
-          static_cast<unsigned int>(seed % 2 == 0 ? std::min<std::int64_t>(blocks, 1) : blocks));
-    };
+    const std::int64_t most = seed % 2 == 0 ? 48 : sign_ext::kMostLaunchElements;
     compare(
         problem, seed,
-        [&](const SmoothArgs& args) {
-          if (args.count == 0) return;
-          sign_ext::smooth_choose(args, [&](auto kernel, auto x, auto out) {
-            host_cuda::launch(kernel, grid(args.count), dim3(sign_ext::kGroupThreads), x, out,
-                              args.derivative, args.fraction, args.count);
-          });
+        [most](const SmoothArgs& args) {
+          sign_ext::smooth_for_each_launch(args, most, launches_test::Emulated{});
         },
-        [&](const SmoothBackwardArgs& args) {
-          if (args.count == 0) return;
-          sign_ext::smooth_backward_choose(args, [&](auto kernel, auto g, auto out, auto other) {
-            host_cuda::launch(kernel, grid(args.count), dim3(sign_ext::kGroupThreads), g,
-                              args.derivative, args.fraction, out, other, args.count);
-          });
+        [most](const SmoothBackwardArgs& args) {
+          sign_ext::smooth_backward_for_each_launch(args, most, launches_test::Emulated{});
         });
   });
+}
+
+TEST(launches_cover_every_element_once) {
+  constexpr std::int64_t kMost = sign_ext::kMostLaunchElements;
+  for (const std::int64_t count :
+       {std::int64_t{0}, std::int64_t{5}, kMost - 1, kMost, kMost + 9, 5 * kMost + 4}) {
+    launches_test::Ranges ranges;
+    sign_ext::smooth_for_each_part(count, kMost, [&](std::int64_t first, std::int64_t part) {
+      CHECK(part <= kMost && first % 8 == 0 && (part % 8 == 0 || part < 8), "a launch's range");
+      ranges.emplace_back(first, part);
+    });
+    launches_test::require_covered(ranges, count, std::to_string(count) + " elements");
+  }
 }
 
 }  // namespace
