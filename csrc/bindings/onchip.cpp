@@ -107,6 +107,7 @@ onchip::Args checked_args(const Tensor& p, const Tensor& plan, const Tensor& wei
   check_vector("weights", weights, ScalarType::BFloat16, ends.weights, p);
   check_alignment(kOp, "weights", weights);
   check_vector("constants", constants, ScalarType::Float, ends.constants, p);
+  check_alignment(kOp, "constants", constants);
   check_vector("watch", watch, ScalarType::Float, 2, p);
   check_vector("counts", counts, ScalarType::Int, kCounts, p);
   if (with.velocity_at >= 0) {

@@ -12,8 +12,8 @@
 
 #include "common/dynamic_shared.cuh"
 #include "common/watch.cuh"
-#include "onchip/onchip_backward.cuh"
 #include "onchip/onchip_forward.cuh"
+#include "onchip/onchip_update.cuh"
 
 namespace sign_ext::onchip {
 
@@ -35,27 +35,21 @@ class Image {
   __device__ __forceinline__ void run(unsigned int image) {
     __syncthreads();  // no thread still reads the previous image
     load(image);
-    const int phases = phase_count();
-    if (load_of(0) == kWeightsPrefetched) copy_weights_of(0);
+    const Phase first = first_phase();
+    if (load_of(first) == kWeightsPrefetched) copy_weights_of(first);
     for (int step = 1; step <= args_.steps; ++step) {
-      const bool last = step == args_.steps;
-      for (int phase = 0; phase < phases; ++phase) {
-        if (is_backward(phase) && layer_of(phase) == plan_.layers - 1) {
-          __syncthreads();  // the residues are complete
-          seed(image);
+      if (plan_.forward != 0) {
+        for (int i = 0; i < plan_.layers; ++i) {
+          begin({i, false}, step == args_.steps);
+          forward(i);
         }
-        if (load_of(phase) == kWeightsNow) {
-          __syncthreads();  // the previous phase is done with the memory
-          copy_weights_of(phase);
-        }
-        wait_for_copies();
-        __syncthreads();
-        const int next = phase + 1 < phases ? phase + 1 : 0;
-        if ((next > 0 || !last) && load_of(next) == kWeightsPrefetched) copy_weights_of(next);
-        if (is_backward(phase)) {
-          backward(layer_of(phase), step);
-        } else {
-          forward(layer_of(phase));
+      }
+      if (plan_.backward != 0) {
+        __syncthreads();  // the residues are complete
+        seed(image);
+        for (int i = plan_.layers - 1; i >= 0; --i) {
+          begin({i, true}, step == args_.steps);
+          backward(i, step);
         }
       }
     }
@@ -68,44 +62,61 @@ class Image {
     if (plan_.backward == 0) return;
 #pragma unroll
     for (int lanes = 16; lanes > 0; lanes /= 2) {
-      watch_.delta = max(watch_.delta, __shfl_xor_sync(0xffffffffu, watch_.delta, lanes));
-      watch_.q = max(watch_.q, __shfl_xor_sync(0xffffffffu, watch_.q, lanes));
-      watch_.first_bad =
-          min(watch_.first_bad, __shfl_xor_sync(0xffffffffu, watch_.first_bad, lanes));
+      most_.delta = max(most_.delta, __shfl_xor_sync(0xffffffffu, most_.delta, lanes));
+      most_.q = max(most_.q, __shfl_xor_sync(0xffffffffu, most_.q, lanes));
     }
     if (threadIdx.x % 32 == 0) {
-      atomicMax(&args_.watch[0], watch_.delta);
-      atomicMax(&args_.watch[1], watch_.q);
-      // counts[0] does not change until all blocks are done.
-      if (watch_.first_bad <= args_.steps) {
-        atomicMin(&args_.counts[1], args_.counts[0] + watch_.first_bad);
-      }
+      atomicMax(&args_.watch[0], most_.delta);
+      atomicMax(&args_.watch[1], most_.q);
     }
     __syncthreads();
     if (threadIdx.x == 0 && is_last_block(args_.counts)) args_.counts[0] += args_.steps;
   }
 
  private:
-  __device__ __forceinline__ int forward_phases() const {
-    return plan_.forward != 0 ? plan_.layers : 0;
+  // A layer in one direction.
+  struct Phase {
+    int layer;
+    bool backward;
+  };
+  __device__ __forceinline__ Phase first_phase() const {
+    return plan_.forward != 0 ? Phase{0, false} : Phase{plan_.layers - 1, true};
   }
-  __device__ __forceinline__ int phase_count() const {
-    return forward_phases() + (plan_.backward != 0 ? plan_.layers : 0);
+  __device__ __forceinline__ bool ends_step(Phase phase) const {
+    if (phase.backward) return phase.layer == 0;
+    return plan_.backward == 0 && phase.layer + 1 == plan_.layers;
   }
-  __device__ __forceinline__ bool is_backward(int phase) const { return phase >= forward_phases(); }
-  __device__ __forceinline__ int layer_of(int phase) const {
-    const int count = forward_phases();
-    return phase < count ? phase : plan_.layers - 1 - (phase - count);
+  // After the last phase of a step, the first one of the next step.
+  __device__ __forceinline__ Phase phase_after(Phase phase) const {
+    if (ends_step(phase)) return first_phase();
+    if (phase.backward) return {phase.layer - 1, true};
+    const int next = phase.layer + 1;
+    return next < plan_.layers ? Phase{next, false} : Phase{plan_.layers - 1, true};
   }
-  __device__ __forceinline__ int load_of(int phase) const {
-    const Layer& layer = plan_.layer[layer_of(phase)];
-    return is_backward(phase) ? layer.backward_load : layer.forward_load;
+
+  // Waits until a phase's weights are there and the previous phase is done, and starts the copy of
+  // the next phase's weights.
+  __device__ __forceinline__ void begin(Phase phase, bool last_step) {
+    if (load_of(phase) == kWeightsNow) {
+      __syncthreads();  // the previous phase is done with the memory
+      copy_weights_of(phase);
+    }
+    wait_for_copies();
+    __syncthreads();
+    if (last_step && ends_step(phase)) return;
+    const Phase next = phase_after(phase);
+    if (load_of(next) == kWeightsPrefetched) copy_weights_of(next);
   }
-  __device__ __forceinline__ void copy_weights_of(int phase) {
-    const int number = layer_of(phase);
-    if (number < 0) return;  // never happens, but GCC's bounds check cannot tell
-    const Layer& layer = plan_.layer[number];
-    copy_weights(number, is_backward(phase) ? layer.backward_weights_at : layer.forward_weights_at);
+
+  __device__ __forceinline__ int load_of(Phase phase) const {
+    const Layer& layer = plan_.layer[phase.layer];
+    return phase.backward ? layer.backward_load : layer.forward_load;
+  }
+  __device__ __forceinline__ void copy_weights_of(Phase phase) {
+    if (phase.layer < 0) return;  // never happens, but GCC's bounds check cannot tell
+    const Layer& layer = plan_.layer[phase.layer];
+    copy_weights(phase.layer,
+                 phase.backward ? layer.backward_weights_at : layer.forward_weights_at);
   }
 
   __device__ __forceinline__ void copy_weights(int number, int at) {
@@ -196,55 +207,114 @@ class Image {
     }
   }
 
-  __device__ __forceinline__ float seed_of(std::int64_t image, int pixel, int channel) const {
-    const Layer& last = plan_.layer[plan_.layers - 1];
+  // Loads 8 channels of the last value's cotangent, in one or two accesses if they are aligned.
+  __device__ __forceinline__ void load_seed(std::int64_t image, int pixel, int channel,
+                                            float (&values)[kChunk]) const {
     if (args_.cotangent == nullptr) {
-      return args_.constants[plan_.seed_element + pixel * last.out_c + channel];
+      const int out_c = plan_.layer[plan_.layers - 1].out_c;
+      load_8(args_.constants + plan_.seed_element + pixel * out_c + channel, values);
+      return;
     }
-    if (channel >= plan_.last_channels) return 0.0f;
+    const int channels = plan_.last_channels;
     const std::int64_t row = image * last_pixels() + pixel;
-    const auto* const cotangent = reinterpret_cast<const __nv_bfloat16*>(args_.cotangent);
-    return widen(cotangent[row * plan_.last_channels + channel]);
+    const auto* const from =
+        reinterpret_cast<const __nv_bfloat16*>(args_.cotangent) + row * channels + channel;
+    if (channels % kChunk == 0 && channel < channels &&
+        reinterpret_cast<std::uintptr_t>(args_.cotangent) % kChunkBytes == 0) {
+      load_8(from, values);
+    } else {
+      load_up_to_8(from, channels - channel, values);
+    }
+  }
+
+  template <int kKept>
+  __device__ __forceinline__ void seed_chunks(std::int64_t image, const Layer& last) {
+    const HandBack to(plan_, last, shared_);
+    const int chunks = last.out_c / kChunk;
+    const Divider by_chunks = divider(chunks);
+    for (int i = static_cast<int>(threadIdx.x); i < last_pixels() * chunks; i += threads()) {
+      const int pixel = quotient(i, by_chunks);
+      const int channel = (i - pixel * chunks) * kChunk;
+      float values[kChunk];
+      load_seed(image, pixel, channel, values);
+      hand_back_chunk<kKept>(to, pixel, channel, values);
+    }
   }
 
   // Pulls the last value's cotangent back through the last activation and pooling.
   __device__ __forceinline__ void seed(std::int64_t image) {
     const Layer& last = plan_.layer[plan_.layers - 1];
-    const int pairs = last.out_c / 2;
-    for (int i = static_cast<int>(threadIdx.x); i < last_pixels() * pairs; i += threads()) {
-      const int pixel = i / pairs;
-      const int channel = i % pairs * 2;
-      hand_back(last, shared_, shared_ + plan_.residues_at, pixel, channel,
-                seed_of(image, pixel, channel), seed_of(image, pixel, channel + 1));
+    if (last.kept == 3) {
+      seed_chunks<3>(image, last);
+    } else if (last.kept == 1) {
+      seed_chunks<1>(image, last);
+    } else {
+      seed_chunks<0>(image, last);
     }
     clear_uncovered(last, shared_);
   }
 
-  __device__ __forceinline__ void forward(int number) {
-    const Layer& layer = plan_.layer[number];
+  template <bool kPooled>
+  __device__ __forceinline__ void forward_of(const Layer& layer) {
     const Arrays arrays{shared_, layer.reads < 0 ? plan_.x_at : plan_.layer[layer.reads].value_at,
                         layer.forward_weights_at, plan_.zeros_at};
-    const ForwardTile tile{plan_,
-                           layer,
-                           arrays,
-                           shared_,
-                           shared_ + plan_.residues_at,
-                           args_.constants + layer.bias_element};
-    for_tiles<2>(forward_rows(layer.out_h, layer.out_w, layer.pooled != 0), layer.out_c, tile);
+    const ForwardTile<kPooled> tile{plan_,
+                                    layer,
+                                    arrays,
+                                    shared_,
+                                    args_.constants + layer.bias_element,
+                                    divider(kPooled ? layer.out_w / 2 : layer.out_w)};
+    for_tiles<2>(forward_rows(layer.out_h, layer.out_w, kPooled), layer.out_c, tile);
+  }
+
+  __device__ __forceinline__ void forward(int number) {
+    const Layer& layer = plan_.layer[number];
+    if (layer.pooled != 0) {
+      forward_of<true>(layer);
+    } else {
+      forward_of<false>(layer);
+    }
+  }
+
+  template <int kKept>
+  __device__ __forceinline__ void backward_of(const Layer& layer, const Arrays& arrays) {
+    const BackwardTile<kKept> tile{plan_, layer, arrays, shared_, divider(layer.in_w)};
+    for_tiles<2>(layer.in_h * layer.in_w, layer.in_c, tile);
+    if (layer.hands != 0) clear_uncovered(plan_.layer[layer.reads], shared_);
+  }
+
+  template <bool kMomentum>
+  __device__ __forceinline__ void update(const Layer& layer, const Arrays& arrays, int step) {
+    const UpdateTile<kMomentum> tile{args_, arrays, shared_, divider(layer.in_w), step, most_};
+    for_tiles<1>(layer.in_h * layer.in_w, layer.in_c, tile);
   }
 
   __device__ __forceinline__ void backward(int number, int step) {
     const Layer& layer = plan_.layer[number];
     const Arrays arrays{shared_, layer.g_at, layer.backward_weights_at, plan_.zeros_at};
-    const BackwardTile tile{args_, number, arrays, shared_, step, watch_};
-    for_tiles<1>(layer.in_h * layer.in_w, layer.in_c, tile);
-    if (layer.hands != 0) clear_uncovered(plan_.layer[layer.reads], shared_);
+    if (number == 0) {
+      if (plan_.velocity_at >= 0) {
+        update<true>(layer, arrays, step);
+      } else {
+        update<false>(layer, arrays, step);
+      }
+      return;
+    }
+    // A partial sum is stored as it is.
+    const int kept = layer.hands != 0 ? plan_.layer[layer.reads].kept : 0;
+    if (kept == 3) {
+      backward_of<3>(layer, arrays);
+    } else if (kept == 1) {
+      backward_of<1>(layer, arrays);
+    } else {
+      backward_of<0>(layer, arrays);
+    }
   }
 
   const Args& args_;
   const Plan& plan_;
   unsigned char* shared_;
-  Watch watch_;
+  Seen most_;
 };
 
 // Limited to 128 registers, so that a multiprocessor holds 512 threads, in one block or more.

@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <cstdint>
+
 #include "common/activation.h"
 
 namespace sign_ext::onchip {
@@ -70,19 +72,52 @@ SIGN_EXT_INDEX int b_row_column_chunk(int lane) { return lane / 16; }
 SIGN_EXT_INDEX int b_column(int lane) { return lane % 8 + lane / 16 * 8; }
 SIGN_EXT_INDEX int b_column_chunk(int lane) { return lane / 8 % 2; }
 
-// The bits kept for a layer's output, in whole bytes per chunk of a position: 1 bit for whether the
-// activation passes and, with pooling, 2 for the position of the maximum.
-SIGN_EXT_INDEX int residue_at(int pixel, int chunk, int chunks, int kept) {
-  return (pixel * chunks + chunk) * kept;
+// The bits kept for a layer's output are planes of one bit per element: whether the activation
+// passes and, with pooling, the low and the high bit of the position of the maximum. A position has
+// `kept` planes one after another, and a plane one byte per chunk, so that the chunks of a tile are
+// adjacent bytes. A layer's planes start at a multiple of 4 bytes.
+constexpr int kPassPlane = 0;
+constexpr int kLowPlane = 1;
+constexpr int kHighPlane = 2;
+SIGN_EXT_INDEX int residue_at(int pixel, int plane, int chunk, int chunks, int kept) {
+  return (pixel * kept + plane) * chunks + chunk;
 }
 
-// The bits of a lane's two channels of a chunk, at their place in the word whose bytes are those
-// bits.
-SIGN_EXT_INDEX unsigned int residue_word(int t, bool pass0, bool pass1, int winner0, int winner1) {
-  const unsigned int pass = (pass0 ? 1u : 0u) | (pass1 ? 2u : 0u);
-  const unsigned int low = (winner0 & 1 ? 1u : 0u) | (winner1 & 1 ? 2u : 0u);
-  const unsigned int high = (winner0 & 2 ? 1u : 0u) | (winner1 & 2 ? 2u : 0u);
-  return (pass | low << 8 | high << 16) << (2 * t);
+// The bytes of a layer's planes, rounded up to whole words.
+SIGN_EXT_INDEX int residue_bytes(int pixels, int channels, int kept) {
+  return divide_up(pixels * (channels / kChunk) * kept, 4) * 4;
+}
+
+// Lane t of a position has bits 2t and 2t + 1 of each byte of a plane's word: the bit of the
+// element of channel c of the j-th chunk, before the shift by 2t.
+SIGN_EXT_INDEX unsigned int plane_bit(int j, int c) { return 1u << (kChunk * j + c); }
+
+// A word's bits 2t, and its bits 2t + 1, as the highest of each byte.
+struct PairBits {
+  unsigned int first, second;
+};
+SIGN_EXT_INDEX PairBits pair_bits(unsigned int word, int t) {
+  return {word << (7 - 2 * t), word << (6 - 2 * t)};
+}
+
+// The selector with which `permuted` (onchip_rows.cuh) turns the pair bits of byte j into a mask of
+// two 16-bit halves: 8 selects the highest bit of a byte, eightfold.
+SIGN_EXT_INDEX unsigned int mask_selector(int j) {
+  const unsigned int first = 8u | static_cast<unsigned int>(j);
+  const unsigned int second = first + 4;
+  return first | first << 4 | second << 8 | second << 12;
+}
+
+// Division of a number below 2^16 by a number below 2^16, as a multiplication.
+struct Divider {
+  unsigned int over;  // 2^32 / by, rounded up; 0 if by is 1
+};
+SIGN_EXT_INDEX Divider divider(int by) {
+  return {by == 1 ? 0 : 0xffffffffu / static_cast<unsigned int>(by) + 1};
+}
+SIGN_EXT_INDEX int quotient(int n, Divider by) {
+  const std::uint64_t product = std::uint64_t{static_cast<unsigned int>(n)} * by.over;
+  return by.over == 0 ? n : static_cast<int>(product >> 32);
 }
 
 // What a position reads, along one axis. Forward, an output reads input `out * stride - pad + tap`;
@@ -108,22 +143,35 @@ SIGN_EXT_INDEX unsigned int forward_taps(int out, int kernel, int stride, int pa
 }
 
 // Division of a tap's number by a stride, as a multiplication.
-SIGN_EXT_INDEX int one_over(int stride) { return (1 << 16) / stride + 1; }
+SIGN_EXT_INDEX int one_over(int stride) { return (stride == 1 ? 1 << 16 : (1 << 16) / stride) + 1; }
 SIGN_EXT_INDEX int times(int tap, int one_over_stride) { return tap * one_over_stride >> 16; }
 
-SIGN_EXT_INDEX int backward_begin(int in, int stride, int pad) {
-  return stride == 1 ? in + pad : (in + pad) / stride;
-}
-SIGN_EXT_INDEX unsigned int backward_taps(int in, int kernel, int stride, int pad, int outs) {
-  const int reach = in + pad;  // of tap 0
-  if (reach < 0) return 0;
-  unsigned int taps = bits_between(reach - (outs - 1) * stride, reach + 1);
-  if (stride > 1) {
-    unsigned int every = 0;  // one bit every `stride` taps
-    for (int tap = reach % stride; tap < kMostTaps; tap += stride) every |= 1u << tap;
-    taps &= every;
+// A stride of the backward pass, for all positions of a tile.
+struct Stride {
+  int size;
+  Divider by;
+  unsigned int taps;  // every size-th one, beginning with tap 0
+};
+SIGN_EXT_INDEX Stride stride_of(int size) {
+  Stride stride{size, {0}, (1u << kMostTaps) - 1};
+  if (size > 1) {
+    stride.by = divider(size);
+    stride.taps = 0;
+    for (int tap = 0; tap < kMostTaps; tap += size) stride.taps |= 1u << tap;
   }
-  return taps & bits_between(0, kernel);
+  return stride;
+}
+
+SIGN_EXT_INDEX int backward_begin(int in, const Stride& stride, int pad) {
+  return quotient(in + pad, stride.by);
+}
+SIGN_EXT_INDEX unsigned int backward_taps(int in, int kernel, const Stride& stride, int pad,
+                                          int outs) {
+  const int reach = in + pad;  // of tap 0
+  const int first = reach - quotient(reach, stride.by) * stride.size;
+  const unsigned int taps = bits_between(reach - (outs - 1) * stride.size, reach + 1) &
+                            bits_between(0, kernel) & stride.taps << (first & (kMostTaps - 1));
+  return reach < 0 || first >= kMostTaps ? 0 : taps;
 }
 
 }  // namespace sign_ext::onchip

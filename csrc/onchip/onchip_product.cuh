@@ -46,14 +46,14 @@ __device__ __forceinline__ void set_forward_row(const Layer& layer, int i, bool 
 }
 
 template <int MT>
-__device__ __forceinline__ void set_backward_row(const Layer& layer, int i, bool there, int y,
+__device__ __forceinline__ void set_backward_row(const Layer& layer, const Stride& down,
+                                                 const Stride& right, int i, bool there, int y,
                                                  int x, Rows<MT>& rows) {
-  const int from = backward_begin(y, layer.stride_h, layer.pad_top) * layer.out_w +
-                   backward_begin(x, layer.stride_w, layer.pad_left);
+  const int from = backward_begin(y, down, layer.pad_top) * layer.out_w +
+                   backward_begin(x, right, layer.pad_left);
   rows.begin[i] = from * layer.out_c * 2;
-  rows.taps[i] = backward_taps(y, layer.kernel_h, layer.stride_h, layer.pad_top, layer.out_h) |
-                 backward_taps(x, layer.kernel_w, layer.stride_w, layer.pad_left, layer.out_w)
-                     << kMostTaps;
+  rows.taps[i] = backward_taps(y, layer.kernel_h, down, layer.pad_top, layer.out_h) |
+                 backward_taps(x, layer.kernel_w, right, layer.pad_left, layer.out_w) << kMostTaps;
   if (!there) rows.taps[i] = 0;
 }
 
@@ -68,8 +68,8 @@ class Walk {
         over_stride_w_(one_over(layer.stride_w)),
         row_bytes_(chunks_ * kChunkBytes),
         line_bytes_((kBackward ? layer.out_w : layer.in_w) * row_bytes_),
-        chunk_(half % chunks_),
-        x_(half / chunks_) {
+        chunk_(chunks_ > 1 ? half : 0),
+        x_(chunks_ > 1 ? 0 : half) {
     wrap();
     find();
   }
@@ -197,19 +197,6 @@ __device__ __forceinline__ void product(const Layer& layer, const Arrays& arrays
   for (; left > 0; --left) steps.add_to(sums);
 }
 
-// Moves the sums up by kBy fragments, over the first 16 kBy rows.
-template <int kBy, int MT, int NT>
-__device__ __forceinline__ void move_up(float (&sums)[MT][NT][4]) {
-#pragma unroll
-  for (int i = 0; i + kBy < MT; ++i) {
-#pragma unroll
-    for (int j = 0; j < NT; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[i][j][e] = sums[i + kBy][j][e];
-    }
-  }
-}
-
 __device__ __forceinline__ int threads() { return static_cast<int>(blockDim.x); }
 __device__ __forceinline__ int warps() { return threads() / 32; }
 
@@ -218,9 +205,11 @@ __device__ __forceinline__ int warps() { return threads() / 32; }
 template <int kMT, int kNT, typename Tile>
 __device__ __forceinline__ void tiles_of(int rows, int channels, Tile&& tile) {
   const int across = channels / (kNT * kChunk);
+  const Divider by_across = divider(across);
   const int count = divide_up(rows, 16 * kMT) * across;
   for (int i = static_cast<int>(threadIdx.x / 32); i < count; i += warps()) {
-    tile.template operator()<kMT, kNT>(i / across * 16 * kMT, i % across * kNT * kChunk);
+    const int down = quotient(i, by_across);
+    tile.template operator()<kMT, kNT>(down * 16 * kMT, (i - down * across) * kNT * kChunk);
   }
 }
 

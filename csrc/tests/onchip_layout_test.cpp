@@ -19,8 +19,9 @@ static_assert(swizzled(0, 0) == 0 && swizzled(128, 0) == 128 + 16 && swizzled(10
 static_assert(swizzled(128, 1) == 128 && swizzled(256, 1) == 256 + 16);
 static_assert(shift_for(32, 2) == 0 && shift_for(64, 1) == 0 && shift_for(64, 2) == 1);
 static_assert(divide_up(0, 8) == 0 && divide_up(9, 8) == 2);
-static_assert(forward_taps(0, 3, 1, 1, 32) == 6 && backward_taps(0, 3, 1, 1, 32) == 3);
-static_assert(residue_at(3, 1, 2, 3) == 21);
+static_assert(forward_taps(0, 3, 1, 1, 32) == 6 && backward_taps(0, 3, stride_of(1), 1, 32) == 3);
+static_assert(residue_at(3, 1, 1, 2, 3) == 21 && residue_bytes(5, 16, 1) == 12);
+static_assert(mask_selector(0) == 0xcc88 && mask_selector(3) == 0xffbb);
 
 TEST(elements_have_places_of_their_own) {
   for (const int channels : {8, 16, 24, 32, 40, 64, 136}) {
@@ -92,19 +93,56 @@ TEST(lanes_address_the_rows_of_fragments) {
   }
 }
 
-TEST(residue_words_hold_each_bit_in_its_byte) {
-  for (int t = 0; t < 4; ++t) {
-    for (int winner = 0; winner < 4; ++winner) {
-      for (int pass = 0; pass < 2; ++pass) {
-        const unsigned int first = residue_word(t, pass != 0, false, winner, 0);
-        const unsigned int second = residue_word(t, false, pass != 0, 0, winner);
-        const unsigned int bits = static_cast<unsigned int>(pass) |
-                                  static_cast<unsigned int>(winner & 1) << 8 |
-                                  static_cast<unsigned int>(winner >> 1) << 16;
-        CHECK(first == bits << (2 * t) && second == bits << (2 * t + 1),
-              "a bit is in the wrong place");
+TEST(planes_have_bytes_of_their_own) {
+  for (const int channels : {16, 32, 48}) {
+    for (const int kept : {1, 3}) {
+      const int chunks = channels / kChunk;
+      const int bytes = residue_bytes(7, channels, kept);
+      CHECK(bytes % 4 == 0, "the next layer's planes are not aligned");
+      std::set<int> places;
+      for (int pixel = 0; pixel < 7; ++pixel) {
+        for (int plane = 0; plane < kept; ++plane) {
+          for (int chunk = 0; chunk < chunks; ++chunk) {
+            const int at = residue_at(pixel, plane, chunk, chunks, kept);
+            CHECK(at >= 0 && at < bytes, "outside the planes");
+            CHECK(places.insert(at).second, "two chunks in one place");
+            // A tile's chunks, 4 or 2, are one aligned access.
+            const int wide = channels % 32 == 0 ? 4 : 2;
+            CHECK(at - residue_at(pixel, plane, chunk / wide * wide, chunks, kept) == chunk % wide,
+                  "a tile's chunks are apart");
+            CHECK(chunk % wide != 0 || at % wide == 0, "a tile's chunks are not aligned");
+          }
+        }
       }
     }
+  }
+}
+
+// In the word of a plane: the bit of channel 2t + c of chunk j, by itself and among all others.
+TEST(a_lane_finds_its_bits_in_a_plane) {
+  for (int t = 0; t < 4; ++t) {
+    for (int j = 0; j < 4; ++j) {
+      for (int c = 0; c < 2; ++c) {
+        const unsigned int bit = 1u << (8 * j + 2 * t + c);
+        CHECK(plane_bit(j, c) << (2 * t) == bit, "a bit is in the wrong place");
+        for (const unsigned int word : {bit, ~bit}) {
+          const PairBits bits = pair_bits(word, t);
+          const unsigned int found = (c == 0 ? bits.first : bits.second) >> (8 * j + 7) & 1u;
+          CHECK(found == (word == bit ? 1u : 0u), "a bit is not the highest of its byte");
+        }
+      }
+    }
+  }
+}
+
+TEST(positions_are_divided_by_extents) {
+  for (int by = 1; by <= 300; ++by) {
+    for (int n = 0; n < 1 << 16; n += n < 4096 ? 1 : 61) {
+      CHECK(quotient(n, divider(by)) == n / by, "wrong quotient");
+    }
+  }
+  for (const int by : {1, 2, 255, 257, 4095, 65535}) {
+    for (int n = 0; n < 1 << 16; ++n) CHECK(quotient(n, divider(by)) == n / by, "wrong quotient");
   }
 }
 
@@ -124,7 +162,7 @@ TEST(taps_are_divided_by_strides) {
 
 TEST(taps_lead_to_the_other_end_of_each_window) {
   for (const int size : {1, 2, 5, 8, 20}) {
-    for (const int stride : {1, 2, 3}) {
+    for (const int stride : {1, 2, 3, 17}) {
       for (const int pad : {-1, 0, 1, 2}) {
         for (const int kernel : {1, 2, 3, 5, 16}) {
           const int outs = (size + 2 * pad - kernel) / stride + 1;
@@ -141,9 +179,10 @@ TEST(taps_lead_to_the_other_end_of_each_window) {
               for (int out = 0; out < outs; ++out) {
                 if (read_by(out, tap, stride, pad, size) == in) expected = out;
               }
-              const bool there = (backward_taps(in, kernel, stride, pad, outs) >> tap & 1u) != 0;
+              const bool there =
+                  (backward_taps(in, kernel, stride_of(stride), pad, outs) >> tap & 1u) != 0;
               CHECK(there == (expected >= 0), "backward: a tap's bit");
-              CHECK(!there || backward_begin(in, stride, pad) - tap / stride == expected,
+              CHECK(!there || backward_begin(in, stride_of(stride), pad) - tap / stride == expected,
                     "backward");
             }
           }

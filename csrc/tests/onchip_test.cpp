@@ -84,15 +84,17 @@ void compare(const Case& got, const Case::Expected& expected, int steps, const s
   CHECK(got.counts[0] == 10 + steps && got.counts[2] == 0, what + ": steps were not counted");
 }
 
-// Compares all residues except the padding after the last layer's.
+// Compares all residues except the padding after each layer's.
 bool same_residues(const Plan& plan, const std::uint8_t* one, const std::uint8_t* other) {
-  const Layer& last = plan.layer[plan.layers - 1];
-  const int pixels =
-      last.pooled != 0 ? (last.out_h / 2) * (last.out_w / 2) : last.out_h * last.out_w;
-  const int used = last.residue_at + pixels * last.out_c / kChunk * last.kept;
   for (int image = 0; image < 2; ++image) {
-    const int at = image * plan.residue_bytes;
-    if (!std::equal(one + at, one + at + used, other + at)) return false;
+    for (int i = 0; i < plan.layers; ++i) {
+      const Layer& layer = plan.layer[i];
+      const int pixels =
+          layer.pooled != 0 ? (layer.out_h / 2) * (layer.out_w / 2) : layer.out_h * layer.out_w;
+      const int at = image * plan.residue_bytes + layer.residue_at;
+      const int used = pixels * layer.out_c / kChunk * layer.kept;
+      if (!std::equal(one + at, one + at + used, other + at)) return false;
+    }
   }
   return true;
 }
@@ -173,6 +175,50 @@ TEST(sums_and_branches_are_those_of_the_definition) {
     const auto expected = one.expected(problem.steps);
     launch(one.args(true, true), seed, 1);
     compare(one, expected, problem.steps, "loads " + std::to_string(problem.loads));
+  }
+}
+
+// Every activation before and after a pooling, on odd sizes: tiles of 64 and of 32 positions, of 32
+// and of 16 channels, whole and partial; one block takes one image, with and without a velocity.
+TEST(every_kind_of_layer_is_that_of_the_definition) {
+  for (int kind = 0; kind < 8; ++kind) {
+    const bool pooled = kind % 2 != 0;
+    const int activation = kind / 2;
+    Problem problem{};
+    problem.height = 15;
+    problem.width = 13;
+    problem.channels = 3;
+    problem.images = problem.steps = 1;
+    problem.threads = 128;
+    problem.momentum = activation % 2 != 0;
+    problem.clamped = pooled != problem.momentum;
+    problem.layers = {{32, 3, 3, 1, 1, 1, 1, pooled, activation},
+                      {20, 3, 3, 1, 1, 1, 1, !pooled, activation},
+                      {16, 1, 1, 1, 0, 0, 0, false, 3 - activation}};
+    const auto seed = static_cast<std::uint32_t>(300 + kind);
+    Case one(problem, seed);
+    const auto expected = one.expected(1);
+    launch(one.args(true, true), seed, 1);
+    compare(one, expected, 1, "kind " + std::to_string(kind));
+  }
+}
+
+// Images whose tiles have 32 and 16 channels, and blocks of 512 threads.
+TEST(images_of_many_channels_are_updated_like_others) {
+  for (const int channels : {9, 20}) {
+    Problem problem{};
+    problem.height = 7;
+    problem.width = 9;
+    problem.channels = channels;
+    problem.images = problem.steps = 2;
+    problem.threads = 512;
+    problem.momentum = problem.clamped = true;
+    problem.layers = {{16, 3, 3, 1, 1, 1, 1, true, 1}};
+    const auto seed = static_cast<std::uint32_t>(channels);
+    Case one(problem, seed);
+    const auto expected = one.expected(problem.steps);
+    launch(one.args(true, true), seed, 1);
+    compare(one, expected, problem.steps, std::to_string(channels) + " channels");
   }
 }
 

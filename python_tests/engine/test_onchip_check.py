@@ -14,8 +14,9 @@ from onchip_cases import distance, prepare
 
 from sign_ext import BackendError
 from sign_ext.engine.onchip.check import BIT_REACH, bits_of, check_step, examples_of, find_mismatch
+from sign_ext.engine.onchip.partition import padded
 from sign_ext.engine.onchip.reference import exact, forward_reference, rounded
-from sign_ext.engine.onchip.shared_memory import residue_bytes
+from sign_ext.engine.onchip.shared_memory import residue_begins, residue_bytes
 
 
 @contextmanager
@@ -92,12 +93,13 @@ def mask_bits_of_other_elements(t):
 
 
 def a_pooling_position_off_by_one(t):
-    begin = residue_bytes(t.network.layers[0]) + 1  # the low bits of a chunk's positions
+    layers = t.network.layers
+    begin = residue_begins(layers)[1] + padded(layers[1].shape[0]) // 8  # the plane of low bits
     between_launches(t, lambda residues: residues[:, begin].bitwise_xor_(1))
 
 
 def mask_bits_read_elsewhere(t):
-    word(t, "residue_at", 1, 1).add_(3)
+    word(t, "residue_at", 1, 1).add_(12)
 
 
 def a_step_of_another_size(t):

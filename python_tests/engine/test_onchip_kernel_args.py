@@ -86,8 +86,9 @@ def test_every_value_is_where_the_header_has_it(seed):
         assert [int(word(args, "kept", i)) for i in range(3)] == [1, 3, 0]
         assert [int(word(args, "reads", i)) for i in range(3)] == [-1, 0, 1]
         assert [int(word(args, "adds", i)) for i in range(3)] == [-1, -1, -1]
-        # Bits of a layer follow those of the one before: a byte for 8 channels of a position.
-        assert [int(word(args, "residue_at", i)) for i in range(3)] == [0, 198, 198 + 20 * 4 * 3]
+        # Bits of a layer follow those of the one before, from a multiple of 4 bytes: a byte for 8
+        # channels of a position, 9 * 11 * 2 and 4 * 5 * 4 * 3 bytes.
+        assert [int(word(args, "residue_at", i)) for i in range(3)] == [0, 200, 200 + 20 * 4 * 3]
         for name, values in (
             ("low", [0, 0, -math.inf]),
             ("high", 3 * [math.inf]),

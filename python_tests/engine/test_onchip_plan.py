@@ -139,6 +139,18 @@ def test_small_networks_share_a_multiprocessor():
     assert plan.blocks * plan.threads <= 512
 
 
+@pytest.mark.parametrize(("channels", "threads"), [(32, 128), (64, 256), (160, 512)])
+def test_a_block_that_is_alone_has_a_warp_for_each_tile(channels, threads):
+    """16x16 positions are 4 tiles of 64 for each 32 channels."""
+    layers = chain(3, channels, channels, size=16)
+    size = unlimited_bytes(layers, WHOLE, False)
+    for blocks in (1, 2):
+        memory = SharedMemory(size, blocks * (size + RESERVED))
+        plan = plan_shared_memory(layers, WHOLE, memory)
+        assert plan.threads == min(threads, 512 // blocks)
+        assert plan.blocks == blocks
+
+
 @pytest.mark.parametrize("channels", [8, 16, 24, 32, 64, 96, 128, 512])
 @pytest.mark.parametrize("apart", [1, 2])
 def test_the_shift_is_the_kernels(channels, apart):

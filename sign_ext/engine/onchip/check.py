@@ -30,7 +30,7 @@ from sign_ext.engine.onchip.reference import (
     forward_reference,
     rounded,
 )
-from sign_ext.engine.onchip.shared_memory import residue_bytes
+from sign_ext.engine.onchip.shared_memory import residue_begins, residue_bytes
 from sign_ext.engine.onchip.trajectory import ObservedStep, OnChipTrajectory
 from sign_ext.errors import BackendError
 from sign_ext.ops.activation import Piecewise, unpack_bits
@@ -65,6 +65,20 @@ def examples_of(images: Tensor) -> Tensor:
     return few.contiguous(memory_format=torch.channels_last)
 
 
+def residues_of(layers: tuple[OnChipLayer, ...], residues: Tensor) -> list[Tensor]:
+    """The bytes of each layer's bits, without the padding between layers.
+
+    Args:
+        layers: those on chip.
+        residues: uint8, (N, bytes of an image).
+    """
+    begins = residue_begins(layers)
+    return [
+        residues[:, begin : begin + residue_bytes(layer)]
+        for layer, begin in zip(layers, begins, strict=False)
+    ]
+
+
 def bits_of(layers: tuple[OnChipLayer, ...], residues: Tensor) -> list[Bits]:
     """The bits of each layer, from the bytes that the kernel wrote (csrc/onchip/onchip_layout.h).
 
@@ -72,17 +86,15 @@ def bits_of(layers: tuple[OnChipLayer, ...], residues: Tensor) -> list[Bits]:
         layers: those on chip.
         residues: uint8, (N, bytes of an image).
     """
-    found, begin = [], 0
-    for layer in layers:
+    found = []
+    for layer, own in zip(layers, residues_of(layers, residues), strict=True):
         shape = (len(residues), *layer.shape)
-        size = residue_bytes(layer)
         if layer.kept == 0:
             found.append(Bits(torch.ones(shape, dtype=torch.bool, device=residues.device), None))
             continue
-        rows = residues[:, begin : begin + size].reshape(len(residues), -1, layer.kept)
-        begin += size
-        rows = rows.reshape(len(residues) * layer.shape[1] * layer.shape[2], -1, layer.kept)
-        planes = [unpack_bits(rows[:, :, i], shape) for i in range(layer.kept)]
+        pixels = len(residues) * layer.shape[1] * layer.shape[2]
+        rows = own.reshape(pixels, layer.kept, -1)
+        planes = [unpack_bits(rows[:, i], shape) for i in range(layer.kept)]
         winners = None
         if layer.pooled:
             _, height, width = layer.shape
@@ -194,8 +206,8 @@ def find_mismatch(trajectory: OnChipTrajectory, images: Tensor) -> str:
     size = float(p.abs().max().clamp_min(1e-30) / expected.abs().max().clamp_min(1e-30))
     step_size = 2.0 ** (8 + (round(math.log2(size)) if math.isfinite(size) else 0))
     again = trajectory.observe(images, step_size=step_size, clamp=None)
-    used = sum(map(residue_bytes, layers))
-    if not torch.equal(again.residues[:, :used], step.residues[:, :used]):
+    both = (residues_of(layers, one.residues) for one in (again, step))
+    if not all(map(torch.equal, *both)):
         return "the same launch gave different mask bits the second time"
     delta = (again.iterate.double() - p) / step_size
     error, allowed = (_relative_error(d, expected) for d in (delta, with_rounding))

@@ -24,7 +24,7 @@ from sign_ext.engine.onchip.partition import (
     readers_of,
 )
 from sign_ext.engine.onchip.plan import OnChipPlan
-from sign_ext.engine.onchip.shared_memory import residue_bytes
+from sign_ext.engine.onchip.shared_memory import residue_begins
 
 PLAN_FIELDS = (
     *("words", "layers", "forward", "backward"),
@@ -180,11 +180,10 @@ def plan_args(layers: tuple[OnChipLayer, ...], plan: OnChipPlan, constants: Cons
         "last_channels": layers[-1].shape[0],
     }
     packed = _packed(PLAN_FIELDS, head)
-    residue_at = 0
-    for i, layer in enumerate(layers):
+    begins = residue_begins(layers)
+    for i in range(len(layers)):
         args = _layer_args(layers, i, plan, constants)
-        packed += _packed(LAYER_FIELDS, {**args, "residue_at": residue_at})
-        residue_at += residue_bytes(layer)
+        packed += _packed(LAYER_FIELDS, {**args, "residue_at": begins[i]})
     packed += bytes(4 * size - len(packed))  # the layers that there are not
     return torch.frombuffer(bytearray(packed), dtype=torch.int32)
 

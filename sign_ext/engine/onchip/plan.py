@@ -21,6 +21,7 @@ from sign_ext.engine.onchip.shared_memory import (
 from sign_ext.errors import BackendError
 
 RESERVED = 1024  # bytes of a multiprocessor's shared memory that CUDA takes for each block
+MOST_THREADS = 512  # that share a multiprocessor: the kernel has 128 registers of 65,536 for each
 MOST_SUBSETS = 8  # layers: up to so many, every subset of weights that stay is tried
 
 
@@ -109,8 +110,11 @@ def plan_shared_memory(
             f"a step of {len(layers)} layers needs {smallest:,} bytes of shared memory at once; a "
             f"block of this device has {memory.block:,}"
         )
-    threads = threads or _threads(layers)
-    blocks = max(1, min(memory.processor // (size + RESERVED), 512 // threads))
+    if threads is None:
+        threads = _threads(layers, MOST_THREADS)
+        if memory.processor >= 2 * (size + RESERVED):
+            threads = _threads(layers, MOST_THREADS // 2)
+    blocks = max(1, min(memory.processor // (size + RESERVED), MOST_THREADS // threads))
     # A layer's weights may be one array for both directions; from here on each has its own name.
     for i in range(len(layers)):
         known = at.get(("forward weights", i), at.get(("backward weights", i)))
@@ -180,10 +184,16 @@ def _residencies(
         yield frozenset(), frozenset(order[-waiting:])
 
 
-def _threads(layers: tuple[OnChipLayer, ...]) -> int:
-    """A warp for each tile of the largest layer, up to 8: with more, tiles would be smaller."""
+def _threads(layers: tuple[OnChipLayer, ...], most: int) -> int:
+    """A warp for each tile of the largest layer, 128 to `most` threads: with more, tiles would be
+    smaller.
+
+    Args:
+        layers: the network.
+        most: threads of a block; half of `MOST_THREADS` where two blocks share a multiprocessor.
+    """
     tiles = max(
         -(-one.conv_shape[1] * one.conv_shape[2] // 64) * -(-padded(one.conv_shape[0]) // 32)
         for one in layers
     )
-    return 256 if tiles > 4 else 128
+    return next((n for n in (128, 256) if n < most and tiles <= n // 32), most)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 
 from sign_ext.engine.onchip.partition import (
@@ -69,13 +70,22 @@ def phases_of(layers: int, mode: Mode) -> list[tuple[int, bool]]:
 
 
 def residue_bytes(layer: OnChipLayer) -> int:
-    """Bytes of the bits that a layer keeps of one image.
+    """Bytes of the bits that a layer keeps of one image, without padding.
 
     Args:
         layer: a layer.
     """
     channels, height, width = layer.shape
     return height * width * (padded(channels) // 8) * layer.kept
+
+
+def residue_begins(layers: tuple[OnChipLayer, ...]) -> tuple[int, ...]:
+    """The first byte of each layer's bits, a multiple of 4, and the end of the last one's.
+
+    Args:
+        layers: the network.
+    """
+    return (0, *accumulate(rounded_up(residue_bytes(layer), 4) for layer in layers))
 
 
 def launch_arrays(layers: tuple[OnChipLayer, ...], mode: Mode, momentum: bool) -> Iterator[Array]:
@@ -97,7 +107,7 @@ def launch_arrays(layers: tuple[OnChipLayer, ...], mode: Mode, momentum: bool) -
     yield Array(("p", -1), image, always if mode.backward else frozenset({LOAD}))
     if momentum and mode.backward:
         yield Array(("velocity", -1), image, always)
-    yield Array(("residues", -1), rounded_up(sum(map(residue_bytes, layers)), 16), always)
+    yield Array(("residues", -1), rounded_up(residue_begins(layers)[-1], 16), always)
     if mode.forward:
         # The last phase of a whole step writes x for the next step.
         alive = frozenset({LOAD, 0, last} if mode.backward else {LOAD, 0})
