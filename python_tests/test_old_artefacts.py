@@ -201,7 +201,9 @@ def test_an_interrupted_run_of_the_command_is_resumed(tmp_path):
 
 
 def test_every_stage_of_smoke_has_the_key_it_had(tmp_path):
-    planned, _ = sign_ext("reproduce", "all", "--scale", "smoke", "--dry-run", "--out", tmp_path)
+    # Its sizes then: those of today's `smoke` may change, and have other keys.
+    scale = HERE / "smoke_scale.yaml"
+    planned, _ = sign_ext("reproduce", "all", "--scale", scale, "--dry-run", "--out", tmp_path)
     keys = {each["key"]: each["stage"] for each in planned["stages"]}
     recorded = read(HERE / "smoke_keys.json")
     assert {key: keys.get(key) for key in recorded} == recorded  # experiments may be added
@@ -252,7 +254,7 @@ def test_stages_that_were_not_done_are_resumed(resumed):
         now, then = (read(f / key / "stage.json") for f in (out / "artefacts", HERE / "resumed"))
         assert now.keys() == then.keys()
         assert now["stage"] == then["stage"]
-        assert form(now["numbers"]) == form(then["numbers"])
+        assert form(now["numbers"]) | form(then["numbers"]) == form(now["numbers"])  # or more
 
 
 def test_a_stored_network_is_measured(resumed):

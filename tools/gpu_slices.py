@@ -44,7 +44,7 @@ from sign_ext.data.splits import Splits, stratified_choice
 from sign_ext.evaluation.corruption import gaussian_noise
 from sign_ext.evaluation.evaluate import evaluate
 from sign_ext.models import build_model
-from sign_ext.training import TrainSettings, train
+from sign_ext.training import TrainResult, TrainSettings, train
 
 LARGEST = 44 * 2**20  # bytes of the packed file
 TRAIN_IMAGES = 16_000
@@ -271,17 +271,17 @@ def run_seed(
     task = scale["tasks"][network.get("task", "cifar10")]
     own = _own_images(splits, task.get("train_size"), seed)
     snapshots = tuple(sign["snapshots"])
-    phi, history = _trained(own, None, network, task, seed + PHI_SEEDS, "classical", phi=True)(
+    phi, trained = _trained(own, None, network, task, seed + PHI_SEEDS, "classical", phi=True)(
         device
     )
-    accuracy = max(row["validation_accuracy"] for row in history)
+    accuracy = trained.best_validation_accuracy
     line: dict[str, Any] = {
         "seed": seed,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "phi": {
             "validation_accuracy": accuracy,
-            "history": [round(row["validation_accuracy"], 4) for row in history],
+            "history": [round(row["validation_accuracy"], 4) for row in trained.history],
         },
     }
     chance = 1 / len(own.class_names)
@@ -313,7 +313,7 @@ def run_seed(
     line |= {"step_size": step, "rms": {str(k): value for k, value in rms.items()}, "arms": {}}
     for method in METHODS:
         joined = {"sign": versions, "noise": noisy}.get(method)
-        model, history = _trained(own, joined, network, task, seed, method)(device)
+        model, trained = _trained(own, joined, network, task, seed, method)(device)
         evaluation = evaluate(
             model,
             own.test,
@@ -326,8 +326,11 @@ def run_seed(
             path = Path(folder) / "answers.safetensors"
             evaluation.answers.write(path)
             answers = base64.b64encode(path.read_bytes()).decode()
-        best = max(row["validation_accuracy"] for row in history)
-        numbers = {**evaluation.to_dict(), "validation_accuracy": best}
+        numbers = {
+            **evaluation.to_dict(),
+            "validation_accuracy": trained.best_validation_accuracy,
+            "doubt_of_learning": trained.doubt_of_learning,
+        }
         line["arms"][method] = {"numbers": numbers, "answers": answers}
     return line
 
@@ -352,7 +355,7 @@ def _trained(
 ) -> Any:
     """A function of the device that trains a network at equal gradient steps, or Φ.
 
-    It returns the model and the history of its training.
+    It returns the model and the result of its training.
     """
     classes = len(own.class_names)
     flips = {"horizontal_flip": task["flips"], "vertical_flip": task["flips"]}
@@ -373,7 +376,7 @@ def _trained(
         steps = settings.total_steps(3 * len(images))
         settings = dataclasses.replace(settings, epochs=3 * epochs + 1, max_steps=steps)
 
-    def on(device: torch.device) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
+    def on(device: torch.device) -> tuple[torch.nn.Module, TrainResult]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(
@@ -383,7 +386,7 @@ def _trained(
                 **network["options"],
             ).to(device)
         result = train(model, images, own.validation, settings, augment=augment, device=device)
-        return model.eval(), result.history
+        return model.eval(), result
 
     return on
 

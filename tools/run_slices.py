@@ -27,8 +27,9 @@ from typing import NamedTuple
 from collect_slice import collect
 
 ROOT = Path(__file__).resolve().parents[1]
-# The protocol's pilot, a first seed of the other two, what describes the pilot, then more seeds.
-WANTED = ("a:1-3", "b:1", "c:1", "d:1-3", "a:4-5", "b:2-3", "c:2-3")
+# The protocol's pilot, a first seed of the other two, what describes the pilot, three seeds of
+# each, then the 30 that the protocol's rule asks for after this pilot.
+WANTED = ("a:1-3", "b:1", "c:1", "d:1-3", "a:4-5", "b:2-3", "c:2-3", "a:6-30", "b:4-30", "c:4-30")
 
 
 class Slice(NamedTuple):

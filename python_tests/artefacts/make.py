@@ -188,9 +188,15 @@ def make_aleatoric_run(work: Path) -> None:
 
 
 def make_keys(work: Path) -> None:
-    """The key of every stage at the scale `smoke`."""
+    """The key of every stage at the scale `smoke`, with the sizes that it had."""
     found, _ = sign_ext(
-        "reproduce", "all", "--scale", "smoke", "--dry-run", "--out", work / "nothing"
+        "reproduce",
+        "all",
+        "--scale",
+        HERE / "smoke_scale.yaml",
+        "--dry-run",
+        "--out",
+        work / "nothing",
     )
     write(HERE / "smoke_keys.json", {each["key"]: each["stage"] for each in found["stages"]})
 

@@ -52,6 +52,17 @@ def test_digits_are_not_mirrored(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "a mirrored digit is no digit" in capsys.readouterr().err
 
 
+def test_a_network_that_has_not_learnt_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = [*TINY, "--learning-rate", "1e-9", "--out", str(tmp_path / "out"), "--json"]
+    assert main(still) == 0
+    told = capsys.readouterr()
+    doubt = json.loads(told.out)["doubt_of_learning"]
+    assert doubt.startswith("its best validation accuracy, ")
+    assert f"this network is not shown to have learnt: {doubt}; try more --epochs" in told.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

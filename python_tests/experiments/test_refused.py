@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import yaml
 from sign_ext.experiments.reproduce import Reproduction
 from sign_ext.experiments.scale import load_scale
 from sign_ext.experiments.stages.stage import StageRefusedError
+from sign_ext.progress import Silent
 
 
 def unlearnt(path: Path) -> Path:
@@ -28,11 +31,21 @@ def unlearnt(path: Path) -> Path:
     return path
 
 
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("refused")
     scale = load_scale(str(unlearnt(out / "unlearnt.yaml")))
-    work = Reproduction(["delta_only", "slice_a"], scale, (0,), out)
+    work = Reproduction(["delta_only", "slice_a"], scale, (0,), out, reporter=Heard())
     return work, work.run(command_of=lambda name: f"sign-ext reproduce {name} --data-root D")
 
 
@@ -52,6 +65,32 @@ def test_the_report_says_so(run):
     work, _ = run
     for name in ("index.html", "results.md"):
         assert "has not learnt" in (work.runner.out / name).read_text()
+
+
+def test_networks_that_did_not_learn_are_named_and_stay(run):
+    work, results = run
+    (table,) = results.experiments[1].tables
+    for row, method in zip(table.rows, ("classical", "mixup"), strict=True):
+        (doubt,) = row.doubts
+        assert doubt.startswith("its best validation accuracy, ")
+        stage = work.planner.train("basic_cnn", method, 0, protocol="steps")
+        record = json.loads((work.runner.folder(stage) / "stage.json").read_text())
+        assert record["numbers"]["doubt_of_learning"] == doubt
+        assert f"{stage.title()}: not shown to have learnt: {doubt}" in work.reporter.said
+        assert row.cells["normal"].values[0] is not None
+    for name in ("index.html", "results.md"):
+        assert "Seed 0 is not shown to have learnt: " in (work.runner.out / name).read_text()
+
+
+def test_a_record_of_an_earlier_version_is_doubted_by_its_history(run):
+    work, _ = run
+    stage = work.planner.train("basic_cnn", "classical", 0, protocol="steps")
+    outcome = work.runner.outcome(stage)
+    doubt = work.planner.doubt_of_learning(stage)
+    old = {k: v for k, v in outcome.numbers.items() if k != "doubt_of_learning"}
+    again = Reproduction(["slice_a"], work.scale, (0,), work.runner.out)
+    again.runner._outcomes[stage.key] = replace(outcome, numbers=old)
+    assert again.planner.doubt_of_learning(stage) == doubt != ""
 
 
 def test_asking_for_a_refused_stage_is_an_error(run):

@@ -210,7 +210,7 @@ def test_the_report_begins_with_the_verdict_in_words() -> None:
         ),
         (
             {"p_value": 0.4, "equivalence": 0.2, "verdict": "undecided", "detectable": 0.0123},
-            "– undecided: only a difference of 1.23 points would have been found.",
+            "– undecided: at these errors, 80% power needs a true difference of 1.23 points.",
             "zero is in the interval, a difference beyond ±1.00 points is not excluded",
         ),
         (
@@ -220,7 +220,7 @@ def test_the_report_begins_with_the_verdict_in_words() -> None:
         ),
         (
             {"p_value": 0.03, "adjusted": 0.09, "family": "secondary", "verdict": "undecided"},
-            "would have been found.",
+            " points.",
             "not after Holm’s correction, a difference beyond ±1.00 points is not excluded, "
             "secondary family",
         ),

@@ -135,6 +135,8 @@ def test_slices_by_default_begin_with_the_pilot():
     wanted = [each for text in tool.WANTED for each in tool.parse_slices(text)]
     assert wanted[:5] == [Slice("a", 1), Slice("a", 2), Slice("a", 3), Slice("b", 1), Slice("c", 1)]
     assert len(set(wanted)) == len(wanted)
+    for letter in "abc":  # docs/results/PROTOCOL.md: in order, up to what the rule asks for
+        assert [each.seed for each in wanted if each.letter == letter] == list(range(1, 31))
 
 
 @pytest.mark.parametrize("text", ["e:1", "a", "a:3-1", "a:-1", "a:1,2"])

@@ -207,6 +207,7 @@ def run(options: Options) -> None:
 
 
 def _train(options: Options, processes: Processes) -> None:
+    from sign_ext.data.guessing import NOT_SHOWN
     from sign_ext.training import Aleatoric, train
 
     with processes.raising_together():
@@ -253,6 +254,11 @@ def _train(options: Options, processes: Processes) -> None:
             overwrite=options.overwrite,
             progress=report,
             config=config,
+        )
+    if result.doubt_of_learning:
+        console.say(
+            f"this network is {NOT_SHOWN}: {result.doubt_of_learning}; try more --epochs, another "
+            "--learning-rate or another --seed"
         )
     _print(options, result, network, str(out / "model.safetensors"), splits)
 

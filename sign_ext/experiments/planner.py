@@ -33,7 +33,7 @@ from sign_ext.experiments.stages.policy_search import SearchPolicies
 from sign_ext.experiments.stages.runner import StageRunner
 from sign_ext.experiments.stages.sources import Source, Sources
 from sign_ext.experiments.stages.stage import Stage
-from sign_ext.training import TrainSettings, steps_per_epoch
+from sign_ext.training import TrainSettings, doubt_of_training, steps_per_epoch
 
 Protocol = Literal["steps", "epochs", "compute"]
 # In the order of tables.
@@ -221,6 +221,23 @@ class StagePlanner:
         if outcome is None:
             raise RuntimeError(f"{stage.title()} is not done yet")
         return outcome.numbers
+
+    def doubt_of_learning(self, stage: Train) -> str | None:
+        """Why a network is not shown to have learnt, "" where it is, None if that is not known.
+
+        Stages of earlier versions recorded no doubt: it follows from the history that they have.
+
+        Args:
+            stage: whose folder may have been removed.
+        """
+        outcome = self.runner.outcome(stage)
+        if outcome is None:
+            return None
+        if "doubt_of_learning" in outcome.numbers:
+            return str(outcome.numbers["doubt_of_learning"])
+        labels = self.sources.read(stage.source).validation.labels
+        history = outcome.numbers.get("history", [])
+        return doubt_of_training(history, stage.settings.select, labels)
 
     def network(self, name: str) -> NetworkSettings:
         """The settings of a network by its name in the scale."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sign_ext.report.schema import Comparison, Results, Table
@@ -39,7 +40,7 @@ def families(results: Results) -> tuple[FamilyView, ...]:
         for table in experiment.tables:
             for comparison in table.comparisons:
                 if comparison.family:
-                    found[comparison.family].append(sentence(comparison, table))
+                    found[comparison.family].append(sentence(comparison, table, results.seeds))
     return tuple(
         FamilyView(HEADINGS[family], tuple(sentences))
         for family, sentences in found.items()
@@ -47,20 +48,22 @@ def families(results: Results) -> tuple[FamilyView, ...]:
     )
 
 
-def sentence(comparison: Comparison, table: Table) -> str:
+def sentence(comparison: Comparison, table: Table, seeds: Sequence[int] = ()) -> str:
     """Write one comparison: who, where, by how much, how sure, and the verdict.
 
     Args:
         comparison: one of the table's.
         table: gives it its place and unit.
+        seeds: of the results, to name those whose networks are not shown to have learnt.
     """
-    text = comparison_text(comparison, table)
+    text = comparison_text(comparison, table, seeds)
     column = text.column.removesuffix(", points")
     unit = " points" if column != text.column else ""
     group = f"{text.group}: " if text.group else ""
     return (
         f"{group}{text.method} against {text.baseline} ({table.title}, {column}) "
-        f"{text.difference}{unit}{_interval(text)} – {_judged(comparison, text, unit)}."
+        f"{text.difference}{unit}{_interval(text)} – {_judged(comparison, text, unit)}"
+        f"{f' ({text.doubt})' if text.doubt else ''}."
     )
 
 
@@ -79,4 +82,6 @@ def _judged(comparison: Comparison, text: ComparisonText, unit: str) -> str:
         return text.verdict + (f", {text.because.partition(',')[0]}" if less else "")
     if text.detectable == MISSING:
         return f"undecided: {text.because.partition(',')[0]}"
-    return f"undecided: only a difference of {text.detectable}{unit} would have been found"
+    return (
+        f"undecided: at these errors, 80% power needs a true difference of {text.detectable}{unit}"
+    )

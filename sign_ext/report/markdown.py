@@ -105,7 +105,7 @@ def _experiment(
     if experiment.findings:
         blocks.append(_list(experiment.findings))
     for table in experiment.tables:
-        blocks += _table(view(table))
+        blocks += _table(view(table, seeds=seeds))
     for place, figure in enumerate(experiment.figures):
         blocks += _figure(figure, names[index, place])
     if experiment.settings:
@@ -124,7 +124,7 @@ def _table(table: TableView) -> list[str]:
         if group.heading:
             blocks.append(f"*{escaped(group.heading)}*")
         rows = [
-            [escaped(row.label) + (f" <sup>{row.note}</sup>" if row.note else "")]
+            [escaped(row.label) + "".join(f" <sup>{note}</sup>" for note in row.notes)]
             + [_cell(cell) for cell in row.cells]
             for row in group.rows
         ]
@@ -166,9 +166,10 @@ def _comparisons(table: TableView) -> list[str]:
 
 
 def _verdict(comparison: ComparisonText) -> str:
-    return (
-        f"{comparison.verdict}: {comparison.because}" if comparison.because else comparison.verdict
-    )
+    judged = comparison.verdict
+    if comparison.because:
+        judged += f": {comparison.because}"
+    return f"{judged}. Note: {comparison.doubt}" if comparison.doubt else judged
 
 
 def _figure(figure: Figure, name: str) -> list[str]:

@@ -188,7 +188,13 @@ def _row(name: str, seeds: Sequence[Seeds], rows: Sequence[Row]) -> Row:
         key: _cell(f"{name}, column {key!r}", seeds, [row.cells[key] for row in rows])
         for key in rows[0].cells
     }
-    return replace(rows[0], cells=cells)
+    doubts = {
+        seed: doubt
+        for mine, row in zip(seeds, rows, strict=True)
+        for seed, doubt in zip(mine, row.doubts or [None] * len(mine), strict=True)
+    }
+    told = tuple(doubts[seed] for seed in sorted(doubts))
+    return replace(rows[0], cells=cells, doubts=() if set(told) == {None} else told)
 
 
 def _cell(name: str, seeds: Sequence[Seeds], cells: Sequence[Cell]) -> Cell:

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
-from sign_ext.data import ImageSet
 from sign_ext.formatting import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+    from torch import Tensor
 
+    from sign_ext.data import ImageSet
     from sign_ext.report import schema
 
 

@@ -142,7 +142,8 @@ def _experiment(number: int, experiment: Experiment, results: Results) -> dict[s
         "stand_ins": experiment.stand_ins,
         "findings": experiment.findings,
         "tables": [
-            view(table, differences=results.scale == PAPER_SCALE) for table in experiment.tables
+            view(table, seeds=results.seeds, differences=results.scale == PAPER_SCALE)
+            for table in experiment.tables
         ],
         "figures": [_figure(figure) for figure in experiment.figures],
         "settings": format_settings(experiment.settings, results.seeds),

@@ -71,6 +71,8 @@ class Row:
         cells: a column's key → cell.
         note: what a reader must know about this row; "" for nothing.
         stages: keys of the first seed's artefacts that it was computed from, for tracing.
+        doubts: for each seed why its network is not shown to have learnt, "" where it is, None
+            where that was not recorded; empty if it was for no seed. `report.learnt` reads them.
     """
 
     label: str
@@ -78,6 +80,7 @@ class Row:
     cells: Mapping[str, Cell]
     note: str = ""
     stages: tuple[str, ...] = ()
+    doubts: tuple[str | None, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -335,4 +338,5 @@ def _row(record: Mapping[str, Any]) -> Row:
         key: Cell(tuple(cell["values"]), cell["paper"], tuple(cell.get("samples", ())))
         for key, cell in record["cells"].items()
     }
-    return Row(**{**record, "cells": cells, "stages": tuple(record["stages"])})
+    lists = {"stages": tuple(record["stages"]), "doubts": tuple(record.get("doubts", ()))}
+    return Row(**{**record, "cells": cells, **lists})

@@ -272,7 +272,7 @@ class Judgement:
 
     Attributes:
         word: "holds", "does not hold" or "undecided".
-        numbers: the difference with its 95% interval.
+        numbers: the difference with its 95% interval, and without networks that have not learnt.
         seeds: how many.
     """
 
@@ -306,7 +306,13 @@ class SentenceRow:
     paper: str = ""
 
 
-def judgement(comparison: Comparison, table: Table, *, higher: bool | None = None) -> Judgement:
+def judgement(
+    comparison: Comparison,
+    table: Table,
+    *,
+    higher: bool | None = None,
+    seeds: Sequence[int] = (),
+) -> Judgement:
     """Put a comparison's verdict as an answer to the sentence that the method is better.
 
     "No difference" and "worse" both say that the sentence does not hold. Fewer than three seeds
@@ -316,11 +322,16 @@ def judgement(comparison: Comparison, table: Table, *, higher: bool | None = Non
         comparison: one of the table's, or like them.
         table: gives unit and decimals.
         higher: whether the sentence says that the method has more; None: that it is better.
+        seeds: of the results, to name those whose networks are not shown to have learnt.
     """
-    text = comparison_text(comparison, table)
+    text = comparison_text(comparison, table, seeds)
     unit = " points" if text.column.endswith(", points") else ""
     interval = "" if text.interval == MISSING else f" ({text.interval})"
+    if comparison.seeds == 1:
+        interval = " (one seed)"
     numbers = f"{text.difference}{unit}{interval}"
+    if text.doubt:
+        numbers += f"; {text.doubt}"
     said = higher is None or (comparison.difference > 0) == higher
     if comparison.verdict == "undecided" or comparison.seeds < SEEDS:
         word: Word = "undecided"
@@ -348,7 +359,7 @@ def sentences(results: Results) -> tuple[SentenceRow, ...]:
         for sentence in SENTENCES
         for title, keys in sentence.tables
         if title in tables
-        for row in _rows(sentence, tables[title], keys)
+        for row in _rows(sentence, tables[title], keys, results.seeds)
     )
 
 
@@ -374,7 +385,9 @@ def all_sentences(several: Iterable[Results]) -> tuple[tuple[Results | None, Sen
     return tuple(found)
 
 
-def _rows(sentence: Sentence, table: Table, keys: Sequence[str]) -> Iterator[SentenceRow]:
+def _rows(
+    sentence: Sentence, table: Table, keys: Sequence[str], seeds: Sequence[int]
+) -> Iterator[SentenceRow]:
     """One row for each network (or what else groups stand for) that the table has it of."""
     columns = {column.key: column for column in table.columns}
     key = next((key for key in keys if key in columns), None)
@@ -388,7 +401,7 @@ def _rows(sentence: Sentence, table: Table, keys: Sequence[str]) -> Iterator[Sen
             by_subject.setdefault(subject, {})[protocol] = pair
     for subject, pairs in by_subject.items():
         judged = {
-            protocol: _judge(sentence, table, columns[key], *pair)
+            protocol: _judge(sentence, table, columns[key], *pair, seeds)
             for protocol, pair in pairs.items()
         }
         paper = next(filter(None, (_paper(table, columns[key], *p) for p in pairs.values())), "")
@@ -431,14 +444,19 @@ def _split(group: str) -> tuple[str, str]:
 
 
 def _judge(
-    sentence: Sentence, table: Table, column: Column, method: Row, baseline: Row | None
+    sentence: Sentence,
+    table: Table,
+    column: Column,
+    method: Row,
+    baseline: Row | None,
+    seeds: Sequence[int],
 ) -> Judgement:
     if baseline is None:
         return _against_level(sentence, table, column, method)
     for each in table.comparisons:
         place = (each.column, each.group, each.method, each.baseline)
         if place == (column.key, method.group, method.label, baseline.label):
-            return judgement(each, table, higher=sentence.higher)
+            return judgement(each, table, higher=sentence.higher, seeds=seeds)
     found = compare_rows(
         column.key,
         method,
@@ -448,7 +466,7 @@ def _judge(
         higher_is_better=column.higher_is_better,
         margin=column.margin,
     )
-    return judgement(found, table, higher=sentence.higher)
+    return judgement(found, table, higher=sentence.higher, seeds=seeds)
 
 
 def _against_level(sentence: Sentence, table: Table, column: Column, row: Row) -> Judgement:

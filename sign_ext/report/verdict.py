@@ -109,7 +109,7 @@ def compare_rows(
         margin=margin,
         family=family,
     )
-    samples = _samples(method_row.label, cells[0], baseline_row.label, cells[1])
+    samples = kept_samples(method_row.label, cells[0], baseline_row.label, cells[1])
     return told if samples is None else _by_images(told, *samples, higher_is_better)
 
 
@@ -145,10 +145,18 @@ def _by_images(
     )
 
 
-def _samples(
+def kept_samples(
     method: str, method_cell: Cell, baseline: str, baseline_cell: Cell
 ) -> tuple[Kept, Kept] | None:
-    """Return value and samples of the seeds that have both values; None if any lacks samples."""
+    """Return value and samples of the seeds that have both values; None if any lacks samples.
+
+    Args:
+        method, baseline: labels, for messages.
+        method_cell, baseline_cell: with the same seeds.
+
+    Raises:
+        ValueError: samples do not give the cells' values.
+    """
     cells = ((method, method_cell), (baseline, baseline_cell))
     if any(len(cell.samples) != len(cell.values) for _, cell in cells):
         return None

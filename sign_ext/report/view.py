@@ -8,12 +8,19 @@ from __future__ import annotations
 import base64
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sign_ext.evaluation.paired import LEVEL
-from sign_ext.formatting import duration, mean_and_deviation, percent
+from sign_ext.formatting import counted, duration, mean_and_deviation, percent
+from sign_ext.report.learnt import (
+    compared_without,
+    doubted,
+    doubted_pairs,
+    seeds_in_words,
+    without,
+)
 from sign_ext.report.schema import Cell, Column, Comparison, Kind, Row, Table
 from sign_ext.report.verdict import TEST_ERRORS
 
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 FIGURES = 4  # significant ones, of the largest number of a column of numbers
+MOST_WITHOUT = 3  # columns that are said again without networks that have not learnt
 MANY_COLUMNS = 8  # with more, the page sets the table in smaller type
 
 
@@ -32,13 +40,13 @@ class RowView:
 
     Attributes:
         label: the method's name.
-        note: the number of its note in the table's notes, from 1; None without one.
+        notes: the numbers of its notes among the table's, from 1.
         cells: one per column.
         stages: keys of its artefacts.
     """
 
     label: str
-    note: int | None
+    notes: tuple[int, ...]
     cells: tuple[CellText, ...]
     stages: tuple[str, ...]
 
@@ -100,24 +108,29 @@ class TableView:
         )
 
 
-def view(table: Table, *, differences: bool = True) -> TableView:
+def view(table: Table, *, seeds: Sequence[int] = (), differences: bool = True) -> TableView:
     """Write a table's numbers as text.
 
     Args:
         table: with rows of one group next to each other.
+        seeds: of the results, to name those whose networks are not shown to have learnt; without
+            them nothing is said of these.
         differences: whether to show how far the paper's numbers are from ours, which means
             something at the paper's scale only.
     """
     formats = [column_format(column, table.rows) for column in table.columns]
-    notes = list(dict.fromkeys(row.note for row in table.rows if row.note))
+    of_rows = [
+        [note for note in (row.note, _doubt(row, table, seeds)) if note] for row in table.rows
+    ]
+    notes = list(dict.fromkeys(itertools.chain.from_iterable(of_rows)))
 
     def row_view(row: Row) -> RowView:
         cells = tuple(
             cell_text(row.cells.get(column.key), number_format)
             for column, number_format in zip(table.columns, formats, strict=True)
         )
-        note = notes.index(row.note) + 1 if row.note else None
-        return RowView(row.label, note, cells, row.stages)
+        numbers = tuple(notes.index(note) + 1 for note in of_rows[table.rows.index(row)])
+        return RowView(row.label, numbers, cells, row.stages)
 
     return TableView(
         title=table.title,
@@ -128,10 +141,38 @@ def view(table: Table, *, differences: bool = True) -> TableView:
             for heading, rows in itertools.groupby(table.rows, key=lambda row: row.group)
         ),
         notes=tuple(notes),
-        comparisons=tuple(comparison_text(comparison, table) for comparison in table.comparisons),
+        comparisons=tuple(comparison_text(each, table, seeds) for each in table.comparisons),
         wide=len(table.columns) > MANY_COLUMNS,
         differences=differences,
     )
+
+
+def _doubt(row: Row, table: Table, seeds: Sequence[int]) -> str:
+    """Say which networks of a row are not shown to have learnt, and the row without them."""
+    found = doubted(row, table)
+    if not found or not seeds:
+        return ""
+    reasons = dict.fromkeys(found.values())
+    same = len(reasons) == 1
+    said = seeds_in_words(dict.fromkeys(found, ""), seeds)
+    why = "; ".join(reasons if same else (f"{seeds[i]}: {why}" for i, why in found.items()))
+    text = f"{said[0].upper()}{said[1:]}: {why}. The row’s numbers include {_them(found)}."
+    compared = {comparison.column for comparison in table.comparisons}
+    shown = [c for c in table.columns if c.key in (compared or row.cells) and c.key in row.cells]
+    rest = {c.key: without(row.cells[c.key], found) for c in shown[:MOST_WITHOUT]}
+    if not any(summarize_cell(cell)[2] for cell in rest.values()):
+        return text
+    parts = []
+    for column in shown[:MOST_WITHOUT]:
+        told = cell_text(rest[column.key], column_format(column, table.rows))
+        unit = "%" if column.kind == "share" else ""
+        number = " ".join(filter(None, (told.ours, told.spread)))
+        parts.append(f"{number}{unit} ({column.label})")
+    return f"{text} Without {_them(found)}: {', '.join(parts)}."
+
+
+def _them(found: Sized) -> str:
+    return "them" if len(found) > 1 else "it"
 
 
 @dataclass(frozen=True)
@@ -297,6 +338,8 @@ class ComparisonText:
         beside: the bootstrap's interval and the t-test over seeds; "" if images are not paired.
         verdict: "better", "worse", "no difference" or "undecided".
         because: what else must be known of it, otherwise "".
+        doubt: which seeds' networks are not shown to have learnt, and the difference without
+            them; "" for none.
         family: "primary", "secondary" or "".
     """
 
@@ -312,15 +355,19 @@ class ComparisonText:
     beside: str
     verdict: str
     because: str
+    doubt: str
     family: str
 
 
-def comparison_text(comparison: Comparison, table: Table) -> ComparisonText:
+def comparison_text(
+    comparison: Comparison, table: Table, seeds: Sequence[int] = ()
+) -> ComparisonText:
     """Write a comparison.
 
     Args:
         comparison: one of the table's.
         table: whose columns give it its heading and unit.
+        seeds: as for `view`.
     """
     column = _column(comparison, table)
     number_format = difference_format(column, table.rows)
@@ -342,8 +389,28 @@ def comparison_text(comparison: Comparison, table: Table) -> ComparisonText:
         beside=_beside(comparison, number_format),
         verdict=comparison.verdict,
         because=_because(comparison, number_format, "points" if column.kind == "share" else ""),
+        doubt=_doubt_of_pairs(comparison, table, seeds),
         family=comparison.family,
     )
+
+
+def _doubt_of_pairs(comparison: Comparison, table: Table, seeds: Sequence[int]) -> str:
+    found = doubted_pairs(comparison, table) if seeds else {}
+    if not found:
+        return ""
+    said = seeds_in_words(found, seeds)
+    rest = compared_without(comparison, table, found)
+    if rest is None:
+        return f"{said}, and no other seed is there"
+    column = _column(comparison, table)
+    number_format = difference_format(column, table.rows)
+    unit = " points" if column.kind == "share" else ""
+    interval = _interval(rest.low, rest.high, number_format)
+    left = f"{counted(rest.seeds, 'seed')} {'has' if rest.seeds == 1 else 'have'}"
+    text = (
+        f"{said}; without {_them(found)} {left} {number_format.difference(rest.difference)}{unit}"
+    )
+    return text + ("" if interval == MISSING else f" ({interval})")
 
 
 def format_p_value(p: float | None) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sign_ext.training.loop import train
     from sign_ext.training.objective import Aleatoric, CrossEntropy, Objective
     from sign_ext.training.settings import TrainSettings, steps_per_epoch
-    from sign_ext.training.state import TrainResult
+    from sign_ext.training.state import TrainResult, doubt_of_training
 
 __all__ = [
     "Aleatoric",
@@ -20,6 +20,7 @@ __all__ = [
     "Objective",
     "TrainResult",
     "TrainSettings",
+    "doubt_of_training",
     "load_checkpoint",
     "save_checkpoint",
     "steps_per_epoch",
@@ -33,6 +34,6 @@ lazy_names(
         "sign_ext.training.loop": ["train"],
         "sign_ext.training.objective": ["Aleatoric", "CrossEntropy", "Objective"],
         "sign_ext.training.settings": ["TrainSettings", "steps_per_epoch"],
-        "sign_ext.training.state": ["TrainResult"],
+        "sign_ext.training.state": ["TrainResult", "doubt_of_training"],
     },
 )

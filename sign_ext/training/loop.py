@@ -112,7 +112,8 @@ def train(
             the model. "train", "class_names" and "versions" are filled in if absent.
 
     Returns:
-        The run's history and its selected epoch. The model's attribute ``class_names`` is set to
+        The run's history and its selected epoch, and in `doubt_of_learning` why that does not show
+        that the network learnt, where it does not. The model's attribute ``class_names`` is set to
         the names of its classes, for `sign_ext.evaluation`.
 
     Raises:
@@ -202,7 +203,7 @@ def train(
         processes.broadcast_tensors(run.state.best_weights.values())
         model.load_state_dict(run.state.best_weights)
         remember_classes(model, train_set.class_names)
-    result = run.state.result()
+    result = run.state.result(settings.select, validation.labels)
     with processes.raising_together():
         if folder is not None and not complete(folder):
             save_checkpoint(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sign_ext.data.guessing import doubt_of_accuracy, doubt_of_area
 from sign_ext.files import open_tensors, parse_json, require_schema
 from sign_ext.training.checkpoints import require_tensors, write_tensors
 from sign_ext.training.processes import ONE_PROCESS, Processes
@@ -41,6 +42,8 @@ class TrainResult:
         best_validation_accuracy: of that epoch, in 0–1.
         steps: gradient steps taken.
         seconds: wall-clock time of training and validation, over all resumed parts.
+        doubt_of_learning: why the selected epoch does not show that the network learnt anything,
+            see `doubt_of_training`; "" where it does.
     """
 
     history: list[dict[str, float | int]]
@@ -48,6 +51,7 @@ class TrainResult:
     best_validation_accuracy: float
     steps: int
     seconds: float
+    doubt_of_learning: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain values for JSON."""
@@ -92,11 +96,58 @@ class RunState:
                 for name, t in model.state_dict().items()
             }
 
-    def result(self) -> TrainResult:
-        """Return what `train` returns."""
+    def result(self, select: str, labels: Tensor) -> TrainResult:
+        """Return what `train` returns.
+
+        Args:
+            select: what selected the best epoch.
+            labels: (N,) of all validation images.
+        """
+        doubt = doubt_of_training(self.history, select, labels)
         return TrainResult(
-            self.history, self.best_epoch, self.best_accuracy, self.steps, self.seconds
+            self.history, self.best_epoch, self.best_accuracy, self.steps, self.seconds, doubt
         )
+
+
+def doubt_of_training(
+    history: Sequence[Mapping[str, float | int]], select: str, labels: Tensor
+) -> str:
+    """Say why a run's best epoch does not show that the network learnt anything, or "".
+
+    The best validation accuracy must exceed what always answering the most common class gives, by
+    an exact binomial test; selected by the area under the ROC curve, the best area must exceed
+    0.5, by Mann and Whitney's. A network that guesses passes in at most 5% of the runs, however
+    many epochs it has to choose from (`sign_ext.data.guessing`).
+
+    Args:
+        history: as in `TrainResult`.
+        select: what selected the best epoch, "accuracy" or "auc".
+        labels: int64 (N,), of all validation images.
+
+    Example:
+        >>> row = {"validation_accuracy": 0.25}
+        >>> doubt_of_training([row], "accuracy", torch.arange(40) % 5)
+        'its best validation accuracy, 25.0% on 40 images, is what guessing gives (20.0% of the \
+most common class)'
+        >>> doubt_of_training([{"validation_accuracy": 0.5}], "accuracy", torch.arange(40) % 5)
+        ''
+    """
+    if not history:
+        return ""
+    counts = torch.bincount(labels.cpu()).tolist()
+    images, tries = len(labels), len(history)
+    best = max(float(row[f"validation_{select}"]) for row in history)
+    if select == "auc":
+        negatives, positives = counts
+        return doubt_of_area(best, positives, negatives, of="best validation AUC", tries=tries)
+    return doubt_of_accuracy(
+        best,
+        images,
+        max(counts) / images,
+        of="best validation accuracy",
+        guess="of the most common class",
+        tries=tries,
+    )
 
 
 _SCALARS = ("epoch", "steps", "seconds", "history", "best_epoch", "best_accuracy")

@@ -83,4 +83,4 @@ def test_findings_print_a_minus_sign():
 
 def test_findings_count_the_undecided():
     (said,) = findings(table((0.50, 0.54, 0.52), (0.51, 0.52, 0.53)))
-    assert said == "1 comparison shows no difference that these seeds and images can resolve."
+    assert said == "1 comparison is undecided with these seeds and images."

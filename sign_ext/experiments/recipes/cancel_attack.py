@@ -11,6 +11,7 @@ from sign_ext.experiments.recipes.recipe import (
     Recipe,
     StagesByName,
     artefacts,
+    doubts,
 )
 from sign_ext.experiments.recipes.summary import settings_used, stand_ins
 from sign_ext.experiments.recipes.versions import compare, settled, version_cell
@@ -123,7 +124,15 @@ def attack_table(
             for row, measured in ways.items():
                 cells = {each.key: version_cell(of_attack, measured, each.key) for each in columns}
                 group = f"Φ = {label}, ε = {epsilon:g}"
-                rows.append(Row(row, group, cells, stages=artefacts(of_attack)))
+                rows.append(
+                    Row(
+                        row,
+                        group,
+                        cells,
+                        stages=artefacts(of_attack),
+                        doubts=doubts(planner, of_attack),
+                    )
+                )
     images = outcomes[attack_name(epsilons[0])][0].numbers["images"]
     return Table(
         title=TITLE,

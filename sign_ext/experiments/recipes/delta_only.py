@@ -14,6 +14,7 @@ from sign_ext.experiments.recipes.recipe import (
     StagesByName,
     artefacts,
     cell,
+    doubts,
 )
 from sign_ext.experiments.recipes.summary import mean_over_seeds, settings_used, stand_ins
 from sign_ext.experiments.stages.measure import ClassifyDelta
@@ -66,9 +67,13 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         delta, phi = outcomes[f"{network}/delta"], outcomes[f"{network}/phi"]
         paper = published.for_network(published.DELTA_ONLY, network)
         cells = {"accuracy": cell(delta, "accuracy", paper=paper)}
-        rows.append(Row("δ alone", label, cells, stages=artefacts(delta)))
+        rows.append(
+            Row("δ alone", label, cells, stages=artefacts(delta), doubts=doubts(planner, delta))
+        )
         cells = {"accuracy": cell(phi, "accuracy")}
-        rows.append(Row("Φ on the images", label, cells, stages=artefacts(phi)))
+        rows.append(
+            Row("Φ on the images", label, cells, stages=artefacts(phi), doubts=doubts(planner, phi))
+        )
         sentences.append(_finding(label, delta, phi, paper))
     images = outcomes[f"{networks[0]}/delta"][0].numbers["images"]
     table = Table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sign_ext.experiments.planner import METHODS, StagePlanner
@@ -11,7 +12,6 @@ from sign_ext.experiments.recipes.recipe import (
     Recipe,
     RowSpec,
     StagesByName,
-    artefacts,
     row_specs,
     stages_of_rows,
     table_row,
@@ -111,7 +111,7 @@ def _rows(planner: StagePlanner, spec: RowSpec, outcomes: Sequence[Outcome]) -> 
             column.key: version_cell(outcomes, version, column.key) for column in (BELOW, *COLUMNS)
         }
         label = k_label(version, METHODS[spec.method].label)
-        found.append(Row(label, like.group, cells, like.note, artefacts(outcomes)))
+        found.append(replace(like, label=label, cells=cells))
     return found
 
 

@@ -14,6 +14,7 @@ from sign_ext.experiments.recipes.recipe import (
     Recipe,
     StagesByName,
     artefacts,
+    doubts,
 )
 from sign_ext.experiments.recipes.summary import settings_used, stand_ins
 from sign_ext.experiments.recipes.versions import compare, k_label, settled, version_cell
@@ -103,7 +104,15 @@ def answers_table(
         group = f"Φ = {planner.network(network).label}"
         for label, version in versions.items():
             cells = {key: version_cell(of_network, version, key) for key in MEASURES}
-            rows.append(Row(label, group, cells, stages=artefacts(of_network)))
+            rows.append(
+                Row(
+                    label,
+                    group,
+                    cells,
+                    stages=artefacts(of_network),
+                    doubts=doubts(planner, of_network),
+                )
+            )
     images = outcomes[networks[0]][0].numbers["images"]
     return Table(
         title=TITLE,

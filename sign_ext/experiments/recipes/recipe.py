@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sign_ext.experiments.planner import METHODS, PROTOCOLS, Protocol, StagePlanner
 from sign_ext.experiments.stages.measure import read_answers
+from sign_ext.experiments.stages.networks import Train
 from sign_ext.experiments.stages.stage import Outcome, Stage
 from sign_ext.report.schema import Cell, Column, Comparison, Experiment, Family, Row
 from sign_ext.report.verdict import compare_rows
@@ -234,7 +235,30 @@ def table_row(
         cells=cells,
         note=method.note,
         stages=artefacts(outcomes),
+        doubts=doubts(planner, outcomes),
     )
+
+
+def doubts(planner: StagePlanner, outcomes: Sequence[Outcome]) -> tuple[str | None, ...]:
+    """Why the networks that were measured are not shown to have learnt, see `Row.doubts`.
+
+    Args:
+        planner: knows their trainings.
+        outcomes: one for each seed, of stages that measure networks among their inputs, or whose
+            numbers have the doubt.
+    """
+    return tuple(_doubt(planner, outcome) for outcome in outcomes)
+
+
+def _doubt(planner: StagePlanner, outcome: Outcome) -> str | None:
+    told = outcome.numbers.get("doubt_of_learning")
+    if told is not None:
+        return str(told)
+    trained = [each for each in outcome.stage.inputs().values() if isinstance(each, Train)]
+    found = [planner.doubt_of_learning(each) for each in trained]
+    if not found or None in found:
+        return None
+    return next(filter(None, found), "")
 
 
 def artefacts(outcomes: Sequence[Outcome]) -> tuple[str, ...]:

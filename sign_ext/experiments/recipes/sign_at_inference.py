@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sign_ext.experiments.planner import METHODS, StagePlanner
@@ -11,7 +12,6 @@ from sign_ext.experiments.recipes.recipe import (
     Recipe,
     RowSpec,
     StagesByName,
-    artefacts,
     row_specs,
     stages_of_rows,
     table_row,
@@ -108,7 +108,7 @@ def _rows(
     for version in outcomes[0].numbers["versions"]:
         cells = {column.key: version_cell(outcomes, version, column.key) for column in columns}
         label = f"{name}: mean of all" if version == MEAN else k_label(version, name)
-        found.append(Row(label, like.group, cells, like.note, artefacts(outcomes)))
+        found.append(replace(like, label=label, cells=cells))
     return found
 
 

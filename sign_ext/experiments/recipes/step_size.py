@@ -13,6 +13,7 @@ from sign_ext.experiments.recipes.recipe import (
     StagesByName,
     artefacts,
     cell,
+    doubts,
 )
 from sign_ext.experiments.recipes.summary import findings, settings_used, stand_ins
 from sign_ext.experiments.stages.networks import Train, Transform
@@ -104,7 +105,15 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
     network, grid = options["network"], _grid(options)
     label = planner.network(network).label
     baseline = outcomes["baseline"]
-    rows = [Row(BASELINE, label, _accuracies(baseline), stages=artefacts(baseline))]
+    rows = [
+        Row(
+            BASELINE,
+            label,
+            _accuracies(baseline),
+            stages=artefacts(baseline),
+            doubts=doubts(planner, baseline),
+        )
+    ]
     for point in grid:
         of_point = outcomes[point.name]
         rows.append(
@@ -113,6 +122,7 @@ def summarize(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
                 f"{label}, K = {point.steps}",
                 {**_changes(planner, of_point, point), **_accuracies(of_point)},
                 stages=artefacts(of_point),
+                doubts=doubts(planner, of_point),
             )
         )
     images = baseline[0].numbers["images"]

@@ -119,8 +119,8 @@ def findings(table: Table) -> tuple[str, ...]:
         sentences.append(f"{group}: {method} against {baseline}: {'; '.join(parts)}.")
     if undecided:
         other = "other " if sentences else ""
-        subject = f"{undecided} {other}comparison{'s show' if undecided > 1 else ' shows'}"
-        sentences.append(f"{subject} no difference that these seeds and images can resolve.")
+        subject = f"{undecided} {other}comparison{'s are' if undecided > 1 else ' is'}"
+        sentences.append(f"{subject} undecided with these seeds and images.")
     return tuple(sentences)
 
 

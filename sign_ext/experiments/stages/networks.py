@@ -29,6 +29,7 @@ from sign_ext.augment import (
 )
 from sign_ext.change import describe_change
 from sign_ext.data import ImageSet, ImageSource
+from sign_ext.data.guessing import NOT_SHOWN
 from sign_ext.data.splits import stratified_choice
 from sign_ext.errors import DivergenceError
 from sign_ext.evaluation import doubt_of_learning, gaussian_noise, predict
@@ -135,6 +136,11 @@ class Train(Stage):
     teacher: Train | None = field(default=None, metadata=ADDED)
     attack_steps: int = field(default=0, metadata=ADDED)
     auxiliary: bool = field(default=False, metadata=ADDED)
+
+    def warning(self, numbers: Mapping[str, Any]) -> str:
+        """Say so where the network is not shown to have learnt: nothing is stopped by it."""
+        doubt = numbers.get("doubt_of_learning")  # without training there is none
+        return f"{NOT_SHOWN}: {doubt}" if doubt else ""
 
     def title(self) -> str:
         """Name the network, the method and the seed."""

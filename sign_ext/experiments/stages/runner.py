@@ -159,6 +159,8 @@ class StageRunner:
             text = json_text(record, indent=1, allow_nan=False)
             write_whole(folder / RECORD, text + "\n")
             stage.clean_up(folder)
+        if warning := stage.warning(numbers):
+            self.reporter.say(f"{stage.title()}: {warning}")
         self._outcomes[stage.key] = Outcome(stage, folder, numbers, seconds, _made(record))
 
 

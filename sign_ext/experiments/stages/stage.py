@@ -66,6 +66,14 @@ class Stage(ABC):
     def clean_up(self, folder: Path) -> None:  # noqa: B027 (most stages have nothing to remove)
         """Remove what only an unfinished attempt needs; called once the outcome is on disk."""
 
+    def warning(self, numbers: Mapping[str, Any]) -> str:
+        """What whoever runs this must be told of its outcome; "" for nothing.
+
+        Args:
+            numbers: as `run` returned them.
+        """
+        return ""
+
     def title(self) -> str:
         """A short description for progress bars."""
         return self.kind
