@@ -34,7 +34,10 @@ from build_tools.kernel_budget import ARCH, Cost
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 ARCHES = ("sm_80", ARCH)
 # Kernels that may spill: part of the mangled name → why the spill is acceptable.
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {
+    # kernel_budget.csv allows none on sm_90.
+    "onchip_kernel": "sm_80: the layer's number, stored and loaded once per phase, not in a tile",
+}
 
 
 @dataclass(frozen=True)
