@@ -248,7 +248,7 @@ class Case {
       in_c = layer.out_c;
       sizes.push_back({height, width, real, in_c});
       layer.residue_at = shape_.residue_bytes;
-      shape_.residue_bytes += divide_up(height * width * (layer.out_c / 8) * layer.kept, 4) * 4;
+      shape_.residue_bytes += residue_bytes(height * width, layer.out_c, layer.kept);
     }
     shape_.residue_bytes = divide_up(shape_.residue_bytes, 16) * 16;
     shape_.last_channels = real;
