@@ -168,7 +168,10 @@ SIGN_EXT_INDEX int backward_begin(int in, const Stride& stride, int pad) {
 SIGN_EXT_INDEX unsigned int backward_taps(int in, int kernel, const Stride& stride, int pad,
                                           int outs) {
   const int reach = in + pad;  // of tap 0
-  const int first = reach - quotient(reach, stride.by) * stride.size;
+  // Without a sign, since a negative reach, whose taps are none, has no quotient.
+  const auto whole = static_cast<unsigned int>(quotient(reach, stride.by)) *
+                     static_cast<unsigned int>(stride.size);
+  const int first = static_cast<int>(static_cast<unsigned int>(reach) - whole);
   const unsigned int taps = bits_between(reach - (outs - 1) * stride.size, reach + 1) &
                             bits_between(0, kernel) & stride.taps << (first & (kMostTaps - 1));
   return reach < 0 || first >= kMostTaps ? 0 : taps;

@@ -95,7 +95,9 @@ def test_a_seed_answers_as_the_stages_do(tool, scale, tmp_path):
         for name, values in theirs.values.items():
             assert (ours.values[name] == values).all(), (spec.method, name)
         numbers = line["arms"][spec.method]["numbers"]
+        doubt = numbers.pop("doubt_of_learning")
         assert numbers == dict(work.planner.numbers(stage))
+        assert doubt == work.planner.doubt_of_learning(stage.network)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sign_ext.files import json_text
 from sign_ext.formatting import duration, finite
@@ -98,7 +98,10 @@ def close_output() -> None:
         try:
             if stream is not None:
                 stream.flush()
+            lost = _has_no_reader(stream)  # where nothing was left to write, too
         except OSError:
+            lost = True
+        if lost:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
@@ -106,15 +109,18 @@ def close_output() -> None:
 
 def output_is_closed() -> bool:
     """Return whether the reader of stdout or stderr has gone, as with `| head -1`."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            poll = select.poll()
-            poll.register(stream.fileno(), 0)  # errors are always reported
-            if any(event & select.POLLERR for _, event in poll.poll(0)):
-                return True
-        except (AttributeError, OSError, ValueError):  # None, or replaced by something else
-            continue
-    return False
+    return any(_has_no_reader(stream) for stream in (sys.stdout, sys.stderr))
+
+
+def _has_no_reader(stream: TextIO | None) -> bool:
+    if stream is None:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # errors are always reported
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # replaced by something else
+        return False
 
 
 @contextmanager
