@@ -41,7 +41,7 @@ def merge(results: Sequence[Results], *, summarize: Summarize | None = None) -> 
 
     Args:
         results: one or more of the same scale and settings; no experiment twice with one seed.
-        summarize: writes the findings of joined tables that hold comparisons; without it, all
+        summarize: writes the findings of a joined table that holds comparisons; without it, all
             experiments keep the findings of each result.
 
     Returns:
@@ -160,7 +160,7 @@ def _findings(
     if not slices[1:]:
         return slices[0][1].findings
     if summarize is not None and compared:
-        return tuple(summarize(*compared))
+        return tuple(sentence for table in compared for sentence in summarize(table))
     return tuple(
         f"Seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}: {sentence}"
         for seeds, each in slices

@@ -20,10 +20,11 @@ from sign_ext.report.schema import (
     Kind,
     Results,
     Row,
+    Table,
 )
 
 TEST_ERRORS = 2  # standard errors of the test set that a difference must exceed, without samples
-Summarize = Callable[..., Sequence[str]]  # of tables that hold comparisons
+Summarize = Callable[[Table], Sequence[str]]
 FAMILIES: tuple[Family, ...] = ("primary", "secondary")
 
 
@@ -193,7 +194,7 @@ def hold_families(results: Results, summarize: Summarize | None = None) -> Resul
 
     Args:
         results: with comparisons as `compare_rows` makes them.
-        summarize: writes the findings of tables again whose verdicts may have changed; None keeps
+        summarize: writes the findings of a table again whose verdicts may have changed; None keeps
             the findings.
     """
     places = [
@@ -229,7 +230,9 @@ def hold_families(results: Results, summarize: Summarize | None = None) -> Resul
         )
         findings = experiment.findings
         if summarize is not None and any(place[:1] == (i,) for place in held):
-            findings = tuple(summarize(*(table for table in tables if table.comparisons)))
+            findings = tuple(
+                each for table in tables if table.comparisons for each in summarize(table)
+            )
         return replace(experiment, tables=tables, findings=findings)
 
     experiments = tuple(hold(i, each) for i, each in enumerate(results.experiments))

@@ -74,18 +74,6 @@ def test_findings_have_the_papers_difference():
     assert "undecided (the paper +0.9)" in said
 
 
-def test_what_is_undecided_in_several_tables_is_counted_once():
-    undecided = table((0.50, 0.54, 0.52), (0.51, 0.52, 0.53))
-    decided = table((0.80, 0.82, 0.81), (0.60, 0.61, 0.63))
-    said = "2 comparisons are undecided with these seeds and images."
-    assert findings(undecided, undecided) == (said,)
-    assert findings(undecided, decided, undecided) == (
-        "Net, equal epochs: SIGN against Classical: Mean +19.7 points, better.",
-        said.replace("2 ", "2 other "),
-    )
-    assert findings() == ()
-
-
 def test_findings_print_a_minus_sign():
     (said,) = findings(table((0.40, 0.42, 0.41), (0.60, 0.61, 0.63), (0.80, 0.85)))
     assert "Mean −20.3 points" in said

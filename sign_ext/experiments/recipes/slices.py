@@ -136,7 +136,7 @@ def _summarize_c(planner: StagePlanner, outcomes: OutcomesByName) -> Experiment:
         stand_ins=stand_ins(planner, [network], ood=True),
         settings=settings_used(planner, [network], outcomes),
         tables=tuple(tables),
-        findings=findings(*tables),
+        findings=tuple(each for table in tables if table.comparisons for each in findings(table)),
     )
 
 

@@ -95,27 +95,11 @@ def _phi_label(stage: Transform) -> str:
     return label if stage.factor == 1 else f"{label}, {stage.factor:g} × calibrated"
 
 
-def findings(*tables: Table) -> tuple[str, ...]:
-    """Tables' comparisons in sentences: each pair that is decided or that the paper has.
+def findings(table: Table) -> tuple[str, ...]:
+    """A table's comparisons in sentences: each pair that is decided or that the paper has.
 
-    A last sentence counts the others. The report has all numbers of every comparison below its
-    table.
+    The report has all numbers of every comparison below the table.
     """
-    sentences: list[str] = []
-    undecided = 0
-    for table in tables:
-        decided, left = _decided(table)
-        sentences += decided
-        undecided += left
-    if undecided:
-        other = "other " if sentences else ""
-        subject = f"{undecided} {other}comparison{'s are' if undecided > 1 else ' is'}"
-        sentences.append(f"{subject} undecided with these seeds and images.")
-    return tuple(sentences)
-
-
-def _decided(table: Table) -> tuple[list[str], int]:
-    """The sentences of a table, and how many of its comparisons none is about."""
     columns = {column.key: column for column in table.columns}
     cells = {(row.group, row.label): row.cells for row in table.rows}
     pairs: dict[tuple[str, str, str], list[tuple[Comparison, float | None]]] = {}
@@ -133,7 +117,11 @@ def _decided(table: Table) -> tuple[list[str], int]:
             continue
         parts = [_difference(c, columns[c.column], paper) for c, paper in compared]
         sentences.append(f"{group}: {method} against {baseline}: {'; '.join(parts)}.")
-    return sentences, undecided
+    if undecided:
+        other = "other " if sentences else ""
+        subject = f"{undecided} {other}comparison{'s are' if undecided > 1 else ' is'}"
+        sentences.append(f"{subject} undecided with these seeds and images.")
+    return tuple(sentences)
 
 
 def _paper_difference(method: Cell, baseline: Cell) -> float | None:
