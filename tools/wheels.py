@@ -98,6 +98,8 @@ def build_wheel(kind: str, sdist: Path, out: Path) -> Path:
         work = Path(folder)
         shutil.unpack_archive(sdist, work / "source", filter="data")
         (source,) = (work / "source").iterdir()
+        # setuptools writes it into every sdist, with an empty tag that would win over "+cu13".
+        (source / "setup.cfg").unlink(missing_ok=True)
         command = [sys.executable, "-m", "build", "--wheel", "-nx"]  # with the torch that is here
         run([*command, "--outdir", str(work / "built")], source, **variables)
         (built,) = (work / "built").glob("*.whl")
