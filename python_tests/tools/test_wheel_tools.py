@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -80,6 +81,29 @@ def test_a_cuda_wheel_is_for_all_gpus_and_its_version_names_cuda(monkeypatch):
     assert wheels.default_kinds() == ["sdist", "cpu"]
     with pytest.raises(SystemExit, match=r"no CUDA wheel can be built here: .*nvcc is not on PATH"):
         wheels.cuda_variables()
+
+
+def test_the_configuration_that_setuptools_puts_into_an_sdist_sets_no_version(
+    tmp_path, monkeypatch
+):
+    """Its empty `tag_build` won over "+cu13", so that two wheels had one name."""
+    source = tmp_path / "sign_ext-0.1.0"
+    source.mkdir()
+    (source / "setup.cfg").write_text("[egg_info]\ntag_build = \n")
+    (source / "setup.py").write_text("")
+    sdist = Path(shutil.make_archive(str(tmp_path / "sdist"), "gztar", tmp_path, source.name))
+    built = []
+
+    def run(command, folder, **variables):
+        if "build" in command:
+            built.extend(sorted(file.name for file in folder.iterdir()))
+        out = Path(command[command.index("--outdir" if "build" in command else "-w") + 1])
+        out.mkdir()
+        wheel_of(out, "sign_ext-0.1.0-py3-none-any.whl", RECORD)
+
+    monkeypatch.setattr(wheels, "run", run)
+    wheels.build_wheel("cpu", sdist, tmp_path)
+    assert built == ["setup.py"]
 
 
 def test_a_cuda_wheel_is_tried_where_torch_has_that_cuda():
