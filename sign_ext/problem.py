@@ -126,26 +126,30 @@ class Problems:
         if known.weights is not None and known.weights != weights_versions(self._network):
             return None
         image = torch.empty_like(images[:1], dtype=dtype).copy_(images[:1])
-        delta = random = None
+        look = random = None
         with kept.structure.running():
             # What δ is at a random image will be asked of a program. No image of the caller's is
             # run beside it: a network that was recorded branches on no image's values.
             if kept.programs.has_any(images.shape[1:]):
-                random = kept.programs.random(like, images, dtype)
+                witnesses = kept.programs.witnesses
+                random = witnesses.take(like, images, dtype)
                 kind = self._kind(images, dtype)
                 layouts = kept.sources.layouts(kind, images)
                 for layout in layouts:
                     laid_out = random.contiguous(memory_format=layout)
-                    delta = look_again(self._network, known, laid_out)
-                    if delta is not None:
+                    place = (known.source, layout, settings.precision)
+                    earlier = witnesses.look_at(random, place)
+                    look = look_again(self._network, known, laid_out, earlier)
+                    if look is not None:
+                        witnesses.keep_look(random, place, look)
                         break
-                if delta is not None and layout != layouts[0]:
+                if look is not None and layout != layouts[0]:
                     kept.sources.rule_out(kind, layouts[0])
-            if delta is None:  # the network may take one image at a time
-                random, delta = None, look_again(self._network, known, image)
-        if delta is None:
+            if look is None:  # the network may take one image at a time
+                random, look = None, look_again(self._network, known, image)
+        if look is None:
             return None
-        witness = None if random is None else (random, delta)
+        witness = None if random is None else (random, look.delta)
         phi = Phi(self._network, known.source)
         problem = Problem(phi, settings, dtype, NO_INPUTS, like, witness)
         if kept.structure.key(problem) != known.structure:

@@ -128,3 +128,33 @@ def test_many_biased_values_are_left_to_onednn_and_agree(monkeypatch):
     assert not MatmulLinear(convolution(case, RELU, bias=normal(9)), 2).by_onednn
     with_residual = convolution(case, IDENTITY, bias=normal(9), residual=True)
     assert not MatmulLinear(with_residual, 2).by_onednn
+
+
+@pytest.mark.parametrize("activation", [IDENTITY, RELU, RELU6], ids=["none", "relu", "relu6"])
+@pytest.mark.parametrize("has_residual", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_large_products_are_onednns_and_agree(monkeypatch, activation, has_residual, has_bias):
+    monkeypatch.setattr(matmul, "LEAST_LARGE", 2 * 15 * 7 * 9)
+    case = (2, 7, 9, 3, 5, 1)
+    bias = normal(9) if has_bias else None
+    op = convolution(case, activation, bias=bias, residual=has_residual)
+    assert not MatmulLinear(op, 1).is_large
+    made = MatmulLinear(op, 2)
+    assert made.is_large
+    for images in (2, 3):  # the weights are laid out for 2
+        x, residual = laid_out(normal(images, 7, 3, 5)), laid_out(normal(images, 9, 3, 5))
+        before = residual.clone()
+        mask = torch.zeros(mask_shape((images, 9, 3, 5)), dtype=torch.uint8)
+        is_plain = activation.is_identity
+        y = made.forward(x, residual if has_residual else None, None if is_plain else mask)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        wanted = F.conv2d(x.double(), op.weight.double(), None if bias is None else bias.double())
+        wanted = wanted + residual.double() if has_residual else wanted
+        assert_near(y, activation.apply(wanted))
+        assert torch.equal(residual, before)
+        g, other = laid_out(normal(images, 9, 3, 5)), laid_out(normal(images, 7, 3, 5))
+        wanted = F.conv_transpose2d(g.double(), op.weight.double())
+        assert_near(made.backward(g, None), wanted)
+        before = other.clone()
+        assert_near(made.backward(g, other), wanted + before.double())
+        assert torch.equal(other, before)

@@ -1,10 +1,11 @@
 """The random images at which compiled programs are compared with autograd, one in each call.
 
-Autograd computes δ there in every call, since the network may have changed in a way that nothing
-can watch. A compiled step cannot change: what it found at an image is kept, so that the comparison
-costs its half the first time only. A change shows at a random image that was drawn before it as
-well as at one drawn after. Where it does not, other images may show it: calls take turns with a
-few, and each is replaced after a few calls.
+The network runs there in every call, since it may have changed in a way that nothing can watch. A
+compiled step cannot change: what it found at an image is kept, so that the comparison costs its
+half the first time only. So is what the network made of it, with which the next run is compared
+(`known_layer.py`). A change shows at a random image that was drawn before it as well as at one
+drawn after. Where it does not, other images may show it: calls take turns with a few, and each is
+replaced after a few calls.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sign_ext.engine.agreement import Pullback
+from sign_ext.engine.known_layer import Look
 from sign_ext.probe import ImageStatistics, random_images
 
 TURNS = 3  # images that take turns
@@ -37,6 +39,7 @@ class _Witness:
     found: weakref.WeakKeyDictionary[Pullback, Tensor] = field(
         default_factory=weakref.WeakKeyDictionary
     )
+    looks: dict[Hashable, Look] = field(default_factory=dict)
 
     def serves(self, like: ImageStatistics) -> bool:
         """Whether it may serve one more call, whose images have these statistics."""
@@ -102,9 +105,7 @@ class Witnesses:
             image: from `take`, or any other.
         """
         with self._free:
-            known = next(
-                (w for each in self._kinds.values() for w in each if w.image is image), None
-            )
+            known = self._of(image)
             found = None if known is None else known.found.get(step)
         if found is None:
             with torch.no_grad():
@@ -113,6 +114,34 @@ class Witnesses:
                 with self._free:
                     known.found[step] = found
         return found
+
+    def _of(self, image: Tensor) -> _Witness | None:
+        waiting = (each for kind in self._kinds.values() for each in kind)
+        return next((each for each in waiting if each.image is image), None)
+
+    def look_at(self, image: Tensor, place: Hashable) -> Look | None:
+        """What the network made of an image in an earlier call, or None.
+
+        Args:
+            image: from `take`.
+            place: what was looked at, and how.
+        """
+        with self._free:
+            known = self._of(image)
+            return None if known is None else known.looks.get(place)
+
+    def keep_look(self, image: Tensor, place: Hashable, look: Look) -> None:
+        """Keep what the network made of an image for as long as that serves.
+
+        Args:
+            image: from `take`.
+            place: as for `look_at`.
+            look: what it made of it.
+        """
+        with self._free:
+            known = self._of(image)
+            if known is not None:
+                known.looks[place] = look
 
     def clear(self) -> None:
         """Forget all images."""

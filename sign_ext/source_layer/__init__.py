@@ -11,7 +11,7 @@ from sign_ext.source_layer.check import (
     check_weights,
     producer_of,
 )
-from sign_ext.source_layer.find import find_source_layer, find_with_trail, trail_to
+from sign_ext.source_layer.find import find_source_layer, find_with_trail, trail_to, way_back
 from sign_ext.source_layer.phi import (
     Phi,
     SourceLayer,
@@ -42,4 +42,5 @@ __all__ = [
     "producer_of",
     "tensors_in",
     "trail_to",
+    "way_back",
 ]

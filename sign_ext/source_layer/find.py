@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 from sign_ext.errors import SourceLayerError
 from sign_ext.source_layer.phi import (
@@ -29,6 +31,9 @@ _NO_CLASSIFIERS = (
     nn.GroupNorm,
 )
 _LONGEST_TRAIL = 64  # operations between Φ and the network's output
+# The names of the nodes that PyTorch derives for its own operations. What writes into a view is not
+# among them: its node hides another one.
+_OF_PYTORCH = re.compile(r"[A-Z]\w*Backward\d+|torch::autograd::AccumulateGrad")
 
 
 def find_source_layer(
@@ -120,6 +125,40 @@ def trail_to(phi: Any, output: Any) -> tuple[str, ...] | None:
             return None
         todo += [parent for parent, _ in node.next_functions if parent is not None]
     return tuple(names) if reached else None
+
+
+def way_back(node: Any) -> tuple[Hashable, ...] | None:
+    """Autograd's graph from a node back to its leaves, breadth first.
+
+    Args:
+        node: of a value.
+
+    Returns:
+        Each node's name and the places of those before it; None where a node is none of PyTorch's
+        own, whose backward pass may do anything.
+
+    Example:
+        >>> x = torch.ones(3, requires_grad=True)
+        >>> way_back((2 * x).relu().grad_fn)[0]
+        ('ReluBackward0', (1, 0))
+    """
+    if node is None:
+        return None
+    places = {node: 0}
+    todo = [node]
+    found: list[Hashable] = []
+    for each in todo:  # which grows on the way
+        name = each.name()
+        if isinstance(each, BackwardCFunction) or not _OF_PYTORCH.fullmatch(name):
+            return None
+        before: list[tuple[int, int]] = []
+        for parent, output in each.next_functions:
+            if parent is not None and parent not in places:
+                places[parent] = len(todo)
+                todo.append(parent)
+            before.append((-1 if parent is None else places[parent], output))
+        found.append((name, *before))
+    return tuple(found)
 
 
 class _Run:

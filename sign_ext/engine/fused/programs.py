@@ -108,11 +108,16 @@ class ProgramCache:
 
     The network may change between two calls in ways that nothing can watch: a global variable, a
     number that a forward pass read from a tensor. So each call compares the program's δ with
-    autograd's on one random image, which costs as much as one image of one step. A program that is
-    further off than rounding ever was is recorded anew.
+    autograd's on one random image, of which the network's forward pass says at least whether it is
+    still what it was (`known_layer.py`). A program that is further off than rounding ever was is
+    recorded anew.
 
     Several threads may use it, and several transforms of the network do. It does not keep the
     network alive.
+
+    Attributes:
+        structure: the network's watch.
+        witnesses: the random images.
     """
 
     def __init__(self, network: nn.Module, structure: StructureWatch | None = None) -> None:
@@ -128,7 +133,7 @@ class ProgramCache:
         self._refused: BoundedCache[Hashable, str] = BoundedCache(PROGRAMS_KEPT)
         self._mostly_islands: BoundedCache[Hashable, Islands] = BoundedCache(PROGRAMS_KEPT)
         self._steps: BoundedCache[tuple[Program, Hashable], Step] = BoundedCache(STEPS_KEPT)
-        self._witnesses = Witnesses()
+        self.witnesses = Witnesses()
 
     def clear(self) -> None:
         """Forget all programs and steps."""
@@ -137,7 +142,7 @@ class ProgramCache:
             self._refused = BoundedCache(PROGRAMS_KEPT)
             self._mostly_islands = BoundedCache(PROGRAMS_KEPT)
             self._steps = BoundedCache(STEPS_KEPT)
-            self._witnesses.clear()
+            self.witnesses.clear()
 
     def bytes(self) -> int:
         """About how much memory the programs take, and the weights that steps have prepared."""
@@ -194,7 +199,7 @@ class ProgramCache:
         fresh: list[Compiled] = []
 
         def make() -> Compiled:
-            random = self._witnesses.draw(like, images, RANDOM_IMAGES).to(dtype)
+            random = self.witnesses.draw(like, images, RANDOM_IMAGES).to(dtype)
             image = images[:1].to(dtype)
             compiled = self._compile(key, phi, image, random, strict, bind, most_islands)
             fresh.append(compiled)
@@ -216,7 +221,7 @@ class ProgramCache:
             witness = problem.witness
             if witness is not None and witness[0].shape[1:] != images.shape[1:]:
                 witness = None
-            random = self.random(like, images, dtype) if witness is None else witness[0]
+            random = self.witnesses.take(like, images, dtype) if witness is None else witness[0]
             self._follow_weights(key, kept, phi, images[:1].to(dtype), random)
             outline = kept.outline
             step = self._step_like(outline)
@@ -277,16 +282,6 @@ class ProgramCache:
         """
         with self._free:
             return any(kept.outline.image_shape == tuple(shape) for kept in self._kept.values())
-
-    def random(self, like: ImageStatistics, images: Tensor, dtype: torch.dtype) -> Tensor:
-        """The random image of a call, at which a kept program is compared with autograd.
-
-        Args:
-            like: the statistics of the call's images.
-            images: these, (N, ...).
-            dtype: of the network.
-        """
-        return self._witnesses.take(like, images, dtype)
 
     def _compile(
         self,
@@ -387,7 +382,7 @@ class ProgramCache:
 
     def _distance(self, kept: Compiled, step: Step, image: Tensor, expected: Tensor) -> float:
         """How far a step's δ at the random image of a call is from autograd's."""
-        got = self._witnesses.delta_of(step, image)
+        got = self.witnesses.delta_of(step, image)
         return float(relative_distances(got, expected, kept.agreement.least).max())
 
     def _is_off(
