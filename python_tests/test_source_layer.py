@@ -10,7 +10,13 @@ from networks import tiny_cnn
 from torch import nn
 
 from sign_ext import SourceLayerError, iterative_sign, jacobian
-from sign_ext.source_layer import Phi, check_source, find_source_layer, guess_source_layer
+from sign_ext.source_layer import (
+    Phi,
+    check_source,
+    find_source_layer,
+    guess_source_layer,
+    way_back,
+)
 
 
 def find(model: nn.Module, size: int = 64) -> str:
@@ -228,3 +234,21 @@ def test_what_a_layer_norm_leaves_of_the_sum(dtype, spread, torch_rng):
         assert "layer=NAME (--layer NAME)" in doubt
     if not spread and dtype.itemsize >= 4:
         assert not variation
+
+
+def test_the_way_back_has_every_node_and_how_they_join(torch_rng):
+    x = torch.randn(2, 3, generator=torch_rng).requires_grad_()
+    y = torch.relu(x)
+    joined = (y + y.exp()).grad_fn
+    assert way_back(joined) == (
+        ("AddBackward0", (1, 0), (2, 0)),
+        ("ReluBackward0", (3, 0)),
+        ("ExpBackward0", (1, 0)),
+        ("torch::autograd::AccumulateGrad",),
+    )
+    assert way_back((y.exp() + y).grad_fn) != way_back(joined)
+    assert way_back((y + y.detach().exp()).grad_fn) != way_back(joined)
+    assert way_back(None) is None
+    written = y.clone()
+    written[0] = 1  # its node hides another one
+    assert way_back(written.grad_fn) is None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sign_ext import SignTransform, iterative_sign
+from sign_ext.engine.witness import TURNS
 from sign_ext.network_state import StructureWatch, weights_digest
 from sign_ext.reference import iterative_sign_reference
 
@@ -142,7 +143,7 @@ CHANGES = {
         with_a_parameter(),
         lambda m: m.gain.data.fill_(3.0),
     ),
-    # No watch sees these two.
+    # No watch sees these three.
     "a global variable": lambda: (
         net(lambda m, y: y * GLOBAL["scale"]),
         lambda m: GLOBAL.update(scale=3.0),
@@ -150,6 +151,10 @@ CHANGES = {
     "a class attribute": lambda: (
         net(lambda m, y: y * type(m).scale),
         lambda m: setattr(type(m), "scale", 3.0),
+    ),
+    "a gradient, and no value": lambda: (
+        net(lambda m, y: y if GLOBAL["scale"] == 1.0 else y + (y - y.detach())),
+        lambda m: GLOBAL.update(scale=3.0),
     ),
 }
 
@@ -196,13 +201,38 @@ def test_every_change_is_seen(torch_rng, monkeypatch, case, how):
     model.eval()
     images = torch.rand(4, 3, 7, 9, generator=torch_rng) * 255
     transform = how(model, images)
-    # The second call finds what the first one kept, and looks at less.
-    first, second = (transform(images) for _ in range(2))
-    assert torch.equal(first, second)
+    # Later calls find what the first one kept, and look at less: at the end at a random image that
+    # an earlier one had.
+    first = transform(images)
+    for _ in range(TURNS):
+        assert torch.equal(transform(images), first)
     change(model)
     wanted = expected(model, images, 2)
     assert_moved_like(transform(images), wanted, images)
     assert_moved_like(transform(images[:2]), wanted[:2], images[:2])
+
+
+def test_a_custom_gradient_is_looked_at_in_every_call(torch_rng, monkeypatch):
+    """Neither values nor autograd's graph show what its backward pass reads."""
+
+    class Times(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y: Tensor) -> Tensor:
+            return y.clone()
+
+        @staticmethod
+        def backward(ctx, g: Tensor) -> Tensor:
+            return g * GLOBAL["scale"]
+
+    monkeypatch.setitem(GLOBAL, "scale", 1.0)
+    model = net(lambda m, y: Times.apply(y)).eval()
+    images = torch.rand(4, 3, 7, 9, generator=torch_rng) * 255
+    sign = SignTransform(model, 2, step_size=STEP)
+    first = sign(images)
+    for _ in range(TURNS):
+        assert torch.equal(sign(images), first)
+    GLOBAL["scale"] = 3.0
+    assert_moved_like(sign(images), expected(model, images, 2), images)
 
 
 @pytest.mark.parametrize("how", [one_transform, another_transform, a_new_call])
@@ -224,7 +254,7 @@ def test_another_classifier_is_seen(torch_rng, monkeypatch, how):
     model = Branches().eval()
     images = torch.rand(3, 3, 7, 9, generator=torch_rng) * 255
     transform = how(model, images)
-    for _ in range(2):
+    for _ in range(TURNS + 1):
         transform(images)
     GLOBAL["scale"] = 2.0
     exact = copy.deepcopy(model).double()

@@ -147,9 +147,7 @@ def look_again(
     return look if look is not None and bool(torch.isfinite(look.delta).all()) else None
 
 
-def _look(
-    model: nn.Module, known: KnownLayer, images: Tensor, earlier: Look | None
-) -> Look | None:
+def _look(model: nn.Module, known: KnownLayer, images: Tensor, earlier: Look | None) -> Look | None:
     seen: list[tuple[Tensor, Any]] = []
 
     def keep(value: Any) -> None:
@@ -187,5 +185,15 @@ def _look(
     way = way_back(node)
     if earlier is not None and earlier.holds(value, way):
         return earlier
-    (delta,) = torch.autograd.grad(value, x, torch.ones_like(value))
-    return Look(value.detach(), way, delta)
+    return Look(value.detach(), way, backward(value, x))
+
+
+def backward(value: Tensor, image: Tensor) -> Tensor:
+    """δ: the gradient of the sum of Φ with respect to the image.
+
+    Args:
+        value: Φ's.
+        image: that it was computed from.
+    """
+    (delta,) = torch.autograd.grad(value, image, torch.ones_like(value))
+    return delta

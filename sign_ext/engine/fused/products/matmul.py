@@ -86,7 +86,9 @@ class MatmulLinear:
         op, rows = self.op, self._rows(x)
         if self.by_onednn:
             bias = self.bias if self.is_biased else None
-            y = _images(_mkldnn._linear_pointwise(rows, self.weight, bias, "none", [], ""), op.shape)
+            y = _images(
+                _mkldnn._linear_pointwise(rows, self.weight, bias, "none", [], ""), op.shape
+            )
         elif self.is_biased and self.bias is not None:
             y = _images(torch.addmm(self.bias, rows, self.weight), op.shape)
         else:
@@ -101,7 +103,9 @@ class MatmulLinear:
         if self.is_large and other is None:
             x = _mkldnn._linear_pointwise(rows, self.transposed, None, "none", [], "")
         elif self.is_large:
-            x = _mkldnn._linear_pointwise.binary(rows, self._rows(other), self.transposed, None, "add")
+            x = _mkldnn._linear_pointwise.binary(
+                rows, self._rows(other), self.transposed, None, "add"
+            )
         elif other is None:
             x = torch.mm(rows, self.transposed)
         else:
