@@ -35,7 +35,7 @@ from sign_ext.network_state import (
     weights_digest,
     with_weights,
 )
-from sign_ext.probe import ImageStatistics, pullback, relative_distances, statistics_of
+from sign_ext.probe import pullback, relative_distances, statistics_of
 from sign_ext.source_layer import Phi
 
 PROGRAMS_KEPT = 8  # image shapes, source layers and further inputs at a time

@@ -22,10 +22,10 @@ from sign_ext.ops.activation import rows_of
 # operator, the larger the fewer values there are; where a bias alone is added to as many values as
 # these, oneDNN is 1.0 to 1.7 times as fast.
 MOST_BIASED = 1 << 18
-# From as many multiply-adds on, oneDNN's linear operator is faster, whatever follows. Measured on one
-# core of an AMD EPYC with AVX-512, float32: from 296 rows of 192 → 576 (33 million) to 2,048 of 2,048
-# → 2,048 it reaches 110 to 113 GFLOP/s and PyTorch's product 95 to 104; at 72 rows of 96 → 576 (4
-# million) 91 and 95. A call of SIGN (K = 5) took 0.87 of the time for DeiT3-small, 0.91 for ViT-tiny.
+# From as many multiply-adds on, oneDNN's linear operator is faster, whatever follows. Measured on
+# one core of an AMD EPYC with AVX-512, float32: from 296 rows of 192 → 576 (33 million) to 2,048 of
+# 2,048 → 2,048 it reaches 110 to 113 GFLOP/s and PyTorch's product 94 to 104; at 72 rows of 96 → 576
+# (4 million) 91 and 95. With K = 5, DeiT3-small took 0.87 of the time, ViT-tiny 0.91.
 LEAST_LARGE = 1 << 24
 
 _mkldnn = torch.ops.mkldnn
@@ -86,30 +86,26 @@ class MatmulLinear:
         op, rows = self.op, self._rows(x)
         if self.by_onednn:
             bias = self.bias if self.is_biased else None
-            y = _images(
-                _mkldnn._linear_pointwise(rows, self.weight, bias, "none", [], ""), op.shape
-            )
+            product = _mkldnn._linear_pointwise(rows, self.weight, bias, "none", [], "")
         elif self.is_biased and self.bias is not None:
-            y = _images(torch.addmm(self.bias, rows, self.weight), op.shape)
+            product = torch.addmm(self.bias, rows, self.weight)
         else:
-            y = _images(torch.mm(rows, self.weight), op.shape)
+            product = torch.mm(rows, self.weight)
+        y = _images(product, op.shape)
         if not self.is_biased and (residual is not None or not op.activation.is_identity):
             activate(y, y, activation=op.activation, bias=self.bias, residual=residual, mask=mask)
         return y
 
     def backward(self, g: Tensor, other: Tensor | None) -> Tensor:
         """See `Dense`."""
-        rows = _pixels(g)
-        if self.is_large and other is None:
-            x = _mkldnn._linear_pointwise(rows, self.transposed, None, "none", [], "")
-        elif self.is_large:
-            x = _mkldnn._linear_pointwise.binary(
-                rows, self._rows(other), self.transposed, None, "add"
-            )
-        elif other is None:
-            x = torch.mm(rows, self.transposed)
+        rows, weight = _pixels(g), self.transposed
+        added = None if other is None else self._rows(other)
+        if not self.is_large:
+            x = torch.mm(rows, weight) if added is None else torch.addmm(added, rows, weight)
+        elif added is None:
+            x = _mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
         else:
-            x = torch.addmm(self._rows(other), rows, self.transposed)
+            x = _mkldnn._linear_pointwise.binary(rows, added, weight, None, "add")
         return _images(x, self.op.in_shapes[0])
 
 
