@@ -24,8 +24,8 @@ from sign_ext.ops.activation import rows_of
 MOST_BIASED = 1 << 18
 # From as many multiply-adds on, oneDNN's linear operator is faster, whatever follows. Measured on
 # one core of an AMD EPYC with AVX-512, float32: from 296 rows of 192 → 576 (33 million) to 2,048 of
-# 2,048 → 2,048 it reaches 110 to 113 GFLOP/s and PyTorch's product 94 to 104; at 72 rows of 96 → 576
-# (4 million) 91 and 95. With K = 5, DeiT3-small took 0.87 of the time, ViT-tiny 0.91.
+# 2,048 → 2,048 it reaches 110 to 113 GFLOP/s and PyTorch's product 94 to 104; at 72 rows of
+# 96 → 576 (4 million) 91 and 95. With K = 5, DeiT3-small took 0.87 of the time, ViT-tiny 0.91.
 LEAST_LARGE = 1 << 24
 
 _mkldnn = torch.ops.mkldnn
