@@ -158,3 +158,9 @@ def test_large_products_are_onednns_and_agree(monkeypatch, activation, has_resid
         before = other.clone()
         assert_near(made.backward(g, other), wanted + before.double())
         assert torch.equal(other, before)
+
+
+def test_many_weights_are_large_for_few_rows(monkeypatch):
+    monkeypatch.setattr(matmul, "LEAST_WEIGHTS", 63)
+    assert MatmulLinear(convolution((1, 7, 9, 1, 1, 1), RELU), 1).is_large
+    assert not MatmulLinear(convolution((1, 7, 8, 1, 1, 1), RELU), 1).is_large

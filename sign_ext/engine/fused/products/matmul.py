@@ -22,11 +22,13 @@ from sign_ext.ops.activation import rows_of
 # operator, the larger the fewer values there are; where a bias alone is added to as many values as
 # these, oneDNN is 1.0 to 1.7 times as fast.
 MOST_BIASED = 1 << 18
-# From as many multiply-adds on, oneDNN's linear operator is faster, whatever follows. Measured on
-# one core of an AMD EPYC with AVX-512, float32: from 296 rows of 192 → 576 (33 million) to 2,048 of
-# 2,048 → 2,048 it reaches 110 to 113 GFLOP/s and PyTorch's product 94 to 104; at 72 rows of
-# 96 → 576 (4 million) 91 and 95. With K = 5, DeiT3-small took 0.87 of the time, ViT-tiny 0.91.
-LEAST_LARGE = 1 << 24
+# From as many multiply-adds on, or as many weights, oneDNN's linear operator is faster, whatever
+# follows. Measured on one core of an AMD EPYC with AVX-512, float32: from 296 rows of 192 → 576 (33
+# million) to 2,048 of 2,048 → 2,048 it reaches 110 to 113 GFLOP/s and PyTorch's product 94 to 104;
+# 8 rows of 576 → 1,024 and of 960 → 1,280, whose weights come from memory, take 0.6 of the time.
+# At 72 rows of 96 → 576 (4 million) it reaches 91 and PyTorch's 95; 8 rows of 144 → 576 take 1.4 of
+# the time. With K = 5, DeiT3-small took 0.87 of the time, ViT-tiny 0.91.
+LEAST_LARGE, LEAST_WEIGHTS = 1 << 24, 1 << 18
 
 _mkldnn = torch.ops.mkldnn
 
@@ -67,7 +69,7 @@ class MatmulLinear:
         rows = images * positions
         self.transposed = weight.contiguous()
         self.weight = weight.t().contiguous()
-        self.is_large = rows * weight.numel() >= LEAST_LARGE
+        self.is_large = rows * weight.numel() >= LEAST_LARGE or weight.numel() >= LEAST_WEIGHTS
         self.by_onednn = self.is_large or (self.is_biased and rows * len(weight) > MOST_BIASED)
         if self.by_onednn:
             reorder = _mkldnn._reorder_linear_weight
