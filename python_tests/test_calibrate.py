@@ -250,8 +250,8 @@ def test_the_forecast_counts_calls_and_steps(images, monkeypatch):
 def test_the_steps_of_a_proposal_are_the_transforms_own(images):
     table = SignTransform(tiny_cnn(), 3).calibrate(images, step_sizes=[500.0])
     assert table.steps == 3
-    assert "proposed for K = 3" in str(table)
-    assert "use it with --steps 3" in str(table)
+    told = f"step size {table.proposed:.3g} is proposed for K = 3: use it with --steps 3"
+    assert told in str(table)
     assert SignTransform(tiny_cnn(), 3).calibrate(images, steps=2, step_sizes=[5.0]).steps == 2
 
 

@@ -10,11 +10,13 @@ from networks import tiny_cnn
 from torch import nn
 
 from sign_ext import SourceLayerError, iterative_sign, jacobian
+from sign_ext.errors import NegligibleDeltaWarning
 from sign_ext.source_layer import (
     Phi,
     check_source,
     find_source_layer,
     guess_source_layer,
+    hint_of_layer,
     way_back,
 )
 
@@ -252,3 +254,32 @@ def test_the_way_back_has_every_node_and_how_they_join(torch_rng):
     written = y.clone()
     written[0] = 1  # its node hides another one
     assert way_back(written.grad_fn) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("vit_tiny_patch16_224", "blocks.11"),
+        ("swin_tiny_patch4_window7_224", "layers.3.blocks.1"),
+        ("convnext_atto", "stages.3.blocks.1"),
+        ("resnet18", "layer4.1"),
+    ],
+)
+def test_the_hint_names_the_last_block(name, layer):
+    """A layer of the network, with which SIGN runs."""
+    model = timm.create_model(name).eval()
+    assert hint_of_layer(model).endswith(f"for example --layer {layer}")
+    assert layer in dict(model.named_modules())
+
+
+def test_the_hint_names_no_layer_where_there_are_no_blocks():
+    assert hint_of_layer(tiny_cnn()) == "pass layer=NAME (--layer NAME) of an earlier layer"
+
+
+def test_a_vit_whose_sum_is_constant_runs_with_the_layer_of_the_hint(torch_rng):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3).eval()
+    images = 255 * torch.rand(2, 3, 32, 32, generator=torch_rng)
+    with pytest.warns(NegligibleDeltaWarning, match=r"for example --layer blocks\.2"):
+        iterative_sign(model, images, 1)
+    moved = iterative_sign(model, images, 1, layer="blocks.2")
+    assert (moved - images).abs().max() > 0

@@ -34,6 +34,7 @@ from sign_ext.pixel_range import (
 from sign_ext.progress import Progress, reporting
 from sign_ext.pushforward import pullback_of_ones, variation_of_sum
 from sign_ext.settings import Settings
+from sign_ext.source_layer import hint_of_layer
 
 GRID = (0.1, 0.3, 1.0, 3.0, 10.0)  # factors of the step that a constant δ would ask for
 BESIDE = (1 / 3, 3.0)  # factors of the proposal that a table shows beside it
@@ -112,10 +113,10 @@ class Calibration:
             "of the images"
         )
         lines.append(
-            f"proposed for K = {self.steps}: an rms change of "
+            f"step size {self.proposed:.3g} is proposed for K = {self.steps}: use it with --steps "
+            f"{self.steps} (in Python steps={self.steps}). It aims at an rms change of "
             f"{self.target_share * self.pixel_range:.3g}, which is {100 * self.target_share:.3g}% "
-            f"of {self.pixel_range:g}; use it with --steps {self.steps} (in Python "
-            f"steps={self.steps})"
+            f"of {self.pixel_range:g}"
         )
         return "\n".join(lines)
 
@@ -352,9 +353,9 @@ def _require_varying(
     if not varies:
         raise ValueError(
             f"the sum over {source} is constant but for rounding, as after a LayerNorm, so there "
-            "is no step size to propose: pass layer=NAME (--layer NAME) of an earlier layer"
+            f"is no step size to propose: {hint_of_layer(model)}"
         )
-    if doubt := varies.doubt(source):
+    if doubt := varies.doubt(source, model):
         warnings.warn(doubt, NegligibleDeltaWarning, stacklevel=level_of_the_caller())
 
 

@@ -236,7 +236,7 @@ class Iteration:
 
         with computing(self._network, self.settings.precision):
             problem, source, varies = self._problem(images, dtype, inputs, settings, target)
-            if doubt := varies.doubt(source):
+            if doubt := varies.doubt(source, self._network):
                 self._warn(doubt)
             engines, batches = self._engines_for(inputs)
             size = batches.size(problem, images)
@@ -388,7 +388,7 @@ class Iteration:
         if images is None:
             return self._explain_unseen()
         with self._prepared(images, model_kwargs) as (problem, source, varies):
-            notes = [doubt] if (doubt := varies.doubt(source)) else []
+            notes = [doubt] if (doubt := varies.doubt(source, self._network)) else []
             engines, batches = self._engines_for(problem.inputs)
             if images.is_cuda:
                 at_once = batches.rule(problem, images)

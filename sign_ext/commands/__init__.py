@@ -8,7 +8,7 @@ and what needs torch, inside functions only.
 # The commands as `sign-ext --help` lists them, with what each one does.
 GROUPS: dict[str, dict[str, str]] = {
     "first steps": {
-        "demo": "Run the whole method once on small real images, and write a page about it.",
+        "demo": "Run the whole method once, on drawings or your images; writes a page about it.",
         "info": "Show what is installed, what can run here, and what SIGN finds in a network.",
     },
     "daily work, in this order": {

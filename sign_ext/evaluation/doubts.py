@@ -21,7 +21,7 @@ CHECK = (
     "Check the normalisation (images are 0–255, and the network's preprocessing is its first "
     "module: sign_ext.models.with_normalization(network, mean, std), --normalize on the command "
     "line), the order of the classes (the network's outputs against the labels), and whether the "
-    "trained weights were loaded"
+    "network was trained at all and its trained weights were loaded"
 )
 
 

@@ -9,6 +9,7 @@ from sign_ext.source_layer.check import (
     check_inputs,
     check_source,
     check_weights,
+    hint_of_layer,
     producer_of,
 )
 from sign_ext.source_layer.find import find_source_layer, find_with_trail, trail_to, way_back
@@ -35,6 +36,7 @@ __all__ = [
     "find_source_layer",
     "find_with_trail",
     "guess_source_layer",
+    "hint_of_layer",
     "in_this_thread",
     "is_classifier",
     "named_source_layer",

@@ -42,17 +42,18 @@ class SumVariation:
         """Whether δ is more than what rounding leaves."""
         return self.ratio > self.rounding
 
-    def doubt(self, source: SourceLayer) -> str:
+    def doubt(self, source: SourceLayer, model: nn.Module | None = None) -> str:
         """Say that the sum over Φ is constant, or nearly so, and what to do; else "".
 
         Args:
             source: where Φ is read.
+            model: the network, of which a layer is named that may do instead.
 
         Example:
             >>> SumVariation(0.3).doubt(SourceLayer("fc", "input", "Linear 8 → 2"))
             ''
         """
-        hint = "pass layer=NAME (--layer NAME) of an earlier layer"
+        hint = hint_of_layer(model)
         if not self:
             return (
                 f"the sum over {source} is constant but for rounding, as after a LayerNorm, so δ "
@@ -66,6 +67,42 @@ class SumVariation:
             "outputs added with random signs, so SIGN follows what little differs. Use weights "
             f"that are trained further, or {hint}"
         )
+
+
+def hint_of_layer(model: nn.Module | None = None) -> str:
+    """What to do where the sum over Φ says nothing: the option, with a block of the network.
+
+    Args:
+        model: the network; None names no block.
+
+    Example:
+        >>> blocks = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4)) for _ in range(3)])
+        >>> hint_of_layer(nn.Sequential(blocks, nn.LayerNorm(4)))
+        'pass layer=NAME (--layer NAME) of an earlier layer, for example --layer 0.2'
+    """
+    hint = "pass layer=NAME (--layer NAME) of an earlier layer"
+    name = "" if model is None else last_block(model)
+    return f"{hint}, for example --layer {name}" if name else hint
+
+
+def last_block(model: nn.Module) -> str:
+    """The name of the last of a network's blocks: modules of one class in a row; "" without any.
+
+    Args:
+        model: the network.
+    """
+    found = ""
+    for name, module in model.named_modules():
+        blocks = list(module.named_children())
+        kinds = {type(block) for _, block in blocks}
+        if (
+            isinstance(module, nn.Sequential | nn.ModuleList)
+            and len(blocks) > 1
+            and len(kinds) == 1
+            and any(True for _ in blocks[-1][1].children())
+        ):
+            found = f"{name}.{blocks[-1][0]}".lstrip(".")
+    return found
 
 
 def check_source(
