@@ -46,6 +46,7 @@ LIMITS = sweep.Limits(within=float("inf"), seconds=600.0, gigabytes=12.0)
 STEPS = (1, 2, 4, 20)
 ROUNDS, FIRSTS = 5, 3  # turns of the calls that are compared; calls on a fresh copy
 TURN_SECONDS = 20.0  # after which no further round begins
+MOST_STEPS_BESIDE = 4  # K up to which the table says what a call takes beside its steps
 MOVE = 0.5  # rms change of the pixels (0–255) in the first step
 FIRST, SECOND, KEPT, FROZEN = "first call", "second call", "kept SignTransform", "frozen loop"
 WARM_UP = (5, 3, 8, 8)  # images that pay for what a process does once
@@ -274,7 +275,8 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in calls:
         times = [f"{row['seconds'][name]:.3g} s" for name in headings]
         name = f"{row['network']} ({row['images']}, {row['pixels']})"
-        beside = row["steps_beside"]
+        # Of many steps, the noise of the steps is more than what a call takes beside them.
+        beside = row["steps_beside"] if row["steps"] <= MOST_STEPS_BESIDE else None
         words = [name, str(row["steps"]), *times, f"{row['second_over_kept']:.2f}"]
         words.append("–" if beside is None else f"{beside:.2f}")
         lines.append("| " + " | ".join(words) + " |")
